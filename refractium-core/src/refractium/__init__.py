@@ -1,0 +1,97 @@
+"""Refractium: a port multiplexer. One port, many protocols.
+
+Bytes take one way through::
+
+    bytes in -> net.listener -> identify -> routing -> net.weld <-> backend
+
+Terms, as they are used throughout:
+
+listener
+    A bound address on which connections are accepted.
+protocol
+    Something that tells from the first bytes whether they are its own (`Protocol`), mostly from a plugin.
+route
+    A protocol, the conditions under which it applies (sni, alpn, host) and where its clients go (`Route`).
+backend
+    An address that clients are joined to; a route's backends form its pool, and a balancer picks one.
+weld
+    To join client and backend so that both behave as if directly connected; also the joint itself.
+fallback
+    The pool for what no route matches.
+drain
+    To stop accepting and let open connections finish.
+
+The names below are the public library. They are imported when first used, so that a plugin, which needs
+`refractium.contract` only, never loads the engine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+__version__: Final = "0.1.0"
+
+if TYPE_CHECKING:
+    from refractium.contract import (
+        NEED_MORE,
+        NO,
+        Identification,
+        Protocol,
+        ProtocolMatch,
+        Strength,
+        Transport,
+        define_protocol,
+        hookimpl,
+    )
+    from refractium.engine import Refractium
+    from refractium.errors import ConfigError, ListenError, Problem, RefractiumError
+    from refractium.routing import Route
+    from refractium.settings import Settings
+
+_HOME: Final = {
+    "NEED_MORE": "contract",
+    "NO": "contract",
+    "ConfigError": "errors",
+    "Identification": "contract",
+    "ListenError": "errors",
+    "Problem": "errors",
+    "Protocol": "contract",
+    "ProtocolMatch": "contract",
+    "Refractium": "engine",
+    "RefractiumError": "errors",
+    "Route": "routing",
+    "Settings": "settings",
+    "Strength": "contract",
+    "Transport": "contract",
+    "define_protocol": "contract",
+    "hookimpl": "contract",
+}
+
+__all__ = [
+    "NEED_MORE",
+    "NO",
+    "ConfigError",
+    "Identification",
+    "ListenError",
+    "Problem",
+    "Protocol",
+    "ProtocolMatch",
+    "Refractium",
+    "RefractiumError",
+    "Route",
+    "Settings",
+    "Strength",
+    "Transport",
+    "__version__",
+    "define_protocol",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if (home := _HOME.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,30 @@
+"""The hookspecs: what a plugin may implement.
+
+They are called once, when plugins are loaded, and *return* objects. Nothing here runs while bytes move.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from refractium.contract.protocol import Protocol
+
+API_VERSION: Final = 1
+"""Counts incompatible changes of the contract. A plugin may state the one it was written for in its
+attribute ``refractium_api_version`` (an int); without it, it is taken to fit."""
+
+ENTRY_POINT_GROUP: Final = "refractium"
+
+hookspec = pluggy.HookspecMarker("refractium")
+hookimpl = pluggy.HookimplMarker("refractium")
+"""Marks a plugin's function as the implementation of the hookspec of the same name."""
+
+
+@hookspec
+def refractium_protocols() -> Iterable[Protocol]:  # type: ignore[empty-body]
+    """The protocols this plugin recognises, one object for each name and transport."""

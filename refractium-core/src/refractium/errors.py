@@ -1,0 +1,70 @@
+"""The errors that leave this package.
+
+::
+
+    RefractiumError
+    ├── ConfigError     the operator's: flags, file, routes; carries every problem found
+    └── ListenError     the machine's: an address that cannot be listened on
+
+A plugin's fault is not raised but reported (`refractium.plugins.PluginReport`) and becomes a `ConfigError`
+where a route needs that plugin. A peer's fault ends its connection and is counted, nothing more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class RefractiumError(Exception):
+    """The base of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a configuration, or worth a warning.
+
+    Attributes:
+        message: what is wrong and, where it can be said, what to do.
+        where: the key path (``protocols[1].forward_to``), the flag, or nothing.
+        source: the file, where it came from one.
+        line: the line in `source`, from 1, where it can be had.
+    """
+
+    message: str
+    where: str = ""
+    source: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = self.source or ""
+        if self.line is not None:
+            place += f":{self.line}"
+        return ": ".join(part for part in (place, self.where, self.message) if part)
+
+
+class ConfigError(RefractiumError):
+    """A configuration that cannot be used. Nothing has been bound or changed.
+
+    Attributes:
+        problems: all that was found, at least one.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class ListenError(RefractiumError):
+    """An address could not be listened on.
+
+    Attributes:
+        address: the address, as it was asked for.
+    """
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address = address
+        super().__init__(f"cannot listen on {address}: {reason}")

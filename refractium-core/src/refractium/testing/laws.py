@@ -1,0 +1,138 @@
+"""The laws of `Protocol.identify`, checked over every prefix of given bytes and over damaged copies."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final
+
+from refractium.contract import (
+    NEED_MORE,
+    NO,
+    Identification,
+    MetadataValue,
+    Protocol,
+    ProtocolMatch,
+    Transport,
+    problems_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_DAMAGED_COPIES: Final = 200
+_SHOWN: Final = 60
+
+
+def assert_identifies(
+    protocol: Protocol, data: bytes, *, metadata: Mapping[str, MetadataValue] | None = None
+) -> ProtocolMatch:
+    """Assert that `data` is recognised, in whatever pieces it arrives, and that the laws hold around it.
+
+    Args:
+        protocol: the protocol under test.
+        data: a real first message: what a client sends before it hears anything.
+        metadata: what the match must carry; keys not named here may have any value.
+
+    Returns:
+        The match for the whole of `data`.
+
+    Raises:
+        AssertionError: `data` is not recognised, `metadata` differs, or a law is broken.
+    """
+    assert_lawful(protocol, data)
+    for damaged in _damaged(data):
+        assert_lawful(protocol, damaged)
+    answer = protocol.identify(data)
+    if not isinstance(answer, ProtocolMatch):
+        raise AssertionError(f"{protocol} answers {answer} to {_show(data)}, not a match")  # noqa: TRY004
+    for key, value in (metadata or {}).items():
+        found = answer.metadata.get(key)
+        if found != value:
+            raise AssertionError(f"{protocol}: {key} is {found!r}, not {value!r}, for {_show(data)}")
+    return answer
+
+
+def assert_rejects(protocol: Protocol, data: bytes) -> None:
+    """Assert that `data` is answered with `NO`, in whatever pieces it arrives, and that the laws hold.
+
+    Raises:
+        AssertionError: any other answer, or a broken law.
+    """
+    assert_lawful(protocol, data)
+    answer = protocol.identify(data)
+    if answer is not NO:
+        raise AssertionError(f"{protocol} answers {answer} to {_show(data)}, not NO")
+
+
+def assert_lawful(protocol: Protocol, data: bytes) -> None:
+    """Assert the laws for any bytes: total, stateless, bounded, monotone, true to what is declared.
+
+    Every prefix of `data` is asked (of a datagram: `data` alone), so the cost is quadratic in its length.
+    Good with hypothesis: ``@given(st.binary())``.
+
+    Raises:
+        AssertionError: a law is broken; the message names it and the bytes.
+    """
+    if problems := list(problems_of(protocol)):
+        raise AssertionError("; ".join(problems))
+    if protocol.transport is Transport.UDP:
+        _assert_one_answer(protocol, data)
+        return
+    before: Identification = NEED_MORE
+    for end in range(1, len(data) + 1):
+        prefix = data[:end]
+        answer = _assert_one_answer(protocol, prefix)
+        _assert_monotone(protocol, prefix, before, answer)
+        before = answer
+
+
+def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
+    """Ask twice; check what can be checked of one answer by itself."""
+    try:
+        answer, again = protocol.identify(data), protocol.identify(data)
+    except Exception as error:
+        raise AssertionError(f"not total: {protocol} raises {error!r} for {_show(data)}") from error
+    if isinstance(answer, ProtocolMatch) and isinstance(again, ProtocolMatch):
+        if dict(answer.metadata) != dict(again.metadata) or answer.pending != again.pending:
+            raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
+        if unknown := (set(answer.metadata) | answer.pending) - protocol.metadata_keys:
+            raise AssertionError(f"not declared: {protocol} has no metadata_keys {sorted(unknown)}")
+    elif answer is not again:
+        raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
+    elif answer is not NO and answer is not NEED_MORE:
+        raise AssertionError(f"not an answer: {protocol} answers {answer!r} to {_show(data)}")
+    elif answer is NEED_MORE and len(data) >= protocol.max_bytes:
+        raise AssertionError(f"not bounded: {protocol} needs more than its {protocol.max_bytes} max_bytes")
+    starts = any(data.startswith(p) or p.startswith(data) for p in protocol.prefixes)
+    if protocol.prefixes and not starts and answer is not NO:
+        raise AssertionError(f"not declared: {protocol} answers {answer} to {_show(data)}, unlike prefixes")
+    return answer
+
+
+def _assert_monotone(protocol: Protocol, data: bytes, before: Identification, answer: Identification) -> None:
+    if before is NEED_MORE:
+        return
+    if isinstance(before, ProtocolMatch) and isinstance(answer, ProtocolMatch):
+        changed = [k for k, v in before.metadata.items() if answer.metadata.get(k) != v]
+        surprising = (set(answer.metadata) - set(before.metadata)) - before.pending
+        if changed or surprising or answer.pending - before.pending:
+            raise AssertionError(f"not monotone: {protocol} answers {before}, then {answer} at {_show(data)}")
+    elif answer is not before:
+        raise AssertionError(f"not monotone: {protocol} answers {before}, then {answer} at {_show(data)}")
+
+
+def _damaged(data: bytes) -> list[bytes]:
+    """Copies with bytes changed, removed or put in; the same ones for the same `data`."""
+    rng = random.Random(data)  # noqa: S311 - chooses test data
+    copies = []
+    for _ in range(_DAMAGED_COPIES if len(data) <= _DAMAGED_COPIES else _DAMAGED_COPIES // 10):
+        copy = bytearray(data)
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(copy) + 1)
+            copy[at : at + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 2))
+        copies.append(bytes(copy))
+    return copies
+
+
+def _show(data: bytes) -> str:
+    return f"{data[:_SHOWN]!r}{f'... ({len(data)} bytes)' if len(data) > _SHOWN else ''}"

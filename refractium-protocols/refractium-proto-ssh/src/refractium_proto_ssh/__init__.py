@@ -1,0 +1,55 @@
+"""SSH 2, known by the identification string its client sends first (RFC 4253 section 4.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from refractium.contract import (
+    NEED_MORE,
+    NO,
+    DeferredMatch,
+    Identification,
+    MetadataValue,
+    Protocol,
+    Strength,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIXES = (b"SSH-2.0-", b"SSH-1.99-")
+"""Version 2, and a version 2 that would also speak version 1 (RFC 4253 section 5.1)."""
+MAX_LINE = 255
+"""The longest identification string, with its CR LF (RFC 4253 section 4.2)."""
+
+
+class Ssh(Protocol):
+    """Its matches carry ``software``: the software version, where its line is complete."""
+
+    name = "ssh"
+    strength = Strength.EXACT
+    max_bytes = len(PREFIXES[1])
+    prefixes = PREFIXES
+    metadata_keys = frozenset({"software"})
+    summary = "SSH 2, by its identification string"
+
+    def identify(self, data: bytes) -> Identification:
+        if data.startswith(PREFIXES):
+            return DeferredMatch(_software, data)
+        return NEED_MORE if any(prefix.startswith(data) for prefix in PREFIXES) else NO
+
+
+def _software(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
+    """``SSH-protoversion-softwareversion SP comments CR LF``; some clients end the line with LF alone."""
+    line, end, _ = data[:MAX_LINE].partition(b"\n")
+    if not end:
+        return {}, frozenset({"software"} if len(data) < MAX_LINE else ())
+    software = line.split(b"-", 2)[2].split(maxsplit=1)[0:1]
+    return ({"software": software[0].decode("ascii", "replace")} if software else {}), frozenset()
+
+
+@hookimpl
+def refractium_protocols() -> list[Protocol]:
+    """SSH over TCP."""
+    return [Ssh()]
