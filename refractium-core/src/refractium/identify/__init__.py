@@ -1,0 +1,5 @@
+"""From bytes to an answer, without I/O: the dispatch table, and protocols made of patterns."""
+
+from refractium.identify.table import Candidate, Table
+
+__all__ = ["Candidate", "Table"]

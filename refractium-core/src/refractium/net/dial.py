@@ -1,0 +1,211 @@
+"""Reaching a backend: one after the other of a pool, until one is connected or none is left."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Final
+
+from refractium.net.locality import is_self_connected
+from refractium.net.reactor import EDGE, IN, OUT
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from refractium.net.tcp import TcpService
+    from refractium.routing import Backend, Pool, SocketAddress
+
+log = logging.getLogger(__name__)
+
+_BUDGET: Final = 2
+"""No further backend is tried once this many connect timeouts have passed."""
+_QUEUE_FULL_RETRY: Final = 0.01
+"""Seconds until a unix socket whose queue is full is tried again: the epoll cannot tell when it has room."""
+
+
+class Dial:
+    """Connects one client to one backend of a pool.
+
+    A backend that cannot be reached, or not within the connect timeout, is followed by the next; none is
+    tried twice, and none after bytes were sent to one.
+
+    Args:
+        service: reactor, timeouts, counters.
+        pool: the backends to try.
+        first: what the client has sent so far; it goes out with the connect.
+        reached: called with the backend, its socket and how many bytes of `first` it was sent.
+        failed: called when no backend is left to try.
+
+    Attributes:
+        stamp: monotonic time (s) at which the present attempt began.
+        loops: targets that were left out because they are this proxy's own listeners.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_began",
+        "_current",
+        "_failed",
+        "_first",
+        "_reached",
+        "_retry",
+        "_service",
+        "_sock",
+        "loops",
+        "stamp",
+    )
+
+    def __init__(
+        self,
+        service: TcpService,
+        pool: Pool,
+        first: bytes,
+        reached: Callable[[Backend, socket.socket, int], None],
+        failed: Callable[[], None],
+    ) -> None:
+        self._service = service
+        self._first = first
+        self._reached = reached
+        self._failed = failed
+        self._began = self.stamp = service.reactor.now
+        self._attempts = _targets(pool)
+        self._current: tuple[Backend, SocketAddress] | None = None
+        self._sock: socket.socket | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self.loops = 0
+
+    def __repr__(self) -> str:
+        return f"<Dial {self._current}>"
+
+    def begin(self) -> None:
+        """Try one target after the other, until one is connected or must be waited for."""
+        service = self._service
+        for backend, target in self._attempts:
+            if service.reactor.now - self._began >= _BUDGET * service.settings.connect_timeout_ms / 1000:
+                break
+            if target in service.own:
+                self.loops += 1
+                service.counters.loops += 1
+                continue
+            self._current = backend, target
+            self.stamp = service.reactor.now
+            if self._connect():
+                return
+        self._failed()
+
+    def cancel(self) -> None:
+        """Give up; nobody is told."""
+        self._let_go()
+
+    def expired(self) -> None:
+        """The connect timeout has passed."""
+        self._give_up_on_current(errno.ETIMEDOUT)
+        self.begin()
+
+    def crash(self) -> None:
+        """End at once, after a fault of ours."""
+        self._let_go()
+        self._failed()
+
+    def _connect(self) -> bool:
+        """Start connecting to the current target; whether it is under way or done."""
+        assert self._current is not None  # noqa: S101 - set by the only caller
+        family, address = self._current[1]
+        try:
+            sock = self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            code = sock.connect_ex(address)
+        except OSError as error:
+            self._give_up_on_current(error.errno or 0)
+            return False
+        if code == errno.EAGAIN and family == socket.AF_UNIX:
+            self._wait_for_queue()
+            return True
+        if code not in (0, errno.EINPROGRESS):
+            self._give_up_on_current(code)
+            return False
+        # On this machine the handshake is over before connect returns, and the bytes can go at once.
+        return self._send_first(is_connected=code == 0)
+
+    def _send_first(self, *, is_connected: bool) -> bool:
+        """Send what there is; whether the backend is reached or must be waited for."""
+        assert self._sock is not None  # noqa: S101 - an attempt is under way
+        sent = 0
+        if self._first:
+            try:
+                sent = self._sock.send(self._first)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._give_up_on_current(error.errno or 0)
+                return False
+        if not sent and not is_connected:
+            self._service.reactor.watch(self._sock, IN | OUT | EDGE, self._on_event)
+            self._service.connecting.add(self)
+            return True
+        return self._arrive(sent)
+
+    def _on_event(self, mask: int) -> None:
+        assert self._sock is not None  # noqa: S101 - it is watched
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._give_up_on_current(code)
+            self.begin()
+        elif mask & OUT:
+            self._service.connecting.discard(self)
+            if not self._send_first(is_connected=True):
+                self.begin()
+
+    def _arrive(self, sent: int) -> bool:
+        assert self._sock is not None  # noqa: S101
+        assert self._current is not None  # noqa: S101
+        backend, target = self._current
+        if is_self_connected(self._sock, target):
+            self._give_up_on_current(errno.ECONNREFUSED)
+            return False
+        sock, self._sock = self._sock, None
+        self._reached(backend, sock, sent)
+        return True
+
+    def _wait_for_queue(self) -> None:
+        assert self._sock is not None  # noqa: S101
+        self._sock.close()
+        self._sock = None
+        self._service.connecting.discard(self)
+        self._service.connecting.add(self)
+        self._retry = self._service.reactor.loop.call_later(_QUEUE_FULL_RETRY, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._service.connecting.discard(self)
+        if not self._connect():
+            self.begin()
+
+    def _give_up_on_current(self, code: int) -> None:
+        self._let_go()
+        if self._current is not None:
+            backend, (_, address) = self._current
+            self._service.failures.warning(
+                "backend %s cannot be reached (%s): %s", backend.address, address, os.strerror(code)
+            )
+
+    def _let_go(self) -> None:
+        self._service.connecting.discard(self)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._sock is not None:
+            self._service.reactor.retire(self._sock)
+            self._sock = None
+
+
+def _targets(pool: Pool) -> Iterator[tuple[Backend, SocketAddress]]:
+    """Every address of every backend, in the order in which to try them."""
+    for backend in pool.candidates():
+        for target in backend.socket_addresses:
+            yield backend, target

@@ -1,0 +1,134 @@
+"""One epoll for every data socket, inside the event loop.
+
+A socket of its own in the event loop costs about 10 us per connection, and uvloop stops reading a socket for
+good at the first POLLERR, losing what came before a reset. So the loop watches one descriptor, the epoll's.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+IN: Final = select.EPOLLIN
+OUT: Final = select.EPOLLOUT
+HANGUP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+"""The peer has ended its side, or the socket has failed: read on until recv says which."""
+EDGE: Final = select.EPOLLET | select.EPOLLRDHUP
+
+_EVENTS_A_TURN: Final = 256
+
+
+class Owner(Protocol):
+    """Whose bound methods the handlers are: a connection, a listener, a session."""
+
+    def crash(self) -> None:
+        """End at once; a handler has raised what it must not."""
+
+
+class Reactor:
+    """Calls handlers with event masks, one batch a turn.
+
+    A handler is a bound method of an `Owner`. A fault in one ends its owner and nothing else.
+
+    Args:
+        loop: the running event loop.
+
+    Attributes:
+        loop: that event loop.
+        now: monotonic time (s) at which this turn began.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._again: list[Callable[[], None]] = []
+        self._retired: list[socket.socket] = []
+        self.now = time.monotonic()
+        loop.add_reader(self._epoll.fileno(), self._turn)
+
+    def watch(self, sock: socket.socket, events: int, handler: Callable[[int], None]) -> bool:
+        """Have `handler` called with the events of a socket.
+
+        Returns:
+            Whether it was watched before, and then only the handler has changed: events that came until now
+            do not come again. At the first watch, those that are there already count as new.
+        """
+        fd = sock.fileno()
+        watched = fd in self._handlers
+        self._handlers[fd] = handler
+        if not watched:
+            self._epoll.register(fd, events)
+        return watched
+
+    def modify(self, sock: socket.socket, events: int) -> None:
+        """Watch for other events; those that are there already count as new."""
+        self._epoll.modify(sock.fileno(), events)
+
+    def unwatch(self, sock: socket.socket) -> None:
+        """Stop watching a socket, if it is watched."""
+        fd = sock.fileno()
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def retire(self, sock: socket.socket) -> None:
+        """Stop watching a socket and close it when the batch is done.
+
+        Not before, so that an event still in the batch cannot reach a new socket of the same number.
+        """
+        self.unwatch(sock)
+        if not self._retired:
+            self.loop.call_soon(self._close_retired)
+        self._retired.append(sock)
+
+    def again(self, resume: Callable[[], None]) -> None:
+        """Go on with something in the next turn: it has had its share of this one."""
+        if not self._again:
+            self.loop.call_soon(self._resume)
+        self._again.append(resume)
+
+    def close(self) -> None:
+        """Stop turning. What is still registered is its owners' to close."""
+        self.loop.remove_reader(self._epoll.fileno())
+        self._close_retired()
+        self._epoll.close()
+
+    def _turn(self) -> None:
+        self.now = time.monotonic()
+        handlers = self._handlers
+        for fd, mask in self._epoll.poll(0, _EVENTS_A_TURN):
+            handler = handlers.get(fd)
+            if handler is not None:
+                try:
+                    handler(mask)
+                except Exception as error:  # noqa: BLE001 - logged there, with its owner
+                    _crash(handler, error)
+
+    def _resume(self) -> None:
+        self.now = time.monotonic()
+        due, self._again = self._again, []
+        for resume in due:
+            try:
+                resume()
+            except Exception as error:  # noqa: BLE001 - as above
+                _crash(resume, error)
+
+    def _close_retired(self) -> None:
+        retired, self._retired = self._retired, []
+        for sock in retired:
+            sock.close()
+
+
+def _crash(handler: Callable[..., None], error: Exception) -> None:
+    owner: Owner = handler.__self__  # type: ignore[attr-defined]
+    log.error("%r failed; it is ended, the others go on", owner, exc_info=error)
+    owner.crash()

@@ -1,0 +1,341 @@
+"""A TCP connection from accept until its backend is reached: first bytes, decision, connect."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from refractium.contract import NEED_MORE, Verdict
+from refractium.net.deadlines import Deadlines
+from refractium.net.dial import Dial
+from refractium.net.limits import Limits
+from refractium.net.listener import Listener
+from refractium.net.locality import OwnAddresses
+from refractium.net.reactor import EDGE, IN
+from refractium.net.weld import Ended, Weld, Welding, reset_on_close
+from refractium.throttle import Throttled
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from refractium.contract import MetadataValue, ProtocolMatch
+    from refractium.net.listener import Peer
+    from refractium.net.reactor import Reactor
+    from refractium.routing import Backend, Pool, Router
+    from refractium.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_READ: Final = 16_384
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has happened since the start. ``accepted == refused + finished + active`` at any time."""
+
+    accepted: int = 0
+    refused: int = 0
+    """Closed at accept, because of a limit."""
+    finished: int = 0
+    loops: int = 0
+    """Not connected, because the target was this proxy's own listener."""
+    bytes_up: int = 0
+    """Client to backend, of finished connections."""
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A finished connection, for the access log.
+
+    Attributes:
+        client: the client's address.
+        route: the protocol's name, ``fallback`` or nothing.
+        metadata: what its first bytes told.
+        backend: the backend's address as configured, if one was reached.
+        up: bytes from client to backend.
+        down: bytes from backend to client.
+        seconds: from accept to the end.
+        ended: how.
+    """
+
+    client: str
+    route: str | None
+    metadata: Mapping[str, MetadataValue]
+    backend: str | None
+    up: int
+    down: int
+    seconds: float
+    ended: Ended
+
+
+class TcpService:
+    """Everything TCP of one engine: listeners, connections, what they share.
+
+    Args:
+        reactor: where events come from.
+        router: where connections go.
+        settings: limits and timeouts.
+        report: told of every connection that ended, if `wants_report` says so at that moment.
+        wants_report: whether anybody reads the reports now; they are not made otherwise.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        router: Router,
+        settings: Settings,
+        report: Callable[[Summary], None],
+        wants_report: Callable[[], bool],
+    ) -> None:
+        self.reactor = reactor
+        self.router = router
+        self.settings = settings
+        self.report = report
+        self.wants_report = wants_report
+        self.welding = Welding(reactor)
+        self.counters = Counters()
+        self.connections: set[Connection] = set()
+        self.limits = Limits(settings)
+        self.own = OwnAddresses()
+        self.listeners: list[Listener] = []
+        self.drained = asyncio.Event()
+        self.drained.set()
+        self.peeking = Deadlines(reactor.loop, settings.peek_timeout_ms)
+        self.connecting = Deadlines(reactor.loop, settings.connect_timeout_ms)
+        self.idle = Deadlines(reactor.loop, settings.idle_timeout_ms)
+        self.refusals = Throttled(log)
+        self.failures = Throttled(log)
+
+    def listen(self, sock: socket.socket) -> Listener:
+        """Accept connections on a bound, listening socket, which is the service's from now on."""
+        listener = Listener(self.reactor, sock, self._accepted)
+        self.own.add(sock)
+        self.listeners.append(listener)
+        return listener
+
+    def stop_accepting(self) -> None:
+        """Close the listeners; connections go on."""
+        for listener in self.listeners:
+            listener.close()
+        self.listeners.clear()
+
+    def cut(self, how: Ended) -> int:
+        """Reset every connection that is left; how many there were."""
+        left = list(self.connections)
+        for connection in left:
+            connection.cut(how)
+        return len(left)
+
+    def close(self) -> None:
+        """Forget all timers. Listeners and connections have been closed before."""
+        for deadlines in (self.peeking, self.connecting, self.idle):
+            deadlines.close()
+
+    def ended(self, connection: Connection, ip: str, up: int, down: int) -> None:
+        """Count a connection that has let its sockets go."""
+        self.connections.discard(connection)
+        self.limits.leave(ip)
+        self.counters.finished += 1
+        self.counters.bytes_up += up
+        self.counters.bytes_down += down
+        if not self.connections:
+            self.drained.set()
+
+    def _accepted(self, sock: socket.socket, peer: Peer) -> None:
+        self.counters.accepted += 1
+        ip = peer[0].removeprefix("::ffff:")
+        limit = self.limits.enter(ip)
+        if limit is not None:
+            self.counters.refused += 1
+            self.reactor.retire(sock)
+            self.refusals.warning("refused a connection from %s: %s is reached", ip, limit)
+            return
+        connection = Connection(self, sock, ip, peer[1])
+        self.connections.add(connection)
+        self.drained.clear()
+        try:
+            connection.begin()
+        except Exception:
+            log.exception("%r failed; it is ended, the others go on", connection)
+            connection.crash()
+
+
+class Connection:
+    """One client, from accept to its end.
+
+    Attributes:
+        stamp: monotonic time (s) of the accept, from which the peek timeout runs.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_client",
+        "_client_ended",
+        "_data",
+        "_dial",
+        "_ip",
+        "_match",
+        "_pool",
+        "_port",
+        "_service",
+        "_weld",
+        "stamp",
+    )
+
+    def __init__(self, service: TcpService, sock: socket.socket, ip: str, port: int) -> None:
+        self._service = service
+        self._client = sock
+        self._ip = ip
+        self._port = port
+        self.stamp = service.reactor.now
+        self._data = b""
+        self._client_ended = False
+        self._match: ProtocolMatch | None = None
+        self._pool: Pool | None = None
+        self._dial: Dial | None = None
+        self._backend: Backend | None = None
+        self._weld: Weld | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection from {join_host_port(self._ip, self._port)}>"
+
+    def begin(self) -> None:
+        """Look whether the first bytes are there already, as they mostly are."""
+        self._receive()
+
+    def expired(self) -> None:
+        """The peek timeout has passed: decide with what there is."""
+        self._conclude()
+
+    def cut(self, how: Ended) -> None:
+        """Reset the client, and the backend if there is one."""
+        if self._weld is not None:
+            self._weld.abort(how)
+            return
+        if self._dial is not None:
+            self._dial.cancel()
+        reset_on_close(self._client)
+        self._finish(how)
+
+    def crash(self) -> None:
+        """End at once, after a fault of ours."""
+        self.cut(Ended.FAULT)
+
+    # First bytes
+
+    def _on_event(self, _mask: int) -> None:
+        self._receive()
+
+    def _receive(self) -> None:
+        service = self._service
+        while True:
+            try:
+                chunk = self._client.recv(_READ)
+            except BlockingIOError:
+                if not service.reactor.watch(self._client, IN | EDGE, self._on_event):
+                    service.peeking.add(self)
+                return
+            except OSError:
+                self._finish(Ended.CLIENT_LEFT)
+                return
+            if not chunk:
+                self._client_ended = True
+                self._conclude()
+                return
+            self._data = self._data + chunk if self._data else chunk
+            decision = service.router.table.decide(self._data)
+            if decision is not NEED_MORE:
+                self._follow(decision)
+                return
+
+    def _conclude(self) -> None:
+        """Nothing more is waited for: the deadline has passed, or the client has sent all it had to send."""
+        router = self._service.router
+        if self._data:
+            self._follow(router.table.decide(self._data, final=True))
+        elif self._client_ended:
+            self._finish(Ended.CLIENT_LEFT)
+        else:
+            self._go_to(router.silent or router.fallback)
+
+    def _follow(self, decision: tuple[Pool, ProtocolMatch] | Verdict) -> None:
+        if isinstance(decision, Verdict):
+            self._go_to(self._service.router.fallback)
+        else:
+            pool, self._match = decision
+            self._go_to(pool)
+
+    # Backend
+
+    def _go_to(self, pool: Pool | None) -> None:
+        self._service.peeking.discard(self)
+        if pool is None:
+            self._finish(Ended.NO_ROUTE)
+            return
+        self._pool = pool
+        self._dial = Dial(self._service, pool, self._data, self._reached, self._unreachable)
+        self._dial.begin()
+
+    def _unreachable(self) -> None:
+        fallback = self._service.router.fallback
+        if fallback is not None and fallback is not self._pool:
+            self._go_to(fallback)
+            return
+        assert self._dial is not None  # noqa: S101 - who else called
+        how = Ended.LOOP if self._dial.loops else Ended.UNREACHABLE
+        if how is Ended.UNREACHABLE:
+            reset_on_close(self._client)
+        self._finish(how)
+
+    def _reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
+        self._dial = None
+        self._backend = backend
+        weld = self._weld = Weld(self._service.welding, self._client, sock, self._weld_ended)
+        data, self._data = self._data, b""
+        self._service.idle.add(weld)
+        weld.begin(data, sent, client_ended=self._client_ended)
+
+    # End
+
+    def _weld_ended(self, how: Ended) -> None:
+        assert self._weld is not None  # noqa: S101 - it is the one that ended
+        self._service.idle.discard(self._weld)
+        self._finish(how)
+
+    def _finish(self, how: Ended) -> None:
+        service = self._service
+        weld, self._weld = self._weld, None
+        if weld is None:
+            service.peeking.discard(self)
+            service.reactor.retire(self._client)
+        up, down = (weld.up.count, weld.down.count) if weld is not None else (0, 0)
+        service.ended(self, self._ip, up, down)
+        if service.wants_report():
+            service.report(
+                Summary(
+                    client=join_host_port(self._ip, self._port),
+                    route=self._pool.label if self._pool is not None else None,
+                    metadata=_metadata(self._match),
+                    backend=str(self._backend.address) if self._backend is not None else None,
+                    up=up,
+                    down=down,
+                    seconds=service.reactor.now - self.stamp,
+                    ended=how,
+                )
+            )
+
+
+def join_host_port(host: str, port: int) -> str:
+    """``HOST:PORT``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _metadata(match: ProtocolMatch | None) -> Mapping[str, MetadataValue]:
+    try:
+        return match.metadata if match is not None else {}
+    except Exception:  # noqa: BLE001 - a plugin's fault costs its words in the log, not the connection
+        return {}

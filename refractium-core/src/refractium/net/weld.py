@@ -1,0 +1,347 @@
+"""The weld: client and backend joined so that each sees what it would see of the other.
+
+Two flows, one a direction, move bytes until their source has no more or their sink takes no more; the epoll
+says when it is worth going on. The rules:
+
+- A flow ends when recv returns 0, and then, after its last byte, ends the sink's reading side (half-close).
+- A reset is passed on as a reset, after the bytes that came before it. The kernel tells of it once: if a send
+  learns of it, the next recv looks like an orderly end, so the endpoint's `broken` remembers.
+- A flow holds at most one buffer of bytes that its sink has not taken; while it does, its source is not read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from refractium.net.reactor import EDGE, HANGUP, IN, OUT
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from refractium.net.reactor import Reactor
+
+BUFFER: Final = 65_536
+"""Bytes read at once, and the most that a flow holds back."""
+_READS_A_TURN: Final = 16
+"""After this many full reads a flow lets the others have their turn."""
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_RESET_POLL: Final = 0.005
+"""Seconds between looks at whether the last bytes before a reset have been taken."""
+_RESET_PATIENCE: Final = 30.0
+"""Seconds without progress after which the reset goes out without them."""
+_TCP_CLOSE: Final = 7
+"""tcpi_state of a connection that is over (Linux, net/tcp_states.h)."""
+
+
+class Ended(StrEnum):
+    """How a connection ended, as the access log says it."""
+
+    CLOSED = "closed"
+    CLIENT_RESET = "client reset"
+    BACKEND_RESET = "backend reset"
+    IDLE = "idle timeout"
+    DRAINED = "cut at the drain timeout"
+    ABORTED = "cut by the stop"
+    NO_ROUTE = "no route"
+    LOOP = "route leads back to this listener"
+    UNREACHABLE = "no backend reachable"
+    CLIENT_LEFT = "client left before it was identified"
+    FAULT = "internal error"
+
+
+class Welding:
+    """What all welds share.
+
+    Args:
+        reactor: where events come from.
+    """
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.reactor = reactor
+        # One buffer for all: a flow empties it into its sink, or copies what is left, before the next reads.
+        self.buffer = bytearray(BUFFER)
+        self.view = memoryview(self.buffer)
+
+
+class Endpoint:
+    """One of the two sockets, and what has become known of it.
+
+    Attributes:
+        is_local: a unix socket: a short read from one does not mean that it is empty.
+        events: what it is watched for.
+        broken: it was reset, or failed otherwise.
+    """
+
+    __slots__ = ("broken", "events", "is_local", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.is_local = sock.family == socket.AF_UNIX
+        self.events = IN | EDGE
+        self.broken = False
+
+
+class Weld:
+    """Joins two connected, non-blocking sockets until both directions are done or one side is reset.
+
+    Args:
+        shared: reactor, loop and buffer.
+        client: the client's socket.
+        backend: the backend's socket.
+        on_end: told how it ended, once, when both sockets have been let go.
+
+    Attributes:
+        stamp: monotonic time (s) of the last activity.
+        up: from client to backend.
+        down: from backend to client.
+    """
+
+    __slots__ = ("_on_end", "_timer", "backend", "client", "down", "shared", "stamp", "up")
+
+    def __init__(
+        self,
+        shared: Welding,
+        client: socket.socket,
+        backend: socket.socket,
+        on_end: Callable[[Ended], None],
+    ) -> None:
+        self.shared = shared
+        self.client = Endpoint(client)
+        self.backend = Endpoint(backend)
+        self.up = Flow(self, self.client, self.backend)
+        self.down = Flow(self, self.backend, self.client)
+        self.stamp = shared.reactor.now
+        self._on_end = on_end
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Weld up={self.up.count} down={self.down.count}>"
+
+    def begin(self, first: bytes, sent: int, *, client_ended: bool) -> None:
+        """Start moving bytes.
+
+        Args:
+            first: what was read from the client so far.
+            sent: how many bytes of it the backend has been sent.
+            client_ended: whether the client has sent all it had to send.
+        """
+        reactor = self.shared.reactor
+        self.up.count = sent
+        self.up.held = first[sent:]
+        self.up.ended = client_ended
+        client_was_watched = reactor.watch(self.client.sock, self.client.events, self.on_client)
+        backend_was_watched = reactor.watch(self.backend.sock, self.backend.events, self.on_backend)
+        if self.up.held:
+            self.up.await_room()
+        # Events that came before the sockets were the weld's do not come again.
+        if client_was_watched or client_ended:
+            self.up.near_end = True
+            self.up.run()
+        if backend_was_watched:
+            self.down.near_end = True
+            self.down.run()
+
+    def on_client(self, mask: int) -> None:
+        """The client's socket has something."""
+        self._serve(mask, self.up, self.down)
+
+    def on_backend(self, mask: int) -> None:
+        """The backend's socket has something."""
+        self._serve(mask, self.down, self.up)
+
+    def _serve(self, mask: int, reading: Flow, writing: Flow) -> None:
+        self.stamp = self.shared.reactor.now
+        if mask & HANGUP:
+            reading.near_end = True
+        if mask & ~OUT:
+            reading.run()
+        if mask & OUT and writing.held:
+            writing.run()
+
+    def other(self, flow: Flow) -> Flow:
+        """The opposite direction."""
+        return self.down if flow is self.up else self.up
+
+    def end(self, how: Ended) -> None:
+        """Let both sockets go. What their kernel buffers still hold is delivered."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.up.done = self.down.done = True
+        self.shared.reactor.retire(self.client.sock)
+        self.shared.reactor.retire(self.backend.sock)
+        self._on_end(how)
+
+    def abort(self, how: Ended) -> None:
+        """Reset both sides at once, so that neither takes a truncated stream for a whole one."""
+        reset_on_close(self.client.sock)
+        reset_on_close(self.backend.sock)
+        self.end(how)
+
+    def expired(self) -> None:
+        """The idle timeout has passed."""
+        self.abort(Ended.IDLE)
+
+    def crash(self) -> None:
+        """End at once, after a fault of ours."""
+        self.abort(Ended.FAULT)
+
+    def pass_on_reset(self, to: Endpoint) -> None:
+        """The other side was reset: reset this one too, as soon as it has taken the bytes before that."""
+        how = Ended.CLIENT_RESET if to is self.backend else Ended.BACKEND_RESET
+        self.up.done = self.down.done = True
+        reactor = self.shared.reactor
+        reactor.unwatch(self.client.sock)
+        reactor.unwatch(self.backend.sock)
+        waiting, since = -1, 0.0
+
+        def look() -> None:
+            nonlocal waiting, since
+            left = _unacknowledged(to.sock)
+            now = reactor.loop.time()
+            if left != waiting:
+                waiting, since = left, now
+            if left and now - since < _RESET_PATIENCE:
+                self._timer = reactor.loop.call_later(_RESET_POLL, look)
+            else:
+                self.abort(how)
+
+        look()
+
+
+class Flow:
+    """One direction of a weld.
+
+    Attributes:
+        count: bytes the sink has taken.
+        held: bytes read that the sink has not taken.
+        near_end: the source has said that its end is near, so it is read until that is reached.
+        ended: the source has no more, for whatever reason.
+        done: nothing is left to do.
+    """
+
+    __slots__ = ("count", "done", "ended", "held", "near_end", "sink", "source", "weld")
+
+    def __init__(self, weld: Weld, source: Endpoint, sink: Endpoint) -> None:
+        self.weld = weld
+        self.source = source
+        self.sink = sink
+        self.count = 0
+        self.held = b""
+        self.near_end = source.is_local
+        self.ended = False
+        self.done = False
+
+    def run(self) -> None:  # noqa: C901, PLR0911 - the one loop every byte goes through
+        """Move bytes until the source has none, the sink takes none, or this turn's share is used up."""
+        if self.done:
+            return
+        shared = self.weld.shared
+        view = shared.view
+        receive, send = self.source.sock.recv_into, self.sink.sock.send
+        for _ in range(_READS_A_TURN):
+            if self.held and not self._flush():
+                return
+            if self.ended:
+                self._finish()
+                return
+            try:
+                got = receive(view)
+            except BlockingIOError:
+                self.near_end = self.source.is_local
+                return
+            except OSError:
+                self.source.broken = True
+                got = 0
+            if not got:
+                self.ended = True
+                self._finish()
+                return
+            try:
+                sent = send(view[:got])
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._sink_broke()
+                return
+            self.count += sent
+            if sent < got:
+                self.held = bytes(view[sent:got])
+                self.await_room()
+                return
+            # A short read has emptied the source, and what arrives later is a new edge; unless its end had
+            # been announced already: that edge has been.
+            if got < BUFFER and not self.near_end:
+                return
+        shared.reactor.again(self.run)
+
+    def await_room(self) -> None:
+        """Have the epoll say when the sink takes bytes again."""
+        if not self.sink.events & OUT:
+            self.sink.events |= OUT
+            self.weld.shared.reactor.modify(self.sink.sock, self.sink.events)
+
+    def crash(self) -> None:
+        """End the weld at once, after a fault of ours."""
+        self.weld.crash()
+
+    def _flush(self) -> bool:
+        """Send what is held; whether all of it was taken."""
+        try:
+            sent = self.sink.sock.send(self.held)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._sink_broke()
+            return False
+        self.count += sent
+        self.held = self.held[sent:]
+        if self.held:
+            self.await_room()
+        return not self.held
+
+    def _finish(self) -> None:
+        """The source has ended and the sink has been handed all of it: let the sink know."""
+        self.done = True
+        if self.source.broken:
+            self.weld.pass_on_reset(self.sink)
+        elif self.weld.other(self).done:
+            self.weld.end(Ended.CLOSED)
+        else:
+            try:
+                self.sink.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._sink_broke()
+
+    def _sink_broke(self) -> None:
+        """The sink takes nothing any more; what it has sent before is still to be read."""
+        self.sink.broken = True
+        self.done = True
+        self.held = b""
+        opposite = self.weld.other(self)
+        if opposite.done:
+            self.weld.pass_on_reset(self.source)
+        else:
+            opposite.near_end = True
+            opposite.run()
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Make the close of a TCP socket a reset. A unix socket has no such thing: its peer sees an end."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Bytes handed to the kernel that the peer's kernel has not taken; 0 for a connection that is dead."""
+    if sock.family != socket.AF_UNIX:
+        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state == _TCP_CLOSE:
+            return 0
+    (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+    return int(count)

@@ -1,0 +1,145 @@
+"""The router of one transport: the dispatch table, with routes as its outcomes, and the ways for the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+from refractium.contract import NO, ProtocolMatch, Verdict
+from refractium.errors import ConfigError, Problem
+from refractium.identify import Candidate, Table
+from refractium.routing.backend import Backend
+from refractium.routing.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from refractium.address import Address
+    from refractium.contract import MetadataValue
+    from refractium.routing.route import Route
+
+T = TypeVar("T")
+
+
+class Router:
+    """Compiled from routes, once; connections only read it.
+
+    Args:
+        routes: all of one transport, in the order of the configuration.
+        fallback: where what no route matches goes; none means it is closed.
+        peek_buffer_size: see `Table`.
+
+    Attributes:
+        table: from first bytes to the pool of the route they match.
+        silent: the pool for clients that stay silent, if a route takes them.
+        fallback: the pool for everything else, if there is one.
+
+    Raises:
+        ConfigError: two routes apply under the same conditions, or both ask for the silent clients.
+    """
+
+    def __init__(self, routes: Sequence[Route], fallback: Sequence[Address], peek_buffer_size: int) -> None:
+        _refuse_duplicates(routes)
+        pools = {
+            route: Pool(route.name, [Backend(address) for address in route.backends]) for route in routes
+        }
+        candidates: dict[int, Candidate[Pool]] = {}
+        for name in dict.fromkeys(route.name for route in routes):
+            of_name = [route for route in routes if route.name == name]
+            selector = _Selector([(route, pools[route]) for route in of_name])
+            for protocol in (protocol for route in of_name for protocol in route.protocols):
+                candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
+        self.table: Table[Pool] = Table(candidates.values(), peek_buffer_size)
+        self.silent = next((pools[route] for route in routes if route.takes_silent), None)
+        self.fallback = Pool("fallback", [Backend(address) for address in fallback]) if fallback else None
+        self.pools = (*pools.values(), *([self.fallback] if self.fallback else []))
+
+    @property
+    def backends(self) -> Iterator[Backend]:
+        """Every backend of every pool."""
+        for pool in self.pools:
+            yield from pool.backends
+
+
+class _Selector:
+    """The routes of one protocol, found in a time that does not depend on how many names they ask for.
+
+    By sni, then by host; within each an exact name comes before a wildcard, and that before a route without
+    the condition; at last, routes that ask for an alpn come before those that do not.
+    """
+
+    def __init__(self, routes: Sequence[tuple[Route, Pool]]) -> None:
+        conditions = [route.conditions for route, _ in routes]
+        self.asks_for = frozenset(key for one in conditions for key, names in one.items() if names)
+        self._only = routes[0][1] if not self.asks_for else None
+        self._by_sni: _Names[_Names[list[tuple[tuple[str, ...], Pool]]]] = _Names()
+        for (_, pool), asked in zip(routes, conditions, strict=True):
+            for sni in asked["sni"] or (None,):
+                by_host = self._by_sni.setdefault(sni, _Names())
+                for host in asked["host"] or (None,):
+                    leaf = by_host.setdefault(host, [])
+                    leaf.append((asked["alpn"], pool))
+                    leaf.sort(key=lambda entry: not entry[0])
+
+    def select(self, match: ProtocolMatch) -> Pool | Literal[Verdict.NO]:
+        if self._only is not None:
+            return self._only
+        metadata = match.metadata
+        offered = metadata.get("alpn", ())
+        for by_host in self._by_sni.lookup(metadata.get("sni")):
+            for leaf in by_host.lookup(metadata.get("host")):
+                for alpn, pool in leaf:
+                    if not alpn or (isinstance(offered, tuple) and not set(alpn).isdisjoint(offered)):
+                        return pool
+        return NO
+
+
+class _Names(Generic[T]):
+    """Values by host name: exact, by wildcard, or for any name and none."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, T] = {}
+        self._wildcard: dict[str, T] = {}
+        self._any: list[T] = []
+
+    def setdefault(self, name: str | None, value: T) -> T:
+        """The value kept for `name` (``*.`` in front: for every name one label longer), else this one."""
+        if name is None:
+            self._any = self._any or [value]
+            return self._any[0]
+        if name.startswith("*."):
+            return self._wildcard.setdefault(name[2:], value)
+        return self._exact.setdefault(name, value)
+
+    def lookup(self, name: MetadataValue | None) -> Iterator[T]:
+        """The values that apply to `name`, the most specific first."""
+        if isinstance(name, str):
+            if name in self._exact:
+                yield self._exact[name]
+            parent = name.partition(".")[2]
+            if parent in self._wildcard:
+                yield self._wildcard[parent]
+        yield from self._any
+
+
+def _refuse_duplicates(routes: Iterable[Route]) -> None:
+    seen: dict[tuple[str, str, str, str], int] = {}
+    silent: int | None = None
+    problems = []
+    for number, route in enumerate(routes):
+        asked = route.conditions
+        for sni in asked["sni"] or ("",):
+            for alpn in asked["alpn"] or ("",):
+                for host in asked["host"] or ("",):
+                    first = seen.setdefault((route.name, sni, alpn, host), number)
+                    if first != number:
+                        problems.append(
+                            Problem(f"{route} is already route {first}", where=f"routes[{number}]")
+                        )
+        if route.on_timeout:
+            if silent is not None:
+                problems.append(
+                    Problem(f"route {silent} has on_timeout already", where=f"routes[{number}].on_timeout")
+                )
+            silent = number
+    if problems:
+        raise ConfigError(problems)
