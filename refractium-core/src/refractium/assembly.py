@@ -1,0 +1,218 @@
+"""From what the operator wrote to what the engine takes: flags over file, names to installed protocols."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from refractium.address import Address
+from refractium.config import Loaded, RouteConfig, ServerConfig, Source, check, load, parse
+from refractium.config.model import protocol_name
+from refractium.contract import Protocol, Strength, Transport
+from refractium.errors import ConfigError, Problem
+from refractium.identify.patterns import compile_patterns
+from refractium.routing import Route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from refractium.plugins import Plugins
+
+DEFAULT_FILE: Final = Path("refractium.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What was given on the command line; it comes before the file.
+
+    Attributes:
+        file: the configuration file; without it `DEFAULT_FILE` is read where it exists.
+        forwards: inline routes, ``NAME=ADDR``; those of one name are one route, which replaces the file's
+            routes of that name.
+        server: values for keys of ``[server]``.
+    """
+
+    file: Path | None = None
+    forwards: Sequence[str] = ()
+    server: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A configuration that can be served.
+
+    Attributes:
+        server: where to listen, limits, timeouts.
+        tcp: the routes for connections.
+        udp: the routes for datagrams.
+        warnings: what is allowed and probably not meant.
+    """
+
+    server: ServerConfig
+    tcp: tuple[Route, ...]
+    udp: tuple[Route, ...]
+    warnings: tuple[Problem, ...]
+
+
+def read(overrides: Overrides) -> Loaded:
+    """The configuration file, or an empty one if none was named and there is none.
+
+    Raises:
+        ConfigError: it cannot be read, or it was named and is not there.
+    """
+    if overrides.file is None and not DEFAULT_FILE.exists():
+        return parse(Source("", ""))
+    return load(overrides.file or DEFAULT_FILE)
+
+
+def assemble(
+    loaded: Loaded, overrides: Overrides, plugins: Plugins, *, strict_plugins: bool = False
+) -> Assembly:
+    """Put file, flags and plugins together.
+
+    Args:
+        loaded: the file.
+        overrides: the flags.
+        plugins: what is installed.
+        strict_plugins: whether a plugin that did not load is a problem even if no route needs it.
+
+    Raises:
+        ConfigError: with everything that is wrong in any of them.
+    """
+    problems = list(loaded.problems)
+    server = msgspec.structs.replace(loaded.config.server, **overrides.server)
+    forwards = list(_forwards(overrides.forwards, problems))
+    replaced = {route.name for _, route in forwards}
+
+    def with_forwards(routes: check.Routes) -> check.Routes:
+        return [*((path, route) for path, route in routes if route.name not in replaced), *forwards]
+
+
+    def report(where: str, message: str) -> Problem:
+        if where.startswith("-"):  # of a flag, its whole text is the place
+            return Problem(message, where.partition(".")[0])
+        return loaded.problem(where, message)
+
+    problems += [report(*finding) for finding in check.problems(server, with_forwards(loaded.sound_routes))]
+    routes: list[tuple[str, Route]] = []
+    for path, route in with_forwards(loaded.routes):
+        for found in _resolve(path, route, server, plugins):
+            if isinstance(found, Route):
+                routes.append((path, found))
+            else:
+                problems.append(report(*found))
+    not_loaded = [one for one in plugins.reports if one.status not in {"loaded", "blocked"}]
+    broken = [Problem(f"{one} is not used: {one.error}", where=f"plugin {one.id}") for one in not_loaded]
+    if strict_plugins:
+        problems += broken
+    if not (problems or routes or server.fallback_tcp or server.fallback_udp):
+        problems.append(_nothing_to_do(loaded, plugins))
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    findings = (*check.warnings(server, with_forwards(loaded.routes)), *_doubts(routes))
+    warnings = [report(*finding) for finding in findings]
+    return Assembly(
+        server,
+        tuple(route for _, route in routes if route.transport is Transport.TCP),
+        tuple(route for _, route in routes if route.transport is Transport.UDP),
+        (*warnings, *broken),
+    )
+
+
+def _forwards(texts: Sequence[str], problems: list[Problem]) -> Iterator[tuple[str, RouteConfig]]:
+    """The routes of the flags, each with the flag it comes from."""
+    backends: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, address = text.partition("=")
+        try:
+            if not equals:
+                raise ValueError("write NAME=HOST:PORT")  # noqa: TRY301
+            backends.setdefault(protocol_name(name), []).append(str(Address.parse(address)))
+        except ValueError as error:
+            problems.append(Problem(str(error), where=f"-f {text}"))
+    for name, addresses in backends.items():
+        yield f"-f {name}", RouteConfig(name=name, forward_to=tuple(addresses))
+
+
+def _resolve(
+    path: str, route: RouteConfig, server: ServerConfig, plugins: Plugins
+) -> Iterator[Route | tuple[str, str]]:
+    """One route for each transport, or what is wrong: a key path and a message."""
+    by_transport = list(_protocols(path, route, server, plugins))
+    for protocols in by_transport:
+        if not isinstance(protocols[0], Protocol):
+            yield protocols
+            continue
+        is_tcp = protocols[0].transport is Transport.TCP
+        if not is_tcp and (route.on_timeout or any(backend.is_unix for backend in route.backends)):
+            if route.on_timeout and len(by_transport) == 1:
+                yield f"{path}.on_timeout", "only a connection can be silent, a datagram cannot"
+            if any(backend.is_unix for backend in route.backends):
+                yield f"{path}.forward_to", 'a unix socket takes connections only: add transport = "tcp"'
+            continue
+        try:
+            yield Route(
+                protocols,
+                tuple(map(str, route.backends)),
+                sni=route.snis,
+                alpn=route.alpns,
+                host=route.hosts,
+                on_timeout=route.on_timeout if is_tcp else False,
+            )
+        except ConfigError as error:
+            for problem in error.problems:
+                yield f"{path}.{problem.where}", problem.message
+
+
+def _protocols(
+    path: str, route: RouteConfig, server: ServerConfig, plugins: Plugins
+) -> Iterator[tuple[Protocol, ...] | tuple[str, str]]:
+    """The protocols that a route means, those of one transport at a time."""
+    installed = plugins.protocols_named(route.name)
+    if route.patterns is not None:
+        if installed:
+            yield f"{path}.name", f"{route.name!r} is an installed protocol: give these patterns another name"
+        for transport in (route.transport,) if route.transport else Transport:
+            try:
+                yield compile_patterns(route.name, transport, route.pattern_set, server.peek_buffer_size)
+            except ValueError:
+                return  # reported with the file's other problems
+        return
+    if not installed:
+        yield f"{path}.name", plugins.explain_missing(route.name)
+        return
+    wanted = [one for one in installed if route.transport in {None, one.transport}]
+    if not wanted:
+        yield f"{path}.transport", f"{route.name} is a protocol for {installed[0].transport} only"
+    for protocol in wanted:
+        yield (protocol,)
+
+
+def _nothing_to_do(loaded: Loaded, plugins: Plugins) -> Problem:
+    if not any(report.status == "loaded" for report in plugins.reports):
+        return Problem("no protocol is installed: pip install 'refractium-protocols[all]'")
+    if loaded.source.name:
+        return loaded.problem("protocols", "no routes: add [[protocols]] with a name and forward_to")
+    return Problem(
+        f"no routes: there is no {DEFAULT_FILE} here; `refractium init` writes one, or give -f NAME=HOST:PORT"
+    )
+
+
+def _doubts(routes: Sequence[tuple[str, Route]]) -> Iterator[tuple[str, str]]:
+    """What is worth a warning and takes knowledge of the protocols to see."""
+    silent: dict[Transport, Route] = {}
+    weak: dict[Transport, Route] = {}
+    for path, route in routes:
+        if route.takes_silent and silent.setdefault(route.transport, route) is not route:
+            yield path, f"its silent clients go to {silent[route.transport]}: only one route can have them"
+        strengths = {protocol.strength for protocol in route.protocols}
+        if route.transport in weak and Strength.WEAK not in strengths:
+            yield (
+                path,
+                f"stands behind {weak[route.transport]}, which is weaker: it is asked first all the same",
+            )
+        if strengths == {Strength.WEAK}:
+            weak.setdefault(route.transport, route)

@@ -1,0 +1,85 @@
+"""The command itself: global options, its commands, and how errors are shown."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+from typing import Any, Final
+
+import rich_click as click
+from click.exceptions import Exit
+
+from refractium import __version__
+from refractium.cli.options import Flags, serving_options
+from refractium.errors import ConfigError, RefractiumError
+
+_COMMANDS: Final = {
+    "tcp": "run",
+    "init": "init",
+    "check": "check",
+    "plugins": "plugins",
+    "identify": "identify",
+    "schema": "schema",
+    "demo": "demo",
+}
+"""Each command and the module it is in, which is imported when the command is wanted."""
+
+
+class _App(click.RichGroup):
+    """Imports commands late, and turns every error into one message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"refractium.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            for problem in error.problems:
+                _complain(str(problem))
+            _trace(error)
+            ctx.exit(2)
+        except RefractiumError as error:
+            _complain(str(error))
+            _trace(error)
+            ctx.exit(1)
+        except (click.ClickException, Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the last place to turn a fault of ours into words
+            _complain(f"internal error: {error!r}; --debug shows where")
+            _trace(error)
+            ctx.exit(1)
+
+
+def _complain(message: str) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+
+
+def _trace(error: BaseException) -> None:
+    if "--debug" in sys.argv[1:]:
+        traceback.print_exception(error)
+
+
+@click.group(cls=_App, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@serving_options
+@click.version_option(__version__, "--version", prog_name="refractium")
+@click.pass_context
+def app(context: click.Context, /, **_given: Any) -> None:
+    """One port, many protocols.
+
+    Looks at the first bytes of each connection, names the protocol and joins the client to the right
+    backend. Without a command it serves.
+    """
+    context.obj = Flags.of(context)
+    if context.invoked_subcommand is None:
+        from refractium.cli.run import serve  # noqa: PLC0415 - not needed by the other commands
+
+        serve(context.obj)

@@ -1,0 +1,43 @@
+"""``check``: whether a configuration can be served, and what it comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import rich_click as click
+
+from refractium.cli import configuration, render
+from refractium.cli.options import Flags, serving_options
+from refractium.errors import ConfigError, Problem
+
+
+@click.command("check")
+@serving_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
+    """Validate configuration and plugins; print the routes. Exits 0 if it can be served, else 2."""
+    try:
+        assembly = configuration.assembly(Flags.of(context))
+    except ConfigError as error:
+        if not as_json:
+            raise
+        click.echo(_json(ok=False, problems=_plain(error.problems), warnings=[], routes=[]))
+        context.exit(2)
+    if as_json:
+        routes = [render.route_as_dict(route) for route in (*assembly.tcp, *assembly.udp)]
+        click.echo(_json(ok=True, problems=[], warnings=_plain(assembly.warnings), routes=routes))
+        return
+    render.routes(assembly)
+    for warning in assembly.warnings:
+        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {warning}", err=True)
+    click.echo("The configuration is valid.")
+
+
+def _plain(problems: tuple[Problem, ...]) -> list[dict[str, Any]]:
+    return [msgspec.to_builtins(problem) for problem in problems]
+
+
+def _json(**answer: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()

@@ -1,0 +1,46 @@
+"""From flags to a configuration: what the commands that need one share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from refractium.assembly import Assembly, Overrides, assemble, read
+from refractium.plugins import Plugins, load_plugins
+
+if TYPE_CHECKING:
+    from refractium.cli.options import Flags
+    from refractium.config import Loaded
+
+_SERVER_KEYS: Final = {
+    "bind": "bind",
+    "port": "port",
+    "peek_timeout": "peek_timeout_ms",
+    "peek_buffer": "peek_buffer_size",
+    "max_connections": "max_connections",
+    "max_connections_per_ip": "max_connections_per_ip",
+}
+"""Flags that stand for a key of ``[server]``."""
+
+
+def overrides(flags: Flags) -> Overrides:
+    """What was given and comes before the file."""
+    server = {key: flags.given[flag] for flag, key in _SERVER_KEYS.items() if flag in flags.given}
+    return Overrides(flags.given.get("config"), flags.given.get("forward", ()), server)
+
+
+def plugins(flags: Flags, loaded: Loaded | None) -> Plugins:
+    """Load what flags, file and environment do not disable."""
+    by_file = loaded.config.plugins.disable if loaded is not None else ()
+    return load_plugins((*by_file, *flags.given.get("disable_plugin", ())))
+
+
+def assembly(flags: Flags) -> Assembly:
+    """Read the file, load the plugins, put all together.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    over = overrides(flags)
+    loaded = read(over)
+    strict = bool(flags.given.get("strict_plugins"))
+    return assemble(loaded, over, plugins(flags, loaded), strict_plugins=strict)

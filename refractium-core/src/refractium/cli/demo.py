@@ -1,0 +1,76 @@
+"""``demo``: every installed protocol behind one port, with a real exchange through each."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import asdict
+
+import msgspec
+import rich_click as click
+
+from refractium.cli import configuration, logs, render
+from refractium.cli.options import Flags
+from refractium.cli.run import run, say
+from refractium.demo import SCENES, Outcome, Stage
+from refractium.errors import ConfigError, Problem
+
+
+@click.command("demo")
+@click.option("--serve", is_flag=True, help="Keep running, and print commands to try by hand.")
+@click.option("-p", "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port.  [any free]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(context: click.Context, /, *, serve: bool, port: int, as_json: bool) -> None:
+    """Show it at work: backends for every installed protocol behind one port.
+
+    Exits 0 if every one was identified and answered.
+    """
+    flags = Flags.of(context)
+    logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
+    installed = configuration.plugins(flags, None).protocols
+    names = [name for name in SCENES if any(one.name == name for one in installed)]
+    if not names:
+        raise ConfigError([Problem("nothing to show: pip install 'refractium-protocols[all]'")])
+    outcomes: list[Outcome] = []
+
+    async def show() -> None:
+        async with Stage(installed, port) as stage:
+            outcomes.extend([await stage.play(name) for name in names])
+            _print(outcomes, stage.port, as_json=as_json)
+            if serve:
+                await _keep_serving(stage.port, names)
+
+    run(show)
+    context.exit(0 if all(outcome.ok for outcome in outcomes) else 1)
+
+
+def _print(outcomes: list[Outcome], port: int, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode([asdict(one) for one in outcomes]), indent=2))
+        return
+    render.banner()
+    columns = ("protocol", "evidence", "backend", "answer", "time", "")
+    rows = [
+        (
+            one.identified_as or f"{one.protocol}: not identified",
+            one.evidence,
+            one.backend or "none",
+            one.answer,
+            f"{one.ms:.0f} ms",
+            "ok" if one.ok else "FAILED",
+        )
+        for one in outcomes
+    ]
+    render.table(f"{len(outcomes)} protocols on 127.0.0.1:{port}", columns, rows)
+
+
+async def _keep_serving(port: int, names: list[str]) -> None:
+    say(f"\nListening on tcp://127.0.0.1:{port}\n\nTry by hand:")
+    for name in names:
+        say(f"  {SCENES[name].by_hand.format(port=port)}")
+    say("\nCtrl-C ends it.")
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await ended.wait()

@@ -1,0 +1,99 @@
+"""``identify``: names the protocol of some bytes, and says why."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import msgspec
+import rich_click as click
+
+from refractium.access import escape
+from refractium.assembly import Overrides, assemble, read
+from refractium.cli import configuration, render
+from refractium.cli.options import Flags
+from refractium.contract import MAX_BYTES_LIMIT, NEED_MORE, Protocol, ProtocolMatch, Transport, Verdict
+from refractium.errors import ConfigError, Problem
+from refractium.identify import Candidate, Table
+
+
+@click.command("identify")
+@click.argument("file", type=click.File("rb"), required=False)
+@click.option("--hex", "hex_", metavar="HEX", help="The bytes as hex digits, instead of a file.")
+@click.option("--udp", is_flag=True, help="They are a datagram.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, as_json: bool) -> None:
+    """Name the protocol of the first bytes in FILE (``-`` for stdin), and say why.
+
+    Every installed protocol is asked, and those that the configuration file defines.
+    """
+    data = _bytes(file, hex_)
+    transport = Transport.UDP if udp else Transport.TCP
+    table = Table(_candidates(Flags.of(context), transport), MAX_BYTES_LIMIT)
+    answers = [(protocol, _answer(answer), answer) for protocol, answer in table.explain(data)]
+    decision = table.decide(data, final=True)
+    may_change = not udp and table.decide(data) is NEED_MORE
+    name = None if isinstance(decision, Verdict) else decision[0]
+    metadata = {} if isinstance(decision, Verdict) else dict(decision[1].metadata)
+    if as_json:
+        shown = {
+            "protocol": name,
+            "metadata": metadata,
+            "needs_more": may_change,
+            "answers": [
+                {"protocol": one.name, "strength": one.strength.name.lower(), "answer": answer}
+                for one, answer, _ in answers
+            ],
+        }
+        click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
+        return
+    columns = ("asked in this order", "strength", "answer", "tells")
+    rows = [(one.name, one.strength.name.lower(), said, _tells(answer)) for one, said, answer in answers]
+    render.table(None, columns, rows)
+    click.echo(f"{len(data)} bytes over {transport}: {name or 'not identified'}")
+    if may_change:
+        click.echo("Further bytes could still decide it; this is what the peek timeout would make of it.")
+
+
+def _bytes(file: Any, hex_: str | None) -> bytes:
+    if (file is None) == (hex_ is None):
+        raise ConfigError([Problem("give either FILE (- for stdin) or --hex", where="identify")])
+    if hex_ is None:
+        return bytes(file.read(MAX_BYTES_LIMIT))
+    try:
+        return bytes.fromhex(hex_)
+    except ValueError:
+        raise ConfigError([Problem("is not pairs of hex digits, such as 16 03 01", where="--hex")]) from None
+
+
+def _candidates(flags: Flags, transport: Transport) -> list[Candidate[str]]:
+    """All that is installed, and what the file defines by patterns."""
+    loaded = read(configuration.overrides(flags))
+    plugins = configuration.plugins(flags, loaded)
+    protocols = list(plugins.protocols)
+    if loaded.routes or loaded.problems:
+        assembly = assemble(loaded, Overrides(), plugins)
+        protocols += [p for route in (*assembly.tcp, *assembly.udp) for p in route.protocols]
+    return [
+        Candidate(protocol, partial(_name_of, protocol))
+        for protocol in dict.fromkeys(protocols)
+        if protocol.transport is transport
+    ]
+
+
+def _name_of(protocol: Protocol, _match: ProtocolMatch) -> str:
+    return protocol.name
+
+
+def _answer(answer: object) -> str:
+    if isinstance(answer, Verdict):
+        return answer.value
+    return "yes"
+
+
+def _tells(answer: object) -> str:
+    if not isinstance(answer, ProtocolMatch):
+        return ""
+    told = {key: ",".join(v) if isinstance(v, tuple) else v for key, v in answer.metadata.items()}
+    return " ".join(f"{key}={escape(value)}" for key, value in told.items())

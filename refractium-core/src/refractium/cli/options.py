@@ -1,0 +1,91 @@
+"""Options that several commands take, and that may stand before the command as well.
+
+Nothing heavy is imported here: every command needs this, even ``--version``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_SERVING: Final = (
+    click.option("-b", "--bind", metavar="HOST", help="Address to listen on.  [file, else 0.0.0.0]"),
+    click.option(
+        "-p", "--port", type=click.IntRange(0, 65535), metavar="N", help="Port; 0 = any.  [file, else 8080]"
+    ),
+    click.option(
+        "-c",
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Configuration file.  [refractium.toml, where there is one]",
+    ),
+    click.option(
+        "-f",
+        "--forward",
+        multiple=True,
+        metavar="NAME=ADDR",
+        help="Route a protocol to a backend; repeat NAME for several. Replaces the file's routes of NAME.",
+    ),
+    click.option(
+        "--peek-timeout", type=click.IntRange(1, 604_800_000), metavar="MS", help="Time to identify a client."
+    ),
+    click.option(
+        "--peek-buffer", type=click.IntRange(16, 65536), metavar="BYTES", help="Bytes to identify it by."
+    ),
+    click.option(
+        "--max-connections", type=click.IntRange(1, 10_000_000), metavar="N", help="Connections in all."
+    ),
+    click.option(
+        "--max-connections-per-ip",
+        type=click.IntRange(1, 10_000_000),
+        metavar="N",
+        help="Connections of one address.",
+    ),
+    click.option(
+        "--disable-plugin", multiple=True, metavar="ID", help="Leave a plugin out, before it is imported."
+    ),
+    click.option(
+        "--strict-plugins", is_flag=True, default=None, help="Refuse to start if a plugin is broken."
+    ),
+    click.option(
+        "--log-format",
+        type=click.Choice(["rich", "plain", "json"]),
+        help="How logs look.  [rich on a terminal, else plain]",
+    ),
+    click.option("--debug", is_flag=True, default=None, help="Log everything; show tracebacks of errors."),
+)
+
+
+def serving_options(command: F) -> F:
+    """Give a command the options of a run."""
+    for option in reversed(_SERVING):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What was given, by name of the option; what was not given is None or empty."""
+
+    given: dict[str, Any]
+
+    @classmethod
+    def of(cls, context: click.Context) -> Flags:
+        """Those of the command, over those that stood before it."""
+        before: Flags | None = context.find_object(Flags)
+        merged = dict(before.given) if before is not None else {}
+        for name, value in context.params.items():
+            if isinstance(value, tuple):
+                merged[name] = (*merged.get(name, ()), *value)
+            elif value is not None:
+                merged[name] = value
+        return cls(merged)

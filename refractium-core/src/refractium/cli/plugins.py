@@ -1,0 +1,110 @@
+"""``plugins``: what is installed, whether it loaded, and why not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import rich_click as click
+
+from refractium.assembly import read
+from refractium.cli import configuration, render
+from refractium.cli.options import Flags
+from refractium.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from refractium.contract import Protocol
+    from refractium.plugins import Plugins
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group("plugins", cls=click.RichGroup)
+def command() -> None:
+    """Show installed plugins."""
+
+
+@command.command("list")
+@_as_json
+@click.pass_context
+def list_(context: click.Context, *, as_json: bool) -> None:
+    """List every installed plugin, loaded or not."""
+    plugins = _load(Flags.of(context))
+    if as_json:
+        _print_json([report.as_dict() for report in plugins.reports])
+        return
+    if not plugins.reports:
+        click.echo("No plugins are installed. For all protocols: pip install 'refractium-protocols[all]'")
+        return
+    columns = ("id", "kind", "transports", "distribution", "version", "status", "about")
+    render.table(
+        None,
+        columns,
+        [
+            (
+                report.id,
+                report.kind,
+                " ".join(report.transports),
+                report.distribution,
+                report.version,
+                report.status,
+                report.error or report.summary,
+            )
+            for report in plugins.reports
+        ],
+    )
+
+
+@command.command("info")
+@click.argument("id_", metavar="ID")
+@_as_json
+@click.pass_context
+def info(context: click.Context, id_: str, *, as_json: bool) -> None:
+    """Show one plugin and the protocols it gives."""
+    plugins = _load(Flags.of(context))
+    reports = [report for report in plugins.reports if report.id == id_]
+    if not reports:
+        known = ", ".join(report.id for report in plugins.reports) or "none"
+        raise ConfigError([Problem(f"no plugin has this id; installed: {known}", where=id_)])
+    found = [
+        {**one.as_dict(), "protocols": [_describe(p) for p in plugins.given.get(id_, ())]} for one in reports
+    ]
+    if as_json:
+        _print_json(found[0] if len(found) == 1 else found)
+        return
+    for one in found:
+        protocols = one.pop("protocols")
+        rows = [(key, _text(value)) for key, value in one.items() if value]
+        for protocol in protocols:
+            rows += [(key, _text(value)) for key, value in protocol.items()]
+        render.table(None, ("", ""), rows)
+
+
+def _load(flags: Flags) -> Plugins:
+    """Load what a run would load. A file that cannot be read must not hide the plugins."""
+    try:
+        loaded = read(configuration.overrides(flags))
+    except ConfigError:
+        loaded = None
+    return configuration.plugins(flags, loaded)
+
+
+def _describe(protocol: Protocol) -> dict[str, Any]:
+    return {
+        "protocol": f"{protocol.name}/{protocol.transport}",
+        "evidence": protocol.summary,
+        "strength": protocol.strength.name.lower(),
+        "max_bytes": protocol.max_bytes,
+        "metadata": sorted(protocol.metadata_keys),
+        "server_first": protocol.server_first,
+    }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _print_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))

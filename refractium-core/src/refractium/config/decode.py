@@ -1,0 +1,258 @@
+"""From the tables of a TOML document to a `Config`.
+
+Each key is decoded by itself. One that is not valid is reported and left out, and what remains is decoded
+all the same, so that everything that is wrong is found at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from refractium.address import Address
+from refractium.config.lines import join
+from refractium.config.model import (
+    FALLBACKS,
+    Config,
+    PatternTable,
+    PluginsConfig,
+    RouteConfig,
+    ServerConfig,
+    alpn_id,
+    bind_address,
+    pattern,
+    protocol_name,
+    request_host,
+    server_name,
+)
+from refractium.contract import MAX_BYTES_LIMIT, Transport
+from refractium.identify.patterns import compile_patterns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from refractium.config.check import Finding, Routes
+
+MAX_FINDINGS: Final = 100
+"""As many are reported; a file with more is not a configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A document as a `Config`.
+
+    Attributes:
+        config: what is valid of it.
+        routes: ``config.protocols``, each with its key path.
+        sound_routes: those of them that nothing was left out of.
+        findings: what is not valid.
+    """
+
+    config: Config
+    routes: Routes
+    sound_routes: Routes
+    findings: list[Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Collects findings, up to a bound."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.findings) >= MAX_FINDINGS
+
+    def add(self, where: str, message: str) -> None:
+        if not self.is_full:
+            self.findings.append((where, message))
+
+
+def decode(document: dict[str, Any]) -> Decoded:
+    """Decode a whole file."""
+    report = _Report()
+    _report_unknown(document, (*Config.__struct_fields__, *FALLBACKS), "", report)
+    server = _decode_server(document, report)
+    routes: list[tuple[str, RouteConfig]] = []
+    sound: list[tuple[str, RouteConfig]] = []
+    for index, table in enumerate(_tables(document, report)):
+        path = f"protocols[{index}]"
+        before = len(report.findings)
+        if (route := _decode_route(table, path, report)) is not None:
+            routes.append((path, route))
+            if len(report.findings) == before and not report.is_full:
+                sound.append((path, route))
+    config = Config(
+        server=server,
+        protocols=tuple(route for _, route in routes),
+        plugins=_decode_plugins(_table(document, "plugins", report), report),
+    )
+    return Decoded(config, routes, sound, report.findings)
+
+
+def _decode_server(document: dict[str, Any], report: _Report) -> ServerConfig:
+    table = _table(document, "server", report)
+    values = _decode_fields(ServerConfig, table, "server", report)
+    outside: dict[str, Any] = {key: document[key] for key in FALLBACKS if key in document}
+    for key in outside.keys() & table.keys():
+        report.add(key, "already given in [server]")
+    values = _decode_fields(ServerConfig, outside, "", report) | values
+    return ServerConfig(**values)
+
+
+def _decode_route(table: Any, path: str, report: _Report) -> RouteConfig | None:
+    if not isinstance(table, dict):
+        report.add(path, "expected a table: write [[protocols]] above the keys of each route")
+        return None
+    values = _decode_fields(RouteConfig, table, path, report)
+    if "name" not in table:
+        report.add(path, "no name: say which protocol the route is for")
+    if "forward_to" not in table:
+        report.add(path, "no forward_to: say where its clients go")
+    if "name" not in values:
+        return None
+    if "patterns" in table:  # however wrong, the protocol is one defined here, not an installed one
+        values.setdefault("patterns", ())
+    return RouteConfig(**{"forward_to": (), **values})
+
+
+def _decode_plugins(table: dict[str, Any], report: _Report) -> PluginsConfig:
+    for key in [key for key, value in table.items() if isinstance(value, dict) and key != "disable"]:
+        report.add(join("plugins", key), "this plugin takes no settings")
+    tables = {key: value for key, value in table.items() if not isinstance(value, dict) or key == "disable"}
+    return PluginsConfig(**_decode_fields(PluginsConfig, tables, "plugins", report))
+
+
+def _table(document: dict[str, Any], key: str, report: _Report) -> dict[str, Any]:
+    table = document.get(key, {})
+    if isinstance(table, dict):
+        return table
+    report.add(key, f"expected one table: write [{key}] above its keys")
+    return {}
+
+
+def _tables(document: dict[str, Any], report: _Report) -> list[Any]:
+    tables = document.get("protocols", [])
+    if isinstance(tables, list):
+        return tables
+    report.add("protocols", "expected a list of tables: write [[protocols]], with two brackets each side")
+    return []
+
+
+def _decode_fields(
+    struct: type[msgspec.Struct], table: Mapping[str, Any], path: str, report: _Report
+) -> dict[str, Any]:
+    """The valid ones of the keys that `struct` knows, decoded; the others are reported."""
+    _report_unknown(table, struct.__struct_fields__, path, report)
+    values = {}
+    for info in _fields(struct):
+        if info.name not in table:
+            continue
+        where, value = join(path, info.name), table[info.name]
+        if info.name == "patterns" and isinstance(value, list):
+            decoded = [_decode_pattern(one, f"{where}[{at}]", report) for at, one in enumerate(value)]
+            checked = _keep(decoded, where, report)
+        else:
+            checked = _check(info.name, _convert(value, info.type, where, report), where, report)
+        if checked is not _INVALID:
+            values[info.name] = checked
+    return values
+
+
+_fields = cache(msgspec.structs.fields)
+"""The fields of a struct; msgspec evaluates their annotations anew each time."""
+
+
+def _decode_pattern(written: Any, where: str, report: _Report) -> Any:
+    if not isinstance(written, dict):
+        return _check_one(_compile, _convert(written, str, where, report), where, report)
+    values = _decode_fields(PatternTable, written, where, report)
+    if values.keys() != written.keys():
+        return _INVALID
+    return _check_one(_compile, PatternTable(**values), where, report)
+
+
+def _compile(written: str | PatternTable) -> None:
+    """Try a pattern by itself; whether it fits into ``peek_buffer_size`` is seen when that is known."""
+    compile_patterns("pattern", Transport.TCP, (pattern(written),), MAX_BYTES_LIMIT)
+
+
+_CHECKS: Final[Mapping[str, Callable[[str], object]]] = {
+    "alpn": alpn_id,
+    "bind": bind_address,
+    "fallback_tcp": Address.parse,
+    "fallback_udp": Address.parse,
+    "forward_to": Address.parse,
+    "host": request_host,
+    "name": protocol_name,
+    "sni": server_name,
+}
+_HINTS: Final[Mapping[str, str]] = {
+    "balance": "the only way to balance is 'round_robin'",
+    "transport": "write 'tcp' or 'udp', or leave it out for every transport of the protocol",
+}
+_INVALID: Final = object()
+"""Stands for a value that was reported and is left out."""
+
+
+def _convert(value: Any, type_: Any, where: str, report: _Report) -> Any:
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$")
+        message = message.replace("`", "").replace(" | null", "")  # TOML has no null
+        message = _HINTS.get(where.rpartition(".")[2], message[:1].lower() + message[1:])
+        report.add(where + place.rstrip("`"), message)
+        return _INVALID
+
+
+def _check(key: str, decoded: Any, where: str, report: _Report) -> Any:
+    reader = _CHECKS.get(key)
+    if reader is None or decoded is _INVALID:
+        return decoded
+    if isinstance(decoded, tuple):
+        checked = [_check_one(reader, one, f"{where}[{at}]", report) for at, one in enumerate(decoded)]
+        return _keep(checked, where, report)
+    return _check_one(reader, decoded, where, report)
+
+
+def _keep(checked: list[Any], where: str, report: _Report) -> Any:
+    if not checked:
+        report.add(where, "is empty")
+    return tuple(one for one in checked if one is not _INVALID) or _INVALID
+
+
+def _check_one(reader: Callable[[Any], object], decoded: Any, where: str, report: _Report) -> Any:
+    if decoded is _INVALID:
+        return decoded
+    try:
+        reader(decoded)
+    except ValueError as error:
+        report.add(where, str(error))
+        return _INVALID
+    return decoded
+
+
+def _report_unknown(table: Iterable[str], known: Collection[str], path: str, report: _Report) -> None:
+    for key in table:
+        if key in known:
+            continue
+        if report.is_full:
+            return
+        hint = ""
+        if key in ServerConfig.__struct_fields__:
+            hint = ": it belongs in [server]"
+        elif key in RouteConfig.__struct_fields__:
+            hint = ": it belongs in [[protocols]]"
+        elif close := get_close_matches(key[:_LONGEST_KEY], known, n=1):
+            hint = f": did you mean {close[0]!r}?"
+        report.add(join(path, key), f"unknown key{hint}")
+
+
+_LONGEST_KEY: Final = 64
+"""What is compared of a key, in characters: comparing takes quadratic time."""

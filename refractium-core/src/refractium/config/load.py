@@ -1,0 +1,147 @@
+"""From a file to a `Config`, with everything that is wrong in it found at once."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import tomli
+
+from refractium.config import check
+from refractium.config.decode import MAX_FINDINGS, decode
+from refractium.config.lines import Lines
+from refractium.config.model import FALLBACKS, Config
+from refractium.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_FILE_SIZE: Final = 1024 * 1024
+"""The largest file that is read, in bytes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text of a configuration and what to call it in messages.
+
+    Attributes:
+        text: TOML 1.1.
+        name: the file as the operator named it.
+    """
+
+    text: str
+    name: str
+
+    @cached_property
+    def lines(self) -> Lines:
+        return Lines(self.text)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a source says.
+
+    Attributes:
+        source: what was read.
+        config: all of it that is valid. A route is kept if its name is; it may then have no backend, and
+            an empty ``patterns`` where those that it gives are not valid.
+        routes: ``config.protocols``, each with its key path, such as ``protocols[1]``.
+        sound_routes: those of them that nothing was left out of: what `check` can judge without guessing.
+        problems: what makes it unusable; the caller may find more and raise a `ConfigError` of all.
+        warnings: what it had better not say; none while there are problems.
+    """
+
+    source: Source
+    config: Config
+    routes: check.Routes
+    sound_routes: check.Routes
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
+    def locate(self, where: str) -> int | None:
+        """The line of a key path, or of the table around a key that is missing; None if not known."""
+        return _locate(self.source, where)
+
+    def problem(self, where: str, message: str) -> Problem:
+        """A problem, or a warning, at a key path of this source."""
+        return _problem(self.source, where, message)
+
+
+def load(path: Path) -> Loaded:
+    """Read and parse a file.
+
+    Raises:
+        ConfigError: it cannot be read. What is wrong inside of it is in the result.
+    """
+    return parse(read(path))
+
+
+def read(path: Path) -> Source:
+    """Read a file: regular, UTF-8 (a byte order mark is ignored), at most `MAX_FILE_SIZE`.
+
+    Raises:
+        ConfigError: it is none of that, or not there.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer
+            raise _unreadable(path, "not a regular file")
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_SIZE + 1)
+    except FileNotFoundError:
+        raise _unreadable(path, "no such file; `refractium init` writes one") from None
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
+    if len(raw) > MAX_FILE_SIZE:
+        raise _unreadable(path, f"larger than {MAX_FILE_SIZE} bytes")
+    try:
+        return Source(raw.decode("utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise _unreadable(path, f"byte 0x{raw[error.start]:02x} is not UTF-8", line) from None
+
+
+def parse(source: Source) -> Loaded:
+    """Decode and check a text. Raises nothing: what is wrong is in the result."""
+    problems: list[Problem] = []
+    document: dict[str, Any] = {}
+    try:
+        document = tomli.loads(source.text)
+    except tomli.TOMLDecodeError as error:
+        problems.append(Problem(error.msg, source=source.name, line=error.lineno))
+    except RecursionError:
+        problems.append(Problem("nested too deeply", source=source.name))
+    except ValueError:  # Python's own bound on the digits of a number
+        problems.append(Problem("a number has too many digits", source=source.name))
+    decoded = decode(document)
+    server = decoded.config.server
+    findings = [*decoded.findings, *islice(check.problems(server, decoded.sound_routes), MAX_FINDINGS)]
+    problems += (_problem(source, where, message) for where, message in findings)
+    problems.sort(key=lambda problem: problem.line or 0)
+    warnings = () if problems else check.warnings(server, decoded.routes)
+    return Loaded(
+        source,
+        decoded.config,
+        decoded.routes,
+        decoded.sound_routes,
+        tuple(problems),
+        tuple(_problem(source, where, message) for where, message in warnings),
+    )
+
+
+def _unreadable(path: Path, message: str, line: int | None = None) -> ConfigError:
+    return ConfigError([Problem(message, source=str(path), line=line)])
+
+
+def _problem(source: Source, where: str, message: str) -> Problem:
+    return Problem(message, where, source.name, _locate(source, where))
+
+
+def _locate(source: Source, where: str) -> int | None:
+    outside = where.removeprefix("server.")
+    if outside in FALLBACKS and outside in source.lines:
+        return source.lines.find(outside)
+    return source.lines.find(where)

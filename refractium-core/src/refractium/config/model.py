@@ -1,0 +1,221 @@
+"""The configuration file as types: what it may say, with its defaults.
+
+The structs hold what is written. Properties of a `RouteConfig` give it in one form: always a tuple, parsed,
+names in lower case. The functions that read single values are what `load` checks them with, so what it lets
+through never raises here.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from refractium.address import Address, is_host_name
+from refractium.contract import Transport  # noqa: TC001 - msgspec reads the annotations
+from refractium.identify.patterns import Hex, Pattern, Regex, Text, text_bytes
+from refractium.settings import Settings
+
+_AddressText = Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
+_Names = str | tuple[str, ...]
+
+
+class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is listened on, and the limits and timeouts."""
+
+    bind: Annotated[str, Meta(description="The address listened on: an IP address or a host name.")] = (
+        "0.0.0.0"  # noqa: S104 - a multiplexer is there for the network
+    )
+    port: Annotated[int, Meta(ge=0, le=65_535, description="0 takes any free port, and prints it.")] = 8080
+    hot_reload: Annotated[bool, Meta(description="Whether a changed file is taken over by itself.")] = True
+    fallback_tcp: Annotated[
+        _AddressText | None, Meta(description="Where connections go that no route matches; else closed.")
+    ] = None
+    fallback_udp: Annotated[
+        _AddressText | None, Meta(description="Where datagrams go that no route matches; else dropped.")
+    ] = None
+
+
+class PatternTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A pattern that is more than a string: either bytes at a fixed offset or a regular expression."""
+
+    hex: Annotated[str, Meta(description="Bytes as hex digits; blanks between bytes are ignored.")] | None = (
+        None
+    )
+    offset: Annotated[int, Meta(ge=0, le=65_535, description="Where the bytes must be, from 0.")] = 0
+    regex: Annotated[str, Meta(description="A regex on bytes, anchored where it starts with ^.")] | None = (
+        None
+    )
+
+
+class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A protocol, the conditions under which the route applies, and where its clients go."""
+
+    name: Annotated[str, Meta(description="The protocol: an installed one, or a new one with `patterns`.")]
+    forward_to: Annotated[_Names, Meta(description="The backends: HOST:PORT, [IPV6]:PORT or unix:PATH.")]
+    sni: Annotated[_Names, Meta(description="TLS server names; *.example.org covers one label.")] = ()
+    alpn: Annotated[_Names, Meta(description="Application protocols, one of which TLS must offer.")] = ()
+    host: Annotated[_Names, Meta(description="Hosts of requests; *.example.org covers one label.")] = ()
+    patterns: tuple[str | PatternTable, ...] | None = None
+    transport: Annotated[
+        Transport | None, Meta(description="Without it: every transport that the protocol has.")
+    ] = None
+    on_timeout: Annotated[
+        bool | None,
+        Meta(description="Whether silent clients come here. Without it: if the server speaks first."),
+    ] = None
+    balance: Annotated[Literal["round_robin"], Meta(description="How a backend is chosen.")] = "round_robin"
+
+    @property
+    def backends(self) -> tuple[Address, ...]:
+        return tuple(map(Address.parse, several(self.forward_to)))
+
+    @property
+    def snis(self) -> tuple[str, ...]:
+        return tuple(map(server_name, several(self.sni)))
+
+    @property
+    def alpns(self) -> tuple[str, ...]:
+        return several(self.alpn)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return tuple(map(request_host, several(self.host)))
+
+    @property
+    def pattern_set(self) -> tuple[Pattern, ...]:
+        """What `patterns` says; empty for an installed protocol."""
+        return tuple(map(pattern, self.patterns or ()))
+
+
+class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which plugins are left out."""
+
+    disable: Annotated[tuple[str, ...], Meta(description="Ids of plugins that are not even imported.")] = ()
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file. A fallback may stand at its top level too; loading moves it into `server`."""
+
+    server: ServerConfig = ServerConfig()
+    protocols: tuple[RouteConfig, ...] = ()
+    plugins: PluginsConfig = PluginsConfig()
+
+
+FALLBACKS: Final = ("fallback_tcp", "fallback_udp")
+"""The keys of ``[server]`` that may stand at the top level as well."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the file, for editors. What it cannot say, loading checks all the same."""
+    schema = msgspec.json.schema(Config)
+    definitions = schema["$defs"]
+    server = definitions["ServerConfig"]["properties"]
+    definitions["Config"]["properties"] |= {key: server[key] for key in FALLBACKS}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Refractium configuration",
+        **schema,
+    }
+
+
+def several(names: _Names) -> tuple[str, ...]:
+    """One name or several, as several."""
+    return (names,) if isinstance(names, str) else names
+
+
+def protocol_name(text: str) -> str:
+    """The name of a protocol, as the plugin contract has it (`refractium.contract.Protocol.name`).
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", text):
+        raise ValueError("a protocol's name is lower-case letters, digits, _ and -, starting with a letter")
+    return text
+
+
+def bind_address(text: str) -> str:
+    """What can be listened on.
+
+    Raises:
+        ValueError: neither an IP address nor a host name.
+    """
+    try:
+        ip_address(text)
+    except ValueError:
+        if text.startswith("["):
+            raise ValueError("write an IPv6 address without brackets here: ::1") from None
+        if ":" in text:
+            raise ValueError("not an IP address or host name; the port has a key of its own") from None
+        if not is_host_name(text):
+            raise ValueError("not an IP address or host name") from None
+    return text
+
+
+def server_name(text: str) -> str:
+    """A TLS server name in lower case, without the dot that may end it (RFC 6066 section 3).
+
+    Raises:
+        ValueError: neither a host name nor ``*.`` and one.
+    """
+    if not text.isascii():
+        raise ValueError("a server name is ASCII on the wire: write its xn-- form")
+    name = text.lower().removesuffix(".")
+    if "*" in name.removeprefix("*."):
+        raise ValueError("a wildcard is the whole first label: *.example.org")
+    if not is_host_name(name.removeprefix("*.")):
+        raise ValueError("not a host name: server names are like example.org or *.example.org")
+    return name
+
+
+def request_host(text: str) -> str:
+    """A host as requests name it: like `server_name`, or an IP address, IPv6 in brackets (RFC 3986 s3.2.2).
+
+    Raises:
+        ValueError: neither of them.
+    """
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        ip = ip_address(bare)
+    except ValueError:
+        if ":" in text:
+            raise ValueError("a host is written without a port, an IPv6 address in brackets: [::1]") from None
+        return server_name(text)
+    if (ip.version == 6) != (bare is not text):  # noqa: PLR2004 - it is called that
+        raise ValueError("brackets belong to an IPv6 address: [::1]")
+    return text.lower()
+
+
+def alpn_id(text: str) -> str:
+    """An application protocol: 1 to 255 bytes (RFC 7301 section 3.1), compared byte by byte.
+
+    Raises:
+        ValueError: its length is another.
+    """
+    if not 1 <= len(text.encode()) <= 255:  # noqa: PLR2004 - see above
+        raise ValueError("an ALPN protocol is 1 to 255 bytes long: h2, http/1.1")
+    return text
+
+
+def pattern(written: str | PatternTable) -> Pattern:
+    """A pattern as the identifier takes it.
+
+    Raises:
+        ValueError: it says nothing, or two things at once, or no bytes.
+    """
+    if isinstance(written, str):
+        return Text(text_bytes(written))
+    if (written.hex is None) == (written.regex is None):
+        raise ValueError("a pattern in braces has either hex or regex")
+    if written.regex is not None:
+        if written.offset:
+            raise ValueError("offset goes with hex; a regex has its place in itself")
+        return Regex(written.regex)
+    try:
+        return Hex(bytes.fromhex(written.hex or ""), written.offset)
+    except ValueError:
+        raise ValueError("hex is pairs of hex digits: 'ff 00'") from None

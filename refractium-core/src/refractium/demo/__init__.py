@@ -1,0 +1,9 @@
+"""A demonstration: a small backend for each protocol, and a real client for each backend.
+
+This is the one place outside of plugins that knows protocols by name.
+"""
+
+from refractium.demo.scenes import SCENES, Scene
+from refractium.demo.stage import Outcome, Stage
+
+__all__ = ["SCENES", "Outcome", "Scene", "Stage"]

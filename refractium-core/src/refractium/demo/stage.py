@@ -1,0 +1,172 @@
+"""Puts the scenes on: backends, one proxy in front of them, and a client for each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ftplib
+import http.client
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from refractium.contract import Transport
+from refractium.demo import backends
+from refractium.demo.scenes import SCENES
+from refractium.engine import Refractium
+from refractium.routing import Route
+from refractium.settings import Settings
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from refractium.contract import Protocol
+    from refractium.demo.backends import Handler
+    from refractium.net.tcp import Summary
+
+_PEEK_TIMEOUT_MS: Final = 300
+"""Short, because the clients whose server speaks first wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one scene.
+
+    Attributes:
+        protocol: the protocol that was spoken.
+        identified_as: what the proxy took it for; None if it took it for nothing.
+        evidence: what that rests on.
+        backend: where the client was joined to.
+        answer: what the client was answered, or the error.
+        ms: how long the exchange took, in ms.
+        ok: whether all was as it should be.
+    """
+
+    protocol: str
+    identified_as: str | None
+    evidence: str
+    backend: str | None
+    answer: str
+    ms: float
+    ok: bool
+
+
+class Stage:
+    """A proxy with the backends of the given protocols; an async context manager.
+
+    Args:
+        protocols: those that have a scene are put on, one by one.
+
+    Attributes:
+        port: the proxy's, on 127.0.0.1, once it runs.
+    """
+
+    def __init__(self, protocols: tuple[Protocol, ...], port: int = 0) -> None:
+        self._protocols = {
+            one.name: one for one in protocols if one.name in SCENES and one.transport is Transport.TCP
+        }
+        self._asked_port = port
+        self._certificates = backends.Certificates()
+        self._reports = _Reports()
+        self._stack = contextlib.AsyncExitStack()
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        routes = []
+        for name, protocol in self._protocols.items():
+            scene = SCENES[name]
+            context = self._certificates.server_context() if scene.is_tls else None
+            server = await asyncio.start_server(_closing(scene.backend), backends.HOST, 0, ssl=context)
+            self._stack.callback(server.close)
+            port = server.sockets[0].getsockname()[1]
+            routes.append(Route(protocol, f"{backends.HOST}:{port}", **scene.conditions))
+        engine = Refractium(routes, settings=Settings(peek_timeout_ms=_PEEK_TIMEOUT_MS))
+        (address,) = await engine.start_tcp(backends.HOST, self._asked_port)
+        self._stack.push_async_callback(engine.stop, 0)
+        self.port = int(address.rpartition(":")[2])
+        self._stack.enter_context(self._reports)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def play(self, name: str) -> Outcome:
+        """One exchange, through the proxy."""
+        began = time.perf_counter()
+        answer, summary = "", None
+        try:
+            said = await asyncio.to_thread(
+                SCENES[name].exchange, self.port, self._certificates.client_context()
+            )
+            answer = said.answer
+            summary = await self._reports.of(said.port)
+        except (OSError, ValueError, EOFError, http.client.HTTPException, ftplib.Error) as error:
+            answer = f"{type(error).__name__}: {error}"
+        ms = (time.perf_counter() - began) * 1000
+        identified_as = summary.route if summary is not None else None
+        return Outcome(
+            protocol=name,
+            identified_as=identified_as,
+            evidence=_evidence(self._protocols[name], summary),
+            backend=summary.backend if summary is not None else None,
+            answer=answer,
+            ms=ms,
+            ok=identified_as == name,
+        )
+
+
+class _Reports(logging.Handler):
+    """Collects the access log's records, by the client's port."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._summaries: dict[str, Summary] = {}
+        self._new = asyncio.Event()
+        self._log = logging.getLogger("refractium.access")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        summary: Summary = record.connection  # type: ignore[attr-defined]
+        self._summaries[summary.client.rpartition(":")[2]] = summary
+        self._new.set()
+
+    async def of(self, port: int) -> Summary | None:
+        """The report on the client with this port, which ends a moment after its client does."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while str(port) not in self._summaries:
+                    self._new.clear()
+                    await self._new.wait()
+        return self._summaries.get(str(port))
+
+    def __enter__(self) -> Self:
+        self._log.addHandler(self)
+        self._level, self._propagate = self._log.level, self._log.propagate
+        self._log.setLevel(logging.INFO)
+        self._log.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.removeHandler(self)
+        self._log.setLevel(self._level)
+        self._log.propagate = self._propagate
+
+
+def _closing(handler: Handler) -> Handler:
+    """Close the connection after the handler, whatever its client did."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError, ValueError):
+            await handler(reader, writer)
+        writer.close()
+
+    return handle
+
+
+def _evidence(protocol: Protocol, summary: Summary | None) -> str:
+    if summary is None:
+        return ""
+    if not summary.metadata and protocol.server_first:
+        return f"silence for {_PEEK_TIMEOUT_MS} ms: its server speaks first"
+    told = {key: ",".join(v) if isinstance(v, tuple) else v for key, v in summary.metadata.items()}
+    return " ".join(f"{key}={value}" for key, value in told.items())

@@ -1,0 +1,276 @@
+r"""Protocols made of patterns: what a configuration file says where no plugin is installed.
+
+Bytes at a fixed place prove far more than the same bytes anywhere, and they decide sooner. So one set of
+patterns becomes up to three protocols of one name, one for each strength that its patterns have:
+
+======================================== ==========
+bytes at a fixed place, three or more    EXACT
+a regex that starts with ``^`` or ``\A`` STRUCTURED
+all else                                 WEAK
+======================================== ==========
+
+A `Text` is in two of them: at the very start it proves much, anywhere it proves little.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from refractium.contract import (
+    NEED_MORE,
+    NO,
+    Identification,
+    Protocol,
+    ProtocolMatch,
+    Strength,
+    Transport,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_EXACT_BYTES: Final = 3
+"""From this length on, bytes at a fixed place are taken for magic: chance meets them once in 16 million."""
+_REGEX_SECONDS: Final = 0.02
+"""The processor time that a regex may take for one answer. Only backtracking without end takes this long."""
+
+_MATCH: Final = ProtocolMatch()
+_Test: TypeAlias = "Callable[[bytes], Identification]"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Bytes that may be anywhere in what is inspected."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hex:
+    """Bytes that must be at `offset` (bytes from the start) exactly."""
+
+    data: bytes
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    r"""A regular expression on bytes; a character from U+0080 to U+00FF is the byte of that number.
+
+    What it matches must not depend on bytes after the match, or further bytes could take a yes back. So
+    ``$``, lookaround, word boundaries, atomic groups and possessive quantifiers are refused. Known are
+    literals, ``.``, classes, groups, ``|``, ``* + ?`` and ``{m,n}`` with their lazy forms, ``^``, ``\A``, the
+    escapes of `re` and the flags ``(?i)`` and ``(?s)``.
+    """
+
+    source: str
+
+
+Pattern: TypeAlias = Text | Hex | Regex
+
+
+def text_bytes(text: str) -> bytes:
+    r"""The bytes that a string stands for: each character is the byte of its number.
+
+    The four characters ``\xHH``, which a TOML literal string keeps, are the byte HH, and ``\\`` is one
+    backslash. Any other backslash is itself.
+
+    Raises:
+        ValueError: a character above U+00FF, or ``\x`` without two hex digits.
+    """
+    return _ESCAPE.sub(_unescape, _latin(text, "write its bytes as hex: { hex = 'e2 82 ac' }"))
+
+
+def compile_patterns(
+    name: str, transport: Transport, patterns: Iterable[Pattern], peek_buffer_size: int
+) -> tuple[Protocol, ...]:
+    """Make protocols of patterns; each matches where one of its patterns does.
+
+    Args:
+        name: what the protocols are called.
+        transport: what they are for.
+        patterns: at least one.
+        peek_buffer_size: how many bytes are inspected; what stands behind them is not seen.
+
+    Returns:
+        One protocol for each strength that occurs, strongest first.
+
+    Raises:
+        ValueError: no pattern; an empty one; one that does not fit into `peek_buffer_size`; a regex that is
+            not valid, not supported, or matches no bytes at all.
+    """
+    group: dict[Strength, list[_Part]] = {}
+    for pattern in patterns:
+        for strength, part in _parts(pattern, peek_buffer_size):
+            group.setdefault(strength, []).append(part)
+    if not group:
+        raise ValueError("no pattern")
+    return tuple(
+        _PatternProtocol(name, transport, strength, parts) for strength, parts in sorted(group.items())
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One test with its bound (bytes) and, where it has one, the fixed string that it starts with."""
+
+    test: _Test
+    bound: int
+    prefix: bytes = b""
+
+
+class _PatternProtocol(Protocol):
+    """Any of its parts' yes is its yes; only when all said no, it is no."""
+
+    def __init__(self, name: str, transport: Transport, strength: Strength, parts: list[_Part]) -> None:
+        self.name = name
+        self.transport = transport
+        self.strength = strength
+        self.max_bytes = max(part.bound for part in parts)
+        self.prefixes = tuple(part.prefix for part in parts) if all(part.prefix for part in parts) else ()
+        self.summary = "defined by patterns"
+        self._tests = tuple(part.test for part in parts)
+
+    def identify(self, data: bytes) -> Identification:
+        verdict: Identification = NO
+        for test in self._tests:
+            answer = test(data)
+            if answer is _MATCH:
+                return answer
+            if answer is NEED_MORE:
+                verdict = NEED_MORE
+        return verdict
+
+
+def _parts(pattern: Pattern, size: int) -> Iterable[tuple[Strength, _Part]]:
+    if isinstance(pattern, Regex):
+        test = _regex(pattern.source, size)
+        return [(Strength.STRUCTURED if _is_anchored(pattern.source) else Strength.WEAK, _Part(test, size))]
+    offset = pattern.offset if isinstance(pattern, Hex) else 0
+    end = offset + len(pattern.data)
+    if not pattern.data:
+        raise ValueError("it is empty and would match everything")
+    if offset < 0:
+        raise ValueError(f"offset {offset} is negative")
+    if end > size:
+        raise ValueError(f"it ends at byte {end}, and only {size} are inspected (peek_buffer_size)")
+    fixed = _Part(_fixed(pattern.data, offset), end, b"" if offset else pattern.data)
+    parts = []
+    if len(pattern.data) >= _EXACT_BYTES:
+        parts.append((Strength.EXACT, fixed))
+    elif isinstance(pattern, Hex):
+        parts.append((Strength.WEAK, fixed))
+    if isinstance(pattern, Text):
+        parts.append((Strength.WEAK, _Part(_anywhere(pattern.data, size), size)))
+    return parts
+
+
+def _fixed(expected: bytes, offset: int) -> _Test:
+    end = offset + len(expected)
+
+    def test(data: bytes) -> Identification:
+        found = data[offset:end]
+        if found == expected:
+            return _MATCH
+        return NEED_MORE if len(data) < end and expected.startswith(found) else NO
+
+    return test
+
+
+def _anywhere(expected: bytes, size: int) -> _Test:
+    def test(data: bytes) -> Identification:
+        if data.find(expected, 0, size) >= 0:
+            return _MATCH
+        return NEED_MORE if len(data) < size else NO
+
+    return test
+
+
+def _regex(source: str, size: int) -> _Test:
+    """The test of a regex; an anchored one says no as soon as no further byte could make it match."""
+    _refuse_unsupported(source)
+    import regex  # type: ignore[import-untyped]  # noqa: PLC0415 - costs 20 ms, and few files have a regex
+
+    pattern = _latin(source, r"write its bytes as \xHH")
+    try:
+        compiled = regex.compile(pattern, regex.VERSION0, cache_pattern=False)
+    except (regex.error, ValueError, OverflowError, RecursionError, IndexError) as error:
+        raise ValueError(f"it is not a valid regex: {error}") from error
+    anchored = _is_anchored(source)
+    find = compiled.match if anchored else compiled.search
+    if find(b""):
+        raise ValueError("it matches no bytes at all and so would match everything")
+
+    def test(data: bytes) -> Identification:
+        try:
+            found = find(data, 0, size, partial=anchored, timeout=_REGEX_SECONDS)
+        except TimeoutError:
+            return NO
+        if found and not found.partial:
+            return _MATCH
+        return NEED_MORE if len(data) < size and (found or not anchored) else NO
+
+    return test
+
+
+_ESCAPE: Final = re.compile(rb"\\(\\|x[0-9A-Fa-f]{2}|x)")
+
+
+def _unescape(escape: re.Match[bytes]) -> bytes:
+    if escape[1] == b"x":
+        raise ValueError(r"\x needs two hex digits; write \\ for a backslash")
+    return b"\\" if escape[1] == b"\\" else bytes((int(escape[1][1:], 16),))
+
+
+def _latin(text: str, hint: str) -> bytes:
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text[error.start]!r} is not one byte: {hint}") from None
+
+
+_TOKEN: Final = re.compile(
+    r"""
+      (?P<escape> \\ (?P<letter> .?) )
+    | (?P<set> \[ \^? \]? (?: \\. | [^\]\\] )* \] )
+    | (?P<group> \( (?: \? (?P<kind> : | P<\w+> | [is]+[:)] )? | \*)? )
+    | (?P<repeat> (?: [*+?] | \{ \d* (?: ,\d* )? \} ) \?? (?P<possessive> \+)? )
+    | (?P<other> . )
+    """,
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+"""As much of the syntax as is needed to see what stands outside of sets and escapes."""
+_KNOWN_LETTERS: Final = frozenset("AdDsSwWnrtfvax0")
+
+
+def _refuse_unsupported(source: str) -> None:
+    r"""Let through only what cannot look at the bytes after a match.
+
+    Raises:
+        ValueError: anything else: ``$`` and ``\Z`` (true only as long as nothing follows), lookaround,
+            ``\b``, atomic groups, possessive quantifiers, and whatever has no standard meaning.
+    """
+    for token in _TOKEN.finditer(source):
+        letter, group = token["letter"], token["group"]
+        if letter is not None and letter.isalnum() and letter not in _KNOWN_LETTERS:
+            refused = token["escape"]
+        elif group is not None and token["kind"] is None and group != "(":
+            refused = source[token.start() : token.start() + 4]
+        elif token["possessive"] is not None or token["other"] in {"$", "{"}:
+            refused = token[0]
+        else:
+            continue
+        raise ValueError(f"{refused!r} is not supported: a match must not depend on the bytes after it")
+
+
+def _is_anchored(source: str) -> bool:
+    r"""Whether it can match at the very start only: ``^`` or ``\A`` ahead of everything, no ``|`` outside."""
+    depth = 0
+    for token in _TOKEN.finditer(source):
+        group = token["group"]
+        depth += (group is not None and not group.endswith(")")) - (token["other"] == ")")
+        if token["other"] == "|" and depth == 0:
+            return False
+    return re.match(r"(?:\(\?[is]+\))*(?:\^|\\A)(?![*?{])", source) is not None

@@ -1,0 +1,42 @@
+"""DNS queries, on UDP (RFC 1035 section 4.2.1) and on TCP (section 4.2.2, RFC 7766)."""
+
+from __future__ import annotations
+
+from refractium.contract import NEED_MORE, NO, Identification, Protocol, Transport, hookimpl
+from refractium_proto_dns.query import MAX_QUERY_START, METADATA_KEYS, MIN_QUERY, identify_query
+
+_LENGTH = 2
+
+
+class DnsUdp(Protocol):
+    """Its matches carry ``qname`` (text, ``.`` for the root) and ``qtype`` (``AAAA``, ``TYPE65280``)."""
+
+    name = "dns"
+    transport = Transport.UDP
+    max_bytes = 65535
+    metadata_keys = METADATA_KEYS
+    summary = "DNS queries, by header and question"
+
+    def identify(self, data: bytes) -> Identification:
+        return identify_query(data, len(data))
+
+
+class DnsTcp(Protocol):
+    """The same behind a length of two bytes; what follows the first message does not matter."""
+
+    name = "dns"
+    max_bytes = _LENGTH + MAX_QUERY_START
+    metadata_keys = METADATA_KEYS
+    summary = "DNS queries over TCP, by header and question"
+
+    def identify(self, data: bytes) -> Identification:
+        if len(data) < _LENGTH:
+            return NEED_MORE
+        size = data[0] << 8 | data[1]
+        return identify_query(data[_LENGTH : self.max_bytes], size) if size >= MIN_QUERY else NO
+
+
+@hookimpl
+def refractium_protocols() -> list[Protocol]:
+    """DNS over UDP and over TCP."""
+    return [DnsUdp(), DnsTcp()]

@@ -1,0 +1,38 @@
+"""FTP, whose server speaks first: its ordinary client is silent and goes to a route with ``on_timeout``.
+
+A few clients do talk first, with one of the commands that may come before a login (RFC 959, 2389, 4217,
+7151). Other protocols know some of these words too, so they make a weak match.
+"""
+
+from __future__ import annotations
+
+from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, Strength, hookimpl
+
+COMMANDS = (
+    *(b"USER ", b"HOST ", b"OPTS ", b"FEAT\r", b"FEAT\n"),
+    *(b"AUTH %b%b" % (mechanism, end) for mechanism in (b"TLS", b"SSL") for end in (b"\r", b"\n", b" ")),
+)
+"""How a first line may start, in upper case; commands are not case-sensitive (RFC 959 section 5.3)."""
+
+
+class Ftp(Protocol):
+    """Its matches carry nothing."""
+
+    name = "ftp"
+    strength = Strength.WEAK
+    max_bytes = max(map(len, COMMANDS))
+    prefixes = tuple(sorted({case for word in COMMANDS for case in (word[:1], word[:1].lower())}))
+    server_first = True
+    summary = "FTP, by the silence of its client or by a command sent early"
+
+    def identify(self, data: bytes) -> Identification:
+        start = data[: self.max_bytes].upper()
+        if start.startswith(COMMANDS):
+            return ProtocolMatch()
+        return NEED_MORE if any(command.startswith(start) for command in COMMANDS) else NO
+
+
+@hookimpl
+def refractium_protocols() -> list[Protocol]:
+    """FTP over TCP."""
+    return [Ftp()]

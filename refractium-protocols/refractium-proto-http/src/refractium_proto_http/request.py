@@ -1,0 +1,69 @@
+"""What the beginning of an HTTP/1.x request says: its line and the host it is for."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from refractium.contract import MetadataValue
+
+MAX_BYTES = 8192
+"""The longest request line that is recognised, and how far the host is looked for (bytes).
+
+RFC 9112 section 3 asks for 8000; servers commonly stop at 8192.
+"""
+TCHAR = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
+"""The characters of a method, for use in a character class (RFC 9110 section 5.6.2)."""
+REQUEST_LINE = re.compile(rb"([%b]{1,20}) ([^\x00-\x20\x7f]++) HTTP/(1\.[01])\r?\n" % TCHAR)
+"""Method, target and version. A bare LF may end the line (RFC 9112 section 2.2)."""
+
+_HOST_OR_END = re.compile(rb"\n(?:host:([^\n]*)\n|\r?\n)", re.IGNORECASE)
+_ABSOLUTE_FORM = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
+_AUTHORITY = re.compile(
+    rb"(\[[0-9a-f:.]{2,45}\]|(?=[^:]{1,254}(?::|\Z))[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)\.?(?::[0-9]*)?"
+)
+_HOST_PENDING = frozenset({"host"})
+_NOTHING_PENDING: frozenset[str] = frozenset()
+
+
+def describe(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
+    """The metadata of a request that `REQUEST_LINE` recognises, and whether the host may still come."""
+    data = data[:MAX_BYTES]
+    line = REQUEST_LINE.match(data)
+    assert line  # noqa: S101 - it was recognised by this very pattern
+    method, target, version = line.groups()
+    metadata: dict[str, MetadataValue] = {
+        "method": method.decode("ascii"),
+        "path": target.decode("latin-1"),
+        "version": version.decode("ascii"),
+    }
+    authority, pending = _authority(data, line.end() - 1, method, target)
+    if authority is not None and (host := host_of(authority)) is not None:
+        metadata["host"] = host
+    return metadata, pending
+
+
+def _authority(
+    data: bytes, line_end: int, method: bytes, target: bytes
+) -> tuple[bytes | None, frozenset[str]]:
+    """Where the request is for, as it stands on the wire.
+
+    The target outranks the header (RFC 9112 section 3.2.2). Of several Host headers, which a server must
+    refuse anyway (section 3.2), the first one counts, so that the answer never depends on later bytes.
+    """
+    if method == b"CONNECT":
+        return target, _NOTHING_PENDING
+    if absolute := _ABSOLUTE_FORM.match(target):
+        return absolute[1], _NOTHING_PENDING
+    if header := _HOST_OR_END.search(data, line_end):
+        return header[1], _NOTHING_PENDING
+    return None, _NOTHING_PENDING if len(data) == MAX_BYTES else _HOST_PENDING
+
+
+def host_of(authority: bytes) -> str | None:
+    """The host of ``host[:port]``: lower-case, IPv6 in its brackets; None where it is no valid name."""
+    match = _AUTHORITY.fullmatch(authority.strip(b" \t\r").lower())
+    return match[1].decode("ascii") if match else None

@@ -1,0 +1,167 @@
+"""What a ClientHello says (RFC 8446 section 4.1.2, RFC 5246 section 7.4.1.2).
+
+`find_extensions` checks every length in it, once, and decides; `describe` reads what was found, for whoever
+asks. Both work on a whole hello.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from struct import Struct, iter_unpack
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from refractium.contract import MetadataValue
+
+Extensions: TypeAlias = dict[int, tuple[int, int]]
+"""Type of an extension to where its data starts and ends."""
+
+_VERSION: Final = 4  # after type and length of the message
+_SESSION_ID: Final = _VERSION + 2 + 32  # after the random
+_MAX_SESSION_ID: Final = 32
+
+_SERVER_NAME: Final = 0  # RFC 6066 section 3
+_ALPN: Final = 16  # RFC 7301 section 3.1
+_SUPPORTED_VERSIONS: Final = 43  # RFC 8446 section 4.2.1
+_ENCRYPTED_HELLO: Final = 0xFE0D  # RFC 9849
+
+_VERSIONS: Final = {0x0300: "ssl3", 0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.2", 0x0304: "1.3"}
+_TLS_1_2: Final = b"\x03\x03"
+_HOST_NAME: Final = 0
+_NAME_START: Final = 5  # after length of the list, type and length of the name
+_MAX_NAME: Final = 253
+_is_name: Final = re.compile(rb"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*").fullmatch
+
+_two: Final = Struct(">HH").unpack_from
+_name_list_start: Final = Struct(">HBH").unpack_from
+_one: Final = Struct(">H").unpack_from
+
+
+def find_extensions(  # noqa: PLR0911 - one for each rule
+    hello: bytes, start: int, end: int
+) -> Extensions | None:
+    """Where the extensions are that `describe` reads; None where the hello is not well formed.
+
+    Args:
+        hello: bytes that hold the hello.
+        start: where its message header starts.
+        end: where it ends.
+    """
+    session_id = hello[start + _SESSION_ID]
+    at = start + _SESSION_ID + 1 + session_id
+    if hello[start + _VERSION] != 3 or session_id > _MAX_SESSION_ID or at + 2 > end:  # noqa: PLR2004
+        return None
+    (ciphers,) = _one(hello, at)
+    at += 2 + ciphers
+    if ciphers < 2 or ciphers & 1 or at >= end:  # noqa: PLR2004
+        return None
+    compressions = hello[at]
+    at += 1 + compressions
+    if not compressions or at > end:
+        return None
+    found: Extensions = {}
+    if at == end:  # TLS 1.2 may have none at all
+        return found
+    if at + 2 > end or at + 2 + _one(hello, at)[0] != end:
+        return None
+    at += 2
+    last = end - 4
+    unpack, checks = _two, _CHECKS
+    while at <= last:
+        kind, size = unpack(hello, at)
+        at += 4 + size
+        if kind in checks:
+            if at > end or kind in found or not checks[kind](hello, at - size, at):
+                return None
+            found[kind] = at - size, at
+    return found if at == end else None
+
+
+def _is_name_list(hello: bytes, start: int, end: int) -> bool:
+    """One name that fills the list; of another type than a host name, anything (RFC 6066 section 3)."""
+    name = start + _NAME_START
+    if name >= end:
+        return False
+    names_size, kind, name_size = _name_list_start(hello, start)
+    return bool(start + 2 + names_size == end and (kind != _HOST_NAME or name + name_size == end))
+
+
+def _is_alpn(hello: bytes, start: int, end: int) -> bool:
+    """Names of 1 to 255 bytes, at least one."""
+    at = start + 2
+    if at >= end or at + _one(hello, start)[0] != end:
+        return False
+    while at < end:
+        size = hello[at]
+        if not size:
+            return False
+        at += 1 + size
+    return at == end
+
+
+def _is_version_list(hello: bytes, start: int, end: int) -> bool:
+    size = end - start - 1
+    return size >= 2 and not size & 1 and hello[start] == size  # noqa: PLR2004
+
+
+def _is_whatever(_hello: bytes, _start: int, _end: int) -> bool:
+    return True
+
+
+_CHECKS: Final = {
+    _SERVER_NAME: _is_name_list,
+    _ALPN: _is_alpn,
+    _SUPPORTED_VERSIONS: _is_version_list,
+    _ENCRYPTED_HELLO: _is_whatever,  # only its presence tells anything
+}
+"""The extensions that are read, and how their data is found to be well formed."""
+
+
+def describe(
+    start: int, extensions: Extensions, hello: bytes
+) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
+    """The metadata of a hello that starts at `start` and whose extensions are well formed."""
+    metadata: dict[str, MetadataValue] = {}
+    if (span := extensions.get(_SERVER_NAME)) and (name := _name(hello, *span)) is not None:
+        metadata["sni"] = name
+    if span := extensions.get(_ALPN):
+        metadata["alpn"] = _alpn(hello[slice(*span)])
+    if span := extensions.get(_SUPPORTED_VERSIONS):
+        metadata["versions"] = _versions(hello[span[0] + 1 : span[1]])
+    else:  # a higher one means 1.2 (RFC 8446 section 4.2.1)
+        metadata["versions"] = _versions(min(hello[start + _VERSION : start + _VERSION + 2], _TLS_1_2))
+    if _ENCRYPTED_HELLO in extensions:
+        metadata["ech"] = True
+    return metadata, frozenset()
+
+
+def _name(hello: bytes, start: int, end: int) -> str | None:
+    """The server name, where it is one: it is compared and logged, so nothing but a host name passes."""
+    if hello[start + 2] != _HOST_NAME:
+        return None
+    name = hello[start + _NAME_START : end].lower().removesuffix(b".")
+    return name.decode("ascii") if len(name) <= _MAX_NAME and _is_name(name) else None
+
+
+# Clients are many, the lists they send are few: remembering those halves the cost of reading a hello.
+
+
+@lru_cache(maxsize=64)
+def _alpn(extension: bytes) -> tuple[str, ...]:
+    names = []
+    at = 2
+    while at < len(extension):
+        after = at + 1 + extension[at]
+        names.append(extension[at + 1 : after].decode("latin-1"))
+        at = after
+    return tuple(names)
+
+
+@lru_cache(maxsize=64)
+def _versions(offered: bytes) -> tuple[str, ...]:
+    """Those that are known, in the order of the client; GREASE (RFC 8701) is not."""
+    known = (_VERSIONS.get(version) for (version,) in iter_unpack(">H", offered))
+    return tuple(version for version in known if version is not None)

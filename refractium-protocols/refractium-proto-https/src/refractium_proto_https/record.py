@@ -1,0 +1,88 @@
+"""Where in a stream of TLS records the ClientHello is (RFC 8446 section 5.1).
+
+A hello may be cut over records anywhere. Until it is whole only record headers are read, so bytes that
+trickle in cost no more than their number of records.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final, TypeAlias
+
+from refractium.contract import NEED_MORE, NO, Verdict
+
+RECORD_HEADER: Final = 5
+MAX_RECORDS: Final = 128
+"""How many records one hello may be cut into; OpenSSL and others send one or two."""
+MESSAGE_HEADER: Final = 4
+MAX_HELLO: Final = 16384
+"""The largest hello that is read, with its message header (bytes)."""
+MIN_HELLO: Final = MESSAGE_HEADER + 2 + 32 + 1 + (2 + 2) + (1 + 1)
+"""Version, random, an empty session id, one cipher suite and one compression method (bytes)."""
+
+Located: TypeAlias = tuple[bytes, int, int]
+"""Bytes, and where in them the hello starts and ends."""
+
+_HANDSHAKE: Final = b"\x16\x03"
+_MAX_MINOR: Final = b"\4"  # SSL 3.0 to TLS 1.3; what is said here means little (RFC 8446 section 5.1)
+_MAX_FRAGMENT: Final = 1 << 14
+_CLIENT_HELLO: Final = b"\1"
+_CLIENT_HELLO_TYPE: Final = 1 << 24  # the same, as the first byte of a message header of 4
+
+_record_header: Final = Struct(">2s c H").unpack_from
+_first_record: Final = Struct(">2s c H I").unpack_from
+_FIRST_RECORD_SIZE: Final = RECORD_HEADER + MESSAGE_HEADER
+
+
+def locate_hello(data: bytes) -> Located | Verdict:
+    """Find the hello; `NEED_MORE` until it is whole, `NO` as soon as a header rules it out."""
+    if len(data) >= _FIRST_RECORD_SIZE:
+        handshake, minor, fragment, message = _first_record(data)
+        size = message - _CLIENT_HELLO_TYPE + MESSAGE_HEADER  # out of bounds, should it be another type
+        if (  # nearly always: one record holds it
+            handshake == _HANDSHAKE and minor <= _MAX_MINOR and MIN_HELLO <= size <= fragment <= _MAX_FRAGMENT
+        ):
+            end = RECORD_HEADER + size
+            return (data, RECORD_HEADER, end) if end <= len(data) else NEED_MORE
+    return _join_records(data)
+
+
+def _join_records(data: bytes) -> Located | Verdict:
+    there = len(data)
+    size = MAX_HELLO  # until the message header tells
+    head = b""
+    fragments = []
+    joined = 0
+    at = 0
+    for _ in range(MAX_RECORDS):
+        if at + RECORD_HEADER > there:
+            return NEED_MORE if _may_start_record(data[at:]) else NO
+        handshake, minor, fragment = _record_header(data, at)
+        if handshake != _HANDSHAKE or minor > _MAX_MINOR or not 1 <= fragment <= _MAX_FRAGMENT:
+            return NO
+        at += RECORD_HEADER
+        if len(head) < MESSAGE_HEADER:
+            head += data[at : at + min(fragment, MESSAGE_HEADER - len(head))]
+            if not _may_start_hello(head):
+                return NO
+            if len(head) == MESSAGE_HEADER:
+                size = MESSAGE_HEADER + int.from_bytes(head[1:])
+        fragment = min(fragment, size - joined)
+        fragments.append((at, at + fragment))
+        joined += fragment
+        at += fragment
+        if at > there:
+            return NEED_MORE
+        if joined == size:
+            return b"".join([data[start:end] for start, end in fragments]), 0, size
+    return NO
+
+
+def _may_start_record(header: bytes) -> bool:
+    return header[:2] == _HANDSHAKE[: len(header)] and header[2:3] <= _MAX_MINOR
+
+
+def _may_start_hello(head: bytes) -> bool:
+    if len(head) < MESSAGE_HEADER:
+        return head[:1] in (b"", _CLIENT_HELLO)
+    return head[:1] == _CLIENT_HELLO and MIN_HELLO <= MESSAGE_HEADER + int.from_bytes(head[1:]) <= MAX_HELLO

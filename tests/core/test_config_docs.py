@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refractium.config import Source, json_schema, parse, template
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
+TEXT = REFERENCE.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```toml\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def uncommented(text: str) -> str:
+    """The text with every commented key and table switched on."""
+    return re.sub(r"^# (?=\[\[|[a-z_]+ = )", "", text, flags=re.MULTILINE)
+
+
+def properties(struct: str) -> dict[str, Any]:
+    found: dict[str, Any] = json_schema()["$defs"][struct]["properties"]
+    return found
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_example_of_the_reference_is_valid(block: str) -> None:
+    loaded = parse(Source(block, str(REFERENCE)))
+    assert (loaded.problems, loaded.warnings) == ((), ())
+
+
+@pytest.mark.parametrize("struct", ["ServerConfig", "RouteConfig", "PluginsConfig"])
+def test_the_reference_has_a_row_with_the_default_of_every_key(struct: str) -> None:
+    for key, schema in properties(struct).items():
+        row = re.search(rf"^\| `{key}` \| .* \| (.*) \| .* \|$", TEXT, re.MULTILINE)
+        assert row, key
+        default = schema.get("default")
+        if default not in (None, ()) and struct != "PluginsConfig":
+            written = f'"{default}"' if isinstance(default, str) else str(default).lower()
+            assert row[1] == f"`{written}`" or (default == [] and row[1] == "none"), key
+
+
+def test_the_template_says_what_holds_without_it() -> None:
+    loaded = parse(Source(template(), "refractium.toml"))
+    assert (loaded.problems, loaded.warnings) == ((), ())
+    assert loaded.config == parse(Source("", "refractium.toml")).config
+
+
+def test_the_template_switched_on_is_valid_too() -> None:
+    loaded = parse(Source(uncommented(template()), "refractium.toml"))
+    assert (loaded.problems, loaded.warnings) == ((), ())
+    assert len(loaded.config.protocols) > 4
+
+
+@pytest.mark.parametrize("struct", ["ServerConfig", "RouteConfig", "PluginsConfig"])
+def test_the_template_shows_every_key(struct: str) -> None:
+    shown = set(re.findall(r"^([a-z_]+) = ", uncommented(template()), re.MULTILINE))
+    assert set(properties(struct)) <= shown
+
+
+def test_the_schema_describes_the_whole_file() -> None:
+    schema = json_schema()
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert set(properties("Config")) == {"server", "protocols", "plugins", "fallback_tcp", "fallback_udp"}
+    for struct in ("Config", "ServerConfig", "RouteConfig", "PatternTable", "PluginsConfig"):
+        assert schema["$defs"][struct]["additionalProperties"] is False
+    assert schema["$defs"]["RouteConfig"]["required"] == ["name", "forward_to"]

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refractium.address import Address
+from refractium.config import Loaded, Source, load, parse, read
+from refractium.config.decode import MAX_FINDINGS
+from refractium.config.load import MAX_FILE_SIZE
+from refractium.contract import Transport
+from refractium.errors import ConfigError, Problem
+from refractium.identify.patterns import Hex, Regex, Text
+
+EXAMPLE = Path(__file__).parents[1] / "data" / "example.toml"
+ROUTE = '[[protocols]]\nname = "http"\nforward_to = "a:1"\n'
+
+
+def parsed(text: str) -> Loaded:
+    return parse(Source(text, "my.toml"))
+
+
+def valid(text: str) -> Loaded:
+    loaded = parsed(text)
+    assert loaded.problems == ()
+    return loaded
+
+
+def only_problem(text: str) -> Problem:
+    loaded = parsed(text)
+    assert len(loaded.problems) == 1, loaded.problems
+    assert loaded.problems[0].source == "my.toml"
+    return loaded.problems[0]
+
+
+def unreadable(path: Path) -> str:
+    begun = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    assert time.monotonic() - begun < 1
+    (problem,) = caught.value.problems
+    assert problem.source == str(path)
+    return str(problem)
+
+
+# What is valid
+
+
+def test_the_example_file_loads_with_a_warning_for_the_loop_in_it() -> None:
+    loaded = load(EXAMPLE)
+    assert loaded.problems == ()
+    assert [(warning.where, warning.line) for warning in loaded.warnings] == [("server.fallback_tcp", 12)]
+    assert "127.0.0.1:8080 is what this server itself listens on" in loaded.warnings[0].message
+    server = loaded.config.server
+    assert (server.bind, server.port, server.peek_buffer_size) == ("0.0.0.0", 8080, 1024)
+    assert [(path, route.name) for path, route in loaded.routes] == [
+        ("protocols[0]", "http"),
+        ("protocols[1]", "ssh"),
+        ("protocols[2]", "dns"),
+        ("protocols[3]", "my_app"),
+    ]
+    http, *_, mine = loaded.config.protocols
+    assert http.backends == tuple(Address(f"10.0.0.{n}", 80) for n in (1, 2, 3))
+    assert http.patterns is None
+    assert mine.pattern_set == (Text(b"\x01\x02\x03"), Text(b"MY_PROTO_V1"))
+    assert mine.transport is Transport.UDP
+
+
+def test_an_empty_file_has_every_default() -> None:
+    loaded = valid("")
+    assert loaded.config.server.port == 8080
+    assert loaded.config.protocols == ()
+    assert loaded.config.plugins.disable == ()
+
+
+def test_conditions_are_tuples_of_lower_case_names_without_last_dot() -> None:
+    route = valid(
+        ROUTE
+        + 'sni = ["Example.COM.", "*.Example.org"]\nalpn = "h2"\nhost = ["A.example", "[::1]", "10.0.0.1"]'
+    ).config.protocols[0]
+    assert route.snis == ("example.com", "*.example.org")
+    assert route.alpns == ("h2",)
+    assert route.hosts == ("a.example", "[::1]", "10.0.0.1")
+
+
+def test_patterns_have_four_forms() -> None:
+    route = valid(
+        ROUTE
+        + "patterns = ['\\xff', \"\\x01\", { hex = 'FF 00', offset = 4 }, { hex = '01' }, { regex = '^a' }]"
+    ).config.protocols[0]
+    assert route.pattern_set == (Text(b"\xff"), Text(b"\x01"), Hex(b"\xff\0", 4), Hex(b"\x01"), Regex("^a"))
+
+
+def test_a_fallback_at_the_top_is_one_of_the_server() -> None:
+    loaded = valid('fallback_tcp = "127.0.0.1:80"\n[server]\nport = 80\nfallback_udp = "a:1"')
+    assert loaded.config.server.fallback_tcp == "127.0.0.1:80"
+    assert [(warning.where, warning.line) for warning in loaded.warnings] == [("server.fallback_tcp", 1)]
+
+
+def test_a_byte_order_mark_and_crlf_are_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "bom.toml"
+    path.write_bytes(b"\xef\xbb\xbf[server]\r\nport = 1\r\nbogus = 1\r\n")
+    loaded = load(path)
+    assert loaded.config.server.port == 1
+    assert [(problem.where, problem.line) for problem in loaded.problems] == [("server.bogus", 3)]
+
+
+def test_a_key_path_has_a_line() -> None:
+    loaded = valid("\n" + ROUTE)
+    assert loaded.locate("protocols[0].forward_to") == 4
+    assert loaded.problem("protocols[0].name", "not installed") == Problem(
+        "not installed", "protocols[0].name", "my.toml", 3
+    )
+
+
+# What is not
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "line", "message"),
+    [
+        ("bogus = 1", "bogus", 1, "unknown key"),
+        ("[servr]", "servr", 1, "did you mean 'server'?"),
+        ("port = 1", "port", 1, "it belongs in [server]"),
+        ("[server]\npeek_timout_ms = 1", "server.peek_timout_ms", 2, "did you mean 'peek_timeout_ms'?"),
+        ('[server]\nforward_to = "a:1"', "server.forward_to", 2, "it belongs in [[protocols]]"),
+        ("[server]\nport = 65536", "server.port", 2, "int <= 65535"),
+        ("[server]\nport = -1", "server.port", 2, "int >= 0"),
+        ("[server]\nport = true", "server.port", 2, "expected int, got bool"),
+        ("[server]\nport = nan", "server.port", 2, "expected int, got float"),
+        ("[server]\nport = 1.0", "server.port", 2, "expected int, got float"),
+        ('[server]\nport = "80"', "server.port", 2, "expected int, got str"),
+        ("[server]\nport = 2000-01-01", "server.port", 2, "expected int, got date"),
+        (f"[server]\nport = 0x{'f' * 9999}", "server.port", 2, "int <= 65535"),
+        ("[server]\nhot_reload = 1", "server.hot_reload", 2, "expected bool, got int"),
+        ("[server]\nmax_connections = 0", "server.max_connections", 2, "int >= 1"),
+        ('[server]\nbind = "[::1]"', "server.bind", 2, "without brackets"),
+        ('[server]\nbind = "a:80"', "server.bind", 2, "the port has a key of its own"),
+        ('[server]\nbind = ""', "server.bind", 2, "not an IP address or host name"),
+        ('[server]\nfallback_tcp = "a"', "server.fallback_tcp", 2, "no port"),
+        ('fallback_udp = "a"', "fallback_udp", 1, "no port"),
+        ('[server]\nfallback_udp = "unix:/a"', "server.fallback_udp", 2, "takes no datagrams"),
+        (
+            'fallback_tcp = "a:1"\n[server]\nfallback_tcp = "a:1"',
+            "fallback_tcp",
+            1,
+            "already given in [server]",
+        ),
+        ("[[server]]", "server", None, "write [server]"),
+        ("server = 1", "server", 1, "write [server]"),
+        ('[protocols]\nname = "a"', "protocols", 1, "write [[protocols]]"),
+        ("protocols = [1]", "protocols[0]", 1, "write [[protocols]]"),
+        ('[[protocols]]\nforward_to = "a:1"', "protocols[0]", 1, "no name"),
+        ('[[protocols]]\nname = "http"', "protocols[0]", 1, "no forward_to"),
+        ('[[protocols]]\nname = "My App"\nforward_to = "a:1"', "protocols[0].name", 2, "lower-case letters"),
+        ('[[protocols]]\nname = "a"\nforward_to = []', "protocols[0].forward_to", 3, "is empty"),
+        ('[[protocols]]\nname = "a"\nforward_to = ""', "protocols[0].forward_to", 3, "no port"),
+        ('[[protocols]]\nname = "a"\nforward_to = ["a:1",\n"b"]', "protocols[0].forward_to[1]", 3, "no port"),
+        ('[[protocols]]\nname = "a"\nforward_to = 80', "protocols[0].forward_to", 3, "expected str | array"),
+        ('[[protocols]]\nname = "a"\nforward_to = [80]', "protocols[0].forward_to[0]", 3, "expected str"),
+        (ROUTE + 'sni = "*"', "protocols[0].sni", 4, "*.example.org"),
+        (ROUTE + 'sni = "a.*.b"', "protocols[0].sni", 4, "*.example.org"),
+        (ROUTE + 'sni = "*.*.b"', "protocols[0].sni", 4, "*.example.org"),
+        (ROUTE + 'sni = "10.0.0.1"', "protocols[0].sni", 4, "not a host name"),
+        (ROUTE + 'sni = "bücher.example"', "protocols[0].sni", 4, "xn--"),
+        (ROUTE + "sni = []", "protocols[0].sni", 4, "is empty"),
+        (ROUTE + 'alpn = ""', "protocols[0].alpn", 4, "1 to 255 bytes"),
+        (ROUTE + 'host = "a:80"', "protocols[0].host", 4, "without a port"),
+        (ROUTE + 'host = "::1"', "protocols[0].host", 4, "[::1]"),
+        (ROUTE + 'host = "[10.0.0.1]"', "protocols[0].host", 4, "[::1]"),
+        (ROUTE + 'transport = "both"', "protocols[0].transport", 4, "leave it out for every transport"),
+        (ROUTE + 'balance = "random"', "protocols[0].balance", 4, "'round_robin'"),
+        (ROUTE + "on_timeout = 1", "protocols[0].on_timeout", 4, "expected bool, got int"),
+        (ROUTE + "patterns = []", "protocols[0].patterns", 4, "is empty"),
+        (ROUTE + 'patterns = "a"', "protocols[0].patterns", 4, "expected array"),
+        (ROUTE + 'patterns = [""]', "protocols[0].patterns[0]", 4, "empty"),
+        (ROUTE + 'patterns = ["€"]', "protocols[0].patterns[0]", 4, "as hex"),
+        (ROUTE + "patterns = [1]", "protocols[0].patterns[0]", 4, "expected str, got int"),
+        (ROUTE + 'patterns = ["a", {}]', "protocols[0].patterns[1]", 4, "either hex or regex"),
+        (ROUTE + "patterns = [{ hex = '0', offset = 1 }]", "protocols[0].patterns[0]", 4, "pairs of hex"),
+        (ROUTE + "patterns = [{ hex = '' }]", "protocols[0].patterns[0]", 4, "empty"),
+        (ROUTE + "patterns = [{ hex = '00', offset = -1 }]", "protocols[0].patterns[0].offset", 4, ">= 0"),
+        (ROUTE + "patterns = [{ hex = '00', ofset = 1 }]", "protocols[0].patterns[0].ofset", 4, "'offset'"),
+        (ROUTE + "patterns = [{ hex = '00', regex = 'a' }]", "protocols[0].patterns[0]", 4, "either"),
+        (ROUTE + "patterns = [{ regex = 'a', offset = 1 }]", "protocols[0].patterns[0]", 4, "goes with hex"),
+        (ROUTE + "patterns = [{ regex = 'a(' }]", "protocols[0].patterns[0]", 4, "not a valid regex"),
+        (ROUTE + "patterns = [{ regex = 'a$' }]", "protocols[0].patterns[0]", 4, "not supported"),
+        (ROUTE + "patterns = [{ hex = '00', offset = 1024 }]", "protocols[0].patterns[0]", 4, "peek_buffer"),
+        ("[plugins.pcap]\npath = 'x'", "plugins.pcap", 1, "takes no settings"),
+        ("[plugins]\ndisabel = []", "plugins.disabel", 2, "did you mean 'disable'?"),
+        ("[plugins]\ndisable = 'a'", "plugins.disable", 2, "expected array"),
+        ("[plugins.disable]", "plugins.disable", 1, "expected array"),
+        ('[server]\n"a.b" = 1', 'server."a.b"', 2, "unknown key"),
+        # not TOML
+        ("a = 1\nb = [", "", 2, "Invalid value"),
+        ('a = "\0"', "", 1, "Illegal character"),
+        ('a = "\x1b"', "", 1, "Illegal character"),
+        ("[server]\nport = 1\nport = 2", "", 3, "Cannot overwrite"),
+        ("a = " + "[" * 100_000, "", None, "nested too deeply"),
+        ("a = " + "9" * 5000, "", None, "too many digits"),
+    ],
+)
+def test_each_mistake_is_named_with_its_key_and_line(
+    text: str, where: str, line: int | None, message: str
+) -> None:
+    problem = only_problem(text)
+    assert (problem.where, problem.line) == (where, line)
+    assert message in problem.message
+
+
+def test_everything_wrong_is_reported_at_once_in_the_order_of_the_file() -> None:
+    loaded = parsed(
+        """
+        bogus = 1
+        [server]
+        port = 65536
+        max_connections = true
+        [[protocols]]
+        name = "http"
+        forward_to = ["a", "b:1", ":2"]
+        sni = "*"
+        [[protocols]]
+        nam = "x"
+        patterns = ["", { regex = "(" }]
+        [[protocols]]
+        name = "dns"
+        forward_to = "a:1"
+        [[protocols]]
+        name = "dns"
+        forward_to = "b:1"
+        """
+    )
+    assert [(problem.where, problem.line) for problem in loaded.problems] == [
+        ("bogus", 2),
+        ("server.port", 4),
+        ("server.max_connections", 5),
+        ("protocols[0].forward_to[0]", 8),
+        ("protocols[0].forward_to[2]", 8),
+        ("protocols[0].sni", 9),
+        ("protocols[1]", 10),
+        ("protocols[1]", 10),
+        ("protocols[1].nam", 11),
+        ("protocols[1].patterns[0]", 12),
+        ("protocols[1].patterns[1]", 12),
+        ("protocols[3]", 16),
+    ]
+
+
+def test_what_is_valid_beside_mistakes_is_kept() -> None:
+    loaded = parsed(
+        '[server]\nport = 1\nbind = ""\n'
+        '[[protocols]]\nname = 1\n[[protocols]]\nname = "x"\nforward_to = ["a", "b:1"]\npatterns = [""]\n'
+    )
+    assert (loaded.config.server.port, loaded.config.server.bind) == (1, "0.0.0.0")
+    ((path, route),) = loaded.routes
+    assert (path, route.name, route.backends) == ("protocols[1]", "x", (Address("b", 1),))
+    assert route.patterns == ()
+    assert loaded.warnings == ()
+
+
+def test_a_route_that_lost_a_condition_is_not_called_a_duplicate() -> None:
+    loaded = parsed(ROUTE + ROUTE + 'sni = "*"')
+    assert [problem.where for problem in loaded.problems] == ["protocols[1].sni"]
+    assert [path for path, _ in loaded.routes] == ["protocols[0]", "protocols[1]"]
+    assert [path for path, _ in loaded.sound_routes] == ["protocols[0]"]
+
+
+def test_a_flood_of_mistakes_is_cut_and_cheap() -> None:
+    text = "".join(f"peek_timeou{number} = 1\n" for number in range(40_000))
+    begun = time.process_time()
+    assert len(parsed(text).problems) == MAX_FINDINGS
+    assert time.process_time() - begun < 3
+
+
+# Files
+
+
+def test_a_missing_file_comes_with_the_command_that_writes_one(tmp_path: Path) -> None:
+    assert "`refractium init` writes one" in unreadable(tmp_path / "none.toml")
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    assert unreadable(tmp_path).endswith("not a regular file")
+
+
+def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert unreadable(tmp_path / "fifo").endswith("not a regular file")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.toml"
+    with path.open("wb") as file:
+        file.truncate(100 * MAX_FILE_SIZE)
+    assert "larger than 1048576 bytes" in unreadable(path)
+
+
+def test_the_largest_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.toml"
+    path.write_bytes(b"\n" * MAX_FILE_SIZE)
+    assert load(path).problems == ()
+
+
+def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "latin1.toml"
+    path.write_bytes(b'a = 1\nb = "caf\xe9"\n')
+    assert unreadable(path) == f"{path}:2: byte 0xe9 is not UTF-8"
+
+
+def test_a_path_through_a_file_and_one_with_nul_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "Not a directory" in unreadable(tmp_path / "file" / "a.toml")
+    assert "null" in unreadable(tmp_path / "a\0b")
+
+
+# Any text
+
+SCALARS = ["1", "-1", "true", "nan", "1979-05-27", '"a:1"', '""', '"udp"', "{}", "{ hex = '00' }"]
+LISTS = ["[]", '["a:1", 1]', '["b", "c"]', "[{ regex = '(' }]", "[{ hex = 'ff' }, 'a']"]
+TOP_KEYS = ["server", "protocols", "plugins", "bind", "port", "fallback_tcp", "disable", "x", "'y'"]
+ROUTE_KEYS = ["name", "forward_to", "sni", "alpn", "host", "patterns", "transport", "on_timeout"]
+STATEMENTS = st.one_of(
+    st.sampled_from(["[server]", "[[protocols]]", "[plugins]", "[plugins.a]", "[protocols.x]", "[[server]]"]),
+    st.tuples(st.sampled_from(TOP_KEYS + ROUTE_KEYS), st.sampled_from(SCALARS + LISTS)).map(" = ".join),
+)
+
+
+@given(st.one_of(st.text(), st.lists(STATEMENTS).map("\n".join)))
+def test_any_text_gives_a_configuration_or_problems(text: str) -> None:
+    loaded = parsed(text)
+    for problem in loaded.problems + loaded.warnings:
+        assert problem.message
+        assert problem.line is None or 1 <= problem.line <= text.count("\n") + 1
+    if not loaded.problems:
+        for route in loaded.config.protocols:
+            assert route.backends
+            assert all(route.snis + route.alpns + route.hosts)
+            assert route.patterns is None or route.pattern_set

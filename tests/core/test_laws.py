@@ -1,0 +1,176 @@
+"""`refractium.testing` finds what it is there to find: each law, broken on purpose."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from refractium.contract import (
+    NEED_MORE,
+    NO,
+    DeferredMatch,
+    Identification,
+    MetadataValue,
+    Protocol,
+    ProtocolMatch,
+    Transport,
+    define_protocol,
+)
+from refractium.testing import assert_identifies, assert_lawful, assert_rejects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MAGIC: Final = b"KNOCK\n"
+HOST: Final = frozenset({"host"})
+
+
+def knock(data: bytes) -> Identification:
+    """A lawful one."""
+    if data.startswith(MAGIC):
+        return ProtocolMatch()
+    return NEED_MORE if MAGIC.startswith(data) else NO
+
+
+def protocol_of(
+    function: Callable[[bytes], Identification],
+    *,
+    prefixes: tuple[bytes, ...] = (),
+    transport: Transport = Transport.TCP,
+) -> Protocol:
+    return define_protocol("knock", max_bytes=6, metadata_keys=HOST, prefixes=prefixes, transport=transport)(
+        function
+    )
+
+
+def breaks(law: str, function: Callable[[bytes], Identification], data: bytes = MAGIC) -> None:
+    with pytest.raises(AssertionError, match=rf"^{law}: "):
+        assert_lawful(protocol_of(function), data)
+
+
+def test_a_lawful_protocol_passes() -> None:
+    protocol = protocol_of(knock, prefixes=(MAGIC,))
+    assert assert_identifies(protocol, MAGIC + b"anything", metadata={}).metadata == {}
+    assert_rejects(protocol, b"GET / HTTP/1.1\r\n\r\n")
+    assert_lawful(protocol, b"")
+
+
+def test_an_exception_is_found() -> None:
+    def raises(data: bytes) -> Identification:
+        return ProtocolMatch() if data[3] == 67 else NO
+
+    breaks("not total", raises)
+
+
+def test_an_exception_in_deferred_metadata_is_found() -> None:
+    def read(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
+        return {"host": str(data[9])}, frozenset()
+
+    breaks("not total", lambda data: DeferredMatch(read, data))
+
+
+def test_an_exception_that_only_damaged_bytes_cause_is_found() -> None:
+    def raises(data: bytes) -> Identification:
+        verdict = knock(data)
+        if verdict is NO and len(data) > 1:
+            raise ValueError
+        return verdict
+
+    assert_lawful(protocol_of(raises), MAGIC)
+    with pytest.raises(AssertionError, match=r"^not total: "):
+        assert_identifies(protocol_of(raises), MAGIC)
+
+
+def test_a_verdict_that_changes_between_calls_is_found() -> None:
+    verdicts = itertools.cycle([NO, NEED_MORE])
+    breaks("not stateless", lambda _: next(verdicts))
+
+
+def test_metadata_that_changes_between_calls_is_found() -> None:
+    hosts = itertools.count()
+    breaks("not stateless", lambda _: ProtocolMatch({"host": str(next(hosts))}))
+
+
+def test_needing_more_than_declared_is_found() -> None:
+    breaks("not bounded", lambda _: NEED_MORE)
+
+
+def test_something_that_is_no_answer_is_found() -> None:
+    breaks("not an answer", lambda _: None)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(("early", "late"), [(NO, ProtocolMatch()), (ProtocolMatch(), NO), (NO, NEED_MORE)])
+def test_an_answer_that_changes_with_more_bytes_is_found(early: Identification, late: Identification) -> None:
+    breaks("not monotone", lambda data: early if len(data) < 3 else late)
+
+
+def test_metadata_that_changes_with_more_bytes_is_found() -> None:
+    breaks("not monotone", lambda data: ProtocolMatch({"host": data.decode()}))
+
+
+def test_metadata_that_goes_with_more_bytes_is_found() -> None:
+    breaks("not monotone", lambda data: ProtocolMatch({"host": "a"} if len(data) < 3 else {}))
+
+
+def test_metadata_that_comes_without_having_been_pending_is_found() -> None:
+    breaks("not monotone", lambda data: ProtocolMatch({"host": "a"} if len(data) > 3 else {}))
+
+
+def test_a_key_that_becomes_pending_is_found() -> None:
+    breaks("not monotone", lambda data: ProtocolMatch(pending=HOST if len(data) > 3 else frozenset()))
+
+
+def test_pending_metadata_may_come() -> None:
+    def late(data: bytes) -> Identification:
+        return ProtocolMatch({"host": "a"}) if len(data) > 3 else ProtocolMatch(pending=HOST)
+
+    assert_identifies(protocol_of(late), MAGIC, metadata={"host": "a"})
+
+
+@pytest.mark.parametrize(
+    "match",
+    [ProtocolMatch({"sni": "a"}), ProtocolMatch(pending=frozenset({"sni"}))],
+    ids=["there", "pending"],
+)
+def test_a_key_that_was_not_declared_is_found(match: ProtocolMatch) -> None:
+    breaks("not declared", lambda _: match)
+
+
+@pytest.mark.parametrize("answer", [NEED_MORE, ProtocolMatch()])
+def test_any_other_answer_than_no_to_bytes_unlike_the_prefixes_is_found(answer: Identification) -> None:
+    with pytest.raises(AssertionError, match=r"^not declared: .* unlike prefixes"):
+        assert_lawful(protocol_of(lambda _: answer, prefixes=(b"HELLO",)), MAGIC)
+
+
+def test_attributes_that_are_not_valid_are_found() -> None:
+    protocol = protocol_of(knock)
+    protocol.max_bytes = 0
+    with pytest.raises(AssertionError, match="max_bytes 0"):
+        assert_lawful(protocol, MAGIC)
+
+
+def test_a_datagram_is_only_asked_whole() -> None:
+    def whole(data: bytes) -> Identification:
+        return ProtocolMatch() if data == MAGIC else NO
+
+    assert_lawful(protocol_of(whole, transport=Transport.UDP), MAGIC)
+    breaks("not monotone", lambda data: whole(data) if data else NO)
+
+
+def test_what_is_not_recognised_is_not_identified() -> None:
+    with pytest.raises(AssertionError, match="not a match"):
+        assert_identifies(protocol_of(knock), b"KNO")
+
+
+def test_other_metadata_than_expected_is_found() -> None:
+    protocol = protocol_of(lambda _: ProtocolMatch({"host": "a"}))
+    with pytest.raises(AssertionError, match="host is 'a', not 'b'"):
+        assert_identifies(protocol, MAGIC, metadata={"host": "b"})
+
+
+@pytest.mark.parametrize("data", [MAGIC, b"KNO"])
+def test_any_other_answer_than_no_is_no_rejection(data: bytes) -> None:
+    with pytest.raises(AssertionError, match="not NO"):
+        assert_rejects(protocol_of(knock), data)

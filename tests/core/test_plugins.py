@@ -1,0 +1,363 @@
+"""Every way in which a plugin can be good, broken or in another's way; each test makes its distributions."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import TYPE_CHECKING
+
+import pytest
+
+from refractium.contract import API_VERSION
+from refractium.plugins import DISABLE_VARIABLE, PluginReport, Plugins, load_plugins
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEAD = "from refractium.contract import *\n"
+
+
+def protocol(name: str, transport: str = "tcp") -> str:
+    """Source of one protocol."""
+    return f"define_protocol({name!r}, max_bytes=1, transport={transport!r})(lambda data: NO)"
+
+
+def giving(*protocols: str) -> str:
+    """Source of a plugin that gives these."""
+    return HEAD + f"@hookimpl\ndef refractium_protocols():\n    return [{', '.join(protocols)}]\n"
+
+
+class Site:
+    """Folders with fake distributions, which are all that is found while plugins are loaded."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self._monkeypatch = monkeypatch
+        self.folders: list[str] = []
+        self.modules: list[str] = []
+
+    def install(self, distribution: str, id_: str, source: str, *, metadata: str | None = None) -> None:
+        """Put down what pip would: a module and its metadata; in a folder of its own, so order can vary."""
+        folder = self._folder / distribution
+        module = f"fake_{distribution.replace('-', '_')}"
+        info = folder / f"{module}-1.0.dist-info"
+        info.mkdir(parents=True)
+        if metadata is None:
+            metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\nSummary: About {id_}\n"
+        (info / "METADATA").write_text(metadata)
+        (info / "entry_points.txt").write_text(f"[refractium]\n{id_} = {module}\n")
+        (folder / f"{module}.py").write_text(dedent(source))
+        self.folders.append(str(folder))
+        self.modules.append(module)
+
+    def load(self, *disabled: str) -> Plugins:
+        with self._monkeypatch.context() as patch:
+            others = [path for path in sys.path if not any(Path(path).glob("refractium_*.dist-info"))]
+            patch.setattr(sys, "path", self.folders + others)
+            self.forget()
+            return load_plugins(disabled)
+
+    def load_one(self, *disabled: str) -> PluginReport:
+        (report,) = self.load(*disabled).reports
+        return report
+
+    def forget(self) -> None:
+        """Make the next import a first one."""
+        importlib.invalidate_caches()
+        for module in self.modules:
+            sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.delenv(DISABLE_VARIABLE, raising=False)
+    site = Site(tmp_path, monkeypatch)
+    yield site
+    site.forget()
+
+
+@pytest.fixture(params=["one order", "the other order"])
+def in_both_orders(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "the other order")
+
+
+def test_a_good_plugin_is_loaded_and_described(site: Site) -> None:
+    site.install("proto-a", "a", giving(protocol("a", "udp"), protocol("a", "tcp")))
+    plugins = site.load()
+    assert [report.as_dict() for report in plugins.reports] == [
+        {
+            "id": "a",
+            "kind": "protocol",
+            "transports": ("tcp", "udp"),
+            "distribution": "proto-a",
+            "version": "1.0",
+            "status": "loaded",
+            "error": None,
+            "summary": "About a",
+        }
+    ]
+    assert [str(one.transport) for one in plugins.protocols_named("a")] == ["tcp", "udp"]
+    assert plugins.protocols_named("b") == ()
+
+
+def test_a_report_is_json_with_its_keys_in_the_documented_order(site: Site) -> None:
+    site.install("proto-a", "a", giving(protocol("a")))
+    assert json.dumps(site.load_one().as_dict()) == (
+        '{"id": "a", "kind": "protocol", "transports": ["tcp"], "distribution": "proto-a", '
+        '"version": "1.0", "status": "loaded", "error": null, "summary": "About a"}'
+    )
+
+
+def test_an_entry_point_may_name_an_object(site: Site, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + f"""
+class Plugin:
+    @hookimpl
+    def refractium_protocols(self):
+        return [{protocol("a")}]
+
+plugin = Plugin()
+"""
+    )
+    site.install("proto-a", "a", source)
+    (entry_points,) = tmp_path.rglob("entry_points.txt")
+    entry_points.write_text(entry_points.read_text().strip() + ":plugin\n")
+    assert site.load_one().status == "loaded"
+
+
+def test_the_order_of_discovery_decides_nothing(site: Site, *, in_both_orders: bool) -> None:
+    for name in ("b", "c", "a"):
+        site.install(f"proto-{name}", name, giving(protocol(f"z{name}")))
+    if in_both_orders:
+        site.folders.reverse()
+    plugins = site.load()
+    assert [report.id for report in plugins.reports] == ["a", "b", "c"]
+    assert [one.name for one in plugins.protocols] == ["za", "zb", "zc"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("raise ValueError('no such\\ncodec')", "ValueError: no such codec"),
+        ("import sys\nsys.exit(3)", "SystemExit: 3"),
+        ("raise SystemExit", "SystemExit"),
+        ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+        ("def (", "SyntaxError: invalid syntax"),
+        ("import asyncio\nraise asyncio.TimeoutError", "TimeoutError"),
+        ("class E(Exception):\n    def __str__(self):\n        1 / 0\nraise E", "str() failed"),
+    ],
+)
+def test_a_plugin_that_fails_to_import_is_a_report_and_no_more(site: Site, source: str, error: str) -> None:
+    site.install("proto-a", "a", giving(protocol("a")))
+    site.install("proto-b", "b", source)
+    good, bad = site.load().reports
+    assert good.status == "loaded"
+    assert (bad.status, bad.kind, bad.transports) == ("failed", "unknown", ())
+    assert (bad.distribution, bad.version) == ("proto-b", "1.0")
+    assert bad.error is not None
+    assert error in bad.error
+    assert "\n" not in bad.error
+
+
+def test_a_syntax_error_is_reported_with_its_place(site: Site) -> None:
+    site.install("proto-a", "a", "x = 1\ny = (")
+    assert 'fake_proto_a.py", line 2' in str(site.load_one().error)
+
+
+def test_ctrl_c_while_a_plugin_is_imported_stops_the_program(site: Site) -> None:
+    site.install("proto-a", "a", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        site.load()
+
+
+def test_a_warning_at_import_does_not_break_a_plugin(site: Site) -> None:
+    warning = "import warnings\nwarnings.warn('old', DeprecationWarning)\nescape = '\\d'\n"
+    site.install("proto-a", "a", warning + giving(protocol("a")))
+    assert site.load_one().status == "loaded"
+
+
+def test_what_a_plugin_prints_stays_out_of_standard_output(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.install("proto-a", "a", "print('hello')\n" + giving(protocol("a")))
+    assert site.load_one().status == "loaded"
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
+
+
+@pytest.mark.parametrize("version", [API_VERSION + 1, 0, "1", None])
+def test_a_plugin_for_another_api_version_is_incompatible(site: Site, version: object) -> None:
+    site.install("proto-a", "a", f"refractium_api_version = {version!r}\n" + giving(protocol("a")))
+    plugins = site.load()
+    (report,) = plugins.reports
+    assert report.status == "incompatible"
+    assert report.error == f"written for version {version!r} of the plugin contract, not for {API_VERSION}"
+    assert plugins.protocols == ()
+    assert "proto-a 1.0 (incompatible): written for" in plugins.explain_missing("a")
+
+
+def test_a_plugin_may_state_the_right_api_version(site: Site) -> None:
+    site.install("proto-a", "a", f"refractium_api_version = {API_VERSION}\n" + giving(protocol("a")))
+    assert site.load_one().status == "loaded"
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("@hookimpl\ndef refractium_protocol(): ...", "unknown hook 'refractium_protocol'"),
+        ("@hookimpl\ndef refractium_protocols(nonsense): ...", "nonsense"),
+        ("def refractium_protocols(): return []", "no @hookimpl function refractium_protocols()"),
+    ],
+)
+def test_a_hook_that_is_not_in_the_contract_fails_its_plugin(site: Site, source: str, error: str) -> None:
+    site.install("proto-a", "a", HEAD + source)
+    report = site.load_one()
+    assert report.status == "failed"
+    assert error in str(report.error)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("return None", "or it returns None"),
+        ("return 42", "TypeError: 'int' object is not iterable"),
+        ("return 'ssh'", "TypeError: 's' is not a Protocol"),
+        ("return [Protocol]", "is not a Protocol"),
+        ("yield 1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise OSError('no table')", "OSError: no table"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("return [define_protocol('A', max_bytes=1)(len)]", "ValueError: name 'A': must be lower-case"),
+        ("return [Bad()]", "bad: max_bytes 0 is not between 1 and"),
+        (f"return [{protocol('a')}, {protocol('a')}]", "ValueError: gives a protocol twice"),
+    ],
+)
+def test_a_hook_that_raises_or_returns_rubbish_fails_its_plugin(site: Site, body: str, error: str) -> None:
+    bad = (
+        "class Bad(Protocol):\n    name = 'bad'\n    max_bytes = 0\n"
+        "    def identify(self, data):\n        return NO\n"
+    )
+    site.install("proto-a", "a", f"{HEAD}{bad}@hookimpl\ndef refractium_protocols():\n    {body}\n")
+    plugins = site.load()
+    (report,) = plugins.reports
+    assert (report.status, report.kind, plugins.protocols) == ("failed", "protocol", ())
+    assert error in str(report.error)
+
+
+def test_of_two_distributions_with_one_id_neither_is_imported(site: Site, *, in_both_orders: bool) -> None:
+    site.install("proto-one", "a", giving(protocol("a")))
+    site.install("proto-two", "a", giving(protocol("a")))
+    site.install("proto-b", "b", giving(protocol("b")))
+    if in_both_orders:
+        site.folders.reverse()
+    plugins = site.load()
+    assert [(one.id, one.distribution, one.status) for one in plugins.reports] == [
+        ("a", "proto-one", "failed"),
+        ("a", "proto-two", "failed"),
+        ("b", "proto-b", "loaded"),
+    ]
+    error = "proto-one 1.0 and proto-two 1.0 claim the id 'a': uninstall all but one"
+    assert {one.error for one in plugins.reports} == {error, None}
+    assert error in plugins.explain_missing("a")
+    assert not {"fake_proto_one", "fake_proto_two"} & set(sys.modules)
+
+
+def test_of_two_plugins_with_one_protocol_neither_is_loaded(site: Site, *, in_both_orders: bool) -> None:
+    site.install("proto-one", "one", giving(protocol("a"), protocol("b")))
+    site.install("proto-two", "two", giving(protocol("a")))
+    site.install("proto-udp", "udp", giving(protocol("b", "udp")))
+    if in_both_orders:
+        site.folders.reverse()
+    plugins = site.load()
+    assert [(one.id, one.kind, one.status) for one in plugins.reports] == [
+        ("one", "protocol", "failed"),
+        ("two", "protocol", "failed"),
+        ("udp", "protocol", "loaded"),
+    ]
+    error = (
+        "plugin 'one' of proto-one 1.0 and plugin 'two' of proto-two 1.0 give protocol 'a': "
+        "uninstall or disable all but one"
+    )
+    assert [one.error for one in plugins.reports] == [error, error, None]
+    assert error in plugins.explain_missing("a")
+    assert error in plugins.explain_missing("b")
+    assert [str(one.transport) for one in plugins.protocols] == ["udp"]
+
+
+def test_disabling_one_of_two_plugins_with_one_protocol_frees_the_other(site: Site) -> None:
+    site.install("proto-one", "one", giving(protocol("a")))
+    site.install("proto-two", "two", giving(protocol("a")))
+    assert [(one.id, one.status) for one in site.load("two").reports] == [
+        ("one", "loaded"),
+        ("two", "blocked"),
+    ]
+
+
+def test_a_disabled_plugin_is_not_imported(site: Site) -> None:
+    site.install("proto-a", "a", giving(protocol("a")))
+    plugins = site.load("a")
+    (report,) = plugins.reports
+    assert (report.status, report.kind, report.summary) == ("blocked", "unknown", "About a")
+    assert "fake_proto_a" not in sys.modules
+    assert plugins.explain_missing("a") == (
+        "protocol 'a' is not available: plugin 'a' of proto-a 1.0 (blocked): "
+        "disabled by --disable-plugin or by disable under [plugins]"
+    )
+    assert site.load_one().status == "loaded"
+    assert "fake_proto_a" in sys.modules
+
+
+def test_the_environment_disables_plugins_before_they_are_imported(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        site.install(f"proto-{name}", name, giving(protocol(name)))
+    monkeypatch.setenv(DISABLE_VARIABLE, "a, c,,unheard-of")
+    plugins = site.load()
+    assert [one.status for one in plugins.reports] == ["blocked", "loaded", "blocked"]
+    assert not {"fake_proto_a", "fake_proto_c"} & set(sys.modules)
+    assert plugins.explain_missing("c").endswith("(blocked): disabled by REFRACTIUM_DISABLE_PLUGINS")
+
+
+@pytest.mark.parametrize("metadata", ["", "Name: only-a-name\n"])
+def test_a_plugin_with_broken_metadata_still_has_its_row(site: Site, metadata: str) -> None:
+    site.install("proto-a", "a", giving(protocol("a")), metadata=metadata)
+    report = site.load_one()
+    assert (report.status, report.version, report.summary) == ("loaded", "unknown", "")
+
+
+def test_a_failed_plugin_is_named_with_distribution_version_and_cause(site: Site) -> None:
+    site.install("proto-a", "a", "raise ValueError('boom')")
+    assert site.load().explain_missing("a") == (
+        "protocol 'a' is not available: plugin 'a' of proto-a 1.0 (failed): ValueError: boom"
+    )
+
+
+def test_a_misspelt_protocol_is_answered_with_the_loaded_one(site: Site) -> None:
+    site.install("proto-knock", "knock", giving(protocol("knock")))
+    assert site.load().explain_missing("KNOK") == (
+        "protocol 'KNOK' is not installed: pip install refractium-proto-KNOK; did you mean 'knock'?"
+    )
+    assert site.load().explain_missing("ssh") == (
+        "protocol 'ssh' is not installed: pip install refractium-proto-ssh"
+    )
+
+
+def test_with_nothing_installed_the_way_to_all_protocols_is_told(site: Site) -> None:
+    plugins = site.load()
+    assert plugins == Plugins((), ())
+    assert plugins.explain_missing("ssh") == (
+        "protocol 'ssh' is not installed: pip install refractium-proto-ssh "
+        "(no protocol is; for all of them: pip install 'refractium-protocols[all]')"
+    )
+
+
+def test_the_cause_is_logged_with_its_traceback(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.install("proto-a", "a", "raise ValueError('boom')")
+    with caplog.at_level("DEBUG", logger="refractium.plugins"):
+        site.load()
+    assert "plugin 'a' of proto-a 1.0 failed" in caplog.text
+    assert "fake_proto_a.py" in caplog.text

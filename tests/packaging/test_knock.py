@@ -1,0 +1,77 @@
+"""A third party's plugin: the guide shows its files as they are, and it works like one of ours."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Run = Callable[..., str]
+    Environment = Callable[..., Path]
+    PluginsIn = Callable[[Path], list[dict[str, Any]]]
+
+SHOWN = ["pyproject.toml", "src/refractium_proto_knock/__init__.py", "tests/test_knock.py"]
+RUN_TESTS = """
+import runpy, sys
+tests = {name: test for name, test in runpy.run_path(sys.argv[1]).items() if name.startswith("test_")}
+for test in tests.values():
+    test()
+print(*tests)
+"""
+
+
+def blocks_of(root: Path) -> dict[str, str]:
+    """The guide's code blocks that carry a file's name."""
+    guide = (root / "docs/writing-a-protocol.md").read_text()
+    return dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL))
+
+
+def test_the_guide_shows_the_files_as_they_are(root: Path, knock: Path) -> None:
+    blocks = blocks_of(root)
+    assert sorted(blocks) == sorted([*SHOWN, "refractium.toml"])
+    for name in SHOWN:
+        assert blocks[name] == (knock / name).read_text(), name
+
+
+def test_it_is_listed_beside_ours(environment: Environment, plugins_in: PluginsIn) -> None:
+    bin_ = environment("refractium-core", "refractium-protocols[ssh]", "refractium-proto-knock")
+    listed = plugins_in(bin_)
+    assert [plugin["id"] for plugin in listed] == ["knock", "ssh"]
+    assert listed[0] == {
+        "id": "knock",
+        "kind": "protocol",
+        "transports": ["tcp"],
+        "distribution": "refractium-proto-knock",
+        "version": "1.2.3",
+        "status": "loaded",
+        "error": None,
+        "summary": "Refractium plugin: recognises KNOCK and routes it by the house it names",
+    }
+
+
+def test_its_tests_pass_against_the_installed_core(run: Run, environment: Environment, knock: Path) -> None:
+    bin_ = environment("refractium-core", "refractium-protocols[ssh]", "refractium-proto-knock")
+    ran = run(bin_ / "python", "-c", RUN_TESTS, knock / "tests/test_knock.py").split()
+    assert len(ran) == (knock / "tests/test_knock.py").read_text().count("def test_")
+
+
+def test_the_routes_in_the_guide_are_valid_where_it_is_installed(
+    run: Run, environment: Environment, root: Path, tmp_path: Path
+) -> None:
+    bin_ = environment("refractium-core", "refractium-protocols[ssh]", "refractium-proto-knock")
+    (tmp_path / "refractium.toml").write_text(blocks_of(root)["refractium.toml"])
+    assert "green.example" in run(bin_ / "refractium", "check", cwd=tmp_path)
+
+
+def test_it_can_be_disabled_on_the_command_line(run: Run, environment: Environment) -> None:
+    bin_ = environment("refractium-core", "refractium-protocols[ssh]", "refractium-proto-knock")
+    list_ = ("plugins", "list", "--json")
+    listed = json.loads(run(bin_ / "refractium", "--disable-plugin", "knock", *list_))
+    assert [(plugin["id"], plugin["status"]) for plugin in listed] == [
+        ("knock", "blocked"),
+        ("ssh", "loaded"),
+    ]

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import http.client
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refractium.contract import NEED_MORE, NO, ProtocolMatch
+from refractium.testing import assert_identifies, assert_lawful, assert_rejects
+from refractium_proto_http import PREFACE, Http, refractium_protocols
+from support.capture import TIMEOUT, first_bytes, is_whole_header_section, run
+from support.programs import require_program
+
+if TYPE_CHECKING:
+    from refractium.contract import MetadataValue
+
+protocol = Http()
+
+
+def curl(*options: str) -> bytes:
+    """What curl sends; ``{port}`` in an option stands for the port."""
+    program = require_program("curl")
+
+    def fetch(port: int) -> None:
+        run(program, "-sq", "--noproxy", "", *(option.replace("{port}", str(port)) for option in options))
+
+    return first_bytes(fetch, is_whole_header_section)
+
+
+def host_of(data: bytes) -> MetadataValue | None:
+    match = assert_identifies(protocol, data)
+    assert not match.pending
+    return match.metadata.get("host")
+
+
+@pytest.mark.parametrize(
+    ("options", "metadata"),
+    [
+        (["http://127.0.0.1:{port}/a?b"], {"method": "GET", "path": "/a?b", "host": "127.0.0.1"}),
+        (["-I", "http://localhost:{port}"], {"method": "HEAD", "path": "/", "host": "localhost"}),
+        (["-0", "http://127.0.0.1:{port}"], {"method": "GET", "version": "1.0", "host": "127.0.0.1"}),
+        (["-d", "x=1", "http://127.0.0.1:{port}"], {"method": "POST", "version": "1.1"}),
+        (["-T", __file__, "http://127.0.0.1:{port}/f"], {"method": "PUT", "path": "/f"}),
+        (["-X", "PROPFIND", "http://127.0.0.1:{port}"], {"method": "PROPFIND"}),
+        (["-X", "BREW", "http://127.0.0.1:{port}"], {"method": "BREW"}),
+        (["--http2", "http://127.0.0.1:{port}"], {"method": "GET", "version": "1.1"}),
+        (["-H", "Host: WWW.Example.com.:80", "http://127.0.0.1:{port}"], {"host": "www.example.com"}),
+        (
+            ["-x", "http://127.0.0.1:{port}", "http://Example.org:81/x"],
+            {"method": "GET", "path": "http://Example.org:81/x", "host": "example.org"},
+        ),
+        (
+            ["-px", "http://127.0.0.1:{port}", "http://example.org/"],
+            {"method": "CONNECT", "path": "example.org:80", "host": "example.org"},
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_curl_is_recognised(options: list[str], metadata: dict[str, str]) -> None:
+    assert_identifies(protocol, curl(*options), metadata=metadata)
+
+
+def test_curl_speaking_http2_with_prior_knowledge_is_recognised() -> None:
+    data = curl("--http2-prior-knowledge", "http://127.0.0.1:{port}")
+    match = assert_identifies(protocol, data, metadata={"version": "2"})
+    assert set(match.metadata) == {"version"}
+    assert not match.pending
+
+
+def test_http_client_is_recognised() -> None:
+    def fetch(port: int) -> None:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)) as connection:
+            connection.request("OPTIONS", "*")
+
+    data = first_bytes(fetch, is_whole_header_section)
+    assert_identifies(protocol, data, metadata={"method": "OPTIONS", "path": "*", "host": "127.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"PRI * HTTP/1.1\r\n",
+        b"POST /x HTTP/1.1\r\n",
+        b"PUT /x HTTP/1.0\r\n",
+        b"PROXY /x HTTP/1.1\r\n",
+        b"SSH-2.0-x / HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\n",
+        b"VERSION-CONTROL /12345678901234 HTTP/1.1\r\n",
+        b"GET /\xc3\xa9 HTTP/1.1\r\n",
+    ],
+)
+def test_a_request_line_is_recognised_whatever_its_method(line: bytes) -> None:
+    assert_identifies(protocol, line)
+    assert protocol.identify(line[:-1]) is NEED_MORE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"OPTIONS * RTSP/1.0\r\n",
+        b"DESCRIBE rtsp://example.com/a RTSP/2.0\r\n",
+        b"REGISTER sip:example.com SIP/2.0\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+        b"GET / HTTP/2.0\r\n",
+        b"GET / HTTP/1.2\r\n",
+        b"GET / http/1.1\r\n",
+        b"GET / HTTP/1.1 \r\n",
+        b"GET / HTTP/1.1\rx",
+        b"GET  / HTTP/1.1\r\n",
+        b"GET /\t HTTP/1.1\r\n",
+        b"GET /\x7f HTTP/1.1\r\n",
+        b"GET /\r\n",
+        b" GET / HTTP/1.1\r\n",
+        b"\r\nGET / HTTP/1.1\r\n",
+        b"GE(T / HTTP/1.1\r\n",
+        b"A" * 21 + b" / HTTP/1.1\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSN",
+        b"USER anonymous\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+    ],
+)
+def test_what_is_no_request_line_is_rejected(data: bytes) -> None:
+    assert_rejects(protocol, data)
+
+
+@pytest.mark.parametrize(
+    ("data", "earliest"),
+    [(b"OPTIONS * RTSP/1.0\r\n", 11), (b"INVITE sip:a@b SIP/2.0\r\n", 16), (b"A B C\r\n", 5), (b"{", 1)],
+)
+def test_no_comes_with_the_byte_that_rules_it_out(data: bytes, earliest: int) -> None:
+    answers = [protocol.identify(data[:end]) for end in range(1, len(data) + 1)]
+    assert answers.index(NO) + 1 == earliest
+
+
+def test_the_preface_needs_all_of_its_bytes() -> None:
+    assert all(protocol.identify(PREFACE[:end]) is NEED_MORE for end in range(1, len(PREFACE)))
+    assert_identifies(protocol, PREFACE, metadata={"version": "2"})
+
+
+@pytest.mark.parametrize(
+    ("rest", "host"),
+    [
+        (b"Host: a.example\r\n", "a.example"),
+        (b"host:a.example:8080\r\n", "a.example"),
+        (b"X: Host: b\r\nHOST: \t A.Example. \r\n", "a.example"),
+        (b"Host: [2001:DB8::1]:443\r\n", "[2001:db8::1]"),
+        (b"Host: my_host-1\n", "my_host-1"),
+        (b"Host: first\r\nHost: second\r\n", "first"),
+        (b"Host:\r\nHost: second\r\n", None),
+        (b"Host: a b\r\n", None),
+        (b"Host: a\x1b[2Jb\r\n", None),
+        (b"Host: a\rb\r\n", None),
+        (b"Host: a\0b\r\n", None),
+        (b"Host: \xe9.example\r\n", None),
+        (b"Host: a..b\r\n", None),
+        (b"Host: a..\r\n", None),
+        (b"Host: a:b\r\n", None),
+        (b"Host: user@a\r\n", None),
+        (b"Host: " + b"a" * 64 + b"\r\n", None),
+        (b"Host: " + b".".join([b"a" * 62] * 4) + b"\r\n", ".".join(["a" * 62] * 4)),
+        (b"Host: " + b".".join([b"a" * 63] * 4) + b"\r\n", None),
+        (b"Hosts: a\r\n", None),
+        (b"\r\nHost: in-the-body\r\n", None),
+        (b"X: y\n\nHost: in-the-body\n", None),
+    ],
+)
+def test_the_host_is_the_first_host_header_if_it_is_a_valid_name(rest: bytes, host: str | None) -> None:
+    assert host_of(b"GET / HTTP/1.1\r\n" + rest + b"\r\n") == host
+
+
+@pytest.mark.parametrize(
+    ("line", "host"),
+    [
+        (b"GET http://A.Example:81/x HTTP/1.1\r\n", "a.example"),
+        (b"GET https://a.example?x HTTP/1.1\r\n", "a.example"),
+        (b"GET http://me@a.example/ HTTP/1.1\r\n", None),
+        (b"CONNECT A.Example:443 HTTP/1.1\r\n", "a.example"),
+        (b"CONNECT [::1]:443 HTTP/1.1\r\n", "[::1]"),
+    ],
+)
+def test_a_host_in_the_target_outranks_the_header(line: bytes, host: str | None) -> None:
+    match = protocol.identify(line)
+    assert isinstance(match, ProtocolMatch)
+    assert not match.pending
+    assert host_of(line + b"Host: other\r\n\r\n") == host
+
+
+def test_the_host_is_pending_until_its_line_is_complete() -> None:
+    start = b"GET / HTTP/1.1\r\nAccept: */*\r\nHost: a.example\r"
+    for end in range(start.index(b"\n") + 1, len(start) + 1):
+        match = protocol.identify(start[:end])
+        assert isinstance(match, ProtocolMatch)
+        assert "host" not in match.metadata
+        assert match.pending == {"host"}
+
+
+def test_the_host_is_not_awaited_beyond_the_bound() -> None:
+    data = b"GET / HTTP/1.1\r\nX: ".ljust(protocol.max_bytes, b"x")
+    match = protocol.identify(data + b"\r\nHost: late\r\n\r\n")
+    assert isinstance(match, ProtocolMatch)
+    assert "host" not in match.metadata
+    assert not match.pending
+
+
+def test_a_line_longer_than_the_bound_is_rejected() -> None:
+    end = b" HTTP/1.1\r\n"
+    longest = b"GET ".ljust(protocol.max_bytes - len(end), b"/") + end
+    assert isinstance(protocol.identify(longest), ProtocolMatch)
+    assert protocol.identify(longest[:-1]) is NEED_MORE
+    assert protocol.identify(longest.replace(b" HTTP", b"/ HTTP")) is NO
+
+
+def test_a_long_line_that_comes_byte_by_byte_is_cheap() -> None:
+    data = b"GET ".ljust(protocol.max_bytes, b"/")
+    start = time.process_time()
+    answers = {protocol.identify(data[:end]) for end in range(1, len(data))}
+    assert answers == {NEED_MORE}
+    assert time.process_time() - start < 2
+
+
+REQUESTS = st.lists(
+    st.sampled_from(
+        [
+            *(b"GET", b"PRI", b"CONNECT", b" ", b"/", b"*", b"http://a", b"a:1", b" HTTP/1.1", b" HTTP/2.0"),
+            *(b"\r", b"\n", b"\r\n", b"Host:", b"host: a.b", b"SM", b"\x00", b"\xff", b":", b"x"),
+        ]
+    ),
+    max_size=20,
+).map(b"".join)
+
+
+@settings(deadline=None)
+@given(
+    st.binary(max_size=100)
+    | REQUESTS
+    | REQUESTS.map(lambda rest: b"GET / HTTP/1.1\r\n" + rest)
+    | st.binary(max_size=60).map(lambda rest: b"CONNECT a HTTP/1.0\n" + rest)
+)
+def test_any_bytes_are_answered_lawfully(data: bytes) -> None:
+    assert_lawful(protocol, data)
+
+
+def test_the_plugin_offers_http_over_tcp() -> None:
+    assert [repr(one) for one in refractium_protocols()] == ["<Http http/tcp>"]

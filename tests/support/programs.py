@@ -1,0 +1,28 @@
+"""Programs the suite runs but does not install."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Final
+
+import pytest
+
+_PACKAGES: Final = {
+    "dig": "bind9-dnsutils",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+    "nginx": "nginx-light",
+}
+"""Programs whose Debian package has another name."""
+
+
+def require_program(name: str) -> str:
+    """The path of a program; without it the test is skipped, or fails where nothing may be missing (CI)."""
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if path is None:
+        reason = f"needs {name} (Debian package {_PACKAGES.get(name, name)})"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
