@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import dns.message
 
 from refractium.contract import Protocol, ProtocolMatch
+from refractium.routing import Route, Router
 from refractium_proto_dns import DnsTcp, DnsUdp
 from refractium_proto_ftp import Ftp
 from refractium_proto_http import Http
@@ -36,6 +37,9 @@ ROUNDS = 15
 ROUND_SECONDS = 0.02
 
 CURL = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n"
+NOT_ANY = b"\x80\x46\x01\x03\x01\x00\x2d\x00\x00\x00\x10\x00\x00\x00"
+"""An SSLv2 hello, which none of them is."""
+TCP_PROTOCOLS = (Http(), Https(), Ssh(), DnsTcp(), Ftp())
 OPENSSH = b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u7\r\n"
 
 
@@ -56,6 +60,14 @@ def identification_subjects() -> Subjects:
         if not isinstance(protocol.identify(data), ProtocolMatch):
             raise SystemExit(f"{name} is not recognised")
         subjects[name] = protocol.identify, data
+    table = Router([Route(protocol, "127.0.0.1:1") for protocol in TCP_PROTOCOLS], (), 1024).table.decide
+    for name in ("http: curl", "https: Chrome hello", "ssh: OpenSSH", "ftp: USER", "dns over tcp"):
+        subjects[f"table of five, {name}"] = table, own[name][1]
+    subjects["table of five, no match"] = table, NOT_ANY
+    by_name = Router(
+        [Route(TCP_PROTOCOLS[1], "127.0.0.1:1", sni=f"{n}.example") for n in range(1000)], (), 1024
+    ).table
+    subjects["table, hello, 1,000 sni routes"] = by_name.decide, hello
     subjects["http: curl, host read"] = metadata_reader(Http()), CURL
     subjects["https: Chrome hello, sni read"] = metadata_reader(Https()), hello
     subjects["https: half a hello"] = Https().identify, hello[: len(hello) // 2]

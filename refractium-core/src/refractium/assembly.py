@@ -90,7 +90,6 @@ def assemble(
     def with_forwards(routes: check.Routes) -> check.Routes:
         return [*((path, route) for path, route in routes if route.name not in replaced), *forwards]
 
-
     def report(where: str, message: str) -> Problem:
         if where.startswith("-"):  # of a flag, its whole text is the place
             return Problem(message, where.partition(".")[0])

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from refractium.address import Address, is_host_name
-from refractium.contract import Transport  # noqa: TC001 - msgspec reads the annotations
+from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text, text_bytes
 from refractium.settings import Settings
 

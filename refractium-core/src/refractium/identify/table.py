@@ -52,14 +52,20 @@ class Table(Generic[T]):
 
     def __init__(self, candidates: Iterable[Candidate[T]], peek_buffer_size: int) -> None:
         entries = [
-            _Entry(one.protocol.identify, one, _bound(one.protocol, peek_buffer_size))
+            _Entry(
+                one.protocol.identify,
+                one.select,
+                one.asks_for,
+                _bound(one.protocol, peek_buffer_size),
+                one.protocol,
+            )
             for one in sorted(candidates, key=lambda candidate: candidate.protocol.strength)
         ]
         self._by_first_byte = [
-            tuple(entry for entry in entries if _may_start_with(entry.candidate.protocol, first))
+            tuple(entry for entry in entries if _may_start_with(entry.protocol, first))
             for first in range(256)
         ]
-        self._for_nothing = tuple(entry for entry in entries if not entry.candidate.protocol.prefixes)
+        self._for_nothing = tuple(entry for entry in entries if not entry.protocol.prefixes)
         self._entries = entries
         self.bound = max((entry.bound for entry in entries), default=0)
         self.faults: Counter[str] = Counter()
@@ -76,31 +82,33 @@ class Table(Generic[T]):
             The outcome with the match it rests on; `NO` if nothing can match any more; `NEED_MORE` (never if
             final) if something ahead of every match so far has not said no.
         """
-        for identify, candidate, bound in self._by_first_byte[data[0]] if data else self._for_nothing:
+        for identify, select, asks_for, bound, protocol in (
+            self._by_first_byte[data[0]] if data else self._for_nothing
+        ):
             try:
                 answer = identify(data)
                 if answer is NO:
                     continue
-                if answer is NEED_MORE or (candidate.asks_for and candidate.asks_for & answer.pending):
+                if answer is NEED_MORE or (asks_for and asks_for & answer.pending):
                     if not final and len(data) < bound:
                         return NEED_MORE
                     if answer is NEED_MORE:
                         continue
-                outcome = candidate.select(answer)
+                outcome = select(answer)
                 if outcome is not NO:
                     return outcome, answer
             except Exception as error:  # noqa: BLE001 - whatever a plugin does, it is a no for this connection
-                self._note_fault(candidate.protocol, data, error)
+                self._note_fault(protocol, data, error)
         return NO
 
     def explain(self, data: bytes) -> Iterator[tuple[Protocol, Identification]]:
         """Every protocol's own answer to `data`, in the order in which they are asked."""
-        for identify, candidate, _ in self._entries:
+        for entry in self._entries:
             try:
-                yield candidate.protocol, identify(data)
+                yield entry.protocol, entry.identify(data)
             except Exception as error:  # noqa: BLE001 - as above
-                self._note_fault(candidate.protocol, data, error)
-                yield candidate.protocol, NO
+                self._note_fault(entry.protocol, data, error)
+                yield entry.protocol, NO
 
     def _note_fault(self, protocol: Protocol, data: bytes, error: Exception) -> None:
         """Count each; log the first of each protocol, since any client can cause thousands."""
@@ -115,9 +123,13 @@ class Table(Generic[T]):
 
 
 class _Entry(NamedTuple, Generic[T]):
+    """A candidate, laid out for the loop that every connection goes through."""
+
     identify: Callable[[bytes], Identification]
-    candidate: Candidate[T]
+    select: Callable[[ProtocolMatch], T | Literal[Verdict.NO]]
+    asks_for: frozenset[str]
     bound: int
+    protocol: Protocol
 
 
 def _bound(protocol: Protocol, peek_buffer_size: int) -> int:

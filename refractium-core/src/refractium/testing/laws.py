@@ -89,11 +89,7 @@ def assert_lawful(protocol: Protocol, data: bytes) -> None:
 def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
     """Ask twice; check what can be checked of one answer by itself."""
     try:
-        answer, again = protocol.identify(data), protocol.identify(data)
-        for match in (answer, again):
-            if isinstance(match, ProtocolMatch):
-                # A deferred match reads its bytes here, and must be as total.
-                dict(match.metadata), match.pending  # noqa: B018
+        answer, again = _read(protocol.identify(data)), _read(protocol.identify(data))
     except Exception as error:
         raise AssertionError(f"not total: {protocol} raises {error!r} for {_show(data)}") from error
     if isinstance(answer, ProtocolMatch) and isinstance(again, ProtocolMatch):
@@ -107,10 +103,19 @@ def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
         raise AssertionError(f"not an answer: {protocol} answers {answer!r} to {_show(data)}")
     elif answer is NEED_MORE and len(data) >= protocol.max_bytes:
         raise AssertionError(f"not bounded: {protocol} needs more than its {protocol.max_bytes} max_bytes")
+    _assert_declared_prefix(protocol, data, answer)
+    return answer
+
+
+def _assert_declared_prefix(protocol: Protocol, data: bytes, answer: Identification) -> None:
     starts = any(data.startswith(p) or p.startswith(data) for p in protocol.prefixes)
     if protocol.prefixes and not starts and answer is not NO:
         raise AssertionError(f"not declared: {protocol} answers {answer} to {_show(data)}, unlike prefixes")
-    return answer
+
+
+def _read(answer: Identification) -> Identification:
+    """Have a deferred match read its bytes, which must be as total as the answer was."""
+    return ProtocolMatch(answer.metadata, answer.pending) if isinstance(answer, ProtocolMatch) else answer
 
 
 def _assert_monotone(protocol: Protocol, data: bytes, before: Identification, answer: Identification) -> None:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from refractium.contract import NEED_MORE, NO, Identification, Protocol, Transport, hookimpl
-from refractium_proto_dns.query import MAX_QUERY_START, METADATA_KEYS, MIN_QUERY, identify_query
+from refractium_proto_dns.query import (
+    MAX_QUERY_START,
+    METADATA_KEYS,
+    MIN_QUERY,
+    QR_OR_TC,
+    Z_OR_RCODE,
+    identify_query,
+)
 
 _LENGTH = 2
+_FLAGS = _LENGTH + 2
 
 
 class DnsUdp(Protocol):
@@ -32,6 +40,8 @@ class DnsTcp(Protocol):
     def identify(self, data: bytes) -> Identification:
         if len(data) < _LENGTH:
             return NEED_MORE
+        if len(data) > _FLAGS + 1 and (data[_FLAGS] & QR_OR_TC or data[_FLAGS + 1] & Z_OR_RCODE):
+            return NO  # what is checked below as well; most of what is not DNS costs no more than this
         size = data[0] << 8 | data[1]
         return identify_query(data[_LENGTH : self.max_bytes], size) if size >= MIN_QUERY else NO
 

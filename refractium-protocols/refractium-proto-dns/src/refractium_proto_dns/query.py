@@ -32,8 +32,8 @@ _header: Final = Struct(">2xBBHHHH").unpack_from  # RFC 1035 section 4.1.1
 _question_tail: Final = Struct(">HH").unpack_from
 _PLAIN_HEADER: Final = bytes(5) + b"\1" + bytes(6)
 
-_QR_OR_TC: Final = 0x82
-_Z_OR_RCODE: Final = 0x4F  # not AD and CD, which queries may set (RFC 6840 sections 5.7 and 5.9)
+QR_OR_TC: Final = 0x82
+Z_OR_RCODE: Final = 0x4F  # not AD and CD, which queries may set (RFC 6840 sections 5.7 and 5.9)
 _QUERY: Final = 0
 _NOTIFY: Final = 4
 _UPDATE: Final = 5
@@ -111,8 +111,8 @@ def identify_query(message: bytes, size: int) -> Identification:
     most = _MAX_RECORDS.get(opcode)
     records = answers + authorities + additional
     if (
-        high & _QR_OR_TC
-        or low & _Z_OR_RCODE
+        high & QR_OR_TC
+        or low & Z_OR_RCODE
         or questions != 1
         or most is None
         or answers > most[0]

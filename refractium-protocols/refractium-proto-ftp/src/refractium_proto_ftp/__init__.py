@@ -6,6 +6,8 @@ A few clients do talk first, with one of the commands that may come before a log
 
 from __future__ import annotations
 
+import re
+
 from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, Strength, hookimpl
 
 COMMANDS = (
@@ -13,6 +15,8 @@ COMMANDS = (
     *(b"AUTH %b%b" % (mechanism, end) for mechanism in (b"TLS", b"SSL") for end in (b"\r", b"\n", b" ")),
 )
 """How a first line may start, in upper case; commands are not case-sensitive (RFC 959 section 5.3)."""
+_starts_with_command = re.compile(b"|".join(map(re.escape, COMMANDS)), re.IGNORECASE).match
+_MATCH = ProtocolMatch()
 
 
 class Ftp(Protocol):
@@ -26,9 +30,9 @@ class Ftp(Protocol):
     summary = "FTP, by the silence of its client or by a command sent early"
 
     def identify(self, data: bytes) -> Identification:
+        if _starts_with_command(data):
+            return _MATCH
         start = data[: self.max_bytes].upper()
-        if start.startswith(COMMANDS):
-            return ProtocolMatch()
         return NEED_MORE if any(command.startswith(start) for command in COMMANDS) else NO
 
 

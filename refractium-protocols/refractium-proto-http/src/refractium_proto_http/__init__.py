@@ -46,13 +46,17 @@ class Http(Protocol):
     summary = "HTTP/1.x by its request line, HTTP/2 by its preface"
 
     def identify(self, data: bytes) -> Identification:
-        if b"\n" in data and _match_line(data, 0, MAX_BYTES):
+        if _match_line(data, 0, MAX_BYTES):
             return DeferredMatch(describe, data)
-        if data.startswith(PREFACE):
-            return ProtocolMatch({"version": "2"})
-        if PREFACE.startswith(data) or (len(data) < MAX_BYTES and _may_become_request_line(data)):
-            return NEED_MORE
-        return NO
+        if data.startswith(b"PRI"):
+            if data.startswith(PREFACE):
+                return ProtocolMatch({"version": "2"})
+            if PREFACE.startswith(data):
+                return NEED_MORE
+        # A line that is over and is no request line will not become one.
+        if b"\n" in data or len(data) >= MAX_BYTES or not _may_become_request_line(data):
+            return NO
+        return NEED_MORE
 
 
 def _may_become_request_line(data: bytes) -> bool:

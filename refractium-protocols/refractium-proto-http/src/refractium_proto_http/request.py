@@ -17,7 +17,7 @@ RFC 9112 section 3 asks for 8000; servers commonly stop at 8192.
 """
 TCHAR = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
 """The characters of a method, for use in a character class (RFC 9110 section 5.6.2)."""
-REQUEST_LINE = re.compile(rb"([%b]{1,20}) ([^\x00-\x20\x7f]++) HTTP/(1\.[01])\r?\n" % TCHAR)
+REQUEST_LINE = re.compile(rb"([%b]{1,20}+) ([^\x00-\x20\x7f]++) HTTP/(1\.[01])\r?\n" % TCHAR)
 """Method, target and version. A bare LF may end the line (RFC 9112 section 2.2)."""
 
 _HOST_OR_END = re.compile(rb"\n(?:host:([^\n]*)\n|\r?\n)", re.IGNORECASE)
