@@ -10,7 +10,7 @@ import msgspec
 
 from refractium.address import Address
 from refractium.config import Loaded, RouteConfig, ServerConfig, Source, check, load, parse
-from refractium.config.model import protocol_name
+from refractium.config.model import bind_address, protocol_name
 from refractium.contract import Protocol, Strength, Transport
 from refractium.errors import ConfigError, Problem
 from refractium.identify.patterns import compile_patterns
@@ -56,6 +56,12 @@ class Assembly:
     udp: tuple[Route, ...]
     warnings: tuple[Problem, ...]
 
+    def has(self, transport: Transport) -> bool:
+        """Whether there is anywhere to go for a client of this transport."""
+        if transport is Transport.TCP:
+            return bool(self.tcp or self.server.fallback_tcp)
+        return bool(self.udp or self.server.fallback_udp)
+
 
 def read(overrides: Overrides) -> Loaded:
     """The configuration file, or an empty one if none was named and there is none.
@@ -84,6 +90,10 @@ def assemble(
     """
     problems = list(loaded.problems)
     server = msgspec.structs.replace(loaded.config.server, **overrides.server)
+    try:
+        bind_address(server.bind)  # the file's is valid already
+    except ValueError as error:
+        problems.append(Problem(str(error), where=f"--bind {server.bind}"))
     forwards = list(_forwards(overrides.forwards, problems))
     replaced = {route.name for _, route in forwards}
 
@@ -97,12 +107,11 @@ def assemble(
 
     problems += [report(*finding) for finding in check.problems(server, with_forwards(loaded.sound_routes))]
     routes: list[tuple[str, Route]] = []
-    for path, route in with_forwards(loaded.routes):
-        for found in _resolve(path, route, server, plugins):
-            if isinstance(found, Route):
-                routes.append((path, found))
-            else:
-                problems.append(report(*found))
+    for path, found in _resolve_all(with_forwards(loaded.routes), server, plugins):
+        if isinstance(found, Route):
+            routes.append((path, found))
+        else:
+            problems.append(report(path, found))
     not_loaded = [one for one in plugins.reports if one.status not in {"loaded", "blocked"}]
     broken = [Problem(f"{one} is not used: {one.error}", where=f"plugin {one.id}") for one in not_loaded]
     if strict_plugins:
@@ -136,6 +145,15 @@ def _forwards(texts: Sequence[str], problems: list[Problem]) -> Iterator[tuple[s
         yield f"-f {name}", RouteConfig(name=name, forward_to=tuple(addresses))
 
 
+def _resolve_all(
+    routes: check.Routes, server: ServerConfig, plugins: Plugins
+) -> Iterator[tuple[str, Route | str]]:
+    """Each route with its key path, or what is wrong, with the key path of that."""
+    for path, route in routes:
+        for found in _resolve(path, route, server, plugins):
+            yield (path, found) if isinstance(found, Route) else found
+
+
 def _resolve(
     path: str, route: RouteConfig, server: ServerConfig, plugins: Plugins
 ) -> Iterator[Route | tuple[str, str]]:
@@ -149,7 +167,7 @@ def _resolve(
         if not is_tcp and (route.on_timeout or any(backend.is_unix for backend in route.backends)):
             if route.on_timeout and len(by_transport) == 1:
                 yield f"{path}.on_timeout", "only a connection can be silent, a datagram cannot"
-            if any(backend.is_unix for backend in route.backends):
+            if route.transport is None and any(backend.is_unix for backend in route.backends):
                 yield f"{path}.forward_to", 'a unix socket takes connections only: add transport = "tcp"'
             continue
         try:
@@ -160,10 +178,12 @@ def _resolve(
                 alpn=route.alpns,
                 host=route.hosts,
                 on_timeout=route.on_timeout if is_tcp else False,
+                udp_session_timeout_ms=None if is_tcp else route.udp_session_timeout_ms,
             )
         except ConfigError as error:
             for problem in error.problems:
-                yield f"{path}.{problem.where}", problem.message
+                if problem.where != "forward_to":  # reported with the file's or the flag's other problems
+                    yield f"{path}.{problem.where}", problem.message
 
 
 def _protocols(

@@ -7,23 +7,26 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 _Count = Annotated[int, Meta(ge=1, le=10_000_000)]
-_Milliseconds = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
+Milliseconds = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
+"""A timeout (ms), a week at the most."""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits (counts, bytes) and timeouts (ms). The defaults suit a public port."""
 
     max_connections: _Count = 10_000
-    """Connections held at once; one more is closed as soon as it is accepted."""
+    """Connections and UDP sessions held at once; one more is closed at accept, or not begun."""
     max_connections_per_ip: _Count = 50
     """The same for each client address; an IPv4 address mapped into IPv6 counts as itself."""
-    peek_timeout_ms: _Milliseconds = 3_000
+    peek_timeout_ms: Milliseconds = 3_000
     """How long a client may take to show what it speaks, from accept, however it spreads its bytes."""
     peek_buffer_size: Annotated[int, Meta(ge=16, le=65_536)] = 1_024
     """Bytes inspected to tell protocols apart; see `Protocol.max_bytes` for who may read on."""
-    connect_timeout_ms: _Milliseconds = 5_000
+    connect_timeout_ms: Milliseconds = 5_000
     """How long one attempt to reach a backend may take."""
-    idle_timeout_ms: _Milliseconds = 3_600_000
+    idle_timeout_ms: Milliseconds = 3_600_000
     """A connection is ended after this long without a byte either way."""
+    udp_session_timeout_ms: Milliseconds = 60_000
+    """A UDP session is ended after this long without a datagram either way; a route may have its own."""
     drain_timeout_ms: Annotated[int, Meta(ge=0, le=24 * 3600 * 1000)] = 30_000
     """How long a stop waits for open connections."""

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line and exit: 0 clean, 1 a failure while running, 2 wrong usage or configuration."""
+    _open_standard_streams()
     from refractium.cli.app import app  # noqa: PLC0415 - the entry point is imported by tools that only look
 
     app()
+
+
+def _open_standard_streams() -> None:
+    """Open those that were closed for us, or sockets would get their numbers; libuv aborts over that."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the lowest free number is the stream's own then
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115

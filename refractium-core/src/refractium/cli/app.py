@@ -16,6 +16,7 @@ from refractium.errors import ConfigError, RefractiumError
 
 _COMMANDS: Final = {
     "tcp": "run",
+    "udp": "run",
     "init": "init",
     "check": "check",
     "plugins": "plugins",
@@ -36,7 +37,7 @@ class _App(click.RichGroup):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"refractium.cli.{_COMMANDS[cmd_name]}")
-        command: click.Command = module.command
+        command: click.Command = getattr(module, f"{cmd_name}_command", None) or module.command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from refractium.routing import Route
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the caller whether the program ends because nobody reads; rich would end it."""
+        raise  # noqa: PLE0704 - rich calls this while it handles the error
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that shows names from files and wires as they are, not as markup."""
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    return _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

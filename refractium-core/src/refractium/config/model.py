@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from refractium.address import Address, is_host_name
 from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text, text_bytes
-from refractium.settings import Settings
+from refractium.settings import Milliseconds, Settings
 
 _AddressText = Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
 _Names = str | tuple[str, ...]
@@ -66,6 +66,9 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     on_timeout: Annotated[
         bool | None,
         Meta(description="Whether silent clients come here. Without it: if the server speaks first."),
+    ] = None
+    udp_session_timeout_ms: Annotated[
+        Milliseconds | None, Meta(description="Silence that ends a UDP session. Without it: as in [server].")
     ] = None
     balance: Annotated[Literal["round_robin"], Meta(description="How a backend is chosen.")] = "round_robin"
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from refractium.contract import Protocol
     from refractium.demo.backends import Handler
-    from refractium.net.tcp import Summary
+    from refractium.net.report import Summary
 
 _PEEK_TIMEOUT_MS: Final = 300
 """Short, because the clients whose server speaks first wait for it."""

@@ -4,14 +4,22 @@ reactor
     the epoll and whom its events go to.
 deadlines
     timeouts that cost next to nothing while nothing times out.
+bind
+    from host and port to bound sockets.
 listener
-    bound sockets that accept.
+    a bound socket that accepts.
 limits
     how many connections there may be.
 tcp
     a connection from accept until its backend is reached.
+dial
+    the connecting itself, one backend after the other.
 weld
     a connection from then on.
+udp
+    sessions of datagrams.
+report
+    what is told of either when it has ended.
 resolver
     addresses of backends that are configured by name.
 """

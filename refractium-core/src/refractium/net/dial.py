@@ -6,14 +6,14 @@ import errno
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
+from refractium.net.listener import EXHAUSTED
 from refractium.net.locality import is_self_connected
 from refractium.net.reactor import EDGE, IN, OUT
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
 
     from refractium.net.tcp import TcpService
     from refractium.routing import Backend, Pool, SocketAddress
@@ -22,8 +22,22 @@ log = logging.getLogger(__name__)
 
 _BUDGET: Final = 2
 """No further backend is tried once this many connect timeouts have passed."""
-_QUEUE_FULL_RETRY: Final = 0.01
-"""Seconds until a unix socket whose queue is full is tried again: the epoll cannot tell when it has room."""
+_RETRY: Final = 0.01
+"""Seconds until the same is tried again, where the epoll cannot tell when: a unix socket whose queue is full,
+or a machine without a free descriptor."""
+
+
+class Caller(Protocol):
+    """Whom a dial is for."""
+
+    def reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
+        """Take the connected socket; `sent` bytes of what the client sent first have gone out already."""
+
+    def unreachable(self) -> None:
+        """No backend is left to try."""
+
+    def crash(self) -> None:
+        """End at once, after a fault of ours."""
 
 
 class Dial:
@@ -36,8 +50,7 @@ class Dial:
         service: reactor, timeouts, counters.
         pool: the backends to try.
         first: what the client has sent so far; it goes out with the connect.
-        reached: called with the backend, its socket and how many bytes of `first` it was sent.
-        failed: called when no backend is left to try.
+        caller: told how it went, once.
 
     Attributes:
         stamp: monotonic time (s) at which the present attempt began.
@@ -47,10 +60,9 @@ class Dial:
     __slots__ = (
         "_attempts",
         "_began",
+        "_caller",
         "_current",
-        "_failed",
         "_first",
-        "_reached",
         "_retry",
         "_service",
         "_sock",
@@ -58,20 +70,12 @@ class Dial:
         "stamp",
     )
 
-    def __init__(
-        self,
-        service: TcpService,
-        pool: Pool,
-        first: bytes,
-        reached: Callable[[Backend, socket.socket, int], None],
-        failed: Callable[[], None],
-    ) -> None:
+    def __init__(self, service: TcpService, pool: Pool, first: bytes, caller: Caller) -> None:
         self._service = service
         self._first = first
-        self._reached = reached
-        self._failed = failed
+        self._caller = caller
         self._began = self.stamp = service.reactor.now
-        self._attempts = _targets(pool)
+        self._attempts = pool.targets()
         self._current: tuple[Backend, SocketAddress] | None = None
         self._sock: socket.socket | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -94,7 +98,7 @@ class Dial:
             self.stamp = service.reactor.now
             if self._connect():
                 return
-        self._failed()
+        self._caller.unreachable()
 
     def cancel(self) -> None:
         """Give up; nobody is told."""
@@ -107,8 +111,7 @@ class Dial:
 
     def crash(self) -> None:
         """End at once, after a fault of ours."""
-        self._let_go()
-        self._failed()
+        self._caller.crash()
 
     def _connect(self) -> bool:
         """Start connecting to the current target; whether it is under way or done."""
@@ -119,12 +122,12 @@ class Dial:
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             code = sock.connect_ex(address)
         except OSError as error:
-            self._give_up_on_current(error.errno or 0)
-            return False
-        if code == errno.EAGAIN and family == socket.AF_UNIX:
-            self._wait_for_queue()
+            code = error.errno or errno.EINVAL
+        if code in EXHAUSTED or (code == errno.EAGAIN and family == socket.AF_UNIX):
+            self._wait_for_room()
             return True
         if code not in (0, errno.EINPROGRESS):
             self._give_up_on_current(code)
@@ -156,10 +159,8 @@ class Dial:
         if code:
             self._give_up_on_current(code)
             self.begin()
-        elif mask & OUT:
-            self._service.connecting.discard(self)
-            if not self._send_first(is_connected=True):
-                self.begin()
+        elif mask & OUT and not self._send_first(is_connected=True):
+            self.begin()
 
     def _arrive(self, sent: int) -> bool:
         assert self._sock is not None  # noqa: S101
@@ -168,21 +169,20 @@ class Dial:
         if is_self_connected(self._sock, target):
             self._give_up_on_current(errno.ECONNREFUSED)
             return False
+        self._service.connecting.discard(self)
         sock, self._sock = self._sock, None
-        self._reached(backend, sock, sent)
+        self._caller.reached(backend, sock, sent)
         return True
 
-    def _wait_for_queue(self) -> None:
-        assert self._sock is not None  # noqa: S101
-        self._sock.close()
-        self._sock = None
-        self._service.connecting.discard(self)
+    def _wait_for_room(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
         self._service.connecting.add(self)
-        self._retry = self._service.reactor.loop.call_later(_QUEUE_FULL_RETRY, self._try_again)
+        self._retry = self._service.reactor.loop.call_later(_RETRY, self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None
-        self._service.connecting.discard(self)
         if not self._connect():
             self.begin()
 
@@ -202,10 +202,3 @@ class Dial:
         if self._sock is not None:
             self._service.reactor.retire(self._sock)
             self._sock = None
-
-
-def _targets(pool: Pool) -> Iterator[tuple[Backend, SocketAddress]]:
-    """Every address of every backend, in the order in which to try them."""
-    for backend in pool.candidates():
-        for target in backend.socket_addresses:
-            yield backend, target

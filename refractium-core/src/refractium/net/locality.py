@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     from refractium.routing import SocketAddress
 
+_Ip: TypeAlias = IPv4Address | IPv6Address
+
+_ANY_PORT: Final = 9
+"""Connecting a datagram socket sends nothing, so the port does not matter."""
 _PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -17,38 +21,51 @@ class OwnAddresses:
     """The listeners' addresses, so that no client is ever sent round in a circle."""
 
     def __init__(self) -> None:
-        self._bound: list[tuple[str, int]] = []
+        self._bound: list[tuple[_Ip, int]] = []
         self._ports: set[int] = set()
 
     def add(self, sock: socket.socket) -> None:
         """Note a bound socket."""
         host, port = sock.getsockname()[:2]
-        self._bound.append((host, port))
+        self._bound.append((ip_address(host), port))
         self._ports.add(port)
 
     def __contains__(self, target: SocketAddress) -> bool:
         family, address = target
         if family == socket.AF_UNIX or address[1] not in self._ports:
             return False
-        host = str(address[0])
-        return any(
-            port == address[1] and (host == bound or (_is_any(bound) and _is_local(family, host)))
-            for bound, port in self._bound
-        )
+        ip = _reached_by(str(address[0]))
+        return any(port == address[1] and _takes(bound, ip) for bound, port in self._bound)
 
 
-def _is_any(host: str) -> bool:
-    return ipaddress.ip_address(host).is_unspecified
+def _takes(bound: _Ip, ip: _Ip) -> bool:
+    """Whether a listener on `bound` takes what is sent to `ip`; one on ``::`` takes IPv4 as well."""
+    if bound.is_unspecified:
+        return (bound.version == ip.version or isinstance(ip, IPv4Address)) and _is_local(ip)
+    return ip == _reached_by(str(bound))
 
 
-def _is_local(family: socket.AddressFamily, host: str) -> bool:
-    """Whether the address is this machine's: only then can a socket be bound to it."""
+def _reached_by(host: str) -> _Ip:
+    """The address that a connect to `host` reaches: loopback for none, and IPv4 mapped into IPv6 as IPv4."""
+    ip = ip_address(host)
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if ip.is_unspecified:
+        return ip_address("127.0.0.1" if isinstance(ip, IPv4Address) else "::1")
+    return ip
+
+
+def _is_local(ip: _Ip) -> bool:
+    """Whether the address is this machine's: what goes there comes from there."""
+    if ip.is_loopback:
+        return True
+    family = socket.AF_INET if isinstance(ip, IPv4Address) else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind((host, 0))
+            probe.connect((str(ip), _ANY_PORT))
         except OSError:
             return False
-    return True
+        return bool(probe.getsockname()[0] == str(ip))
 
 
 def _ephemeral_ports() -> range:
@@ -69,4 +86,8 @@ def is_self_connected(sock: socket.socket, target: SocketAddress) -> bool:
     family, address = target
     if family == socket.AF_UNIX or address[1] not in EPHEMERAL_PORTS:
         return False
-    return bool(sock.getsockname()[:2] == address[:2])
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:
+        # It has been reset already, so there was somebody else.
+        return False

@@ -20,9 +20,12 @@ log = logging.getLogger(__name__)
 
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
-HANGUP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+ERROR: Final = select.EPOLLERR
+HANGUP: Final = select.EPOLLRDHUP | select.EPOLLHUP | ERROR
 """The peer has ended its side, or the socket has failed: read on until recv says which."""
-EDGE: Final = select.EPOLLET | select.EPOLLRDHUP
+URGENT: Final = select.EPOLLPRI
+"""A byte sent out of band: recv stops short of it although there is more (tcp(7), SO_OOBINLINE)."""
+EDGE: Final = select.EPOLLET | select.EPOLLRDHUP | URGENT
 
 _EVENTS_A_TURN: Final = 256
 
@@ -44,17 +47,20 @@ class Reactor:
 
     Attributes:
         loop: that event loop.
-        now: monotonic time (s) at which this turn began.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
-        self._again: list[Callable[[], None]] = []
+        self._again: dict[Callable[[], None], None] = {}
         self._retired: list[socket.socket] = []
-        self.now = time.monotonic()
         loop.add_reader(self._epoll.fileno(), self._turn)
+
+    @property
+    def now(self) -> float:
+        """Monotonic time (s)."""
+        return time.monotonic()
 
     def watch(self, sock: socket.socket, events: int, handler: Callable[[int], None]) -> bool:
         """Have `handler` called with the events of a socket.
@@ -65,9 +71,9 @@ class Reactor:
         """
         fd = sock.fileno()
         watched = fd in self._handlers
-        self._handlers[fd] = handler
         if not watched:
             self._epoll.register(fd, events)
+        self._handlers[fd] = handler
         return watched
 
     def modify(self, sock: socket.socket, events: int) -> None:
@@ -91,10 +97,10 @@ class Reactor:
         self._retired.append(sock)
 
     def again(self, resume: Callable[[], None]) -> None:
-        """Go on with something in the next turn: it has had its share of this one."""
+        """Go on with something in the next turn, once: it has had its share of this one."""
         if not self._again:
             self.loop.call_soon(self._resume)
-        self._again.append(resume)
+        self._again[resume] = None
 
     def close(self) -> None:
         """Stop turning. What is still registered is its owners' to close."""
@@ -103,7 +109,6 @@ class Reactor:
         self._epoll.close()
 
     def _turn(self) -> None:
-        self.now = time.monotonic()
         handlers = self._handlers
         for fd, mask in self._epoll.poll(0, _EVENTS_A_TURN):
             handler = handlers.get(fd)
@@ -114,8 +119,7 @@ class Reactor:
                     _crash(handler, error)
 
     def _resume(self) -> None:
-        self.now = time.monotonic()
-        due, self._again = self._again, []
+        due, self._again = self._again, {}
         for resume in due:
             try:
                 resume()
@@ -131,4 +135,7 @@ class Reactor:
 def _crash(handler: Callable[..., None], error: Exception) -> None:
     owner: Owner = handler.__self__  # type: ignore[attr-defined]
     log.error("%r failed; it is ended, the others go on", owner, exc_info=error)
-    owner.crash()
+    try:
+        owner.crash()
+    except Exception:
+        log.exception("%r could not be ended", owner)

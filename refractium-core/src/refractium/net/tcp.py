@@ -7,23 +7,24 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from refractium.contract import NEED_MORE, Verdict
+from refractium.contract import NEED_MORE, Transport, Verdict
 from refractium.net.deadlines import Deadlines
 from refractium.net.dial import Dial
-from refractium.net.limits import Limits
 from refractium.net.listener import Listener
 from refractium.net.locality import OwnAddresses
 from refractium.net.reactor import EDGE, IN
-from refractium.net.weld import Ended, Weld, Welding, reset_on_close
+from refractium.net.report import Ended, Summary, join_host_port, metadata_of
+from refractium.net.weld import Weld, Welding, reset_on_close
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
 
-    from refractium.contract import MetadataValue, ProtocolMatch
+    from refractium.contract import ProtocolMatch
+    from refractium.net.limits import Limits
     from refractium.net.listener import Peer
     from refractium.net.reactor import Reactor
+    from refractium.net.report import Reporter
     from refractium.routing import Backend, Pool, Router
     from refractium.settings import Settings
 
@@ -47,31 +48,6 @@ class Counters:
     bytes_down: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A finished connection, for the access log.
-
-    Attributes:
-        client: the client's address.
-        route: the protocol's name, ``fallback`` or nothing.
-        metadata: what its first bytes told.
-        backend: the backend's address as configured, if one was reached.
-        up: bytes from client to backend.
-        down: bytes from backend to client.
-        seconds: from accept to the end.
-        ended: how.
-    """
-
-    client: str
-    route: str | None
-    metadata: Mapping[str, MetadataValue]
-    backend: str | None
-    up: int
-    down: int
-    seconds: float
-    ended: Ended
-
-
 class TcpService:
     """Everything TCP of one engine: listeners, connections, what they share.
 
@@ -79,8 +55,8 @@ class TcpService:
         reactor: where events come from.
         router: where connections go.
         settings: limits and timeouts.
-        report: told of every connection that ended, if `wants_report` says so at that moment.
-        wants_report: whether anybody reads the reports now; they are not made otherwise.
+        limits: how many connections there may be.
+        report: told of every connection that ended.
     """
 
     def __init__(
@@ -88,18 +64,17 @@ class TcpService:
         reactor: Reactor,
         router: Router,
         settings: Settings,
-        report: Callable[[Summary], None],
-        wants_report: Callable[[], bool],
+        limits: Limits,
+        report: Reporter,
     ) -> None:
         self.reactor = reactor
         self.router = router
         self.settings = settings
+        self.limits = limits
         self.report = report
-        self.wants_report = wants_report
         self.welding = Welding(reactor)
         self.counters = Counters()
         self.connections: set[Connection] = set()
-        self.limits = Limits(settings)
         self.own = OwnAddresses()
         self.listeners: list[Listener] = []
         self.drained = asyncio.Event()
@@ -117,7 +92,7 @@ class TcpService:
         self.listeners.append(listener)
         return listener
 
-    def stop_accepting(self) -> None:
+    def drain(self) -> None:
         """Close the listeners; connections go on."""
         for listener in self.listeners:
             listener.close()
@@ -228,7 +203,9 @@ class Connection:
     # First bytes
 
     def _on_event(self, _mask: int) -> None:
-        self._receive()
+        # While a backend is dialled the client's bytes wait in its socket, where the weld will find them.
+        if self._dial is None:
+            self._receive()
 
     def _receive(self) -> None:
         service = self._service
@@ -277,10 +254,11 @@ class Connection:
             self._finish(Ended.NO_ROUTE)
             return
         self._pool = pool
-        self._dial = Dial(self._service, pool, self._data, self._reached, self._unreachable)
+        self._dial = Dial(self._service, pool, self._data, self)
         self._dial.begin()
 
-    def _unreachable(self) -> None:
+    def unreachable(self) -> None:
+        """No backend of the pool can be reached: try the fallback, else end."""
         fallback = self._service.router.fallback
         if fallback is not None and fallback is not self._pool:
             self._go_to(fallback)
@@ -291,7 +269,8 @@ class Connection:
             reset_on_close(self._client)
         self._finish(how)
 
-    def _reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
+    def reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
+        """A backend is connected and has been sent that many of the first bytes: weld."""
         self._dial = None
         self._backend = backend
         weld = self._weld = Weld(self._service.welding, self._client, sock, self._weld_ended)
@@ -308,18 +287,21 @@ class Connection:
 
     def _finish(self, how: Ended) -> None:
         service = self._service
+        if self not in service.connections:
+            return
         weld, self._weld = self._weld, None
         if weld is None:
             service.peeking.discard(self)
             service.reactor.retire(self._client)
         up, down = (weld.up.count, weld.down.count) if weld is not None else (0, 0)
         service.ended(self, self._ip, up, down)
-        if service.wants_report():
-            service.report(
+        if service.report.is_wanted():
+            service.report.write(
                 Summary(
+                    transport=Transport.TCP,
                     client=join_host_port(self._ip, self._port),
                     route=self._pool.label if self._pool is not None else None,
-                    metadata=_metadata(self._match),
+                    metadata=metadata_of(self._match),
                     backend=str(self._backend.address) if self._backend is not None else None,
                     up=up,
                     down=down,
@@ -327,15 +309,3 @@ class Connection:
                     ended=how,
                 )
             )
-
-
-def join_host_port(host: str, port: int) -> str:
-    """``HOST:PORT``, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _metadata(match: ProtocolMatch | None) -> Mapping[str, MetadataValue]:
-    try:
-        return match.metadata if match is not None else {}
-    except Exception:  # noqa: BLE001 - a plugin's fault costs its words in the log, not the connection
-        return {}

@@ -15,10 +15,10 @@ import fcntl
 import socket
 import struct
 import termios
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from refractium.net.reactor import EDGE, HANGUP, IN, OUT
+from refractium.net.reactor import EDGE, ERROR, HANGUP, IN, OUT, URGENT
+from refractium.net.report import Ended
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,28 +31,12 @@ BUFFER: Final = 65_536
 _READS_A_TURN: Final = 16
 """After this many full reads a flow lets the others have their turn."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-_RESET_POLL: Final = 0.005
-"""Seconds between looks at whether the last bytes before a reset have been taken."""
+_RESET_POLL: Final = (0.005, 0.32)
+"""Seconds between looks at whether the last bytes before a reset have been taken: at first, and at most."""
 _RESET_PATIENCE: Final = 30.0
 """Seconds without progress after which the reset goes out without them."""
 _TCP_CLOSE: Final = 7
 """tcpi_state of a connection that is over (Linux, net/tcp_states.h)."""
-
-
-class Ended(StrEnum):
-    """How a connection ended, as the access log says it."""
-
-    CLOSED = "closed"
-    CLIENT_RESET = "client reset"
-    BACKEND_RESET = "backend reset"
-    IDLE = "idle timeout"
-    DRAINED = "cut at the drain timeout"
-    ABORTED = "cut by the stop"
-    NO_ROUTE = "no route"
-    LOOP = "route leads back to this listener"
-    UNREACHABLE = "no backend reachable"
-    CLIENT_LEFT = "client left before it was identified"
-    FAULT = "internal error"
 
 
 class Welding:
@@ -157,10 +141,12 @@ class Weld:
 
     def _serve(self, mask: int, reading: Flow, writing: Flow) -> None:
         self.stamp = self.shared.reactor.now
-        if mask & HANGUP:
+        if mask & (HANGUP | URGENT):
             reading.near_end = True
         if mask & ~OUT:
             reading.run()
+        if mask & ERROR and reading.done:
+            writing.sink_broke()
         if mask & OUT and writing.held:
             writing.run()
 
@@ -198,16 +184,17 @@ class Weld:
         reactor = self.shared.reactor
         reactor.unwatch(self.client.sock)
         reactor.unwatch(self.backend.sock)
-        waiting, since = -1, 0.0
+        waiting, since, pause = -1, 0.0, _RESET_POLL[0]
 
         def look() -> None:
-            nonlocal waiting, since
+            nonlocal waiting, since, pause
             left = _unacknowledged(to.sock)
-            now = reactor.loop.time()
+            now = reactor.now
             if left != waiting:
-                waiting, since = left, now
+                waiting, since, pause = left, now, _RESET_POLL[0]
             if left and now - since < _RESET_PATIENCE:
-                self._timer = reactor.loop.call_later(_RESET_POLL, look)
+                self._timer = reactor.loop.call_later(pause, look)
+                pause = min(2 * pause, _RESET_POLL[1])
             else:
                 self.abort(how)
 
@@ -267,7 +254,7 @@ class Flow:
             except BlockingIOError:
                 sent = 0
             except OSError:
-                self._sink_broke()
+                self.sink_broke()
                 return
             self.count += sent
             if sent < got:
@@ -297,7 +284,7 @@ class Flow:
         except BlockingIOError:
             return False
         except OSError:
-            self._sink_broke()
+            self.sink_broke()
             return False
         self.count += sent
         self.held = self.held[sent:]
@@ -316,10 +303,12 @@ class Flow:
             try:
                 self.sink.sock.shutdown(socket.SHUT_WR)
             except OSError:
-                self._sink_broke()
+                self.sink_broke()
 
-    def _sink_broke(self) -> None:
+    def sink_broke(self) -> None:
         """The sink takes nothing any more; what it has sent before is still to be read."""
+        if self.done:
+            return
         self.sink.broken = True
         self.done = True
         self.held = b""

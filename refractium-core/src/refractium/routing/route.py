@@ -28,6 +28,7 @@ class Route:
         host: as `sni`, for protocols that carry a host.
         on_timeout: whether the route gets the clients that stay silent. By default it does if the protocol
             is one whose server speaks first.
+        udp_session_timeout_ms: how long a UDP session may be silent (ms); by default as in the settings.
 
     Raises:
         ConfigError: an argument is not valid, or asks for what the protocol cannot tell.
@@ -39,6 +40,7 @@ class Route:
     alpn: Names = ()
     host: Names = ()
     on_timeout: bool | None = None
+    udp_session_timeout_ms: int | None = None
 
     def __post_init__(self) -> None:
         problems = []

@@ -40,7 +40,10 @@ class Router:
     def __init__(self, routes: Sequence[Route], fallback: Sequence[Address], peek_buffer_size: int) -> None:
         _refuse_duplicates(routes)
         pools = {
-            route: Pool(route.name, [Backend(address) for address in route.backends]) for route in routes
+            route: Pool(
+                route.name, [Backend(address) for address in route.backends], route.udp_session_timeout_ms
+            )
+            for route in routes
         }
         candidates: dict[int, Candidate[Pool]] = {}
         for name in dict.fromkeys(route.name for route in routes):

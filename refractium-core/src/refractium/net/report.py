@@ -1,0 +1,78 @@
+"""What is told of connections and sessions that have ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from refractium.contract import MetadataValue, ProtocolMatch, Transport
+
+
+class Ended(StrEnum):
+    """How a connection ended, as the access log says it."""
+
+    CLOSED = "closed"
+    CLIENT_RESET = "client reset"
+    BACKEND_RESET = "backend reset"
+    IDLE = "idle timeout"
+    DRAINED = "cut at the drain timeout"
+    ABORTED = "cut by the stop"
+    NO_ROUTE = "no route"
+    LOOP = "route leads back to this listener"
+    UNREACHABLE = "no backend reachable"
+    CLIENT_LEFT = "client left before it was identified"
+    FAULT = "internal error"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A finished connection or UDP session, for the access log.
+
+    Attributes:
+        transport: how it came.
+        client: the client's address.
+        route: the protocol's name, ``fallback`` or nothing.
+        metadata: what its first bytes told.
+        backend: the backend's address as configured, if one was reached.
+        up: bytes from client to backend.
+        down: bytes from backend to client.
+        seconds: from accept to the end.
+        ended: how.
+    """
+
+    transport: Transport
+    client: str
+    route: str | None
+    metadata: Mapping[str, MetadataValue]
+    backend: str | None
+    up: int
+    down: int
+    seconds: float
+    ended: Ended
+
+
+class Reporter(Protocol):
+    """Whom the summaries go to."""
+
+    def is_wanted(self) -> bool:
+        """Whether anybody reads them now; they are not made otherwise."""
+
+    def write(self, summary: Summary) -> None:
+        """Take one."""
+
+
+def join_host_port(host: str, port: int) -> str:
+    """``HOST:PORT``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def metadata_of(match: ProtocolMatch | None) -> Mapping[str, MetadataValue]:
+    """What the first bytes told; nothing, should a plugin fail at reading it now."""
+    try:
+        return dict(match.metadata) if match is not None else {}
+    except Exception:  # noqa: BLE001 - a plugin's fault costs its words in the log, not the connection
+        return {}

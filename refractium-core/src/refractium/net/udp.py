@@ -1,0 +1,395 @@
+"""UDP: sessions, each a client's address joined to a backend by a connected socket of its own.
+
+The first datagram decides where a session goes, and all that follow take the same way. Whatever goes wrong
+with one session (an ICMP error, a full queue) is that session's, and it is used again for the next datagram.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from refractium.contract import Transport, Verdict
+from refractium.net.deadlines import Deadlines
+from refractium.net.locality import OwnAddresses
+from refractium.net.reactor import IN
+from refractium.net.report import Ended, Summary, join_host_port, metadata_of
+from refractium.throttle import Throttled
+
+if TYPE_CHECKING:
+    from refractium.contract import ProtocolMatch
+    from refractium.net.limits import Limits
+    from refractium.net.listener import Peer
+    from refractium.net.reactor import Reactor
+    from refractium.net.report import Reporter
+    from refractium.routing import Backend, Pool, Router
+    from refractium.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_DATAGRAM: Final = 65_536
+"""More than any datagram holds (65,507 bytes over IPv4, 65,527 over IPv6)."""
+_DATAGRAMS_A_TURN: Final = 64
+"""After as many from one socket the others have their turn."""
+_QUIET: Final = 1.0
+"""Seconds without a datagram after which a session counts as finished when the proxy drains."""
+_CONTROL: Final = socket.CMSG_SPACE(20)
+"""Room for the larger of in_pktinfo (12 bytes) and in6_pktinfo (20 bytes)."""
+
+Control: TypeAlias = "tuple[tuple[int, int, bytes], ...]"
+"""Ancillary data that makes an answer leave from the address that was asked."""
+
+
+@dataclass(slots=True)
+class UdpCounters:
+    """What has happened since the start. ``sessions == finished + active`` at any time."""
+
+    sessions: int = 0
+    finished: int = 0
+    refused: int = 0
+    """Datagrams that would have begun one session too many."""
+    unrouted: int = 0
+    """Datagrams that no route matched, without a fallback, or whose target is this proxy itself."""
+    dropped: int = 0
+    """Datagrams that a socket did not take, or whose backend could not be reached."""
+    bytes_up: int = 0
+    """Client to backend, of finished sessions."""
+    bytes_down: int = 0
+
+
+class UdpService:
+    """Everything UDP of one engine.
+
+    Args:
+        reactor: where events come from.
+        router: where sessions go.
+        settings: timeouts.
+        limits: how many sessions there may be.
+        report: told of every session that ended.
+    """
+
+    def __init__(
+        self, reactor: Reactor, router: Router, settings: Settings, limits: Limits, report: Reporter
+    ) -> None:
+        self.reactor = reactor
+        self.router = router
+        self.settings = settings
+        self.limits = limits
+        self.report = report
+        self.counters = UdpCounters()
+        self.sessions: dict[tuple[object, ...], Session] = {}
+        self.own = OwnAddresses()
+        self.listeners: list[UdpListener] = []
+        self.is_draining = False
+        self.drained = asyncio.Event()
+        self.drained.set()
+        # One buffer for all: a datagram is handed on before the next one is read.
+        self.buffer = bytearray(_DATAGRAM)
+        self.view = memoryview(self.buffer)
+        self.refusals = Throttled(log)
+        self.failures = Throttled(log)
+        self._silence: dict[int, Deadlines] = {}
+
+    def listen(self, sock: socket.socket) -> UdpListener:
+        """Take datagrams from a bound socket, which is the service's from now on."""
+        listener = UdpListener(self, sock)
+        self.own.add(sock)
+        self.listeners.append(listener)
+        return listener
+
+    def silence(self, pool: Pool) -> Deadlines:
+        """The deadlines of the sessions of a pool."""
+        timeout_ms = pool.session_timeout_ms or self.settings.udp_session_timeout_ms
+        if timeout_ms not in self._silence:
+            self._silence[timeout_ms] = Deadlines(self.reactor.loop, timeout_ms)
+        return self._silence[timeout_ms]
+
+    def drain(self) -> None:
+        """Begin no session any more; end those that have gone quiet, now and from now on."""
+        self.is_draining = True
+        quiet_since = self.reactor.loop.time() - _QUIET
+        for session in [one for one in self.sessions.values() if one.stamp <= quiet_since]:
+            session.end(Ended.CLOSED)
+        if self.sessions:
+            self.reactor.loop.call_later(_QUIET / 10, self.drain)
+
+    def cut(self, how: Ended) -> int:
+        """End every session that is left; how many there were."""
+        left = list(self.sessions.values())
+        for session in left:
+            session.end(how)
+        return len(left)
+
+    def close(self) -> None:
+        """Close the listeners and forget all timers. The sessions have ended before."""
+        for listener in self.listeners:
+            self.reactor.retire(listener.sock)
+        self.listeners.clear()
+        for deadlines in self._silence.values():
+            deadlines.close()
+
+    def begin(
+        self, listener: UdpListener, client: Peer, control: Control, key: tuple[object, ...], first: bytes
+    ) -> Session | None:
+        """Begin a session with its first datagram, or count why not."""
+        decision = self.router.table.decide(first, final=True)
+        pool = self.router.fallback if isinstance(decision, Verdict) else decision[0]
+        match = None if isinstance(decision, Verdict) else decision[1]
+        if pool is None or self.is_draining:
+            self.counters.unrouted += 1
+            return None
+        ip = client[0].removeprefix("::ffff:")
+        if (limit := self.limits.enter(ip)) is not None:
+            self.counters.refused += 1
+            self.refusals.warning("refused a session from %s: %s is reached", ip, limit)
+            return None
+        session = Session(listener, client, control, key, pool, match)
+        self.sessions[key] = session
+        self.counters.sessions += 1
+        self.drained.clear()
+        self.silence(pool).add(session)
+        return session
+
+    def ended(self, session: Session, how: Ended) -> None:
+        """Count a session that has let its socket go."""
+        del self.sessions[session.key]
+        self.limits.leave(session.ip)
+        self.counters.finished += 1
+        self.counters.bytes_up += session.up
+        self.counters.bytes_down += session.down
+        if not self.sessions:
+            self.drained.set()
+        if self.report.is_wanted():
+            self.report.write(session.summary(how))
+
+
+class UdpListener:
+    """Takes the clients' datagrams from one bound socket."""
+
+    def __init__(self, service: UdpService, sock: socket.socket) -> None:
+        self._service = service
+        self.sock = sock
+        self.address: Peer = sock.getsockname()
+        self._tells_destination = self.address[0] in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+        if self._tells_destination:
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        service.reactor.watch(sock, IN, self._on_event)
+
+    def __repr__(self) -> str:
+        return f"<UdpListener {self.address}>"
+
+    def crash(self) -> None:
+        """Go on: a listener outlives any fault in handling a datagram."""
+
+    def _on_event(self, _mask: int) -> None:
+        service = self._service
+        buffer, view = service.buffer, service.view
+        sessions = service.sessions
+        control: Control = ()
+        for _ in range(_DATAGRAMS_A_TURN):
+            try:
+                if self._tells_destination:
+                    size, ancillary, _, client = self.sock.recvmsg_into([buffer], _CONTROL)
+                    control = tuple((level, kind, _as_source(kind, data)) for level, kind, data in ancillary)
+                else:
+                    size, client = self.sock.recvfrom_into(buffer)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.debug("%r: %s", self, error)
+                return
+            key = (self.sock, client, control)
+            session = sessions.get(key)
+            if session is None:
+                session = service.begin(self, client, control, key, bytes(view[:size]))
+            if session is not None:
+                session.send_up(view[:size])
+
+    def answer(self, datagram: memoryview, client: Peer, control: Control) -> None:
+        """Send a datagram to a client.
+
+        Raises:
+            OSError: the kernel does not take it.
+        """
+        if control:
+            self.sock.sendmsg([datagram], control, 0, client)
+        else:
+            self.sock.sendto(datagram, client)
+
+
+class Session:
+    """One client's datagrams and the answers to them.
+
+    Attributes:
+        stamp: monotonic time (s) of the last datagram, in whichever direction.
+        up: bytes from client to backend.
+        down: bytes from backend to client.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_client",
+        "_control",
+        "_listener",
+        "_match",
+        "_pool",
+        "_service",
+        "_sock",
+        "_started",
+        "down",
+        "ip",
+        "key",
+        "stamp",
+        "up",
+    )
+
+    def __init__(
+        self,
+        listener: UdpListener,
+        client: Peer,
+        control: Control,
+        key: tuple[object, ...],
+        pool: Pool,
+        match: ProtocolMatch | None,
+    ) -> None:
+        self._service = listener._service  # noqa: SLF001 - of one piece with it
+        self._listener = listener
+        self._client = client
+        self._control = control
+        self.key = key
+        self.ip = client[0].removeprefix("::ffff:")
+        self._pool = pool
+        self._match = match
+        self._started = self.stamp = self._service.reactor.now
+        self._backend: Backend | None = None
+        self._sock: socket.socket | None = None
+        self.up = 0
+        self.down = 0
+
+    def __repr__(self) -> str:
+        return f"<Session of {join_host_port(self.ip, self._client[1])}>"
+
+    def send_up(self, datagram: memoryview) -> None:
+        """Send a datagram to the backend; to the next one, should this one refuse."""
+        self.stamp = self._service.reactor.now
+        for _ in range(1 + len(self._pool.backends)):
+            if self._sock is None and not self._connect():
+                break
+            assert self._sock is not None  # noqa: S101 - connected
+            try:
+                self.up += self._sock.send(datagram)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    break
+                # It is about an earlier datagram, and this one was not sent.
+                self._disconnect(error)
+            else:
+                return
+        self._service.counters.dropped += 1
+
+    def expired(self) -> None:
+        """Nothing has passed in either direction for the timeout."""
+        self.end(Ended.IDLE)
+
+    def crash(self) -> None:
+        """End at once, after a fault of ours."""
+        self.end(Ended.FAULT)
+
+    def end(self, how: Ended) -> None:
+        """Let the backend's socket go; the client's next datagram begins a new session."""
+        self._service.silence(self._pool).discard(self)
+        if self._sock is not None:
+            self._service.reactor.retire(self._sock)
+            self._sock = None
+        self._service.ended(self, how)
+
+    def summary(self, how: Ended) -> Summary:
+        """For the access log."""
+        return Summary(
+            transport=Transport.UDP,
+            client=join_host_port(self.ip, self._client[1]),
+            route=self._pool.label,
+            metadata=metadata_of(self._match),
+            backend=str(self._backend.address) if self._backend is not None else None,
+            up=self.up,
+            down=self.down,
+            seconds=self._service.reactor.loop.time() - self._started,
+            ended=how,
+        )
+
+    def _connect(self) -> bool:
+        """Connect a socket to the next target; whether there is one."""
+        service = self._service
+        for backend, target in self._pool.targets():
+            if target in service.own:
+                service.counters.unrouted += 1
+                continue
+            family, address = target
+            try:
+                sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            except OSError as error:
+                service.failures.warning("no socket for a session: %s", error.strerror)
+                return False
+            try:
+                sock.connect(address)
+            except OSError as error:
+                sock.close()
+                service.failures.warning("backend %s cannot be reached: %s", backend.address, error.strerror)
+                continue
+            self._backend = backend
+            self._sock = sock
+            service.reactor.watch(sock, IN, self._on_event)
+            return True
+        return False
+
+    def _disconnect(self, error: OSError) -> None:
+        """Give this backend up; the next datagram takes the pool's next one."""
+        assert self._sock is not None  # noqa: S101 - it has just failed
+        assert self._backend is not None  # noqa: S101
+        self._service.failures.warning("backend %s refuses: %s", self._backend.address, error.strerror)
+        self._service.reactor.retire(self._sock)
+        self._sock = None
+
+    def _on_event(self, _mask: int) -> None:
+        service = self._service
+        self.stamp = service.reactor.now
+        for _ in range(_DATAGRAMS_A_TURN):
+            if self._sock is None:
+                return
+            try:
+                size = self._sock.recv_into(service.buffer)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._disconnect(error)
+                return
+            try:
+                self._listener.answer(service.view[:size], self._client, self._control)
+            except OSError:
+                service.counters.dropped += 1
+            else:
+                self.down += size
+
+
+_IP_PKTINFO: Final = 8
+"""From linux/in.h; Python's socket module has no name for it before 3.14."""
+
+
+def _as_source(kind: int, data: bytes) -> bytes:
+    """Ancillary data of a datagram that came, turned into that of its answer.
+
+    in_pktinfo is interface, local address, destination: sent back, its local address is the source. The
+    interface is left open (0), so that routing decides.
+    """
+    if kind == _IP_PKTINFO:
+        return bytes(4) + data[4:8] + bytes(4)
+    return data[:16] + bytes(4)
