@@ -10,6 +10,7 @@ import pytest
 
 _PACKAGES: Final = {
     "dig": "bind9-dnsutils",
+    "dnsmasq": "dnsmasq-base",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "nginx": "nginx-light",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Names: TypeAlias = "str | Sequence[str]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Route:
     """A protocol, the conditions under which the route applies, and where its clients go.
 

@@ -1,0 +1,228 @@
+"""Real backends: blocking sockets, a thread for each connection, one function that says what they do."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import queue
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from support.clients import PATIENCE, MIB, Received, receive_all, sending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import Self
+
+    Handler = Callable[[socket.socket], Any]
+
+
+class Backend:
+    """Accepts until the block ends; each connection is handed to `handler`, then closed.
+
+    Args:
+        handler: what is done with a connection. It may close the socket itself. A connection error ends it
+            quietly, any other error is raised where the block ends.
+        host: the address to listen on.
+        port: 0 takes a free one.
+        path: of a unix socket, instead of host and port.
+        backlog: how many clients may wait to be accepted.
+        receive_buffer: bytes that its kernel takes unread, instead of as many as it likes.
+
+    Attributes:
+        address: as a route names it.
+        results: what the handler has returned, in the order in which it did.
+        accepted: how many connections there were.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        path: Path | None = None,
+        backlog: int = 1024,
+        receive_buffer: int = 0,
+    ) -> None:
+        self._handler = handler
+        if path is not None:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(path))
+            self._listener.listen(backlog)
+            self.address = f"unix:{path}"
+        else:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._listener = socket.create_server((host, port), family=family, backlog=backlog)
+            self.port = self._listener.getsockname()[1]
+            self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        if receive_buffer:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.accepted = 0
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._errors: list[BaseException] = []
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(PATIENCE)
+        self._listener.close()
+        with self._lock:
+            for sock in self._open:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "a backend hangs"
+        if self._errors:
+            raise self._errors[0]
+
+    def result(self) -> Any:
+        """What the handler returned for the next connection that it is done with."""
+        return self.results.get(timeout=PATIENCE)
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            sock.settimeout(PATIENCE)
+            with self._lock:
+                self._open.add(sock)
+                self.accepted += 1
+            self._start(self._serve, sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            self.results.put(self._handler(sock))
+        except ConnectionError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised where the block ends
+            self._errors.append(error)
+        finally:
+            with self._lock:
+                self._open.discard(sock)
+                sock.close()
+
+
+def echo(sock: socket.socket) -> int:
+    """Send everything back; the number of bytes."""
+    count = 0
+    while data := sock.recv(MIB):
+        sock.sendall(data)
+        count += len(data)
+    return count
+
+
+def sink(sock: socket.socket) -> Received:
+    """Take everything; after an orderly end answer with `digest` of it."""
+    received = receive_all(sock)
+    if received.end == "eof":
+        sock.sendall(digest(received.data))
+    return received
+
+
+def digest(data: bytes) -> bytes:
+    """Length and SHA-256."""
+    return f"{len(data)} {hashlib.sha256(data).hexdigest()}".encode()
+
+
+def source(data: bytes) -> Handler:
+    """Sends `data` and ends its sending side, then takes everything."""
+
+    def handle(sock: socket.socket) -> Received:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        return receive_all(sock)
+
+    return handle
+
+
+def duplex(data: bytes) -> Handler:
+    """Sends `data` and takes everything at the same time."""
+
+    def handle(sock: socket.socket) -> Received:
+        with sending(sock, data):
+            return receive_all(sock)
+
+    return handle
+
+
+def named(name: str) -> Handler:
+    """Says its name to everyone, then echoes."""
+
+    def handle(sock: socket.socket) -> int:
+        sock.sendall(name.encode())
+        return echo(sock)
+
+    return handle
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[str]:
+    """The address of a port that is taken but not listened on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def hanging() -> Iterator[str]:
+    """An address that does not answer: its queue is full, so the kernel drops whoever knocks."""
+    with socket.socket() as server, contextlib.ExitStack() as fillers:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(2):
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)  # noqa: FBT003 - positional by its nature
+            filler.connect_ex(server.getsockname())
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+class FullUnixQueue:
+    """A unix socket with as many waiting clients as it takes, until `make_room`.
+
+    Attributes:
+        address: as a route names it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.address = f"unix:{path}"
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen(0)
+        self._filler = socket.socket(socket.AF_UNIX)
+        self._filler.connect(str(path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._filler.close()
+        self._server.close()
+
+    def make_room(self) -> None:
+        """Take the client in that fills the queue."""
+        self._server.accept()[0].close()
+
+    def accept(self) -> socket.socket:
+        """The next client."""
+        self._server.settimeout(PATIENCE)
+        sock, _ = self._server.accept()
+        sock.settimeout(PATIENCE)
+        return sock

@@ -1,0 +1,343 @@
+"""A proxy in a thread of its own, and what must be true of it when a test is done with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import re
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import uvloop
+
+from refractium import (
+    NEED_MORE,
+    NO,
+    Identification,
+    Protocol,
+    ProtocolMatch,
+    Refractium,
+    Settings,
+    Strength,
+    Transport,
+    define_protocol,
+)
+from support.clients import PATIENCE, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Self
+
+    from refractium import Route
+    from refractium.net.report import Summary
+    from refractium.net.tcp import Counters, TcpService
+
+    LoopKind = Literal["uvloop", "asyncio"]
+
+_IDLE: Final = 0.1
+"""Seconds over which an idle proxy is watched; one that spins uses all of them."""
+_TCP_CLOSE_WAIT: Final = "08"
+"""``st`` in /proc/net/tcp (Linux, net/tcp_states.h)."""
+
+
+class ProxyThread:
+    """Runs a `Refractium` on an event loop of its own while the block runs.
+
+    Where the block ends without an error, the invariants are asserted: nobody is connected or counted any
+    more, every connection that was accepted has finished or was refused, the thread is idle, no socket waits
+    to be closed, nothing unexpected was logged.
+
+    Args:
+        routes: as `Refractium` takes them.
+        fallback: as `Refractium` takes it.
+        fallback_udp: the same for datagrams. With it, or a route for UDP, UDP is served as well.
+        settings: limits and timeouts; the defaults here are short, and let one address in 10,000 times.
+        host: to listen on.
+        port: 0 takes a free one.
+        expected: regular expressions for warnings that the test provokes.
+        loop: the event loop.
+
+    Attributes:
+        engine: the proxy.
+        port: its port.
+        address: its host, as clients on this machine reach it, and its port.
+    """
+
+    def __init__(
+        self,
+        *routes: Route,
+        fallback: str | Sequence[str] = (),
+        fallback_udp: str | Sequence[str] = (),
+        settings: Settings | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        expected: Sequence[str] = (),
+        loop: LoopKind = "uvloop",
+    ) -> None:
+        tcp = [route for route in routes if route.transport is Transport.TCP]
+        udp = [route for route in routes if route.transport is Transport.UDP]
+        self._serves_udp = bool(udp or fallback_udp)
+        self.engine = Refractium(
+            tcp, udp, fallback_tcp=fallback, fallback_udp=fallback_udp, settings=settings or quick()
+        )
+        self._host = host
+        self._port = port
+        self._expected = [re.compile(pattern) for pattern in expected]
+        self._loop_kind: LoopKind = loop
+        self._log = _Log()
+        self._started: queue.SimpleQueue[tuple[str, ...] | BaseException] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+        self._over = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+
+    def __enter__(self) -> Self:
+        self._log.attach()
+        self._thread.start()
+        started = self._started.get(timeout=PATIENCE)
+        if isinstance(started, BaseException):
+            self._log.detach()
+            raise started
+        self.addresses = started
+        self.port = int(started[0].rpartition(":")[2])
+        self.address = ("::1" if self._host == "::1" else "127.0.0.1", self.port)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.await_drained()
+                self.await_idle()
+                self._assert_nothing_counted()
+                self._assert_nothing_waits_to_be_closed()
+        finally:
+            self.call(self.engine.stop(0))
+            self._loop.call_soon_threadsafe(self._over.set)
+            self._thread.join(PATIENCE)
+            self._log.detach()
+        assert not self._thread.is_alive()
+        if kind is None:
+            self._assert_nothing_unexpected_logged()
+
+    def _run(self) -> None:
+        factory = uvloop.new_event_loop if self._loop_kind == "uvloop" else asyncio.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            addresses = await self.engine.start_tcp(self._host, self._port)
+            if self._serves_udp:
+                await self.engine.start_udp(self._host, int(addresses[0].rpartition(":")[2]))
+        except BaseException as error:  # noqa: BLE001 - raised in the test
+            self._started.put(error)
+            return
+        self._started.put(addresses)
+        await self._over.wait()
+
+    # What tests do with it
+
+    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in the proxy's loop and return its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Callable[[], Any]:
+        """Start a coroutine in the proxy's loop; what is returned waits for its result."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return lambda: future.result(PATIENCE)
+
+    def connect(self, *, source: str | None = None, receive_buffer: int = 0) -> socket.socket:
+        """A client."""
+        return connect(self.address, source=source, receive_buffer=receive_buffer)
+
+    @property
+    def service(self) -> TcpService:
+        """What only the invariants, and tests of them, may look into."""
+        service = self.engine._tcp
+        assert service is not None
+        return service
+
+    @property
+    def counters(self) -> Counters:
+        return self.engine.counters
+
+    def next_end(self) -> Summary:
+        """The access log's record of the next connection that ends."""
+        return self._log.ended.get(timeout=PATIENCE)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was logged so far at WARNING and above."""
+        return list(self._log.lines)
+
+    def await_active(self, count: int) -> None:
+        """Wait until that many connections are open: there is no event for that."""
+        eventually(lambda: self.engine.active == count, f"{count} connections")
+
+    def await_drained(self) -> None:
+        """Wait until no connection is open."""
+        service = self.engine._tcp
+        assert service is not None
+
+        async def wait() -> None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(service.drained.wait(), PATIENCE / 2)
+
+        self.call(wait())
+        if self.engine._udp is not None:
+            eventually(lambda: not self.engine.active, "the sessions' silence")
+        assert not self.engine.active, f"still open: {service.connections}"
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the proxy's thread has used."""
+        assert self._thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
+
+    def await_idle(self, seconds: float = _IDLE) -> None:
+        """Wait until the proxy has done next to nothing for that long; one that spins never does."""
+        deadline = time.monotonic() + PATIENCE
+        used = seconds
+        while used > 0.1 * seconds:
+            assert time.monotonic() < deadline, f"{used:.3f} s of processor time in {seconds} s"
+            before = self.cpu_seconds()
+            time.sleep(seconds)
+            used = self.cpu_seconds() - before
+
+    # Invariants
+
+    def _assert_nothing_counted(self) -> None:
+        service = self.engine._tcp
+        assert service is not None
+        assert service.limits.active == 0
+        assert service.limits._by_ip == {}
+        counters = service.counters
+        assert counters.accepted == counters.finished + counters.refused, counters
+        for queued in (service.peeking, service.connecting, service.idle):
+            assert not len(queued), "a timeout outlives its connection"
+        watched = len(service.listeners)
+        if self.engine._udp is not None:
+            watched += len(self.engine._udp.listeners)
+            totals = self.engine.udp_counters
+            assert totals.sessions == totals.finished, totals
+        assert len(service.reactor._handlers) == watched, "somebody is still watched"
+
+    def _assert_nothing_waits_to_be_closed(self) -> None:
+        left = [row for row in _sockets_of_this_process() if row.state == _TCP_CLOSE_WAIT]
+        assert not [row for row in left if row.local_port == self.port]
+
+    def _assert_nothing_unexpected_logged(self) -> None:
+        unexpected = [line for line in self._log.lines if not any(one.search(line) for one in self._expected)]
+        assert not unexpected
+
+
+def quick(**values: int) -> Settings:
+    """Settings with short timeouts, and without a limit that one address would reach."""
+    return Settings(
+        **{
+            "max_connections_per_ip": 10_000,
+            "peek_timeout_ms": 2_000,
+            "connect_timeout_ms": 2_000,
+            "idle_timeout_ms": 20_000,
+            **values,
+        }
+    )
+
+
+def starting_with(
+    magic: bytes, *, name: str = "magic", strength: Strength = Strength.EXACT, server_first: bool = False
+) -> Protocol:
+    """A protocol whose clients start with `magic`."""
+
+    @define_protocol(
+        name, max_bytes=len(magic), prefixes=(magic,), strength=strength, server_first=server_first
+    )
+    def identify(data: bytes) -> Identification:
+        if data.startswith(magic):
+            return ProtocolMatch()
+        return NEED_MORE if magic.startswith(data) else NO
+
+    return identify
+
+
+def free_port() -> int:
+    """A port that nobody listens on, for proxies that must know theirs beforehand."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    """Wait for something that tells nobody when it happens; returns as soon as it does."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.001)
+
+
+def open_descriptors() -> set[str]:
+    """The file descriptors of this process, with what they are."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are wanted
+        with suppress(OSError):
+            found.add(f"{fd} {Path('/proc/self/fd', fd).readlink()}")
+    return {one for one in found if "/proc/" not in one}
+
+
+class _Row:
+    """A line of /proc/net/tcp."""
+
+    def __init__(self, line: str) -> None:
+        fields = line.split()
+        self.local_port = int(fields[1].rpartition(":")[2], 16)
+        self.state = fields[3]
+        self.inode = fields[9]
+
+
+def _sockets_of_this_process() -> list[_Row]:
+    inodes = {one.partition("[")[2].rstrip("]") for one in open_descriptors() if "socket:" in one}
+    rows = [
+        _Row(line)
+        for table in ("tcp", "tcp6")
+        for line in Path("/proc/self/net", table).read_text(encoding="ascii").splitlines()[1:]
+    ]
+    return [row for row in rows if row.inode in inodes]
+
+
+class _Log(logging.Handler):
+    """Keeps what the proxy says: warnings as text, ends of connections as records."""
+
+    _LOGGERS: Final = ("refractium", "asyncio")
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines: list[str] = []
+        self.ended: queue.SimpleQueue[Summary] = queue.SimpleQueue()
+
+    def attach(self) -> None:
+        for name in self._LOGGERS:
+            logging.getLogger(name).addHandler(self)
+        access = logging.getLogger("refractium.access")
+        access.setLevel(logging.DEBUG)
+        access.addHandler(self)
+        access.propagate = False
+
+    def detach(self) -> None:
+        access = logging.getLogger("refractium.access")
+        access.setLevel(logging.NOTSET)
+        access.removeHandler(self)
+        access.propagate = True
+        for name in self._LOGGERS:
+            logging.getLogger(name).removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        summary: Summary | None = getattr(record, "connection", None)
+        if summary is not None:
+            self.ended.put(summary)
+        if record.levelno >= logging.WARNING:
+            self.lines.append(self.format(record))

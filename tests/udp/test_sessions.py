@@ -1,0 +1,294 @@
+"""Sessions: datagrams of one client go one way, intact, until there is silence."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import socket
+import threading
+
+import pytest
+
+from refractium import NO, Identification, Protocol, ProtocolMatch, Route, define_protocol
+from support.clients import PATIENCE, payload
+from support.datagrams import UdpBackend, ask, client, echo
+from support.proxy import ProxyThread, eventually, free_port, quick
+
+SHORT = 150
+"""Milliseconds of silence that end a session where a test waits for that."""
+
+
+def datagrams_with(magic: bytes, name: str = "magic") -> Protocol:
+    @define_protocol(name, transport="udp", max_bytes=len(magic), prefixes=(magic,))
+    def identify(data: bytes) -> Identification:
+        return ProtocolMatch() if data.startswith(magic) else NO
+
+    return identify
+
+
+MAGIC = datagrams_with(b"magic")
+
+
+def named(name: bytes) -> UdpBackend:
+    return UdpBackend(lambda datagram: [name + b":" + datagram])
+
+
+def test_a_datagram_goes_to_its_route_and_an_unknown_one_to_the_fallback() -> None:
+    settings = quick(udp_session_timeout_ms=SHORT)
+    with named(b"route") as route, named(b"rest") as rest:
+        routes = Route(MAGIC, route.address)
+        with ProxyThread(routes, fallback_udp=rest.address, settings=settings) as proxy:
+            assert ask(proxy.address, b"magic!") == b"route:magic!"
+            assert ask(proxy.address, b"other") == b"rest:other"
+            summaries = {proxy.next_end().route, proxy.next_end().route}
+    assert summaries == {"magic", "fallback"}
+
+
+def test_the_first_datagram_decides_for_the_session() -> None:
+    settings = quick(udp_session_timeout_ms=SHORT)
+    with named(b"route") as route, named(b"rest") as rest:
+        routes = Route(MAGIC, route.address)
+        with (
+            ProxyThread(routes, fallback_udp=rest.address, settings=settings) as proxy,
+            client(proxy.address) as sock,
+        ):
+            for datagram, backend in ((b"what", b"rest:"), (b"magic!", b"rest:"), (b"x", b"rest:")):
+                sock.send(datagram)
+                assert sock.recv(100) == backend + datagram
+
+
+def test_an_unknown_datagram_without_fallback_is_dropped_and_counted() -> None:
+    with UdpBackend(echo) as backend, ProxyThread(Route(MAGIC, backend.address)) as proxy:
+        with client(proxy.address) as sock:
+            sock.send(b"other")
+            eventually(lambda: proxy.engine.udp_counters.unrouted == 1, "the datagram is counted")
+        assert proxy.engine.udp_counters.sessions == 0
+        assert backend.seen == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 1472, 9000, 65_507])
+def test_datagrams_of_any_size_pass_both_ways(size: int) -> None:
+    data = payload(size, size)
+    settings = quick(udp_session_timeout_ms=SHORT)
+    with (
+        UdpBackend(echo) as backend,
+        ProxyThread(fallback_udp=backend.address, settings=settings) as proxy,
+    ):
+        assert ask(proxy.address, data) == data
+        ended = proxy.next_end()
+    assert (ended.up, ended.down) == (size, size)
+
+
+@pytest.mark.parametrize(("front", "back"), [("::1", "127.0.0.1"), ("127.0.0.1", "::1"), ("::1", "::1")])
+def test_ipv6_clients_and_backends(front: str, back: str) -> None:
+    settings = quick(udp_session_timeout_ms=SHORT)
+    with (
+        UdpBackend(echo, host=back) as backend,
+        ProxyThread(fallback_udp=backend.address, settings=settings, host=front) as proxy,
+    ):
+        assert ask(proxy.address, b"six") == b"six"
+
+
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
+def test_answers_leave_from_the_address_that_was_asked(wildcard: str) -> None:
+    settings = quick(udp_session_timeout_ms=SHORT)
+    with (
+        UdpBackend(echo) as backend,
+        ProxyThread(fallback_udp=backend.address, settings=settings, host=wildcard) as proxy,
+    ):
+        asked = ["127.0.0.1", "127.0.0.2", "127.0.0.77"] + ["::1"] * (wildcard == "::")
+        for host in asked:
+            # A connected client takes an answer from the address that it has asked and from no other.
+            assert ask((host, proxy.port), host.encode()) == host.encode()
+
+
+def test_one_client_that_asks_two_addresses_has_two_sessions() -> None:
+    settings = quick(udp_session_timeout_ms=SHORT)
+    with (
+        UdpBackend(echo) as backend,
+        ProxyThread(fallback_udp=backend.address, settings=settings, host="0.0.0.0") as proxy,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        sock.settimeout(PATIENCE)
+        sock.bind(("127.0.0.1", 0))
+        for host in ("127.0.0.1", "127.0.0.2"):
+            sock.sendto(host.encode(), (host, proxy.port))
+            assert sock.recvfrom(100) == (host.encode(), (host, proxy.port))
+        assert proxy.engine.udp_counters.sessions == 2
+
+
+@pytest.mark.parametrize("pushing", [True, False], ids=["backend", "client"])
+def test_one_way_traffic_either_way_keeps_a_session_and_silence_ends_it(pushing: bool) -> None:  # noqa: FBT001
+    settings = quick(udp_session_timeout_ms=400)
+    with (
+        UdpBackend(lambda _: []) as backend,
+        ProxyThread(fallback_udp=backend.address, settings=settings) as proxy,
+        client(proxy.address) as sock,
+    ):
+        sock.send(b"first")
+        eventually(lambda: backend.seen == 1, "the first datagram")
+        beats = threading.Event()
+        for beat in range(8):  # 0.8 s in all: twice the timeout
+            assert not beats.wait(0.1)
+            if pushing:
+                backend.push(b"%d" % beat)
+                assert sock.recv(100) == b"%d" % beat
+            else:
+                sock.send(b"%d" % beat)
+        eventually(lambda: pushing or backend.seen == 9, "all datagrams")
+        assert len(backend.clients) == 1
+        assert proxy.engine.udp_counters.sessions == 1
+        assert proxy.next_end().ended == "idle timeout"
+
+
+def test_a_route_may_have_a_silence_of_its_own() -> None:
+    settings = quick(udp_session_timeout_ms=60_000)
+    with UdpBackend(echo) as backend:
+        route = Route(MAGIC, backend.address, udp_session_timeout_ms=SHORT)
+        with ProxyThread(route, settings=settings) as proxy:
+            assert ask(proxy.address, b"magic") == b"magic"
+            assert proxy.next_end().seconds < 10
+
+
+def test_five_thousand_clients_get_their_own_answers() -> None:
+    settings = quick(udp_session_timeout_ms=3_000)
+    with (
+        UdpBackend(lambda datagram: [b"re:" + datagram]) as backend,
+        ProxyThread(fallback_udp=backend.address, settings=settings) as proxy,
+    ):
+
+        def talk(number: int) -> int:
+            wrong = 0
+            with client(proxy.address, source=f"127.1.{number // 200}.{number % 200 + 1}") as sock:
+                for turn in range(20):
+                    question = b"%d/%d" % (number, turn)
+                    sock.send(question)
+                    wrong += sock.recv(100) != b"re:" + question
+            return wrong
+
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            assert sum(pool.map(talk, range(5_000))) == 0
+        assert backend.seen == 100_000
+        assert proxy.engine.udp_counters.sessions == 5_000
+
+
+def test_sessions_are_bounded_and_established_ones_keep_working() -> None:
+    settings = quick(udp_session_timeout_ms=1_500, max_connections=10)
+    with (
+        UdpBackend(echo) as backend,
+        ProxyThread(
+            fallback_udp=backend.address, settings=settings, expected=["max_connections is reached"]
+        ) as proxy,
+    ):
+        socks = [client(proxy.address) for _ in range(30)]
+        try:
+            for sock in socks[:10]:
+                sock.send(b"in")
+                assert sock.recv(100) == b"in"
+            for sock in socks[10:]:
+                sock.send(b"out")
+            eventually(lambda: proxy.engine.udp_counters.refused == 20, "the others are refused")
+            for sock in socks[:10]:
+                sock.send(b"still in")
+                assert sock.recv(100) == b"still in"
+            assert backend.seen == 20
+            assert len(backend.clients) == 10
+        finally:
+            for sock in socks:
+                sock.close()
+
+
+def test_sessions_of_one_address_are_bounded() -> None:
+    settings = quick(udp_session_timeout_ms=SHORT, max_connections_per_ip=2)
+    with (
+        UdpBackend(echo) as backend,
+        ProxyThread(fallback_udp=backend.address, settings=settings, expected=["per_ip is reached"]) as proxy,
+        client(proxy.address) as third,
+    ):
+        with client(proxy.address) as one, client(proxy.address) as two:
+            for sock in (one, two):
+                sock.send(b"in")
+                assert sock.recv(100) == b"in"
+            third.send(b"out")
+            eventually(lambda: proxy.engine.udp_counters.refused == 1, "the third is refused")
+            assert ask(proxy.address, b"from elsewhere", source="127.0.0.9") == b"from elsewhere"
+        proxy.await_drained()
+        third.send(b"now in")
+        assert third.recv(100) == b"now in"
+
+
+def test_a_session_recovers_when_its_backend_comes_and_others_never_notice() -> None:
+    dead = free_port()
+    settings = quick(udp_session_timeout_ms=1_500)
+    with UdpBackend(echo) as alive:
+        route = Route(MAGIC, f"127.0.0.1:{dead}")
+        with ProxyThread(route, fallback_udp=alive.address, settings=settings, expected=["refuses"]) as proxy:
+            with client(proxy.address) as sock, client(proxy.address) as other:
+                for turn in range(20):  # each is answered by an ICMP error, which the next one meets
+                    sock.send(b"magic %d" % turn)
+                    other.send(b"%d" % turn)
+                    assert other.recv(100) == b"%d" % turn
+                with UdpBackend(echo, port=dead):
+                    sock.send(b"magic again")
+                    assert sock.recv(100) == b"magic again"
+            assert proxy.engine.udp_counters.sessions == 2
+
+
+def test_a_backend_that_refuses_is_followed_by_the_next() -> None:
+    settings = quick(udp_session_timeout_ms=SHORT)
+    with UdpBackend(echo) as alive:
+        route = Route(MAGIC, [f"127.0.0.1:{free_port()}", alive.address])
+        with (
+            ProxyThread(route, settings=settings, expected=["refuses"]) as proxy,
+            client(proxy.address) as sock,
+        ):
+            sock.settimeout(0.2)
+            answer = b""
+            for _ in range(5):  # the first datagram is lost with the backend that was not there
+                sock.send(b"magic")
+                try:
+                    answer = sock.recv(100)
+                    break
+                except TimeoutError:
+                    continue
+            assert answer == b"magic"
+
+
+def test_backends_take_turns() -> None:
+    settings = quick(udp_session_timeout_ms=SHORT)
+    with UdpBackend(echo) as one, UdpBackend(echo) as two, UdpBackend(echo) as three:
+        route = Route(MAGIC, [one.address, two.address, three.address])
+        with ProxyThread(route, settings=settings) as proxy:
+            for _ in range(30):
+                assert ask(proxy.address, b"magic") == b"magic"
+        assert [backend.seen for backend in (one, two, three)] == [10, 10, 10]
+
+
+def test_the_listener_itself_is_never_a_backend() -> None:
+    port = free_port()
+    with ProxyThread(
+        fallback_udp=f"127.0.0.1:{port}", port=port, settings=quick(udp_session_timeout_ms=SHORT)
+    ) as p:
+        with client(p.address) as sock:
+            sock.send(b"round and round")
+            eventually(lambda: p.engine.udp_counters.dropped == 1, "the datagram is dropped")
+        assert p.engine.udp_counters.sessions == 1
+
+
+def test_a_stop_lets_a_session_that_is_talking_finish_and_begins_no_other() -> None:
+    with (
+        UdpBackend(echo) as backend,
+        ProxyThread(fallback_udp=backend.address, settings=quick(drain_timeout_ms=20_000)) as proxy,
+        client(proxy.address) as sock,
+        client(proxy.address) as late,
+    ):
+        sock.send(b"before")
+        assert sock.recv(100) == b"before"
+        stopped = proxy.begin(proxy.engine.stop())
+        pause = threading.Event()
+        for turn in range(15):  # longer than the second of silence that ends it
+            sock.send(b"%d" % turn)
+            assert sock.recv(100) == b"%d" % turn
+            pause.wait(0.1)
+        late.send(b"too late")
+        assert stopped() == 0
+        assert proxy.engine.udp_counters.sessions == 1
