@@ -29,6 +29,8 @@ def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, a
     Every installed protocol is asked, and those that the configuration file defines.
     """
     data = _bytes(file, hex_)
+    if not data and not udp:  # protocols are asked about one byte or more; a datagram may be empty
+        raise ConfigError([Problem("no bytes: silence names no protocol", where="identify")])
     transport = Transport.UDP if udp else Transport.TCP
     table = Table(_candidates(Flags.of(context), transport), MAX_BYTES_LIMIT)
     answers = [(protocol, _answer(answer), answer) for protocol, answer in table.explain(data)]

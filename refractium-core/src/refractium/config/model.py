@@ -30,7 +30,7 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "0.0.0.0"  # noqa: S104 - a multiplexer is there for the network
     )
     port: Annotated[int, Meta(ge=0, le=65_535, description="0 takes any free port, and prints it.")] = 8080
-    hot_reload: Annotated[bool, Meta(description="Whether a changed file is taken over by itself.")] = True
+    hot_reload: Annotated[bool, Meta(description="Without effect yet: a changed file is read at the next start.")] = True
     fallback_tcp: Annotated[
         _AddressText | None, Meta(description="Where connections go that no route matches; else closed.")
     ] = None

@@ -1,0 +1,68 @@
+"""The command line, called the way its console script does, and plugins that nobody has installed."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from textwrap import dedent
+from typing import TYPE_CHECKING
+
+import pytest
+
+from refractium.cli import main
+from support.process import Finished, environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Cli:
+    """Calls ``refractium`` in an empty folder; in this process, which costs little."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.folder = folder
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object, stdin: bytes = b"") -> Finished:
+        """What it exits with, prints and complains. No call may end in a traceback."""
+        with self._monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["refractium", *map(str, arguments)])
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Finished(int(ended.value.code or 0), out, err)
+
+    def write(self, text: str, name: str = "refractium.toml") -> Path:
+        """Put down a configuration."""
+        path = self.folder / name
+        path.write_text(dedent(text), encoding="utf-8")
+        return path
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.chdir(tmp_path)
+    wanted = environment()
+    for key in os.environ.keys() - wanted.keys():
+        monkeypatch.delenv(key)
+    for key, value in wanted.items():
+        monkeypatch.setenv(key, value)
+    return Cli(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def broken_plugin(tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH with a plugin ``cracked`` that cannot be imported."""
+    folder = tmp_path / "site"
+    info = folder / "cracked-2.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: cracked\nVersion: 2.0\nSummary: Not today\n")
+    (info / "entry_points.txt").write_text("[refractium]\ncracked = cracked\n")
+    (folder / "cracked.py").write_text("raise ImportError('the glass is cracked')\n")
+    return folder

@@ -1,0 +1,353 @@
+"""The commands that print something and end: init, check, schema, plugins, identify."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dns.message
+import pytest
+import tomli
+
+from refractium.config import template
+from support.hellos import records, typical_hello
+from support.process import environment, run
+
+if TYPE_CHECKING:
+    from cli.conftest import Cli
+
+EXAMPLE = Path(__file__).parents[1] / "data" / "example.toml"
+ROUTE = '[[protocols]]\nname = "http"\nforward_to = "127.0.0.1:9000"\n'
+CLIENT_HELLO = records(typical_hello())
+
+
+# init
+
+
+def test_init_writes_a_commented_file_that_is_valid(cli: Cli) -> None:
+    done = cli("init")
+    assert (done.code, done.err) == (0, "")
+    assert "refractium.toml" in done.out
+    text = (cli.folder / "refractium.toml").read_text()
+    assert text == template()
+    assert tomllib.loads(text)["server"]["port"] == 8080
+    assert cli("check").code == 0
+
+
+def test_init_never_overwrites_unasked(cli: Cli) -> None:
+    path = cli.write("mine\n")
+    done = cli("init")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: refractium.toml: is there already; --force overwrites it\n"
+    assert path.read_text() == "mine\n"
+    assert cli("init", "--force").code == 0
+    assert path.read_text() == template()
+
+
+def test_init_writes_where_it_is_told(cli: Cli) -> None:
+    assert cli("init", "-c", "after.toml").code == 0
+    assert cli("-c", "before.toml", "init").code == 0
+    assert sorted(path.name for path in cli.folder.iterdir()) == ["after.toml", "before.toml"]
+    done = cli("init", "-c", "no/such/folder.toml")
+    assert (done.code, done.err) == (
+        1,
+        "error: cannot write no/such/folder.toml: No such file or directory\n",
+    )
+
+
+# check
+
+
+def test_check_prints_where_everything_goes(cli: Cli) -> None:
+    cli.write(
+        """\
+        fallback_tcp = "127.0.0.1:9009"
+
+        [[protocols]]
+        name = "https"
+        sni = ["example.com", "*.example.org"]
+        alpn = "h2"
+        forward_to = ["127.0.0.1:9001", "unix:/run/web.sock"]
+
+        [[protocols]]
+        name = "ftp"
+        forward_to = "[::1]:21"
+        """
+    )
+    done = cli("check")
+    assert (done.code, done.err) == (0, "")
+    header, https, ftp, fallback, verdict = done.out.splitlines()
+    assert header.split() == ["protocol", "transport", "when", "forward", "to"]
+    assert https.split("  ")[0] == "https"
+    assert "sni example.com or *.example.org, alpn h2" in https
+    assert "127.0.0.1:9001, unix:/run/web.sock" in https
+    assert ftp.split() == ["ftp", "tcp", "also", "if", "silent", "[::1]:21"]
+    assert fallback.split() == ["(anything", "else)", "tcp", "127.0.0.1:9009"]
+    assert verdict == "The configuration is valid."
+
+
+def test_check_json_has_the_routes(cli: Cli) -> None:
+    cli.write(ROUTE + '[[protocols]]\nname = "https"\nsni = "A.example"\nforward_to = ["[::1]:1", "a:2"]\n')
+    done = cli("check", "--json")
+    assert (done.code, done.err) == (0, "")
+    shared = {"transport": "tcp", "on_timeout": False}
+    assert json.loads(done.out) == {
+        "ok": True,
+        "problems": [],
+        "warnings": [],
+        "routes": [
+            {"protocol": "http", **shared, "forward_to": ["127.0.0.1:9000"]},
+            {"protocol": "https", **shared, "sni": ["a.example"], "forward_to": ["[::1]:1", "a:2"]},
+        ],
+    }
+
+
+def test_the_example_file_is_valid_and_its_fallback_to_itself_is_warned_of(cli: Cli) -> None:
+    done = cli("check", "-c", EXAMPLE)
+    assert done.code == 0
+    assert done.out.endswith("The configuration is valid.\n")
+    (warning,) = done.err.splitlines()
+    assert warning.startswith(
+        f"warning: {EXAMPLE}:12: server.fallback_tcp: 127.0.0.1:8080 is what this server"
+    )
+    rows = [line.split() for line in done.out.splitlines()[1:-1]]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [
+        ("http", "tcp", "10.0.0.3:80"),
+        ("ssh", "tcp", "127.0.0.1:22"),
+        ("dns", "tcp", "1.1.1.1:53"),
+        ("dns", "udp", "1.1.1.1:53"),
+        ("my_app", "udp", "127.0.0.1:9000"),
+        ("(anything", "else)", "127.0.0.1:8080"),
+        ("(anything", "else)", "127.0.0.1:53"),
+    ]
+
+
+# schema
+
+
+def schema(cli: Cli) -> dict[str, Any]:
+    done = cli("schema")
+    assert (done.code, done.err) == (0, "")
+    found: dict[str, Any] = json.loads(done.out)
+    assert json.loads(cli("schema", "--json").out) == found
+    return found
+
+
+def test_the_schema_knows_every_key_of_the_example_and_refers_to_what_it_has(cli: Cli) -> None:
+    found = schema(cli)
+    definitions = found["$defs"]
+
+    def references(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            own = {value["$ref"]} if "$ref" in value else set()
+            return own.union(*map(references, value.values()))
+        return set().union(*map(references, value)) if isinstance(value, list) else set()
+
+    assert found["$ref"] == "#/$defs/Config"
+    assert references(found) <= {f"#/$defs/{name}" for name in definitions}
+    example = tomli.loads(EXAMPLE.read_text())
+    assert example.keys() <= definitions["Config"]["properties"].keys()
+    assert example["server"].keys() <= definitions["ServerConfig"]["properties"].keys()
+    for route in example["protocols"]:
+        assert route.keys() <= definitions["RouteConfig"]["properties"].keys()
+        assert set(definitions["RouteConfig"]["required"]) <= route.keys()
+
+
+def test_the_schema_accepts_the_example_and_refuses_mistakes(cli: Cli) -> None:
+    jsonschema: Any = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(schema(cli))
+    validator.check_schema(validator.schema)
+    validator.validate(tomli.loads(EXAMPLE.read_text()))
+    mistakes: list[dict[str, Any]] = [
+        {"server": {"port": 65536}},
+        {"sever": {}},
+        {"protocols": [{"name": "http"}]},
+    ]
+    for wrong in mistakes:
+        assert not validator.is_valid(wrong)
+
+
+# plugins
+
+KEYS = ["id", "kind", "transports", "distribution", "version", "status", "error", "summary"]
+FIRST_PARTY = ["dns", "ftp", "http", "https", "ssh"]
+
+
+def test_plugins_list_json_has_a_row_with_exactly_these_keys_for_each(cli: Cli) -> None:
+    done = cli("plugins", "list", "--json")
+    assert (done.code, done.err) == (0, "")
+    rows = json.loads(done.out)
+    assert all(list(row) == KEYS for row in rows)
+    ours = {row["id"]: row for row in rows if row["distribution"].startswith("refractium-proto-")}
+    assert set(FIRST_PARTY) <= ours.keys()
+    for id_ in FIRST_PARTY:
+        row = ours[id_]
+        assert (row["kind"], row["status"], row["error"]) == ("protocol", "loaded", None)
+        assert row["distribution"] == f"refractium-proto-{id_}"
+        assert row["transports"] == (["tcp", "udp"] if id_ == "dns" else ["tcp"])
+        assert row["summary"]
+
+
+def test_plugins_list_is_a_table_for_people(cli: Cli) -> None:
+    lines = cli("plugins", "list").out.splitlines()
+    assert lines[0].split() == ["id", "kind", "transports", "distribution", "version", "status", "about"]
+    assert [line.split()[0] for line in lines[1:]] == FIRST_PARTY
+    assert all(" loaded " in line for line in lines[1:])
+
+
+def test_plugins_list_works_whatever_the_file_says(cli: Cli) -> None:
+    cli.write("[server\n")
+    assert [row["id"] for row in json.loads(cli("plugins", "list", "--json").out)] == FIRST_PARTY
+    cli.write('[plugins]\ndisable = ["ssh"]\n')
+    statuses = {row["id"]: row["status"] for row in json.loads(cli("plugins", "list", "--json").out)}
+    assert [id_ for id_, status in statuses.items() if status == "blocked"] == ["ssh"]
+
+
+def test_plugins_info_describes_one_plugin_and_its_protocols(cli: Cli) -> None:
+    done = cli("plugins", "info", "dns", "--json")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert list(found) == [*KEYS, "protocols"]
+    assert sorted(one["protocol"] for one in found["protocols"]) == ["dns/tcp", "dns/udp"]
+    assert all(one["metadata"] == ["qname", "qtype"] for one in found["protocols"])
+    text = cli("plugins", "info", "ftp").out
+    assert "refractium-proto-ftp" in text
+    assert ["server_first", "yes"] in [line.split() for line in text.splitlines()]
+
+
+def test_plugins_info_of_an_unknown_id_names_the_known_ones(cli: Cli) -> None:
+    done = cli("plugins", "info", "gopher")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: gopher: no plugin has this id; installed: dns, ftp, http, https, ssh\n"
+
+
+@pytest.mark.parametrize("by", ["flag", "environment", "file"])
+def test_a_disabled_plugin_is_blocked_and_its_route_says_so(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    flags = []
+    if by == "flag":
+        flags = ["--disable-plugin", "ssh"]
+    elif by == "environment":
+        monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", "gopher, ssh")
+    else:
+        cli.write('[plugins]\ndisable = ["ssh"]\n')
+    rows = {row["id"]: row for row in json.loads(cli(*flags, "plugins", "list", "--json").out)}
+    assert rows["ssh"]["status"] == "blocked"
+    assert rows["http"]["status"] == "loaded"
+    done = cli("check", *flags, "-f", "ssh=127.0.0.1:22")
+    assert done.code == 2
+    assert done.err.startswith(
+        "error: -f ssh: protocol 'ssh' is not available: plugin 'ssh' of refractium-proto-ssh"
+    )
+    assert "(blocked): disabled by" in done.err
+
+
+def test_a_broken_plugin_is_listed_with_its_error(broken_plugin: Path) -> None:
+    done = run("plugins", "list", "--json", env=environment(PYTHONPATH=str(broken_plugin)))
+    assert done.code == 0
+    row = next(row for row in json.loads(done.out) if row["id"] == "cracked")
+    assert (row["status"], row["distribution"], row["version"]) == ("failed", "cracked", "2.0")
+    assert row["error"] == "ImportError: the glass is cracked"
+
+
+def test_a_broken_plugin_that_no_route_needs_is_only_warned_of(broken_plugin: Path) -> None:
+    env = environment(PYTHONPATH=str(broken_plugin))
+    done = run("check", "-f", "http=127.0.0.1:9000", env=env)
+    assert done.code == 0
+    (line,) = done.err.splitlines()
+    assert line.startswith("warning: plugin cracked: plugin 'cracked' of cracked 2.0 is not used: ")
+    assert line.endswith(": ImportError: the glass is cracked")
+
+
+def test_a_broken_plugin_is_an_error_for_the_strict_and_for_who_needs_it(broken_plugin: Path) -> None:
+    env = environment(PYTHONPATH=str(broken_plugin))
+    for arguments in (["--strict-plugins", "-f", "http=127.0.0.1:9000"], ["-f", "cracked=127.0.0.1:9000"]):
+        done = run("tcp", "-b", "127.0.0.1", "-p", 0, *arguments, env=env)
+        assert (done.code, done.out) == (2, "")
+        (line,) = done.err.splitlines()
+        assert line.startswith("error: ")
+        assert "plugin 'cracked' of cracked 2.0" in line
+        assert line.endswith("ImportError: the glass is cracked")
+        assert run("check", "--disable-plugin", "cracked", "-f", "http=127.0.0.1:9000", env=env).err == ""
+
+
+# identify
+
+
+def identified(cli: Cli, *arguments: object, stdin: bytes = b"") -> dict[str, Any]:
+    done = cli("identify", *arguments, "--json", stdin=stdin)
+    assert (done.code, done.err) == (0, "")
+    found: dict[str, Any] = json.loads(done.out)
+    assert list(found) == ["protocol", "metadata", "needs_more", "answers"]
+    return found
+
+
+def test_identify_reads_a_file_stdin_or_hex(cli: Cli) -> None:
+    (cli.folder / "hello.bin").write_bytes(CLIENT_HELLO)
+    from_file = identified(cli, "hello.bin")
+    assert from_file["protocol"] == "https"
+    assert from_file["metadata"]["sni"] == "www.example.com"
+    assert from_file["needs_more"] is False
+    assert identified(cli, "-", stdin=CLIENT_HELLO) == from_file
+    assert identified(cli, "--hex", CLIENT_HELLO.hex(" ")) == from_file
+
+
+def test_identify_says_what_every_protocol_answered_and_in_which_order(cli: Cli) -> None:
+    answers = identified(cli, "--hex", CLIENT_HELLO[:100].hex())["answers"]
+    assert {one["protocol"] for one in answers} == set(FIRST_PARTY)
+    order = ["exact", "structured", "weak"]
+    assert [one["strength"] for one in answers] == sorted(
+        (one["strength"] for one in answers), key=order.index
+    )
+    assert {one["protocol"]: one["answer"] for one in answers}["https"] == "need more"
+    assert {one["protocol"]: one["answer"] for one in answers}["ssh"] == "no"
+
+
+def test_identify_tells_need_more_from_no(cli: Cli) -> None:
+    half = identified(cli, "--hex", CLIENT_HELLO[:100].hex())
+    assert (half["protocol"], half["needs_more"]) == (None, True)
+    nothing = identified(cli, "--hex", "00 00 00 00 ff")
+    assert (nothing["protocol"], nothing["needs_more"]) == (None, False)
+
+
+def test_identify_of_a_datagram_asks_the_protocols_for_udp(cli: Cli) -> None:
+    query = dns.message.make_query("www.example.com", "AAAA").to_wire()
+    found = identified(cli, "--udp", "-", stdin=query)
+    assert found["protocol"] == "dns"
+    assert found["metadata"] == {"qname": "www.example.com", "qtype": "AAAA"}
+    assert identified(cli, "-", stdin=query)["protocol"] is None
+    assert identified(cli, "--udp", "-")["protocol"] is None, "a datagram may be empty"
+
+
+def test_identify_asks_what_the_file_defines_as_well(cli: Cli) -> None:
+    cli.write('[[protocols]]\nname = "mine"\npatterns = [{ hex = "cafe01" }]\nforward_to = "127.0.0.1:1"\n')
+    assert identified(cli, "--hex", "ca fe 01")["protocol"] == "mine"
+
+
+def test_identify_is_a_table_for_people_with_the_evidence(cli: Cli) -> None:
+    done = cli("identify", "-", stdin=b"SSH-2.0-Open\x1b[31mSSH\r\n")
+    assert (done.code, done.err) == (0, "")
+    assert "\x1b" not in done.out
+    assert r"software=Open\x1b[31mSSH" in done.out
+    assert done.out.endswith("bytes over tcp: ssh\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: identify: give either FILE (- for stdin) or --hex"),
+        (["-", "--hex", "00"], "error: identify: give either FILE (- for stdin) or --hex"),
+        (["-"], "error: identify: no bytes: silence names no protocol"),
+        (["--hex", "xyz"], "error: --hex: is not pairs of hex digits, such as 16 03 01"),
+        (["--hex", "123"], "error: --hex: is not pairs of hex digits, such as 16 03 01"),
+        (["nowhere.bin"], "'nowhere.bin': No such file or directory"),
+    ],
+    ids=["nothing", "both", "no bytes", "no hex", "half a byte", "no file"],
+)
+def test_identify_needs_bytes(cli: Cli, arguments: list[str], message: str) -> None:
+    done = cli("identify", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err

@@ -1,0 +1,259 @@
+"""Every mistake that can be made in flags and file: one clear message, exit 2, nothing bound."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.process import run
+
+if TYPE_CHECKING:
+    from cli.conftest import Cli
+
+BAD_USAGE = {
+    "a port that is no number": (["-p", "abc"], "'--port': 'abc' is not a valid integer"),
+    "a port out of range": (["-p", "65536"], "65536 is not in the range 0<=x<=65535"),
+    "a negative port": (["tcp", "-p", "-1"], "-1 is not in the range"),
+    "no value": (["-p"], "Option '-p' requires an argument"),
+    "no time at all": (["--peek-timeout", "0"], "0 is not in the range"),
+    "too small a buffer": (["--peek-buffer", "15"], "15 is not in the range"),
+    "too large a buffer": (["check", "--peek-buffer", "65537"], "65537 is not in the range"),
+    "no connections": (["--max-connections", "0"], "0 is not in the range"),
+    "connections that are no number": (["--max-connections-per-ip", "many"], "'many' is not a valid integer"),
+    "an unknown log format": (["--log-format", "xml"], "'xml' is not one of 'rich', 'plain', 'json'"),
+    "an unknown option": (["--prot", "1"], "No such option"),
+    "an unknown command": (["tpc"], "No such command 'tpc'"),
+    "an unknown command of plugins": (["plugins", "remove"], "No such command 'remove'"),
+    "an argument too many": (["tcp", "8080"], "unexpected extra argument (8080)"),
+    "a missing argument": (["plugins", "info"], "Missing argument 'ID'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_USAGE.values(), ids=BAD_USAGE)
+def test_wrong_usage_is_named_and_exits_2(cli: Cli, arguments: list[str], message: str) -> None:
+    done = cli(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert "Error" in done.err
+
+
+BAD_FORWARDS = {
+    "no equals sign": ("http", "-f http: write NAME=HOST:PORT"),
+    "no address": ("http=", "no port: write HOST:PORT"),
+    "no name": ("=127.0.0.1:80", "a protocol's name is lower-case letters"),
+    "a name in capitals": ("HTTP=127.0.0.1:80", "a protocol's name is lower-case letters"),
+    "no port": ("http=127.0.0.1", "no port: write HOST:PORT"),
+    "a port out of range": ("http=127.0.0.1:65536", "port 65536 is not between 1 and 65535"),
+    "port 0": ("http=127.0.0.1:0", "port 0 is not between 1 and 65535"),
+    "no brackets": ("http=::1:80", "an IPv6 address needs brackets: [::1]:443"),
+    "a URL": ("http=http://127.0.0.1:80/", "write HOST:PORT, not a URL"),
+    "no such host": ("http=not a host:80", "'not a host' is not a host name"),
+    "a relative path": ("http=unix:web.sock", "a unix socket needs its whole path"),
+    "a misspelt protocol": ("htpp=127.0.0.1:80", "pip install refractium-proto-htpp; did you mean 'http'?"),
+}
+
+
+@pytest.mark.parametrize(("forward", "message"), BAD_FORWARDS.values(), ids=BAD_FORWARDS)
+def test_a_wrong_forward_is_named_and_exits_2(cli: Cli, forward: str, message: str) -> None:
+    done = cli("check", "-f", forward)
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: -f ")
+    assert message in line
+
+
+@pytest.mark.parametrize("host", ["[::1]", "127.0.0.1:80", "not a host", "", "10.0.0.256"])
+def test_a_wrong_bind_address_is_named_and_exits_2(cli: Cli, host: str) -> None:
+    done = cli("check", "-b", host, "-f", "http=127.0.0.1:80")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: --bind {host}: ")
+
+
+def route(line: str = "", *, name: str = "http", forward_to: str = '"a.example:1"') -> str:
+    """Three lines, and one more."""
+    return f'[[protocols]]\nname = "{name}"\nforward_to = {forward_to}\n{line}\n'
+
+
+BAD_FILES = {
+    "not TOML": ("[server\n", ":1: Expected ']' at the end of a table declaration"),
+    "an unknown key": (
+        "[server]\npeek_timout_ms = 1\n",
+        ":2: server.peek_timout_ms: unknown key: did you mean 'peek_timeout_ms'?",
+    ),
+    "an unknown table": ("[sever]\n", ":1: sever: unknown key: did you mean 'server'?"),
+    "a key in the wrong table": ("port = 1\n", ":1: port: unknown key: it belongs in [server]"),
+    "text for a number": ('[server]\nport = "80"\n', ":2: server.port: expected int, got str"),
+    "true for a number": ("[server]\nport = true\n", ":2: server.port: expected int, got bool"),
+    "NaN": ("[server]\npeek_timeout_ms = nan\n", ":2: server.peek_timeout_ms: expected int, got float"),
+    "a port out of range": ("[server]\nport = 65536\n", ":2: server.port: expected int <= 65535"),
+    "a bad bind address": (
+        '[server]\nbind = "[::1]"\n',
+        ":2: server.bind: write an IPv6 address without brackets",
+    ),
+    "a bad fallback": ('fallback_tcp = "127.0.0.1"\n', ":1: fallback_tcp: no port: write HOST:PORT"),
+    "no name": ('[[protocols]]\nforward_to = "127.0.0.1:1"\n', ":1: protocols[0]: no name"),
+    "no backend": ('[[protocols]]\nname = "http"\n', ":1: protocols[0]: no forward_to"),
+    "an empty list of backends": (route(forward_to="[]"), ":3: protocols[0].forward_to: is empty"),
+    "a bad backend": (
+        route(forward_to='["a.example:1", "b.example:0"]'),
+        ":3: protocols[0].forward_to[1]: port 0 is not between 1 and 65535",
+    ),
+    "an unknown transport": (
+        route('transport = "sctp"'),
+        ":4: protocols[0].transport: write 'tcp' or 'udp'",
+    ),
+    "a transport it does not have": (
+        route('transport = "udp"'),
+        ":4: protocols[0].transport: http is a protocol for tcp only",
+    ),
+    "a protocol that is not installed": (
+        route(name="gopher"),
+        ":2: protocols[0].name: protocol 'gopher' is not installed: pip install refractium-proto-gopher",
+    ),
+    "a condition it cannot tell": (
+        route('sni = "a.example"', name="ssh"),
+        ":4: protocols[0].sni: ssh tells no sni",
+    ),
+    "an installed protocol's name for patterns": (
+        route('patterns = ["abc"]'),
+        ":2: protocols[0].name: 'http' is an installed protocol",
+    ),
+    "no patterns": (route("patterns = []", name="mine"), ":4: protocols[0].patterns: is empty"),
+    "an empty pattern": (route('patterns = [""]', name="mine"), ":4: protocols[0].patterns[0]: "),
+    "wrong hex": (
+        route('patterns = [{ hex = "f" }]', name="mine"),
+        ":4: protocols[0].patterns[0]: hex is pairs of hex digits",
+    ),
+    "a wrong regex": (
+        route('patterns = [{ regex = "(" }]', name="mine"),
+        ":4: protocols[0].patterns[0]: ",
+    ),
+    "a unix socket for UDP": (
+        route('transport = "udp"', name="dns", forward_to='"unix:/run/dns"'),
+        ":3: protocols[0].forward_to: a unix socket takes no datagrams",
+    ),
+    "a route twice": (
+        route() + route(),
+        ":5: protocols[1]: the same protocol and conditions as protocols[0]",
+    ),
+    "two for the silent": (
+        route("on_timeout = true", name="ftp") + route("on_timeout = true", name="ssh"),
+        ":8: protocols[1].on_timeout: ",
+    ),
+    "settings nobody takes": (
+        "[plugins.http]\nport = 1\n",
+        ":1: plugins.http: this plugin takes no settings",
+    ),
+    "nothing to do": ("[server]\nport = 8080\n", ": protocols: no routes: add [[protocols]]"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_mistake_in_the_file_is_named_with_its_place_and_exits_2(cli: Cli, text: str, message: str) -> None:
+    cli.write(text)
+    done = cli("check")
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"error: refractium.toml{message}")
+
+
+def test_all_mistakes_are_reported_at_once_in_file_and_flags(cli: Cli) -> None:
+    path = cli.write(
+        """\
+        [server]
+        port = 65536
+        bnid = "::"
+
+        [[protocols]]
+        name = "htpp"
+        forward_to = ["127.0.0.1:80", "127.0.0.1"]
+        """
+    )
+    done = cli("check", "-c", path, "-f", "ssh")
+    assert done.code == 2
+    lines = done.err.replace(str(path), "").splitlines()
+    assert [":".join(line.split(":")[1:4]) for line in lines] == [
+        " :2: server.port",
+        " :3: server.bnid",
+        " :7: protocols[0].forward_to[1]",
+        " -f ssh: write NAME=HOST:PORT",
+        " :6: protocols[0].name",
+    ]
+
+
+def test_what_cannot_be_read_is_named_and_exits_2(cli: Cli) -> None:
+    os.mkfifo("fifo")
+    (cli.folder / "latin-1.toml").write_bytes(b"[server]\n# caf\xe9\n")
+    (cli.folder / "large.toml").write_bytes(b"#" * (1024 * 1024 + 1))
+    messages = {
+        "nowhere.toml": "error: nowhere.toml: no such file; `refractium init` writes one",
+        ".": "error: .: not a regular file",
+        "fifo": "error: fifo: not a regular file",
+        "latin-1.toml": "error: latin-1.toml:2: byte 0xe9 is not UTF-8",
+        "large.toml": "error: large.toml: larger than 1048576 bytes",
+    }
+    for name, message in messages.items():
+        done = cli("check", "-c", name)
+        assert (done.code, done.out, done.err) == (2, "", message + "\n")
+
+
+def test_without_file_and_flags_it_says_how_to_begin(cli: Cli) -> None:
+    done = cli()
+    assert done.code == 2
+    assert "`refractium init` writes one, or give -f NAME=HOST:PORT" in done.err
+
+
+def test_without_any_protocol_it_says_how_to_get_some(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", "dns,ftp,http,https,ssh")
+    for command in ("check", "demo"):
+        done = cli(command)
+        assert done.code == 2
+        assert "pip install 'refractium-protocols[all]'" in done.err
+
+
+def test_bytes_that_are_no_text_in_a_flag_do_not_break_the_message() -> None:
+    done = run("tcp", "-f", os.fsdecode(b"\xff\xfe"))
+    assert done.code == 2
+    assert done.err.startswith("error: -f ")
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("command", [[], ["tcp"]], ids=["no command", "tcp"])
+def test_the_configuration_is_judged_before_anything_is_bound(command: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(*command, "-b", "127.0.0.1", "-p", port, "-f", "http")
+        assert (done.code, done.out) == (2, "")
+        assert done.err == "error: -f http: write NAME=HOST:PORT\n"
+
+
+def test_a_traceback_is_shown_to_who_asks_for_it() -> None:
+    done = run("--debug", "-f", "http")
+    assert done.code == 2
+    assert "ConfigError" in done.err.partition("Traceback (most recent call last)")[2]
+
+
+def test_a_fault_of_ours_is_one_message_and_exits_1(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("refractium.cli.configuration.load_plugins", fail)
+    done = cli("check", "-f", "http=127.0.0.1:80")
+    assert done.code == 1
+    assert done.err == "error: internal error: ZeroDivisionError('oops'); --debug shows where\n"
+
+
+def test_check_json_has_every_problem_with_file_and_line(cli: Cli) -> None:
+    cli.write("[server]\nport = 65536\nbnid = 1\n")
+    done = cli("check", "--json")
+    assert (done.code, done.err) == (2, "")
+    answer = json.loads(done.out)
+    assert answer.keys() == {"ok", "problems", "warnings", "routes"}
+    assert answer["ok"] is False
+    found = [(one["source"], one["line"], one["where"]) for one in answer["problems"]]
+    assert found == [("refractium.toml", 2, "server.port"), ("refractium.toml", 3, "server.bnid")]
+    assert all(one["message"] for one in answer["problems"])

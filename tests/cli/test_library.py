@@ -1,0 +1,73 @@
+"""The library without the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from refractium import NEED_MORE, NO, Identification, ProtocolMatch, Refractium, Route, define_protocol
+from support.backends import Backend, named
+from support.clients import PATIENCE, ask
+from support.process import TIMEOUT, free_port, is_listening
+from support.proxy import eventually
+
+
+def imported_by(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has after it."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=TIMEOUT, check=True)
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import refractium", {"refractium.contract", "refractium.engine", "asyncio", "msgspec"}),
+        ("import refractium.contract", {"refractium.engine", "refractium.plugins", "asyncio", "socket"}),
+        (
+            "import refractium.engine",
+            {"refractium.cli", "refractium.plugins", "refractium.config", "rich", "click", "rich_click"},
+        ),
+        ("import refractium.testing", {"refractium.engine", "pytest", "hypothesis", "asyncio"}),
+        ("import refractium_proto_http", {"refractium.engine", "asyncio"}),
+        ("import refractium.cli", {"rich", "click", "asyncio", "refractium.engine"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_import_brings_only_what_it_needs(statement: str, unwanted: set[str]) -> None:
+    assert imported_by(statement) & unwanted == set()
+
+
+@define_protocol("mine", max_bytes=4, prefixes=(b"MINE",))
+def my_proto(data: bytes) -> Identification:
+    """A protocol of the embedding program."""
+    if data.startswith(b"MINE"):
+        return ProtocolMatch()
+    return NEED_MORE if b"MINE".startswith(data) else NO
+
+
+def test_the_example_of_the_library_runs_as_written() -> None:
+    port = free_port()
+    started: list[tuple[Refractium, asyncio.AbstractEventLoop]] = []
+
+    async def main(backend: str) -> None:
+        engine = Refractium(tcp=[Route(my_proto, backend)])
+        started.append((engine, asyncio.get_running_loop()))
+        await engine.run_tcp("127.0.0.1", port)
+
+    with Backend(named("mine")) as backend:
+        thread = threading.Thread(target=lambda: asyncio.run(main(backend.address)))
+        thread.start()
+        eventually(lambda: is_listening(port), "a listener")
+        ((engine, loop),) = started
+        assert ask(("127.0.0.1", port), b"MINE!").data == b"mineMINE!"
+        assert ask(("127.0.0.1", port), b"other").data == b""
+        asyncio.run_coroutine_threadsafe(engine.stop(), loop).result(PATIENCE)
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        assert engine.active == 0

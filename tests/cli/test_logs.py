@@ -1,0 +1,130 @@
+"""What is logged, and in which form."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.backends import Backend, named
+from support.clients import ask, connect
+from support.hellos import Builder, records
+from support.process import TIMEOUT, Running, environment, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HTTP = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
+LOCAL = ("-b", "127.0.0.1", "-p", 0)
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    with Backend(named("web")) as backend:
+        yield backend
+
+
+def test_plain_lines_are_time_level_and_message(backend: Backend) -> None:
+    with serving(*LOCAL, "-f", f"http={backend.address}") as proxy:
+        ask(proxy.address, HTTP)
+        line = proxy.await_err(r"^.* http .*$")[0]
+        assert re.fullmatch(
+            rf"{TIME} info 127\.0\.0\.1:\d+ http host=a\.example -> {backend.address} "
+            rf"up={len(HTTP)} down={len(HTTP) + 3} \d+\.\d{{3}}s closed",
+            line,
+        )
+
+
+def test_json_lines_are_one_object_each_and_a_connections_has_its_fields(backend: Backend) -> None:
+    flags = ("--log-format", "json", "--max-connections", 10)
+    with serving(*LOCAL, "-f", f"http={backend.address}", *flags) as proxy:
+        ask(proxy.address, HTTP)
+        ask(proxy.address, b"what is this?\n")
+        assert proxy.terminate() == 0
+        lines = [json.loads(line) for line in proxy.err.splitlines()]
+    assert all(line.keys() >= {"time", "level", "logger", "message"} for line in lines)
+    assert all(datetime.fromisoformat(line["time"]) for line in lines)
+    assert {line["level"] for line in lines} == {"warning", "info"}
+    known, unknown = [line["connection"] for line in lines if "connection" in line]
+    assert known.keys() == unknown.keys()
+    assert (known["route"], known["backend"], known["ended"]) == ("http", backend.address, "closed")
+    assert (known["up"], known["down"]) == (len(HTTP), len(HTTP) + 3)
+    assert 0 <= known["seconds"] < TIMEOUT
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", known["client"])
+    assert known["metadata"]["host"] == "a.example"
+    assert (unknown["route"], unknown["backend"], unknown["ended"]) == (None, None, "no route")
+
+
+def test_on_a_terminal_logs_are_coloured_and_say_the_same(backend: Backend) -> None:
+    terminal, its_end = pty.openpty()
+    forward = ("-f", f"http={backend.address}")
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        with Running(*LOCAL, *forward, stderr=its_end, env=environment(COLUMNS="160")) as proxy:
+            os.close(its_end)
+            proxy.await_out("^Listening")
+            ask(proxy.address, HTTP)
+            assert proxy.terminate() == 0
+        seen = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed (pty(7))
+            while chunk := screen.read(65536):
+                seen += chunk
+    text = re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
+    assert text != seen.decode()
+    assert "INFO" in text
+    assert "http host=a.example ->" in text
+    assert "stopped after 1 connections" in text
+
+
+def test_no_terminal_means_plain_and_no_colours(backend: Backend) -> None:
+    with serving(*LOCAL, "-f", f"http={backend.address}", "--max-connections", 10) as proxy:
+        ask(proxy.address, HTTP)
+        assert proxy.terminate() == 0
+        assert "\x1b" not in proxy.out + proxy.err
+        assert all(re.match(rf"{TIME} (info|warning) ", line) for line in proxy.err.splitlines())
+
+
+HOSTILE = {
+    "escape sequences": b"a\x1b[31mb",
+    "a line break": b"a\nb",
+    "a carriage return": b"a\rb",
+    "NUL": b"a\0b",
+    "format directives": b"%s%d{}{0}",
+    "bytes beyond ASCII": b"caf\xc3\xa9 \xff",
+}
+
+
+@pytest.mark.parametrize("style", ["plain", "json"])
+def test_whatever_clients_call_themselves_a_line_stays_a_line(backend: Backend, style: str) -> None:
+    builder = Builder()
+    forwards = [part for name in ("http", "https", "ssh") for part in ("-f", f"{name}={backend.address}")]
+    with serving(*LOCAL, *forwards, "--log-format", style, "--debug") as proxy:
+        for name in HOSTILE.values():
+            ask(proxy.address, b"GET / HTTP/1.1\r\nHost: " + name + b"\r\n\r\n")
+            ask(proxy.address, records(builder.hello([builder.sni(name)])))
+            ask(proxy.address, b"SSH-2.0-" + name + b"\r\n")
+        assert proxy.terminate() == 0
+        lines = proxy.err.splitlines()
+        assert style == "json" or proxy.err.isascii()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", "".join(lines))
+    about_connections = [line for line in lines if backend.address in line and "127.0.0.1" in line]
+    assert len(about_connections) == 3 * len(HOSTILE)
+    if style == "json":
+        assert all(json.loads(line) for line in lines)
+
+
+def test_clients_that_come_and_go_leave_no_line_unless_asked_for(backend: Backend) -> None:
+    for debug, lines in (([], 0), (["--debug"], 20)):
+        with serving(*LOCAL, "-f", f"http={backend.address}", *debug) as proxy:
+            for _ in range(20):
+                connect(proxy.address).close()
+            ask(proxy.address, HTTP)
+            assert proxy.terminate() == 0
+            assert proxy.err.count("client left before it was identified") == lines
+            assert len([line for line in proxy.err.splitlines() if " -> " in line]) == lines + 1

@@ -1,0 +1,237 @@
+"""The program itself, as users start it: a process of its own, watched through what it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Self
+
+PROGRAM: Final = str(Path(sys.executable).with_name("refractium"))
+"""The command of the environment that the tests run in."""
+
+TIMEOUT: Final = 30.0
+"""Seconds after which anything has hung; no test waits for them to pass."""
+
+_LISTENING: Final = re.compile(r"^Listening on (?:tcp|udp)://(\S+)$", re.MULTILINE)
+_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
+"""Seconds in which /proc counts processor time."""
+
+
+class Finished(NamedTuple):
+    """What came of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(**changed: str) -> dict[str, str]:
+    """The environment of the tests, without what would change how the program behaves or looks."""
+    unwanted = ("REFRACTIUM_", "NO_COLOR", "FORCE_COLOR", "TTY_", "COLUMNS", "LINES")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
+    return {**kept, "COLUMNS": "200", "TERM": "xterm", **changed}
+
+
+def run(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, stdin: bytes = b""
+) -> Finished:
+    """Run ``refractium`` to its end."""
+    done = subprocess.run(
+        [PROGRAM, *map(str, arguments)],
+        cwd=cwd,
+        env=env or environment(),
+        input=stdin,
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def free_port() -> int:
+    """A port that nobody listens on; for what must know its port beforehand."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def is_listening(port: int) -> bool:
+    """Whether somebody accepts there; for what can say so in no other way."""
+    with contextlib.suppress(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
+        return True
+    return False
+
+
+class Running:
+    """A ``refractium`` that runs until the block ends, and is killed there if it still does.
+
+    Args:
+        arguments: of the command line.
+        cwd: where it runs.
+        env: its environment, instead of `environment`.
+        stdout: a file descriptor instead of a pipe; `out` stays empty then.
+        stderr: the same.
+        shell: a line for ``sh`` that starts the program as ``"$@"``, to close its streams before.
+
+    Attributes:
+        pid: of the process.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+        shell: str | None = None,
+    ) -> None:
+        command = [PROGRAM, *map(str, arguments)]
+        self._process = subprocess.Popen(
+            command if shell is None else ["sh", "-c", shell, "sh", *command],
+            cwd=cwd,
+            env=env or environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+        )
+        self.pid = self._process.pid
+        self._changed = threading.Condition()
+        self._text = {"out": "", "err": ""}
+        self._ended: set[str] = set()
+        self._readers = [
+            threading.Thread(target=self._read, args=(name, pipe), daemon=True)
+            for name, pipe in (("out", self._process.stdout), ("err", self._process.stderr))
+            if pipe is not None
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(TIMEOUT)
+        for reader in self._readers:
+            reader.join(TIMEOUT)
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def _read(self, name: str, pipe: IO[bytes]) -> None:
+        for line in pipe:
+            with self._changed:
+                self._text[name] += line.decode(errors="surrogateescape")
+                self._changed.notify_all()
+        with self._changed:
+            self._ended.add(name)
+            self._changed.notify_all()
+
+    @property
+    def out(self) -> str:
+        """What it has printed so far."""
+        return self._text["out"]
+
+    @property
+    def err(self) -> str:
+        """What it has logged so far."""
+        return self._text["err"]
+
+    def await_out(self, pattern: str) -> re.Match[str]:
+        """Wait until something is printed."""
+        return self._await("out", pattern)
+
+    def await_err(self, pattern: str) -> re.Match[str]:
+        """Wait until something is logged."""
+        return self._await("err", pattern)
+
+    def _await(self, name: str, pattern: str) -> re.Match[str]:
+        found = re.compile(pattern, re.MULTILINE)
+        with self._changed:
+            self._changed.wait_for(lambda: found.search(self._text[name]) or name in self._ended, TIMEOUT)
+        match = found.search(self._text[name])
+        assert match, f"no {pattern!r} in std{name} of {self!r}"
+        return match
+
+    @property
+    def addresses(self) -> list[str]:
+        """What it listens on, as it has printed it so far: ``HOST:PORT``."""
+        return _LISTENING.findall(self.out)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self.addresses[0].rpartition(":")[2])
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where IPv4 clients on this machine reach it."""
+        return "127.0.0.1", self.port
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait until it ends of its own; the exit code, negative for a signal that killed it."""
+        try:
+            code = self._process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running: {self!r}") from None
+        for reader in self._readers:
+            reader.join(TIMEOUT)
+        return code
+
+    def terminate(self) -> int:
+        """Ask it to end, as a service manager does; the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    # What the kernel knows about it (proc(5))
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * _TICK
+
+    def memory(self) -> int:
+        """Resident memory in bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+    def descriptors(self) -> int:
+        """How many file descriptors it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def is_idle(self, seconds: float = 0.3) -> bool:
+        """Whether it does next to nothing for that long; a loop that spins uses all of it."""
+        before = self.cpu_seconds()
+        time.sleep(seconds)
+        return self.cpu_seconds() - before <= max(0.1 * seconds, 2 * _TICK)
+
+    def __repr__(self) -> str:
+        state = self._process.poll()
+        return f"<refractium {'running' if state is None else state}>\n{self.out}\n{self.err}"
+
+
+@contextlib.contextmanager
+def serving(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """A ``refractium`` that listens; its arguments or file name port 0, unless the port itself is tested."""
+    with Running(*arguments, cwd=cwd, env=env) as running:
+        running.await_out(_LISTENING.pattern)
+        yield running
