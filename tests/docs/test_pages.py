@@ -1,0 +1,121 @@
+"""The pages say what is true: their examples run, their commands exist, their links lead somewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+import types
+from pathlib import Path
+
+import pytest
+
+from refractium import Refractium
+from refractium.assembly import Overrides, assemble
+from refractium.config import Source, parse
+from refractium.plugins import load_plugins
+from support.clients import PATIENCE
+from support.process import PROGRAM, run
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDE = ROOT / "docs" / "writing-a-protocol.md"
+"""Its examples are the files of a distribution, and tested as such."""
+
+
+def blocks(language: str, *, without: Path | None = None) -> list[object]:
+    fence = re.compile(rf"^```{language}\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    return [
+        pytest.param(text, id=f"{page.name}-{number}")
+        for page in PAGES
+        if page != without
+        for number, text in enumerate(fence.findall(page.read_text(encoding="utf-8")))
+    ]
+
+
+@pytest.mark.parametrize("block", blocks("toml", without=GUIDE))
+def test_a_configuration_can_be_served(block: str) -> None:
+    loaded = parse(Source(block, "example.toml"))
+    assert assemble(loaded, Overrides(), load_plugins()).tcp
+
+
+@pytest.mark.parametrize("block", blocks("python", without=GUIDE))
+def test_python_runs(block: str) -> None:
+    module = types.ModuleType("example")
+    exec(compile(block, "example.py", "exec"), module.__dict__)  # noqa: S102 - it is ours
+    assert any(isinstance(value, Refractium) for value in vars(module).values()) or "main" in vars(module)
+
+
+def test_the_example_of_the_readme_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    module = types.ModuleType("example")
+    exec(compile(block, "example.py", "exec"), module.__dict__)  # noqa: S102
+    engines: list[Refractium] = []
+    listening = threading.Event()
+    start = Refractium.start_tcp
+
+    async def start_anywhere(self: Refractium, _host: str, _port: int) -> tuple[str, ...]:
+        addresses = await start(self, "127.0.0.1", 0)
+        engines.append(self)
+        monkeypatch.setattr(module, "address", addresses[0], raising=False)
+        listening.set()
+        return addresses
+
+    monkeypatch.setattr(Refractium, "start_tcp", start_anywhere)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(module.main()))
+    thread.start()
+    try:
+        assert listening.wait(PATIENCE)
+        host, _, port = module.address.rpartition(":")
+        with socket.create_connection((host, int(port)), PATIENCE) as client:
+            client.sendall(b"no knock\n")
+            assert client.recv(1) == b""  # no route: closed
+    finally:
+        asyncio.run_coroutine_threadsafe(engines[0].stop(0), loop).result(PATIENCE)
+        thread.join(PATIENCE)
+        loop.close()
+
+
+def commands() -> list[object]:
+    """Every ``$ refractium ...`` of every page."""
+    found = {}
+    for page in PAGES:
+        for line in re.findall(r"^\$ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            command = line.rpartition("&& ")[2].rpartition("| ")[2].removeprefix("uv run ")
+            if command.startswith("refractium"):
+                found[f"{page.name}: {command}"] = shlex.split(command)[1:]
+    return [pytest.param(words, id=name) for name, words in found.items()]
+
+
+@pytest.mark.parametrize("words", commands())
+def test_a_command_is_understood(words: list[str]) -> None:
+    done = run(*words, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert "Usage" in done.out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_pages(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_demo_of_the_readme_works() -> None:
+    assert "\n$ pip install uv && uv run refractium demo\n" in (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )
+    done = subprocess.run([PROGRAM, "demo"], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert done.stdout.count(b" ok") == 5
+
+
+def test_every_key_of_the_glossary_is_importable() -> None:
+    code = "import refractium; [getattr(refractium, name) for name in refractium.__all__]"
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
