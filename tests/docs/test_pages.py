@@ -40,7 +40,9 @@ def blocks(language: str, *, without: Path | None = None) -> list[object]:
 @pytest.mark.parametrize("block", blocks("toml", without=GUIDE))
 def test_a_configuration_can_be_served(block: str) -> None:
     loaded = parse(Source(block, "example.toml"))
-    beside = Overrides(forwards=("ssh=127.0.0.1:2222",))  # some show one table, and that is not enough to serve
+    beside = Overrides(
+        forwards=("ssh=127.0.0.1:2222",)
+    )  # some show one table, and that is not enough to serve
     assert len(assemble(loaded, beside, load_plugins()).tcp) >= 1 + ('name = "http' in block)
 
 
