@@ -9,7 +9,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-from support.clients import PATIENCE, MIB, Received, receive_all, sending
+from support.clients import MIB, PATIENCE, Received, receive_all, sending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

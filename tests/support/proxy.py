@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import re
+import resource
 import socket
 import threading
 import time
@@ -218,7 +219,8 @@ class ProxyThread:
         assert service.limits._by_ip == {}
         counters = service.counters
         assert counters.accepted == counters.finished + counters.refused, counters
-        for queued in (service.peeking, service.connecting, service.idle):
+        now = service.snapshot
+        for queued in (now.peeking, now.connecting, now.idle):
             assert not len(queued), "a timeout outlives its connection"
         watched = len(service.listeners)
         if self.engine._udp is not None:
@@ -278,6 +280,11 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.001)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def open_descriptors() -> set[str]:

@@ -1,0 +1,98 @@
+"""The access log: one line for each connection, whatever its names hold."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refractium.access import AccessLog, escape
+from refractium.contract import Transport
+from refractium.net.report import Ended, Summary
+
+SUMMARY = Summary(
+    transport=Transport.TCP,
+    client="192.0.2.7:50000",
+    route="https",
+    metadata={"sni": "www.example.com", "alpn": ("h2",)},
+    backend="10.0.0.1:443",
+    up=517,
+    down=4096,
+    seconds=1.25,
+    ended=Ended.CLOSED,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("www.example.com", "www.example.com"),
+        ("a\r\nINFO forged", r"a\r\nINFO\x20forged"),
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("nul\0", r"nul\x00"),
+        ("%s %d %(name)s {} {0}", r"%s\x20%d\x20%(name)s\x20{}\x20{0}"),
+        ("back\\slash", r"back\\slash"),
+        ("\N{LINE SEPARATOR}\N{NEXT LINE}", r"\u2028\x85"),
+        ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher \U0001f4a9", r"b\xfccher\x20\U0001f4a9"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_a_name_from_the_wire_is_one_escaped_word(
+    name: str, written: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "refractium.access"):
+        AccessLog().write(replace(SUMMARY, metadata={"sni": name, "host": name}))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"192.0.2.7:50000 https sni={written} host={written} -> 10.0.0.1:443 up=517 down=4096 1.250s closed"
+    )
+
+
+@given(st.text() | st.binary() | st.tuples(st.text()))
+def test_whatever_is_escaped_is_one_printable_word(value: object) -> None:
+    written = escape(value)
+    assert not value or written.isascii()
+    assert written.isprintable()
+    assert " " not in written
+
+
+def test_what_is_not_known_is_said_in_words(caplog: pytest.LogCaptureFixture) -> None:
+    unknown = replace(SUMMARY, route=None, metadata={}, backend=None, ended=Ended.NO_ROUTE)
+    with caplog.at_level(logging.INFO, "refractium.access"):
+        AccessLog().write(unknown)
+    assert caplog.messages == ["192.0.2.7:50000 unidentified -> none up=517 down=4096 1.250s no route"]
+
+
+def test_a_datagram_session_says_that_it_is_one(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "refractium.access"):
+        AccessLog().write(replace(SUMMARY, transport=Transport.UDP, route="dns", metadata={}))
+    assert " dns/udp -> " in caplog.messages[0]
+
+
+def test_those_that_left_without_a_word_are_for_debugging_only(caplog: pytest.LogCaptureFixture) -> None:
+    left = replace(SUMMARY, ended=Ended.CLIENT_LEFT)
+    with caplog.at_level(logging.INFO, "refractium.access"):
+        AccessLog().write(left)
+    assert caplog.records == []
+    with caplog.at_level(logging.DEBUG, "refractium.access"):
+        AccessLog().write(left)
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+
+
+@pytest.mark.parametrize(("level", "wanted"), [(logging.INFO, True), (logging.WARNING, False)])
+def test_no_line_is_made_that_nobody_reads(
+    level: int,
+    wanted: bool,  # noqa: FBT001 - pytest passes it by name
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(level, "refractium.access"):
+        assert AccessLog().is_wanted() is wanted
+
+
+def test_the_record_carries_the_summary_for_other_formats(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "refractium.access"):
+        AccessLog().write(SUMMARY)
+    assert vars(caplog.records[0])["connection"] is SUMMARY

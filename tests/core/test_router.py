@@ -1,0 +1,238 @@
+"""Routes and their conditions: which of them a match leads to."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from refractium import ConfigError, Route
+from refractium.address import Address
+from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, define_protocol
+from refractium.routing import Pool, Router
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from refractium.contract import MetadataValue
+
+KEYS = frozenset({"sni", "alpn", "host"})
+
+
+def telling(metadata: Mapping[str, MetadataValue], pending: frozenset[str] = frozenset()) -> Protocol:
+    """A protocol whose every client says this."""
+
+    @define_protocol("said", max_bytes=10, metadata_keys=KEYS)
+    def identify(_: bytes) -> Identification:
+        return ProtocolMatch(metadata, pending)
+
+    return identify
+
+
+def chosen(metadata: Mapping[str, MetadataValue], *conditions: dict[str, Any]) -> int | None:
+    """The number of the route that takes such a client."""
+    protocol = telling(metadata)
+    routes = [Route(protocol, f"127.0.0.1:{number + 1}", **one) for number, one in enumerate(conditions)]
+    decision = Router(routes, (), 1024).table.decide(b"x")
+    return decision[0].backends[0].address.port - 1 if isinstance(decision, tuple) else None
+
+
+SNI: list[dict[str, Any]] = [
+    {},
+    {"sni": "*.example.org"},
+    {"sni": "www.example.org"},
+    {"sni": ("a.example", "B.Example.")},
+    {"sni": "*.deep.example.org"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("www.example.org", 2),
+        ("ftp.example.org", 1),
+        ("example.org", 0),
+        ("a.b.example.org", 0),
+        ("x.deep.example.org", 4),
+        ("deep.example.org", 1),
+        ("a.example", 3),
+        ("b.example", 3),
+        ("*.example.org", 1),
+        ("org", 0),
+        ("", 0),
+        (None, 0),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_exact_name_comes_before_a_wildcard_and_that_before_none(
+    name: str | None, number: int, order: int
+) -> None:
+    found = chosen({} if name is None else {"sni": name}, *SNI[::order])
+    assert found == (number if order == 1 else len(SNI) - 1 - number)
+
+
+def test_a_name_nobody_asks_for_matches_no_route() -> None:
+    assert chosen({"sni": "c.example"}, *SNI[1:]) is None
+    assert chosen({}, *SNI[1:]) is None
+
+
+ALPN: list[dict[str, Any]] = [{}, {"alpn": "h2"}, {"alpn": ("imap", "xmpp-client")}]
+
+
+@pytest.mark.parametrize(
+    ("offered", "number"),
+    [
+        (("h2", "http/1.1"), 1),
+        (("http/1.1", "h2"), 1),
+        (("xmpp-client",), 2),
+        (("H2",), 0),
+        ((), 0),
+        (None, 0),
+    ],
+)
+def test_a_route_that_asks_for_an_alpn_comes_before_one_that_does_not(
+    offered: tuple[str, ...] | None, number: int
+) -> None:
+    assert chosen({} if offered is None else {"alpn": offered}, *ALPN) == number
+
+
+def test_a_route_can_ask_for_a_host() -> None:
+    routes: list[dict[str, Any]] = [{"host": "a.example"}, {"host": "*.b.example"}, {}]
+    assert chosen({"host": "a.example"}, *routes) == 0
+    assert chosen({"host": "x.b.example"}, *routes) == 1
+    assert chosen({"host": "c.example"}, *routes) == 2
+
+
+def test_all_conditions_of_a_route_must_be_met() -> None:
+    routes: list[dict[str, Any]] = [
+        {"sni": "a.example", "alpn": "h2", "host": "b.example"},
+        {"sni": "a.example", "alpn": "h2"},
+        {"alpn": "h2"},
+    ]
+    h2 = {"alpn": ("h2",)}
+    assert chosen({"sni": "a.example", "host": "b.example", **h2}, *routes) == 0
+    assert chosen({"sni": "a.example", "host": "c.example", **h2}, *routes) == 1
+    assert chosen({"sni": "c.example", "host": "b.example", **h2}, *routes) == 2
+    assert chosen({"sni": "a.example", "host": "b.example"}, *routes) is None
+
+
+def test_where_the_exact_names_route_asks_for_more_the_wildcards_takes_the_rest() -> None:
+    routes: list[dict[str, Any]] = [{"sni": "a.example.org", "alpn": "h2"}, {"sni": "*.example.org"}, {}]
+    assert chosen({"sni": "a.example.org", "alpn": ("h2",)}, *routes) == 0
+    assert chosen({"sni": "a.example.org", "alpn": ("http/1.1",)}, *routes) == 1
+    assert chosen({"sni": "a.other.org"}, *routes) == 2
+
+
+def test_what_a_route_asks_for_is_waited_for() -> None:
+    protocol = telling({}, pending=frozenset({"host"}))
+    asking = Router([Route(protocol, "127.0.0.1:1", host="a.example")], (), 1024)
+    indifferent = Router([Route(protocol, "127.0.0.1:1")], (), 1024)
+    assert asking.table.decide(b"x") is NEED_MORE
+    assert asking.table.decide(b"x", final=True) is NO
+    assert isinstance(indifferent.table.decide(b"x"), tuple)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {}),
+        ({"sni": "a.example"}, {"sni": "A.Example."}),
+        ({"sni": ("a.example", "b.example")}, {"sni": ("c.example", "b.example")}),
+        ({"sni": "a.example", "alpn": ("h2", "h3")}, {"sni": "a.example", "alpn": "h3"}),
+        ({"on_timeout": True}, {"on_timeout": True, "sni": "a.example"}),
+    ],
+)
+def test_routes_that_apply_under_the_same_conditions_are_refused(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    protocol = telling({})
+    with pytest.raises(ConfigError) as caught:
+        Router([Route(protocol, "127.0.0.1:1", **one), Route(protocol, "127.0.0.1:2", **other)], (), 1024)
+    assert [problem.where.startswith("routes[1]") for problem in caught.value.problems] == [True]
+
+
+def test_every_duplicate_is_reported() -> None:
+    protocol = telling({})
+    routes = [Route(protocol, f"127.0.0.1:{port}") for port in (1, 2, 3)]
+    with pytest.raises(ConfigError) as caught:
+        Router(routes, (), 1024)
+    assert [problem.where for problem in caught.value.problems] == ["routes[1]", "routes[2]"]
+
+
+def test_a_thousand_names_cost_no_more_than_ten() -> None:
+    def seconds(count: int) -> float:
+        protocol = telling({"sni": f"n{count - 1}.example"})
+        routes = [Route(protocol, f"127.0.0.1:{n + 1}", sni=f"n{n}.example") for n in range(count)]
+        router = Router(routes, (), 1024)
+        begun = time.perf_counter()
+        for _ in range(2000):
+            router.table.decide(b"x")
+        elapsed = time.perf_counter() - begun
+        decision = router.table.decide(b"x")
+        assert isinstance(decision, tuple)
+        assert decision[0].backends[0].address.port == count
+        return elapsed
+
+    assert min(seconds(1000) for _ in range(3)) < 3 * min(seconds(10) for _ in range(3))
+
+
+def test_the_silent_go_to_the_route_that_asks_for_them_else_to_the_first_server_first_one() -> None:
+    def quiet(name: str, *, server_first: bool) -> Protocol:
+        return define_protocol(name, max_bytes=1, server_first=server_first)(lambda _: NO)
+
+    first, second = quiet("first", server_first=True), quiet("second", server_first=False)
+
+    def silent(*routes: Route) -> str | None:
+        pool = Router(routes, (), 1024).silent
+        return None if pool is None else pool.label
+
+    assert silent(Route(second, "127.0.0.1:1")) is None
+    assert silent(Route(second, "127.0.0.1:1"), Route(first, "127.0.0.1:2")) == "first"
+    assert silent(Route(first, "127.0.0.1:1", on_timeout=False)) is None
+    assert silent(Route(second, "127.0.0.1:1", on_timeout=True), Route(first, "127.0.0.1:2")) == "second"
+
+
+def test_a_route_that_asks_for_the_silent_gets_them_wherever_it_stands() -> None:
+    first = define_protocol("first", max_bytes=1, server_first=True)(lambda _: NO)
+    second = define_protocol("second", max_bytes=1)(lambda _: NO)
+    router = Router([Route(first, "127.0.0.1:1"), Route(second, "127.0.0.1:2", on_timeout=True)], (), 1024)
+    assert router.silent is not None
+    assert router.silent.label == "second"
+
+
+def test_several_may_be_given_as_any_sequence() -> None:
+    protocol = telling({"sni": "a.example"})
+    router = Router([Route([protocol], ["127.0.0.1:1", "127.0.0.1:2"], sni=["a.example"])], (), 1024)
+    assert len(router.pools[0].backends) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        ({"forward_to": "nonsense"}, "forward_to"),
+        ({"forward_to": ()}, "forward_to"),
+        ({"forward_to": "127.0.0.1:1", "sni": "a.example"}, "sni"),
+        ({"forward_to": "127.0.0.1:1", "protocol": ()}, "protocol"),
+    ],
+)
+def test_a_route_that_makes_no_sense_says_why(arguments: dict[str, Any], where: str) -> None:
+    plain = define_protocol("plain", max_bytes=1)(lambda _: NO)
+    with pytest.raises(ConfigError) as caught:
+        Route(**{"protocol": plain, **arguments})
+    assert [problem.where for problem in caught.value.problems] == [where]
+
+
+def test_the_fallback_is_a_pool_like_any_other() -> None:
+    router = Router([], (Address.parse("127.0.0.1:1"), Address.parse("[::1]:2")), 1024)
+    assert router.fallback is not None
+    assert router.fallback.label == "fallback"
+    assert [str(backend.address) for backend in router.backends] == ["127.0.0.1:1", "[::1]:2"]
+    assert Router([], (), 1024).fallback is None
+
+
+def test_a_pool_begins_with_another_backend_each_time_and_names_each_once() -> None:
+    pool: Pool | None = Router([], [Address.parse(f"127.0.0.1:{n}") for n in (1, 2, 3)], 1024).fallback
+    assert pool is not None
+    orders = [[backend.address.port for backend in pool.candidates()] for _ in range(4)]
+    assert orders == [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 2, 3]]

@@ -1,0 +1,229 @@
+"""The dispatch table: who is asked, in which order, and what waits for what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refractium.contract import (
+    NEED_MORE,
+    NO,
+    Identification,
+    Protocol,
+    ProtocolMatch,
+    Strength,
+    Verdict,
+    define_protocol,
+)
+from refractium.identify import Candidate, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from refractium.contract import MetadataValue
+
+EXACT, STRUCTURED, WEAK = Strength.EXACT, Strength.STRUCTURED, Strength.WEAK
+
+
+def starting(
+    magic: bytes, *, name: str = "p", strength: Strength = STRUCTURED, indexed: bool = True
+) -> Protocol:
+    """A protocol that starts with `magic`."""
+
+    @define_protocol(name, max_bytes=len(magic), strength=strength, prefixes=(magic,) if indexed else ())
+    def identify(data: bytes) -> Identification:
+        if data.startswith(magic):
+            return ProtocolMatch()
+        return NEED_MORE if magic.startswith(data) else NO
+
+    return identify
+
+
+def answering(
+    answer: Callable[[bytes], Identification],
+    *,
+    name: str = "p",
+    strength: Strength = STRUCTURED,
+    max_bytes: int = 10,
+) -> Protocol:
+    return define_protocol(name, max_bytes=max_bytes, strength=strength, metadata_keys=frozenset({"sni"}))(
+        answer
+    )
+
+
+def table(*entries: tuple[str, Protocol], size: int = 1024) -> Table[str]:
+    """A table whose outcomes are names."""
+    return Table([Candidate(protocol, lambda _, name=name: name) for name, protocol in entries], size)  # type: ignore[misc]
+
+
+def outcome(decision: tuple[str, ProtocolMatch] | Verdict) -> str | Verdict:
+    return decision if isinstance(decision, Verdict) else decision[0]
+
+
+def yes(_: bytes) -> Identification:
+    return ProtocolMatch()
+
+
+def test_the_stronger_is_asked_first_and_among_equals_the_first() -> None:
+    weak, first, second, exact = (
+        answering(yes, strength=strength) for strength in (WEAK, STRUCTURED, STRUCTURED, EXACT)
+    )
+    entries = [("weak", weak), ("first", first), ("second", second), ("exact", exact)]
+    for expected in ("exact", "first", "second", "weak"):
+        assert outcome(table(*entries).decide(b"x")) == expected
+        entries = [entry for entry in entries if entry[0] != expected]
+
+
+def test_a_match_waits_for_whoever_is_ahead_and_for_nobody_behind() -> None:
+    both = table(("longer", starting(b"abc", strength=EXACT)), ("shorter", starting(b"a")))
+    assert both.decide(b"a") is NEED_MORE
+    assert both.decide(b"ab") is NEED_MORE
+    assert outcome(both.decide(b"abc")) == "longer"
+    assert outcome(both.decide(b"ax")) == "shorter"
+    assert outcome(both.decide(b"ab", final=True)) == "shorter"
+    reverse = table(("shorter", starting(b"a", strength=EXACT)), ("longer", starting(b"abc")))
+    assert outcome(reverse.decide(b"a")) == "shorter"
+
+
+def test_no_is_said_as_soon_as_everybody_has_said_it() -> None:
+    both = table(("one", starting(b"abc")), ("two", starting(b"abd")))
+    assert both.decide(b"ab") is NEED_MORE
+    assert both.decide(b"abx") is NO
+    assert both.decide(b"x") is NO
+    assert both.decide(b"ab", final=True) is NO
+    assert table().decide(b"x") is NO
+
+
+def test_only_those_whose_first_byte_it_is_are_asked() -> None:
+    asked = []
+
+    @define_protocol("spy", max_bytes=4, prefixes=(b"ab", b"cd"))
+    def spy(data: bytes) -> Identification:
+        asked.append(data)
+        return NO
+
+    one = table(("spy", spy))
+    for data in (b"a", b"c", b"x", b"\xff"):
+        one.decide(data)
+    assert asked == [b"a", b"c"]
+
+
+def test_nothing_at_all_is_for_those_without_prefixes() -> None:
+    assert outcome(table(("fixed", starting(b"a")), ("any", answering(yes))).decide(b"", final=True)) == "any"
+    assert table(("fixed", starting(b"a"))).decide(b"", final=True) is NO
+
+
+def long(strength: Strength) -> Protocol:
+    return answering(
+        lambda data: NEED_MORE if len(data) < 5000 else ProtocolMatch(), strength=strength, max_bytes=5000
+    )
+
+
+def test_a_weak_protocol_may_inspect_the_peek_buffer_and_the_others_their_own_maximum() -> None:
+    weak, strong = table(("p", long(WEAK))), table(("p", long(STRUCTURED)))
+    assert (weak.bound, strong.bound) == (1024, 5000)
+    assert weak.decide(bytes(1023)) is NEED_MORE
+    assert weak.decide(bytes(1024)) is NO
+    assert strong.decide(bytes(4999)) is NEED_MORE
+    assert outcome(strong.decide(bytes(5000))) == "p"
+
+
+def test_one_that_asks_for_more_than_it_declared_is_a_no() -> None:
+    greedy = answering(lambda _: NEED_MORE, max_bytes=10)
+    assert table(("p", greedy)).decide(bytes(9)) is NEED_MORE
+    assert table(("p", greedy)).decide(bytes(10)) is NO
+
+
+def with_sni(
+    found: Mapping[str, MetadataValue], pending: frozenset[str], asks_for: frozenset[str]
+) -> Table[str]:
+    def select(match: ProtocolMatch) -> str | Literal[Verdict.NO]:
+        if not asks_for:
+            return "any"
+        return "its own" if match.metadata.get("sni") == "a.example" else NO
+
+    protocol = answering(lambda _: ProtocolMatch(found, pending))
+    return Table([Candidate(protocol, select, asks_for)], 1024)
+
+
+SNI: frozenset[str] = frozenset({"sni"})
+NONE: frozenset[str] = frozenset()
+
+
+def test_a_condition_waits_for_its_key_while_that_may_still_come() -> None:
+    assert with_sni({}, SNI, SNI).decide(b"x") is NEED_MORE
+    assert with_sni({}, SNI, SNI).decide(b"x", final=True) is NO
+    assert with_sni({}, SNI, SNI).decide(bytes(10)) is NO
+    assert outcome(with_sni({"sni": "a.example"}, NONE, SNI).decide(b"x")) == "its own"
+    assert with_sni({"sni": "b.example"}, NONE, SNI).decide(b"x") is NO
+    assert outcome(with_sni({"sni": "a.example"}, frozenset({"host"}), SNI).decide(b"x")) == "its own"
+    assert outcome(with_sni({}, SNI, NONE).decide(b"x")) == "any"
+
+
+def test_a_match_that_meets_no_condition_leaves_the_bytes_to_the_next() -> None:
+    picky: Candidate[str] = Candidate(answering(yes, strength=EXACT), lambda _: NO)
+    easy: Candidate[str] = Candidate(answering(yes), lambda _: "next")
+    assert outcome(Table([picky, easy], 1024).decide(b"x")) == "next"
+
+
+@pytest.mark.parametrize("where", ["identify", "select"])
+def test_a_fault_is_a_no_counted_each_time_and_logged_once(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> Identification:
+        raise ZeroDivisionError
+
+    broken = answering(fail if where == "identify" else yes, name="broken", strength=EXACT)
+    faulty: Candidate[str] = Candidate(broken, fail if where == "select" else lambda _: "broken")  # type: ignore[arg-type]
+    both: Table[str] = Table([faulty, Candidate(starting(b"ab"), lambda _: "good")], 1024)
+    assert both.decide(b"a") is NEED_MORE
+    assert outcome(both.decide(b"ab")) == "good"
+    assert both.decide(b"x") is NO
+    assert both.faults == {"broken": 3}
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("answer", [None, True, "yes", b""])
+def test_what_is_no_answer_is_a_fault(answer: object) -> None:
+    confused = table(("confused", answering(lambda _: answer)))  # type: ignore[arg-type,return-value]
+    assert confused.decide(b"x") is NO
+    assert confused.faults == {"p": 1}
+
+
+def test_explaining_asks_everybody_in_order() -> None:
+    def fail(_: bytes) -> Identification:
+        raise ZeroDivisionError
+
+    first, second, third = starting(b"abc", strength=EXACT), answering(fail), starting(b"a", strength=WEAK)
+    told = list(table(("3", third), ("1", first), ("2", second)).explain(b"ab"))
+    assert [protocol for protocol, _ in told] == [first, second, third]
+    assert told[0][1] is NEED_MORE
+    assert told[1][1] is NO
+    assert isinstance(told[2][1], ProtocolMatch)
+
+
+magics = st.lists(
+    st.tuples(st.binary(min_size=1, max_size=4), st.sampled_from(Strength), st.booleans()), max_size=6
+)
+
+
+@given(magics, st.binary(min_size=1, max_size=6))
+def test_whatever_pieces_it_comes_in_the_decision_is_the_same(
+    entries: list[tuple[bytes, Strength, bool]], data: bytes
+) -> None:
+    all_of_them = table(
+        *(
+            (str(number), starting(magic, strength=strength, indexed=indexed))
+            for number, (magic, strength, indexed) in enumerate(entries)
+        )
+    )
+    whole = outcome(all_of_them.decide(data))
+    for end in range(1, len(data)):
+        early = outcome(all_of_them.decide(data[:end]))
+        assert early in (NEED_MORE, whole)
+    ranked = sorted(enumerate(entries), key=lambda entry: entry[1][1])
+    expected = next((str(number) for number, (magic, *_) in ranked if data.startswith(magic)), NO)
+    assert outcome(all_of_them.decide(data, final=True)) == expected

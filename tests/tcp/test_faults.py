@@ -1,0 +1,181 @@
+"""Faults of our own and of the kernel's: each ends one connection at most, and everything is let go."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from refractium.net import dial, listener, tcp, weld
+from support.backends import Backend, FullUnixQueue, digest, echo, sink
+from support.clients import ask, receive, receive_all
+from support.proxy import ProxyThread, eventually, quick
+
+if TYPE_CHECKING:
+    import select
+    from collections.abc import Callable
+    from pathlib import Path
+
+FAILED = "failed; it is ended, the others go on"
+
+
+def failing_once(original: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """Raises at the first call, then does what it replaces."""
+    armed = [error]
+
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        if armed:
+            raise armed.pop()
+        return original(*args, **kwargs)
+
+    return replacement
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        (weld.Flow, "run"),
+        (weld.Weld, "begin"),
+        (weld.Weld, "on_client"),
+        (weld.Weld, "on_backend"),
+        (dial.Dial, "begin"),
+        (dial.Dial, "_send_first"),
+        (dial.Dial, "_arrive"),
+        (tcp.Connection, "begin"),
+        (tcp.Connection, "_follow"),
+    ],
+)
+def test_a_fault_anywhere_ends_its_connection_only(
+    owner: type, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        Backend(echo) as backend,
+        ProxyThread(fallback=backend.address, expected=[FAILED]) as proxy,
+        proxy.connect() as other,
+    ):
+        other.sendall(b"?")
+        assert other.recv(1) == b"?"
+        monkeypatch.setattr(
+            owner, method, failing_once(getattr(owner, method), RuntimeError("a fault of ours"))
+        )
+        assert ask(proxy.address, b"!") == (b"", "reset")
+        assert proxy.next_end().ended == "internal error"
+        assert ask(proxy.address, b"!") == (b"!", "eof")
+        other.sendall(b"still here")
+        assert receive(other, 10) == b"still here"
+        assert len(proxy.warnings) == 1
+
+
+def test_a_fault_once_a_backend_that_was_waited_for_is_there_ends_its_connection_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(weld.Weld, "begin", failing_once(weld.Weld.begin, RuntimeError("a fault of ours")))
+    with (
+        FullUnixQueue(tmp_path / "full") as full,
+        ProxyThread(fallback=full.address, expected=["a fault of ours"]) as proxy,
+        proxy.connect() as client,
+    ):
+        client.sendall(b"!")
+        proxy.await_active(1)
+        full.make_room()
+        with full.accept() as sock:
+            assert sock.recv(1) == b"!"
+            assert sock.recv(1) == b""
+        assert receive_all(client) == (b"", "reset")
+        assert proxy.next_end().ended == "internal error"
+
+
+class Scarce:
+    """An epoll that has no room for another socket, once."""
+
+    def __init__(self, epoll: select.epoll, after: int) -> None:
+        self._epoll = epoll
+        self._left = after
+
+    def register(self, fd: int, events: int) -> None:
+        self._left -= 1
+        if self._left == -1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._epoll.register(fd, events)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_an_epoll_that_is_full_costs_one_connection(after: int) -> None:
+    with Backend(echo) as backend, ProxyThread(fallback=backend.address, expected=[FAILED]) as proxy:
+        proxy.service.reactor._epoll = Scarce(proxy.service.reactor._epoll, after)  # type: ignore[assignment]
+        with proxy.connect() as client:
+            proxy.await_idle()
+            if after:
+                client.sendall(b"?")
+            assert receive_all(client).end == "reset"
+        assert ask(proxy.address, b"!") == (b"!", "eof")
+
+
+class Exhausted(socket.socket):
+    """A listening socket on a machine that has run out, as long as it is told to have."""
+
+    exhausted = threading.Event()
+
+    def accept(self) -> Any:
+        if self.exhausted.is_set():
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+@pytest.fixture
+def exhausted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    monkeypatch.setattr(Exhausted, "exhausted", threading.Event())
+    return Exhausted.exhausted
+
+
+def replace_listener(proxy: ProxyThread) -> None:
+    (one,) = proxy.service.listeners
+    one._sock = Exhausted(fileno=one._sock.detach())
+
+
+def test_accepting_pauses_while_the_machine_has_run_out_and_goes_on_after(exhausted: threading.Event) -> None:
+    with (
+        Backend(sink) as backend,
+        ProxyThread(fallback=backend.address, expected=["cannot accept"]) as proxy,
+    ):
+        replace_listener(proxy)
+        exhausted.set()
+        with proxy.connect() as client:
+            client.sendall(b"?")
+            client.shutdown(socket.SHUT_WR)
+            eventually(lambda: len(proxy.warnings) == 1, "it has run out")
+            proxy.await_idle(0.3)
+            exhausted.clear()
+            assert receive_all(client) == (digest(b"?"), "eof")
+        assert len(proxy.warnings) == 1
+
+
+def test_a_stop_while_accepting_pauses_leaves_no_timer(
+    exhausted: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "_PAUSE", 0.05)
+    with ProxyThread(expected=["cannot accept"], settings=quick()) as proxy:
+        replace_listener(proxy)
+        exhausted.set()
+        with proxy.connect():
+            eventually(lambda: len(proxy.warnings) == 1, "it has run out")
+            proxy.call(proxy.engine.stop(0))
+            proxy.await_idle(0.2)
+
+
+@pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EPERM, errno.EPROTO])
+def test_a_client_that_is_gone_before_it_is_accepted_is_its_own_affair(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Backend(sink) as backend, ProxyThread(fallback=backend.address) as proxy:
+        monkeypatch.setattr(Exhausted, "accept", failing_once(Exhausted.accept, OSError(code, "gone")))
+        monkeypatch.setattr(Exhausted, "exhausted", threading.Event())
+        replace_listener(proxy)
+        for _ in range(3):
+            assert ask(proxy.address, b"?") == (digest(b"?"), "eof")

@@ -1,0 +1,458 @@
+"""Client and backend, joined, behave as if directly connected: ends, resets, backpressure."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import select
+import socket
+import struct
+import termios
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from refractium.net.reactor import Reactor
+from refractium.net.weld import Weld, Welding
+from support.backends import Backend, digest, duplex, echo, named, sink, source
+from support.clients import MIB, PATIENCE, Received, connect, payload, receive, receive_all, reset, sending
+from support.proxy import ProxyThread, eventually, quick, resident
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.proxy import LoopKind
+
+both_loops = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+
+
+@both_loops
+def test_an_upload_of_16_mib_is_answered_after_its_end(loop: LoopKind) -> None:
+    data = payload("up", 16 * MIB)
+    with Backend(sink) as backend, ProxyThread(fallback=backend.address, loop=loop) as proxy:
+        with proxy.connect() as client:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            assert receive_all(client) == (digest(data), "eof")
+        assert proxy.next_end().up == len(data)
+    assert backend.result() == (data, "eof")
+
+
+@both_loops
+def test_a_client_goes_on_sending_after_the_backend_has_ended_its_side(loop: LoopKind) -> None:
+    up, down = payload("up", 16 * MIB), payload("down", 16 * MIB)
+    with Backend(source(down)) as backend, ProxyThread(fallback=backend.address, loop=loop) as proxy:
+        with proxy.connect() as client:
+            client.sendall(up[:1])
+            assert receive_all(client) == (down, "eof")
+            client.sendall(up[1:])
+            client.shutdown(socket.SHUT_WR)
+            assert backend.result() == (up, "eof")
+        assert proxy.next_end().ended == "closed"
+
+
+@both_loops
+def test_the_directions_are_independent(loop: LoopKind) -> None:
+    up, down = payload("up", 64 * MIB), payload("down", 64 * MIB)
+    with (
+        Backend(duplex(down)) as backend,
+        ProxyThread(fallback=backend.address, loop=loop) as proxy,
+        proxy.connect() as client,
+    ):
+        client.sendall(up)
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client) == (down, "eof")
+    assert backend.result() == (up, "eof")
+
+
+@pytest.mark.parametrize("end", ["client", "backend"])
+def test_an_end_while_the_other_side_is_blocked_comes_after_the_last_byte(end: str) -> None:
+    data = payload(end, 48 * MIB)
+    reading = threading.Event()
+
+    def read_late(sock: socket.socket) -> Received:
+        reading.wait(PATIENCE)
+        return receive_all(sock)
+
+    with ExitStack() as stack:
+        handler = read_late if end == "client" else source(data)
+        backend = stack.enter_context(Backend(handler, receive_buffer=65_536))
+        proxy = stack.enter_context(ProxyThread(fallback=backend.address))
+        client = stack.enter_context(proxy.connect(receive_buffer=4096))
+        if end == "client":
+            with sending(client, data) as sent:
+                proxy.await_idle()
+                assert not sent.is_set()
+                reading.set()
+            assert backend.result() == (data, "eof")
+        else:
+            client.sendall(b"?")
+            proxy.await_idle()
+            assert receive_all(client) == (data, "eof")
+
+
+@both_loops
+@pytest.mark.parametrize("size", [20_000, 100_000])
+@pytest.mark.parametrize("pace", ["fast", "slow"])
+def test_what_a_backend_sent_before_its_reset_arrives_before_the_reset(
+    pace: str, size: int, loop: LoopKind
+) -> None:
+    data = payload("before the reset", size)
+
+    def send_and_reset(sock: socket.socket) -> None:
+        sock.recv(1)
+        sock.sendall(data)
+        eventually(lambda: not unsent(sock), "all of it has arrived")
+        reset(sock)
+
+    with Backend(send_and_reset) as backend, ProxyThread(fallback=backend.address, loop=loop) as proxy:
+        with proxy.connect(receive_buffer=4096 if pace == "slow" else 0) as client:
+            client.sendall(b"?")
+            if pace == "slow":
+                backend.result()
+            assert receive_all(client) == (data, "reset")
+        assert proxy.next_end().ended == "backend reset"
+
+
+def test_what_a_client_sent_before_its_reset_arrives_before_the_reset() -> None:
+    data = payload("before the reset", 100_000)
+    with Backend(receive_all) as backend, ProxyThread(fallback=backend.address) as proxy:
+        client = proxy.connect()
+        client.sendall(data)
+        eventually(lambda: not unsent(client), "all of it has arrived")
+        reset(client)
+        assert backend.result() == (data, "reset")
+        assert proxy.next_end().ended == "client reset"
+
+
+@both_loops
+def test_a_clients_reset_during_an_upload_reaches_the_backend_within_100_ms(loop: LoopKind) -> None:
+    def until_reset(sock: socket.socket) -> tuple[str, float]:
+        return receive_all(sock).end, time.monotonic()
+
+    delays = []
+    with Backend(until_reset) as backend, ProxyThread(fallback=backend.address, loop=loop) as proxy:
+        for _ in range(5):
+            client = proxy.connect()
+            client.sendall(bytes(4 * MIB))
+            reset_at = time.monotonic()
+            reset(client)
+            end, seen_at = backend.result()
+            assert end == "reset"
+            delays.append(seen_at - reset_at)
+    assert min(delays) < 0.1, delays
+
+
+@pytest.mark.parametrize("who", ["client", "backend"])
+def test_a_reset_by_one_that_has_ended_its_side_before_reaches_the_silent_other(who: str) -> None:
+    ended, go_on = threading.Event(), threading.Event()
+
+    def end_then_reset(sock: socket.socket) -> str:
+        sock.recv(1)
+        if who == "client":
+            assert sock.recv(1) == b""
+            ended.set()
+            return receive_error(sock)
+        sock.shutdown(socket.SHUT_WR)
+        go_on.wait(PATIENCE)
+        reset(sock)
+        return "reset"
+
+    with Backend(end_then_reset) as backend, ProxyThread(fallback=backend.address) as proxy:
+        client = proxy.connect()
+        client.sendall(b"?")
+        if who == "client":
+            client.shutdown(socket.SHUT_WR)
+            assert ended.wait(PATIENCE)
+            reset(client)
+        else:
+            assert client.recv(1) == b""
+            go_on.set()
+            assert receive_error(client) == "reset"
+            client.close()
+        assert backend.result() == "reset"
+        assert proxy.next_end().ended == f"{who} reset"
+
+
+def receive_error(sock: socket.socket) -> str:
+    """Wait for an error on a socket whose peer has already ended its side."""
+    poller = select.poll()
+    poller.register(sock, 0)
+    if not poller.poll(PATIENCE * 1000):
+        return "nothing"
+    return "reset" if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) else "end"
+
+
+def test_half_closed_and_then_silent_is_ended_at_the_idle_timeout() -> None:
+    settings = quick(idle_timeout_ms=300)
+    with (
+        Backend(receive_all) as backend,
+        ProxyThread(fallback=backend.address, settings=settings) as proxy,
+        proxy.connect() as client,
+    ):
+        client.sendall(b"?")
+        client.shutdown(socket.SHUT_WR)
+        assert backend.result() == (b"?", "eof")
+    with Backend(wait_for_end) as backend, ProxyThread(fallback=backend.address, settings=settings) as proxy:
+        with proxy.connect() as client:
+            begun = time.monotonic()
+            client.sendall(b"?")
+            client.shutdown(socket.SHUT_WR)
+            assert receive_all(client).end == "reset"
+            assert 0.28 < time.monotonic() - begun < 0.6
+        assert proxy.next_end().ended == "idle timeout"
+
+
+def wait_for_end(sock: socket.socket) -> str:
+    """Read until the client has ended its side, then wait for more to happen."""
+    while sock.recv(MIB):
+        pass
+    return receive_error(sock)
+
+
+def test_activity_either_way_postpones_the_idle_timeout() -> None:
+    settings = quick(idle_timeout_ms=250)
+    with (
+        Backend(echo) as backend,
+        ProxyThread(fallback=backend.address, settings=settings) as proxy,
+        proxy.connect() as client,
+    ):
+        for _ in range(6):
+            client.sendall(b"?")
+            assert client.recv(1) == b"?"
+            time.sleep(0.1)
+        assert receive_all(client).end == "reset"
+
+
+def test_each_of_many_is_ended_at_its_own_idle_timeout() -> None:
+    settings = quick(idle_timeout_ms=400)
+    with (
+        Backend(echo) as backend,
+        ProxyThread(fallback=backend.address, settings=settings) as proxy,
+        proxy.connect() as early,
+        ExitStack() as others,
+    ):
+        early.sendall(b"?")
+        time.sleep(0.1)
+        early.sendall(b"?")
+        postponed_at = time.monotonic()
+        for _ in range(30):
+            time.sleep(0.01)
+            others.enter_context(proxy.connect()).sendall(b"?")
+        assert receive_all(early).end == "reset"
+        assert time.monotonic() - postponed_at < 0.55
+
+
+def test_slow_readers_cost_bounded_memory_and_no_time() -> None:
+    data = payload("slow", 8 * MIB)
+    with (
+        Backend(source(data)) as backend,
+        ProxyThread(fallback=backend.address) as proxy,
+        ExitStack() as stack,
+    ):
+        before = resident()
+        clients = [stack.enter_context(proxy.connect(receive_buffer=65_536)) for _ in range(200)]
+        for client in clients:
+            client.sendall(b"?")
+        for client in clients:
+            assert receive(client, 100) == data[:100]
+        eventually(lambda: backend.accepted == 200, "every backend sends")
+        proxy.await_idle(0.5)
+        held = [len(one._weld.down.held) for one in proxy.service.connections if one._weld]
+        assert len(held) == 200
+        assert max(held) <= 65_536
+        assert resident() - before < 60 * MIB
+        assert receive(clients[0], len(data) - 100) == data[100:]
+        assert backend.results.empty() or backend.results.qsize() == 1
+        for client in clients:
+            reset(client)
+
+
+def test_a_bulk_stream_does_not_starve_the_others() -> None:
+    stop = threading.Event()
+
+    def pour(sock: socket.socket) -> None:
+        block = bytes(MIB)
+        with contextlib.suppress(OSError):
+            while not stop.is_set():
+                sock.sendall(block)
+
+    with (
+        Backend(pour) as bulk,
+        Backend(echo) as other,
+        ProxyThread(fallback=[bulk.address, other.address]) as proxy,
+        proxy.connect() as drinker,
+        proxy.connect() as asker,
+    ):
+        drinker.sendall(b"?")
+        receive(drinker, MIB)
+        times = []
+        taken = threading.Event()
+
+        def drink() -> None:
+            while not stop.is_set() and drinker.recv(MIB):
+                taken.set()
+
+        thread = threading.Thread(target=drink)
+        thread.start()
+        assert taken.wait(PATIENCE)
+        for _ in range(50):
+            begun = time.monotonic()
+            asker.sendall(b"?")
+            assert asker.recv(1) == b"?"
+            times.append(time.monotonic() - begun)
+        stop.set()
+        thread.join()
+        assert sorted(times)[25] < 0.1
+
+
+def test_one_turn_moves_no_more_than_its_share() -> None:
+    class Endless:
+        """A socket that always has more and always takes all."""
+
+        family = socket.AF_INET
+
+        def recv_into(self, view: memoryview) -> int:
+            return len(view)
+
+        def send(self, data: bytes) -> int:
+            return len(data)
+
+    loop = asyncio.new_event_loop()
+    reactor = Reactor(loop)
+    endless = cast("socket.socket", Endless())
+    weld = Weld(Welding(reactor), endless, endless, lambda _: None)
+    weld.up.run()
+    weld.up.run()
+    assert weld.up.count == 2 * MIB
+    assert list(reactor._again) == [weld.up.run]
+    reactor.close()
+    loop.close()
+
+
+def test_urgent_data_holds_nothing_up() -> None:
+    held, go_on = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        held.set()
+        go_on.wait(PATIENCE)
+
+    def take(sock: socket.socket) -> bytes:
+        return receive(sock, 7)
+
+    with (
+        Backend(take) as backend,
+        ProxyThread(fallback=backend.address) as proxy,
+        proxy.connect() as client,
+    ):
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(b"a")
+        eventually(lambda: backend.accepted == 1, "joined")
+        proxy.begin(hold())
+        assert held.wait(PATIENCE)
+        client.send(b"bcd", socket.MSG_OOB)
+        client.sendall(b"efg")
+        go_on.set()
+        assert backend.result() == b"abcdefg"
+
+
+def test_a_reset_that_a_send_learns_of_is_a_reset_all_the_same() -> None:
+    with welded() as (weld, far_client, far_backend, run):
+        weld.begin(b"", 0, client_ended=False)
+        far_backend.sendall(b"last words")
+        reset(far_backend)
+        far_client.sendall(b"?")
+        # The kernel tells of a reset once, and here a send is first to hear of it.
+        weld.up.run()
+        assert run() == "backend reset"
+        assert receive_all(far_client) == (b"last words", "reset")
+
+
+@pytest.mark.parametrize("client", ["has ended", "is silent"])
+@pytest.mark.parametrize("sent", [0, 1000])
+def test_first_bytes_that_the_backend_does_not_take_at_once_follow_later(sent: int, client: str) -> None:
+    data = payload("first", 16 * MIB)
+
+    def take() -> bytes:
+        taken = receive(far_backend, len(data) - sent)
+        far_client.shutdown(socket.SHUT_WR)
+        return taken + receive_all(far_backend).data
+
+    with welded() as (weld, far_client, far_backend, run), ThreadPoolExecutor(1) as pool:
+        far_backend.sendall(b"bye")
+        far_backend.shutdown(socket.SHUT_WR)
+        weld.begin(data, sent, client_ended=client == "has ended")
+        assert weld.up.held
+        taken = pool.submit(take)
+        assert run() == "closed"
+        assert taken.result(PATIENCE) == data[sent:]
+        assert receive_all(far_client) == (b"bye", "eof")
+
+
+@contextlib.contextmanager
+def welded() -> Iterator[tuple[Weld, socket.socket, socket.socket, Callable[[], str]]]:
+    """A weld without a proxy, its two peers, and what runs it to its end and tells how that was."""
+    with tcp_pair() as (client, far_client), tcp_pair() as (backend, far_backend), asyncio.Runner() as runner:
+        reactor = Reactor(runner.get_loop())
+        ended: asyncio.Queue[str] = asyncio.Queue()
+        weld = Weld(Welding(reactor), client, backend, ended.put_nowait)
+
+        async def how_it_ends() -> str:
+            return await asyncio.wait_for(ended.get(), PATIENCE)
+
+        yield weld, far_client, far_backend, lambda: runner.run(how_it_ends())
+        reactor.close()
+
+
+@contextlib.contextmanager
+def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A non-blocking socket as the proxy has them, and its peer's."""
+    with socket.create_server(("127.0.0.1", 0)) as server, connect(server.getsockname()) as far:
+        near, _ = server.accept()
+        near.setblocking(False)  # noqa: FBT003 - positional by its nature
+        with near:
+            yield near, far
+
+
+def test_the_end_of_one_connection_is_nobody_elses() -> None:
+    def misbehave(sock: socket.socket) -> None:
+        sock.recv(1)
+        reset(sock)
+
+    data = payload("unhurt", 4 * MIB)
+    with (
+        Backend(misbehave) as bad,
+        Backend(echo) as good,
+        ProxyThread(fallback=[good.address, bad.address]) as proxy,
+        proxy.connect() as client,
+    ):
+        client.sendall(data[:1])
+        assert client.recv(1) == data[:1]
+        with sending(client, data[1:]):
+            for _ in range(20):
+                with proxy.connect() as other:
+                    other.sendall(b"?")
+                    other.shutdown(socket.SHUT_WR)
+                    receive_all(other)
+            assert receive(client, len(data) - 1) == data[1:]
+
+
+def test_a_backend_may_speak_first_once_it_is_reached() -> None:
+    with (
+        Backend(named("one")) as backend,
+        ProxyThread(fallback=backend.address) as proxy,
+        proxy.connect() as client,
+    ):
+        client.sendall(b"!")
+        assert receive(client, 4) == b"one!"
+
+
+def unsent(sock: socket.socket) -> int:
+    """Bytes that the peer's kernel has not taken."""
+    (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+    return int(count)
