@@ -1,0 +1,318 @@
+"""The PROXY protocol, versions 1 and 2: who the client is, told ahead of its first byte.
+
+Only bytes are made and understood here. Whose headers are believed is for the caller to decide; a header from
+anybody but a trusted proxy is a lie at will. The rules and the section numbers are those of HAProxy's
+``proxy-protocol.txt`` of 2020/03/05.
+
+IPv4 addresses mapped into IPv6 are IPv4 addresses throughout: a listener on ``::`` shows IPv4 clients in that
+form, and they are the same clients.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass, field
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from refractium.contract import NEED_MORE, NO, Transport, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Endpoint: TypeAlias = tuple[str, int]
+"""An IP address as text and a port."""
+
+PP2_TYPE_ALPN: Final = 0x01
+PP2_TYPE_AUTHORITY: Final = 0x02
+PP2_TYPE_CRC32C: Final = 0x03
+
+MAX_BYTES: Final = 16 + 2_048
+"""The longest header that is read: one that declares more is refused before the rest of it has come. Headers
+are meant to fit the 536 bytes of the smallest TCP segment (section 2); certificates can take more."""
+
+_V1_LONGEST: Final = {
+    b"PROXY TCP4 ": 56,
+    b"PROXY TCP6 ": 104,
+    b"PROXY UNKNOWN ": 107,
+    b"PROXY UNKNOWN\r\n": 15,
+}
+"""How lines of version 1 start, and the greatest length of each in bytes (section 2.1)."""
+_V1_TCP: Final = re.compile(
+    rb"PROXY TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})\r\n"
+)
+_V1_UNKNOWN: Final = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
+
+_V2_SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
+_V2_LOCAL: Final = _V2_SIGNATURE + b"\x20"
+_V2_PROXY: Final = _V2_SIGNATURE + b"\x21"
+"""Version 2 in the upper four bits of the last byte, the command in the lower (section 2.2)."""
+_UNTOLD: Final = struct.Struct("")
+_IPV4: Final = struct.Struct("!4s4sHH")
+_IPV6: Final = struct.Struct("!16s16sHH")
+_UNIX: Final = struct.Struct("216x")
+_V2_ADDRESSES: Final = {
+    _V2_LOCAL: _UNTOLD,
+    _V2_PROXY + b"\x00": _UNTOLD,
+    _V2_PROXY + b"\x11": _IPV4,
+    _V2_PROXY + b"\x12": _IPV4,
+    _V2_PROXY + b"\x21": _IPV6,
+    _V2_PROXY + b"\x22": _IPV6,
+    _V2_PROXY + b"\x31": _UNIX,
+    _V2_PROXY + b"\x32": _UNIX,
+}
+"""How headers of version 2 start, and the addresses that follow the length. The last byte has the family in
+its upper four bits and the transport in its lower; after LOCAL it is discarded, whatever it is."""
+_V2_TRANSPORT: Final = {Transport.TCP: 1, Transport.UDP: 2}
+_V2_START: Final = 16
+"""Where the addresses begin; the two bytes before tell the length of what follows."""
+_TLV: Final = struct.Struct("!BH")
+
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+"""Before an IPv4 address, the IPv6 form of it (RFC 4291 section 2.5.5.2)."""
+_IPV4_SIZE: Final = 4
+_MAX_PORT: Final = 65_535
+_MAX_NAME: Final = 255
+"""The longest ALPN name (RFC 7301 section 3.1) and the longest server name that HAProxy takes, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a header tells.
+
+    Attributes:
+        transport: what the client and the sender speak; None if that is not told.
+        source: where the client is; None if that is not told.
+        destination: what the client connected to; None exactly if `source` is.
+        tlvs: the values of `PP2_TYPE_ALPN` and `PP2_TYPE_AUTHORITY`, where they were sent, as on the wire.
+    """
+
+    transport: Transport | None = None
+    source: Endpoint | None = None
+    destination: Endpoint | None = None
+    tlvs: Mapping[int, bytes] = field(default_factory=dict, hash=False)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the real peer is the client, as far as one can know.
+
+        So it is where the sender connected for itself (``LOCAL``: a health check), and where it knows of no
+        address (``UNKNOWN``, ``UNSPEC``) or of a unix socket only.
+        """
+        return self.source is None
+
+
+Parsed: TypeAlias = tuple[Header, int] | Literal[Verdict.NO, Verdict.NEED_MORE]
+"""A header and its length in bytes, or the answer that there is none, or none yet."""
+
+
+def build_v1(source: Endpoint | None, destination: Endpoint | None) -> bytes:
+    """Write a header of version 1, for TCP.
+
+    Where only one address is IPv4, it is sent mapped into IPv6. Where one is not known (None; a client on a
+    unix socket has none), the line is ``PROXY UNKNOWN``.
+
+    Raises:
+        ValueError: an address is not an IP address, or a port not from 0 to 65535.
+    """
+    if source is None or destination is None:
+        return b"PROXY UNKNOWN\r\n"
+    family, hosts, ports = _pair(source, destination)
+    texts = [inet_ntop(family, host) for host in hosts]
+    if family == AF_INET6:
+        # The protocol knows no IPv6 address that ends in an IPv4 one, as inet_ntop writes some.
+        texts = [host.hex(":", 2) if "." in text else text for host, text in zip(hosts, texts, strict=True)]
+    version = 4 if family == AF_INET else 6
+    return f"PROXY TCP{version} {' '.join(texts)} {ports[0]} {ports[1]}\r\n".encode("ascii")
+
+
+def build_v2(
+    transport: Transport,
+    source: Endpoint | None,
+    destination: Endpoint | None,
+    *,
+    sni: str | None = None,
+    alpn: str | None = None,
+) -> bytes:
+    """Write a header of version 2.
+
+    Where only one address is IPv4, it is sent mapped into IPv6. Where one is not known (None; a client on a
+    unix socket has none), the command is ``LOCAL``, which every receiver must accept, and nothing else is
+    told: receivers discard what follows it.
+
+    Args:
+        transport: what the client speaks.
+        source: where the client is.
+        destination: what it connected to.
+        sni: the server name that it asked for.
+        alpn: the protocol's name by ALPN, each character one byte.
+
+    Raises:
+        ValueError: an address is not an IP address, a port not from 0 to 65535, or a name not from 1 to 255
+            bytes long.
+    """
+    if source is None or destination is None:
+        return _V2_LOCAL + bytes(3)
+    family, hosts, ports = _pair(source, destination)
+    kind, addresses = (0x10, _IPV4) if family == AF_INET else (0x20, _IPV6)
+    block = addresses.pack(*hosts, *ports)
+    if alpn is not None:
+        block += _tlv(PP2_TYPE_ALPN, alpn.encode("latin-1"))
+    if sni is not None:
+        block += _tlv(PP2_TYPE_AUTHORITY, sni.encode())
+    return _V2_PROXY + _TLV.pack(kind | _V2_TRANSPORT[transport], len(block)) + block
+
+
+def parse(data: bytes) -> Parsed:
+    """Read the header that `data` starts with. No answer but `NEED_MORE` changes with more bytes.
+
+    Args:
+        data: all bytes received so far; with `MAX_BYTES` of them the answer is never `NEED_MORE`.
+
+    Returns:
+        The header and how many bytes it takes; `NO` if this is none, or not exactly one; `NEED_MORE` if it
+        is the beginning of one.
+    """
+    for start, longest in _V1_LONGEST.items():
+        if data.startswith(start):
+            return _parse_v1(data, longest)
+    for start, addresses in _V2_ADDRESSES.items():
+        if data.startswith(start):
+            return _parse_v2(data, addresses)
+    return NEED_MORE if any(start.startswith(data) for start in (*_V1_LONGEST, *_V2_ADDRESSES)) else NO
+
+
+def _parse_v1(data: bytes, longest: int) -> Parsed:
+    end = data.find(b"\n", 0, longest) + 1
+    if not end:
+        text = data.removesuffix(b"\r")
+        return NEED_MORE if b"\r" not in text and len(text) <= longest - len(b"\r\n") else NO
+    header = _read_v1(data[:end])
+    return NO if header is None else (header, end)
+
+
+def _read_v1(line: bytes) -> Header | None:
+    if _V1_UNKNOWN.fullmatch(line):
+        return Header()
+    if (match := _V1_TCP.fullmatch(line)) is None:
+        return None
+    version, *hosts, source_port, destination_port = (part.decode("ascii") for part in match.groups())
+    ports = int(source_port), int(destination_port)
+    try:
+        # inet_pton takes the exact forms only: four numbers without leading zeros, no zone. An IPv6 address
+        # may end in an IPv4 one, which is how HAProxy writes the mapped ones.
+        family = AF_INET if version == "4" else AF_INET6
+        source, destination = (_text(inet_pton(family, host)) for host in hosts)
+    except OSError:
+        return None
+    if max(ports) > _MAX_PORT:
+        return None
+    return Header(Transport.TCP, (source, ports[0]), (destination, ports[1]))
+
+
+def _parse_v2(data: bytes, addresses: struct.Struct) -> Parsed:
+    if len(data) < _V2_START:
+        return NEED_MORE
+    end = _V2_START + int.from_bytes(data[_V2_START - 2 : _V2_START], "big")
+    if not _V2_START + addresses.size <= end <= MAX_BYTES:
+        return NO
+    if len(data) < end:
+        return NEED_MORE
+    header = _read_v2(data[:end], addresses)
+    return NO if header is None else (header, end)
+
+
+def _read_v2(header: bytes, addresses: struct.Struct) -> Header | None:
+    if addresses is _UNTOLD:
+        # The rest is to be skipped (section 2.2), a checksum with it: nothing says where TLVs would begin.
+        return Header()
+    if (tlvs := _read_tlvs(header, _V2_START + addresses.size)) is None:
+        return None
+    if addresses is _UNIX:
+        return Header(tlvs=tlvs)
+    source, destination, source_port, destination_port = addresses.unpack_from(header, _V2_START)
+    is_stream = header[len(_V2_PROXY)] & 0x0F == _V2_TRANSPORT[Transport.TCP]
+    return Header(
+        Transport.TCP if is_stream else Transport.UDP,
+        (_text(source), source_port),
+        (_text(destination), destination_port),
+        tlvs,
+    )
+
+
+def _read_tlvs(header: bytes, at: int) -> dict[int, bytes] | None:
+    """The values we know, from `at` to the end; None if these are no TLVs or the checksum is wrong.
+
+    One that we know must not come twice: receivers would differ in which of the two they believe.
+    """
+    found: dict[int, bytes] = {}
+    while at < len(header):
+        if at + _TLV.size > len(header):
+            return None
+        kind, size = _TLV.unpack_from(header, at)
+        at += _TLV.size
+        value = header[at : at + size]
+        if len(value) < size or kind in found:
+            return None
+        if kind == PP2_TYPE_CRC32C and value != _checksum(header, at):
+            return None
+        if kind in (PP2_TYPE_ALPN, PP2_TYPE_AUTHORITY, PP2_TYPE_CRC32C):
+            found[kind] = value
+        at += size
+    found.pop(PP2_TYPE_CRC32C, None)
+    return found
+
+
+def _checksum(header: bytes, at: int) -> bytes:
+    """What should stand at `at`: computed over the whole header, with zeros there (section 2.2.3)."""
+    return _crc32c(header[:at] + bytes(4) + header[at + 4 :]).to_bytes(4, "big")
+
+
+def _tlv(kind: int, value: bytes) -> bytes:
+    if not 1 <= len(value) <= _MAX_NAME:
+        raise ValueError(f"a name of {len(value)} bytes: it must have 1 to {_MAX_NAME}")
+    return _TLV.pack(kind, len(value)) + value
+
+
+def _pair(source: Endpoint, destination: Endpoint) -> tuple[int, list[bytes], list[int]]:
+    """Both addresses in the one family that holds both, and both ports."""
+    hosts = [_packed(source[0]), _packed(destination[0])]
+    ports = [source[1], destination[1]]
+    if not all(0 <= port <= _MAX_PORT for port in ports):
+        raise ValueError(f"ports {ports}: they must be from 0 to {_MAX_PORT}")
+    if {len(host) for host in hosts} == {_IPV4_SIZE}:
+        return AF_INET, hosts, ports
+    return AF_INET6, [_MAPPED + host if len(host) == _IPV4_SIZE else host for host in hosts], ports
+
+
+def _packed(host: str) -> bytes:
+    """The 4 or 16 bytes of an address, without the zone that a link-local one can have (``fe80::1%eth0``)."""
+    try:
+        packed = inet_pton(AF_INET6 if ":" in host else AF_INET, host.partition("%")[0])
+    except (OSError, ValueError):
+        raise ValueError(f"{host!r} is not an IP address") from None
+    return packed.removeprefix(_MAPPED)
+
+
+def _text(packed: bytes) -> str:
+    """An address as sockets show it."""
+    packed = packed.removeprefix(_MAPPED)
+    return inet_ntop(AF_INET if len(packed) == _IPV4_SIZE else AF_INET6, packed)
+
+
+def _crc32c_row(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_CRC32C_TABLE: Final = tuple(map(_crc32c_row, range(256)))
+
+
+def _crc32c(data: bytes) -> int:
+    """Castagnoli's checksum (RFC 4960 appendix B)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC32C_TABLE[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
