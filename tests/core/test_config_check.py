@@ -5,6 +5,7 @@ import pytest
 from refractium.config import RouteConfig, ServerConfig
 from refractium.config.check import problems, warnings
 from refractium.contract import Transport
+from refractium.routing import Member
 
 
 def route(name: str = "https", **keys: object) -> RouteConfig:
@@ -84,6 +85,12 @@ def test_limits_that_hardly_limit_are_warned_of() -> None:
     assert places_of_warnings(peek_timeout_ms=5001) == ["server.peek_timeout_ms"]
     assert places_of_warnings(max_connections_per_ip=201) == ["server.max_connections_per_ip"]
     assert places_of_warnings(max_connections=50) == ["server.max_connections_per_ip"]
+
+
+def test_a_backend_twice_in_one_route_is_warned_of() -> None:
+    twice = route(forward_to=("10.0.0.1:1", "10.0.0.2:1", "10.0.0.1:1", Member("10.0.0.2:1", weight=2)))
+    assert places_of_warnings(twice, route("http")) == ["0.forward_to[2]", "0.forward_to[3]"]
+    assert places_of_warnings(route(), route("http")) == []
 
 
 def test_targets_that_are_the_listener_itself_are_warned_of() -> None:

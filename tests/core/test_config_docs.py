@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from refractium.config import Config, ServerConfig, Source, json_schema, parse, template
+from refractium.net.checks import CHECKS
+from refractium.routing import BALANCERS
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
 TEXT = REFERENCE.read_text(encoding="utf-8")
@@ -30,7 +32,7 @@ def test_every_example_of_the_reference_is_valid(block: str) -> None:
     assert (loaded.problems, loaded.warnings) == ((), ())
 
 
-@pytest.mark.parametrize("struct", ["ServerConfig", "RouteConfig", "PluginsConfig"])
+@pytest.mark.parametrize("struct", ["ServerConfig", "RouteConfig", "Member", "HealthConfig", "PluginsConfig"])
 def test_the_reference_has_a_row_with_the_default_of_every_key(struct: str) -> None:
     for key, schema in properties(struct).items():
         row = re.search(rf"^\| `{key}` \| .* \| (.*) \| .* \|$", TEXT, re.MULTILINE)
@@ -65,6 +67,35 @@ def test_the_schema_describes_the_whole_file() -> None:
     schema = json_schema()
     assert schema["$schema"].startswith("https://json-schema.org/")
     assert set(properties("Config")) == {"server", "protocols", "plugins", "fallback_tcp", "fallback_udp"}
-    for struct in ("Config", "ServerConfig", "RouteConfig", "PatternTable", "PluginsConfig"):
+    for struct in ("Config", "ServerConfig", "RouteConfig", "Member", "PatternTable", "PluginsConfig"):
         assert schema["$defs"][struct]["additionalProperties"] is False
     assert schema["$defs"]["RouteConfig"]["required"] == ["name", "forward_to"]
+
+
+PAGE = REFERENCE.with_name("health-and-balancing.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_the_page_on_health_has_a_row_of_every_kind_and_for_every_key_of_it(kind: str) -> None:
+    assert re.search(rf"^\| `{kind}` \| .* \| .* \|$", PAGE, re.MULTILINE)
+    for field in msgspec.structs.fields(CHECKS[kind].settings):
+        row = re.search(rf"^\| `{field.name}` \| .* \| (.*) \| .* \|$", PAGE, re.MULTILINE)
+        assert row, field.name
+        if isinstance(field.default, str) and field.default:
+            assert row[1] == f'`"{field.default}"`'
+
+
+@pytest.mark.parametrize("balancer", BALANCERS)
+def test_the_page_on_balancing_has_a_row_for_every_way(balancer: str) -> None:
+    assert re.search(rf"^\| `{balancer}` \| .* \|$", PAGE, re.MULTILINE)
+
+
+def test_the_schema_knows_the_keys_of_each_kind_of_check() -> None:
+    health = json_schema()["$defs"]["HealthConfig"]
+    assert set(health["properties"]) == {"kind", "interval_ms", "timeout_ms", "rise", "fall"}
+    by_kind = {one["if"]["properties"]["kind"]["const"]: one["then"] for one in health["allOf"]}
+    assert by_kind.keys() == {*CHECKS, "none"}
+    assert by_kind["send_expect"]["required"] == ["expect"]
+    assert set(by_kind["http"]["properties"]) == {"path", "host", "status"}
+    assert "path" in by_kind["http"]["propertyNames"]["enum"]
+    assert "path" not in by_kind["tcp"]["propertyNames"]["enum"]

@@ -9,14 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refractium.address import Address
-from refractium.config import Loaded, Source, load, parse, read
+from refractium.config import HealthConfig, Loaded, Source, load, parse, read
 from refractium.config.decode import MAX_FINDINGS
 from refractium.config.load import MAX_FILE_SIZE
 from refractium.contract import Transport
 from refractium.errors import ConfigError, Problem
 from refractium.identify.patterns import Hex, Regex, Text
+from refractium.routing import Member
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "example.toml"
+MEMBER = '[[protocols]]\nname = "http"\nforward_to = '
 ROUTE = '[[protocols]]\nname = "http"\nforward_to = "a:1"\n'
 
 
@@ -95,6 +97,21 @@ def test_patterns_have_four_forms() -> None:
     assert route.pattern_set == (Text(b"\xff"), Text(b"\x01"), Hex(b"\xff\0", 4), Hex(b"\x01"), Regex("^a"))
 
 
+def test_a_backend_is_an_address_or_a_table_of_it() -> None:
+    (route,) = valid(
+        MEMBER + "['a:1', { address = 'b:2', weight = 3 }, { address = 'unix:/c', backup = true }]"
+    ).config.protocols
+    assert route.members == (Member("a:1"), Member("b:2", weight=3), Member("unix:/c", backup=True))
+    assert route.backends == (Address("a", 1), Address("b", 2), Address("", 0, "/c"))
+    (alone,) = valid(MEMBER + "{ address = 'b:2', weight = 3 }").config.protocols
+    assert alone.members == (Member("b:2", weight=3),)
+
+
+def test_a_health_table_keeps_what_is_its_kinds_own() -> None:
+    (route,) = valid(ROUTE + "[protocols.health]\nkind = 'http'\npath = '/x'\nfall = 1").config.protocols
+    assert route.health == HealthConfig(kind="http", fall=1, options={"path": "/x"})
+
+
 def test_a_fallback_at_the_top_is_one_of_the_server() -> None:
     loaded = valid('fallback_tcp = "127.0.0.1:80"\n[server]\nport = 80\nfallback_udp = "a:1"')
     assert loaded.config.server.fallback_tcp == "127.0.0.1:80"
@@ -160,7 +177,12 @@ def test_a_key_path_has_a_line() -> None:
         ('[[protocols]]\nname = "a"\nforward_to = []', "protocols[0].forward_to", 3, "is empty"),
         ('[[protocols]]\nname = "a"\nforward_to = ""', "protocols[0].forward_to", 3, "no port"),
         ('[[protocols]]\nname = "a"\nforward_to = ["a:1",\n"b"]', "protocols[0].forward_to[1]", 3, "no port"),
-        ('[[protocols]]\nname = "a"\nforward_to = 80', "protocols[0].forward_to", 3, "expected str | array"),
+        (
+            '[[protocols]]\nname = "a"\nforward_to = 80',
+            "protocols[0].forward_to",
+            3,
+            "expected str | table | array",
+        ),
         ('[[protocols]]\nname = "a"\nforward_to = [80]', "protocols[0].forward_to[0]", 3, "expected str"),
         (ROUTE + 'sni = "*"', "protocols[0].sni", 4, "*.example.org"),
         (ROUTE + 'sni = "a.*.b"', "protocols[0].sni", 4, "*.example.org"),
@@ -173,7 +195,29 @@ def test_a_key_path_has_a_line() -> None:
         (ROUTE + 'host = "::1"', "protocols[0].host", 4, "[::1]"),
         (ROUTE + 'host = "[10.0.0.1]"', "protocols[0].host", 4, "[::1]"),
         (ROUTE + 'transport = "both"', "protocols[0].transport", 4, "leave it out for every transport"),
-        (ROUTE + 'balance = "random"', "protocols[0].balance", 4, "'round_robin'"),
+        (ROUTE + "balance = 1", "protocols[0].balance", 4, "expected str, got int"),
+        (ROUTE + "health = 'tcp'", "protocols[0].health", 4, "expected table, got str"),
+        (ROUTE + "health = {}", "protocols[0].health", 4, "no kind"),
+        (ROUTE + "[protocols.health]\nkind = 1", "protocols[0].health.kind", 5, "expected str, got int"),
+        (ROUTE + "health = { kind = 'tcp', rise = 0 }", "protocols[0].health.rise", 4, "int >= 1"),
+        (ROUTE + "health = { kind = 'tcp', fall = true }", "protocols[0].health.fall", 4, "expected int"),
+        (
+            ROUTE + "[protocols.health]\nkind = 'tcp'\ninterval_ms = 1",
+            "protocols[0].health.interval_ms",
+            6,
+            "int >= 10",
+        ),
+        (MEMBER + "{ address = 'a:1', weight = 0 }", "protocols[0].forward_to.weight", 3, "int >= 1"),
+        (MEMBER + "[{ address = 'a:1', weight = 1001 }]", "protocols[0].forward_to[0].weight", 3, "<= 1000"),
+        (MEMBER + "['a:1', { address = 'a' }]", "protocols[0].forward_to[1].address", 3, "no port"),
+        (MEMBER + "[{ weight = 2 }]", "protocols[0].forward_to[0]", 3, "no address"),
+        (MEMBER + "[{ address = 'a:1', wight = 2 }]", "protocols[0].forward_to[0].wight", 3, "'weight'"),
+        (
+            MEMBER + "[{ address = 'a:1', backup = 1 }]",
+            "protocols[0].forward_to[0].backup",
+            3,
+            "expected bool",
+        ),
         (ROUTE + "on_timeout = 1", "protocols[0].on_timeout", 4, "expected bool, got int"),
         (ROUTE + "patterns = []", "protocols[0].patterns", 4, "is empty"),
         (ROUTE + 'patterns = "a"', "protocols[0].patterns", 4, "expected array"),
@@ -320,11 +364,22 @@ def test_a_path_through_a_file_and_one_with_nul_are_refused(tmp_path: Path) -> N
 # Any text
 
 SCALARS = ["1", "-1", "true", "nan", "1979-05-27", '"a:1"', '""', '"udp"', "{}", "{ hex = '00' }"]
-LISTS = ["[]", '["a:1", 1]', '["b", "c"]', "[{ regex = '(' }]", "[{ hex = 'ff' }, 'a']"]
+LISTS = [
+    "[{ address = 'a:1' }]",
+    "[{ weight = 0 }, 'a:1']",
+    "[]",
+    '["a:1", 1]',
+    '["b", "c"]',
+    "[{ regex = '(' }]",
+    "[{ hex = 'ff' }, 'a']",
+]
 TOP_KEYS = ["server", "protocols", "plugins", "bind", "port", "fallback_tcp", "disable", "x", "'y'"]
 ROUTE_KEYS = ["name", "forward_to", "sni", "alpn", "host", "patterns", "transport", "on_timeout"]
+ROUTE_KEYS += ["balance", "health", "kind", "expect"]
 STATEMENTS = st.one_of(
-    st.sampled_from(["[server]", "[[protocols]]", "[plugins]", "[plugins.a]", "[protocols.x]", "[[server]]"]),
+    st.sampled_from(
+        ["[server]", "[[protocols]]", "[plugins]", "[protocols.health]", "[protocols.x]", "[[server]]"]
+    ),
     st.tuples(st.sampled_from(TOP_KEYS + ROUTE_KEYS), st.sampled_from(SCALARS + LISTS)).map(" = ".join),
 )
 

@@ -13,7 +13,10 @@ protocol
 route
     A protocol, the conditions under which it applies (sni, alpn, host) and where its clients go (`Route`).
 backend
-    An address that clients are joined to; a route's backends form its pool, and a balancer picks one.
+    An address that clients are joined to; a route's backends form its pool, and a balancer picks one of those
+    that are up.
+health check
+    A question asked of a backend now and then, by whose answers it is up or down.
 weld
     To join client and backend so that both behave as if directly connected; also the joint itself.
 fallback
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from refractium.contract import (
         NEED_MORE,
         NO,
+        Balancer,
+        Endpoint,
+        HealthCheck,
         Identification,
         Protocol,
         ProtocolMatch,
@@ -46,15 +52,20 @@ if TYPE_CHECKING:
     )
     from refractium.engine import Refractium
     from refractium.errors import ConfigError, ListenError, Problem, RefractiumError
-    from refractium.routing import Route
+    from refractium.routing import Health, Member, Route
     from refractium.settings import Settings
 
 _HOME: Final = {
     "NEED_MORE": "contract",
     "NO": "contract",
+    "Balancer": "contract",
     "ConfigError": "errors",
+    "Endpoint": "contract",
+    "Health": "routing",
+    "HealthCheck": "contract",
     "Identification": "contract",
     "ListenError": "errors",
+    "Member": "routing",
     "Problem": "errors",
     "Protocol": "contract",
     "ProtocolMatch": "contract",
@@ -71,9 +82,14 @@ _HOME: Final = {
 __all__ = [
     "NEED_MORE",
     "NO",
+    "Balancer",
     "ConfigError",
+    "Endpoint",
+    "Health",
+    "HealthCheck",
     "Identification",
     "ListenError",
+    "Member",
     "Problem",
     "Protocol",
     "ProtocolMatch",

@@ -11,10 +11,14 @@ import msgspec
 from refractium.address import Address
 from refractium.config import Loaded, RouteConfig, ServerConfig, Source, check, load, parse
 from refractium.config.model import bind_address, protocol_name
-from refractium.contract import Protocol, Strength, Transport
+from refractium.contract import Balancer, Protocol, Strength, Transport
 from refractium.errors import ConfigError, Problem
 from refractium.identify.patterns import compile_patterns
-from refractium.routing import Route
+from refractium.routing import BALANCERS, Health, Route
+from refractium.routing.balancers import DEFAULT
+from refractium.routing.health import PASSIVE, option_problems
+from refractium.routing.route import unknown_name
+from refractium.settings import HealthSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -56,11 +60,13 @@ class Assembly:
     udp: tuple[Route, ...]
     warnings: tuple[Problem, ...]
 
-    def has(self, transport: Transport) -> bool:
-        """Whether there is anywhere to go for a client of this transport."""
-        if transport is Transport.TCP:
-            return bool(self.tcp or self.server.fallback_tcp)
-        return bool(self.udp or self.server.fallback_udp)
+    def wanted(self, transports: Sequence[Transport]) -> Sequence[Transport]:
+        """Those whose clients have anywhere to go; the first if none has."""
+        has = {
+            Transport.TCP: bool(self.tcp or self.server.fallback_tcp),
+            Transport.UDP: bool(self.udp or self.server.fallback_udp),
+        }
+        return [transport for transport in transports if has[transport]] or transports[:1]
 
 
 def read(overrides: Overrides) -> Loaded:
@@ -159,6 +165,11 @@ def _resolve(
 ) -> Iterator[Route | tuple[str, str]]:
     """One route for each transport, or what is wrong: a key path and a message."""
     by_transport = list(_protocols(path, route, server, plugins))
+    transports = {one[0].transport for one in by_transport if isinstance(one[0], Protocol)}
+    faults: list[tuple[str, str]] = []
+    balancer = _balancer(path, route, plugins, faults)
+    health = _health(path, route, transports, plugins, faults)
+    yield from faults
     for protocols in by_transport:
         if not isinstance(protocols[0], Protocol):
             yield protocols
@@ -173,17 +184,68 @@ def _resolve(
         try:
             yield Route(
                 protocols,
-                tuple(map(str, route.backends)),
+                route.members,
                 sni=route.snis,
                 alpn=route.alpns,
                 host=route.hosts,
                 on_timeout=route.on_timeout if is_tcp else False,
                 udp_session_timeout_ms=None if is_tcp else route.udp_session_timeout_ms,
+                balance=balancer,
+                health=health[protocols[0].transport],
             )
         except ConfigError as error:
             for problem in error.problems:
                 if problem.where != "forward_to":  # reported with the file's or the flag's other problems
                     yield f"{path}.{problem.where}", problem.message
+
+
+def _balancer(
+    path: str, route: RouteConfig, plugins: Plugins, faults: list[tuple[str, str]]
+) -> str | type[Balancer]:
+    """What `balance` means; the default where that is nothing, with a fault that says so."""
+    if route.balance in BALANCERS:
+        return route.balance
+    if (found := plugins.balancers.get(route.balance)) is not None:
+        return found
+    faults.append((f"{path}.balance", unknown_name(route.balance, (*BALANCERS, *plugins.balancers))))
+    return DEFAULT
+
+
+def _health(
+    path: str,
+    route: RouteConfig,
+    transports: set[Transport],
+    plugins: Plugins,
+    faults: list[tuple[str, str]],
+) -> dict[Transport, Health]:
+    """How the backends are watched, by transport; where a kind is for one only, clients watch the other."""
+    if route.health is None:
+        return dict.fromkeys(Transport, PASSIVE)
+    from refractium.net.checks import CHECKS, NONE  # noqa: PLC0415 - slow to import, and not always needed
+
+    where, kind = f"{path}.health", route.health.kind
+    numbers = {key: getattr(route.health, key) for key in HealthSettings.__struct_fields__}
+    by_clients = Health(**numbers)
+    checks = CHECKS | plugins.health_checks
+    check = checks.get(kind)
+    if check is None and kind != NONE:
+        faults.append((f"{where}.kind", unknown_name(kind, (*checks, NONE))))
+    elif check is None:
+        faults += [
+            (f"{where}.{key}", "unknown key for a check of kind 'none'") for key in route.health.options
+        ]
+    elif found := [
+        (f"{where}.{key}", message) for key, message in option_problems(check, route.health.options)
+    ]:
+        faults += found
+    elif transports and check.transports.isdisjoint(transports):
+        fitting = sorted(name for name, one in checks.items() if not transports.isdisjoint(one.transports))
+        message = f"a check of kind {kind!r} is not for {' and '.join(sorted(transports))}"
+        faults.append((f"{where}.kind", f"{message}: there are {', '.join(fitting)}"))
+    else:
+        checked = Health(**numbers, kind=check, options=route.health.options)
+        return {one: checked if one in check.transports else by_clients for one in Transport}
+    return dict.fromkeys(Transport, by_clients)
 
 
 def _protocols(

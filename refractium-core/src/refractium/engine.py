@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from refractium.access import AccessLog
 from refractium.address import Address
 from refractium.contract import Transport
 from refractium.errors import ConfigError, Problem
 from refractium.net.bind import bind
+from refractium.net.checker import Checker
+from refractium.net.checks import resolved
 from refractium.net.limits import Limits
 from refractium.net.reactor import Reactor
 from refractium.net.report import Ended, join_host_port
@@ -65,16 +68,18 @@ class Refractium:
         fallback_udp: str | Sequence[str] = (),
         settings: Settings = _DEFAULTS,
     ) -> None:
-        self.settings = settings
-        self._tcp_router = _router(Transport.TCP, tcp, fallback_tcp, settings)
-        self._udp_router = _router(Transport.UDP, udp, fallback_udp, settings)
+        self._plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings)
         self._limits = Limits(settings)
         self._reactor: Reactor | None = None
         self._tcp: TcpService | None = None
         self._udp: UdpService | None = None
-        self._resolver = Resolver((*self._tcp_router.backends, *self._udp_router.backends))
         self._stopped = asyncio.Event()
         self._stopping = False
+
+    @property
+    def settings(self) -> Settings:
+        """Limits and timeouts, as they are for connections to come."""
+        return self._plan.settings
 
     async def start_tcp(self, host: str, port: int) -> tuple[str, ...]:
         """Listen and serve. May be called again for further addresses.
@@ -92,7 +97,8 @@ class Refractium:
         """
         sockets, reactor = await self._prepare(Transport.TCP, host, port)
         if self._tcp is None:
-            self._tcp = TcpService(reactor, self._tcp_router, self.settings, self._limits, AccessLog())
+            router = self._plan.routers[Transport.TCP]
+            self._tcp = TcpService(reactor, router, self.settings, self._limits, AccessLog())
         service = self._tcp
         return tuple(join_host_port(*service.listen(sock).address[:2]) for sock in sockets)
 
@@ -100,7 +106,8 @@ class Refractium:
         """The same for datagrams."""
         sockets, reactor = await self._prepare(Transport.UDP, host, port)
         if self._udp is None:
-            self._udp = UdpService(reactor, self._udp_router, self.settings, self._limits, AccessLog())
+            router = self._plan.routers[Transport.UDP]
+            self._udp = UdpService(reactor, router, self.settings, self._limits, AccessLog())
         service = self._udp
         return tuple(join_host_port(*service.listen(sock).address[:2]) for sock in sockets)
 
@@ -119,6 +126,52 @@ class Refractium:
         """The same for datagrams."""
         await self.start_udp(host, port)
         await self._run()
+
+    async def apply(
+        self,
+        tcp: Sequence[Route] = (),
+        udp: Sequence[Route] = (),
+        *,
+        fallback_tcp: str | Sequence[str] = (),
+        fallback_udp: str | Sequence[str] = (),
+        settings: Settings = _DEFAULTS,
+    ) -> None:
+        """Serve by other routes, limits and timeouts from now on; the arguments are those of the class.
+
+        Connections and sessions that are there keep what they were begun with. What is known of backends that
+        stay is kept. New backends are resolved and checked first, as at the start.
+
+        Raises:
+            ConfigError: nothing has changed.
+            RuntimeError: the engine was stopped.
+        """
+        plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings, successor_of=self._plan)
+        services = {Transport.TCP: self._tcp, Transport.UDP: self._udp}
+        for transport, service in services.items():
+            if service is not None:
+                await plan.prepare(transport)
+        if self._stopping:
+            await plan.stop()
+            raise RuntimeError("the engine was stopped: make a new one")
+        former, self._plan = self._plan, plan
+        self._limits.apply(settings)
+        for transport, service in services.items():
+            if service is not None:
+                service.apply(plan.routers[transport], settings)
+        await former.stop()
+
+    def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
+        """Give up one of the addresses that `start_tcp` or `start_udp` gave; its connections go on.
+
+        Raises:
+            ValueError: it is not listened on.
+        """
+        service = self._tcp if Transport(transport) is Transport.TCP else self._udp
+        for listener in service.listeners if service is not None else ():
+            if join_host_port(*listener.address[:2]) == address:
+                service.stop_listening(listener)  # type: ignore[union-attr, arg-type]
+                return
+        raise ValueError(f"{transport}://{address} is not listened on")
 
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
         """Stop accepting, let connections and sessions finish, then cut what is left.
@@ -146,7 +199,7 @@ class Refractium:
         if cut:
             log.warning("stopped with %d connections or sessions still open: they were cut", cut)
         if not already_stopping:
-            await self._resolver.stop()
+            await self._plan.stop()
             for service in services:
                 service.close()
             if self._reactor is not None:
@@ -164,7 +217,12 @@ class Refractium:
         sockets = await bind(loop, transport, host, port)
         if self._reactor is None:
             self._reactor = Reactor(loop)
-            await self._resolver.start(self.settings.connect_timeout_ms)
+        # Clients that connect meanwhile wait in the listener's queue.
+        await self._plan.prepare(transport)
+        if self._stopping:
+            for sock in sockets:
+                sock.close()
+            raise RuntimeError("the engine was stopped meanwhile")
         return sockets, self._reactor
 
     async def _run(self) -> None:
@@ -198,12 +256,86 @@ class Refractium:
         return f"<Refractium {self.active} active>"
 
 
+class _Plan:
+    """What one configuration comes to: routers, settings, and who keeps the backends' addresses and states.
+
+    Args:
+        tcp: as `Refractium` takes them, like the others.
+        udp: the same.
+        fallback_tcp: the same.
+        fallback_udp: the same.
+        settings: the same.
+        successor_of: whose knowledge of backends is taken over.
+    """
+
+    def __init__(
+        self,
+        tcp: Sequence[Route],
+        udp: Sequence[Route],
+        fallback_tcp: str | Sequence[str],
+        fallback_udp: str | Sequence[str],
+        settings: Settings,
+        successor_of: _Plan | None = None,
+    ) -> None:
+        self.settings = settings
+        self.routers: dict[Transport, Router] = {
+            transport: _router(
+                transport,
+                routes,
+                fallback,
+                settings,
+                successor_of.routers[transport] if successor_of is not None else None,
+            )
+            for transport, routes, fallback in (
+                (Transport.TCP, tcp, fallback_tcp),
+                (Transport.UDP, udp, fallback_udp),
+            )
+        }
+        backends = [backend for router in self.routers.values() for backend in router.backends]
+        self._resolver = Resolver(backends)
+        self._is_resolving = False
+        self._checkers = {
+            transport: Checker(transport, router.backends) for transport, router in self.routers.items()
+        }
+
+    async def prepare(self, transport: Transport) -> None:
+        """Look up names and check backends for the first time; each for a bounded time."""
+        if not self._is_resolving:
+            self._is_resolving = True
+            await self._resolver.start(self.settings.connect_timeout_ms)
+        await self._checkers[transport].start()
+
+    async def stop(self) -> None:
+        """Look nothing up and check nothing any more."""
+        for checker in self._checkers.values():
+            await checker.stop()
+        await self._resolver.stop()
+
+
 def _router(
-    transport: Transport, routes: Sequence[Route], fallback: str | Sequence[str], settings: Settings
+    transport: Transport,
+    routes: Sequence[Route],
+    fallback: str | Sequence[str],
+    settings: Settings,
+    former: Router | None,
 ) -> Router:
     if wrong := [route for route in routes if route.transport is not transport]:
         raise ConfigError(Problem(f"{one} is not a route for {transport}", where=transport) for one in wrong)
-    return Router(routes, _addresses(fallback, f"fallback_{transport}"), settings.peek_buffer_size)
+    routes = [replace(route, health=resolved(route.health, transport)) for route in routes]
+    targets = _addresses(fallback, f"fallback_{transport}")
+    known = former.states if former is not None else None
+    router = Router(routes, targets, settings.peek_buffer_size, known)
+    if former is not None:
+        _keep_addresses(router, former)
+    return router
+
+
+def _keep_addresses(router: Router, former: Router) -> None:
+    """Until a name is looked up again, and should that fail, the last good answer holds."""
+    found = {backend.address: backend.socket_addresses for backend in former.backends}
+    for backend in router.backends:
+        if backend.address.is_name:
+            backend.socket_addresses = found.get(backend.address, ())
 
 
 def _addresses(texts: str | Sequence[str], where: str) -> tuple[Address, ...]:

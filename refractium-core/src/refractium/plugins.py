@@ -13,7 +13,7 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -21,10 +21,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import pluggy
 from importlib_metadata import EntryPoint, entry_points
 
-from refractium.contract import API_VERSION, ENTRY_POINT_GROUP, Protocol, hookspecs, problems_of
+from refractium.contract import (
+    API_VERSION,
+    ENTRY_POINT_GROUP,
+    Balancer,
+    HealthCheck,
+    Protocol,
+    hookspecs,
+    problems_of,
+    problems_of_balancer,
+    problems_of_health_check,
+)
+from refractium.routing import BALANCERS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 DISABLE_VARIABLE: Final = "REFRACTIUM_DISABLE_PLUGINS"
 """The environment variable that lists ids to leave out, separated by commas."""
@@ -38,7 +49,7 @@ class PluginReport:
 
     Attributes:
         id: the name of its entry point.
-        kind: what it gives; ``unknown`` where it could not be asked.
+        kind: what it gives, of several things the first; ``unknown`` where it could not be asked.
         transports: those of its protocols, sorted.
         distribution: the name of the distribution that installed it.
         version: the version of that distribution.
@@ -49,7 +60,7 @@ class PluginReport:
     """
 
     id: str
-    kind: Literal["protocol", "unknown"] = "unknown"
+    kind: Literal["protocol", "health_check", "balancer", "unknown"] = "unknown"
     transports: tuple[str, ...] = ()
     distribution: str
     version: str
@@ -66,6 +77,24 @@ class PluginReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """What one plugin gives, or all of them."""
+
+    protocols: tuple[Protocol, ...] = ()
+    health_checks: tuple[HealthCheck[Any], ...] = ()
+    balancers: tuple[type[Balancer], ...] = ()
+
+    @property
+    def claims(self) -> tuple[tuple[str, str, str], ...]:
+        """What only one plugin can give: what it is, its name and, of a protocol, its transport."""
+        return (
+            *(("protocol", one.name, one.transport.value) for one in self.protocols),
+            *(("health check", one.name, "") for one in self.health_checks),
+            *(("balancer", one.name, "") for one in self.balancers),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Plugins:
     """All that is installed.
 
@@ -73,13 +102,23 @@ class Plugins:
         reports: one for each plugin, sorted by id.
         protocols: those of the loaded plugins, sorted by name and transport.
         refused: the names of protocols that a plugin gave and that were not taken, with its report.
-        given: the protocols of each loaded plugin, by its id.
+        given: what each loaded plugin gives, by its id.
     """
 
     reports: tuple[PluginReport, ...]
     protocols: tuple[Protocol, ...]
     refused: Mapping[str, PluginReport] = field(default_factory=dict)
-    given: Mapping[str, tuple[Protocol, ...]] = field(default_factory=dict)
+    given: Mapping[str, Given] = field(default_factory=dict)
+
+    @property
+    def health_checks(self) -> dict[str, HealthCheck[Any]]:
+        """Those of the loaded plugins, by name."""
+        return {check.name: check for given in self.given.values() for check in given.health_checks}
+
+    @property
+    def balancers(self) -> dict[str, type[Balancer]]:
+        """Those of the loaded plugins, by name."""
+        return {balancer.name: balancer for given in self.given.values() for balancer in given.balancers}
 
     def protocols_named(self, name: str) -> tuple[Protocol, ...]:
         """The protocols a route of this name means, at most one for each transport."""
@@ -105,7 +144,7 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
         disabled: ids to leave out, before they are imported; those of `DISABLE_VARIABLE` are added.
 
     Returns:
-        A report on each plugin, and the protocols of those that loaded.
+        A report on each plugin, and what those that loaded give.
     """
     by_environment = (id_.strip() for id_ in os.environ.get(DISABLE_VARIABLE, "").split(","))
     blocked = dict.fromkeys(by_environment, f"disabled by {DISABLE_VARIABLE}")
@@ -116,13 +155,13 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
     for report, _ in found:
         claimants[report.id].append(f"{report.distribution} {report.version}")
 
-    loaded: list[tuple[PluginReport, list[Protocol]]] = []
+    loaded: list[tuple[PluginReport, Given]] = []
     for report, entry_point in found:
         if report.id in blocked:
-            loaded.append((replace(report, status="blocked", error=blocked[report.id]), []))
+            loaded.append((replace(report, status="blocked", error=blocked[report.id]), Given()))
         elif len(names := claimants[report.id]) > 1:
             error = f"{' and '.join(names)} claim the id {report.id!r}: uninstall all but one"
-            loaded.append((replace(report, status="failed", error=error), []))
+            loaded.append((replace(report, status="failed", error=error), Given()))
         else:
             loaded.append(_load(report, entry_point))
     return _without_contested(loaded)
@@ -142,7 +181,7 @@ def _describe(entry_point: EntryPoint) -> PluginReport:
     )
 
 
-def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, list[Protocol]]:
+def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, Given]:
     """Import one plugin and ask it, in a manager of its own so that it cannot disturb another."""
     try:
         # What a plugin prints or warns about must not end up in the data of a command, nor stop it.
@@ -151,53 +190,90 @@ def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, 
             version = getattr(plugin, "refractium_api_version", API_VERSION)
             if version != API_VERSION:
                 error = f"written for version {version!r} of the plugin contract, not for {API_VERSION}"
-                return replace(report, status="incompatible", error=error), []
+                return replace(report, status="incompatible", error=error), Given()
             manager = pluggy.PluginManager("refractium")
             manager.add_hookspecs(hookspecs)
             manager.register(plugin, report.id)
             manager.check_pending()
-            report = replace(report, kind="protocol")
-            protocols = _protocols_of(manager)
+            report = replace(report, kind=_kind(manager))
+            given = _given_by(manager)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
         _log.debug("%s failed", report, exc_info=error)
         # One line, with the place of a SyntaxError, and safe from an exception that cannot be printed.
         text = " ".join("".join(traceback.format_exception_only(error)).split())
-        return replace(report, status="failed", error=text), []
-    return replace(report, transports=tuple(sorted({p.transport.value for p in protocols}))), protocols
+        return replace(report, status="failed", error=text), Given()
+    transports = {protocol.transport.value for protocol in given.protocols}
+    return replace(report, transports=tuple(sorted(transports))), given
 
 
-def _protocols_of(manager: pluggy.PluginManager) -> list[Protocol]:
+_HOOKS: Final[
+    Mapping[str, tuple[Literal["protocol", "health_check", "balancer"], Callable[..., Iterator[str]]]]
+] = {
+    "refractium_protocols": ("protocol", problems_of),
+    "refractium_health_checks": ("health_check", problems_of_health_check),
+    "refractium_balancers": ("balancer", problems_of_balancer),
+}
+"""Each hookspec with the kind of plugin that implements it, and what finds fault with one thing it gives."""
+
+
+def _kind(manager: pluggy.PluginManager) -> Literal["protocol", "health_check", "balancer", "unknown"]:
+    """The kind of the one plugin of `manager`."""
+    kinds = (kind for hook, (kind, _) in _HOOKS.items() if getattr(manager.hook, hook).get_hookimpls())
+    return next(kinds, "unknown")
+
+
+def _given_by(manager: pluggy.PluginManager) -> Given:
     """What the one plugin of `manager` gives; raises whatever shows that the plugin is broken."""
-    results = manager.hook.refractium_protocols()
-    if not results:  # pluggy drops None
-        raise TypeError("no @hookimpl function refractium_protocols(), or it returns None")
-    protocols = [protocol for result in results for protocol in result]
-    if problems := [problem for protocol in protocols for problem in problems_of(protocol)]:
-        raise TypeError("; ".join(problems))
-    if len({(protocol.name, protocol.transport) for protocol in protocols}) < len(protocols):
-        raise ValueError(f"gives a protocol twice: {protocols}")
-    return protocols
+    given: list[list[Any]] = []
+    answers = 0
+    for hook, (_, problems_in) in _HOOKS.items():
+        results = getattr(manager.hook, hook)()
+        answers += len(results)  # pluggy drops None
+        given.append([one for result in results for one in result])
+        if problems := [problem for one in given[-1] for problem in problems_in(one)]:
+            raise TypeError("; ".join(problems))
+    if not answers:
+        raise TypeError(f"no @hookimpl function {'() or '.join(_HOOKS)}(), or it returns None")
+    found = Given(*map(tuple, given))
+    for claim, times in Counter(found.claims).items():
+        what, name, _ = claim
+        if times > 1:
+            raise ValueError(f"gives a {what} twice: {name!r}")
+        if name in _built_in(what):
+            raise ValueError(f"gives {what} {name!r}, which is built in: give it another name")
+    return found
 
 
-def _without_contested(loaded: Collection[tuple[PluginReport, list[Protocol]]]) -> Plugins:
-    """Refuse all plugins that give the same protocol for the same transport as another."""
-    givers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+def _built_in(what: str) -> Collection[str]:
+    """The names that no plugin can have."""
+    if what == "balancer":
+        return BALANCERS
+    if what == "health check":
+        from refractium.net.checks import CHECKS, NONE  # noqa: PLC0415 - slow to import, and seldom needed
+
+        return {*CHECKS, NONE}
+    return ()
+
+
+def _without_contested(loaded: Collection[tuple[PluginReport, Given]]) -> Plugins:
+    """Refuse all plugins that give the same thing as another: the same protocol for the same transport."""
+    givers: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
     for report, given in loaded:
-        for protocol in given:
-            givers[protocol.name, protocol.transport].append(str(report))
+        for claim in given.claims:
+            givers[claim].append(str(report))
     reports: list[PluginReport] = []
-    protocols: list[Protocol] = []
     refused: dict[str, PluginReport] = {}
-    taken: dict[str, tuple[Protocol, ...]] = {}
+    taken: dict[str, Given] = {}
     for report, given in loaded:
-        if contested := [p for p in given if len(givers[p.name, p.transport]) > 1]:
-            who = " and ".join(givers[contested[0].name, contested[0].transport])
-            error = f"{who} give protocol {contested[0].name!r}: uninstall or disable all but one"
+        if contested := [claim for claim in given.claims if len(givers[claim]) > 1]:
+            what, name, _ = contested[0]
+            who = " and ".join(givers[contested[0]])
+            error = f"{who} give {what} {name!r}: uninstall or disable all but one"
             reports.append(replace(report, status="failed", error=error))
-            refused |= dict.fromkeys((protocol.name for protocol in given), reports[-1])
+            refused |= dict.fromkeys((protocol.name for protocol in given.protocols), reports[-1])
         else:
             reports.append(report)
-            protocols += given
-            taken[report.id] = tuple(given)
+            taken[report.id] = given
+    protocols = [protocol for given in taken.values() for protocol in given.protocols]
     protocols.sort(key=lambda protocol: (protocol.name, protocol.transport))
     return Plugins(tuple(reports), tuple(protocols), refused, taken)

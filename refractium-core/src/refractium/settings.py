@@ -1,4 +1,4 @@
-"""The numbers that bound what connections may use and how long they may take."""
+"""The numbers that bound what connections may use, how long they may take, and when a backend is down."""
 
 from __future__ import annotations
 
@@ -30,3 +30,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A UDP session is ended after this long without a datagram either way; a route may have its own."""
     drain_timeout_ms: Annotated[int, Meta(ge=0, le=24 * 3600 * 1000)] = 30_000
     """How long a stop waits for open connections."""
+
+
+class HealthSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a backend is checked (ms), and how many answers make it up or down (counts)."""
+
+    interval_ms: Annotated[int, Meta(ge=10, le=24 * 3600 * 1000)] = 10_000
+    """Between checks of a backend that is well, and how long one that is down is out of rotation at least, if
+    nobody but clients can tell whether it is back."""
+    timeout_ms: Annotated[int, Meta(ge=1, le=3600 * 1000)] = 1_000
+    """How long one check may take."""
+    rise: Annotated[int, Meta(ge=1, le=100)] = 2
+    """Checks in a row that a backend which is down must pass to be up again."""
+    fall: Annotated[int, Meta(ge=1, le=100)] = 3
+    """Checks in a row that a backend which is up must fail to be down."""

@@ -10,8 +10,9 @@ import msgspec
 import rich_click as click
 
 from refractium.cli import configuration, logs, render
+from refractium.cli.listening import say
 from refractium.cli.options import Flags
-from refractium.cli.run import run, say
+from refractium.cli.run import run
 from refractium.demo import SCENES, Outcome, Stage
 from refractium.errors import ConfigError, Problem
 

@@ -36,6 +36,7 @@ def configure(style: str | None, *, debug: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     logging.getLogger("refractium").setLevel(logging.DEBUG if debug else logging.INFO)
 
 

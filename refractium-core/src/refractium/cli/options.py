@@ -51,6 +51,9 @@ _SERVING: Final = (
         help="Connections of one address.",
     ),
     click.option(
+        "--no-hot-reload", is_flag=True, default=None, help="Leave a changed file alone until SIGHUP."
+    ),
+    click.option(
         "--disable-plugin", multiple=True, metavar="ID", help="Leave a plugin out, before it is imported."
     ),
     click.option(

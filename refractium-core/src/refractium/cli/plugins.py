@@ -11,6 +11,7 @@ from refractium.assembly import read
 from refractium.cli import configuration, render
 from refractium.cli.options import Flags
 from refractium.errors import ConfigError, Problem
+from refractium.plugins import Given
 
 if TYPE_CHECKING:
     from refractium.contract import Protocol
@@ -66,17 +67,15 @@ def info(context: click.Context, id_: str, *, as_json: bool) -> None:
     if not reports:
         known = ", ".join(report.id for report in plugins.reports) or "none"
         raise ConfigError([Problem(f"no plugin has this id; installed: {known}", where=id_)])
-    found = [
-        {**one.as_dict(), "protocols": [_describe(p) for p in plugins.given.get(id_, ())]} for one in reports
-    ]
+    found = [{**one.as_dict(), **_describe_given(plugins.given.get(id_, Given()))} for one in reports]
     if as_json:
         _print_json(found[0] if len(found) == 1 else found)
         return
     for one in found:
-        protocols = one.pop("protocols")
+        things = [thing for key in ("protocols", "health_checks", "balancers") for thing in one.pop(key, ())]
         rows = [(key, _text(value)) for key, value in one.items() if value]
-        for protocol in protocols:
-            rows += [(key, _text(value)) for key, value in protocol.items()]
+        for thing in things:
+            rows += [(key, _text(value)) for key, value in thing.items()]
         render.table(None, ("", ""), rows)
 
 
@@ -87,6 +86,20 @@ def _load(flags: Flags) -> Plugins:
     except ConfigError:
         loaded = None
     return configuration.plugins(flags, loaded)
+
+
+def _describe_given(given: Given) -> dict[str, list[dict[str, Any]]]:
+    """What a plugin gives, by kind; protocols always, since that is what most are for."""
+    checks = [
+        {"health check": one.name, "about": one.summary, "options": list(one.settings.__struct_fields__)}
+        for one in given.health_checks
+    ]
+    balancers = [{"balancer": one.name, "about": one.summary} for one in given.balancers]
+    return {
+        "protocols": [_describe(protocol) for protocol in given.protocols],
+        **({"health_checks": checks} if checks else {}),
+        **({"balancers": balancers} if balancers else {}),
+    }
 
 
 def _describe(protocol: Protocol) -> dict[str, Any]:

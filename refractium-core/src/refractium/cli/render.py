@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import asdict
 from rich.console import Console
 from rich.table import Table
 
 from refractium import __version__
+from refractium.address import Address
+from refractium.routing import Member
+from refractium.routing.balancers import DEFAULT
+from refractium.routing.health import PASSIVE
+from refractium.settings import HealthSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from refractium.assembly import Assembly
-    from refractium.routing import Route
+    from refractium.routing import Health, Route
 
 
 class _Console(Console):
@@ -50,16 +56,45 @@ def routes(assembly: Assembly) -> None:
     rows = [route_row(route) for route in (*assembly.tcp, *assembly.udp)]
     for transport, fallback in (("tcp", assembly.server.fallback_tcp), ("udp", assembly.server.fallback_udp)):
         if fallback is not None:
-            rows.append(("(anything else)", transport, "", fallback))
-    table(None, ("protocol", "transport", "when", "forward to"), rows)
+            rows.append(("(anything else)", transport, "", fallback, "", ""))
+    columns = ("protocol", "transport", "when", "forward to", "balance", "health")
+    shown = [at for at, name in enumerate(columns) if name not in _OPTIONAL or any(row[at] for row in rows)]
+    table(None, [columns[at] for at in shown], [[row[at] for at in shown] for row in rows])
 
 
-def route_row(route: Route) -> tuple[str, str, str, str]:
-    """Protocol, transport, conditions, backends."""
+_OPTIONAL: Final = {"balance", "health"}
+"""Columns that are left out where every route has the default."""
+
+
+def route_row(route: Route) -> tuple[str, str, str, str, str, str]:
+    """Protocol, transport, conditions, backends; balance and health, where they are not the default."""
     when = [f"{key} {' or '.join(names)}" for key, names in route.conditions.items() if names]
     if route.takes_silent:
         when.append("or silent" if when else "also if silent")
-    return route.name, route.transport.value, ", ".join(when), ", ".join(map(str, route.backends))
+    return (
+        route.name,
+        route.transport.value,
+        ", ".join(when),
+        ", ".join(map(_member, route.members)),
+        "" if route.balancer.name == DEFAULT else route.balancer.name,
+        "" if route.health == PASSIVE else _health(route.health),
+    )
+
+
+def _member(member: Member) -> str:
+    weight = f" weight {member.weight}" if member.weight != 1 else ""
+    return f"{Address.parse(member.address)}{weight}{' backup' if member.backup else ''}"
+
+
+def _health(health: Health) -> str:
+    options = "".join(f" {key}={value}" for key, value in health.options.items())
+    every = f"every {health.interval_ms} ms, timeout {health.timeout_ms} ms, rise {health.rise}"
+    kind = (
+        f"{health.check.name}{options} {every}"
+        if health.check
+        else f"by clients, interval {health.interval_ms} ms"
+    )
+    return f"{kind}, fall {health.fall}"
 
 
 def route_as_dict(route: Route) -> dict[str, Any]:
@@ -69,5 +104,15 @@ def route_as_dict(route: Route) -> dict[str, Any]:
         "transport": route.transport.value,
         **{key: list(names) for key, names in route.conditions.items() if names},
         "on_timeout": route.takes_silent,
-        "forward_to": list(map(str, route.backends)),
+        "forward_to": [
+            str(address) if member == Member(member.address) else {**asdict(member), "address": str(address)}
+            for member, address in zip(route.members, route.backends, strict=True)
+        ],
+        **({} if route.balancer.name == DEFAULT else {"balance": route.balancer.name}),
+        **({} if route.health == PASSIVE else {"health": _health_as_dict(route.health)}),
     }
+
+
+def _health_as_dict(health: Health) -> dict[str, Any]:
+    shared = {key: getattr(health, key) for key in HealthSettings.__struct_fields__}
+    return {"kind": health.check.name if health.check else health.kind, **shared, **health.options}

@@ -6,21 +6,24 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from refractium.cli import configuration, logs, render
+from refractium.cli.listening import Listening
 from refractium.cli.options import Flags, serving_options
+from refractium.cli.reload import Reloader, ask_on_changes
+from refractium.config import ServerConfig
 from refractium.contract import Transport
 from refractium.engine import Refractium
+from refractium.watch import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
+    from pathlib import Path
 
     from refractium.assembly import Assembly
-    from refractium.config import ServerConfig
 
 log = logging.getLogger("refractium")
 
@@ -53,14 +56,15 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
         ListenError: an address cannot be listened on.
     """
     logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
+    file = configuration.file(flags)
+    known = digest(file) if file is not None else None
     assembly = configuration.assembly(flags)
-    wanted = [transport for transport in transports if assembly.has(transport)] or transports[:1]
     with contextlib.suppress(OSError):  # nobody reads stdout: no reason not to serve
         render.banner()
         render.routes(assembly)
     for warning in assembly.warnings:
         log.warning("%s", warning)
-    run(lambda: _serve(assembly, wanted))
+    run(lambda: _serve(flags, assembly, transports, (file, known)))
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -74,24 +78,34 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         runner.run(main())
 
 
-async def _serve(assembly: Assembly, transports: Sequence[Transport]) -> None:
-    server = assembly.server
-    engine = Refractium(
-        assembly.tcp,
-        assembly.udp,
-        fallback_tcp=server.fallback_tcp or (),
-        fallback_udp=server.fallback_udp or (),
-        settings=server,
-    )
+async def _serve(
+    flags: Flags,
+    assembly: Assembly,
+    transports: Sequence[Transport],
+    in_force: tuple[Path | None, bytes | None],
+) -> None:
+    engine = Refractium(**configuration.engine_arguments(assembly))
+    listening = Listening(engine)
     stopping = _Stopping(engine)
+    reloader = Reloader(engine, flags, transports, listening)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.on_signal, number)
+    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    tasks = [asyncio.create_task(reloader.run())]
+    path, known = in_force
+    if path is not None:
+        tasks.append(asyncio.create_task(ask_on_changes(path, known, lambda: _is_hot(engine), reloader)))
     try:
-        for address in await _listen(engine, server, transports):
-            say(f"Listening on {address}")
+        await listening.change(assembly.server, assembly.wanted(transports))
+        await stopping.begun.wait()
+        for task in tasks:
+            task.cancel()
         await stopping.done.wait()
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await engine.stop(0)
     log.info(
         "stopped after %d connections and %d sessions",
@@ -100,16 +114,9 @@ async def _serve(assembly: Assembly, transports: Sequence[Transport]) -> None:
     )
 
 
-async def _listen(engine: Refractium, server: ServerConfig, transports: Sequence[Transport]) -> list[str]:
-    """Start every transport, all on one port, even where that port was to be any free one."""
-    addresses = []
-    port = server.port
-    for transport in transports:
-        start = engine.start_tcp if transport is Transport.TCP else engine.start_udp
-        found = await start(server.bind, port)
-        port = int(found[0].rpartition(":")[2])
-        addresses += [f"{transport}://{address}" for address in found]
-    return addresses
+def _is_hot(engine: Refractium) -> bool:
+    """Whether the configuration in force wants changes of its file to be taken over."""
+    return isinstance(engine.settings, ServerConfig) and engine.settings.hot_reload
 
 
 class _Stopping:
@@ -118,9 +125,11 @@ class _Stopping:
     def __init__(self, engine: Refractium) -> None:
         self._engine = engine
         self._tasks: list[asyncio.Task[None]] = []
+        self.begun = asyncio.Event()
         self.done = asyncio.Event()
 
     def on_signal(self, number: signal.Signals) -> None:
+        self.begun.set()
         if self._tasks:
             log.info("%s again: ending at once", number.name)
             self._tasks.append(asyncio.create_task(self._stop(0)))
@@ -131,10 +140,3 @@ class _Stopping:
     async def _stop(self, drain_timeout_ms: int | None) -> None:
         await self._engine.stop(drain_timeout_ms)
         self.done.set()
-
-
-def say(line: str) -> None:
-    """Print a line that scripts may wait for; it does not matter if nobody reads."""
-    with contextlib.suppress(OSError):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()

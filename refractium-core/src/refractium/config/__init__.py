@@ -3,6 +3,7 @@
 from refractium.config.load import Loaded, Source, load, parse, read
 from refractium.config.model import (
     Config,
+    HealthConfig,
     PatternTable,
     PluginsConfig,
     RouteConfig,
@@ -13,6 +14,7 @@ from refractium.config.template import template
 
 __all__ = [
     "Config",
+    "HealthConfig",
     "Loaded",
     "PatternTable",
     "PluginsConfig",

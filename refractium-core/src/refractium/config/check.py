@@ -57,6 +57,8 @@ def warnings(server: ServerConfig, routes: Routes) -> Iterator[Finding]:
     ]
     for path, route in routes:
         targets.extend(_backends(path, route))
+    for path, route in routes:
+        yield from _repeated_backends(path, route)
     for place, address in targets:
         if is_own_address(address, server.bind, server.port):
             yield place, f"{address} is what this server itself listens on; it will never be dialled"
@@ -64,7 +66,15 @@ def warnings(server: ServerConfig, routes: Routes) -> Iterator[Finding]:
 
 def _backends(path: str, route: RouteConfig) -> Iterator[tuple[str, Address]]:
     for index, address in enumerate(route.backends):
-        yield (f"{path}.forward_to" + ("" if isinstance(route.forward_to, str) else f"[{index}]")), address
+        yield (f"{path}.forward_to" + (f"[{index}]" if isinstance(route.forward_to, tuple) else "")), address
+
+
+def _repeated_backends(path: str, route: RouteConfig) -> Iterator[Finding]:
+    seen: set[Address] = set()
+    for place, address in _backends(path, route):
+        if address in seen:
+            yield place, f"{address} is in this route already: give it a weight if it is to have more clients"
+        seen.add(address)
 
 
 def _unusable_patterns(path: str, route: RouteConfig, peek_buffer_size: int) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from refractium.config.lines import join
 from refractium.config.model import (
     FALLBACKS,
     Config,
+    HealthConfig,
     PatternTable,
     PluginsConfig,
     RouteConfig,
@@ -31,6 +32,7 @@ from refractium.config.model import (
 )
 from refractium.contract import MAX_BYTES_LIMIT, Transport
 from refractium.identify.patterns import compile_patterns
+from refractium.routing import Member
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -154,9 +156,15 @@ def _decode_fields(
         if info.name not in table:
             continue
         where, value = join(path, info.name), table[info.name]
-        if info.name == "patterns" and isinstance(value, list):
-            decoded = [_decode_pattern(one, f"{where}[{at}]", report) for at, one in enumerate(value)]
-            checked = _keep(decoded, where, report)
+        checked: Any
+        if (entry := _ENTRIES.get(info.name)) is not None and isinstance(value, list):
+            checked = _keep(
+                [entry(one, f"{where}[{at}]", report) for at, one in enumerate(value)], where, report
+            )
+        elif info.name == "forward_to" and isinstance(value, dict):
+            checked = _decode_member(value, where, report)
+        elif info.name == "health" and isinstance(value, dict):
+            checked = _decode_health(value, where, report)
         else:
             checked = _check(info.name, _convert(value, info.type, where, report), where, report)
         if checked is not _INVALID:
@@ -177,12 +185,41 @@ def _decode_pattern(written: Any, where: str, report: _Report) -> Any:
     return _check_one(_compile, PatternTable(**values), where, report)
 
 
+def _decode_member(written: Any, where: str, report: _Report) -> Any:
+    if not isinstance(written, dict):
+        return _check_one(Address.parse, _convert(written, str, where, report), where, report)
+    values = _decode_fields(Member, written, where, report)
+    if "address" not in written:
+        report.add(where, "no address: say where the backend is")
+    return Member(**values) if values.keys() == written.keys() and "address" in values else _INVALID
+
+
+def _decode_health(written: dict[str, Any], where: str, report: _Report) -> Any:
+    """What is not known here is the kind's own, which is looked at when the kind is known."""
+    shared = [key for key in HealthConfig.__struct_fields__ if key != "options"]
+    values = _decode_fields(
+        HealthConfig, {key: written[key] for key in shared if key in written}, where, report
+    )
+    options = {key: value for key, value in written.items() if key not in shared}
+    if "kind" not in written:
+        report.add(where, "no kind: say how they are checked, such as kind = 'tcp'")
+    return HealthConfig(**values, options=options) if "kind" in values else _INVALID
+
+
+_ENTRIES: Final[Mapping[str, Callable[[Any, str, _Report], Any]]] = {
+    "forward_to": _decode_member,
+    "patterns": _decode_pattern,
+}
+"""How each entry of a list is decoded, where it may be a table."""
+
+
 def _compile(written: str | PatternTable) -> None:
     """Try a pattern by itself; whether it fits into ``peek_buffer_size`` is seen when that is known."""
     compile_patterns("pattern", Transport.TCP, (pattern(written),), MAX_BYTES_LIMIT)
 
 
 _CHECKS: Final[Mapping[str, Callable[[str], object]]] = {
+    "address": Address.parse,
     "alpn": alpn_id,
     "bind": bind_address,
     "fallback_tcp": Address.parse,
@@ -193,7 +230,6 @@ _CHECKS: Final[Mapping[str, Callable[[str], object]]] = {
     "sni": server_name,
 }
 _HINTS: Final[Mapping[str, str]] = {
-    "balance": "the only way to balance is 'round_robin'",
     "transport": "write 'tcp' or 'udp', or leave it out for every transport of the protocol",
 }
 _INVALID: Final = object()
@@ -205,7 +241,8 @@ def _convert(value: Any, type_: Any, where: str, report: _Report) -> Any:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
-        message = message.replace("`", "").replace(" | null", "")  # TOML has no null
+        # In the words of TOML, which has no null.
+        message = message.replace("`", "").replace(" | null", "").replace("object", "table")
         message = _HINTS.get(where.rpartition(".")[2], message[:1].lower() + message[1:])
         report.add(where + place.rstrip("`"), message)
         return _INVALID

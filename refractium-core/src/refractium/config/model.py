@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,7 +17,8 @@ from msgspec import Meta, Struct
 from refractium.address import Address, is_host_name
 from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text, text_bytes
-from refractium.settings import Milliseconds, Settings
+from refractium.routing import BALANCERS, Member
+from refractium.settings import HealthSettings, Milliseconds, Settings
 
 _AddressText = Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
 _Names = str | tuple[str, ...]
@@ -30,7 +31,9 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "0.0.0.0"  # noqa: S104 - a multiplexer is there for the network
     )
     port: Annotated[int, Meta(ge=0, le=65_535, description="0 takes any free port, and prints it.")] = 8080
-    hot_reload: Annotated[bool, Meta(description="Without effect yet: a changed file is read at the next start.")] = True
+    hot_reload: Annotated[
+        bool, Meta(description="Whether a changed file is taken over at once; SIGHUP does it in any case.")
+    ] = True
     fallback_tcp: Annotated[
         _AddressText | None, Meta(description="Where connections go that no route matches; else closed.")
     ] = None
@@ -51,11 +54,22 @@ class PatternTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     )
 
 
+class HealthConfig(HealthSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the backends of a route are watched."""
+
+    kind: Annotated[str, Meta(description="How they are checked: tcp, send_expect, http, dns or none.")]
+    options: dict[str, Any] = {}  # noqa: RUF012 - a Struct copies it
+    """The keys that are the kind's own. In the file they stand beside the others."""
+
+
 class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A protocol, the conditions under which the route applies, and where its clients go."""
 
     name: Annotated[str, Meta(description="The protocol: an installed one, or a new one with `patterns`.")]
-    forward_to: Annotated[_Names, Meta(description="The backends: HOST:PORT, [IPV6]:PORT or unix:PATH.")]
+    forward_to: Annotated[
+        str | Member | tuple[str | Member, ...],
+        Meta(description="The backends: HOST:PORT, [IPV6]:PORT or unix:PATH, or a table with an address."),
+    ]
     sni: Annotated[_Names, Meta(description="TLS server names; *.example.org covers one label.")] = ()
     alpn: Annotated[_Names, Meta(description="Application protocols, one of which TLS must offer.")] = ()
     host: Annotated[_Names, Meta(description="Hosts of requests; *.example.org covers one label.")] = ()
@@ -70,11 +84,23 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     udp_session_timeout_ms: Annotated[
         Milliseconds | None, Meta(description="Silence that ends a UDP session. Without it: as in [server].")
     ] = None
-    balance: Annotated[Literal["round_robin"], Meta(description="How a backend is chosen.")] = "round_robin"
+    balance: Annotated[str, Meta(description=f"How a backend is chosen: {', '.join(BALANCERS)}.")] = (
+        "round_robin"
+    )
+    health: Annotated[
+        HealthConfig | None,
+        Meta(description="How backends are watched. Without it: by whether clients reach them."),
+    ] = None
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The backends, all in the one form."""
+        written = (self.forward_to,) if isinstance(self.forward_to, str | Member) else self.forward_to
+        return tuple(Member(one) if isinstance(one, str) else one for one in written)
 
     @property
     def backends(self) -> tuple[Address, ...]:
-        return tuple(map(Address.parse, several(self.forward_to)))
+        return tuple(Address.parse(member.address) for member in self.members)
 
     @property
     def snis(self) -> tuple[str, ...]:
@@ -118,11 +144,32 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     server = definitions["ServerConfig"]["properties"]
     definitions["Config"]["properties"] |= {key: server[key] for key in FALLBACKS}
+    _spread_health_options(definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Refractium configuration",
         **schema,
     }
+
+
+def _spread_health_options(definitions: dict[str, Any]) -> None:
+    """Put the keys of each built-in kind beside those that every health check has."""
+    from refractium.net.checks import CHECKS, NONE  # noqa: PLC0415 - slow to import, and only needed here
+
+    health = definitions["HealthConfig"]
+    shared = health["properties"]
+    del shared["options"], health["additionalProperties"]  # a kind that a plugin brings has keys of its own
+    health["allOf"] = [
+        {"if": {"properties": {"kind": {"const": NONE}}}, "then": {"propertyNames": {"enum": [*shared]}}}
+    ]
+    for name, check in CHECKS.items():
+        schema = msgspec.json.schema(check.settings, ref_template="#/$defs/{name}")
+        own = schema["$defs"].pop(check.settings.__name__)
+        definitions |= schema["$defs"]
+        then = {"properties": own["properties"], "propertyNames": {"enum": [*shared, *own["properties"]]}}
+        if own["required"]:
+            then["required"] = own["required"]
+        health["allOf"].append({"if": {"properties": {"kind": {"const": name}}}, "then": then})
 
 
 def several(names: _Names) -> tuple[str, ...]:

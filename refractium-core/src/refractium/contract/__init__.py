@@ -8,11 +8,20 @@ A protocol plugin is a module with one function::
     def refractium_protocols() -> list[Protocol]:
         return [MyProtocol()]
 
-named by an entry point of the group ``refractium``; the entry point's name is the plugin's id. This package
+named by an entry point of the group ``refractium``; the entry point's name is the plugin's id. Kinds of
+health check (`HealthCheck`) and balancers (`Balancer`) are handed out in the same way. This package
 does no I/O and imports neither the engine nor the plugin manager, so that plugins depend on something small
 and stable. `API_VERSION` counts its incompatible changes.
 """
 
+from refractium.contract.balancer import Balanced, Balancer, problems_of_balancer
+from refractium.contract.health import (
+    SHARED_KEYS,
+    Endpoint,
+    HealthCheck,
+    SocketAddress,
+    problems_of_health_check,
+)
 from refractium.contract.hookspecs import API_VERSION, ENTRY_POINT_GROUP, hookimpl
 from refractium.contract.protocol import (
     MAX_BYTES_LIMIT,
@@ -36,15 +45,23 @@ __all__ = [
     "MAX_BYTES_LIMIT",
     "NEED_MORE",
     "NO",
+    "SHARED_KEYS",
+    "Balanced",
+    "Balancer",
     "DeferredMatch",
+    "Endpoint",
+    "HealthCheck",
     "Identification",
     "MetadataValue",
     "Protocol",
     "ProtocolMatch",
+    "SocketAddress",
     "Strength",
     "Transport",
     "Verdict",
     "define_protocol",
     "hookimpl",
     "problems_of",
+    "problems_of_balancer",
+    "problems_of_health_check",
 ]

@@ -11,7 +11,10 @@ import pluggy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
+    from refractium.contract.balancer import Balancer
+    from refractium.contract.health import HealthCheck
     from refractium.contract.protocol import Protocol
 
 API_VERSION: Final = 1
@@ -28,3 +31,13 @@ hookimpl = pluggy.HookimplMarker("refractium")
 @hookspec
 def refractium_protocols() -> Iterable[Protocol]:  # type: ignore[empty-body]
     """The protocols this plugin recognises, one object for each name and transport."""
+
+
+@hookspec
+def refractium_health_checks() -> Iterable[HealthCheck[Any]]:  # type: ignore[empty-body]
+    """The kinds of health check this plugin brings, one object for each."""
+
+
+@hookspec
+def refractium_balancers() -> Iterable[type[Balancer]]:  # type: ignore[empty-body]
+    """The ways to balance this plugin brings, one class for each."""

@@ -209,7 +209,13 @@ def define_protocol(
     return decorate
 
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+
+def problems_of_name(name: object) -> Iterator[str]:
+    """What is wrong with the name of something that a configuration refers to."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        yield f"name {name!r}: must be lower-case letters, digits, _ and -, starting with a letter"
 
 
 def problems_of(protocol: object) -> Iterator[str]:
@@ -218,8 +224,7 @@ def problems_of(protocol: object) -> Iterator[str]:
         yield f"{protocol!r} is not a Protocol"
         return
     name = getattr(protocol, "name", None)
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        yield f"name {name!r}: must be lower-case letters, digits, _ and -, starting with a letter"
+    yield from problems_of_name(name)
     if not isinstance(protocol.transport, Transport):
         yield f"{name}: transport {protocol.transport!r} is not a Transport"
     if not isinstance(protocol.strength, Strength):

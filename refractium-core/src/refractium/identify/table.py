@@ -94,6 +94,8 @@ class Table(Generic[T]):
                         return NEED_MORE
                     if answer is NEED_MORE:
                         continue
+                if not isinstance(answer, ProtocolMatch):
+                    raise TypeError(f"{answer!r} is not an answer")  # noqa: TRY301 - a fault like any other
                 outcome = select(answer)
                 if outcome is not NO:
                     return outcome, answer

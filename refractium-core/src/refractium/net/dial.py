@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 from refractium.net.listener import EXHAUSTED
 from refractium.net.locality import is_self_connected
 from refractium.net.reactor import EDGE, IN, OUT
+from refractium.routing import LOCAL_ERRORS
 
 if TYPE_CHECKING:
     import asyncio
 
+    from refractium.net.snapshot import Snapshot
     from refractium.net.tcp import TcpService
     from refractium.routing import Backend, Pool, SocketAddress
 
@@ -31,7 +33,10 @@ class Caller(Protocol):
     """Whom a dial is for."""
 
     def reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
-        """Take the connected socket; `sent` bytes of what the client sent first have gone out already."""
+        """Take the connected socket; `sent` bytes of what the client sent first have gone out already.
+
+        It counts among the backend's active connections, until the caller takes it off.
+        """
 
     def unreachable(self) -> None:
         """No backend is left to try."""
@@ -47,10 +52,12 @@ class Dial:
     tried twice, and none after bytes were sent to one.
 
     Args:
-        service: reactor, timeouts, counters.
+        service: reactor and counters.
+        snapshot: timeouts.
         pool: the backends to try.
         first: what the client has sent so far; it goes out with the connect.
         caller: told how it went, once.
+        client: the client's IP address, by which a balancer may choose.
 
     Attributes:
         stamp: monotonic time (s) at which the present attempt began.
@@ -65,17 +72,27 @@ class Dial:
         "_first",
         "_retry",
         "_service",
+        "_snapshot",
         "_sock",
         "loops",
         "stamp",
     )
 
-    def __init__(self, service: TcpService, pool: Pool, first: bytes, caller: Caller) -> None:
+    def __init__(
+        self,
+        service: TcpService,
+        snapshot: Snapshot,
+        pool: Pool,
+        first: bytes,
+        caller: Caller,
+        client: str,
+    ) -> None:
         self._service = service
+        self._snapshot = snapshot
         self._first = first
         self._caller = caller
         self._began = self.stamp = service.reactor.now
-        self._attempts = pool.targets()
+        self._attempts = pool.targets(client)
         self._current: tuple[Backend, SocketAddress] | None = None
         self._sock: socket.socket | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -88,13 +105,15 @@ class Dial:
         """Try one target after the other, until one is connected or must be waited for."""
         service = self._service
         for backend, target in self._attempts:
-            if service.reactor.now - self._began >= _BUDGET * service.settings.connect_timeout_ms / 1000:
+            connect_timeout = self._snapshot.settings.connect_timeout_ms / 1000
+            if service.reactor.now - self._began >= _BUDGET * connect_timeout:
                 break
             if target in service.own:
                 self.loops += 1
                 service.counters.loops += 1
                 continue
             self._current = backend, target
+            backend.state.active += 1
             self.stamp = service.reactor.now
             if self._connect():
                 return
@@ -106,7 +125,8 @@ class Dial:
 
     def expired(self) -> None:
         """The connect timeout has passed."""
-        self._give_up_on_current(errno.ETIMEDOUT)
+        # Who waits for room on this machine, or in a unix socket's queue, has learnt nothing of the backend.
+        self._give_up_on_current(errno.ETIMEDOUT, is_local=self._retry is not None)
         self.begin()
 
     def crash(self) -> None:
@@ -149,7 +169,7 @@ class Dial:
                 return False
         if not sent and not is_connected:
             self._service.reactor.watch(self._sock, IN | OUT | EDGE, self._on_event)
-            self._service.connecting.add(self)
+            self._snapshot.connecting.add(self)
             return True
         return self._arrive(sent)
 
@@ -169,8 +189,11 @@ class Dial:
         if is_self_connected(self._sock, target):
             self._give_up_on_current(errno.ECONNREFUSED)
             return False
-        self._service.connecting.discard(self)
+        self._snapshot.connecting.discard(self)
+        if backend.state.failed_clients:
+            backend.state.client_reached()
         sock, self._sock = self._sock, None
+        self._current = None
         self._caller.reached(backend, sock, sent)
         return True
 
@@ -178,24 +201,32 @@ class Dial:
         if self._sock is not None:
             self._sock.close()
             self._sock = None
-        self._service.connecting.add(self)
-        self._retry = self._service.reactor.loop.call_later(_RETRY, self._try_again)
+        self._snapshot.connecting.add(self)
+        self._retry = self._service.reactor.later(_RETRY, self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None
         if not self._connect():
             self.begin()
 
-    def _give_up_on_current(self, code: int) -> None:
+    def _give_up_on_current(self, code: int, *, is_local: bool = False) -> None:
+        assert self._current is not None  # noqa: S101 - an attempt is under way
+        backend, target = self._current
         self._let_go()
-        if self._current is not None:
-            backend, (_, address) = self._current
-            self._service.failures.warning(
-                "backend %s cannot be reached (%s): %s", backend.address, address, os.strerror(code)
-            )
+        reason = os.strerror(code)
+        self._service.failures.warning(
+            "backend %s cannot be reached (%s): %s", backend.address, target[1], reason
+        )
+        # One of several addresses tells nothing of the backend while there is another to try.
+        is_last = backend.socket_addresses[-1:] == (target,)
+        if is_last and not is_local and code not in LOCAL_ERRORS:
+            backend.state.client_failed(f"it cannot be reached: {reason}")
 
     def _let_go(self) -> None:
-        self._service.connecting.discard(self)
+        if self._current is not None:
+            self._current[0].state.active -= 1
+            self._current = None
+        self._snapshot.connecting.discard(self)
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None

@@ -19,10 +19,14 @@ class Limits:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._max = settings.max_connections
-        self._max_per_ip = settings.max_connections_per_ip
         self._by_ip: dict[str, int] = {}
         self.active = 0
+        self.apply(settings)
+
+    def apply(self, settings: Settings) -> None:
+        """Hold those to come to other limits; nobody who is in is put out."""
+        self._max = settings.max_connections
+        self._max_per_ip = settings.max_connections_per_ip
 
     def enter(self, ip: str) -> str | None:
         """Count one connection in, or say which limit keeps it out: the setting's name."""

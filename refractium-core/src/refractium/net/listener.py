@@ -91,7 +91,7 @@ class Listener:
     def _pause_accepting(self, error: OSError) -> None:
         self._exhausted.warning("cannot accept: %s; clients wait until there is room again", error.strerror)
         self._reactor.unwatch(self._sock)
-        self._pause = self._reactor.loop.call_later(_PAUSE, self._resume)
+        self._pause = self._reactor.later(_PAUSE, self._resume)
 
     def _stop_pausing(self) -> None:
         if self._pause is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     from refractium.routing import SocketAddress
@@ -29,6 +29,11 @@ class OwnAddresses:
         host, port = sock.getsockname()[:2]
         self._bound.append((ip_address(host), port))
         self._ports.add(port)
+
+    def discard(self, bound: tuple[Any, ...]) -> None:
+        """Forget a socket that was bound to this address."""
+        self._bound.remove((ip_address(bound[0]), bound[1]))
+        self._ports = {port for _, port in self._bound}
 
     def __contains__(self, target: SocketAddress) -> bool:
         family, address = target

@@ -102,6 +102,10 @@ class Reactor:
             self.loop.call_soon(self._resume)
         self._again[resume] = None
 
+    def later(self, seconds: float, handler: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call a handler once, after some time."""
+        return self.loop.call_later(seconds, self._call, handler)
+
     def close(self) -> None:
         """Stop turning. What is still registered is its owners' to close."""
         self.loop.remove_reader(self._epoll.fileno())
@@ -121,10 +125,13 @@ class Reactor:
     def _resume(self) -> None:
         due, self._again = self._again, {}
         for resume in due:
-            try:
-                resume()
-            except Exception as error:  # noqa: BLE001 - as above
-                _crash(resume, error)
+            self._call(resume)
+
+    def _call(self, handler: Callable[[], None]) -> None:
+        try:
+            handler()
+        except Exception as error:  # noqa: BLE001 - as above
+            _crash(handler, error)
 
     def _close_retired(self) -> None:
         retired, self._retired = self._retired, []

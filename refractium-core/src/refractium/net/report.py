@@ -71,8 +71,14 @@ def join_host_port(host: str, port: int) -> str:
 
 
 def metadata_of(match: ProtocolMatch | None) -> Mapping[str, MetadataValue]:
-    """What the first bytes told; nothing, should a plugin fail at reading it now."""
+    """What the first bytes told, as far as a plugin has kept to `MetadataValue`."""
     try:
-        return dict(match.metadata) if match is not None else {}
+        return {} if match is None else {k: v for k, v in match.metadata.items() if _is_metadata(v)}
     except Exception:  # noqa: BLE001 - a plugin's fault costs its words in the log, not the connection
         return {}
+
+
+def _is_metadata(value: object) -> bool:
+    return isinstance(value, str | bool) or (
+        isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+    )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import NEED_MORE, Transport, Verdict
-from refractium.net.deadlines import Deadlines
 from refractium.net.dial import Dial
 from refractium.net.listener import Listener
 from refractium.net.locality import OwnAddresses
 from refractium.net.reactor import EDGE, IN
 from refractium.net.report import Ended, Summary, join_host_port, metadata_of
+from refractium.net.snapshot import Snapshot
 from refractium.net.weld import Weld, Welding, reset_on_close
 from refractium.throttle import Throttled
 
@@ -68,8 +68,7 @@ class TcpService:
         report: Reporter,
     ) -> None:
         self.reactor = reactor
-        self.router = router
-        self.settings = settings
+        self.snapshot = Snapshot(reactor.loop, router, settings)
         self.limits = limits
         self.report = report
         self.welding = Welding(reactor)
@@ -79,9 +78,6 @@ class TcpService:
         self.listeners: list[Listener] = []
         self.drained = asyncio.Event()
         self.drained.set()
-        self.peeking = Deadlines(reactor.loop, settings.peek_timeout_ms)
-        self.connecting = Deadlines(reactor.loop, settings.connect_timeout_ms)
-        self.idle = Deadlines(reactor.loop, settings.idle_timeout_ms)
         self.refusals = Throttled(log)
         self.failures = Throttled(log)
 
@@ -91,6 +87,16 @@ class TcpService:
         self.own.add(sock)
         self.listeners.append(listener)
         return listener
+
+    def apply(self, router: Router, settings: Settings) -> None:
+        """Serve connections to come by other routes and timeouts; those that are there keep theirs."""
+        self.snapshot = Snapshot(self.reactor.loop, router, settings)
+
+    def stop_listening(self, listener: Listener) -> None:
+        """Close one listener; its connections go on."""
+        self.listeners.remove(listener)
+        self.own.discard(listener.address)
+        listener.close()
 
     def drain(self) -> None:
         """Close the listeners; connections go on."""
@@ -107,8 +113,7 @@ class TcpService:
 
     def close(self) -> None:
         """Forget all timers. Listeners and connections have been closed before."""
-        for deadlines in (self.peeking, self.connecting, self.idle):
-            deadlines.close()
+        self.snapshot.close()
 
     def ended(self, connection: Connection, ip: str, up: int, down: int) -> None:
         """Count a connection that has let its sockets go."""
@@ -157,12 +162,14 @@ class Connection:
         "_pool",
         "_port",
         "_service",
+        "_snapshot",
         "_weld",
         "stamp",
     )
 
     def __init__(self, service: TcpService, sock: socket.socket, ip: str, port: int) -> None:
         self._service = service
+        self._snapshot = service.snapshot
         self._client = sock
         self._ip = ip
         self._port = port
@@ -214,7 +221,7 @@ class Connection:
                 chunk = self._client.recv(_READ)
             except BlockingIOError:
                 if not service.reactor.watch(self._client, IN | EDGE, self._on_event):
-                    service.peeking.add(self)
+                    self._snapshot.peeking.add(self)
                 return
             except OSError:
                 self._finish(Ended.CLIENT_LEFT)
@@ -224,14 +231,14 @@ class Connection:
                 self._conclude()
                 return
             self._data = self._data + chunk if self._data else chunk
-            decision = service.router.table.decide(self._data)
+            decision = self._snapshot.router.table.decide(self._data)
             if decision is not NEED_MORE:
                 self._follow(decision)
                 return
 
     def _conclude(self) -> None:
         """Nothing more is waited for: the deadline has passed, or the client has sent all it had to send."""
-        router = self._service.router
+        router = self._snapshot.router
         if self._data:
             self._follow(router.table.decide(self._data, final=True))
         elif self._client_ended:
@@ -241,7 +248,7 @@ class Connection:
 
     def _follow(self, decision: tuple[Pool, ProtocolMatch] | Verdict) -> None:
         if isinstance(decision, Verdict):
-            self._go_to(self._service.router.fallback)
+            self._go_to(self._snapshot.router.fallback)
         else:
             pool, self._match = decision
             self._go_to(pool)
@@ -249,17 +256,17 @@ class Connection:
     # Backend
 
     def _go_to(self, pool: Pool | None) -> None:
-        self._service.peeking.discard(self)
+        self._snapshot.peeking.discard(self)
         if pool is None:
             self._finish(Ended.NO_ROUTE)
             return
         self._pool = pool
-        self._dial = Dial(self._service, pool, self._data, self)
+        self._dial = Dial(self._service, self._snapshot, pool, self._data, self, self._ip)
         self._dial.begin()
 
     def unreachable(self) -> None:
         """No backend of the pool can be reached: try the fallback, else end."""
-        fallback = self._service.router.fallback
+        fallback = self._snapshot.router.fallback
         if fallback is not None and fallback is not self._pool:
             self._go_to(fallback)
             return
@@ -275,14 +282,14 @@ class Connection:
         self._backend = backend
         weld = self._weld = Weld(self._service.welding, self._client, sock, self._weld_ended)
         data, self._data = self._data, b""
-        self._service.idle.add(weld)
+        self._snapshot.idle.add(weld)
         weld.begin(data, sent, client_ended=self._client_ended)
 
     # End
 
     def _weld_ended(self, how: Ended) -> None:
         assert self._weld is not None  # noqa: S101 - it is the one that ended
-        self._service.idle.discard(self._weld)
+        self._snapshot.idle.discard(self._weld)
         self._finish(how)
 
     def _finish(self, how: Ended) -> None:
@@ -291,9 +298,11 @@ class Connection:
             return
         weld, self._weld = self._weld, None
         if weld is None:
-            service.peeking.discard(self)
+            self._snapshot.peeking.discard(self)
             service.reactor.retire(self._client)
         up, down = (weld.up.count, weld.down.count) if weld is not None else (0, 0)
+        if self._backend is not None:
+            self._backend.state.active -= 1
         service.ended(self, self._ip, up, down)
         if service.report.is_wanted():
             service.report.write(

@@ -18,6 +18,7 @@ from refractium.net.deadlines import Deadlines
 from refractium.net.locality import OwnAddresses
 from refractium.net.reactor import IN
 from refractium.net.report import Ended, Summary, join_host_port, metadata_of
+from refractium.routing import LOCAL_ERRORS
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
@@ -108,6 +109,19 @@ class UdpService:
             self._silence[timeout_ms] = Deadlines(self.reactor.loop, timeout_ms)
         return self._silence[timeout_ms]
 
+    def apply(self, router: Router, settings: Settings) -> None:
+        """Serve sessions to come by other routes and timeouts; those that are there keep theirs."""
+        self.router = router
+        self.settings = settings
+
+    def stop_listening(self, listener: UdpListener) -> None:
+        """Take no datagram from one listener any more, which ends its sessions."""
+        self.listeners.remove(listener)
+        self.own.discard(listener.address)
+        for session in [one for one in self.sessions.values() if one.listener is listener]:
+            session.end(Ended.CLOSED)
+        self.reactor.retire(listener.sock)
+
     def drain(self) -> None:
         """Begin no session any more; end those that have gone quiet, now and from now on."""
         self.is_draining = True
@@ -151,7 +165,6 @@ class UdpService:
         self.sessions[key] = session
         self.counters.sessions += 1
         self.drained.clear()
-        self.silence(pool).add(session)
         return session
 
     def ended(self, session: Session, how: Ended) -> None:
@@ -229,6 +242,7 @@ class Session:
 
     Attributes:
         stamp: monotonic time (s) of the last datagram, in whichever direction.
+        listener: what its client's datagrams come through.
         up: bytes from client to backend.
         down: bytes from backend to client.
     """
@@ -237,15 +251,16 @@ class Session:
         "_backend",
         "_client",
         "_control",
-        "_listener",
         "_match",
         "_pool",
         "_service",
+        "_silence",
         "_sock",
         "_started",
         "down",
         "ip",
         "key",
+        "listener",
         "stamp",
         "up",
     )
@@ -260,7 +275,7 @@ class Session:
         match: ProtocolMatch | None,
     ) -> None:
         self._service = listener._service  # noqa: SLF001 - of one piece with it
-        self._listener = listener
+        self.listener = listener
         self._client = client
         self._control = control
         self.key = key
@@ -268,6 +283,8 @@ class Session:
         self._pool = pool
         self._match = match
         self._started = self.stamp = self._service.reactor.now
+        self._silence = self._service.silence(pool)
+        self._silence.add(self)
         self._backend: Backend | None = None
         self._sock: socket.socket | None = None
         self.up = 0
@@ -306,10 +323,8 @@ class Session:
 
     def end(self, how: Ended) -> None:
         """Let the backend's socket go; the client's next datagram begins a new session."""
-        self._service.silence(self._pool).discard(self)
-        if self._sock is not None:
-            self._service.reactor.retire(self._sock)
-            self._sock = None
+        self._silence.discard(self)
+        self._let_go()
         self._service.ended(self, how)
 
     def summary(self, how: Ended) -> Summary:
@@ -329,7 +344,7 @@ class Session:
     def _connect(self) -> bool:
         """Connect a socket to the next target; whether there is one."""
         service = self._service
-        for backend, target in self._pool.targets():
+        for backend, target in self._pool.targets(self.ip):
             if target in service.own:
                 service.counters.unrouted += 1
                 continue
@@ -344,8 +359,10 @@ class Session:
             except OSError as error:
                 sock.close()
                 service.failures.warning("backend %s cannot be reached: %s", backend.address, error.strerror)
+                _blame(backend, "it cannot be reached", error)
                 continue
             self._backend = backend
+            backend.state.active += 1
             self._sock = sock
             service.reactor.watch(sock, IN, self._on_event)
             return True
@@ -356,8 +373,15 @@ class Session:
         assert self._sock is not None  # noqa: S101 - it has just failed
         assert self._backend is not None  # noqa: S101
         self._service.failures.warning("backend %s refuses: %s", self._backend.address, error.strerror)
-        self._service.reactor.retire(self._sock)
-        self._sock = None
+        self._let_go()
+        _blame(self._backend, "it refuses", error)
+
+    def _let_go(self) -> None:
+        """Part with the backend, if there is one now."""
+        if self._sock is not None and self._backend is not None:
+            self._backend.state.active -= 1
+            self._service.reactor.retire(self._sock)
+            self._sock = None
 
     def _on_event(self, _mask: int) -> None:
         service = self._service
@@ -372,12 +396,20 @@ class Session:
             except OSError as error:
                 self._disconnect(error)
                 return
+            if self._backend is not None and self._backend.state.failed_clients:
+                self._backend.state.client_reached()
             try:
-                self._listener.answer(service.view[:size], self._client, self._control)
+                self.listener.answer(service.view[:size], self._client, self._control)
             except OSError:
                 service.counters.dropped += 1
             else:
                 self.down += size
+
+
+def _blame(backend: Backend, what: str, error: OSError) -> None:
+    """Count that a client could not reach a backend, unless this machine is to blame."""
+    if error.errno not in LOCAL_ERRORS:
+        backend.state.client_failed(f"{what}: {error.strerror}")
 
 
 _IP_PKTINFO: Final = 8

@@ -1,8 +1,21 @@
 """Where connections go: routes, their conditions, pools of backends, and the order in which to try them."""
 
 from refractium.routing.backend import Backend, SocketAddress
+from refractium.routing.balancers import BALANCERS
+from refractium.routing.health import LOCAL_ERRORS, BackendState, Health
 from refractium.routing.pool import Pool
-from refractium.routing.route import Route
+from refractium.routing.route import Member, Route
 from refractium.routing.router import Router
 
-__all__ = ["Backend", "Pool", "Route", "Router", "SocketAddress"]
+__all__ = [
+    "BALANCERS",
+    "LOCAL_ERRORS",
+    "Backend",
+    "BackendState",
+    "Health",
+    "Member",
+    "Pool",
+    "Route",
+    "Router",
+    "SocketAddress",
+]

@@ -1,31 +1,53 @@
-"""One backend: the address as it was configured, and the socket addresses it stands for now."""
+"""One backend of one pool: the address as it was configured, and the socket addresses it stands for now."""
 
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
+
+from refractium.contract import SocketAddress
+from refractium.routing.health import BackendState
 
 if TYPE_CHECKING:
     from refractium.address import Address
 
-SocketAddress: TypeAlias = tuple[socket.AddressFamily, "str | tuple[str, int] | tuple[str, int, int, int]"]
-"""A family and what `socket.connect` takes for it."""
+__all__ = ["Backend", "SocketAddress"]
 
 
 class Backend:
     """Shared by all connections to it.
 
-    Attributes:
+    Args:
         address: as configured.
+        weight: its share compared with the pool's others, from 1 to 1000.
+        is_backup: whether it is used only when none of the others is up.
+        state: what is known of it; by default its own, and nothing.
+
+    Attributes:
         socket_addresses: where to connect, in order of preference; empty while a name is not resolved.
             Replaced as a whole when a name's addresses change.
     """
 
-    __slots__ = ("address", "socket_addresses")
+    __slots__ = ("address", "is_backup", "socket_addresses", "state", "weight")
 
-    def __init__(self, address: Address) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        weight: int = 1,
+        is_backup: bool = False,
+        state: BackendState | None = None,
+    ) -> None:
         self.address = address
+        self.weight = weight
+        self.is_backup = is_backup
+        self.state = BackendState(address) if state is None else state
         self.socket_addresses: tuple[SocketAddress, ...] = _literal(address)
+
+    @property
+    def active(self) -> int:
+        """Connections and UDP sessions that it has now."""
+        return self.state.active
 
     def __repr__(self) -> str:
         return f"<Backend {self.address}>"

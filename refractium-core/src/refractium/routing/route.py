@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
 
 from refractium.address import Address
-from refractium.contract import Protocol, Transport
+from refractium.contract import Balancer, Protocol, Transport
 from refractium.errors import ConfigError, Problem
+from refractium.routing.balancers import BALANCERS, DEFAULT
+from refractium.routing.health import PASSIVE, Health
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 Names: TypeAlias = "str | Sequence[str]"
+
+
+class Member(Struct, frozen=True, forbid_unknown_fields=True):
+    """A backend of a route, and its part in the balance."""
+
+    address: Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
+    weight: Annotated[int, Meta(ge=1, le=1000, description="Its share compared with the others'.")] = 1
+    backup: Annotated[bool, Meta(description="Whether it is used only when none of the others is up.")] = (
+        False
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,34 +38,42 @@ class Route:
     Args:
         protocol: the protocol, or several that are one protocol by different evidence (all of one name and
             transport).
-        forward_to: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; several are balanced.
+        forward_to: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``, or a `Member` with one of them; several
+            are balanced.
         sni: names of which the client's must be one; ``*.example.org`` covers one label.
         alpn: application protocols of which the client must offer one.
         host: as `sni`, for protocols that carry a host.
         on_timeout: whether the route gets the clients that stay silent. By default it does if the protocol
             is one whose server speaks first.
         udp_session_timeout_ms: how long a UDP session may be silent (ms); by default as in the settings.
+        balance: how a backend is chosen: the name of a built-in way, or a class of another one.
+        health: how its backends are watched; by default only by whether clients reach them.
 
     Raises:
         ConfigError: an argument is not valid, or asks for what the protocol cannot tell.
     """
 
     protocol: Protocol | Sequence[Protocol]
-    forward_to: Names
+    forward_to: str | Member | Sequence[str | Member]
     sni: Names = ()
     alpn: Names = ()
     host: Names = ()
     on_timeout: bool | None = None
     udp_session_timeout_ms: int | None = None
+    balance: str | type[Balancer] = DEFAULT
+    health: Health = PASSIVE
 
     def __post_init__(self) -> None:
         problems = []
-        for backend in _several(self.forward_to):
+        for member in self.members:
             try:
-                Address.parse(backend)
+                Address.parse(member.address)
+                msgspec.convert(msgspec.structs.asdict(member), Member)
             except ValueError as error:
                 problems.append(Problem(str(error), where="forward_to"))
-        if not _several(self.forward_to):
+        if isinstance(self.balance, str) and self.balance not in BALANCERS:
+            problems.append(Problem(unknown_name(self.balance, BALANCERS), where="balance"))
+        if not self.members:
             problems.append(Problem("no backend is given", where="forward_to"))
         if len({(one.name, one.transport) for one in self.protocols}) != 1:
             problems.append(Problem("not one protocol of one name and transport", where="protocol"))
@@ -72,8 +96,19 @@ class Route:
         return self.protocols[0].transport
 
     @property
+    def members(self) -> tuple[Member, ...]:
+        """The backends, all in the one form."""
+        written = (self.forward_to,) if isinstance(self.forward_to, str | Member) else self.forward_to
+        return tuple(Member(one) if isinstance(one, str) else one for one in written)
+
+    @property
     def backends(self) -> tuple[Address, ...]:
-        return tuple(Address.parse(backend) for backend in _several(self.forward_to))
+        return tuple(Address.parse(member.address) for member in self.members)
+
+    @property
+    def balancer(self) -> type[Balancer]:
+        """What `balance` says."""
+        return BALANCERS[self.balance] if isinstance(self.balance, str) else self.balance
 
     @property
     def conditions(self) -> dict[str, tuple[str, ...]]:
@@ -98,3 +133,11 @@ class Route:
 
 def _several(names: Names) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is none of those that are known."""
+    names = sorted(known)
+    close = get_close_matches(name.lower(), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{name!r} is not known: {hint}there are {', '.join(names)}"

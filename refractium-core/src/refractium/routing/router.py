@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
+from refractium.address import Address
 from refractium.contract import NO, ProtocolMatch, Verdict
 from refractium.errors import ConfigError, Problem
 from refractium.identify import Candidate, Table
 from refractium.routing.backend import Backend
+from refractium.routing.health import PASSIVE, BackendState
 from refractium.routing.pool import Pool
+from refractium.routing.route import Member
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from refractium.address import Address
     from refractium.contract import MetadataValue
+    from refractium.routing.health import Health, StateKey
     from refractium.routing.route import Route
 
 T = TypeVar("T")
@@ -27,6 +30,8 @@ class Router:
         routes: all of one transport, in the order of the configuration.
         fallback: where what no route matches goes; none means it is closed.
         peek_buffer_size: see `Table`.
+        known: the `states` of the router that this one takes the place of, so that what was found out about
+            backends that stay is not lost.
 
     Attributes:
         table: from first bytes to the pool of the route they match.
@@ -37,30 +42,59 @@ class Router:
         ConfigError: two routes apply under the same conditions, or both ask for the silent clients.
     """
 
-    def __init__(self, routes: Sequence[Route], fallback: Sequence[Address], peek_buffer_size: int) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        fallback: Sequence[Address],
+        peek_buffer_size: int,
+        known: Mapping[StateKey, BackendState] | None = None,
+    ) -> None:
         _refuse_duplicates(routes)
-        pools = {
-            route: Pool(
-                route.name, [Backend(address) for address in route.backends], route.udp_session_timeout_ms
+        known = dict(known or {})
+        pools = [
+            Pool(
+                route.name,
+                [_backend(member, route.health, known) for member in route.members],
+                route.udp_session_timeout_ms,
+                route.balancer,
             )
             for route in routes
-        }
+        ]
         candidates: dict[int, Candidate[Pool]] = {}
         for name in dict.fromkeys(route.name for route in routes):
-            of_name = [route for route in routes if route.name == name]
-            selector = _Selector([(route, pools[route]) for route in of_name])
-            for protocol in (protocol for route in of_name for protocol in route.protocols):
+            of_name = [(route, pool) for route, pool in zip(routes, pools, strict=True) if route.name == name]
+            selector = _Selector(of_name)
+            for protocol in (protocol for route, _ in of_name for protocol in route.protocols):
                 candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
         self.table: Table[Pool] = Table(candidates.values(), peek_buffer_size)
-        self.silent = next((pools[route] for route in routes if route.takes_silent), None)
-        self.fallback = Pool("fallback", [Backend(address) for address in fallback]) if fallback else None
-        self.pools = (*pools.values(), *([self.fallback] if self.fallback else []))
+        taking = [
+            (route.on_timeout, pool) for route, pool in zip(routes, pools, strict=True) if route.takes_silent
+        ]
+        # Who asks for them comes before who gets them because its server speaks first.
+        self.silent = next((pool for asked, pool in taking if asked), taking[0][1] if taking else None)
+        members = [Member(str(address)) for address in fallback]
+        self.fallback = (
+            Pool("fallback", [_backend(member, PASSIVE, known) for member in members]) if members else None
+        )
+        self.pools = (*pools, *([self.fallback] if self.fallback else []))
 
     @property
     def backends(self) -> Iterator[Backend]:
         """Every backend of every pool."""
         for pool in self.pools:
             yield from pool.backends
+
+    @property
+    def states(self) -> dict[StateKey, BackendState]:
+        """What is known of the backends."""
+        return {backend.state.key: backend.state for backend in self.backends}
+
+
+def _backend(member: Member, health: Health, known: dict[StateKey, BackendState]) -> Backend:
+    """One backend of one pool; what is known of it is shared with all who ask the same of the address."""
+    state = BackendState(Address.parse(member.address), health)
+    state = known.setdefault(state.key, state)
+    return Backend(state.address, weight=member.weight, is_backup=member.backup, state=state)
 
 
 class _Selector:

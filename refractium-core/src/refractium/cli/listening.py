@@ -1,0 +1,105 @@
+"""The sockets of a run: which are open, and which a changed configuration opens and closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from typing import TYPE_CHECKING, TypeAlias
+
+from refractium.contract import Transport
+from refractium.errors import ListenError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from refractium.config import ServerConfig
+    from refractium.engine import Refractium
+
+_Key: TypeAlias = tuple[Transport, str, int]
+"""As it is configured: port 0 stays 0, and stays the port that it was given."""
+
+
+class Listening:
+    """Every transport on one port, even where that port was to be any free one.
+
+    Args:
+        engine: what serves.
+    """
+
+    def __init__(self, engine: Refractium) -> None:
+        self._engine = engine
+        self._open: dict[_Key, tuple[str, ...]] = {}
+
+    async def change(self, server: ServerConfig, transports: Sequence[Transport]) -> list[_Key]:
+        """Open what is to be listened on and is not yet, and tell of each socket on stdout.
+
+        What is open stays open, but for an address that is in the way of a new one with the same port.
+
+        Returns:
+            What was opened; `undo` takes it.
+
+        Raises:
+            ListenError: nothing has changed.
+        """
+        opened: list[_Key] = []
+        for transport in transports:
+            key = (transport, server.bind, server.port)
+            if key in self._open:
+                continue
+            try:
+                await self._begin(key)
+            except ListenError:
+                self.undo(opened)
+                raise
+            opened.append(key)
+        return opened
+
+    def undo(self, opened: Sequence[_Key]) -> None:
+        """Close what `change` has opened."""
+        for key in opened:
+            self._end(key)
+
+    def close_others(self, server: ServerConfig, transports: Sequence[Transport]) -> None:
+        """Close what is not to be listened on any more; its connections go on."""
+        wanted = {(transport, server.bind, server.port) for transport in transports}
+        for key in [key for key in self._open if key not in wanted]:
+            self._end(key)
+
+    async def _begin(self, key: _Key) -> None:
+        transport, _, port = key
+        in_the_way = [one for one in self._open if one[0] is transport and one[2] == port]
+        try:
+            await self._start(key)
+        except ListenError:
+            if not in_the_way:
+                raise
+            for one in in_the_way:
+                self._end(one)
+            await asyncio.sleep(0)  # in which they are closed
+            try:
+                await self._start(key)
+            except ListenError:
+                for one in in_the_way:
+                    await self._start(one)
+                raise
+
+    async def _start(self, key: _Key) -> None:
+        transport, host, port = key
+        start = self._engine.start_tcp if transport is Transport.TCP else self._engine.start_udp
+        beside = [found for (_, *place), found in self._open.items() if place == [host, port]]
+        addresses = await start(host, port or (int(beside[0][0].rpartition(":")[2]) if beside else 0))
+        self._open[key] = addresses
+        for address in addresses:
+            say(f"Listening on {transport}://{address}")
+
+    def _end(self, key: _Key) -> None:
+        for address in self._open.pop(key):
+            self._engine.stop_listening(key[0], address)
+
+
+def say(line: str) -> None:
+    """Print a line that scripts may wait for; it does not matter if nobody reads."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()

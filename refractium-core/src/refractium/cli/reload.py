@@ -1,0 +1,95 @@
+"""Taking a changed configuration over while serving, as a whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from refractium.cli import configuration
+from refractium.errors import ConfigError, ListenError
+from refractium.watch import changes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from refractium.assembly import Assembly
+    from refractium.cli.listening import Listening
+    from refractium.cli.options import Flags
+    from refractium.contract import Transport
+    from refractium.engine import Refractium
+
+log = logging.getLogger("refractium")
+
+
+class Reloader:
+    """Reloads when it is asked to, one time after the other; requests that come meanwhile are one.
+
+    Args:
+        engine: what serves.
+        flags: what was given on the command line; it still comes before the file.
+        transports: what was asked to be served.
+        listening: the sockets.
+
+    Attributes:
+        generation: how many configurations have been in force.
+    """
+
+    def __init__(
+        self, engine: Refractium, flags: Flags, transports: Sequence[Transport], listening: Listening
+    ) -> None:
+        self._engine = engine
+        self._flags = flags
+        self._transports = transports
+        self._listening = listening
+        self._asked = asyncio.Event()
+        self.generation = 1
+
+    def ask(self) -> None:
+        """Reload soon."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Reload whenever asked; ends only by cancelling."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            await self._reload()
+
+    async def _reload(self) -> None:
+        try:
+            # Reading and checking a large file takes a while, in which connections are served.
+            assembly = await asyncio.to_thread(configuration.assembly, self._flags)
+            await self._apply(assembly)
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("not reloaded: %s", problem)  # noqa: TRY400 - the operator's fault needs no traceback
+        except ListenError as error:
+            log.error("not reloaded: %s", error)  # noqa: TRY400 - as above
+        except Exception:
+            log.exception("not reloaded: internal error")
+        else:
+            self.generation += 1
+            for warning in assembly.warnings:
+                log.warning("%s", warning)
+            log.info("reloaded: configuration %d is in force", self.generation)
+
+    async def _apply(self, assembly: Assembly) -> None:
+        wanted = assembly.wanted(self._transports)
+        opened = await self._listening.change(assembly.server, wanted)
+        try:
+            await self._engine.apply(**configuration.engine_arguments(assembly))
+        except BaseException:
+            self._listening.undo(opened)
+            raise
+        self._listening.close_others(assembly.server, wanted)
+
+
+async def ask_on_changes(
+    path: Path, known: bytes | None, is_wanted: Callable[[], bool], reloader: Reloader
+) -> None:
+    """Have every change of a file reloaded, as long as that is wanted; ends only by cancelling."""
+    async for _ in changes(path, known):
+        if is_wanted():
+            reloader.ask()

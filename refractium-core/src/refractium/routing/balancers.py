@@ -1,0 +1,141 @@
+"""The built-in ways to balance. Each is one answer to: which of these backends, and in which order?"""
+
+from __future__ import annotations
+
+import math
+import random
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+from refractium.contract import Balancer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from refractium.contract.balancer import B
+
+DEFAULT: Final = "round_robin"
+
+
+class RoundRobin(Balancer):
+    """Each in turn, by its weight, and those of one backend not in a row: smooth weighted round robin.
+
+    Weights 5, 1, 1 give a a b a c a a. Over as many clients as the sum of the weights, the shares are exact.
+    """
+
+    name = "round_robin"
+    summary = "each backend in turn, by its weight"
+
+    def __init__(self) -> None:
+        self._known: Sequence[object] = ()
+        self._is_plain = True
+        self._next = 0
+        self._credit: dict[object, int] = {}
+
+    def order(self, backends: Sequence[B], client: str) -> Iterable[B]:
+        del client
+        if backends is not self._known:
+            self._known = backends
+            self._is_plain = len({backend.weight for backend in backends}) == 1
+        if not self._is_plain:
+            first = self._spend(backends)
+        else:
+            first = self._next if self._next < len(backends) else 0
+            self._next = first + 1
+        return (*backends[first:], *backends[:first]) if first else backends
+
+    def _spend(self, backends: Sequence[B]) -> int:
+        """Every backend is given its weight, and the richest pays for all: nginx's way."""
+        credit = self._credit
+        richest, most, total = 0, -math.inf, 0
+        for index, backend in enumerate(backends):
+            total += backend.weight
+            now = credit[backend] = credit.get(backend, 0) + backend.weight
+            if now > most:
+                richest, most = index, now
+        credit[backends[richest]] -= total
+        return richest
+
+
+class LeastConnections(Balancer):
+    """The one with the fewest connections for its weight; those that are equal in turn."""
+
+    name = "least_connections"
+    summary = "the backend with the fewest connections for its weight"
+
+    def __init__(self) -> None:
+        self._turns = RoundRobin()
+
+    def order(self, backends: Sequence[B], client: str) -> Iterable[B]:
+        return sorted(self._turns.order(backends, client), key=_load)
+
+
+class RandomTwo(Balancer):
+    """Of two at random, by weight, the one with fewer connections: nearly as even as asking all of them."""
+
+    name = "random_two"
+    summary = "of two backends at random, the one with fewer connections for its weight"
+
+    def __init__(self) -> None:
+        self._random = random.Random()  # noqa: S311 - chooses backends, keeps no secret
+
+    def order(self, backends: Sequence[B], client: str) -> Iterator[B]:
+        del client
+        left = list(backends)
+        while left:
+            one = self._random.choices(left, [backend.weight for backend in left])[0]
+            others = [backend for backend in left if backend is not one]
+            if others:
+                other = self._random.choices(others, [backend.weight for backend in others])[0]
+                one = min(one, other, key=_load)
+            yield one
+            left.remove(one)
+
+
+class SourceHash(Balancer):
+    """By the client's IP address: the same client, the same backend, in every process and after a restart.
+
+    Rendezvous hashing, weighted: each backend draws a number for the client, and the highest wins. When one
+    goes down its clients move, to where they would be without it, and no other client does.
+    """
+
+    name = "source_hash"
+    summary = "the same client IP address to the same backend"
+
+    def order(self, backends: Sequence[B], client: str) -> Iterable[B]:
+        return sorted(backends, key=lambda backend: _draw(backend, client), reverse=True)
+
+
+class First(Balancer):
+    """The first that is up, in the order of the configuration."""
+
+    name = "first"
+    summary = "the first backend that is up"
+
+    def order(self, backends: Sequence[B], client: str) -> Iterable[B]:
+        del client
+        return backends
+
+
+def _load(backend: B) -> float:
+    return backend.active / backend.weight
+
+
+_HASH_BYTES: Final = 8
+_HASH_RANGE: Final = 1 << 8 * _HASH_BYTES
+
+
+def _draw(backend: B, client: str) -> float:
+    """A number that is the same for the same two, and exceeds the others' in proportion to the weight.
+
+    -weight / ln(u) for u spread evenly over (0, 1) (Schindelhauer and Schomaker, Weighted Distributed Hash
+    Tables, 2005).
+    """
+    digest = blake2b(f"{backend.address} {client}".encode(), digest_size=_HASH_BYTES).digest()
+    return -backend.weight / math.log((int.from_bytes(digest, "big") + 0.5) / _HASH_RANGE)
+
+
+BALANCERS: Final[dict[str, type[Balancer]]] = {
+    balancer.name: balancer for balancer in (RoundRobin, LeastConnections, RandomTwo, SourceHash, First)
+}
+"""By what `balance` says."""

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from refractium.watch import changes, digest
+from support.clients import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+
+@asynccontextmanager
+async def watching(path: Path) -> AsyncIterator[asyncio.Queue[str]]:
+    """Collects the content of the file at each change."""
+    seen: asyncio.Queue[str] = asyncio.Queue()
+
+    async def collect() -> None:
+        async for _ in changes(path, digest(path)):
+            seen.put_nowait(await asyncio.to_thread(path.read_text))
+
+    task = asyncio.create_task(collect())
+    # There is no event for when the kernel watches: write until something is seen.
+    for attempt in range(100):
+        await asyncio.to_thread(path.write_text, f"warm up {attempt}")
+        try:
+            await asyncio.wait_for(seen.get(), 0.5)
+            break
+        except TimeoutError:
+            continue
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def in_place(path: Path) -> None:
+    path.write_text("new")
+
+
+def renamed_over(path: Path) -> None:
+    other = path.with_suffix(".tmp")
+    other.write_text("new")
+    other.rename(path)
+
+
+def deleted_and_written(path: Path) -> None:
+    path.unlink()
+    path.write_text("new")
+
+
+@pytest.mark.parametrize("change", [in_place, renamed_over, deleted_and_written])
+def test_a_change_is_seen_however_it_is_made(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    path = tmp_path / "refractium.toml"
+
+    async def main() -> None:
+        async with watching(path) as seen:
+            change(path)
+            assert await asyncio.wait_for(seen.get(), PATIENCE) == "new"
+            path.write_text("and again")
+            assert await asyncio.wait_for(seen.get(), PATIENCE) == "and again"
+
+    asyncio.run(main())
+
+
+def test_a_link_to_another_folder_is_seen(tmp_path: Path) -> None:
+    """As a ConfigMap is mounted: the file is a link through ``..data``, which is swapped."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "two" / "refractium.toml").write_text("new")
+    data = tmp_path / "..data"
+    data.symlink_to("one")
+    path = tmp_path / "refractium.toml"
+    path.symlink_to("..data/refractium.toml")
+
+    async def main() -> None:
+        async with watching(path) as seen:
+            (tmp_path / "..next").symlink_to("two")
+            (tmp_path / "..next").rename(data)
+            assert await asyncio.wait_for(seen.get(), PATIENCE) == "new"
+
+    asyncio.run(main())
+
+
+def test_a_write_of_the_same_content_is_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "refractium.toml"
+
+    async def main() -> None:
+        async with watching(path) as seen:
+            path.write_text("one")
+            assert await asyncio.wait_for(seen.get(), PATIENCE) == "one"
+            os.utime(path)
+            path.write_text("one")
+            (tmp_path / "other").write_text("not mine")
+            path.write_text("two")
+            assert await asyncio.wait_for(seen.get(), PATIENCE) == "two"
+            assert seen.empty()
+
+    asyncio.run(main())
+
+
+def test_a_folder_may_go_and_come_back(tmp_path: Path) -> None:
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    path = folder / "refractium.toml"
+
+    async def main() -> None:
+        async with watching(path) as seen:
+            shutil.rmtree(folder)
+            folder.mkdir()
+            path.write_text("back")
+            assert await asyncio.wait_for(seen.get(), PATIENCE) == "back"
+
+    asyncio.run(main())

@@ -1,0 +1,438 @@
+"""Each kind of check against servers that are well, and against those that are not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.server
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import dns.message
+import dns.rcode
+import pytest
+import uvloop
+
+from refractium import Endpoint, Transport
+from refractium.address import Address
+from refractium.contract import HealthCheck, problems_of_health_check
+from refractium.net import checks
+from refractium.net.checker import Checker
+from refractium.net.checks import CHECKS, HexBytes
+from refractium.routing import LOCAL_ERRORS, Backend, BackendState, Health
+from support.backends import Backend as Server
+from support.backends import FullUnixQueue, hanging, refusing
+from support.clients import receive, reset
+from support.datagrams import UdpBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LOOPS = pytest.mark.parametrize(
+    "loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"]
+)
+
+
+async def check_once(backend: Backend, transport: Transport = Transport.TCP) -> None:
+    checker = Checker(transport, [backend])
+    await checker.start()
+    await checker.stop()
+
+
+def ask(
+    address: str,
+    kind: str = "tcp",
+    *,
+    transport: Transport = Transport.TCP,
+    timeout_ms: int = 2_000,
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    **options: object,
+) -> str:
+    """What one check finds: ``up``, ``unknown``, or why it is down."""
+    health = Health(kind=CHECKS[kind], options=options, timeout_ms=timeout_ms)
+    state = BackendState(Address.parse(address), health)
+    backend = Backend(state.address, state=state)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(check_once(backend, transport))
+    return state.reason or str(state.status)
+
+
+def answering(*answers: bytes) -> Callable[[socket.socket], bytes]:
+    """Reads one request, then says this, piece by piece."""
+
+    def handle(sock: socket.socket) -> bytes:
+        sock.settimeout(5)
+        request = sock.recv(4096)
+        for answer in answers:
+            sock.sendall(answer)
+        return request
+
+    return handle
+
+
+def saying(data: bytes) -> Callable[[socket.socket], None]:
+    """Says this without being asked, and keeps the connection until the other side ends it."""
+
+    def handle(sock: socket.socket) -> None:
+        sock.sendall(data)
+        sock.recv(1)
+
+    return handle
+
+
+def resetting(sock: socket.socket) -> None:
+    """Takes one byte and resets."""
+    sock.recv(1)
+    reset(sock)
+
+
+# tcp
+
+
+@LOOPS
+def test_who_takes_a_connection_is_well(
+    loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
+) -> None:
+    with Server(saying(b"")) as server, Server(saying(b""), path=tmp_path / "socket") as unix:
+        assert ask(server.address, loop=loop) == "up"
+        assert ask(unix.address, loop=loop) == "up"
+
+
+@LOOPS
+def test_who_refuses_is_down(loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path) -> None:
+    with refusing() as address:
+        assert ask(address, loop=loop) == "tcp check: Connection refused"
+    assert ask(f"unix:{tmp_path}/none", loop=loop) == "tcp check: No such file or directory"
+
+
+@LOOPS
+def test_who_hangs_is_down_after_the_timeout(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    with hanging() as address:
+        assert ask(address, timeout_ms=50, loop=loop) == "tcp check: no answer within 50 ms"
+
+
+def test_a_unix_socket_whose_queue_is_full_is_busy_and_not_down(tmp_path: Path) -> None:
+    with FullUnixQueue(tmp_path / "full") as full:
+        assert ask(full.address) == "unknown"
+
+
+@pytest.mark.parametrize("number", sorted(LOCAL_ERRORS))
+def test_what_this_machine_lacks_says_nothing_of_a_backend(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "local trouble")
+
+    with Server(saying(b"")) as server:
+        address = server.address
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "connect", fail)
+            patch.setattr(asyncio.selector_events.BaseSelectorEventLoop, "sock_connect", fail)
+            assert ask(address, loop=asyncio.new_event_loop) == "unknown"
+        assert ask(address) == "up"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "http"])
+def test_a_connection_that_meets_itself_is_refused(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    connect = asyncio.selector_events.BaseSelectorEventLoop.sock_connect
+
+    async def from_the_same_port(self: Any, sock: socket.socket, address: tuple[str, int]) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        await connect(self, sock, address)
+        assert sock.getsockname() == sock.getpeername()
+
+    monkeypatch.setattr(asyncio.selector_events.BaseSelectorEventLoop, "sock_connect", from_the_same_port)
+    assert ask(f"127.0.0.1:{port}", kind, loop=asyncio.new_event_loop) == f"{kind} check: Connection refused"
+
+
+# send_expect
+
+
+@LOOPS
+def test_what_a_server_says_by_itself_is_expected(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    with Server(saying(b"SSH-2.0-x\r\n")) as server:
+        assert ask(server.address, "send_expect", loop=loop, expect="SSH-2.0-") == "up"
+        assert ask(server.address, "send_expect", loop=loop, expect={"hex": "53 53 48"}) == "up"
+
+
+@pytest.mark.parametrize(
+    ("send", "request_"), [("PING\\x00", b"PING\0"), ({"hex": "ff 00"}, b"\xff\0"), ("é", b"\xe9")]
+)
+def test_what_is_sent_and_expected_may_be_any_bytes(send: object, request_: bytes) -> None:
+    with Server(answering(b"PO", b"NG\xff!")) as server:
+        assert ask(server.address, "send_expect", send=send, expect="PONG\\xff") == "up"
+        assert server.result() == request_
+
+
+def test_another_answer_is_not_the_expected_one_and_none_is_none() -> None:
+    with Server(answering(b"-LOADING\r\n")) as server:
+        found = ask(server.address, "send_expect", send="PING", expect="+PONG")
+        assert found == "send_expect check: the answer is not the expected one"
+    with Server(answering()) as server:
+        found = ask(server.address, "send_expect", send="PING", expect="+PONG")
+        assert found == "send_expect check: no answer before the end"
+    with Server(saying(b"hello")) as server:
+        found = ask(server.address, "send_expect", timeout_ms=50, expect="+PONG")
+        assert found == "send_expect check: no answer within 50 ms"
+    with Server(resetting) as server:
+        found = ask(server.address, "send_expect", send="P", expect="+PONG")
+        assert found == "send_expect check: Connection reset by peer"
+
+
+def test_an_endless_answer_is_read_to_a_bound() -> None:
+    def flood(sock: socket.socket) -> None:
+        while True:
+            sock.sendall(bytes(65_536))
+
+    with Server(flood) as server:
+        found = ask(server.address, "send_expect", expect="never")
+        assert found == "send_expect check: the answer is not the expected one"
+
+
+@LOOPS
+def test_a_datagram_is_asked_for_and_expected(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    with UdpBackend(lambda data: [b"other", b"re:" + data]) as server:
+        options: dict[str, Any] = {"transport": Transport.UDP, "loop": loop, "timeout_ms": 500}
+        assert ask(server.address, "send_expect", send="ping", expect="re:ping", **options) == "up"
+        found = ask(server.address, "send_expect", send="ping", expect="pong", **options)
+        assert found == "send_expect check: no answer within 500 ms"
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    found = ask(f"127.0.0.1:{port}", "send_expect", send="ping", expect="pong", **options)
+    assert found == "send_expect check: Connection refused"
+
+
+# http
+
+
+@contextlib.contextmanager
+def web() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """A server whose paths are the status it answers with; its address, and paths and hosts asked for."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Host"]))
+            self.send_response(int(self.path.strip("/") or 204))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@LOOPS
+def test_a_web_server_is_well_by_its_status(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    with web() as (address, asked):
+        assert ask(address, "http", loop=loop) == "up"
+        assert ask(address, "http", path="/302", loop=loop) == "up"
+        assert ask(address, "http", path="/404", loop=loop) == "http check: status 404"
+        assert ask(address, "http", path="/503", status=503, host="www.example", loop=loop) == "up"
+        assert ask(address, "http", path="/200", status=[204, 201], loop=loop) == "http check: status 200"
+        assert asked[0] == ("/", address)
+        assert asked[3] == ("/503", "www.example")
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        ((b"HTTP/1.0 200\r\n",), "up"),
+        ((b"HTTP/1.1 200 \r\n",), "up"),
+        ((b"HT", b"TP/1.1 2", b"00 OK\r\n"), "up"),
+        ((b"HTTP/1.1 200 OK",), "http check: the answer is not HTTP/1"),
+        ((b"HTTP/1.1 20 OK\r\n",), "http check: the answer is not HTTP/1"),
+        ((b"SSH-2.0-x\r\n",), "http check: the answer is not HTTP/1"),
+        ((b"x" * 9_000,), "http check: the answer is not HTTP/1"),
+        ((), "http check: no answer before the end"),
+    ],
+)
+def test_only_a_status_line_is_an_answer(answers: tuple[bytes, ...], found: str) -> None:
+    with Server(answering(*answers)) as server:
+        assert ask(server.address, "http") == found
+
+
+def test_a_unix_socket_is_asked_for_localhost(tmp_path: Path) -> None:
+    with Server(answering(b"HTTP/1.1 200 OK\r\n\r\n"), path=tmp_path / "web") as server:
+        assert ask(server.address, "http", path="/x?y=1") == "up"
+        lines = server.result().split(b"\r\n")
+        assert lines[:2] == [b"GET /x?y=1 HTTP/1.1", b"Host: localhost"]
+        assert b"Connection: close" in lines
+
+
+# dns
+
+
+def name_server(
+    rcode: dns.rcode.Rcode, *, noise: list[bytes] | None = None
+) -> Callable[[bytes], list[bytes]]:
+    def answer(data: bytes) -> list[bytes]:
+        reply = dns.message.make_response(dns.message.from_wire(data))
+        reply.set_rcode(rcode)
+        return [*(noise or []), reply.to_wire()]
+
+    return answer
+
+
+@LOOPS
+def test_a_name_server_is_asked_what_was_configured(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    asked = []
+
+    def answer(data: bytes) -> list[bytes]:
+        asked.append(dns.message.from_wire(data).question[0].to_text())
+        return name_server(dns.rcode.NOERROR)(data)
+
+    with UdpBackend(answer) as server:
+        options: dict[str, Any] = {"transport": Transport.UDP, "loop": loop}
+        assert ask(server.address, "dns", **options) == "up"
+        assert ask(server.address, "dns", query="www.Example.org", type="AAAA", **options) == "up"
+        assert asked == [". IN NS", "www.Example.org. IN AAAA"]
+
+
+@pytest.mark.parametrize(
+    ("rcode", "found"),
+    [
+        (dns.rcode.NOERROR, "up"),
+        (dns.rcode.NXDOMAIN, "up"),
+        (dns.rcode.REFUSED, "up"),
+        (dns.rcode.SERVFAIL, "dns check: SERVFAIL"),
+    ],
+)
+def test_any_outcome_but_servfail_is_well(rcode: dns.rcode.Rcode, found: str) -> None:
+    with UdpBackend(name_server(rcode)) as server:
+        assert ask(server.address, "dns", transport=Transport.UDP) == found
+
+
+def test_what_is_no_answer_to_the_question_is_passed_over() -> None:
+    noise = [b"", b"x", bytes(12), b"\0\0\x80\0" + bytes(8)]
+    with UdpBackend(name_server(dns.rcode.NOERROR, noise=noise)) as server:
+        assert ask(server.address, "dns", transport=Transport.UDP) == "up"
+    with UdpBackend(lambda data: [data]) as server:  # a query is no answer to itself
+        found = ask(server.address, "dns", transport=Transport.UDP, timeout_ms=50)
+        assert found == "dns check: no answer within 50 ms"
+
+
+def test_a_name_server_on_tcp_is_asked_with_a_length() -> None:
+    def answer(*, cut: int | None = None, id_: bytes | None = None) -> Callable[[socket.socket], None]:
+        def handle(sock: socket.socket) -> None:
+            query = receive(sock, int.from_bytes(receive(sock, 2), "big"))
+            (reply,) = name_server(dns.rcode.NOERROR)(query)
+            reply = (id_ or reply[:2]) + reply[2:]
+            sock.sendall((len(reply).to_bytes(2, "big") + reply)[:cut])
+
+        return handle
+
+    with Server(answer()) as server:
+        assert ask(server.address, "dns") == "up"
+    with Server(answer(cut=9)) as server:
+        assert ask(server.address, "dns") == "dns check: no answer before the end"
+    with Server(saying(b"\0\x0cHTTP/1.1 400")) as server:
+        assert ask(server.address, "dns") == "dns check: the answer is not DNS"
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "key"),
+    [
+        ("send_expect", {"expect": ""}, "expect"),
+        ("send_expect", {"expect": HexBytes("")}, "expect"),
+        ("send_expect", {"expect": HexBytes("0")}, "expect"),
+        ("send_expect", {"expect": "a", "send": "€"}, "send"),
+        ("http", {"path": "x"}, "path"),
+        ("http", {"path": "/a b"}, "path"),
+        ("http", {"path": "/\r\nX: y"}, "path"),
+        ("http", {"path": "/\n"}, "path"),
+        ("http", {"host": "a\r\nb"}, "host"),
+        ("http", {"status": 99}, "status"),
+        ("http", {"status": (200, 600)}, "status"),
+        ("dns", {"query": ""}, "query"),
+        ("dns", {"query": "a..b"}, "query"),
+        ("dns", {"query": "a" * 64}, "query"),
+        ("dns", {"query": ".".join(["a" * 63] * 4)}, "query"),
+        ("dns", {"query": "bücher.example"}, "query"),
+    ],
+)
+def test_settings_that_cannot_be_sent_are_told_by_key(kind: str, options: dict[str, Any], key: str) -> None:
+    check = CHECKS[kind]
+    assert [where for where, _ in check.problems(check.settings(**options))] == [key]
+
+
+def test_the_longest_name_is_asked_for() -> None:
+    longest = ".".join(["a" * 63] * 3 + ["b" * 61])
+    assert list(CHECKS["dns"].problems(checks.DnsSettings(query=longest))) == []
+    (question,) = dns.message.from_wire(checks._query(checks.DnsSettings(query=longest))).question
+    assert question.name.to_text() == longest + "."
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_every_kind_is_one_by_the_contract(check: HealthCheck[Any]) -> None:
+    assert list(problems_of_health_check(check)) == []
+    assert check.summary
+
+
+# What a plugin may do
+
+
+class Odd(HealthCheck[checks.NoSettings]):
+    name = "odd"
+    settings = checks.NoSettings
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+    async def check(self, endpoint: Endpoint, settings: checks.NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
+        del endpoint, settings, timeout
+        if self.error is not None:
+            raise self.error
+        return None
+
+
+def ask_odd(error: BaseException | None, *targets: str) -> str:
+    state = BackendState(Address.parse("some.name:80"), Health(kind=Odd(error)))
+    backend = Backend(state.address, state=state)
+    backend.socket_addresses = tuple((socket.AF_INET, (target, 80)) for target in targets)
+
+    asyncio.run(check_once(backend))
+    return state.reason or str(state.status)
+
+
+def test_a_check_that_raises_has_failed_and_the_next_is_made() -> None:
+    assert ask_odd(ValueError("boom"), "127.0.0.1") == "odd check: ValueError: boom"
+    assert ask_odd(None, "127.0.0.1") == "up"
+
+
+def test_a_name_without_an_address_is_down() -> None:
+    assert ask_odd(None) == "odd check: its name has no address"
+
+
+def test_a_name_is_well_if_one_of_its_addresses_is() -> None:
+    with Server(saying(b""), host="127.0.0.2") as server:
+        well, not_well = ((socket.AF_INET, (ip, server.port)) for ip in ("127.0.0.2", "127.0.0.3"))
+        found = []
+        for targets in ((not_well, well), (well, not_well), (not_well,)):
+            state = BackendState(Address("some.name", server.port), Health(kind=CHECKS["tcp"]))
+            backend = Backend(state.address, state=state)
+            backend.socket_addresses = targets
+            asyncio.run(check_once(backend))
+            found.append(state.is_up)
+        assert found == [True, True, False]

@@ -1,0 +1,149 @@
+"""Plugins that bring kinds of health check and ways to balance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from refractium import Balancer, HealthCheck, Transport
+from refractium.contract import hookimpl, problems_of_health_check
+from refractium.plugins import PluginReport, load_plugins
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    depth: int = 1
+
+
+class Check(HealthCheck[Any]):
+    settings = Frozen
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def check(self, endpoint: object, settings: object, timeout: float) -> str | None:  # noqa: ASYNC109
+        del endpoint, settings, timeout
+        return None
+
+
+def way(name_: str) -> type[Balancer]:
+    class Way(Balancer):
+        name = name_
+
+        def order(self, backends: Any, client: str) -> Any:
+            del client
+            return backends
+
+    return Way
+
+
+class EntryPoint:
+    """An installed plugin, without a distribution."""
+
+    dist = None
+
+    def __init__(self, name: str, *, checks: Any = None, balancers: Any = None) -> None:
+        self.name = name
+        self._checks = checks
+        self._balancers = balancers
+
+    def load(self) -> object:
+        class Plugin:
+            @staticmethod
+            @hookimpl
+            def refractium_health_checks() -> Any:
+                return self._checks
+
+            @staticmethod
+            @hookimpl
+            def refractium_balancers() -> Any:
+                return self._balancers
+
+        return Plugin
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def install(*found: EntryPoint) -> None:
+        monkeypatch.setattr("refractium.plugins.entry_points", lambda **_: found)
+
+    return install
+
+
+def the_only_report() -> PluginReport:
+    (report,) = load_plugins().reports
+    return report
+
+
+def test_a_plugin_may_bring_both(install: Callable[..., None]) -> None:
+    deep, fair = Check("deep"), way("fair")
+    install(EntryPoint("x", checks=[deep], balancers=[fair]))
+    plugins = load_plugins()
+    (report,) = plugins.reports
+    assert (report.status, report.kind, report.transports) == ("loaded", "health_check", ())
+    assert plugins.health_checks == {"deep": deep}
+    assert plugins.balancers == {"fair": fair}
+    assert plugins.protocols == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"checks": [Check("tcp")]}, "gives health check 'tcp', which is built in"),
+        ({"checks": [Check("none")]}, "gives health check 'none', which is built in"),
+        ({"balancers": [way("first")]}, "gives balancer 'first', which is built in"),
+        ({"checks": [Check("a"), Check("a")]}, "twice"),
+        ({"balancers": [way("a"), way("a")]}, "twice"),
+        ({"balancers": [dict]}, "is not a class derived from Balancer"),
+        ({"checks": [Check("A B")]}, "name 'A B': must be lower-case"),
+        ({"checks": ["deep"]}, "'deep' is not a HealthCheck"),
+        ({}, "or it returns None"),
+    ],
+)
+def test_what_a_plugin_cannot_bring(install: Callable[..., None], given: dict[str, Any], error: str) -> None:
+    install(EntryPoint("x", **given))
+    report = the_only_report()
+    assert report.status == "failed"
+    assert error in str(report.error)
+
+
+def test_what_two_bring_neither_gets(install: Callable[..., None]) -> None:
+    install(EntryPoint("x", checks=[Check("deep")]), EntryPoint("y", checks=[Check("deep"), Check("other")]))
+    plugins = load_plugins()
+    assert [report.status for report in plugins.reports] == ["failed", "failed"]
+    assert "plugin 'x'" in str(plugins.reports[0].error)
+    assert "give health check 'deep': uninstall or disable all but one" in str(plugins.reports[0].error)
+    assert plugins.health_checks == {}
+
+
+class Open(msgspec.Struct):
+    depth: int = 1
+
+
+class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    rise: int = 1
+
+
+@pytest.mark.parametrize(
+    ("attributes", "problem"),
+    [
+        ({"settings": Open}, "is not a Struct that is frozen and forbids unknown fields"),
+        ({"settings": dict}, "is not a Struct"),
+        ({"settings": Shared}, "settings has rise, which every health check has already"),
+        ({"transports": frozenset()}, "is not a set of Transport"),
+        ({"transports": {"tcp"}}, "is not a set of Transport"),
+        ({"transports": None}, "is not a set of Transport"),
+        ({"transports": frozenset({Transport.UDP})}, ""),
+    ],
+)
+def test_what_is_no_check_is_told_why(attributes: dict[str, object], problem: str) -> None:
+    check = Check("deep")
+    for name, value in attributes.items():
+        setattr(check, name, value)
+    found = "; ".join(problems_of_health_check(check))
+    assert problem in found
+    assert bool(found) is bool(problem)

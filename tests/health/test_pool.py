@@ -1,0 +1,187 @@
+"""Which backends of a pool a client is offered, and what a new set of routes takes over."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from refractium import Health, Member, Route, define_protocol
+from refractium.address import Address
+from refractium.contract import NO, Identification, Protocol
+from refractium.net.checks import CHECKS
+from refractium.routing import Backend, BackendState, Pool, Router
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pool(text: str, *, kind: str = "tcp", clock: Clock | None = None) -> Pool:
+    """A pool of backends that are one letter each, ``a b (c)``: those in brackets are backups."""
+    health = Health(kind=CHECKS.get(kind, kind), fall=1, rise=1)
+    return Pool(
+        "test",
+        [
+            Backend(
+                Address(name.strip("()"), 80),
+                is_backup=name.startswith("("),
+                state=BackendState(Address(name.strip("()"), 80), health, clock or Clock()),
+            )
+            for name in text.split()
+        ],
+    )
+
+
+def set_down(pool: Pool, names: str) -> None:
+    """Take these down, and all others up."""
+    for backend in pool.backends:
+        if backend.address.host in names.split():
+            backend.state.client_failed("refused")
+        elif backend.state.is_checked:
+            backend.state.check_passed()
+        else:
+            backend.state.client_reached()
+
+
+def offered(pool: Pool) -> str:
+    return " ".join(backend.address.host for backend in pool.candidates("192.0.2.1"))
+
+
+@pytest.mark.parametrize(
+    ("backends", "down", "expected"),
+    [
+        ("a b c", "", "a b c"),
+        ("a b c", "b", "a c"),
+        ("a b c", "a b", "c"),
+        ("a b c", "a b c", ""),
+        ("a (b)", "", "a b"),
+        ("a (b)", "a", "b"),
+        ("(a) b (c)", "", "b a c"),
+        ("(a) b (c)", "b", "a c"),
+        ("(a) b (c)", "b a", "c"),
+        ("a (b)", "a b", ""),
+        ("(a) (b)", "", "a b"),
+        ("(a) (b)", "a", "b"),
+    ],
+)
+def test_what_a_check_has_found_down_is_not_offered_and_backups_come_last(
+    backends: str, down: str, expected: str
+) -> None:
+    tested = pool(backends)
+    set_down(tested, down)
+    assert offered(tested) == expected
+
+
+def test_backups_get_nobody_while_another_is_up() -> None:
+    tested = pool("a b (c)")
+    firsts = [next(iter(tested.candidates("192.0.2.1"))).address.host for _ in range(6)]
+    assert firsts == ["a", "b"] * 3
+
+
+def test_it_is_offered_again_when_it_is_back() -> None:
+    tested = pool("a b")
+    for _ in range(3):
+        set_down(tested, "a b")
+        assert offered(tested) == ""
+        set_down(tested, "b")
+        assert offered(tested) == "a"
+        set_down(tested, "")
+        assert sorted(offered(tested)) == sorted("a b")
+
+
+def test_of_those_that_nobody_checks_one_client_tries_one_in_each_interval() -> None:
+    clock = Clock()
+    tested = pool("a b c", kind="none", clock=clock)
+    set_down(tested, "a b")
+    assert [offered(tested) for _ in range(2)] == ["c", "c"]
+    clock.now += 10.1
+    assert [offered(tested) for _ in range(3)] == ["a c", "b c", "c"]
+    clock.now += 10.1
+    assert offered(tested) == "a c"
+
+
+def test_a_client_is_not_sent_to_a_backup_to_try_it() -> None:
+    clock = Clock()
+    tested = pool("a (b) (c)", kind="none", clock=clock)
+    set_down(tested, "b")
+    clock.now += 10.1
+    assert offered(tested) == "a c"
+    set_down(tested, "a b")
+    clock.now += 10.1
+    assert offered(tested) == "a c"
+
+
+def test_where_none_is_up_and_nobody_checks_all_are_tried() -> None:
+    tested = pool("a b (c)", kind="none")
+    set_down(tested, "a b c")
+    assert [offered(tested) for _ in range(2)] == ["a b c", "b a c"]
+
+
+def test_every_address_of_a_backend_is_a_target() -> None:
+    tested = pool("a b")
+    tested.backends[0].socket_addresses = ((2, ("10.0.0.1", 80)), (2, ("10.0.0.2", 80)))  # type: ignore[assignment]
+    assert [target[1] for _, target in tested.targets("")] == [("10.0.0.1", 80), ("10.0.0.2", 80)]
+
+
+def test_a_pool_is_not_kept_by_the_states_it_watches() -> None:
+    tested = pool("a")
+    state = tested.backends[0].state
+    seen = weakref.ref(tested)
+    del tested
+    gc.collect()
+    assert seen() is None
+    state.client_failed("x")
+
+
+# Routers
+
+
+def protocol(name: str) -> Protocol:
+    @define_protocol(name, max_bytes=1)
+    def identify(_: bytes) -> Identification:
+        return NO
+
+    return identify
+
+
+def router(*routes: Route, old: Router | None = None) -> Router:
+    return Router(routes, (), 1024, old.states if old else None)
+
+
+CHECKED = Health(kind=CHECKS["tcp"])
+
+
+def test_routes_that_ask_the_same_of_an_address_share_what_is_known_of_it() -> None:
+    one = Route(protocol("one"), ["10.0.0.1:1", "10.0.0.2:1"], health=CHECKED)
+    other = Route(protocol("other"), Member("10.0.0.1:1", weight=3), health=CHECKED)
+    third = Route(protocol("third"), "10.0.0.1:1")
+    a, _, b, c = (backend.state for backend in router(one, other, third).backends)
+    assert a is b
+    assert a is not c
+
+
+def test_a_new_router_takes_over_what_is_known_and_forgets_what_has_gone() -> None:
+    old = router(Route(protocol("one"), ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"], health=CHECKED))
+    first, second, third = old.backends
+    first.state.check_failed("x")
+    second.state.active = 7
+    longer = Health(kind=CHECKS["tcp"], fall=9)
+    new = router(
+        Route(protocol("one"), [Member("10.0.0.2:1", weight=2), "10.0.0.1:1"], health=CHECKED),
+        Route(protocol("two"), "10.0.0.3:1", health=longer),
+        old=old,
+    )
+    a, b, c = new.backends
+    assert (a.state, b.state) == (second.state, first.state)
+    assert (a.active, b.state.is_up) == (7, False)
+    assert c.state is not third.state
+    assert third.state.key not in new.states
+    assert [one.address.host for one in new.pools[0].candidates("")] == ["10.0.0.2"]
+    first.state.check_passed()
+    first.state.check_passed()
+    assert len(list(new.pools[0].candidates(""))) == 2

@@ -1,0 +1,300 @@
+"""What it takes to believe that a backend is up or down. Nothing here opens a socket."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refractium import ConfigError
+from refractium.address import Address
+from refractium.net.checks import CHECKS
+from refractium.routing import BackendState, Health
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ADDRESS = Address("10.0.0.1", 80)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def checked(*, rise: int = 2, fall: int = 3, interval_ms: int = 10_000) -> BackendState:
+    return BackendState(ADDRESS, Health(kind=CHECKS["tcp"], rise=rise, fall=fall, interval_ms=interval_ms))
+
+
+def unchecked(clock: Clock | None = None, *, fall: int = 3) -> BackendState:
+    return BackendState(ADDRESS, Health(fall=fall), clock or Clock())
+
+
+def up(*, rise: int = 2, fall: int = 3) -> BackendState:
+    state = checked(rise=rise, fall=fall)
+    state.check_passed()
+    return state
+
+
+@pytest.fixture
+def changes(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """Fills with what was logged."""
+
+    class Lines(list[str]):
+        def __eq__(self, other: object) -> bool:
+            return [f"{one.levelname} {one.getMessage()}" for one in caplog.records] == other
+
+        __hash__ = None
+
+        def __repr__(self) -> str:
+            return repr([one.getMessage() for one in caplog.records])
+
+    with caplog.at_level(logging.INFO, "refractium.routing.health"):
+        yield Lines()
+
+
+def test_unknown_counts_as_up() -> None:
+    assert (checked().status, checked().is_up) == ("unknown", True)
+
+
+def test_the_first_check_is_believed_at_once(changes: list[str]) -> None:
+    one, other = checked(), checked()
+    one.check_passed()
+    assert (one.status, one.reason) == ("up", "")
+    assert changes == []
+    other.check_failed("tcp check: Connection refused")
+    assert (other.status, other.reason) == ("down", "tcp check: Connection refused")
+    assert changes == ["WARNING backend 10.0.0.1:80 is down: tcp check: Connection refused"]
+
+
+def test_fall_failures_in_a_row_take_it_down() -> None:
+    state = up(fall=3)
+    for _ in range(5):
+        state.check_failed("x")
+        state.check_failed("x")
+        state.check_passed()
+    assert state.is_up
+    for is_up in (True, True, False):
+        state.check_failed("x")
+        assert state.is_up is is_up
+
+
+def test_rise_passes_in_a_row_take_it_up() -> None:
+    state = checked(rise=3)
+    state.check_failed("x")
+    for _ in range(5):
+        state.check_passed()
+        state.check_passed()
+        state.check_failed("x")
+    assert not state.is_up
+    for is_up in (False, False, True):
+        state.check_passed()
+        assert state.is_up is is_up
+
+
+def test_after_coming_back_it_takes_fall_failures_again() -> None:
+    state = checked(rise=1, fall=2)
+    for _ in range(9):
+        state.check_failed("x")
+    state.check_passed()
+    state.check_failed("x")
+    assert state.is_up
+    state.check_failed("x")
+    assert not state.is_up
+
+
+def test_each_change_is_logged_once(changes: list[str]) -> None:
+    state = up(rise=1, fall=1)
+    for _ in range(2):
+        for _ in range(5):
+            state.check_failed("http check: status 503")
+        for _ in range(5):
+            state.check_passed()
+    assert (
+        changes
+        == [
+            "WARNING backend 10.0.0.1:80 is down: http check: status 503",
+            "INFO backend 10.0.0.1:80 is up again: passed 1 check in a row",
+        ]
+        * 2
+    )
+
+
+def test_a_client_that_cannot_connect_counts_as_a_failed_check() -> None:
+    state = up(fall=3)
+    state.check_failed("x")
+    state.client_failed("y")
+    assert state.is_up
+    state.client_failed("it cannot be reached: Connection refused")
+    assert (state.is_up, state.reason) == (False, "it cannot be reached: Connection refused")
+
+
+def test_a_client_that_connects_does_away_with_the_failures_of_clients_only() -> None:
+    state = up(fall=3)
+    for _ in range(9):
+        state.client_failed("y")
+        state.client_failed("y")
+        state.client_reached()
+    assert state.is_up
+    state.check_failed("x")
+    state.check_failed("x")
+    state.client_reached()
+    state.check_failed("x")
+    assert not state.is_up
+
+
+def test_a_checked_backend_is_not_up_for_a_client_that_reaches_it() -> None:
+    state = up(fall=1)
+    state.check_failed("x")
+    state.client_reached()
+    assert not state.is_up
+
+
+def test_clients_that_fail_late_do_not_hold_up_its_return() -> None:
+    state = checked(rise=2)
+    state.check_failed("x")
+    state.check_passed()
+    for _ in range(9):
+        state.client_failed("dialled before it was known to be down")
+    state.check_passed()
+    assert state.is_up
+    state.client_failed("y")
+    assert state.is_up
+
+
+def test_without_checks_a_client_takes_it_up(changes: list[str]) -> None:
+    state = unchecked(fall=2)
+    state.client_failed("y")
+    assert state.is_up
+    state.client_failed("y")
+    assert not state.is_up
+    state.client_reached()
+    assert state.is_up
+    assert changes == [
+        "WARNING backend 10.0.0.1:80 is down: y",
+        "INFO backend 10.0.0.1:80 is up again: a client has reached it",
+    ]
+
+
+def test_without_checks_one_client_may_try_in_each_interval() -> None:
+    clock = Clock()
+    state = unchecked(clock, fall=1)
+    state.client_failed("y")
+    assert not state.may_try()
+    clock.now += 9.9
+    assert not state.may_try()
+    clock.now += 0.2
+    assert state.may_try()
+    assert not state.may_try()
+    clock.now += 10.1
+    assert state.may_try()
+
+
+def test_it_is_checked_more_often_while_its_state_is_in_question() -> None:
+    state = checked(rise=2, fall=4, interval_ms=1000)
+    assert state.pause == 1.0
+    state.check_passed()
+    assert state.pause == 1.0
+    state.check_failed("x")
+    assert state.pause == 0.25
+    for _ in range(3):
+        state.check_failed("x")
+    assert state.pause == 0.5
+    state.check_passed()
+    assert state.pause == 0.5
+    state.check_passed()
+    assert state.pause == 1.0
+
+
+def test_who_watches_is_told_of_every_change_and_not_kept_alive() -> None:
+    told = []
+
+    class Watcher:
+        def refresh(self) -> None:
+            told.append(state.is_up)
+
+    state, watcher = up(rise=1, fall=1), Watcher()
+    state.watch(watcher)
+    state.check_failed("x")
+    state.check_failed("x")
+    state.check_passed()
+    assert told == [False, True]
+    del watcher
+    gc.collect()
+    state.check_failed("x")
+    assert told == [False, True]
+
+
+@given(st.lists(st.sampled_from(["pass", "fail", "client fails", "client connects"])), st.data())
+def test_any_history_changes_it_only_after_enough_in_a_row(history: list[str], data: st.DataObject) -> None:
+    rise, fall = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    state = up(rise=rise, fall=fall)
+    passed = failed = clients = 0
+    for event in history:
+        before = state.is_up
+        if event == "pass":
+            state.check_passed()
+            passed, failed, clients = passed + 1, 0, 0
+        elif event == "fail":
+            state.check_failed("x")
+            passed, failed = 0, failed + 1
+        elif event == "client fails":
+            state.client_failed("y")
+            clients += 1
+        else:
+            state.client_reached()
+            clients = 0
+        if before:
+            assert state.is_up == (failed + clients < fall)
+        else:
+            assert state.is_up == (event == "pass" and passed >= rise)
+        if before and not state.is_up:
+            passed = 0
+        assert bool(state.reason) is not state.is_up
+
+
+# What it is told to believe
+
+
+def test_the_same_question_of_the_same_address_has_the_same_key() -> None:
+    def key(**values: object) -> tuple[str, ...]:
+        health = Health(**{"kind": CHECKS["http"], "options": {"path": "/a"}} | values)  # type: ignore[arg-type]
+        return BackendState(ADDRESS, health).key
+
+    assert key() == key(interval_ms=10_000)
+    assert key() == key(kind=type(CHECKS["http"])())
+    different: list[dict[str, object]] = [
+        {"options": {"path": "/b"}},
+        {"options": {}},
+        {"interval_ms": 1000},
+        {"timeout_ms": 1},
+        {"rise": 1},
+        {"fall": 1},
+        {"kind": CHECKS["tcp"], "options": {}},
+    ]
+    assert len({key(), *(key(**values) for values in different)}) == 1 + len(different)
+    assert BackendState(ADDRESS).key != BackendState(Address("10.0.0.1", 81)).key
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"rise": 0}, ["health.rise"]),
+        ({"interval_ms": 1, "fall": 101}, ["health.interval_ms", "health.fall"]),
+        ({"kind": CHECKS["tcp"], "options": {"path": "/"}}, ["health.path"]),
+        ({"kind": CHECKS["http"], "options": {"path": 1, "hots": ""}}, ["health.hots", "health.path"]),
+        ({"kind": CHECKS["send_expect"]}, ["health.expect"]),
+        ({"options": {"path": "/"}}, ["health.path"]),
+    ],
+)
+def test_what_makes_no_sense_is_refused(values: dict[str, object], where: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Health(**values)  # type: ignore[arg-type]
+    assert [problem.where for problem in caught.value.problems] == where
