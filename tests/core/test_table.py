@@ -177,7 +177,8 @@ def test_a_fault_is_a_no_counted_each_time_and_logged_once(
         raise ZeroDivisionError
 
     broken = answering(fail if where == "identify" else yes, name="broken", strength=EXACT)
-    faulty: Candidate[str] = Candidate(broken, fail if where == "select" else lambda _: "broken")  # type: ignore[arg-type]
+    select = fail if where == "select" else lambda _: "broken"
+    faulty: Candidate[str] = Candidate(broken, select, frozenset({"host"}))  # type: ignore[arg-type]
     both: Table[str] = Table([faulty, Candidate(starting(b"ab"), lambda _: "good")], 1024)
     assert both.decide(b"a") is NEED_MORE
     assert outcome(both.decide(b"ab")) == "good"

@@ -27,7 +27,8 @@ class Candidate(Generic[T]):
 
     Attributes:
         protocol: the protocol to ask.
-        select: from a match to the outcome, or `NO` if it meets no condition.
+        select: from a match to the outcome, or `NO` if it meets no condition. Where it asks for nothing it is
+            called once, when the table is made.
         asks_for: the metadata keys that `select` looks at; while a match has one of them pending, more bytes
             are waited for.
     """
@@ -54,8 +55,10 @@ class Table(Generic[T]):
         entries = [
             _Entry(
                 one.protocol.identify,
-                one.select,
+                # What asks for nothing is the same for every match.
+                one.select if one.asks_for else None,
                 one.asks_for,
+                NO if one.asks_for else one.select(ProtocolMatch()),
                 _bound(one.protocol, peek_buffer_size),
                 one.protocol,
             )
@@ -82,21 +85,25 @@ class Table(Generic[T]):
             The outcome with the match it rests on; `NO` if nothing can match any more; `NEED_MORE` (never if
             final) if something ahead of every match so far has not said no.
         """
-        for identify, select, asks_for, bound, protocol in (
+        for identify, select, asks_for, outcome_for_all, bound, protocol in (
             self._by_first_byte[data[0]] if data else self._for_nothing
         ):
             try:
                 answer = identify(data)
                 if answer is NO:
                     continue
-                if answer is NEED_MORE or (asks_for and asks_for & answer.pending):
-                    if not final and len(data) < bound:
-                        return NEED_MORE
-                    if answer is NEED_MORE:
+                if answer is NEED_MORE:
+                    if final or len(data) >= bound:
                         continue
+                    return NEED_MORE
                 if not isinstance(answer, ProtocolMatch):
                     raise TypeError(f"{answer!r} is not an answer")  # noqa: TRY301 - a fault like any other
-                outcome = select(answer)
+                if select is None:
+                    outcome = outcome_for_all
+                elif asks_for & answer.pending and not final and len(data) < bound:
+                    return NEED_MORE
+                else:
+                    outcome = select(answer)
                 if outcome is not NO:
                     return outcome, answer
             except Exception as error:  # noqa: BLE001 - whatever a plugin does, it is a no for this connection
@@ -128,8 +135,9 @@ class _Entry(NamedTuple, Generic[T]):
     """A candidate, laid out for the loop that every connection goes through."""
 
     identify: Callable[[bytes], Identification]
-    select: Callable[[ProtocolMatch], T | Literal[Verdict.NO]]
+    select: Callable[[ProtocolMatch], T | Literal[Verdict.NO]] | None
     asks_for: frozenset[str]
+    outcome: T | Literal[Verdict.NO]
     bound: int
     protocol: Protocol
 
