@@ -18,8 +18,11 @@ from support.proxy import eventually
 
 
 def imported_by(statement: str) -> set[str]:
-    """The modules that a fresh interpreter has after it."""
-    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    """The modules that a fresh interpreter has after it, and had not before."""
+    code = (
+        "import json, sys\nbefore = set(sys.modules)\n"
+        f"{statement}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=TIMEOUT, check=True)
     return set(json.loads(done.stdout))
 

@@ -77,7 +77,11 @@ def receive_all(sock: socket.socket) -> Received:
 
 def ask(address: tuple[str, int], request: bytes, *, source: str | None = None) -> Received:
     """Send a request, end the sending side, and take the whole answer."""
-    with connect(address, source=source) as sock:
+    try:
+        sock = connect(address, source=source)
+    except ConnectionResetError:  # so quickly that the connect has met it
+        return Received(b"", "reset")
+    with sock:
         try:
             sock.sendall(request)
             sock.shutdown(socket.SHUT_WR)

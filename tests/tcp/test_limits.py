@@ -249,7 +249,8 @@ def test_idle_connections_cost_an_active_one_nothing(many_descriptors: int) -> N
             taker.join(PATIENCE)
         eventually(lambda: child.figures()["active"] == 0, "all have left")
         assert child.descriptors < 50
-        assert among_many < 2 * alone + 0.02
+        # Caches and a busy machine cost something; a cost per connection would make it thousands.
+        assert among_many < 5 * alone + 0.1
         assert child.stop() == ""
 
 
