@@ -66,8 +66,23 @@ def test_the_template_shows_every_key(struct: str) -> None:
 def test_the_schema_describes_the_whole_file() -> None:
     schema = json_schema()
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert set(properties("Config")) == {"server", "protocols", "plugins", "fallback_tcp", "fallback_udp"}
-    for struct in ("Config", "ServerConfig", "RouteConfig", "Member", "PatternTable", "PluginsConfig"):
+    assert set(properties("Config")) == {
+        "server",
+        "protocols",
+        "metrics",
+        "plugins",
+        "fallback_tcp",
+        "fallback_udp",
+    }
+    for struct in (
+        "Config",
+        "ServerConfig",
+        "RouteConfig",
+        "Member",
+        "PatternTable",
+        "MetricsConfig",
+        "PluginsConfig",
+    ):
         assert schema["$defs"][struct]["additionalProperties"] is False
     assert schema["$defs"]["RouteConfig"]["required"] == ["name", "forward_to"]
 

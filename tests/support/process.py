@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -23,6 +24,9 @@ PROGRAM: Final = str(Path(sys.executable).with_name("refractium"))
 
 TIMEOUT: Final = 30.0
 """Seconds after which anything has hung; no test waits for them to pass."""
+
+RUNTIME: Final = tempfile.TemporaryDirectory(prefix="refractium-")
+"""Where the instances that tests start have their control sockets."""
 
 _LISTENING: Final = re.compile(r"^Listening on (?:tcp|udp)://(\S+)$", re.MULTILINE)
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
@@ -41,7 +45,7 @@ def environment(**changed: str) -> dict[str, str]:
     """The environment of the tests, without what would change how the program behaves or looks."""
     unwanted = ("REFRACTIUM_", "NO_COLOR", "FORCE_COLOR", "TTY_", "COLUMNS", "LINES")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
-    return {**kept, "COLUMNS": "200", "TERM": "xterm", **changed}
+    return {**kept, "COLUMNS": "200", "TERM": "xterm", "XDG_RUNTIME_DIR": RUNTIME.name, **changed}
 
 
 def run(

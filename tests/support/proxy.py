@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from refractium import Route
+    from refractium.net.counters import Counters
     from refractium.net.report import Summary
-    from refractium.net.tcp import Counters, TcpService
+    from refractium.net.tcp import TcpService
 
     LoopKind = Literal["uvloop", "asyncio"]
 
@@ -133,9 +134,10 @@ class ProxyThread:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
-            addresses = await self.engine.start_tcp(self._host, self._port)
+            port = free_port() if self._serves_udp and not self._port else self._port
+            addresses = await self.engine.start_tcp(self._host, port)
             if self._serves_udp:
-                await self.engine.start_udp(self._host, int(addresses[0].rpartition(":")[2]))
+                await self.engine.start_udp(self._host, port)
         except BaseException as error:  # noqa: BLE001 - raised in the test
             self._started.put(error)
             return
@@ -238,7 +240,7 @@ class ProxyThread:
         assert not unexpected
 
 
-def quick(**values: int) -> Settings:
+def quick(**values: Any) -> Settings:
     """Settings with short timeouts, and without a limit that one address would reach."""
     return Settings(
         **{
@@ -268,10 +270,14 @@ def starting_with(
 
 
 def free_port() -> int:
-    """A port that nobody listens on, for proxies that must know theirs beforehand."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody listens on, TCP or UDP, for proxies that must know theirs beforehand."""
+    while True:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            port = int(tcp.getsockname()[1])
+            with suppress(OSError):
+                udp.bind(("127.0.0.1", port))
+                return port
 
 
 def eventually(holds: Callable[[], bool], what: str) -> None:

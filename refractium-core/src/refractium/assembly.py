@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from refractium.address import Address
-from refractium.config import Loaded, RouteConfig, ServerConfig, Source, check, load, parse
+from refractium.config import Loaded, MetricsConfig, RouteConfig, ServerConfig, Source, check, load, parse
 from refractium.config.model import bind_address, protocol_name
 from refractium.contract import Balancer, Protocol, Strength, Transport
 from refractium.errors import ConfigError, Problem
@@ -53,12 +53,14 @@ class Assembly:
         tcp: the routes for connections.
         udp: the routes for datagrams.
         warnings: what is allowed and probably not meant.
+        metrics: how metrics are served.
     """
 
     server: ServerConfig
     tcp: tuple[Route, ...]
     udp: tuple[Route, ...]
     warnings: tuple[Problem, ...]
+    metrics: MetricsConfig
 
     def wanted(self, transports: Sequence[Transport]) -> Sequence[Transport]:
         """Those whose clients have anywhere to go; the first if none has."""
@@ -133,6 +135,7 @@ def assemble(
         tuple(route for _, route in routes if route.transport is Transport.TCP),
         tuple(route for _, route in routes if route.transport is Transport.UDP),
         (*warnings, *broken),
+        loaded.config.metrics,
     )
 
 
@@ -192,6 +195,7 @@ def _resolve(
                 udp_session_timeout_ms=None if is_tcp else route.udp_session_timeout_ms,
                 balance=balancer,
                 health=health[protocols[0].transport],
+                proxy_protocol=route.proxy_protocol,
             )
         except ConfigError as error:
             for problem in error.problems:

@@ -7,19 +7,21 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from refractium import __version__, status
 from refractium.access import AccessLog
-from refractium.address import Address
+from refractium.address import Address, parse_network
 from refractium.contract import Transport
 from refractium.errors import ConfigError, Problem
 from refractium.net.bind import bind
 from refractium.net.checker import Checker
 from refractium.net.checks import resolved
+from refractium.net.counters import Counters, UdpCounters
 from refractium.net.limits import Limits
 from refractium.net.reactor import Reactor
 from refractium.net.report import Ended, join_host_port
 from refractium.net.resolver import Resolver
-from refractium.net.tcp import Counters, TcpService
-from refractium.net.udp import UdpCounters, UdpService
+from refractium.net.tcp import TcpService
+from refractium.net.udp import UdpService
 from refractium.routing import Router
 from refractium.settings import Settings
 
@@ -68,6 +70,7 @@ class Refractium:
         fallback_udp: str | Sequence[str] = (),
         settings: Settings = _DEFAULTS,
     ) -> None:
+        self._started = status.now()
         self._plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings)
         self._limits = Limits(settings)
         self._reactor: Reactor | None = None
@@ -75,6 +78,9 @@ class Refractium:
         self._udp: UdpService | None = None
         self._stopped = asyncio.Event()
         self._stopping = False
+        self._generation = 1
+        self._reloads_failed = 0
+        self._last_reload: status.Reload | None = None
 
     @property
     def settings(self) -> Settings:
@@ -158,7 +164,14 @@ class Refractium:
         for transport, service in services.items():
             if service is not None:
                 service.apply(plan.routers[transport], settings)
+        self._generation += 1
+        self._last_reload = status.Reload(status.now(), ok=True)
         await former.stop()
+
+    def reload_failed(self, errors: Sequence[str]) -> None:
+        """Have `status` tell that a new configuration was no good; `apply` tells of those that were."""
+        self._reloads_failed += 1
+        self._last_reload = status.Reload(status.now(), ok=False, errors=tuple(errors))
 
     def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
         """Give up one of the addresses that `start_tcp` or `start_udp` gave; its connections go on.
@@ -252,6 +265,37 @@ class Refractium:
         """Connections and UDP sessions open now."""
         return self._limits.active
 
+    @property
+    def generation(self) -> int:
+        """How many configurations have been in force: one more with every `apply`."""
+        return self._generation
+
+    def status(self) -> status.Status:
+        """All that is known at this moment. To be called where the engine runs, in the thread of its loop."""
+        routers = self._plan.routers
+        tcp, udp = self._tcp, self._udp
+        return status.Status(
+            version=__version__,
+            started=self._started,
+            at=status.now(),
+            generation=self._generation,
+            reloads_failed=self._reloads_failed,
+            last_reload=self._last_reload,
+            listeners=(
+                *status.listeners(Transport.TCP, tcp.listeners if tcp is not None else ()),
+                *status.listeners(Transport.UDP, udp.listeners if udp is not None else ()),
+            ),
+            routes=tuple(
+                found
+                for transport, router in routers.items()
+                for found in status.routes(transport, self._plan.routes[transport], router)
+            ),
+            tcp=status.tcp(self.counters, tcp.connections if tcp is not None else (), routers[Transport.TCP]),
+            udp=status.udp(
+                self.udp_counters, udp.sessions.values() if udp is not None else (), routers[Transport.UDP]
+            ),
+        )
+
     def __repr__(self) -> str:
         return f"<Refractium {self.active} active>"
 
@@ -277,7 +321,9 @@ class _Plan:
         settings: Settings,
         successor_of: _Plan | None = None,
     ) -> None:
+        _refuse_bad_networks(settings)
         self.settings = settings
+        self.routes = {Transport.TCP: tuple(tcp), Transport.UDP: tuple(udp)}
         self.routers: dict[Transport, Router] = {
             transport: _router(
                 transport,
@@ -327,6 +373,7 @@ def _router(
     router = Router(routes, targets, settings.peek_buffer_size, known)
     if former is not None:
         _keep_addresses(router, former)
+        router.table.faults = former.table.faults  # they are counted from the start on
     return router
 
 
@@ -336,6 +383,17 @@ def _keep_addresses(router: Router, former: Router) -> None:
     for backend in router.backends:
         if backend.address.is_name:
             backend.socket_addresses = found.get(backend.address, ())
+
+
+def _refuse_bad_networks(settings: Settings) -> None:
+    problems = []
+    for index, text in enumerate(settings.proxy_protocol_from):
+        try:
+            parse_network(text)
+        except ValueError as error:
+            problems.append(Problem(str(error), where=f"settings.proxy_protocol_from[{index}]"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _addresses(texts: str | Sequence[str], where: str) -> tuple[Address, ...]:

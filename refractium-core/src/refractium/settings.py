@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
 _Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Milliseconds = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
 """A timeout (ms), a week at the most."""
+ProxyVersion: TypeAlias = Literal["v1", "v2"]
+"""A version of the PROXY protocol."""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,6 +32,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A UDP session is ended after this long without a datagram either way; a route may have its own."""
     drain_timeout_ms: Annotated[int, Meta(ge=0, le=24 * 3600 * 1000)] = 30_000
     """How long a stop waits for open connections."""
+    proxy_protocol_from: Annotated[
+        tuple[str, ...],
+        Meta(description="Addresses and networks of the proxies that must send a PROXY header."),
+    ] = ()
+    """Proxies (``10.0.0.0/8``, ``::1``) whose connections begin with a PROXY header, which is believed. From
+    everybody else it is what any other first bytes are."""
 
 
 class HealthSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

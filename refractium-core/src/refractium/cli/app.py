@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "identify": "identify",
     "schema": "schema",
     "demo": "demo",
+    "status": "status",
 }
 """Each command and the module it is in, which is imported when the command is wanted."""
 

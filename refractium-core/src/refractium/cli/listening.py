@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from refractium.config import ServerConfig
     from refractium.engine import Refractium
 
-_Key: TypeAlias = tuple[Transport, str, int]
+Key: TypeAlias = tuple[Transport, str, int]
 """As it is configured: port 0 stays 0, and stays the port that it was given."""
+
+_TRIES = 10
 
 
 class Listening:
@@ -29,9 +31,9 @@ class Listening:
 
     def __init__(self, engine: Refractium) -> None:
         self._engine = engine
-        self._open: dict[_Key, tuple[str, ...]] = {}
+        self._open: dict[Key, tuple[str, ...]] = {}
 
-    async def change(self, server: ServerConfig, transports: Sequence[Transport]) -> list[_Key]:
+    async def change(self, server: ServerConfig, transports: Sequence[Transport]) -> list[Key]:
         """Open what is to be listened on and is not yet, and tell of each socket on stdout.
 
         What is open stays open, but for an address that is in the way of a new one with the same port.
@@ -42,20 +44,22 @@ class Listening:
         Raises:
             ListenError: nothing has changed.
         """
-        opened: list[_Key] = []
-        for transport in transports:
-            key = (transport, server.bind, server.port)
-            if key in self._open:
-                continue
+        keys = [(transport, server.bind, server.port) for transport in transports]
+        keys = [key for key in keys if key not in self._open]
+        # A port that is free for one transport may be taken for the other; then there is another one.
+        for tries_left in reversed(range(1 if server.port else _TRIES)):
             try:
-                await self._begin(key)
+                await self._begin_all(keys)
+                break
             except ListenError:
-                self.undo(opened)
-                raise
-            opened.append(key)
-        return opened
+                if not tries_left:
+                    raise
+        for key in keys:
+            for address in self._open[key]:
+                say(f"Listening on {key[0]}://{address}")
+        return keys
 
-    def undo(self, opened: Sequence[_Key]) -> None:
+    def undo(self, opened: Sequence[Key]) -> None:
         """Close what `change` has opened."""
         for key in opened:
             self._end(key)
@@ -66,7 +70,18 @@ class Listening:
         for key in [key for key in self._open if key not in wanted]:
             self._end(key)
 
-    async def _begin(self, key: _Key) -> None:
+    async def _begin_all(self, keys: Sequence[Key]) -> None:
+        opened: list[Key] = []
+        for key in keys:
+            try:
+                await self._begin(key)
+            except ListenError:
+                self.undo(opened)
+                await asyncio.sleep(0)  # in which they are closed
+                raise
+            opened.append(key)
+
+    async def _begin(self, key: Key) -> None:
         transport, _, port = key
         in_the_way = [one for one in self._open if one[0] is transport and one[2] == port]
         try:
@@ -84,16 +99,14 @@ class Listening:
                     await self._start(one)
                 raise
 
-    async def _start(self, key: _Key) -> None:
+    async def _start(self, key: Key) -> None:
         transport, host, port = key
         start = self._engine.start_tcp if transport is Transport.TCP else self._engine.start_udp
         beside = [found for (_, *place), found in self._open.items() if place == [host, port]]
-        addresses = await start(host, port or (int(beside[0][0].rpartition(":")[2]) if beside else 0))
-        self._open[key] = addresses
-        for address in addresses:
-            say(f"Listening on {transport}://{address}")
+        port_beside = int(beside[0][0].rpartition(":")[2]) if beside else 0
+        self._open[key] = await start(host, port or port_beside)
 
-    def _end(self, key: _Key) -> None:
+    def _end(self, key: Key) -> None:
         for address in self._open.pop(key):
             self._engine.stop_listening(key[0], address)
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from refractium.assembly import Assembly
-    from refractium.cli.listening import Listening
+    from refractium.cli.listening import Key, Listening
+    from refractium.cli.observing import Observing
     from refractium.cli.options import Flags
     from refractium.contract import Transport
     from refractium.engine import Refractium
@@ -31,20 +32,23 @@ class Reloader:
         flags: what was given on the command line; it still comes before the file.
         transports: what was asked to be served.
         listening: the sockets.
-
-    Attributes:
-        generation: how many configurations have been in force.
+        observing: control socket and metrics.
     """
 
     def __init__(
-        self, engine: Refractium, flags: Flags, transports: Sequence[Transport], listening: Listening
+        self,
+        engine: Refractium,
+        flags: Flags,
+        transports: Sequence[Transport],
+        listening: Listening,
+        observing: Observing,
     ) -> None:
         self._engine = engine
         self._flags = flags
         self._transports = transports
         self._listening = listening
+        self._observing = observing
         self._asked = asyncio.Event()
-        self.generation = 1
 
     def ask(self) -> None:
         """Reload soon."""
@@ -63,27 +67,34 @@ class Reloader:
             assembly = await asyncio.to_thread(configuration.assembly, self._flags)
             await self._apply(assembly)
         except ConfigError as error:
+            self._engine.reload_failed([str(problem) for problem in error.problems])
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)  # noqa: TRY400 - the operator's fault needs no traceback
         except ListenError as error:
+            self._engine.reload_failed([str(error)])
             log.error("not reloaded: %s", error)  # noqa: TRY400 - as above
-        except Exception:
+        except Exception as error:
+            self._engine.reload_failed([f"internal error: {error!r}"])
             log.exception("not reloaded: internal error")
         else:
-            self.generation += 1
             for warning in assembly.warnings:
                 log.warning("%s", warning)
-            log.info("reloaded: configuration %d is in force", self.generation)
+            log.info("reloaded: configuration %d is in force", self._engine.generation)
 
     async def _apply(self, assembly: Assembly) -> None:
         wanted = assembly.wanted(self._transports)
-        opened = await self._listening.change(assembly.server, wanted)
+        exporter = await self._observing.prepare(assembly)
+        opened: Sequence[Key] = ()
         try:
+            opened = await self._listening.change(assembly.server, wanted)
             await self._engine.apply(**configuration.engine_arguments(assembly))
         except BaseException:
             self._listening.undo(opened)
+            if exporter is not None:
+                await exporter.close()
             raise
         self._listening.close_others(assembly.server, wanted)
+        await self._observing.change(assembly, exporter)
 
 
 async def ask_on_changes(

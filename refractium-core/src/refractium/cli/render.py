@@ -56,18 +56,18 @@ def routes(assembly: Assembly) -> None:
     rows = [route_row(route) for route in (*assembly.tcp, *assembly.udp)]
     for transport, fallback in (("tcp", assembly.server.fallback_tcp), ("udp", assembly.server.fallback_udp)):
         if fallback is not None:
-            rows.append(("(anything else)", transport, "", fallback, "", ""))
-    columns = ("protocol", "transport", "when", "forward to", "balance", "health")
+            rows.append(("(anything else)", transport, "", fallback, "", "", ""))
+    columns = ("protocol", "transport", "when", "forward to", "balance", "health", "proxy protocol")
     shown = [at for at, name in enumerate(columns) if name not in _OPTIONAL or any(row[at] for row in rows)]
     table(None, [columns[at] for at in shown], [[row[at] for at in shown] for row in rows])
 
 
-_OPTIONAL: Final = {"balance", "health"}
+_OPTIONAL: Final = {"balance", "health", "proxy protocol"}
 """Columns that are left out where every route has the default."""
 
 
-def route_row(route: Route) -> tuple[str, str, str, str, str, str]:
-    """Protocol, transport, conditions, backends; balance and health, where they are not the default."""
+def route_row(route: Route) -> tuple[str, str, str, str, str, str, str]:
+    """Protocol, transport, conditions, backends; the options, where they are not the default."""
     when = [f"{key} {' or '.join(names)}" for key, names in route.conditions.items() if names]
     if route.takes_silent:
         when.append("or silent" if when else "also if silent")
@@ -78,6 +78,7 @@ def route_row(route: Route) -> tuple[str, str, str, str, str, str]:
         ", ".join(map(_member, route.members)),
         "" if route.balancer.name == DEFAULT else route.balancer.name,
         "" if route.health == PASSIVE else _health(route.health),
+        route.proxy_protocol or "",
     )
 
 
@@ -110,6 +111,7 @@ def route_as_dict(route: Route) -> dict[str, Any]:
         ],
         **({} if route.balancer.name == DEFAULT else {"balance": route.balancer.name}),
         **({} if route.health == PASSIVE else {"health": _health_as_dict(route.health)}),
+        **({} if route.proxy_protocol is None else {"proxy_protocol": route.proxy_protocol}),
     }
 
 

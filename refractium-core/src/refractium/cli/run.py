@@ -12,6 +12,7 @@ import rich_click as click
 
 from refractium.cli import configuration, logs, render
 from refractium.cli.listening import Listening
+from refractium.cli.observing import Observing
 from refractium.cli.options import Flags, serving_options
 from refractium.cli.reload import Reloader, ask_on_changes
 from refractium.config import ServerConfig
@@ -87,7 +88,8 @@ async def _serve(
     engine = Refractium(**configuration.engine_arguments(assembly))
     listening = Listening(engine)
     stopping = _Stopping(engine)
-    reloader = Reloader(engine, flags, transports, listening)
+    observing = Observing(engine)
+    reloader = Reloader(engine, flags, transports, listening, observing)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.on_signal, number)
@@ -98,6 +100,8 @@ async def _serve(
         tasks.append(asyncio.create_task(ask_on_changes(path, known, lambda: _is_hot(engine), reloader)))
     try:
         await listening.change(assembly.server, assembly.wanted(transports))
+        exporter = await observing.prepare(assembly)
+        await observing.change(assembly, exporter)
         await stopping.begun.wait()
         for task in tasks:
             task.cancel()
@@ -106,6 +110,7 @@ async def _serve(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await observing.close()
         await engine.stop(0)
     log.info(
         "stopped after %d connections and %d sessions",

@@ -4,6 +4,7 @@ from refractium.config.load import Loaded, Source, load, parse, read
 from refractium.config.model import (
     Config,
     HealthConfig,
+    MetricsConfig,
     PatternTable,
     PluginsConfig,
     RouteConfig,
@@ -16,6 +17,7 @@ __all__ = [
     "Config",
     "HealthConfig",
     "Loaded",
+    "MetricsConfig",
     "PatternTable",
     "PluginsConfig",
     "RouteConfig",

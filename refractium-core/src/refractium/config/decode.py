@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from refractium.address import Address
+from refractium.address import Address, parse_network
 from refractium.config.lines import join
 from refractium.config.model import (
     FALLBACKS,
     Config,
     HealthConfig,
+    MetricsConfig,
     PatternTable,
     PluginsConfig,
     RouteConfig,
     ServerConfig,
     alpn_id,
     bind_address,
+    control_path,
+    metrics_address,
     pattern,
     protocol_name,
     request_host,
@@ -92,6 +95,7 @@ def decode(document: dict[str, Any]) -> Decoded:
     config = Config(
         server=server,
         protocols=tuple(route for _, route in routes),
+        metrics=_decode_metrics(_table(document, "metrics", report), report),
         plugins=_decode_plugins(_table(document, "plugins", report), report),
     )
     return Decoded(config, routes, sound, report.findings)
@@ -121,6 +125,16 @@ def _decode_route(table: Any, path: str, report: _Report) -> RouteConfig | None:
     if "patterns" in table:  # however wrong, the protocol is one defined here, not an installed one
         values.setdefault("patterns", ())
     return RouteConfig(**{"forward_to": (), **values})
+
+
+def _decode_metrics(table: dict[str, Any], report: _Report) -> MetricsConfig:
+    """By itself, because its `bind` has a port, and that of the server has none."""
+    _report_unknown(table, MetricsConfig.__struct_fields__, "metrics", report)
+    if "bind" not in table:
+        return MetricsConfig()
+    where = "metrics.bind"
+    bind = _check_one(metrics_address, _convert(table["bind"], str, where, report), where, report)
+    return MetricsConfig(bind=None if bind is _INVALID else bind)
 
 
 def _decode_plugins(table: dict[str, Any], report: _Report) -> PluginsConfig:
@@ -222,14 +236,17 @@ _CHECKS: Final[Mapping[str, Callable[[str], object]]] = {
     "address": Address.parse,
     "alpn": alpn_id,
     "bind": bind_address,
+    "control": control_path,
     "fallback_tcp": Address.parse,
     "fallback_udp": Address.parse,
     "forward_to": Address.parse,
     "host": request_host,
     "name": protocol_name,
+    "proxy_protocol_from": parse_network,
     "sni": server_name,
 }
 _HINTS: Final[Mapping[str, str]] = {
+    "proxy_protocol": "write 'v1' or 'v2', or leave it out",
     "transport": "write 'tcp' or 'udp', or leave it out for every transport of the protocol",
 }
 _INVALID: Final = object()

@@ -18,7 +18,7 @@ from refractium.address import Address, is_host_name
 from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text, text_bytes
 from refractium.routing import BALANCERS, Member
-from refractium.settings import HealthSettings, Milliseconds, Settings
+from refractium.settings import HealthSettings, Milliseconds, ProxyVersion, Settings
 
 _AddressText = Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
 _Names = str | tuple[str, ...]
@@ -39,6 +39,9 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = None
     fallback_udp: Annotated[
         _AddressText | None, Meta(description="Where datagrams go that no route matches; else dropped.")
+    ] = None
+    control: Annotated[
+        str | None, Meta(description="The control socket. Without it: one by the port, in a usual place.")
     ] = None
 
 
@@ -91,6 +94,10 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         HealthConfig | None,
         Meta(description="How backends are watched. Without it: by whether clients reach them."),
     ] = None
+    proxy_protocol: Annotated[
+        ProxyVersion | None,
+        Meta(description="The PROXY header that tells backends who the client is. Without it: none."),
+    ] = None
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -126,11 +133,21 @@ class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     disable: Annotated[tuple[str, ...], Meta(description="Ids of plugins that are not even imported.")] = ()
 
 
+class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How metrics are served."""
+
+    bind: Annotated[
+        str | None,
+        Meta(description="HOST:PORT to serve them on; port 0 takes any free one. Else not served."),
+    ] = None
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file. A fallback may stand at its top level too; loading moves it into `server`."""
 
     server: ServerConfig = ServerConfig()
     protocols: tuple[RouteConfig, ...] = ()
+    metrics: MetricsConfig = MetricsConfig()
     plugins: PluginsConfig = PluginsConfig()
 
 
@@ -204,6 +221,30 @@ def bind_address(text: str) -> str:
         if not is_host_name(text):
             raise ValueError("not an IP address or host name") from None
     return text
+
+
+def control_path(text: str) -> str:
+    """A unix socket's path.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    Address.parse(f"unix:{text}")
+    return text
+
+
+def metrics_address(text: str) -> tuple[str, int]:
+    """Host, without brackets, and port, which may be 0.
+
+    Raises:
+        ValueError: it is not ``HOST:PORT``.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:  # noqa: PLR2004 - 16 bits
+        raise ValueError("write HOST:PORT, such as 127.0.0.1:9100")
+    if (host.startswith("[") and host.endswith("]")) != (":" in host):
+        raise ValueError("brackets belong to an IPv6 address: [::1]:9100")
+    return bind_address(host.removeprefix("[").removesuffix("]")), int(port)
 
 
 def server_name(text: str) -> str:

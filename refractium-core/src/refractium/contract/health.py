@@ -30,10 +30,13 @@ class Endpoint:
     Attributes:
         transport: how clients reach it.
         target: family and address, as `socket.connect` takes it.
+        preface: bytes that it must be sent ahead of everything else, in one datagram with what follows: the
+            PROXY header that it waits for.
     """
 
     transport: Transport
     target: SocketAddress
+    preface: bytes = b""
 
 
 class HealthCheck(ABC, Generic[S]):

@@ -10,6 +10,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from refractium.contract import Endpoint
+from refractium.net import proxy_protocol
 from refractium.routing import LOCAL_ERRORS
 from refractium.routing.health import Status
 from refractium.throttle import Throttled
@@ -79,6 +80,8 @@ class _Watch:
         self._backend = backend
         self.state = backend.state
         self._settings = backend.state.health.settings
+        version = backend.state.proxy_protocol
+        self._preface = proxy_protocol.build(version, transport, None, None, {}) if version else b""
         self._changed = asyncio.Event()
         self._troubles = Throttled(log)
         self.asked = asyncio.Event()
@@ -120,7 +123,8 @@ class _Watch:
         timeout = health.timeout_ms / 1000
         try:
             async with asyncio.timeout(timeout):
-                return await check.check(Endpoint(self._transport, target), self._settings, timeout)
+                endpoint = Endpoint(self._transport, target, self._preface)
+                return await check.check(endpoint, self._settings, timeout)
         except TimeoutError as error:
             return _reason(error) if error.errno else f"no answer within {health.timeout_ms} ms"
         except OSError as error:

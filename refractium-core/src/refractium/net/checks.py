@@ -246,13 +246,14 @@ def _host(endpoint: Endpoint) -> str:
 class _Connection:
     """A connected socket, in coroutines."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, preface: bytes) -> None:
         self._sock = sock
+        self._preface = preface
         self._loop = asyncio.get_running_loop()
 
     async def send(self, data: bytes) -> None:
         if self._sock.type == socket.SOCK_DGRAM:
-            self._sock.send(data)  # at once or not at all, also where it is empty
+            self._sock.send(self._preface + data)  # at once or not at all, also where it is empty
         else:
             await self._loop.sock_sendall(self._sock, data)
 
@@ -287,7 +288,10 @@ async def _connected(endpoint: Endpoint) -> AsyncIterator[_Connection]:
             sock.connect(address)
         if is_self_connected(sock, endpoint.target):
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-        yield _Connection(sock)
+        connection = _Connection(sock, endpoint.preface)
+        if is_stream and endpoint.preface:
+            await asyncio.get_running_loop().sock_sendall(sock, endpoint.preface)
+        yield connection
 
 
 CHECKS: Final[dict[str, HealthCheck[Any]]] = {

@@ -28,20 +28,32 @@ class Limits:
         self._max = settings.max_connections
         self._max_per_ip = settings.max_connections_per_ip
 
-    def enter(self, ip: str) -> str | None:
-        """Count one connection in, or say which limit keeps it out: the setting's name."""
+    def enter(self, ip: str | None) -> str | None:
+        """Count one connection in, or say which limit keeps it out: the setting's name.
+
+        Args:
+            ip: whose it is; None while that is not known (see `assign`).
+        """
         if self.active >= self._max:
             return "max_connections"
+        if ip is not None and (limit := self.assign(ip)) is not None:
+            return limit
+        self.active += 1
+        return None
+
+    def assign(self, ip: str) -> str | None:
+        """Count a connection that is in already as this address's; or say which limit forbids it."""
         mine = self._by_ip.get(ip, 0)
         if mine >= self._max_per_ip:
             return "max_connections_per_ip"
         self._by_ip[ip] = mine + 1
-        self.active += 1
         return None
 
-    def leave(self, ip: str) -> None:
-        """Count one connection out."""
+    def leave(self, ip: str | None) -> None:
+        """Count one connection out, and as no longer the address's that it was counted as."""
         self.active -= 1
+        if ip is None:
+            return
         left = self._by_ip[ip] - 1
         if left:
             self._by_ip[ip] = left

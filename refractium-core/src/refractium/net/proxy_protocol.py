@@ -21,6 +21,9 @@ from refractium.contract import NEED_MORE, NO, Transport, Verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from refractium.contract import MetadataValue
+    from refractium.settings import ProxyVersion
+
 Endpoint: TypeAlias = tuple[str, int]
 """An IP address as text and a port."""
 
@@ -105,6 +108,40 @@ class Header:
 
 Parsed: TypeAlias = tuple[Header, int] | Literal[Verdict.NO, Verdict.NEED_MORE]
 """A header and its length in bytes, or the answer that there is none, or none yet."""
+
+
+def build(
+    version: ProxyVersion,
+    transport: Transport,
+    source: Endpoint | None,
+    destination: Endpoint | None,
+    metadata: Mapping[str, MetadataValue],
+) -> bytes:
+    """Write the header of either version.
+
+    Version 2 also tells the ``sni`` of `metadata` and the first, which is the preferred one, of its ``alpn``;
+    not where a plugin's are no names that the protocol can tell.
+
+    Args:
+        version: which. Version 1 is for TCP only.
+        transport: what the client speaks.
+        source: where the client is.
+        destination: what it connected to.
+        metadata: what its first bytes told.
+
+    Raises:
+        ValueError: as `build_v1`, for addresses and ports.
+    """
+    if version == "v1":
+        return build_v1(source, destination)
+    offered = metadata.get("alpn")
+    return build_v2(
+        transport,
+        source,
+        destination,
+        sni=_name(metadata.get("sni"), "utf-8"),
+        alpn=_name(offered[0] if isinstance(offered, tuple) and offered else None, "latin-1"),
+    )
 
 
 def build_v1(source: Endpoint | None, destination: Endpoint | None) -> bytes:
@@ -267,6 +304,15 @@ def _read_tlvs(header: bytes, at: int) -> dict[int, bytes] | None:
 def _checksum(header: bytes, at: int) -> bytes:
     """What should stand at `at`: computed over the whole header, with zeros there (section 2.2.3)."""
     return _crc32c(header[:at] + bytes(4) + header[at + 4 :]).to_bytes(4, "big")
+
+
+def _name(value: MetadataValue | None, encoding: str) -> str | None:
+    """The value, if it is a name that a TLV takes."""
+    try:
+        fits = isinstance(value, str) and 1 <= len(value.encode(encoding)) <= _MAX_NAME
+    except UnicodeEncodeError:
+        return None
+    return value if isinstance(value, str) and fits else None
 
 
 def _tlv(kind: int, value: bytes) -> bytes:

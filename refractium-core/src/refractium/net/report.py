@@ -25,6 +25,7 @@ class Ended(StrEnum):
     LOOP = "route leads back to this listener"
     UNREACHABLE = "no backend reachable"
     CLIENT_LEFT = "client left before it was identified"
+    NO_HEADER = "no valid PROXY header"
     FAULT = "internal error"
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from refractium.address import parse_network
 from refractium.net.deadlines import Deadlines
 
 if TYPE_CHECKING:
     import asyncio
 
+    from refractium.address import Network
     from refractium.routing import Router
     from refractium.settings import Settings
 
@@ -25,6 +28,7 @@ class Snapshot:
         peeking: the deadlines of connections whose first bytes are awaited.
         connecting: those of attempts to reach a backend.
         idle: those of welds.
+        trusted: the networks of `Settings.proxy_protocol_from`.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -33,6 +37,7 @@ class Snapshot:
     peeking: Deadlines = field(init=False)
     connecting: Deadlines = field(init=False)
     idle: Deadlines = field(init=False)
+    trusted: tuple[Network, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -42,6 +47,11 @@ class Snapshot:
             ("idle", settings.idle_timeout_ms),
         ):
             object.__setattr__(self, name, Deadlines(self.loop, timeout_ms))
+        object.__setattr__(self, "trusted", tuple(map(parse_network, settings.proxy_protocol_from)))
+
+    def trusts(self, ip: str) -> bool:
+        """Whether this peer is a proxy that says who its clients are."""
+        return bool(self.trusted) and any(ip_address(ip) in network for network in self.trusted)
 
     def close(self) -> None:
         """Forget the timers. Its connections have ended before."""

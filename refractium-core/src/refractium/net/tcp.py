@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from refractium.contract import NEED_MORE, Transport, Verdict
+from refractium.contract import NEED_MORE, NO, Transport, Verdict
+from refractium.net.counters import NO_ROUTE, Counters, Outcome
 from refractium.net.dial import Dial
 from refractium.net.listener import Listener
 from refractium.net.locality import OwnAddresses
+from refractium.net.proxy_protocol import build, parse
 from refractium.net.reactor import EDGE, IN
 from refractium.net.report import Ended, Summary, join_host_port, metadata_of
 from refractium.net.snapshot import Snapshot
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from refractium.contract import ProtocolMatch
     from refractium.net.limits import Limits
     from refractium.net.listener import Peer
+    from refractium.net.proxy_protocol import Endpoint
     from refractium.net.reactor import Reactor
     from refractium.net.report import Reporter
     from refractium.routing import Backend, Pool, Router
@@ -31,21 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _READ: Final = 16_384
-
-
-@dataclass(slots=True)
-class Counters:
-    """What has happened since the start. ``accepted == refused + finished + active`` at any time."""
-
-    accepted: int = 0
-    refused: int = 0
-    """Closed at accept, because of a limit."""
-    finished: int = 0
-    loops: int = 0
-    """Not connected, because the target was this proxy's own listener."""
-    bytes_up: int = 0
-    """Client to backend, of finished connections."""
-    bytes_down: int = 0
 
 
 class TcpService:
@@ -115,26 +102,37 @@ class TcpService:
         """Forget all timers. Listeners and connections have been closed before."""
         self.snapshot.close()
 
-    def ended(self, connection: Connection, ip: str, up: int, down: int) -> None:
+    def ended(self, connection: Connection, ip: str | None, how: Ended) -> None:
         """Count a connection that has let its sockets go."""
+        self.counters.finish(connection.route, how, *connection.moved)
+        self._forget(connection, ip)
+
+    def refused_late(self, connection: Connection, ip: str, limit: str) -> None:
+        """Count a connection that was let go as one too many of the client that it turned out to be of."""
+        self._forget(connection, None)
+        self._count_refused(ip, limit)
+
+    def _forget(self, connection: Connection, ip: str | None) -> None:
         self.connections.discard(connection)
         self.limits.leave(ip)
-        self.counters.finished += 1
-        self.counters.bytes_up += up
-        self.counters.bytes_down += down
         if not self.connections:
             self.drained.set()
+
+    def _count_refused(self, ip: str, limit: str) -> None:
+        self.counters.refuse(limit)
+        self.refusals.warning("refused a connection from %s: %s is reached", ip, limit)
 
     def _accepted(self, sock: socket.socket, peer: Peer) -> None:
         self.counters.accepted += 1
         ip = peer[0].removeprefix("::ffff:")
-        limit = self.limits.enter(ip)
+        # A trusted proxy has as many connections as all of its clients.
+        is_trusted = self.snapshot.trusts(ip)
+        limit = self.limits.enter(None if is_trusted else ip)
         if limit is not None:
-            self.counters.refused += 1
             self.reactor.retire(sock)
-            self.refusals.warning("refused a connection from %s: %s is reached", ip, limit)
+            self._count_refused(ip, limit)
             return
-        connection = Connection(self, sock, ip, peer[1])
+        connection = Connection(self, sock, ip, peer[1], awaits_header=is_trusted)
         self.connections.add(connection)
         self.drained.clear()
         try:
@@ -152,12 +150,16 @@ class Connection:
     """
 
     __slots__ = (
+        "_awaits_header",
         "_backend",
         "_client",
         "_client_ended",
         "_data",
+        "_destination",
         "_dial",
+        "_header",
         "_ip",
+        "_limited_as",
         "_match",
         "_pool",
         "_port",
@@ -167,13 +169,19 @@ class Connection:
         "stamp",
     )
 
-    def __init__(self, service: TcpService, sock: socket.socket, ip: str, port: int) -> None:
+    def __init__(
+        self, service: TcpService, sock: socket.socket, ip: str, port: int, *, awaits_header: bool
+    ) -> None:
         self._service = service
         self._snapshot = service.snapshot
         self._client = sock
         self._ip = ip
         self._port = port
         self.stamp = service.reactor.now
+        self._awaits_header = awaits_header
+        self._limited_as = None if awaits_header else ip
+        self._destination: Endpoint | None = None
+        self._header = b""
         self._data = b""
         self._client_ended = False
         self._match: ProtocolMatch | None = None
@@ -184,6 +192,18 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection from {join_host_port(self._ip, self._port)}>"
+
+    @property
+    def route(self) -> str:
+        """The label of where it goes, as far as that is decided."""
+        return self._pool.label if self._pool is not None else NO_ROUTE
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes that have gone to the backend and to the client."""
+        if self._weld is None:
+            return 0, 0
+        return max(0, self._weld.up.count), self._weld.down.count
 
     def begin(self) -> None:
         """Look whether the first bytes are there already, as they mostly are."""
@@ -224,6 +244,7 @@ class Connection:
                     self._snapshot.peeking.add(self)
                 return
             except OSError:
+                self._decided(Outcome.LEFT)
                 self._finish(Ended.CLIENT_LEFT)
                 return
             if not chunk:
@@ -231,27 +252,74 @@ class Connection:
                 self._conclude()
                 return
             self._data = self._data + chunk if self._data else chunk
+            if self._awaits_header:
+                if not self._take_header():
+                    return
+                if self._awaits_header or not self._data:
+                    continue
             decision = self._snapshot.router.table.decide(self._data)
             if decision is not NEED_MORE:
                 self._follow(decision)
                 return
 
+    def _take_header(self) -> bool:
+        """Take the PROXY header off the first bytes, if it is all there; whether the connection goes on."""
+        parsed = parse(self._data)
+        if parsed is NEED_MORE:
+            return True
+        if isinstance(parsed, Verdict) or parsed[0].transport is Transport.UDP:
+            self._end_headerless()
+            return False
+        header, size = parsed
+        self._awaits_header = False
+        self._data = self._data[size:]
+        if header.source is None:
+            return True  # the proxy itself is the client, as when it checks whether we are there
+        self._ip, self._port = header.source
+        self._destination = header.destination
+        service = self._service
+        if (limit := service.limits.assign(self._ip)) is not None:
+            self._snapshot.peeking.discard(self)
+            service.reactor.retire(self._client)
+            service.refused_late(self, self._ip, limit)
+            return False
+        self._limited_as = self._ip
+        return True
+
+    def _end_headerless(self) -> None:
+        self._service.refusals.warning("%s is trusted and sent no valid PROXY header", self._ip)
+        self._finish(Ended.NO_HEADER)
+
     def _conclude(self) -> None:
         """Nothing more is waited for: the deadline has passed, or the client has sent all it had to send."""
+        if self._awaits_header and (self._data or not self._client_ended):
+            self._end_headerless()
+            return
         router = self._snapshot.router
         if self._data:
             self._follow(router.table.decide(self._data, final=True))
         elif self._client_ended:
+            self._decided(Outcome.LEFT)
             self._finish(Ended.CLIENT_LEFT)
+        elif router.silent is not None:
+            self._decided(Outcome.SILENT)
+            self._go_to(router.silent)
         else:
-            self._go_to(router.silent or router.fallback)
+            self._follow(NO)
 
     def _follow(self, decision: tuple[Pool, ProtocolMatch] | Verdict) -> None:
         if isinstance(decision, Verdict):
-            self._go_to(self._snapshot.router.fallback)
+            fallback = self._snapshot.router.fallback
+            self._decided(Outcome.NO_ROUTE if fallback is None else Outcome.FALLBACK)
+            self._go_to(fallback)
         else:
+            self._decided(Outcome.IDENTIFIED)
             pool, self._match = decision
             self._go_to(pool)
+
+    def _decided(self, outcome: Outcome) -> None:
+        service = self._service
+        service.counters.decide(outcome, service.reactor.now - self.stamp)
 
     # Backend
 
@@ -261,8 +329,21 @@ class Connection:
             self._finish(Ended.NO_ROUTE)
             return
         self._pool = pool
-        self._dial = Dial(self._service, self._snapshot, pool, self._data, self, self._ip)
+        self._header = self._header_for(pool)
+        self._dial = Dial(self._service, self._snapshot, pool, self._header + self._data, self, self._ip)
         self._dial.begin()
+
+    def _header_for(self, pool: Pool) -> bytes:
+        """The PROXY header that the backends of a pool are sent first, if they are sent one."""
+        if pool.proxy_protocol is None:
+            return b""
+        return build(
+            pool.proxy_protocol,
+            Transport.TCP,
+            (self._ip, self._port),
+            self._destination or self._client.getsockname()[:2],
+            metadata_of(self._match),
+        )
 
     def unreachable(self) -> None:
         """No backend of the pool can be reached: try the fallback, else end."""
@@ -281,9 +362,9 @@ class Connection:
         self._dial = None
         self._backend = backend
         weld = self._weld = Weld(self._service.welding, self._client, sock, self._weld_ended)
-        data, self._data = self._data, b""
+        header, data, self._header, self._data = self._header, self._data, b"", b""
         self._snapshot.idle.add(weld)
-        weld.begin(data, sent, client_ended=self._client_ended)
+        weld.begin(header + data, sent, client_ended=self._client_ended, preface=len(header))
 
     # End
 
@@ -296,14 +377,14 @@ class Connection:
         service = self._service
         if self not in service.connections:
             return
-        weld, self._weld = self._weld, None
-        if weld is None:
+        if self._weld is None:
             self._snapshot.peeking.discard(self)
             service.reactor.retire(self._client)
-        up, down = (weld.up.count, weld.down.count) if weld is not None else (0, 0)
         if self._backend is not None:
             self._backend.state.active -= 1
-        service.ended(self, self._ip, up, down)
+        service.ended(self, self._limited_as, how)
+        up, down = self.moved
+        self._weld = None
         if service.report.is_wanted():
             service.report.write(
                 Summary(

@@ -10,12 +10,13 @@ import asyncio
 import errno
 import logging
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from refractium.contract import Transport, Verdict
+from refractium.net.counters import UdpCounters
 from refractium.net.deadlines import Deadlines
 from refractium.net.locality import OwnAddresses
+from refractium.net.proxy_protocol import build
 from refractium.net.reactor import IN
 from refractium.net.report import Ended, Summary, join_host_port, metadata_of
 from refractium.routing import LOCAL_ERRORS
@@ -43,23 +44,6 @@ _CONTROL: Final = socket.CMSG_SPACE(20)
 
 Control: TypeAlias = "tuple[tuple[int, int, bytes], ...]"
 """Ancillary data that makes an answer leave from the address that was asked."""
-
-
-@dataclass(slots=True)
-class UdpCounters:
-    """What has happened since the start. ``sessions == finished + active`` at any time."""
-
-    sessions: int = 0
-    finished: int = 0
-    refused: int = 0
-    """Datagrams that would have begun one session too many."""
-    unrouted: int = 0
-    """Datagrams that no route matched, without a fallback, or whose target is this proxy itself."""
-    dropped: int = 0
-    """Datagrams that a socket did not take, or whose backend could not be reached."""
-    bytes_up: int = 0
-    """Client to backend, of finished sessions."""
-    bytes_down: int = 0
 
 
 class UdpService:
@@ -158,7 +142,7 @@ class UdpService:
             return None
         ip = client[0].removeprefix("::ffff:")
         if (limit := self.limits.enter(ip)) is not None:
-            self.counters.refused += 1
+            self.counters.refuse(limit)
             self.refusals.warning("refused a session from %s: %s is reached", ip, limit)
             return None
         session = Session(listener, client, control, key, pool, match)
@@ -171,9 +155,7 @@ class UdpService:
         """Count a session that has let its socket go."""
         del self.sessions[session.key]
         self.limits.leave(session.ip)
-        self.counters.finished += 1
-        self.counters.bytes_up += session.up
-        self.counters.bytes_down += session.down
+        self.counters.finish(session.route, how, session.up, session.down)
         if not self.sessions:
             self.drained.set()
         if self.report.is_wanted():
@@ -251,6 +233,8 @@ class Session:
         "_backend",
         "_client",
         "_control",
+        "_header",
+        "_is_header_due",
         "_match",
         "_pool",
         "_service",
@@ -287,11 +271,23 @@ class Session:
         self._silence.add(self)
         self._backend: Backend | None = None
         self._sock: socket.socket | None = None
+        self._header = self._build_header()
+        self._is_header_due = False
         self.up = 0
         self.down = 0
 
     def __repr__(self) -> str:
         return f"<Session of {join_host_port(self.ip, self._client[1])}>"
+
+    @property
+    def route(self) -> str:
+        """The label of where it goes."""
+        return self._pool.label
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes that have gone to the backend and to the client."""
+        return self.up, self.down
 
     def send_up(self, datagram: memoryview) -> None:
         """Send a datagram to the backend; to the next one, should this one refuse."""
@@ -301,7 +297,12 @@ class Session:
                 break
             assert self._sock is not None  # noqa: S101 - connected
             try:
-                self.up += self._sock.send(datagram)
+                if self._is_header_due:
+                    self._sock.sendmsg([self._header, datagram])
+                    self._is_header_due = False
+                    self.up += len(datagram)
+                else:
+                    self.up += self._sock.send(datagram)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -341,6 +342,15 @@ class Session:
             ended=how,
         )
 
+    def _build_header(self) -> bytes:
+        """What each backend of this session is sent ahead of its first datagram, in the same one."""
+        version = self._pool.proxy_protocol
+        if version is None:
+            return b""
+        destination = (_asked(self._control) or self.listener.address[0], self.listener.address[1])
+        source = self.ip, self._client[1]
+        return build(version, Transport.UDP, source, destination, metadata_of(self._match))
+
     def _connect(self) -> bool:
         """Connect a socket to the next target; whether there is one."""
         service = self._service
@@ -364,6 +374,7 @@ class Session:
             self._backend = backend
             backend.state.active += 1
             self._sock = sock
+            self._is_header_due = bool(self._header)
             service.reactor.watch(sock, IN, self._on_event)
             return True
         return False
@@ -414,6 +425,15 @@ def _blame(backend: Backend, what: str, error: OSError) -> None:
 
 _IP_PKTINFO: Final = 8
 """From linux/in.h; Python's socket module has no name for it before 3.14."""
+
+
+def _asked(control: Control) -> str | None:
+    """The address that `_as_source` was told of, if it was."""
+    for _, kind, data in control:
+        if kind == _IP_PKTINFO:
+            return socket.inet_ntop(socket.AF_INET, data[4:8])
+        return socket.inet_ntop(socket.AF_INET6, data[:16])
+    return None
 
 
 def _as_source(kind: int, data: bytes) -> bytes:

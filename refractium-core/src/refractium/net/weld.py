@@ -107,16 +107,18 @@ class Weld:
     def __repr__(self) -> str:
         return f"<Weld up={self.up.count} down={self.down.count}>"
 
-    def begin(self, first: bytes, sent: int, *, client_ended: bool) -> None:
+    def begin(self, first: bytes, sent: int, *, client_ended: bool, preface: int = 0) -> None:
         """Start moving bytes.
 
         Args:
             first: what was read from the client so far.
             sent: how many bytes of it the backend has been sent.
             client_ended: whether the client has sent all it had to send.
+            preface: how many bytes of `first` are not the client's, and so not counted. Until they are sent
+                the count is below zero.
         """
         reactor = self.shared.reactor
-        self.up.count = sent
+        self.up.count = sent - preface
         self.up.held = first[sent:]
         self.up.ended = client_ended
         client_was_watched = reactor.watch(self.client.sock, self.client.events, self.on_client)

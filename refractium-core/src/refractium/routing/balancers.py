@@ -37,11 +37,11 @@ class RoundRobin(Balancer):
         if backends is not self._known:
             self._known = backends
             self._is_plain = len({backend.weight for backend in backends}) == 1
-        if not self._is_plain:
-            first = self._spend(backends)
-        else:
+        if self._is_plain:
             first = self._next if self._next < len(backends) else 0
             self._next = first + 1
+        else:
+            first = self._spend(backends)
         return (*backends[first:], *backends[:first]) if first else backends
 
     def _spend(self, backends: Sequence[B]) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from refractium.address import Address
+    from refractium.settings import ProxyVersion
 
 log = logging.getLogger(__name__)
 
@@ -141,10 +142,12 @@ class BackendState:
         address: as configured.
         health: when to believe what. Its kind is resolved: a check, or ``none``.
         clock: monotonic time (s).
+        proxy_protocol: the version of the PROXY header that checks begin with, as clients' connections do.
 
     Attributes:
         status: what is believed.
         reason: why it is down; empty while it is not.
+        since: when `status` became what it is, in seconds since the epoch, to show it.
         active: connections and UDP sessions that it has now.
         failed_clients: how many clients in a row could not reach it.
     """
@@ -160,17 +163,25 @@ class BackendState:
         "address",
         "failed_clients",
         "health",
+        "proxy_protocol",
         "reason",
+        "since",
         "status",
     )
 
     def __init__(
-        self, address: Address, health: Health = PASSIVE, clock: Callable[[], float] = time.monotonic
+        self,
+        address: Address,
+        health: Health = PASSIVE,
+        clock: Callable[[], float] = time.monotonic,
+        proxy_protocol: ProxyVersion | None = None,
     ) -> None:
         self.address = address
         self.health = health
+        self.proxy_protocol = proxy_protocol if health.check is not None else None
         self.status = Status.UNKNOWN
         self.reason = ""
+        self.since = time.time()
         self.active = 0
         self.failed_clients = 0
         self._clock = clock
@@ -185,7 +196,7 @@ class BackendState:
     @property
     def key(self) -> StateKey:
         """The address and the definition of its health."""
-        return str(self.address), *self.health.key
+        return str(self.address), self.proxy_protocol or "", *self.health.key
 
     @property
     def is_up(self) -> bool:
@@ -264,6 +275,7 @@ class BackendState:
 
     def _become(self, status: Status, reason: str = "") -> None:
         self.status = status
+        self.since = time.time()
         self.reason = reason if status is Status.DOWN else ""
         if status is Status.DOWN:
             log.warning("backend %s is down: %s", self.address, reason)

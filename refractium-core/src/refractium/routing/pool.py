@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from refractium.contract import Balancer, SocketAddress
     from refractium.routing.backend import Backend
+    from refractium.settings import ProxyVersion
 
 
 class Pool:
@@ -24,11 +25,13 @@ class Pool:
         backends: at least one.
         session_timeout_ms: how long a UDP session may be silent (ms), where it is not as everywhere else.
         balancer: how they are ordered.
+        proxy_protocol: the version of the PROXY header that they are sent first, if they are.
     """
 
     __slots__ = (
         "__weakref__",
         "_balancer",
+        "_is_plain",
         "_primaries",
         "_reserve",
         "_reserve_balancer",
@@ -37,6 +40,7 @@ class Pool:
         "_usable",
         "backends",
         "label",
+        "proxy_protocol",
         "session_timeout_ms",
     )
 
@@ -46,8 +50,10 @@ class Pool:
         backends: Sequence[Backend],
         session_timeout_ms: int | None = None,
         balancer: type[Balancer] = RoundRobin,
+        proxy_protocol: ProxyVersion | None = None,
     ) -> None:
         self.label = label
+        self.proxy_protocol = proxy_protocol
         self.backends = tuple(backends)
         self.session_timeout_ms = session_timeout_ms
         self._balancer = balancer()
@@ -69,6 +75,7 @@ class Pool:
         else:
             self._resting = ()
             self._usable, self._reserve = down if down[0] else (down[1], ())
+        self._is_plain = bool(self._usable) and not (self._reserve or self._resting)
 
     def targets(self, client: str = "") -> Iterator[tuple[Backend, SocketAddress]]:
         """Every address of every backend, in the order in which to try them for a client with this IP."""
@@ -78,9 +85,9 @@ class Pool:
 
     def candidates(self, client: str = "") -> Iterable[Backend]:
         """Every backend that may be used, once, beginning with the one that is the client's."""
-        if self._reserve or self._resting or not self._usable:
-            return self._unusual(client)
-        return self._balancer.order(self._usable, client)
+        if self._is_plain:
+            return self._balancer.order(self._usable, client)
+        return self._unusual(client)
 
     def _unusual(self, client: str) -> Iterator[Backend]:
         on_trial = next((backend for backend in self._resting if backend.state.may_try()), None)

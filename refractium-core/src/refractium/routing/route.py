@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,9 +14,10 @@ from refractium.contract import Balancer, Protocol, Transport
 from refractium.errors import ConfigError, Problem
 from refractium.routing.balancers import BALANCERS, DEFAULT
 from refractium.routing.health import PASSIVE, Health
+from refractium.settings import ProxyVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 Names: TypeAlias = "str | Sequence[str]"
 
@@ -48,6 +49,8 @@ class Route:
         udp_session_timeout_ms: how long a UDP session may be silent (ms); by default as in the settings.
         balance: how a backend is chosen: the name of a built-in way, or a class of another one.
         health: how its backends are watched; by default only by whether clients reach them.
+        proxy_protocol: the version of the PROXY header that its backends are sent first, which tells them
+            who the client is; by default they are sent none. Datagrams have version 2 only.
 
     Raises:
         ConfigError: an argument is not valid, or asks for what the protocol cannot tell.
@@ -62,19 +65,14 @@ class Route:
     udp_session_timeout_ms: int | None = None
     balance: str | type[Balancer] = DEFAULT
     health: Health = PASSIVE
+    proxy_protocol: ProxyVersion | None = None
 
     def __post_init__(self) -> None:
-        problems = []
-        for member in self.members:
-            try:
-                Address.parse(member.address)
-                msgspec.convert(msgspec.structs.asdict(member), Member)
-            except ValueError as error:
-                problems.append(Problem(str(error), where="forward_to"))
+        problems = list(_member_problems(self.members))
         if isinstance(self.balance, str) and self.balance not in BALANCERS:
             problems.append(Problem(unknown_name(self.balance, BALANCERS), where="balance"))
-        if not self.members:
-            problems.append(Problem("no backend is given", where="forward_to"))
+        if self.proxy_protocol is not None and (message := self._problem_of_version(self.proxy_protocol)):
+            problems.append(Problem(message, where="proxy_protocol"))
         if len({(one.name, one.transport) for one in self.protocols}) != 1:
             problems.append(Problem("not one protocol of one name and transport", where="protocol"))
         for key, names in self.conditions.items():
@@ -82,6 +80,13 @@ class Route:
                 problems.append(Problem(f"{self.name} tells no {key}, so no client would match", where=key))
         if problems:
             raise ConfigError(problems)
+
+    def _problem_of_version(self, version: ProxyVersion) -> str | None:
+        if version not in get_args(ProxyVersion):
+            return unknown_name(version, get_args(ProxyVersion))
+        if version == "v1" and self.transport is Transport.UDP:
+            return 'version 1 is for connections only: write "v2", or transport = "tcp"'
+        return None
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
@@ -133,6 +138,17 @@ class Route:
 
 def _several(names: Names) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _member_problems(members: Sequence[Member]) -> Iterator[Problem]:
+    if not members:
+        yield Problem("no backend is given", where="forward_to")
+    for member in members:
+        try:
+            Address.parse(member.address)
+            msgspec.convert(msgspec.structs.asdict(member), Member)
+        except ValueError as error:
+            yield Problem(str(error), where="forward_to")
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from refractium.contract import MetadataValue
     from refractium.routing.health import Health, StateKey
     from refractium.routing.route import Route
+    from refractium.settings import ProxyVersion
 
 T = TypeVar("T")
 
@@ -54,9 +55,10 @@ class Router:
         pools = [
             Pool(
                 route.name,
-                [_backend(member, route.health, known) for member in route.members],
+                [_backend(member, route.health, known, route.proxy_protocol) for member in route.members],
                 route.udp_session_timeout_ms,
                 route.balancer,
+                route.proxy_protocol,
             )
             for route in routes
         ]
@@ -90,9 +92,14 @@ class Router:
         return {backend.state.key: backend.state for backend in self.backends}
 
 
-def _backend(member: Member, health: Health, known: dict[StateKey, BackendState]) -> Backend:
+def _backend(
+    member: Member,
+    health: Health,
+    known: dict[StateKey, BackendState],
+    proxy_protocol: ProxyVersion | None = None,
+) -> Backend:
     """One backend of one pool; what is known of it is shared with all who ask the same of the address."""
-    state = BackendState(Address.parse(member.address), health)
+    state = BackendState(Address.parse(member.address), health, proxy_protocol=proxy_protocol)
     state = known.setdefault(state.key, state)
     return Backend(state.address, weight=member.weight, is_backup=member.backup, state=state)
 

@@ -1,0 +1,95 @@
+"""What lets others see how a run is doing: the control socket and the metrics."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from refractium import control
+from refractium.cli.listening import say
+from refractium.config.model import metrics_address
+
+if TYPE_CHECKING:
+    from refractium.assembly import Assembly
+    from refractium.engine import Refractium
+    from refractium.metrics import Exporter
+
+log = logging.getLogger("refractium")
+
+
+class Observing:
+    """Both, as the configuration in force wants them.
+
+    Args:
+        engine: what is looked at.
+    """
+
+    def __init__(self, engine: Refractium) -> None:
+        self._engine = engine
+        self._bind: str | None = None
+        self._exporter: Exporter | None = None
+        self._control: control.ControlSocket | None = None
+
+    async def prepare(self, assembly: Assembly) -> Exporter | None:
+        """Open what serves the metrics of a configuration, if it asks for another address than is open.
+
+        Returns:
+            What `change` takes. Whoever does not come to that closes it.
+
+        Raises:
+            ListenError: the address cannot be listened on; nothing has changed.
+        """
+        bind = assembly.metrics.bind
+        if bind is None or bind == self._bind:
+            return None
+        from refractium.metrics import Exporter  # noqa: PLC0415 - slow to import, and not always wanted
+
+        exporter = Exporter(*metrics_address(bind), self._engine.status)
+        await exporter.open()
+        return exporter
+
+    async def change(self, assembly: Assembly, prepared: Exporter | None) -> None:
+        """Go over to a configuration; the engine listens as it says already."""
+        bind = assembly.metrics.bind
+        if bind != self._bind:
+            former, self._exporter, self._bind = self._exporter, prepared, bind
+            if former is not None:
+                await former.close()
+            if prepared is not None:
+                say(f"Metrics on http://{prepared.address}/metrics")
+        await self._change_control(assembly.server.control)
+
+    async def close(self) -> None:
+        """End both."""
+        if self._exporter is not None:
+            await self._exporter.close()
+            self._exporter = None
+        if self._control is not None:
+            await self._control.close()
+            self._control = None
+
+    async def _change_control(self, configured: str | None) -> None:
+        path = Path(configured) if configured is not None else self._default()
+        if self._control is not None and self._control.path == path:
+            return
+        if self._control is not None:
+            await self._control.close()
+            self._control = None
+        wanted = control.ControlSocket(path, self._engine.status)
+        try:
+            await wanted.open()
+        except OSError as error:
+            # By default it is a courtesy, which a user without a folder for it can do without.
+            level = (
+                logging.DEBUG
+                if configured is None and isinstance(error, PermissionError)
+                else logging.WARNING
+            )
+            log.log(level, "no control socket at %s: %s", path, error.strerror or error)
+        else:
+            self._control = wanted
+
+    def _default(self) -> Path:
+        port = int(self._engine.status().listeners[0].address.rpartition(":")[2])
+        return control.folders()[0] / control.file_name(port)

@@ -1,0 +1,125 @@
+"""``status``: how a running instance is doing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import rich_click as click
+
+from refractium import control
+from refractium.assembly import read
+from refractium.cli import configuration, render
+from refractium.cli.options import Flags
+from refractium.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from refractium.status import RouteStatus, RouteTraffic, Status
+
+
+@click.command("status")
+@click.option("-p", "--port", type=click.IntRange(0, 65535), metavar="N", help="The port it listens on.")
+@click.option(
+    "-c", "--config", type=click.Path(path_type=Path), metavar="PATH", help="The configuration file it has."
+)
+@click.option(
+    "--control", "socket", type=click.Path(path_type=Path), metavar="PATH", help="Its control socket."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **_given: Any) -> None:
+    """Show how a running instance is doing: listeners, routes, backends, counts, the last reload.
+
+    Exits 1 if none runs there.
+    """
+    answer = control.ask([socket] if socket is not None else _paths(Flags.of(context)))
+    if as_json:
+        click.echo(msgspec.json.format(answer, indent=2).decode())
+    else:
+        _show(control.decode(answer))
+
+
+def _paths(flags: Flags) -> list[Path]:
+    """Where an instance with these flags would have its control socket."""
+    over = configuration.overrides(flags)
+    server = msgspec.structs.replace(read(over).config.server, **over.server)
+    if server.control is not None:
+        return [Path(server.control)]
+    if server.port == 0:
+        raise ConfigError([Problem("the port is any free one: say with -p which one it was given")])
+    return [folder / control.file_name(server.port) for folder in control.folders()]
+
+
+def _show(status: Status) -> None:
+    out = render.console()
+    out.print(f"refractium {status.version}, since {_time(status.started)}", style="bold")
+    out.print(f"configuration {status.generation}{_last_reload(status)}")
+    render.table(
+        "\nListeners",
+        ("transport", "address"),
+        [(one.transport.value, one.address) for one in status.listeners],
+    )
+    columns = ["route", "transport", "when", "backend", "state", "since", "active", "", "why"]
+    render.table("\nRoutes", columns, [row for route in status.routes for row in _backends(route)])
+    columns = ["route", "transport", "active", "ended", "bytes up", "bytes down", "how they ended"]
+    traffic = [(route, "tcp") for route in status.tcp.routes] + [
+        (route, "udp") for route in status.udp.routes
+    ]
+    render.table("\nConnections and sessions", columns, [_traffic(*one) for one in traffic])
+    render.table("\nCounts", ("", "tcp", "udp"), _counts(status))
+
+
+def _last_reload(status: Status) -> str:
+    last = status.last_reload
+    if last is None:
+        return ""
+    errors = "".join(f"\n  {error}" for error in last.errors)
+    return f", last reload {_time(last.at)}: {'ok' if last.ok else 'failed'}{errors}"
+
+
+def _backends(route: RouteStatus) -> Iterator[tuple[str, ...]]:
+    when = ", ".join(f"{key} {' or '.join(names)}" for key, names in route.conditions.items())
+    for backend in route.backends:
+        part = [f"weight {backend.weight}"] if backend.weight != 1 else []
+        part += ["backup"] if backend.backup else []
+        yield (
+            route.name,
+            route.transport.value,
+            when,
+            backend.address,
+            backend.state,
+            _time(backend.since),
+            str(backend.active),
+            ", ".join(part),
+            backend.reason,
+        )
+
+
+def _traffic(route: RouteTraffic, transport: str) -> tuple[str, ...]:
+    how = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in route.ended.items())
+    ended = str(sum(route.ended.values()))
+    return route.name, transport, str(route.active), ended, str(route.bytes_up), str(route.bytes_down), how
+
+
+def _counts(status: Status) -> Iterator[tuple[str, str, str]]:
+    tcp, udp = status.tcp, status.udp
+    yield "accepted, or sessions begun", str(tcp.accepted), str(udp.sessions)
+    yield "active", str(tcp.active), str(udp.active)
+    yield "finished", str(tcp.finished), str(udp.finished)
+    for reason in dict.fromkeys((*tcp.refused, *udp.refused)):
+        yield f"refused: {reason}", str(tcp.refused.get(reason, 0)), str(udp.refused.get(reason, 0))
+    yield "targets that were this proxy itself", str(tcp.loops), ""
+    for outcome, count in tcp.outcomes.items():
+        yield f"identification: {outcome.replace('_', ' ')}", str(count), ""
+    for protocol in dict.fromkeys((*tcp.faults, *udp.faults)):
+        yield f"faults of {protocol}", str(tcp.faults.get(protocol, 0)), str(udp.faults.get(protocol, 0))
+    yield "datagrams without a route", "", str(udp.unrouted)
+    yield "datagrams dropped", "", str(udp.dropped)
+
+
+def _time(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")

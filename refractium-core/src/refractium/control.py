@@ -1,0 +1,185 @@
+"""The control socket: a unix socket on which a running instance tells its status.
+
+Whoever connects is sent one JSON document (`refractium.status.Status`), and the connection is closed. Nothing
+is read. Only root and the user that the instance runs as are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from refractium.errors import RefractiumError
+from refractium.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+log = logging.getLogger("refractium")
+
+_MODE: Final = 0o600
+_CREDENTIALS: Final = struct.Struct("3i")
+"""pid, uid, gid: struct ucred (unix(7), SO_PEERCRED)."""
+_AT_ONCE: Final = 8
+"""Connections; one more is closed without an answer."""
+_PATIENCE: Final = 5.0
+"""Seconds that an answer may take to be sent, or to come."""
+_MAX_ANSWER: Final = 256 << 20
+"""Bytes."""
+
+
+def folders() -> tuple[Path, ...]:
+    """Where control sockets are by default: in the first of them; a client looks into all."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return (*([Path(runtime)] if runtime else []), Path("/run"))
+
+
+def file_name(port: int) -> str:
+    """What the control socket of the instance that listens on a port is called by default."""
+    return f"refractium-{port}.sock"
+
+
+class ControlSocket:
+    """Answers until it is closed.
+
+    Args:
+        path: where; `open` makes it, `close` removes it.
+        status: gives the answer.
+    """
+
+    def __init__(self, path: Path, status: Callable[[], Status]) -> None:
+        self.path = path
+        self._status = status
+        self._server: asyncio.Server | None = None
+        self._made: tuple[int, int] | None = None
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Make the file and answer from now on. What a dead instance has left there is replaced.
+
+        Raises:
+            OSError: it cannot be made, or another instance answers there (EADDRINUSE).
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            os.fchmod(sock.fileno(), _MODE)  # so that the file has these rights from its first moment on
+            _bind(sock, self.path)
+            made = self.path.stat()
+            self._made = made.st_dev, made.st_ino
+            self._server = await asyncio.start_unix_server(self._answer, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def close(self) -> None:
+        """Answer no more, and remove the file, if it is still the one that was made."""
+        if self._server is None:
+            return
+        with contextlib.suppress(OSError):
+            now = self.path.stat()
+            if (now.st_dev, now.st_ino) == self._made:
+                self.path.unlink()
+        self._server.close()
+        self._server = None
+        for task in self._answering:
+            task.cancel()
+        await asyncio.gather(*self._answering, return_exceptions=True)
+
+    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio makes one
+        self._answering.add(task)
+        try:
+            if len(self._answering) <= _AT_ONCE and _is_allowed(writer.get_extra_info("socket")):
+                writer.transport.set_write_buffer_limits(0)  # so that drain waits for the last byte
+                writer.write(msgspec.json.encode(self._status()))
+                await asyncio.wait_for(writer.drain(), _PATIENCE)
+            writer.close()
+        except (OSError, TimeoutError):
+            pass
+        except Exception:
+            log.exception("the control socket cannot tell the status")
+        finally:
+            self._answering.discard(task)
+            writer.transport.abort() if not writer.is_closing() else writer.close()
+
+
+def ask(paths: Sequence[Path]) -> bytes:
+    """The status that the first of several control sockets tells that is there, as JSON.
+
+    Raises:
+        RefractiumError: nobody answers there, or not us.
+    """
+    reasons = []
+    for path in paths:
+        try:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(_PATIENCE)
+                sock.connect(os.fspath(path))
+                answer = _receive_all(sock)
+        except FileNotFoundError:
+            reasons.append(f"nothing runs at {path}")
+        except ConnectionRefusedError:
+            reasons.append(f"nothing runs at {path} any more")
+        except PermissionError:
+            reasons.append(f"{path} is another user's: only that user and root are told")
+        except OSError as error:
+            reasons.append(f"{path} does not answer: {error.strerror or error}")
+        else:
+            if answer:
+                return answer
+            reasons.append(f"{path} gives no answer: it may be busy, or another user's")
+    raise RefractiumError("; ".join(reasons))
+
+
+def decode(answer: bytes) -> Status:
+    """What `ask` was told.
+
+    Raises:
+        RefractiumError: it is of another version, or not of Refractium.
+    """
+    try:
+        return msgspec.json.decode(answer, type=Status)
+    except msgspec.DecodeError as error:
+        raise RefractiumError(f"the answer is not understood ({error}): is it of another version?") from error
+
+
+def _receive_all(sock: socket.socket) -> bytes:
+    answer = bytearray()
+    while len(answer) < _MAX_ANSWER and (chunk := sock.recv(65_536)):
+        answer += chunk
+    return bytes(answer)
+
+
+def _bind(sock: socket.socket, path: Path) -> None:
+    try:
+        sock.bind(os.fspath(path))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not _is_stale(path):
+            raise
+        path.unlink()
+        sock.bind(os.fspath(path))
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether it is a socket on which nobody listens any more."""
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED
+
+
+def _is_allowed(sock: socket.socket) -> bool:
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(raw)
+    return uid in {0, os.geteuid()}

@@ -1,0 +1,255 @@
+"""Metrics for Prometheus, read from the status of the engine whenever they are asked for.
+
+They are served by a thread of their own, so a slow scraper keeps nobody waiting. ``docs/metrics.md`` lists
+them. No label is ever taken from the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import socket
+import sys
+import threading
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from refractium.errors import ListenError
+from refractium.net.report import join_host_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+    from refractium.status import RouteStatus, Status, TcpStatus, UdpStatus
+
+log = logging.getLogger("refractium")
+
+_PATIENCE: Final = 5.0
+"""Seconds that the loop may take to tell the status, and a scraper to go on; a scrape fails after that."""
+
+
+class Exporter:
+    """Serves metrics over HTTP at one address until it is closed.
+
+    Args:
+        host: the address, without brackets.
+        port: 0 takes a free one.
+        status: gives the status; it is called in the loop that `open` runs in.
+
+    Attributes:
+        address: what is listened on, ``HOST:PORT``.
+    """
+
+    def __init__(self, host: str, port: int, status: Callable[[], Status]) -> None:
+        self._host = host
+        self._port = port
+        self._status = status
+        self.address = join_host_port(host, port)
+
+    async def open(self) -> None:
+        """Listen and serve.
+
+        Raises:
+            ListenError: the address cannot be listened on.
+        """
+        registry = CollectorRegistry()
+        registry.register(_FromStatus(self._status, asyncio.get_running_loop()))
+        try:
+            # In a thread, since a name is looked up.
+            self._server = await asyncio.to_thread(_Server, self._host, self._port)
+        except OSError as error:
+            raise ListenError(self.address, error.strerror or str(error)) from error
+        self._server.set_app(make_wsgi_app(registry))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+        self.address = join_host_port(self._host, self._server.server_port)
+
+    async def close(self) -> None:
+        """Listen no more."""
+        await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _PATIENCE
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: scrapes come every few seconds."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each scraper, so that one that is slow keeps no other waiting."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        (self.address_family, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        super().__init__((str(address[0]), int(address[1])), _Handler)
+
+    def server_bind(self) -> None:
+        """As WSGIServer does it, but without looking up what the address is called."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def handle_error(self, _request: object, client_address: object) -> None:
+        """A scraper that goes away or says nothing is its own problem."""
+        log.debug("metrics for %s failed: %r", client_address, sys.exception())
+
+
+class _FromStatus(Collector):
+    def __init__(self, status: Callable[[], Status], loop: asyncio.AbstractEventLoop) -> None:
+        self._status = status
+        self._loop = loop
+
+    def collect(self) -> Iterator[Metric]:
+        return families(self._ask())
+
+    def _ask(self) -> Status:
+        """The status, as the loop's thread sees it: between two events, where all counts fit together."""
+        answer: concurrent.futures.Future[Status] = concurrent.futures.Future()
+
+        def tell() -> None:
+            try:
+                answer.set_result(self._status())
+            except Exception as error:  # noqa: BLE001 - raised where it was asked
+                answer.set_exception(error)
+
+        self._loop.call_soon_threadsafe(tell)
+        return answer.result(_PATIENCE)
+
+
+def families(status: Status) -> Iterator[Metric]:
+    """All metrics of a status."""
+    build = InfoMetricFamily("refractium_build", "The program.")
+    build.add_metric([], {"version": status.version})
+    yield build
+    yield GaugeMetricFamily(
+        "refractium_start_time_seconds", "When it was started.", status.started.timestamp()
+    )
+    yield GaugeMetricFamily(
+        "refractium_config_generation", "How many configurations have been in force.", status.generation
+    )
+    reloads = CounterMetricFamily("refractium_reloads", "Reloads by result.", labels=["result"])
+    reloads.add_metric(["ok"], status.generation - 1)
+    reloads.add_metric(["failed"], status.reloads_failed)
+    yield reloads
+    last_ok = status.last_reload is None or status.last_reload.ok
+    yield GaugeMetricFamily(
+        "refractium_config_last_reload_successful", "Whether the last reload succeeded.", int(last_ok)
+    )
+    yield from _traffic(status)
+    yield from _identification(status.tcp)
+    yield from _faults(status.tcp, status.udp)
+    yield from _datagrams(status.udp)
+    yield from _backends(status.routes)
+
+
+def _traffic(status: Status) -> Iterator[Metric]:
+    accepted = CounterMetricFamily(
+        "refractium_accepted", "Connections accepted and UDP sessions begun.", labels=["transport"]
+    )
+    accepted.add_metric(["tcp"], status.tcp.accepted)
+    accepted.add_metric(["udp"], status.udp.sessions)
+    yield accepted
+    refusals = CounterMetricFamily(
+        "refractium_refusals",
+        "Clients not served because of a limit or a loop.",
+        labels=["transport", "reason"],
+    )
+    for transport, refused in (("tcp", status.tcp.refused), ("udp", status.udp.refused)):
+        for reason in ("max_connections", "max_connections_per_ip"):
+            refusals.add_metric([transport, reason], refused.get(reason, 0))
+    refusals.add_metric(["tcp", "loop"], status.tcp.loops)
+    yield refusals
+    by_route = ["transport", "route"]
+    ended = CounterMetricFamily(
+        "refractium_connections", "Connections and UDP sessions that have ended.", labels=[*by_route, "ended"]
+    )
+    active = GaugeMetricFamily(
+        "refractium_connections_active", "Connections and UDP sessions open now.", labels=by_route
+    )
+    moved = CounterMetricFamily(
+        "refractium_bytes", "Bytes passed on, up to the backend or down.", labels=[*by_route, "direction"]
+    )
+    for transport, routes in (("tcp", status.tcp.routes), ("udp", status.udp.routes)):
+        for route in routes:
+            for how, count in route.ended.items():
+                ended.add_metric([transport, route.name, how], count)
+            active.add_metric([transport, route.name], route.active)
+            moved.add_metric([transport, route.name, "up"], route.bytes_up)
+            moved.add_metric([transport, route.name, "down"], route.bytes_down)
+    yield from (ended, active, moved)
+
+
+def _identification(tcp: TcpStatus) -> Iterator[Metric]:
+    outcomes = CounterMetricFamily(
+        "refractium_identifications", "Connections by how identification came out.", labels=["result"]
+    )
+    for outcome, count in tcp.outcomes.items():
+        outcomes.add_metric([outcome], count)
+    yield outcomes
+    buckets = [(str(bound), float(count)) for bound, count in tcp.identification_buckets]
+    yield HistogramMetricFamily(
+        "refractium_identification_seconds",
+        "Time from accept until it was decided where a connection goes.",
+        buckets=[*buckets, ("+Inf", sum(tcp.outcomes.values()))],
+        sum_value=tcp.identification_seconds,
+    )
+
+
+def _faults(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
+    faults = CounterMetricFamily(
+        "refractium_identification_faults",
+        "How often a protocol raised instead of answering.",
+        labels=["transport", "protocol"],
+    )
+    for transport, found in (("tcp", tcp.faults), ("udp", udp.faults)):
+        for protocol, count in found.items():
+            faults.add_metric([transport, protocol], count)
+    yield faults
+
+
+def _datagrams(udp: UdpStatus) -> Iterator[Metric]:
+    yield CounterMetricFamily("refractium_udp_unrouted", "Datagrams without a route.", udp.unrouted)
+    yield CounterMetricFamily("refractium_udp_dropped", "Datagrams that were not passed on.", udp.dropped)
+
+
+def _backends(routes: tuple[RouteStatus, ...]) -> Iterator[Metric]:
+    """One sample for each address; where routes differ about one, since they check unlike, it is down."""
+    labels = ["transport", "backend"]
+    up = GaugeMetricFamily("refractium_backend_up", "Whether clients are sent there.", labels=labels)
+    active = GaugeMetricFamily(
+        "refractium_backend_active", "Connections and UDP sessions that it has now.", labels=labels
+    )
+    since = GaugeMetricFamily(
+        "refractium_backend_state_change_timestamp_seconds", "When it went up or down.", labels=labels
+    )
+    found = {}
+    for route in routes:
+        for backend in route.backends:
+            key = (str(route.transport), backend.address)
+            if key not in found or backend.state == "down":
+                found[key] = backend
+    for key, backend in found.items():
+        up.add_metric(key, int(backend.state != "down"))
+        active.add_metric(key, backend.active)
+        since.add_metric(key, backend.since.timestamp())
+    yield from (up, active, since)

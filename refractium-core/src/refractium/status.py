@@ -1,0 +1,294 @@
+"""What an engine is doing, as data: for ``refractium status``, for metrics, for programs that embed it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from refractium.contract import Transport
+from refractium.net.counters import BOUNDS, Traffic
+from refractium.net.report import join_host_port
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from refractium.net.counters import Counters, UdpCounters
+    from refractium.net.listener import Peer
+    from refractium.routing import Route, Router
+
+
+class Reload(Struct, frozen=True):
+    """How a reload went.
+
+    Attributes:
+        at: when it was over.
+        ok: whether another configuration is in force since then.
+        errors: why not.
+    """
+
+    at: datetime
+    ok: bool
+    errors: tuple[str, ...] = ()
+
+
+class Listener(Struct, frozen=True):
+    """What is listened on; the address is ``HOST:PORT``."""
+
+    transport: Transport
+    address: str
+
+
+class BackendStatus(Struct, frozen=True):
+    """One backend of one route.
+
+    Attributes:
+        address: as configured.
+        state: ``up``, ``down`` or ``unknown``: nobody has asked yet, and it counts as up.
+        since: when that began.
+        reason: why it is down; empty while it is not.
+        active: connections and sessions that the address has now, by whichever route of this transport.
+        weight: its share compared with the route's others.
+        backup: whether it is used only when none of the others is up.
+    """
+
+    address: str
+    state: str
+    since: datetime
+    reason: str
+    active: int
+    weight: int
+    backup: bool
+
+
+class RouteStatus(Struct, frozen=True):
+    """A route, or the fallback.
+
+    Attributes:
+        name: the protocol's name, or ``fallback``.
+        transport: whose clients it is for.
+        conditions: the names that it asks for, by key (sni, alpn, host).
+        backends: where its clients go.
+    """
+
+    name: str
+    transport: Transport
+    conditions: dict[str, tuple[str, ...]]
+    backends: tuple[BackendStatus, ...]
+
+
+class RouteTraffic(Struct, frozen=True):
+    """What went by all routes of one name since the start, open connections included.
+
+    Attributes:
+        name: as of the route; ``-`` for connections without one.
+        active: connections or sessions that are open now.
+        ended: those that are not, by how they ended (`refractium.net.report.Ended`, by name).
+        bytes_up: client to backend.
+        bytes_down: backend to client.
+    """
+
+    name: str
+    active: int
+    ended: dict[str, int]
+    bytes_up: int
+    bytes_down: int
+
+
+class TcpStatus(Struct, frozen=True):
+    """Connections since the start: ``accepted == sum(refused) + finished + active``.
+
+    Attributes:
+        accepted: all of them.
+        refused: closed at accept, by the limit that was reached.
+        finished: ended, in whichever way.
+        active: open now.
+        loops: targets not connected to because they are this proxy's own listener.
+        outcomes: how identifications came out (`refractium.net.counters.Outcome`).
+        identification_seconds: the time they took in all, from accept.
+        identification_buckets: pairs of an upper bound (s) and how many took no longer.
+        faults: how often each protocol raised instead of answering.
+        routes: what went where.
+    """
+
+    accepted: int
+    refused: dict[str, int]
+    finished: int
+    active: int
+    loops: int
+    outcomes: dict[str, int]
+    identification_seconds: float
+    identification_buckets: tuple[tuple[float, int], ...]
+    faults: dict[str, int]
+    routes: tuple[RouteTraffic, ...]
+
+
+class UdpStatus(Struct, frozen=True):
+    """Sessions and datagrams since the start: ``sessions == finished + active``.
+
+    Attributes:
+        sessions: all of them.
+        refused: datagrams that would have begun one session too many, by the limit that was reached.
+        finished: ended, in whichever way.
+        active: open now.
+        unrouted: datagrams without a route.
+        dropped: datagrams that were not passed on.
+        faults: how often each protocol raised instead of answering.
+        routes: what went where.
+    """
+
+    sessions: int
+    refused: dict[str, int]
+    finished: int
+    active: int
+    unrouted: int
+    dropped: int
+    faults: dict[str, int]
+    routes: tuple[RouteTraffic, ...]
+
+
+class Status(Struct, frozen=True):
+    """All of it at one moment.
+
+    Attributes:
+        version: of the program.
+        started: when the engine was made.
+        at: now.
+        generation: how many configurations have been in force.
+        reloads_failed: how many were refused.
+        last_reload: the last of both, if there was one.
+        listeners: what is listened on.
+        routes: where clients go, as configured.
+        tcp: counts of connections.
+        udp: counts of sessions.
+    """
+
+    version: str
+    started: datetime
+    at: datetime
+    generation: int
+    reloads_failed: int
+    last_reload: Reload | None
+    listeners: tuple[Listener, ...]
+    routes: tuple[RouteStatus, ...]
+    tcp: TcpStatus
+    udp: UdpStatus
+
+
+def now() -> datetime:
+    """The time of day, in UTC."""
+    return moment(time.time())
+
+
+def moment(seconds: float) -> datetime:
+    """A time since the epoch (s)."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+class _Listening(Protocol):
+    @property
+    def address(self) -> Peer: ...
+
+
+class _Open(Protocol):
+    """A connection or a session."""
+
+    @property
+    def route(self) -> str: ...
+
+    @property
+    def moved(self) -> tuple[int, int]: ...
+
+
+def listeners(transport: Transport, those: Iterable[_Listening]) -> Iterator[Listener]:
+    """Those of one transport."""
+    for one in those:
+        yield Listener(transport, join_host_port(*one.address[:2]))
+
+
+def routes(transport: Transport, configured: Sequence[Route], router: Router) -> Iterator[RouteStatus]:
+    """Those of one transport and its fallback, with their backends as they are now."""
+    active: Counter[str] = Counter()
+    for state in router.states.values():
+        active[str(state.address)] += state.active
+    for at, pool in enumerate(router.pools):
+        asked = configured[at].conditions if at < len(configured) else {}
+        yield RouteStatus(
+            pool.label,
+            transport,
+            {key: names for key, names in asked.items() if names},
+            tuple(
+                BackendStatus(
+                    str(one.address),
+                    str(one.state.status),
+                    moment(one.state.since),
+                    one.state.reason,
+                    active[str(one.address)],
+                    one.weight,
+                    one.is_backup,
+                )
+                for one in pool.backends
+            ),
+        )
+
+
+def tcp(counters: Counters, connections: Collection[_Open], router: Router) -> TcpStatus:
+    """Counts of connections, with those that are open."""
+    return TcpStatus(
+        accepted=counters.accepted,
+        refused=dict(counters.refusals),
+        finished=counters.finished,
+        active=len(connections),
+        loops=counters.loops,
+        outcomes={str(outcome): count for outcome, count in counters.outcomes.items()},
+        identification_seconds=counters.seconds,
+        identification_buckets=tuple(_cumulative(counters.buckets)),
+        faults=dict(router.table.faults),
+        routes=_traffic(counters.routes, connections),
+    )
+
+
+def udp(counters: UdpCounters, sessions: Collection[_Open], router: Router) -> UdpStatus:
+    """Counts of sessions, with those that are open."""
+    return UdpStatus(
+        sessions=counters.sessions,
+        refused=dict(counters.refusals),
+        finished=counters.finished,
+        active=len(sessions),
+        unrouted=counters.unrouted,
+        dropped=counters.dropped,
+        faults=dict(router.table.faults),
+        routes=_traffic(counters.routes, sessions),
+    )
+
+
+def _cumulative(buckets: Sequence[int]) -> Iterator[tuple[float, int]]:
+    total = 0
+    for bound, count in zip(BOUNDS, buckets, strict=False):
+        total += count
+        yield bound, total
+
+
+def _traffic(finished: dict[str, Traffic], still_open: Iterable[_Open]) -> tuple[RouteTraffic, ...]:
+    active: Counter[str] = Counter()
+    up: Counter[str] = Counter()
+    down: Counter[str] = Counter()
+    for one in still_open:
+        active[one.route] += 1
+        moved_up, moved_down = one.moved
+        up[one.route] += moved_up
+        down[one.route] += moved_down
+    nothing = Traffic()
+    return tuple(
+        RouteTraffic(
+            name,
+            active[name],
+            {how.name.lower(): count for how, count in finished.get(name, nothing).ended.items()},
+            finished.get(name, nothing).bytes_up + up[name],
+            finished.get(name, nothing).bytes_down + down[name],
+        )
+        for name in dict.fromkeys((*finished, *active))
+    )

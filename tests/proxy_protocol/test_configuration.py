@@ -1,0 +1,102 @@
+"""The keys in the file: what they may say, and what is said of what they must not."""
+
+from __future__ import annotations
+
+import jsonschema
+import pytest
+import tomli
+
+from refractium import ConfigError, Route
+from refractium.assembly import Assembly, Overrides, assemble
+from refractium.cli import render
+from refractium.config import Source, json_schema, parse
+from refractium.plugins import load_plugins
+
+SERVED = """
+[server]
+proxy_protocol_from = ["10.0.0.0/8", "::1", "2001:db8::/32"]
+
+[[protocols]]
+name = "http"
+forward_to = "127.0.0.1:80"
+proxy_protocol = "v1"
+
+[[protocols]]
+name = "dns"
+forward_to = "127.0.0.1:53"
+proxy_protocol = "v2"
+
+[[protocols]]
+name = "ssh"
+forward_to = "127.0.0.1:22"
+"""
+
+
+def assembled(text: str) -> Assembly:
+    return assemble(parse(Source(text, "file.toml")), Overrides(), load_plugins())
+
+
+def test_what_the_file_says_reaches_routes_and_settings() -> None:
+    served = assembled(SERVED)
+    assert served.server.proxy_protocol_from == ("10.0.0.0/8", "::1", "2001:db8::/32")
+    assert [route.proxy_protocol for route in served.tcp] == ["v1", "v2", None]
+    assert [route.proxy_protocol for route in served.udp] == ["v2"]
+
+
+def test_the_schema_agrees() -> None:
+    document = tomli.loads(SERVED)
+    jsonschema.validate(document, json_schema())
+    document["protocols"][0]["proxy_protocol"] = "v3"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, json_schema())
+
+
+@pytest.mark.parametrize(
+    ("written", "where", "message"),
+    [
+        ('["10.0.0.1/8"]', "server.proxy_protocol_from[0]", "the network is 10.0.0.0/8"),
+        ('["::1", "lb.example"]', "server.proxy_protocol_from[1]", "not an address or a network"),
+        ('["10.0.0.1:80"]', "server.proxy_protocol_from[0]", "not an address or a network"),
+        ('["::ffff:10.0.0.0/104"]', "server.proxy_protocol_from[0]", "IPv4 addresses"),
+        ('["10.0.0.0/33"]', "server.proxy_protocol_from[0]", "not an address or a network"),
+        ('["10.0.0.1", 7]', "server.proxy_protocol_from[1]", "expected str, got int"),
+        ('"10.0.0.1"', "server.proxy_protocol_from", "expected array, got str"),
+        ("[]", "server.proxy_protocol_from", "is empty"),
+    ],
+)
+def test_who_is_trusted_must_be_addresses_or_networks(written: str, where: str, message: str) -> None:
+    (problem,) = parse(Source(f"[server]\nproxy_protocol_from = {written}\n", "file.toml")).problems
+    assert (problem.where, problem.line) == (where, 2)
+    assert message in problem.message
+
+
+@pytest.mark.parametrize("written", ['"v3"', '"V1"', "2", "true"])
+def test_a_version_is_one_of_two(written: str) -> None:
+    text = f'[[protocols]]\nname = "ssh"\nforward_to = "127.0.0.1:22"\nproxy_protocol = {written}\n'
+    (problem,) = parse(Source(text, "file.toml")).problems
+    assert (problem.where, problem.line) == ("protocols[0].proxy_protocol", 4)
+    assert "write 'v1' or 'v2'" in problem.message
+
+
+@pytest.mark.parametrize("transport", ["", 'transport = "udp"'])
+def test_version_1_is_refused_where_datagrams_would_be_sent_it(transport: str) -> None:
+    text = f'[[protocols]]\nname = "dns"\nforward_to = "127.0.0.1:53"\nproxy_protocol = "v1"\n{transport}\n'
+    with pytest.raises(ConfigError) as caught:
+        assembled(text)
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.line) == ("protocols[0].proxy_protocol", 4)
+    assert 'write "v2", or transport = "tcp"' in problem.message
+
+
+def test_a_key_in_the_wrong_table_is_told_where_it_belongs() -> None:
+    text = '[server]\nproxy_protocol = "v1"\n[[protocols]]\nname = "ssh"\nforward_to = "a:1"\n'
+    (problem,) = parse(Source(text + 'proxy_protocol_from = ["::1"]\n', "")).problems[:1]
+    assert problem.message == "unknown key: it belongs in [[protocols]]"
+
+
+def test_routes_are_shown_with_it() -> None:
+    with_it, without = (route for route in assembled(SERVED).tcp if route.name in {"http", "ssh"})
+    assert isinstance(with_it, Route)
+    assert render.route_as_dict(with_it)["proxy_protocol"] == "v1"
+    assert "proxy_protocol" not in render.route_as_dict(without)
+    assert "v1" in render.route_row(with_it)

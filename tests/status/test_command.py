@@ -1,0 +1,215 @@
+"""``refractium status`` and ``[metrics]``, as users meet them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.backends import Backend, echo
+from support.clients import connect
+from support.process import RUNTIME, Running, environment, free_port, run, serving
+from support.proxy import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PRINTED = r"^Metrics on (http://127\.0\.0\.1:(\d+)/metrics)$"
+
+
+def config(port: int, backend: str, *lines: str, server: str = "") -> str:
+    return "\n".join(
+        (
+            "[server]",
+            'bind = "127.0.0.1"',
+            f"port = {port}",
+            server,
+            "[[protocols]]",
+            'name = "alpha"',
+            'patterns = ["ALPHA"]',
+            'transport = "tcp"',
+            f'forward_to = "{backend}"',
+            *lines,
+        )
+    )
+
+
+def ask(port: int, data: bytes) -> bytes:
+    with connect(("127.0.0.1", port)) as client:
+        client.sendall(data)
+        return client.recv(100)
+
+
+def scrape(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own
+        text: str = answer.read().decode()
+        return text
+
+
+def told(*arguments: object) -> dict[str, Any]:
+    done = run("status", *arguments, "--json")
+    assert (done.code, done.err) == (0, "")
+    status: dict[str, Any] = json.loads(done.out)
+    return status
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "refractium.toml"
+
+
+def test_status_shows_listeners_routes_counts_and_the_last_reload(file: Path) -> None:
+    port = free_port()
+    with Backend(echo) as backend:
+        file.write_text(config(port, backend.address))
+        with serving("-c", file) as program:
+            assert ask(port, b"ALPHA 7") == b"ALPHA 7"
+            program.await_err("alpha -> ")  # its end
+            status = told("-c", file)
+            assert status["listeners"] == [{"transport": "tcp", "address": f"127.0.0.1:{port}"}]
+            (route,) = status["routes"]
+            assert route["backends"][0]["address"] == backend.address
+            assert (status["tcp"]["accepted"], status["tcp"]["refused"]) == (1, {})
+            assert status["tcp"]["routes"][0]["bytes_up"] == 7
+            assert status["last_reload"] is None
+            file.write_text("[server]\nprt = 1\n")
+            program.await_err("not reloaded")
+            shown = run("status", "-p", port)
+            assert (shown.code, shown.err) == (0, "")
+            for text in (f"127.0.0.1:{port}", backend.address, "alpha", "1 closed", "failed", "did you mean"):
+                assert text in shown.out
+            file.write_text(config(port, backend.address, "on_timeout = true"))
+            program.await_err("configuration 2 is in force")
+            status = told("-p", port)
+            assert (status["generation"], status["reloads_failed"]) == (2, 1)
+            assert status["last_reload"]["ok"]
+            assert status["tcp"]["accepted"] == 1
+            assert program.terminate() == 0
+        gone = run("status", "-p", port)
+        assert (gone.code, gone.out) == (1, "")
+        assert f"nothing runs at {RUNTIME.name}/refractium-{port}.sock" in gone.err
+
+
+def test_any_free_port_has_a_control_socket_of_that_name() -> None:
+    with serving("-b", "127.0.0.1", "-p", 0, "-f", "ssh=127.0.0.1:1") as program:
+        assert told("-p", program.port)["listeners"][0]["address"] == f"127.0.0.1:{program.port}"
+    unknown = run("status", "-p", 0)
+    assert unknown.code == 2
+    assert "say with -p" in unknown.err
+
+
+def test_the_file_may_say_where_the_control_socket_is_and_move_it(file: Path) -> None:
+    port = free_port()
+    first, second = file.with_name("one.sock"), file.with_name("two.sock")
+    file.write_text(config(port, "127.0.0.1:1", server=f'control = "{first}"'))
+    with serving("-c", file) as program:
+        assert told("-c", file) | {"at": 0} == told("--control", first) | {"at": 0}
+        file.write_text(config(port, "127.0.0.1:1", server=f'control = "{second}"'))
+        program.await_err("configuration 2 is in force")
+        eventually(second.exists, "the new socket")
+        assert told("-c", file)["generation"] == 2
+        assert not first.exists()
+        assert program.terminate() == 0
+    assert not second.exists()
+
+
+def test_a_second_instance_leaves_the_socket_of_the_first_and_a_killed_one_is_replaced(file: Path) -> None:
+    path = file.with_name("control.sock")
+    file.write_text(config(0, "127.0.0.1:1", server=f'control = "{path}"'))
+    with serving("-c", file) as first:
+        with serving("-c", file) as second:
+            second.await_err(f"warning no control socket at {path}: Address already in use")
+            assert second.terminate() == 0
+        assert told("--control", path)["listeners"][0]["address"] == first.addresses[0]
+        first.signal(signal.SIGKILL)
+        first.wait()
+    assert path.exists()
+    with serving("-c", file) as third:
+        eventually(lambda: run("status", "--control", path).code == 0, "an answer")
+        assert told("--control", path)["listeners"][0]["address"] == third.addresses[0]
+        assert "control socket" not in third.err
+
+
+def test_metrics_are_served_where_the_file_says_and_follow_a_reload(file: Path) -> None:
+    port = free_port()
+    with Backend(echo) as backend:
+        file.write_text(config(port, backend.address, "[metrics]", 'bind = "127.0.0.1:0"'))
+        with serving("-c", file) as program:
+            url = program.await_out(PRINTED)[1]
+            assert ask(port, b"ALPHA") == b"ALPHA"
+            eventually(
+                lambda: (
+                    'refractium_connections_total{ended="closed",route="alpha",transport="tcp"} 1.0'
+                    in scrape(url)
+                ),
+                "one connection",
+            )
+            other = free_port()
+            file.write_text(config(port, backend.address, "[metrics]", f'bind = "127.0.0.1:{other}"'))
+            moved = program.await_out(PRINTED.replace(r"(\d+)", str(other)))[1]
+            assert 'refractium_reloads_total{result="ok"} 1.0' in scrape(moved)
+            with pytest.raises(OSError, match="refused"):
+                scrape(url)
+            file.write_text(config(port, backend.address))
+            program.await_err("configuration 3 is in force")
+            with pytest.raises(OSError, match="refused"):
+                scrape(moved)
+            assert program.terminate() == 0
+
+
+def test_an_address_for_metrics_that_is_taken_stops_the_start_but_not_a_running_instance(file: Path) -> None:
+    port = free_port()
+    with Backend(echo) as taken:
+        file.write_text(config(port, "127.0.0.1:1", "[metrics]", f'bind = "{taken.address}"'))
+        with Running("-c", file) as program:
+            assert program.wait() == 1
+            assert f"cannot listen on {taken.address}" in program.err
+        file.write_text(config(port, "127.0.0.1:1"))
+        with serving("-c", file) as program:
+            file.write_text(config(port, "127.0.0.1:1", "[metrics]", f'bind = "{taken.address}"'))
+            program.await_err(f"not reloaded: cannot listen on {taken.address}")
+            assert told("-p", port)["last_reload"]["errors"] == [
+                f"cannot listen on {taken.address}: Address already in use"
+            ]
+            assert program.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('bind = "9100"', "metrics.bind: write HOST:PORT"),
+        ('bind = "127.0.0.1:65536"', "metrics.bind: write HOST:PORT"),
+        ('bind = "::1:9100"', "metrics.bind: brackets belong to an IPv6 address"),
+        ('bind = "a b:9100"', "metrics.bind: not an IP address or host name"),
+        ("bind = 9100", "metrics.bind: expected str, got int"),
+        ('bnd = "127.0.0.1:1"', "metrics.bnd: unknown key: did you mean 'bind'?"),
+    ],
+)
+def test_a_bad_address_for_metrics_is_reported(file: Path, line: str, message: str) -> None:
+    file.write_text(config(0, "127.0.0.1:1", "[metrics]", line))
+    done = run("check", "-c", file)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_a_bad_path_for_the_control_socket_is_reported(file: Path) -> None:
+    file.write_text(config(0, "127.0.0.1:1", server='control = "relative.sock"'))
+    done = run("check", "-c", file)
+    assert done.code == 2
+    assert "server.control" in done.err
+
+
+def test_where_the_folder_for_the_control_socket_is_missing_clients_are_served_all_the_same(
+    tmp_path: Path,
+) -> None:
+    gone = environment(XDG_RUNTIME_DIR=str(tmp_path / "gone"))
+    with (
+        Backend(echo) as backend,
+        serving("-b", "127.0.0.1", "-p", 0, "-f", f"ssh={backend.address}", env=gone) as program,
+    ):
+        program.await_err("warning no control socket at .*: No such file or directory")
+        assert ask(program.port, b"SSH-2.0-x\r\n") == b"SSH-2.0-x\r\n"
+        assert program.terminate() == 0

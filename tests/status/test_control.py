@@ -1,0 +1,221 @@
+"""The control socket: who is answered, and what becomes of its file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+import uvloop
+
+from refractium import Refractium, RefractiumError
+from refractium.control import ControlSocket, ask, decode
+from refractium.status import Reload
+from support.clients import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+
+    from refractium.status import Status
+
+    Loop = Callable[[], asyncio.AbstractEventLoop]
+
+NOBODY = 65_534
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    """In a folder that every user may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder, "control.sock")
+
+
+@pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+def loop(request: pytest.FixtureRequest) -> Loop:
+    found: Loop = request.param
+    return found
+
+
+def run(loop: Loop, coroutine: Coroutine[None, None, None]) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(coroutine, 2 * PATIENCE))
+
+
+@asynccontextmanager
+async def opened(path: Path, status: Callable[[], Status] | None = None) -> AsyncIterator[ControlSocket]:
+    control = ControlSocket(path, status or Refractium().status)
+    await control.open()
+    try:
+        yield control
+    finally:
+        await control.close()
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode
+
+
+def open_to_all(path: Path) -> None:
+    path.chmod(0o666)
+
+
+def replace(path: Path) -> None:
+    path.unlink()
+    path.write_text("another's")
+
+
+async def answer(path: Path) -> Status:
+    return decode(await asyncio.to_thread(ask, [path]))
+
+
+def test_it_tells_the_status_to_its_own_user_and_is_removed_at_the_end(path: Path, loop: Loop) -> None:
+    async def main() -> None:
+        engine = Refractium()
+        async with opened(path, engine.status):
+            mode = mode_of(path)
+            assert stat.S_ISSOCK(mode)
+            assert stat.S_IMODE(mode) == 0o600
+            for _ in range(20):
+                told = await answer(path)
+                assert told.generation == 1
+                assert told.started == engine.status().started
+
+    run(loop, main())
+    assert not path.exists()
+
+
+def test_a_stale_socket_is_replaced(path: Path, loop: Loop) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+        dead.listen()
+    assert path.exists()
+
+    async def main() -> None:
+        async with opened(path):
+            assert (await answer(path)).generation == 1
+
+    run(loop, main())
+
+
+def test_the_socket_of_a_living_instance_is_left_alone(path: Path, loop: Loop) -> None:
+    async def main() -> None:
+        async with opened(path) as first:
+            with pytest.raises(OSError, match="in use"):
+                await ControlSocket(path, Refractium().status).open()
+            assert first.path.exists()
+            assert (await answer(path)).generation == 1
+
+    run(loop, main())
+
+
+def test_a_file_that_is_no_socket_is_left_alone(path: Path, loop: Loop) -> None:
+    path.write_text("mine")
+    with pytest.raises(OSError, match="in use"):
+        run(loop, ControlSocket(path, Refractium().status).open())
+    assert path.read_text() == "mine"
+
+
+def test_a_file_that_has_taken_its_place_stays(path: Path, loop: Loop) -> None:
+    async def main() -> None:
+        async with opened(path):
+            replace(path)
+
+    run(loop, main())
+    assert path.read_text() == "another's"
+
+
+def test_who_does_not_read_keeps_neither_others_nor_the_end_waiting(path: Path, loop: Loop) -> None:
+    large = Reload(datetime.now(UTC), ok=False, errors=("x" * 4_000_000,))
+    engine = Refractium()
+
+    def status() -> Status:
+        return msgspec.structs.replace(engine.status(), last_reload=large)
+
+    async def main() -> None:
+        async with opened(path, status):
+            with socket.socket(socket.AF_UNIX) as lazy:
+                lazy.connect(str(path))
+                told = await answer(path)
+                assert told.last_reload == large
+
+    run(loop, main())
+
+
+def test_beyond_eight_at_once_nobody_is_answered(path: Path, loop: Loop) -> None:
+    large = Reload(datetime.now(UTC), ok=False, errors=("x" * 4_000_000,))
+    engine = Refractium()
+
+    def status() -> Status:
+        return msgspec.structs.replace(engine.status(), last_reload=large)
+
+    async def main() -> None:
+        async with opened(path, status):
+            lazy = [socket.socket(socket.AF_UNIX) for _ in range(8)]
+            for sock in lazy:
+                sock.connect(str(path))
+            with pytest.raises(RefractiumError, match="busy"):
+                await answer(path)
+            for sock in lazy:
+                sock.close()
+
+    run(loop, main())
+
+
+def connect_as_nobody(path: Path) -> tuple[int, str]:
+    code = f"""
+import os, socket
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect({str(path)!r})
+    print(client.recv(9))
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_is_neither_let_in_nor_answered(path: Path, loop: Loop) -> None:
+    async def main() -> None:
+        async with opened(path):
+            code, said = await asyncio.to_thread(connect_as_nobody, path)
+            assert code == 1
+            assert "PermissionError" in said
+            open_to_all(path)
+            code, said = await asyncio.to_thread(connect_as_nobody, path)
+            assert (code, said) == (0, "b''\n")
+            assert (await answer(path)).generation == 1
+
+    run(loop, main())
+
+
+def test_the_client_says_where_nobody_answers(path: Path) -> None:
+    with pytest.raises(RefractiumError, match=f"nothing runs at {path}; nothing runs at /nowhere"):
+        ask([path, Path("/nowhere")])
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with pytest.raises(RefractiumError, match="any more"):
+        ask([path])
+
+
+def test_an_answer_of_something_else_is_an_error() -> None:
+    with pytest.raises(RefractiumError, match="another version"):
+        decode(b'{"version": 3}')

@@ -1,0 +1,342 @@
+"""What is told equals what the test has done, count by count and byte by byte."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import struct
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from refractium import NEED_MORE, Identification, Refractium, Route, Transport, define_protocol
+from refractium.metrics import Exporter
+from refractium.net.counters import BOUNDS, Counters, Outcome
+from refractium.net.report import Ended
+from support import datagrams
+from support.backends import Backend, echo, refusing
+from support.clients import connect
+from support.proxy import ProxyThread, eventually, free_port, quick, starting_with
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client import Metric
+
+    from refractium.status import RouteTraffic, Status
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+RESET = struct.pack("ii", 1, 0)
+
+
+def resetting(sock: socket.socket) -> None:
+    """Takes something, then resets."""
+    sock.recv(100)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+
+@define_protocol("faulty", max_bytes=1, prefixes=(b"F",))
+def faulty(data: bytes) -> Identification:
+    if data:
+        raise RuntimeError
+    return NEED_MORE
+
+
+@define_protocol("quizzed", transport=Transport.UDP, max_bytes=100)
+def quizzed(data: bytes) -> Identification:
+    return starting_with(b"QUIZ").identify(data)
+
+
+class Run:
+    """A proxy with every kind of route, and what its clients have met.
+
+    Attributes:
+        proxy: the proxy; 3 clients at most are let in from one address.
+    """
+
+    def __init__(self, proxy: ProxyThread) -> None:
+        self.proxy = proxy
+
+    def ask(self, data: bytes) -> bytes:
+        """A client that says something once, and leaves when it has an answer or is left."""
+        before = self.proxy.counters.finished
+        with self.proxy.connect() as client:
+            client.sendall(data)
+            try:
+                answer = client.recv(100)
+            except ConnectionResetError:
+                answer = b"reset"
+        eventually(lambda: self.proxy.counters.finished == before + 1, "its end")
+        return answer
+
+    def status(self) -> Status:
+        async def status() -> Status:
+            return self.proxy.engine.status()
+
+        found: Status = self.proxy.call(status())
+        return found
+
+    def scrape(self) -> list[Metric]:
+        """The metrics, as a scraper gets them."""
+        exporter = Exporter("127.0.0.1", 0, self.proxy.engine.status)
+        self.proxy.call(exporter.open())
+        try:
+            with urllib.request.urlopen(f"http://{exporter.address}/metrics", timeout=10) as answer:
+                text = answer.read().decode()
+        finally:
+            self.proxy.call(exporter.close())
+        return list(text_string_to_metric_families(text))
+
+    def samples(self) -> dict[str, float]:
+        """The same by name and labels, the labels in alphabetical order."""
+        return {
+            " ".join((one.name, *(value for _, value in sorted(one.labels.items())))): one.value
+            for family in self.scrape()
+            for one in family.samples
+        }
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        good = stack.enter_context(Backend(echo))
+        bad = stack.enter_context(Backend(resetting))
+        away = stack.enter_context(refusing())
+        quiz = stack.enter_context(datagrams.UdpBackend(datagrams.echo))
+        proxy = ProxyThread(
+            Route(starting_with(b"GOOD", name="good"), good.address),
+            Route(starting_with(b"BAD", name="bad"), bad.address),
+            Route(starting_with(b"AWAY", name="away"), away),
+            Route(starting_with(b"SELF", name="self"), f"127.0.0.1:{port}"),
+            Route(faulty, good.address),
+            Route(quizzed, quiz.address),
+            port=port,
+            settings=quick(max_connections_per_ip=3, udp_session_timeout_ms=300),
+            expected=("cannot be reached", "refused a connection", "protocol faulty failed"),
+        )
+        yield Run(stack.enter_context(proxy))
+
+
+def mixed(run: Run) -> None:
+    """One or more of everything that can happen; what is open at the end has been closed by then."""
+    for _ in range(3):
+        assert run.ask(b"GOOD 1") == b"GOOD 1"
+    for _ in range(2):
+        assert run.ask(b"zzzz") == b""
+    assert run.ask(b"SELF") == b""
+    assert run.ask(b"AWAY") == b"reset"
+    assert run.ask(b"BAD 4567") == b"reset"
+    assert run.ask(b"F") == b""
+    before = run.proxy.counters.finished
+    run.proxy.connect().close()
+    with run.proxy.connect() as client:
+        client.sendall(b"GOOD")
+        assert client.recv(4) == b"GOOD"
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    eventually(lambda: run.proxy.counters.finished == before + 2, "both ends")
+
+
+def by_name(routes: tuple[RouteTraffic, ...]) -> dict[str, tuple[Any, ...]]:
+    return {one.name: (one.active, one.ended, one.bytes_up, one.bytes_down) for one in routes}
+
+
+def test_after_a_mixed_run_every_count_of_connections_is_exact(run: Run) -> None:
+    mixed(run)
+    tcp = run.status().tcp
+    assert (tcp.accepted, tcp.finished, tcp.active, tcp.refused, tcp.loops) == (11, 11, 0, {}, 1)
+    assert by_name(tcp.routes) == {
+        "good": (0, {"closed": 3, "client_reset": 1}, 22, 22),
+        "bad": (0, {"backend_reset": 1}, 8, 0),
+        "away": (0, {"unreachable": 1}, 0, 0),
+        "self": (0, {"loop": 1}, 0, 0),
+        "-": (0, {"no_route": 3, "client_left": 1}, 0, 0),
+    }
+    assert tcp.outcomes == {"identified": 7, "no_route": 3, "left": 1}
+    assert tcp.faults == {"faulty": 1}
+    assert tcp.identification_buckets[-1] == (BOUNDS[-1], 11)
+
+
+def test_metrics_are_the_same_counts(run: Run) -> None:
+    mixed(run)
+    samples = run.samples()
+    expected = {
+        "refractium_accepted_total tcp": 11,
+        "refractium_connections_total closed good tcp": 3,
+        "refractium_connections_total client_reset good tcp": 1,
+        "refractium_connections_total backend_reset bad tcp": 1,
+        "refractium_connections_total unreachable away tcp": 1,
+        "refractium_connections_total loop self tcp": 1,
+        "refractium_connections_total no_route - tcp": 3,
+        "refractium_connections_total client_left - tcp": 1,
+        "refractium_bytes_total up good tcp": 22,
+        "refractium_bytes_total down good tcp": 22,
+        "refractium_bytes_total up bad tcp": 8,
+        "refractium_refusals_total loop tcp": 1,
+        "refractium_refusals_total max_connections_per_ip tcp": 0,
+        "refractium_identifications_total identified": 7,
+        "refractium_identifications_total no_route": 3,
+        "refractium_identifications_total left": 1,
+        "refractium_identification_seconds_count": 11,
+        "refractium_identification_faults_total faulty tcp": 1,
+        "refractium_config_generation": 1,
+    }
+    assert {key: samples.get(key) for key in expected} == expected
+    ended = sum(value for key, value in samples.items() if key.startswith("refractium_connections_total"))
+    assert ended == 11
+
+
+def test_connections_that_are_open_and_refused_are_counted_as_such(run: Run) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(3):
+            client = stack.enter_context(run.proxy.connect())
+            if number:
+                client.sendall(b"GOOD bytes")
+                assert client.recv(100) == b"GOOD bytes"
+        for _ in range(2):
+            with run.proxy.connect() as late:
+                assert late.recv(1) == b""
+        status = run.status()
+        tcp = status.tcp
+        assert tcp.accepted == 5 == sum(tcp.refused.values()) + tcp.finished + tcp.active
+        assert (tcp.refused, tcp.active) == ({"max_connections_per_ip": 2}, 3)
+        assert by_name(tcp.routes) == {"good": (2, {}, 20, 20), "-": (1, {}, 0, 0)}
+        active = {one.name: one.backends[0].active for one in status.routes}
+        assert active == {"good": 2, "faulty": 2, "bad": 0, "away": 0, "self": 0, "quizzed": 0}
+        samples = run.samples()
+        assert samples["refractium_connections_active good tcp"] == 2
+        assert samples["refractium_bytes_total up good tcp"] == 20
+        assert samples["refractium_refusals_total max_connections_per_ip tcp"] == 2
+
+
+def test_sessions_and_datagrams_are_counted(run: Run) -> None:
+    for datagram in (b"QUIZ", b"QUIZ 2"):
+        assert datagrams.ask(run.proxy.address, datagram) == datagram
+    with datagrams.client(run.proxy.address) as client:
+        client.send(b"what")
+        eventually(lambda: run.proxy.engine.udp_counters.unrouted == 1, "a datagram without a route")
+    eventually(lambda: run.proxy.engine.udp_counters.finished == 2, "the end of both sessions")
+    udp = run.status().udp
+    assert (udp.sessions, udp.finished, udp.active, udp.refused, udp.unrouted) == (2, 2, 0, {}, 1)
+    assert by_name(udp.routes) == {"quizzed": (0, {"idle": 2}, 10, 10)}
+    samples = run.samples()
+    assert samples["refractium_accepted_total udp"] == 2
+    assert samples["refractium_connections_total idle quizzed udp"] == 2
+    assert samples["refractium_udp_unrouted_total"] == 1
+
+
+def test_a_backend_that_goes_down_is_told_with_since_and_why(run: Run) -> None:
+    def away() -> tuple[str, str]:
+        (found,) = [one.backends[0] for one in run.status().routes if one.name == "away"]
+        assert run.status().started <= found.since <= run.status().at
+        return found.state, found.reason
+
+    assert away() == ("unknown", "")
+    for _ in range(3):
+        assert run.ask(b"AWAY") == b"reset"
+    assert away() == ("down", "it cannot be reached: Connection refused")
+    up = {key: value for key, value in run.samples().items() if key.startswith("refractium_backend_up")}
+    assert sorted(up.values()) == [0, 1, 1, 1, 1]  # one sample for the backend that two routes share
+
+
+def test_silent_clients_and_those_for_the_fallback_are_told_apart() -> None:
+    with (
+        Backend(echo) as backend,
+        ProxyThread(
+            Route(starting_with(b"MAIL", name="mail", server_first=True), backend.address),
+            fallback=backend.address,
+            settings=quick(peek_timeout_ms=20),
+        ) as proxy,
+    ):
+        run = Run(proxy)
+        assert run.ask(b"other") == b"other"
+        with proxy.connect() as client:
+            eventually(lambda: proxy.counters.outcomes[Outcome.SILENT] == 1, "the timeout")
+            client.sendall(b"late")
+            assert client.recv(100) == b"late"
+        proxy.await_active(0)
+        tcp = run.status().tcp
+        assert tcp.outcomes == {"fallback": 1, "silent": 1}
+        assert {one.name: one.bytes_up for one in tcp.routes} == {"fallback": 5, "mail": 4}
+        assert tcp.identification_seconds >= 0.02
+        assert [count for _, count in tcp.identification_buckets][-1] == 2
+
+
+def test_reloads_good_and_failed_are_counted_and_counts_outlive_them(run: Run) -> None:
+    mixed(run)
+    run.proxy.engine.reload_failed(["line 3: no"])
+    failed = run.status()
+    assert failed.last_reload is not None
+    assert (failed.generation, failed.reloads_failed) == (1, 1)
+    assert (failed.last_reload.ok, failed.last_reload.errors) == (False, ("line 3: no",))
+    assert run.samples()["refractium_config_last_reload_successful"] == 0
+    run.proxy.call(run.proxy.engine.apply([Route(faulty, "127.0.0.1:1")], settings=quick()))
+    status = run.status()
+    assert status.last_reload is not None
+    assert (status.generation, status.last_reload.ok, status.last_reload.errors) == (2, True, ())
+    assert [one.name for one in status.routes] == ["faulty"]
+    assert (status.tcp.accepted, status.tcp.faults) == (11, {"faulty": 1})
+    samples = run.samples()
+    assert samples["refractium_reloads_total ok"] == samples["refractium_reloads_total failed"] == 1
+
+
+def test_the_page_lists_exactly_the_metrics_that_are_scraped(run: Run) -> None:
+    mixed(run)
+    rows = re.findall(r"^\| `(refractium_\w+)` \| (\w+) \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
+    listed = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    scraped = {}
+    for family in run.scrape():
+        labels = {label for one in family.samples for label in one.labels} - {"le"}
+        name = family.name + ("_total" if family.type == "counter" else "")
+        scraped[name] = (family.type, labels)
+    assert listed == scraped
+
+
+def test_the_page_lists_every_way_to_end() -> None:
+    (row,) = re.findall(r"^\| `refractium_connections_total` .*$", PAGE.read_text(), re.MULTILINE)
+    assert {how.name.lower() for how in Ended} <= set(re.findall(r"`(\w+)`", row))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_a_scraper_that_says_nothing_keeps_neither_others_nor_the_end_waiting(run: Run, host: str) -> None:
+    exporter = Exporter(host, 0, run.proxy.engine.status)
+    run.proxy.call(exporter.open())
+    try:
+        port = int(exporter.address.rpartition(":")[2])
+        with connect((host, port)) as silent:
+            with urllib.request.urlopen(f"http://{exporter.address}/metrics", timeout=10) as answer:
+                assert b"refractium_build_info" in answer.read()
+            run.proxy.call(exporter.close())
+            silent.shutdown(socket.SHUT_WR)
+            assert silent.recv(1) == b""
+    finally:
+        run.proxy.call(exporter.close())
+
+
+def test_an_identification_is_in_the_bucket_of_its_time() -> None:
+    counters = Counters()
+    for seconds in (0.0, 0.001, 0.002, 0.5, 6.0):
+        counters.decide(Outcome.IDENTIFIED, seconds)
+    assert counters.buckets == [2, 1, 0, 0, 0, 1, 0, 0, 1]
+    assert counters.seconds == pytest.approx(6.503)
+
+
+def test_an_engine_that_serves_nothing_yet_has_a_status() -> None:
+    status = Refractium([Route(starting_with(b"A"), "127.0.0.1:1")]).status()
+    assert (status.listeners, status.tcp.accepted, status.udp.sessions) == ((), 0, 0)
+    assert [one.name for one in status.routes] == ["magic"]
+
+
+def test_listeners_are_told_as_they_are(run: Run) -> None:
+    address = f"127.0.0.1:{run.proxy.port}"
+    assert [(one.transport.value, one.address) for one in run.status().listeners] == [
+        ("tcp", address),
+        ("udp", address),
+    ]
+    with connect(run.proxy.address) as client:
+        client.sendall(b"zzzz")
+        assert client.recv(1) == b""
