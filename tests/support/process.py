@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
 PROGRAM: Final = str(Path(sys.executable).with_name("refractium"))
@@ -89,6 +89,7 @@ class Running:
         stdout: a file descriptor instead of a pipe; `out` stays empty then.
         stderr: the same.
         shell: a line for ``sh`` that starts the program as ``"$@"``, to close its streams before.
+        pass_fds: descriptors that stay open in it.
 
     Attributes:
         pid: of the process.
@@ -102,6 +103,7 @@ class Running:
         stdout: int = subprocess.PIPE,
         stderr: int = subprocess.PIPE,
         shell: str | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         command = [PROGRAM, *map(str, arguments)]
         self._process = subprocess.Popen(
@@ -111,6 +113,7 @@ class Running:
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
+            pass_fds=pass_fds,
         )
         self.pid = self._process.pid
         self._changed = threading.Condition()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,7 @@ from refractium.access import AccessLog
 from refractium.address import Address, parse_network
 from refractium.contract import Transport
 from refractium.errors import ConfigError, Problem
-from refractium.net.bind import bind
+from refractium.net.bind import bind, prepare
 from refractium.net.checker import Checker
 from refractium.net.checks import resolved
 from refractium.net.counters import Counters, UdpCounters
@@ -26,7 +27,6 @@ from refractium.routing import Router
 from refractium.settings import Settings
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
     from typing import Self
 
@@ -101,21 +101,25 @@ class Refractium:
             ListenError: the address cannot be listened on; what was started before goes on.
             RuntimeError: the engine was stopped.
         """
-        sockets, reactor = await self._prepare(Transport.TCP, host, port)
-        if self._tcp is None:
-            router = self._plan.routers[Transport.TCP]
-            self._tcp = TcpService(reactor, router, self.settings, self._limits, AccessLog())
-        service = self._tcp
-        return tuple(join_host_port(*service.listen(sock).address[:2]) for sock in sockets)
+        return await self._listen(Transport.TCP, await self._bind(Transport.TCP, host, port))
 
     async def start_udp(self, host: str, port: int) -> tuple[str, ...]:
         """The same for datagrams."""
-        sockets, reactor = await self._prepare(Transport.UDP, host, port)
-        if self._udp is None:
-            router = self._plan.routers[Transport.UDP]
-            self._udp = UdpService(reactor, router, self.settings, self._limits, AccessLog())
-        service = self._udp
-        return tuple(join_host_port(*service.listen(sock).address[:2]) for sock in sockets)
+        return await self._listen(Transport.UDP, await self._bind(Transport.UDP, host, port))
+
+    async def start_on(self, sock: socket.socket) -> str:
+        """The same on a socket that somebody else has bound, such as systemd.
+
+        Args:
+            sock: a stream socket that listens, or a datagram socket; the engine's from now on.
+
+        Returns:
+            The address listened on, as ``HOST:PORT``.
+        """
+        prepare(sock)
+        transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
+        (address,) = await self._listen(transport, [sock])
+        return address
 
     async def run_tcp(self, host: str, port: int) -> None:
         """Listen and serve until `stop` has been called, or this task is cancelled.
@@ -153,12 +157,15 @@ class Refractium:
         """
         plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings, successor_of=self._plan)
         services = {Transport.TCP: self._tcp, Transport.UDP: self._udp}
-        for transport, service in services.items():
-            if service is not None:
-                await plan.prepare(transport)
-        if self._stopping:
+        try:
+            for transport, service in services.items():
+                if service is not None:
+                    await plan.prepare(transport)
+            if self._stopping:
+                raise RuntimeError("the engine was stopped: make a new one")  # noqa: TRY301
+        except BaseException:
             await plan.stop()
-            raise RuntimeError("the engine was stopped: make a new one")
+            raise
         former, self._plan = self._plan, plan
         self._limits.apply(settings)
         for transport, service in services.items():
@@ -220,23 +227,31 @@ class Refractium:
             self._stopped.set()
         return cut
 
-    async def _prepare(
-        self, transport: Transport, host: str, port: int
-    ) -> tuple[list[socket.socket], Reactor]:
-        """Sockets to serve, and what their events come from."""
+    async def _bind(self, transport: Transport, host: str, port: int) -> list[socket.socket]:
         if self._stopping:
             raise RuntimeError("the engine was stopped: make a new one")
-        loop = asyncio.get_running_loop()
-        sockets = await bind(loop, transport, host, port)
+        return await bind(asyncio.get_running_loop(), transport, host, port)
+
+    async def _listen(self, transport: Transport, sockets: Sequence[socket.socket]) -> tuple[str, ...]:
+        """Serve on bound sockets; clients that connect before it is prepared wait in their queues."""
         if self._reactor is None:
-            self._reactor = Reactor(loop)
-        # Clients that connect meanwhile wait in the listener's queue.
+            self._reactor = Reactor(asyncio.get_running_loop())
         await self._plan.prepare(transport)
         if self._stopping:
             for sock in sockets:
                 sock.close()
             raise RuntimeError("the engine was stopped meanwhile")
-        return sockets, self._reactor
+        service = self._service(transport, self._reactor)
+        return tuple(join_host_port(*service.listen(sock).address[:2]) for sock in sockets)
+
+    def _service(self, transport: Transport, reactor: Reactor) -> TcpService | UdpService:
+        """The service of a transport, made when it is first needed."""
+        what = (reactor, self._plan.routers[transport], self.settings, self._limits, AccessLog())
+        if transport is Transport.TCP:
+            self._tcp = self._tcp or TcpService(*what)
+            return self._tcp
+        self._udp = self._udp or UdpService(*what)
+        return self._udp
 
     async def _run(self) -> None:
         try:

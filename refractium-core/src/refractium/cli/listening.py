@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import sys
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -32,6 +33,14 @@ class Listening:
     def __init__(self, engine: Refractium) -> None:
         self._engine = engine
         self._open: dict[Key, tuple[str, ...]] = {}
+        self._handed_down: set[Transport] = set()
+
+    async def take(self, sockets: Sequence[socket.socket]) -> None:
+        """Listen on sockets that were handed down; a transport that has some is bound nowhere else."""
+        for sock in sockets:
+            transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
+            self._handed_down.add(transport)
+            say(f"Listening on {transport}://{await self._engine.start_on(sock)}")
 
     async def change(self, server: ServerConfig, transports: Sequence[Transport]) -> list[Key]:
         """Open what is to be listened on and is not yet, and tell of each socket on stdout.
@@ -44,6 +53,7 @@ class Listening:
         Raises:
             ListenError: nothing has changed.
         """
+        transports = [transport for transport in transports if transport not in self._handed_down]
         keys = [(transport, server.bind, server.port) for transport in transports]
         keys = [key for key in keys if key not in self._open]
         # A port that is free for one transport may be taken for the other; then there is another one.

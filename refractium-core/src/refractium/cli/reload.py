@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from refractium.cli import configuration
+from refractium.cli import configuration, systemd
 from refractium.errors import ConfigError, ListenError
 from refractium.watch import changes
 
@@ -59,7 +59,9 @@ class Reloader:
         while True:
             await self._asked.wait()
             self._asked.clear()
+            systemd.reloading()
             await self._reload()
+            systemd.ready()
 
     async def _reload(self) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from refractium.cli import configuration, logs, render
+from refractium.cli import configuration, logs, render, systemd
 from refractium.cli.listening import Listening
 from refractium.cli.observing import Observing
 from refractium.cli.options import Flags, serving_options
@@ -99,10 +99,13 @@ async def _serve(
     if path is not None:
         tasks.append(asyncio.create_task(ask_on_changes(path, known, lambda: _is_hot(engine), reloader)))
     try:
+        await listening.take(systemd.inherited())
         await listening.change(assembly.server, assembly.wanted(transports))
         exporter = await observing.prepare(assembly)
         await observing.change(assembly, exporter)
+        systemd.ready()
         await stopping.begun.wait()
+        systemd.stopping()
         for task in tasks:
             task.cancel()
         await stopping.done.wait()

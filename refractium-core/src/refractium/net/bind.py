@@ -51,27 +51,33 @@ async def bind(
     return sockets
 
 
+def prepare(sock: socket.socket) -> None:
+    """Give a bound socket the options of a listener."""
+    sock.setblocking(False)  # noqa: FBT003 - positional by its nature
+    if sock.type == socket.SOCK_STREAM:
+        # Accepted sockets inherit these three, which saves three system calls a connection.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    else:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+
+
 def _open(
     kind: socket.SocketKind, family: socket.AddressFamily, address: tuple[object, ...]
 ) -> socket.socket:
     sock = socket.socket(family, kind)
     try:
-        sock.setblocking(False)  # noqa: FBT003 - positional by its nature
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         if kind == socket.SOCK_STREAM:
+            # Not for UDP, where it would let a second instance take the port silently.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Accepted sockets inherit these three, which saves three system calls a connection.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-            sock.bind(address)
+        sock.bind(address)
+        if kind == socket.SOCK_STREAM:
             sock.listen(BACKLOG)
-        else:
-            # Without SO_REUSEADDR: for UDP it would let a second instance take the port silently.
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            sock.bind(address)
+        prepare(sock)
     except OSError:
         sock.close()
         raise

@@ -1,0 +1,102 @@
+"""What systemd is told, and what it hands down."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.backends import Backend, named
+from support.clients import PATIENCE, ask
+from support.datagrams import UdpBackend, echo
+from support.datagrams import ask as ask_datagram
+from support.process import Running, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+HAND_DOWN = """
+import fcntl, os, sys
+for number, fd in enumerate([fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]], 3):
+    os.dup2(fd, number)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2")
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+ARGUMENTS = ("tcp", "-b", "127.0.0.1", "-p", 0, "-f", "http=127.0.0.1:9")
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """Where a service manager would listen."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PATIENCE)
+        sock.bind(str(tmp_path / "notify"))
+        yield sock
+
+
+def test_it_is_told_when_it_is_ready_reloads_and_stops(manager: socket.socket, tmp_path: Path) -> None:
+    env = environment(NOTIFY_SOCKET=manager.getsockname())
+    with Running(*ARGUMENTS, cwd=tmp_path, env=env) as program:
+        assert manager.recv(1000) == b"READY=1"
+        assert ask(("127.0.0.1", program.port), b"no http\r\n").end == "eof"
+        program.signal(signal.SIGHUP)
+        reloading = manager.recv(1000)
+        assert reloading.startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert int(reloading.rpartition(b"=")[2]) > 0
+        assert manager.recv(1000) == b"READY=1"
+        program.signal(signal.SIGTERM)
+        assert manager.recv(1000) == b"STOPPING=1"
+        assert program.wait() == 0
+
+
+def test_a_manager_that_is_gone_does_no_harm(manager: socket.socket, tmp_path: Path) -> None:
+    env = environment(NOTIFY_SOCKET=manager.getsockname())
+    manager.close()
+    with Running(*ARGUMENTS, cwd=tmp_path, env=env) as program:
+        program.await_out("Listening on")
+        assert program.terminate() == 0
+
+
+def test_sockets_that_are_handed_down_are_listened_on_and_stay_over_a_reload(tmp_path: Path) -> None:
+    with (
+        Backend(named("a")) as backend,
+        UdpBackend(echo) as datagrams,
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(type=socket.SOCK_DGRAM) as udp,
+    ):
+        udp.bind(("127.0.0.1", 0))
+        (tmp_path / "refractium.toml").write_text(
+            f'fallback_tcp = "{backend.address}"\nfallback_udp = "{datagrams.address}"\n[server]\nport = 1\n'
+        )
+        fds = [sock.fileno() for sock in (tcp, udp)]
+        shell = f'exec {sys.executable} -c "$HAND_DOWN" {fds[0]} {fds[1]} "$@"'
+        env = environment(HAND_DOWN=HAND_DOWN)
+        with Running(cwd=tmp_path, env=env, shell=shell, pass_fds=fds) as program:
+            program.await_out(f"Listening on tcp://127.0.0.1:{tcp.getsockname()[1]}")
+            program.await_out(f"Listening on udp://127.0.0.1:{udp.getsockname()[1]}")
+            for _ in range(2):
+                assert ask(tcp.getsockname(), b"hello").data == b"ahello"
+                assert ask_datagram(udp.getsockname(), b"hello") == b"hello"
+                program.signal(signal.SIGHUP)
+                program.await_err("configuration 2 is in force")
+            assert ":1\n" not in program.out  # the port of the file is not bound
+            assert program.terminate() == 0
+
+
+def test_sockets_for_another_process_are_left_alone(tmp_path: Path) -> None:
+    env = environment(LISTEN_PID="1", LISTEN_FDS="1")
+    with Running(*ARGUMENTS, cwd=tmp_path, env=env) as program:
+        program.await_out("Listening on tcp://127.0.0.1:")
+        assert program.terminate() == 0
+
+
+def test_a_descriptor_that_is_no_socket_is_a_clear_error(tmp_path: Path) -> None:
+    shell = 'exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+    with Running(*ARGUMENTS, cwd=tmp_path, shell=shell) as program:
+        assert program.wait() == 1
+        assert "cannot listen on descriptor 3 of LISTEN_FDS" in program.err
