@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["main"]
+from refractium import __version__
+
+__all__ = ["VERSION_LINE", "main"]
+
+VERSION_LINE = f"refractium, version {__version__}"
 
 
 def main() -> None:
     """Run the command line and exit: 0 clean, 1 a failure while running, 2 wrong usage or configuration."""
     _open_standard_streams()
+    if sys.argv[1:] == ["--version"]:
+        # Scripts ask for it often, and it takes ten times as long to import what parses a command line.
+        sys.stdout.write(VERSION_LINE + "\n")
+        sys.exit(0)
     from refractium.cli.app import app  # noqa: PLC0415 - the entry point is imported by tools that only look
 
     app()

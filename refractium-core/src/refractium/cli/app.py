@@ -11,6 +11,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from refractium import __version__
+from refractium.cli import VERSION_LINE
 from refractium.cli.options import Flags, serving_options
 from refractium.errors import ConfigError, RefractiumError
 
@@ -72,7 +73,7 @@ def _trace(error: BaseException) -> None:
 
 @click.group(cls=_App, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @serving_options
-@click.version_option(__version__, "--version", prog_name="refractium")
+@click.version_option(__version__, "--version", message=VERSION_LINE)
 @click.pass_context
 def app(context: click.Context, /, **_given: Any) -> None:
     """One port, many protocols.

@@ -65,10 +65,11 @@ class Table(Generic[T]):
             for one in sorted(candidates, key=lambda candidate: candidate.protocol.strength)
         ]
         self._by_first_byte = [
-            tuple(entry for entry in entries if _may_start_with(entry.protocol, first))
+            # The function stands beside its entry because a no, the usual answer, needs nothing else.
+            tuple((entry.identify, entry) for entry in entries if _may_start_with(entry.protocol, first))
             for first in range(256)
         ]
-        self._for_nothing = tuple(entry for entry in entries if not entry.protocol.prefixes)
+        self._for_nothing = tuple((entry.identify, entry) for entry in entries if not entry.protocol.prefixes)
         self._entries = entries
         self.bound = max((entry.bound for entry in entries), default=0)
         self.faults: Counter[str] = Counter()
@@ -85,29 +86,27 @@ class Table(Generic[T]):
             The outcome with the match it rests on; `NO` if nothing can match any more; `NEED_MORE` (never if
             final) if something ahead of every match so far has not said no.
         """
-        for identify, select, asks_for, outcome_for_all, bound, protocol in (
-            self._by_first_byte[data[0]] if data else self._for_nothing
-        ):
+        for identify, entry in self._by_first_byte[data[0]] if data else self._for_nothing:
             try:
                 answer = identify(data)
                 if answer is NO:
                     continue
                 if answer is NEED_MORE:
-                    if final or len(data) >= bound:
+                    if final or len(data) >= entry.bound:
                         continue
                     return NEED_MORE
                 if not isinstance(answer, ProtocolMatch):
                     raise TypeError(f"{answer!r} is not an answer")  # noqa: TRY301 - a fault like any other
-                if select is None:
-                    outcome = outcome_for_all
-                elif asks_for & answer.pending and not final and len(data) < bound:
+                if entry.select is None:
+                    outcome = entry.outcome
+                elif entry.asks_for & answer.pending and not final and len(data) < entry.bound:
                     return NEED_MORE
                 else:
-                    outcome = select(answer)
+                    outcome = entry.select(answer)
                 if outcome is not NO:
                     return outcome, answer
             except Exception as error:  # noqa: BLE001 - whatever a plugin does, it is a no for this connection
-                self._note_fault(protocol, data, error)
+                self._note_fault(entry.protocol, data, error)
         return NO
 
     def explain(self, data: bytes) -> Iterator[tuple[Protocol, Identification]]:

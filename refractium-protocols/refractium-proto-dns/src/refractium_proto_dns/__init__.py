@@ -13,7 +13,7 @@ from refractium_proto_dns.query import (
 )
 
 _LENGTH = 2
-_FLAGS = _LENGTH + 2
+_FLAGS_END = _LENGTH + 4
 
 
 class DnsUdp(Protocol):
@@ -40,7 +40,7 @@ class DnsTcp(Protocol):
     def identify(self, data: bytes) -> Identification:
         if len(data) < _LENGTH:
             return NEED_MORE
-        if len(data) > _FLAGS + 1 and (data[_FLAGS] & QR_OR_TC or data[_FLAGS + 1] & Z_OR_RCODE):
+        if len(data) >= _FLAGS_END and (data[4] & QR_OR_TC or data[5] & Z_OR_RCODE):
             return NO  # what is checked below as well; most of what is not DNS costs no more than this
         size = data[0] << 8 | data[1]
         return identify_query(data[_LENGTH : self.max_bytes], size) if size >= MIN_QUERY else NO

@@ -50,7 +50,7 @@ class Http(Protocol):
     def identify(self, data: bytes) -> Identification:
         if _match_line(data, 0, MAX_BYTES):
             return DeferredMatch(describe, data)
-        if data.startswith(b"PRI"):
+        if data[:1] == b"P":
             if data.startswith(PREFACE):
                 return ProtocolMatch({"version": "2"})
             if PREFACE.startswith(data):
