@@ -1,30 +1,5 @@
-"""What every test of the engine must leave behind: nothing."""
+"""As for every test of the engine: nothing is left open."""
 
-from __future__ import annotations
+from support.cleanliness import nothing_is_left_open, uvloop_has_what_it_keeps
 
-import gc
-import threading
-from typing import TYPE_CHECKING
-
-import pytest
-import uvloop
-
-from support.proxy import open_descriptors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="session", autouse=True)
-def uvloop_has_what_it_keeps() -> None:
-    """The first loop of a process opens a pipe that stays."""
-    uvloop.new_event_loop().close()
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_open() -> Iterator[None]:
-    before, threads = open_descriptors(), set(threading.enumerate())
-    yield
-    gc.collect()
-    assert open_descriptors() <= before
-    assert set(threading.enumerate()) <= threads
+__all__ = ["nothing_is_left_open", "uvloop_has_what_it_keeps"]
