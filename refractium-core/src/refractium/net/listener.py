@@ -29,6 +29,11 @@ EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 """What the machine says when it has run out of descriptors or memory for sockets."""
 
 
+def ip_of(peer: Peer) -> str:
+    """The IP address of a peer; an IPv4 address mapped into IPv6 is itself."""
+    return peer[0].removeprefix("::ffff:")
+
+
 class Listener:
     """Accepts on one bound socket.
 

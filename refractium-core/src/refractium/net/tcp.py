@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from refractium.contract import NEED_MORE, NO, Transport, Verdict
 from refractium.net.counters import NO_ROUTE, Counters, Outcome
 from refractium.net.dial import Dial
-from refractium.net.listener import Listener
+from refractium.net.listener import Listener, ip_of
 from refractium.net.locality import OwnAddresses
 from refractium.net.proxy_protocol import build, parse
 from refractium.net.reactor import EDGE, IN
@@ -124,7 +124,7 @@ class TcpService:
 
     def _accepted(self, sock: socket.socket, peer: Peer) -> None:
         self.counters.accepted += 1
-        ip = peer[0].removeprefix("::ffff:")
+        ip = ip_of(peer)
         # A trusted proxy has as many connections as all of its clients.
         is_trusted = self.snapshot.trusts(ip)
         limit = self.limits.enter(None if is_trusted else ip)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from refractium.contract import Transport, Verdict
 from refractium.net.counters import UdpCounters
 from refractium.net.deadlines import Deadlines
+from refractium.net.listener import ip_of
 from refractium.net.locality import OwnAddresses
 from refractium.net.proxy_protocol import build
 from refractium.net.reactor import IN
@@ -140,7 +141,7 @@ class UdpService:
         if pool is None or self.is_draining:
             self.counters.unrouted += 1
             return None
-        ip = client[0].removeprefix("::ffff:")
+        ip = ip_of(client)
         if (limit := self.limits.enter(ip)) is not None:
             self.counters.refuse(limit)
             self.refusals.warning("refused a session from %s: %s is reached", ip, limit)
@@ -263,7 +264,7 @@ class Session:
         self._client = client
         self._control = control
         self.key = key
-        self.ip = client[0].removeprefix("::ffff:")
+        self.ip = ip_of(client)
         self._pool = pool
         self._match = match
         self._started = self.stamp = self._service.reactor.now
