@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import dns.message
 
 from refractium.contract import Protocol, ProtocolMatch
-from refractium.routing import Route, Router
+from refractium.routing import Pools, Route, Router
 from refractium_proto_dns import DnsTcp, DnsUdp
 from refractium_proto_ftp import Ftp
 from refractium_proto_http import Http
@@ -60,12 +60,12 @@ def identification_subjects() -> Subjects:
         if not isinstance(protocol.identify(data), ProtocolMatch):
             raise SystemExit(f"{name} is not recognised")
         subjects[name] = protocol.identify, data
-    table = Router([Route(protocol, "127.0.0.1:1") for protocol in TCP_PROTOCOLS], (), 1024).table.decide
+    table = Router(Pools([Route(protocol, "127.0.0.1:1") for protocol in TCP_PROTOCOLS]), 1024).table.decide
     for name in ("http: curl", "https: Chrome hello", "ssh: OpenSSH", "ftp: USER", "dns over tcp"):
         subjects[f"table of five, {name}"] = table, own[name][1]
     subjects["table of five, no match"] = table, NOT_ANY
     by_name = Router(
-        [Route(TCP_PROTOCOLS[1], "127.0.0.1:1", sni=f"{n}.example") for n in range(1000)], (), 1024
+        Pools([Route(TCP_PROTOCOLS[1], "127.0.0.1:1", sni=f"{n}.example") for n in range(1000)]), 1024
     ).table
     subjects["table, hello, 1,000 sni routes"] = by_name.decide, hello
     subjects["http: curl, host read"] = metadata_reader(Http()), CURL

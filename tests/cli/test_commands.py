@@ -97,6 +97,16 @@ def test_check_json_has_the_routes(cli: Cli) -> None:
         "ok": True,
         "problems": [],
         "warnings": [],
+        "listeners": [
+            {
+                "bind": "0.0.0.0",
+                "port": 8080,
+                "transports": ["tcp", "udp"],
+                "routes": None,
+                "allow": [],
+                "deny": [],
+            }
+        ],
         "routes": [
             {"protocol": "http", **shared, "forward_to": ["127.0.0.1:9000"]},
             {"protocol": "https", **shared, "sni": ["a.example"], "forward_to": ["[::1]:1", "a:2"]},

@@ -252,7 +252,7 @@ def test_check_json_has_every_problem_with_file_and_line(cli: Cli) -> None:
     done = cli("check", "--json")
     assert (done.code, done.err) == (2, "")
     answer = json.loads(done.out)
-    assert answer.keys() == {"ok", "problems", "warnings", "routes"}
+    assert answer.keys() == {"ok", "problems", "warnings", "listeners", "routes"}
     assert answer["ok"] is False
     found = [(one["source"], one["line"], one["where"]) for one in answer["problems"]]
     assert found == [("refractium.toml", 2, "server.port"), ("refractium.toml", 3, "server.bnid")]

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from refractium.config import RouteConfig, ServerConfig
+from refractium.config import Config, ListenerConfig, RouteConfig, ServerConfig, listeners_of
 from refractium.config.check import problems, warnings
 from refractium.contract import Transport
 from refractium.routing import Member
+
+ONE_LISTENER = [("server", ListenerConfig(port=8080))]
 
 
 def route(name: str = "https", **keys: object) -> RouteConfig:
@@ -14,12 +16,14 @@ def route(name: str = "https", **keys: object) -> RouteConfig:
 
 def places_of_problems(*routes: RouteConfig, **server: object) -> list[str]:
     numbered = [(str(number), one) for number, one in enumerate(routes)]
-    return [where for where, _ in problems(ServerConfig(**server), numbered)]  # type: ignore[arg-type]
+    config = ServerConfig(**server)  # type: ignore[arg-type]
+    return [where for where, _ in problems(config, listeners_of(Config(), config), numbered)]
 
 
 def places_of_warnings(*routes: RouteConfig, **server: object) -> list[str]:
     numbered = [(str(number), one) for number, one in enumerate(routes)]
-    return [where for where, _ in warnings(ServerConfig(**server), numbered)]  # type: ignore[arg-type]
+    config = ServerConfig(**server)  # type: ignore[arg-type]
+    return [where for where, _ in warnings(config, listeners_of(Config(), config), numbered)]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,7 @@ def test_routes_that_some_client_meets_both_of_are_duplicates(one: RouteConfig, 
 
 
 def test_every_further_duplicate_names_the_first() -> None:
-    found = list(problems(ServerConfig(), [("a", route()), ("b", route()), ("c", route())]))
+    found = list(problems(ServerConfig(), ONE_LISTENER, [("a", route()), ("b", route()), ("c", route())]))
     assert [(where, "as a:" in message) for where, message in found] == [("b", True), ("c", True)]
 
 

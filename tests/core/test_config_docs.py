@@ -32,13 +32,15 @@ def test_every_example_of_the_reference_is_valid(block: str) -> None:
     assert (loaded.problems, loaded.warnings) == ((), ())
 
 
-@pytest.mark.parametrize("struct", ["ServerConfig", "RouteConfig", "Member", "HealthConfig", "PluginsConfig"])
+@pytest.mark.parametrize(
+    "struct", ["ServerConfig", "ListenerConfig", "RouteConfig", "Member", "HealthConfig", "PluginsConfig"]
+)
 def test_the_reference_has_a_row_with_the_default_of_every_key(struct: str) -> None:
     for key, schema in properties(struct).items():
         row = re.search(rf"^\| `{key}` \| .* \| (.*) \| .* \|$", TEXT, re.MULTILINE)
         assert row, key
         default = schema.get("default")
-        if default not in (None, ()) and struct != "PluginsConfig":
+        if default not in (None, (), ("tcp", "udp")) and struct != "PluginsConfig":
             written = f'"{default}"' if isinstance(default, str) else str(default).lower()
             assert row[1] == f"`{written}`" or (default == [] and row[1] == "none"), key
 
@@ -68,6 +70,7 @@ def test_the_schema_describes_the_whole_file() -> None:
     assert schema["$schema"].startswith("https://json-schema.org/")
     assert set(properties("Config")) == {
         "server",
+        "listeners",
         "protocols",
         "metrics",
         "plugins",
@@ -77,6 +80,7 @@ def test_the_schema_describes_the_whole_file() -> None:
     for struct in (
         "Config",
         "ServerConfig",
+        "ListenerConfig",
         "RouteConfig",
         "Member",
         "PatternTable",
@@ -84,7 +88,9 @@ def test_the_schema_describes_the_whole_file() -> None:
         "PluginsConfig",
     ):
         assert schema["$defs"][struct]["additionalProperties"] is False
-    assert schema["$defs"]["RouteConfig"]["required"] == ["name", "forward_to"]
+    assert schema["$defs"]["RouteConfig"]["required"] == ["name"]
+    assert schema["$defs"]["RouteConfig"]["oneOf"] == [{"required": ["forward_to"]}, {"required": ["action"]}]
+    assert schema["$defs"]["ListenerConfig"]["required"] == ["port"]
 
 
 PAGE = REFERENCE.with_name("health-and-balancing.md").read_text(encoding="utf-8")

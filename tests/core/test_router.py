@@ -10,7 +10,7 @@ import pytest
 from refractium import ConfigError, Route
 from refractium.address import Address
 from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, define_protocol
-from refractium.routing import Pool, Router
+from refractium.routing import Pool, Pools, Router
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ def chosen(metadata: Mapping[str, MetadataValue], *conditions: dict[str, Any]) -
     """The number of the route that takes such a client."""
     protocol = telling(metadata)
     routes = [Route(protocol, f"127.0.0.1:{number + 1}", **one) for number, one in enumerate(conditions)]
-    decision = Router(routes, (), 1024).table.decide(b"x")
+    decision = Router(Pools(routes), 1024).table.decide(b"x")
     return decision[0].backends[0].address.port - 1 if isinstance(decision, tuple) else None
 
 
@@ -126,8 +126,8 @@ def test_where_the_exact_names_route_asks_for_more_the_wildcards_takes_the_rest(
 
 def test_what_a_route_asks_for_is_waited_for() -> None:
     protocol = telling({}, pending=frozenset({"host"}))
-    asking = Router([Route(protocol, "127.0.0.1:1", host="a.example")], (), 1024)
-    indifferent = Router([Route(protocol, "127.0.0.1:1")], (), 1024)
+    asking = Router(Pools([Route(protocol, "127.0.0.1:1", host="a.example")]), 1024)
+    indifferent = Router(Pools([Route(protocol, "127.0.0.1:1")]), 1024)
     assert asking.table.decide(b"x") is NEED_MORE
     assert asking.table.decide(b"x", final=True) is NO
     assert isinstance(indifferent.table.decide(b"x"), tuple)
@@ -148,7 +148,7 @@ def test_routes_that_apply_under_the_same_conditions_are_refused(
 ) -> None:
     protocol = telling({})
     with pytest.raises(ConfigError) as caught:
-        Router([Route(protocol, "127.0.0.1:1", **one), Route(protocol, "127.0.0.1:2", **other)], (), 1024)
+        Router(Pools([Route(protocol, "127.0.0.1:1", **one), Route(protocol, "127.0.0.1:2", **other)]), 1024)
     assert [problem.where.startswith("routes[1]") for problem in caught.value.problems] == [True]
 
 
@@ -156,7 +156,7 @@ def test_every_duplicate_is_reported() -> None:
     protocol = telling({})
     routes = [Route(protocol, f"127.0.0.1:{port}") for port in (1, 2, 3)]
     with pytest.raises(ConfigError) as caught:
-        Router(routes, (), 1024)
+        Router(Pools(routes), 1024)
     assert [problem.where for problem in caught.value.problems] == ["routes[1]", "routes[2]"]
 
 
@@ -164,7 +164,7 @@ def test_a_thousand_names_cost_no_more_than_ten() -> None:
     def seconds(count: int) -> float:
         protocol = telling({"sni": f"n{count - 1}.example"})
         routes = [Route(protocol, f"127.0.0.1:{n + 1}", sni=f"n{n}.example") for n in range(count)]
-        router = Router(routes, (), 1024)
+        router = Router(Pools(routes), 1024)
         begun = time.perf_counter()
         for _ in range(2000):
             router.table.decide(b"x")
@@ -184,7 +184,7 @@ def test_the_silent_go_to_the_route_that_asks_for_them_else_to_the_first_server_
     first, second = quiet("first", server_first=True), quiet("second", server_first=False)
 
     def silent(*routes: Route) -> str | None:
-        pool = Router(routes, (), 1024).silent
+        pool = Router(Pools(routes), 1024).silent
         return None if pool is None else pool.label
 
     assert silent(Route(second, "127.0.0.1:1")) is None
@@ -196,15 +196,15 @@ def test_the_silent_go_to_the_route_that_asks_for_them_else_to_the_first_server_
 def test_a_route_that_asks_for_the_silent_gets_them_wherever_it_stands() -> None:
     first = define_protocol("first", max_bytes=1, server_first=True)(lambda _: NO)
     second = define_protocol("second", max_bytes=1)(lambda _: NO)
-    router = Router([Route(first, "127.0.0.1:1"), Route(second, "127.0.0.1:2", on_timeout=True)], (), 1024)
+    router = Router(Pools([Route(first, "127.0.0.1:1"), Route(second, "127.0.0.1:2", on_timeout=True)]), 1024)
     assert router.silent is not None
     assert router.silent.label == "second"
 
 
 def test_several_may_be_given_as_any_sequence() -> None:
     protocol = telling({"sni": "a.example"})
-    router = Router([Route([protocol], ["127.0.0.1:1", "127.0.0.1:2"], sni=["a.example"])], (), 1024)
-    assert len(router.pools[0].backends) == 2
+    pools = Pools([Route([protocol], ["127.0.0.1:1", "127.0.0.1:2"], sni=["a.example"])])
+    assert len(next(iter(pools)).backends) == 2
 
 
 @pytest.mark.parametrize(
@@ -224,15 +224,16 @@ def test_a_route_that_makes_no_sense_says_why(arguments: dict[str, Any], where: 
 
 
 def test_the_fallback_is_a_pool_like_any_other() -> None:
-    router = Router([], (Address.parse("127.0.0.1:1"), Address.parse("[::1]:2")), 1024)
+    pools = Pools([], (Address.parse("127.0.0.1:1"), Address.parse("[::1]:2")))
+    router = Router(pools, 1024)
     assert router.fallback is not None
     assert router.fallback.label == "fallback"
-    assert [str(backend.address) for backend in router.backends] == ["127.0.0.1:1", "[::1]:2"]
-    assert Router([], (), 1024).fallback is None
+    assert [str(backend.address) for backend in pools.backends] == ["127.0.0.1:1", "[::1]:2"]
+    assert Router(Pools([]), 1024).fallback is None
 
 
 def test_a_pool_begins_with_another_backend_each_time_and_names_each_once() -> None:
-    pool: Pool | None = Router([], [Address.parse(f"127.0.0.1:{n}") for n in (1, 2, 3)], 1024).fallback
+    pool: Pool | None = Pools([], [Address.parse(f"127.0.0.1:{n}") for n in (1, 2, 3)]).fallback
     assert pool is not None
     orders = [[backend.address.port for backend in pool.candidates()] for _ in range(4)]
     assert orders == [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 2, 3]]

@@ -63,7 +63,7 @@ def test_the_example_of_the_readme_serves(monkeypatch: pytest.MonkeyPatch) -> No
     listening = threading.Event()
     start = Refractium.start_tcp
 
-    async def start_anywhere(self: Refractium, _host: str, _port: int) -> tuple[str, ...]:
+    async def start_anywhere(self: Refractium, _host: str, _port: int, _listener: str) -> tuple[str, ...]:
         addresses = await start(self, "127.0.0.1", 0)
         engines.append(self)
         monkeypatch.setattr(module, "address", addresses[0], raising=False)

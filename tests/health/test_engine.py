@@ -39,7 +39,7 @@ def route(*backends: str | Member, balance: str = "round_robin", health: Health 
 
 
 def states(proxy: ProxyThread) -> list[BackendState]:
-    return [backend.state for backend in proxy.engine._plan.routers[Transport.TCP].backends]
+    return [backend.state for backend in proxy.engine._plan.pools[Transport.TCP].backends]
 
 
 class Changes(logging.Handler):
@@ -391,7 +391,7 @@ def test_sessions_count_and_refusals_take_a_datagram_backend_down() -> None:
         f"127.0.0.1:{port}", health=Health(fall=2, interval_ms=50), balance="least_connections"
     )
     with ProxyThread(tested, expected=EXPECTED) as proxy:
-        (state,) = (backend.state for backend in proxy.engine._plan.routers[Transport.UDP].backends)
+        (state,) = (backend.state for backend in proxy.engine._plan.pools[Transport.UDP].backends)
         with client(proxy.address) as one, client(proxy.address) as other:
 
             def refused() -> bool:

@@ -11,7 +11,7 @@ from refractium import Health, Member, Route, define_protocol
 from refractium.address import Address
 from refractium.contract import NO, Identification, Protocol
 from refractium.net.checks import CHECKS
-from refractium.routing import Backend, BackendState, Pool, Router
+from refractium.routing import Backend, BackendState, Pool, Pools
 
 
 class Clock:
@@ -149,8 +149,8 @@ def protocol(name: str) -> Protocol:
     return identify
 
 
-def router(*routes: Route, old: Router | None = None) -> Router:
-    return Router(routes, (), 1024, old.states if old else None)
+def pools(*routes: Route, old: Pools | None = None) -> Pools:
+    return Pools(routes, (), old.states if old else None)
 
 
 CHECKED = Health(kind=CHECKS["tcp"])
@@ -160,18 +160,18 @@ def test_routes_that_ask_the_same_of_an_address_share_what_is_known_of_it() -> N
     one = Route(protocol("one"), ["10.0.0.1:1", "10.0.0.2:1"], health=CHECKED)
     other = Route(protocol("other"), Member("10.0.0.1:1", weight=3), health=CHECKED)
     third = Route(protocol("third"), "10.0.0.1:1")
-    a, _, b, c = (backend.state for backend in router(one, other, third).backends)
+    a, _, b, c = (backend.state for backend in pools(one, other, third).backends)
     assert a is b
     assert a is not c
 
 
 def test_a_new_router_takes_over_what_is_known_and_forgets_what_has_gone() -> None:
-    old = router(Route(protocol("one"), ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"], health=CHECKED))
+    old = pools(Route(protocol("one"), ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"], health=CHECKED))
     first, second, third = old.backends
     first.state.check_failed("x")
     second.state.active = 7
     longer = Health(kind=CHECKS["tcp"], fall=9)
-    new = router(
+    new = pools(
         Route(protocol("one"), [Member("10.0.0.2:1", weight=2), "10.0.0.1:1"], health=CHECKED),
         Route(protocol("two"), "10.0.0.3:1", health=longer),
         old=old,
@@ -181,7 +181,7 @@ def test_a_new_router_takes_over_what_is_known_and_forgets_what_has_gone() -> No
     assert (a.active, b.state.is_up) == (7, False)
     assert c.state is not third.state
     assert third.state.key not in new.states
-    assert [one.address.host for one in new.pools[0].candidates("")] == ["10.0.0.2"]
+    assert [one.address.host for one in next(iter(new)).candidates("")] == ["10.0.0.2"]
     first.state.check_passed()
     first.state.check_passed()
-    assert len(list(new.pools[0].candidates(""))) == 2
+    assert len(list(next(iter(new)).candidates(""))) == 2

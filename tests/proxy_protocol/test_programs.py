@@ -116,7 +116,7 @@ def test_a_health_check_of_a_backend_that_wants_a_header_succeeds(
     with running as port:
         route = Route(Http(), f"127.0.0.1:{port}", health=Health(kind="http"), proxy_protocol=version)
         with ProxyThread(route) as proxy:
-            (backend,) = proxy.engine._plan.routers[route.transport].backends
+            (backend,) = proxy.engine._plan.pools[route.transport].backends
             assert backend.state.status == "up"
 
 

@@ -69,7 +69,8 @@ def test_status_shows_listeners_routes_counts_and_the_last_reload(file: Path) ->
             assert ask(port, b"ALPHA 7") == b"ALPHA 7"
             program.await_err("alpha -> ")  # its end
             status = told("-c", file)
-            assert status["listeners"] == [{"transport": "tcp", "address": f"127.0.0.1:{port}"}]
+            listener = {"transport": "tcp", "address": f"127.0.0.1:{port}", "routes": ["alpha"]}
+            assert status["listeners"] == [listener]
             (route,) = status["routes"]
             assert route["backends"][0]["address"] == backend.address
             assert (status["tcp"]["accepted"], status["tcp"]["refused"]) == (1, {})

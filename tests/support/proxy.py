@@ -21,6 +21,7 @@ from refractium import (
     NEED_MORE,
     NO,
     Identification,
+    ListenerRules,
     Protocol,
     ProtocolMatch,
     Refractium,
@@ -59,6 +60,7 @@ class ProxyThread:
         routes: as `Refractium` takes them.
         fallback: as `Refractium` takes it.
         fallback_udp: the same for datagrams. With it, or a route for UDP, UDP is served as well.
+        rules: of the listeners.
         settings: limits and timeouts; the defaults here are short, and let one address in 10,000 times.
         host: to listen on.
         port: 0 takes a free one.
@@ -76,6 +78,7 @@ class ProxyThread:
         *routes: Route,
         fallback: str | Sequence[str] = (),
         fallback_udp: str | Sequence[str] = (),
+        rules: ListenerRules | None = None,
         settings: Settings | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -86,7 +89,12 @@ class ProxyThread:
         udp = [route for route in routes if route.transport is Transport.UDP]
         self._serves_udp = bool(udp or fallback_udp)
         self.engine = Refractium(
-            tcp, udp, fallback_tcp=fallback, fallback_udp=fallback_udp, settings=settings or quick()
+            tcp,
+            udp,
+            fallback_tcp=fallback,
+            fallback_udp=fallback_udp,
+            settings=settings or quick(),
+            listeners={"": rules or ListenerRules()},
         )
         self._host = host
         self._port = port
@@ -221,9 +229,9 @@ class ProxyThread:
         assert service.limits._by_ip == {}
         counters = service.counters
         assert counters.accepted == counters.finished + counters.refused, counters
-        now = service.snapshot
-        for queued in (now.peeking, now.connecting, now.idle):
-            assert not len(queued), "a timeout outlives its connection"
+        for now in service.snapshots.values():
+            for queued in (now.peeking, now.connecting, now.idle):
+                assert not len(queued), "a timeout outlives its connection"
         watched = len(service.listeners)
         if self.engine._udp is not None:
             watched += len(self.engine._udp.listeners)

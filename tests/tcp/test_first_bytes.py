@@ -342,7 +342,7 @@ def test_an_identifier_that_raises_is_a_no_and_is_counted() -> None:
         for _ in range(20):
             assert ask(proxy.address, HELLO) == (digest(HELLO), "eof")
         assert len(proxy.warnings) == 1
-        assert proxy.service.snapshot.router.table.faults["broken"] == 20
+        assert proxy.service.snapshots[""].router.table.faults["broken"] == 20
 
 
 class Unspeakable:

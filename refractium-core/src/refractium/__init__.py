@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     )
     from refractium.engine import Refractium
     from refractium.errors import ConfigError, ListenError, Problem, RefractiumError
-    from refractium.routing import Health, Member, Route
+    from refractium.routing import Health, ListenerRules, Member, Route
     from refractium.settings import Settings
 
 _HOME: Final = {
@@ -65,6 +65,7 @@ _HOME: Final = {
     "HealthCheck": "contract",
     "Identification": "contract",
     "ListenError": "errors",
+    "ListenerRules": "routing",
     "Member": "routing",
     "Problem": "errors",
     "Protocol": "contract",
@@ -89,6 +90,7 @@ __all__ = [
     "HealthCheck",
     "Identification",
     "ListenError",
+    "ListenerRules",
     "Member",
     "Problem",
     "Protocol",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final, TypeAlias
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
 
 _MAX_PORT: Final = 65_535
 _MAX_PORT_DIGITS: Final = 5
@@ -70,28 +70,6 @@ class Address:
         if self.path is not None:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-Network: TypeAlias = IPv4Network | IPv6Network
-_MAPPED: Final = IPv6Network("::ffff:0:0/96")
-"""Where IPv6 has the IPv4 addresses (RFC 4291 section 2.5.5.2)."""
-
-
-def parse_network(text: str) -> Network:
-    """Read a network, ``10.0.0.0/8``, or an address, which is the network of itself alone.
-
-    Raises:
-        ValueError: it is neither; the message says what is wrong.
-    """
-    try:
-        network = ip_network(text)
-    except ValueError as error:
-        if "host bits" in str(error):
-            raise ValueError(f"the network is {ip_network(text, strict=False)}") from None
-        raise ValueError("not an address or a network: write 10.0.0.0/8 or ::1") from None
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        raise ValueError("IPv4 clients are known by their IPv4 addresses: write those")
-    return network
 
 
 def is_host_name(text: str) -> bool:

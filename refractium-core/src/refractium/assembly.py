@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from refractium.address import Address
-from refractium.config import Loaded, MetricsConfig, RouteConfig, ServerConfig, Source, check, load, parse
+from refractium.config import (
+    ListenerConfig,
+    Loaded,
+    MetricsConfig,
+    RouteConfig,
+    ServerConfig,
+    Source,
+    check,
+    listeners_of,
+    load,
+    parse,
+)
 from refractium.config.model import bind_address, protocol_name
 from refractium.contract import Balancer, Protocol, Strength, Transport
 from refractium.errors import ConfigError, Problem
 from refractium.identify.patterns import compile_patterns
-from refractium.routing import BALANCERS, Health, Route
+from refractium.routing import BALANCERS, Health, ListenerRules, Route
 from refractium.routing.balancers import DEFAULT
 from refractium.routing.health import PASSIVE, option_problems
 from refractium.routing.route import unknown_name
@@ -49,7 +60,8 @@ class Assembly:
     """A configuration that can be served.
 
     Attributes:
-        server: where to listen, limits, timeouts.
+        server: limits, timeouts, fallbacks.
+        listeners: where to listen, and what is served there.
         tcp: the routes for connections.
         udp: the routes for datagrams.
         warnings: what is allowed and probably not meant.
@@ -57,18 +69,39 @@ class Assembly:
     """
 
     server: ServerConfig
+    listeners: tuple[ListenerConfig, ...]
     tcp: tuple[Route, ...]
     udp: tuple[Route, ...]
     warnings: tuple[Problem, ...]
     metrics: MetricsConfig
 
-    def wanted(self, transports: Sequence[Transport]) -> Sequence[Transport]:
-        """Those whose clients have anywhere to go; the first if none has."""
-        has = {
-            Transport.TCP: bool(self.tcp or self.server.fallback_tcp),
-            Transport.UDP: bool(self.udp or self.server.fallback_udp),
+    def wanted(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
+        """What to listen on for some transports: where clients have anywhere to go; else the first."""
+        everywhere = [
+            (transport, listener)
+            for listener in self.listeners
+            for transport in transports
+            if transport in listener.transports
+        ]
+        has_fallback = {
+            Transport.TCP: self.server.fallback_tcp is not None,
+            Transport.UDP: self.server.fallback_udp is not None,
         }
-        return [transport for transport in transports if has[transport]] or transports[:1]
+        somewhere = [
+            (transport, listener)
+            for transport, listener in everywhere
+            if has_fallback[transport]
+            or any(
+                route.transport is transport and self.rules(listener).serves(route.label, route.name)
+                for route in (*self.tcp, *self.udp)
+            )
+        ]
+        return somewhere or everywhere[:1]
+
+    @staticmethod
+    def rules(listener: ListenerConfig) -> ListenerRules:
+        """What one listener does, as the engine takes it."""
+        return ListenerRules(listener.routes, listener.allow, listener.deny)
 
 
 def read(overrides: Overrides) -> Loaded:
@@ -98,10 +131,8 @@ def assemble(
     """
     problems = list(loaded.problems)
     server = msgspec.structs.replace(loaded.config.server, **overrides.server)
-    try:
-        bind_address(server.bind)  # the file's is valid already
-    except ValueError as error:
-        problems.append(Problem(str(error), where=f"--bind {server.bind}"))
+    problems += _problems_of_place(loaded, overrides)
+    listeners = listeners_of(loaded.config, server)
     forwards = list(_forwards(overrides.forwards, problems))
     replaced = {route.name for _, route in forwards}
 
@@ -113,7 +144,9 @@ def assemble(
             return Problem(message, where.partition(".")[0])
         return loaded.problem(where, message)
 
-    problems += [report(*finding) for finding in check.problems(server, with_forwards(loaded.sound_routes))]
+    found_together = check.problems(server, listeners, with_forwards(loaded.sound_routes))
+    unknown = check.unknown_routes(listeners, with_forwards(loaded.routes))
+    problems += [report(*finding) for finding in (*found_together, *unknown)]
     routes: list[tuple[str, Route]] = []
     for path, found in _resolve_all(with_forwards(loaded.routes), server, plugins):
         if isinstance(found, Route):
@@ -128,15 +161,29 @@ def assemble(
         problems.append(_nothing_to_do(loaded, plugins))
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    findings = (*check.warnings(server, with_forwards(loaded.routes)), *_doubts(routes))
+    findings = (*check.warnings(server, listeners, with_forwards(loaded.routes)), *_doubts(routes))
     warnings = [report(*finding) for finding in findings]
     return Assembly(
         server,
+        tuple(listener for _, listener in listeners),
         tuple(route for _, route in routes if route.transport is Transport.TCP),
         tuple(route for _, route in routes if route.transport is Transport.UDP),
         (*warnings, *broken),
         loaded.config.metrics,
     )
+
+
+def _problems_of_place(loaded: Loaded, overrides: Overrides) -> Iterator[Problem]:
+    """What is wrong with the flags that say where to listen."""
+    if loaded.config.listeners:
+        for key in ("bind", "port"):
+            if key in overrides.server:
+                yield Problem("the file has [[listeners]], each with its own", where=f"--{key}")
+    elif "bind" in overrides.server:  # the file's is valid already
+        try:
+            bind_address(overrides.server["bind"])
+        except ValueError as error:
+            yield Problem(str(error), where=f"--bind {overrides.server['bind']}")
 
 
 def _forwards(texts: Sequence[str], problems: list[Problem]) -> Iterator[tuple[str, RouteConfig]]:
@@ -196,6 +243,10 @@ def _resolve(
                 balance=balancer,
                 health=health[protocols[0].transport],
                 proxy_protocol=route.proxy_protocol,
+                id=route.id,
+                allow=route.allow,
+                deny=route.deny,
+                action=route.action,
             )
         except ConfigError as error:
             for problem in error.problems:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from refractium import __version__, status
 from refractium.access import AccessLog
-from refractium.address import Address, parse_network
+from refractium.address import Address
 from refractium.contract import Transport
 from refractium.errors import ConfigError, Problem
 from refractium.net.bind import bind, prepare
@@ -23,11 +24,12 @@ from refractium.net.report import Ended, join_host_port
 from refractium.net.resolver import Resolver
 from refractium.net.tcp import TcpService
 from refractium.net.udp import UdpService
-from refractium.routing import Router
+from refractium.networks import parse_network
+from refractium.routing import ListenerRules, Pools, Router
 from refractium.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
     from refractium.routing import Route
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DEFAULTS = Settings()
+_ONE_LISTENER: Final = {"": ListenerRules()}
 
 
 class Refractium:
@@ -56,6 +59,8 @@ class Refractium:
             closed.
         fallback_udp: the same for datagrams; without it they are dropped.
         settings: limits and timeouts.
+        listeners: the rules of listeners, by a name that `start_tcp`, `start_udp` and `start_on` are given.
+            By default there is one, which they need not be told, and it serves every route to everybody.
 
     Raises:
         ConfigError: routes that cannot be used together, a bad address.
@@ -69,9 +74,10 @@ class Refractium:
         fallback_tcp: str | Sequence[str] = (),
         fallback_udp: str | Sequence[str] = (),
         settings: Settings = _DEFAULTS,
+        listeners: Mapping[str, ListenerRules] = _ONE_LISTENER,
     ) -> None:
         self._started = status.now()
-        self._plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings)
+        self._plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings, listeners)
         self._limits = Limits(settings)
         self._reactor: Reactor | None = None
         self._tcp: TcpService | None = None
@@ -87,12 +93,13 @@ class Refractium:
         """Limits and timeouts, as they are for connections to come."""
         return self._plan.settings
 
-    async def start_tcp(self, host: str, port: int) -> tuple[str, ...]:
+    async def start_tcp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
         """Listen and serve. May be called again for further addresses.
 
         Args:
             host: an address or a name; ``::`` takes IPv4 clients as well.
             port: 0 takes a free one.
+            listener: by whose rules.
 
         Returns:
             The addresses listened on, as ``HOST:PORT``.
@@ -100,28 +107,30 @@ class Refractium:
         Raises:
             ListenError: the address cannot be listened on; what was started before goes on.
             RuntimeError: the engine was stopped.
+            ValueError: there are no rules of a listener of this name.
         """
-        return await self._listen(Transport.TCP, await self._bind(Transport.TCP, host, port))
+        return await self._start(Transport.TCP, host, port, listener)
 
-    async def start_udp(self, host: str, port: int) -> tuple[str, ...]:
+    async def start_udp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
         """The same for datagrams."""
-        return await self._listen(Transport.UDP, await self._bind(Transport.UDP, host, port))
+        return await self._start(Transport.UDP, host, port, listener)
 
-    async def start_on(self, sock: socket.socket) -> str:
+    async def start_on(self, sock: socket.socket, listener: str = "") -> str:
         """The same on a socket that somebody else has bound, such as systemd.
 
         Args:
             sock: a stream socket that listens, or a datagram socket; the engine's from now on.
+            listener: by whose rules.
 
         Returns:
             The address listened on, as ``HOST:PORT``.
         """
         prepare(sock)
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
-        (address,) = await self._listen(transport, [sock])
+        (address,) = await self._listen(transport, [sock], listener)
         return address
 
-    async def run_tcp(self, host: str, port: int) -> None:
+    async def run_tcp(self, host: str, port: int, listener: str = "") -> None:
         """Listen and serve until `stop` has been called, or this task is cancelled.
 
         Cancelling cuts connections at once; `stop` lets them finish.
@@ -129,12 +138,12 @@ class Refractium:
         Raises:
             ListenError: the address cannot be listened on.
         """
-        await self.start_tcp(host, port)
+        await self.start_tcp(host, port, listener)
         await self._run()
 
-    async def run_udp(self, host: str, port: int) -> None:
+    async def run_udp(self, host: str, port: int, listener: str = "") -> None:
         """The same for datagrams."""
-        await self.start_udp(host, port)
+        await self.start_udp(host, port, listener)
         await self._run()
 
     async def apply(
@@ -145,17 +154,19 @@ class Refractium:
         fallback_tcp: str | Sequence[str] = (),
         fallback_udp: str | Sequence[str] = (),
         settings: Settings = _DEFAULTS,
+        listeners: Mapping[str, ListenerRules] = _ONE_LISTENER,
     ) -> None:
         """Serve by other routes, limits and timeouts from now on; the arguments are those of the class.
 
         Connections and sessions that are there keep what they were begun with. What is known of backends that
-        stay is kept. New backends are resolved and checked first, as at the start.
+        stay is kept. New backends are resolved and checked first, as at the start. A listener that has no
+        rules any more goes on by those it had, until it is stopped.
 
         Raises:
             ConfigError: nothing has changed.
             RuntimeError: the engine was stopped.
         """
-        plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings, successor_of=self._plan)
+        plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings, listeners, successor_of=self._plan)
         services = {Transport.TCP: self._tcp, Transport.UDP: self._udp}
         try:
             for transport, service in services.items():
@@ -227,13 +238,18 @@ class Refractium:
             self._stopped.set()
         return cut
 
-    async def _bind(self, transport: Transport, host: str, port: int) -> list[socket.socket]:
+    async def _start(self, transport: Transport, host: str, port: int, listener: str) -> tuple[str, ...]:
         if self._stopping:
             raise RuntimeError("the engine was stopped: make a new one")
-        return await bind(asyncio.get_running_loop(), transport, host, port)
+        self._plan.refuse_unknown(listener)
+        sockets = await bind(asyncio.get_running_loop(), transport, host, port)
+        return await self._listen(transport, sockets, listener)
 
-    async def _listen(self, transport: Transport, sockets: Sequence[socket.socket]) -> tuple[str, ...]:
+    async def _listen(
+        self, transport: Transport, sockets: Sequence[socket.socket], listener: str
+    ) -> tuple[str, ...]:
         """Serve on bound sockets; clients that connect before it is prepared wait in their queues."""
+        self._plan.refuse_unknown(listener)
         if self._reactor is None:
             self._reactor = Reactor(asyncio.get_running_loop())
         await self._plan.prepare(transport)
@@ -242,7 +258,7 @@ class Refractium:
                 sock.close()
             raise RuntimeError("the engine was stopped meanwhile")
         service = self._service(transport, self._reactor)
-        return tuple(join_host_port(*service.listen(sock).address[:2]) for sock in sockets)
+        return tuple(join_host_port(*service.listen(sock, listener).address[:2]) for sock in sockets)
 
     def _service(self, transport: Transport, reactor: Reactor) -> TcpService | UdpService:
         """The service of a transport, made when it is first needed."""
@@ -287,7 +303,7 @@ class Refractium:
 
     def status(self) -> status.Status:
         """All that is known at this moment. To be called where the engine runs, in the thread of its loop."""
-        routers = self._plan.routers
+        pools = self._plan.pools
         tcp, udp = self._tcp, self._udp
         return status.Status(
             version=__version__,
@@ -301,13 +317,17 @@ class Refractium:
                 *status.listeners(Transport.UDP, udp.listeners if udp is not None else ()),
             ),
             routes=tuple(
-                found
-                for transport, router in routers.items()
-                for found in status.routes(transport, self._plan.routes[transport], router)
+                found for transport, those in pools.items() for found in status.routes(transport, those)
             ),
-            tcp=status.tcp(self.counters, tcp.connections if tcp is not None else (), routers[Transport.TCP]),
+            tcp=status.tcp(
+                self.counters,
+                tcp.connections if tcp is not None else (),
+                self._plan.faults[Transport.TCP],
+            ),
             udp=status.udp(
-                self.udp_counters, udp.sessions.values() if udp is not None else (), routers[Transport.UDP]
+                self.udp_counters,
+                udp.sessions.values() if udp is not None else (),
+                self._plan.faults[Transport.UDP],
             ),
         )
 
@@ -324,6 +344,7 @@ class _Plan:
         fallback_tcp: the same.
         fallback_udp: the same.
         settings: the same.
+        listeners: the same.
         successor_of: whose knowledge of backends is taken over.
     """
 
@@ -334,30 +355,48 @@ class _Plan:
         fallback_tcp: str | Sequence[str],
         fallback_udp: str | Sequence[str],
         settings: Settings,
+        listeners: Mapping[str, ListenerRules],
         successor_of: _Plan | None = None,
     ) -> None:
         _refuse_bad_networks(settings)
         self.settings = settings
-        self.routes = {Transport.TCP: tuple(tcp), Transport.UDP: tuple(udp)}
-        self.routers: dict[Transport, Router] = {
-            transport: _router(
+        self.pools: dict[Transport, Pools] = {
+            transport: _pools(
                 transport,
                 routes,
                 fallback,
-                settings,
-                successor_of.routers[transport] if successor_of is not None else None,
+                successor_of.pools[transport] if successor_of is not None else None,
             )
             for transport, routes, fallback in (
                 (Transport.TCP, tcp, fallback_tcp),
                 (Transport.UDP, udp, fallback_udp),
             )
         }
-        backends = [backend for router in self.routers.values() for backend in router.backends]
-        self._resolver = Resolver(backends)
+        _refuse_bad_rules(listeners, (*tcp, *udp))
+        # They are counted from the start on.
+        self.faults: dict[Transport, Counter[str]] = (
+            successor_of.faults
+            if successor_of is not None
+            else {transport: Counter() for transport in Transport}
+        )
+        self.routers = {
+            transport: {
+                name: Router(pools, settings.peek_buffer_size, rules, self.faults[transport])
+                for name, rules in listeners.items()
+            }
+            for transport, pools in self.pools.items()
+        }
+        self._resolver = Resolver([backend for pools in self.pools.values() for backend in pools.backends])
         self._is_resolving = False
         self._checkers = {
-            transport: Checker(transport, router.backends) for transport, router in self.routers.items()
+            transport: Checker(transport, pools.backends) for transport, pools in self.pools.items()
         }
+
+    def refuse_unknown(self, listener: str) -> None:
+        """Raise `ValueError` if there are no rules of a listener of this name."""
+        if listener not in self.routers[Transport.TCP]:
+            names = ", ".join(map(repr, self.routers[Transport.TCP]))
+            raise ValueError(f"there is no listener {listener!r}: there are {names}")
 
     async def prepare(self, transport: Transport) -> None:
         """Look up names and check backends for the first time; each for a bounded time."""
@@ -373,31 +412,38 @@ class _Plan:
         await self._resolver.stop()
 
 
-def _router(
+def _pools(
     transport: Transport,
     routes: Sequence[Route],
     fallback: str | Sequence[str],
-    settings: Settings,
-    former: Router | None,
-) -> Router:
+    former: Pools | None,
+) -> Pools:
     if wrong := [route for route in routes if route.transport is not transport]:
         raise ConfigError(Problem(f"{one} is not a route for {transport}", where=transport) for one in wrong)
     routes = [replace(route, health=resolved(route.health, transport)) for route in routes]
     targets = _addresses(fallback, f"fallback_{transport}")
-    known = former.states if former is not None else None
-    router = Router(routes, targets, settings.peek_buffer_size, known)
+    pools = Pools(routes, targets, former.states if former is not None else None)
     if former is not None:
-        _keep_addresses(router, former)
-        router.table.faults = former.table.faults  # they are counted from the start on
-    return router
+        _keep_addresses(pools, former)
+    return pools
 
 
-def _keep_addresses(router: Router, former: Router) -> None:
+def _keep_addresses(pools: Pools, former: Pools) -> None:
     """Until a name is looked up again, and should that fail, the last good answer holds."""
     found = {backend.address: backend.socket_addresses for backend in former.backends}
-    for backend in router.backends:
+    for backend in pools.backends:
         if backend.address.is_name:
             backend.socket_addresses = found.get(backend.address, ())
+
+
+def _refuse_bad_rules(listeners: Mapping[str, ListenerRules], routes: Sequence[Route]) -> None:
+    labels = {name for route in routes for name in (route.label, route.name)}
+    if problems := [
+        Problem(problem.message, where=f"listeners[{name!r}].{problem.where}")
+        for name, rules in listeners.items()
+        for problem in rules.problems(labels)
+    ]:
+        raise ConfigError(problems)
 
 
 def _refuse_bad_networks(settings: Settings) -> None:

@@ -26,6 +26,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from refractium.errors import ListenError
+from refractium.net.counters import DENIED
 from refractium.net.report import join_host_port
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def families(status: Status) -> Iterator[Metric]:
         "refractium_config_last_reload_successful", "Whether the last reload succeeded.", int(last_ok)
     )
     yield from _traffic(status)
-    yield from _identification(status.tcp)
+    yield from _identification(status.tcp, status.udp)
     yield from _faults(status.tcp, status.udp)
     yield from _datagrams(status.udp)
     yield from _backends(status.routes)
@@ -171,11 +172,12 @@ def _traffic(status: Status) -> Iterator[Metric]:
     yield accepted
     refusals = CounterMetricFamily(
         "refractium_refusals",
-        "Clients not served because of a limit or a loop.",
+        "Clients not served because of a limit, a rule or a loop.",
         labels=["transport", "reason"],
     )
+    always = ("max_connections", "max_connections_per_ip", DENIED)
     for transport, refused in (("tcp", status.tcp.refused), ("udp", status.udp.refused)):
-        for reason in ("max_connections", "max_connections_per_ip"):
+        for reason in dict.fromkeys((*always, *refused)):
             refusals.add_metric([transport, reason], refused.get(reason, 0))
     refusals.add_metric(["tcp", "loop"], status.tcp.loops)
     yield refusals
@@ -199,12 +201,13 @@ def _traffic(status: Status) -> Iterator[Metric]:
     yield from (ended, active, moved)
 
 
-def _identification(tcp: TcpStatus) -> Iterator[Metric]:
+def _identification(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
     outcomes = CounterMetricFamily(
-        "refractium_identifications", "Connections by how identification came out.", labels=["result"]
+        "refractium_identifications", "How identifications came out.", labels=["transport", "result"]
     )
-    for outcome, count in tcp.outcomes.items():
-        outcomes.add_metric([outcome], count)
+    for transport, found in (("tcp", tcp.outcomes), ("udp", udp.outcomes)):
+        for outcome, count in found.items():
+            outcomes.add_metric([transport, outcome], count)
     yield outcomes
     buckets = [(str(bound), float(count)) for bound, count in tcp.identification_buckets]
     yield HistogramMetricFamily(

@@ -11,6 +11,8 @@ Milliseconds = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
 """A timeout (ms), a week at the most."""
 ProxyVersion: TypeAlias = Literal["v1", "v2"]
 """A version of the PROXY protocol."""
+Action: TypeAlias = Literal["reject", "reset"]
+"""What becomes of the clients of a route that forwards to nowhere: closed, or reset."""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -14,11 +14,11 @@ from refractium.net.counters import BOUNDS, Traffic
 from refractium.net.report import join_host_port
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from refractium.net.counters import Counters, UdpCounters
     from refractium.net.listener import Peer
-    from refractium.routing import Route, Router
+    from refractium.routing import Pools
 
 
 class Reload(Struct, frozen=True):
@@ -36,10 +36,17 @@ class Reload(Struct, frozen=True):
 
 
 class Listener(Struct, frozen=True):
-    """What is listened on; the address is ``HOST:PORT``."""
+    """What is listened on.
+
+    Attributes:
+        transport: whose clients it takes.
+        address: ``HOST:PORT``.
+        routes: the labels of the routes that it serves, beside the fallback.
+    """
 
     transport: Transport
     address: str
+    routes: tuple[str, ...]
 
 
 class BackendStatus(Struct, frozen=True):
@@ -68,16 +75,18 @@ class RouteStatus(Struct, frozen=True):
     """A route, or the fallback.
 
     Attributes:
-        name: the protocol's name, or ``fallback``.
+        name: its id, if it has one, else its protocol's name; or ``fallback``.
         transport: whose clients it is for.
         conditions: the names that it asks for, by key (sni, alpn, host).
         backends: where its clients go.
+        action: what becomes of them instead: ``reject`` or ``reset``.
     """
 
     name: str
     transport: Transport
     conditions: dict[str, tuple[str, ...]]
     backends: tuple[BackendStatus, ...]
+    action: str | None = None
 
 
 class RouteTraffic(Struct, frozen=True):
@@ -103,7 +112,7 @@ class TcpStatus(Struct, frozen=True):
 
     Attributes:
         accepted: all of them.
-        refused: closed at accept, by the limit that was reached.
+        refused: closed at accept, by the limit that was reached, or ``denied`` by access rules.
         finished: ended, in whichever way.
         active: open now.
         loops: targets not connected to because they are this proxy's own listener.
@@ -131,9 +140,11 @@ class UdpStatus(Struct, frozen=True):
 
     Attributes:
         sessions: all of them.
-        refused: datagrams that would have begun one session too many, by the limit that was reached.
+        refused: datagrams that would have begun a session, by the limit that was reached, or ``denied`` by
+            access rules, or ``rejected`` by their route.
         finished: ended, in whichever way.
         active: open now.
+        outcomes: how identifications came out (`refractium.net.counters.Outcome`).
         unrouted: datagrams without a route.
         dropped: datagrams that were not passed on.
         faults: how often each protocol raised instead of answering.
@@ -144,6 +155,7 @@ class UdpStatus(Struct, frozen=True):
     refused: dict[str, int]
     finished: int
     active: int
+    outcomes: dict[str, int]
     unrouted: int
     dropped: int
     faults: dict[str, int]
@@ -188,9 +200,17 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
+class _Serving(Protocol):
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+
 class _Listening(Protocol):
     @property
     def address(self) -> Peer: ...
+
+    @property
+    def router(self) -> _Serving: ...
 
 
 class _Open(Protocol):
@@ -206,16 +226,17 @@ class _Open(Protocol):
 def listeners(transport: Transport, those: Iterable[_Listening]) -> Iterator[Listener]:
     """Those of one transport."""
     for one in those:
-        yield Listener(transport, join_host_port(*one.address[:2]))
+        yield Listener(transport, join_host_port(*one.address[:2]), one.router.labels)
 
 
-def routes(transport: Transport, configured: Sequence[Route], router: Router) -> Iterator[RouteStatus]:
+def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
     """Those of one transport and its fallback, with their backends as they are now."""
     active: Counter[str] = Counter()
-    for state in router.states.values():
+    for state in pools.states.values():
         active[str(state.address)] += state.active
-    for at, pool in enumerate(router.pools):
-        asked = configured[at].conditions if at < len(configured) else {}
+    conditions = {pool: route.conditions for route, pool in pools.routes}
+    for pool in pools:
+        asked = conditions.get(pool, {})
         yield RouteStatus(
             pool.label,
             transport,
@@ -232,10 +253,11 @@ def routes(transport: Transport, configured: Sequence[Route], router: Router) ->
                 )
                 for one in pool.backends
             ),
+            pool.action,
         )
 
 
-def tcp(counters: Counters, connections: Collection[_Open], router: Router) -> TcpStatus:
+def tcp(counters: Counters, connections: Collection[_Open], faults: Mapping[str, int]) -> TcpStatus:
     """Counts of connections, with those that are open."""
     return TcpStatus(
         accepted=counters.accepted,
@@ -246,21 +268,22 @@ def tcp(counters: Counters, connections: Collection[_Open], router: Router) -> T
         outcomes={str(outcome): count for outcome, count in counters.outcomes.items()},
         identification_seconds=counters.seconds,
         identification_buckets=tuple(_cumulative(counters.buckets)),
-        faults=dict(router.table.faults),
+        faults=dict(faults),
         routes=_traffic(counters.routes, connections),
     )
 
 
-def udp(counters: UdpCounters, sessions: Collection[_Open], router: Router) -> UdpStatus:
+def udp(counters: UdpCounters, sessions: Collection[_Open], faults: Mapping[str, int]) -> UdpStatus:
     """Counts of sessions, with those that are open."""
     return UdpStatus(
         sessions=counters.sessions,
         refused=dict(counters.refusals),
         finished=counters.finished,
         active=len(sessions),
+        outcomes={str(outcome): count for outcome, count in counters.outcomes.items()},
         unrouted=counters.unrouted,
         dropped=counters.dropped,
-        faults=dict(router.table.faults),
+        faults=dict(faults),
         routes=_traffic(counters.routes, sessions),
     )
 

@@ -23,12 +23,15 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
     except ConfigError as error:
         if not as_json:
             raise
-        click.echo(_json(ok=False, problems=_plain(error.problems), warnings=[], routes=[]))
+        click.echo(_json(ok=False, problems=_plain(error.problems), warnings=[], listeners=[], routes=[]))
         context.exit(2)
     if as_json:
         routes = [render.route_as_dict(route) for route in (*assembly.tcp, *assembly.udp)]
-        click.echo(_json(ok=True, problems=[], warnings=_plain(assembly.warnings), routes=routes))
+        listeners = [msgspec.to_builtins(one) for one in assembly.listeners]
+        warnings = _plain(assembly.warnings)
+        click.echo(_json(ok=True, problems=[], warnings=warnings, listeners=listeners, routes=routes))
         return
+    render.listeners(assembly)
     render.routes(assembly)
     for warning in assembly.warnings:
         click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {warning}", err=True)

@@ -6,25 +6,42 @@ import asyncio
 import contextlib
 import socket
 import sys
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from refractium.config.model import listener_name
 from refractium.contract import Transport
 from refractium.errors import ListenError
+from refractium.net.bind import bind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from refractium.config import ServerConfig
+    from refractium.config import ListenerConfig
     from refractium.engine import Refractium
 
+Wanted: TypeAlias = "Sequence[tuple[Transport, ListenerConfig]]"
 Key: TypeAlias = tuple[Transport, str, int]
 """As it is configured: port 0 stays 0, and stays the port that it was given."""
 
 _TRIES = 10
 
 
+@dataclass
+class Change:
+    """What is going to be listened on beside what is open.
+
+    Attributes:
+        bound: the sockets.
+        closed: what was open and in the way.
+    """
+
+    bound: dict[Key, list[socket.socket]] = field(default_factory=dict)
+    closed: list[Key] = field(default_factory=list)
+
+
 class Listening:
-    """Every transport on one port, even where that port was to be any free one.
+    """Every transport of a listener on one port, even where that port was to be any free one.
 
     Args:
         engine: what serves.
@@ -33,92 +50,125 @@ class Listening:
     def __init__(self, engine: Refractium) -> None:
         self._engine = engine
         self._open: dict[Key, tuple[str, ...]] = {}
-        self._handed_down: set[Transport] = set()
+        self._handed_down: set[tuple[Transport, str]] = set()
 
-    async def take(self, sockets: Sequence[socket.socket]) -> None:
-        """Listen on sockets that were handed down; a transport that has some is bound nowhere else."""
+    async def take(self, sockets: Sequence[socket.socket], wanted: Wanted) -> None:
+        """Listen on sockets that were handed down, each for the listener that is configured to be there.
+
+        Such a listener is bound nowhere else. If only one listener is configured for a transport, the sockets
+        are for that one, wherever they are.
+
+        Raises:
+            ListenError: one is for none of the listeners.
+        """
         for sock in sockets:
             transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
-            self._handed_down.add(transport)
-            say(f"Listening on {transport}://{await self._engine.start_on(sock)}")
+            name = _listener_on(sock, [listener for one, listener in wanted if one is transport])
+            self._handed_down.add((transport, name))
+            say(f"Listening on {transport}://{await self._engine.start_on(sock, name)}")
 
-    async def change(self, server: ServerConfig, transports: Sequence[Transport]) -> list[Key]:
-        """Open what is to be listened on and is not yet, and tell of each socket on stdout.
+    async def prepare(self, wanted: Wanted) -> Change:
+        """Bind what is to be listened on and is not yet.
 
         What is open stays open, but for an address that is in the way of a new one with the same port.
 
         Returns:
-            What was opened; `undo` takes it.
+            What `carry_out` takes; or `undo`.
 
         Raises:
             ListenError: nothing has changed.
         """
-        transports = [transport for transport in transports if transport not in self._handed_down]
-        keys = [(transport, server.bind, server.port) for transport in transports]
-        keys = [key for key in keys if key not in self._open]
+        keys = [
+            (transport, one.bind, one.port)
+            for transport, one in wanted
+            if (transport, one.name) not in self._handed_down
+        ]
+        missing = [key for key in keys if key not in self._open]
         # A port that is free for one transport may be taken for the other; then there is another one.
-        for tries_left in reversed(range(1 if server.port else _TRIES)):
+        for tries_left in reversed(range(_TRIES if any(not port for _, _, port in missing) else 1)):
             try:
-                await self._begin_all(keys)
-                break
+                return await self._bind_all(missing)
             except ListenError:
                 if not tries_left:
                     raise
-        for key in keys:
+        raise AssertionError
+
+    async def carry_out(self, change: Change) -> None:
+        """Serve on what was bound, and tell of each socket on stdout."""
+        for key, sockets in change.bound.items():
+            transport, host, port = key
+            name = listener_name(host, port)
+            self._open[key] = tuple([await self._engine.start_on(sock, name) for sock in sockets])
             for address in self._open[key]:
-                say(f"Listening on {key[0]}://{address}")
-        return keys
+                say(f"Listening on {transport}://{address}")
 
-    def undo(self, opened: Sequence[Key]) -> None:
-        """Close what `change` has opened."""
-        for key in opened:
-            self._end(key)
+    async def undo(self, change: Change) -> None:
+        """Close what was bound; listen again on what was in the way."""
+        for sockets in change.bound.values():
+            for sock in sockets:
+                sock.close()
+        for key in change.closed:
+            await self.carry_out(Change({key: await self._bind(key, {})}))
 
-    def close_others(self, server: ServerConfig, transports: Sequence[Transport]) -> None:
+    def close_others(self, wanted: Wanted) -> None:
         """Close what is not to be listened on any more; its connections go on."""
-        wanted = {(transport, server.bind, server.port) for transport in transports}
-        for key in [key for key in self._open if key not in wanted]:
+        keys = {(transport, one.bind, one.port) for transport, one in wanted}
+        for key in [key for key in self._open if key not in keys]:
             self._end(key)
 
-    async def _begin_all(self, keys: Sequence[Key]) -> None:
-        opened: list[Key] = []
-        for key in keys:
+    async def _bind_all(self, missing: Sequence[Key]) -> Change:
+        change = Change()
+        for key in missing:
             try:
-                await self._begin(key)
+                change.bound[key] = await self._bind_here(key, change)
             except ListenError:
-                self.undo(opened)
-                await asyncio.sleep(0)  # in which they are closed
+                await self.undo(change)
                 raise
-            opened.append(key)
+        return change
 
-    async def _begin(self, key: Key) -> None:
+    async def _bind_here(self, key: Key, change: Change) -> list[socket.socket]:
         transport, _, port = key
-        in_the_way = [one for one in self._open if one[0] is transport and one[2] == port]
         try:
-            await self._start(key)
+            return await self._bind(key, change.bound)
         except ListenError:
+            in_the_way = [one for one in self._open if one[0] is transport and one[2] == port]
             if not in_the_way:
                 raise
-            for one in in_the_way:
-                self._end(one)
-            await asyncio.sleep(0)  # in which they are closed
-            try:
-                await self._start(key)
-            except ListenError:
-                for one in in_the_way:
-                    await self._start(one)
-                raise
+        for one in in_the_way:
+            change.closed.append(one)
+            self._end(one)
+        await asyncio.sleep(0)  # in which they are closed
+        return await self._bind(key, change.bound)
 
-    async def _start(self, key: Key) -> None:
+    async def _bind(self, key: Key, beside: Mapping[Key, Sequence[socket.socket]]) -> list[socket.socket]:
+        """Bind a transport of a listener; where any port will do, the one that its other transport has."""
         transport, host, port = key
-        start = self._engine.start_tcp if transport is Transport.TCP else self._engine.start_udp
-        beside = [found for (_, *place), found in self._open.items() if place == [host, port]]
-        port_beside = int(beside[0][0].rpartition(":")[2]) if beside else 0
-        self._open[key] = await start(host, port or port_beside)
+        ports = [
+            *(found[0].getsockname()[1] for at, found in beside.items() if at[1:] == key[1:]),
+            *(int(found[0].rpartition(":")[2]) for at, found in self._open.items() if at[1:] == key[1:]),
+        ]
+        return await bind(asyncio.get_running_loop(), transport, host, port or (ports[0] if ports else 0))
 
     def _end(self, key: Key) -> None:
         for address in self._open.pop(key):
             self._engine.stop_listening(key[0], address)
+
+
+def _listener_on(sock: socket.socket, listeners: Sequence[ListenerConfig]) -> str:
+    """The name of the listener that a socket is for.
+
+    Raises:
+        ListenError: none is.
+    """
+    host, port = sock.getsockname()[:2]
+    if len(listeners) == 1:
+        return listeners[0].name
+    fitting = [one for one in listeners if one.port == port and one.bind == host] or [
+        one for one in listeners if one.port == port
+    ]
+    if not fitting:
+        raise ListenError(f"{host} port {port}, handed down", "none of the [[listeners]] is there")
+    return fitting[0].name
 
 
 def say(line: str) -> None:

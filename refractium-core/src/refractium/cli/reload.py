@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from refractium.assembly import Assembly
-    from refractium.cli.listening import Key, Listening
+    from refractium.cli.listening import Listening
     from refractium.cli.observing import Observing
     from refractium.cli.options import Flags
     from refractium.contract import Transport
@@ -86,16 +86,18 @@ class Reloader:
     async def _apply(self, assembly: Assembly) -> None:
         wanted = assembly.wanted(self._transports)
         exporter = await self._observing.prepare(assembly)
-        opened: Sequence[Key] = ()
+        change = None
         try:
-            opened = await self._listening.change(assembly.server, wanted)
+            change = await self._listening.prepare(wanted)
             await self._engine.apply(**configuration.engine_arguments(assembly))
         except BaseException:
-            self._listening.undo(opened)
+            if change is not None:
+                await self._listening.undo(change)
             if exporter is not None:
                 await exporter.close()
             raise
-        self._listening.close_others(assembly.server, wanted)
+        await self._listening.carry_out(change)
+        self._listening.close_others(wanted)
         await self._observing.change(assembly, exporter)
 
 

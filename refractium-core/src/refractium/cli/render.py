@@ -56,17 +56,38 @@ def routes(assembly: Assembly) -> None:
     rows = [route_row(route) for route in (*assembly.tcp, *assembly.udp)]
     for transport, fallback in (("tcp", assembly.server.fallback_tcp), ("udp", assembly.server.fallback_udp)):
         if fallback is not None:
-            rows.append(("(anything else)", transport, "", fallback, "", "", ""))
-    columns = ("protocol", "transport", "when", "forward to", "balance", "health", "proxy protocol")
+            rows.append(("(anything else)", transport, "", fallback, "", "", "", "", ""))
+    columns = ("protocol", "transport", "when", "forward to", *_OPTIONAL)
     shown = [at for at, name in enumerate(columns) if name not in _OPTIONAL or any(row[at] for row in rows)]
     table(None, [columns[at] for at in shown], [[row[at] for at in shown] for row in rows])
 
 
-_OPTIONAL: Final = {"balance", "health", "proxy protocol"}
+_OPTIONAL: Final = ("balance", "health", "proxy protocol", "id", "access")
 """Columns that are left out where every route has the default."""
 
 
-def route_row(route: Route) -> tuple[str, str, str, str, str, str, str]:
+def listeners(assembly: Assembly) -> None:
+    """Print who is served where, if there is more to say than an address."""
+    rows = [
+        (
+            one.name,
+            ", ".join(one.transports),
+            "all" if one.routes is None else ", ".join(one.routes),
+            access(one.allow, one.deny),
+        )
+        for one in assembly.listeners
+    ]
+    if len(rows) > 1 or any(who for *_, who in rows):
+        table(None, ["listener", "transports", "routes", "access"], rows)
+
+
+def access(allow: Sequence[str], deny: Sequence[str]) -> str:
+    """Who may come in; nothing for everybody."""
+    lists = (("allow", allow), ("deny", deny))
+    return "; ".join(f"{key} {', '.join(networks)}" for key, networks in lists if networks)
+
+
+def route_row(route: Route) -> tuple[str, ...]:
     """Protocol, transport, conditions, backends; the options, where they are not the default."""
     when = [f"{key} {' or '.join(names)}" for key, names in route.conditions.items() if names]
     if route.takes_silent:
@@ -75,10 +96,12 @@ def route_row(route: Route) -> tuple[str, str, str, str, str, str, str]:
         route.name,
         route.transport.value,
         ", ".join(when),
-        ", ".join(map(_member, route.members)),
+        f"({route.action})" if route.action else ", ".join(map(_member, route.members)),
         "" if route.balancer.name == DEFAULT else route.balancer.name,
         "" if route.health == PASSIVE else _health(route.health),
         route.proxy_protocol or "",
+        route.id or "",
+        access(route.allow, route.deny),
     )
 
 
@@ -111,8 +134,12 @@ def route_as_dict(route: Route) -> dict[str, Any]:
         ],
         **({} if route.balancer.name == DEFAULT else {"balance": route.balancer.name}),
         **({} if route.health == PASSIVE else {"health": _health_as_dict(route.health)}),
-        **({} if route.proxy_protocol is None else {"proxy_protocol": route.proxy_protocol}),
+        **{key: value for key in _PLAIN_OPTIONS if (value := getattr(route, key))},
     }
+
+
+_PLAIN_OPTIONS: Final = ("proxy_protocol", "id", "allow", "deny", "action")
+"""Attributes of a route that JSON has as they are, where they are given."""
 
 
 def _health_as_dict(health: Health) -> dict[str, Any]:

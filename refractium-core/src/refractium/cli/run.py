@@ -62,6 +62,7 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
     assembly = configuration.assembly(flags)
     with contextlib.suppress(OSError):  # nobody reads stdout: no reason not to serve
         render.banner()
+        render.listeners(assembly)
         render.routes(assembly)
     for warning in assembly.warnings:
         log.warning("%s", warning)
@@ -99,8 +100,9 @@ async def _serve(
     if path is not None:
         tasks.append(asyncio.create_task(ask_on_changes(path, known, lambda: _is_hot(engine), reloader)))
     try:
-        await listening.take(systemd.inherited())
-        await listening.change(assembly.server, assembly.wanted(transports))
+        wanted = assembly.wanted(transports)
+        await listening.take(systemd.inherited(), wanted)
+        await listening.carry_out(await listening.prepare(wanted))
         exporter = await observing.prepare(assembly)
         await observing.change(assembly, exporter)
         systemd.ready()

@@ -12,6 +12,7 @@ from refractium import control
 from refractium.assembly import read
 from refractium.cli import configuration, render
 from refractium.cli.options import Flags
+from refractium.config import listeners_of
 from refractium.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -46,12 +47,14 @@ def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **
 def _paths(flags: Flags) -> list[Path]:
     """Where an instance with these flags would have its control socket."""
     over = configuration.overrides(flags)
-    server = msgspec.structs.replace(read(over).config.server, **over.server)
+    config = read(over).config
+    server = msgspec.structs.replace(config.server, **over.server)
     if server.control is not None:
         return [Path(server.control)]
-    if server.port == 0:
+    port = over.server.get("port") or listeners_of(config, server)[0][1].port
+    if port == 0:
         raise ConfigError([Problem("the port is any free one: say with -p which one it was given")])
-    return [folder / control.file_name(server.port) for folder in control.folders()]
+    return [folder / control.file_name(port) for folder in control.folders()]
 
 
 def _show(status: Status) -> None:
@@ -60,8 +63,8 @@ def _show(status: Status) -> None:
     out.print(f"configuration {status.generation}{_last_reload(status)}")
     render.table(
         "\nListeners",
-        ("transport", "address"),
-        [(one.transport.value, one.address) for one in status.listeners],
+        ("transport", "address", "routes"),
+        [(one.transport.value, one.address, ", ".join(one.routes)) for one in status.listeners],
     )
     columns = ["route", "transport", "when", "backend", "state", "since", "active", "", "why"]
     render.table("\nRoutes", columns, [row for route in status.routes for row in _backends(route)])
@@ -83,6 +86,8 @@ def _last_reload(status: Status) -> str:
 
 def _backends(route: RouteStatus) -> Iterator[tuple[str, ...]]:
     when = ", ".join(f"{key} {' or '.join(names)}" for key, names in route.conditions.items())
+    if route.action:
+        yield route.name, route.transport.value, when, f"({route.action})", "", "", "", "", ""
     for backend in route.backends:
         part = [f"weight {backend.weight}"] if backend.weight != 1 else []
         part += ["backup"] if backend.backup else []
@@ -113,8 +118,9 @@ def _counts(status: Status) -> Iterator[tuple[str, str, str]]:
     for reason in dict.fromkeys((*tcp.refused, *udp.refused)):
         yield f"refused: {reason}", str(tcp.refused.get(reason, 0)), str(udp.refused.get(reason, 0))
     yield "targets that were this proxy itself", str(tcp.loops), ""
-    for outcome, count in tcp.outcomes.items():
-        yield f"identification: {outcome.replace('_', ' ')}", str(count), ""
+    for outcome in dict.fromkeys((*tcp.outcomes, *udp.outcomes)):
+        name = f"identification: {outcome.replace('_', ' ')}"
+        yield name, str(tcp.outcomes.get(outcome, 0)), str(udp.outcomes.get(outcome, 0))
     for protocol in dict.fromkeys((*tcp.faults, *udp.faults)):
         yield f"faults of {protocol}", str(tcp.faults.get(protocol, 0)), str(udp.faults.get(protocol, 0))
     yield "datagrams without a route", "", str(udp.unrouted)

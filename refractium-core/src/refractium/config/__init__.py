@@ -4,18 +4,21 @@ from refractium.config.load import Loaded, Source, load, parse, read
 from refractium.config.model import (
     Config,
     HealthConfig,
+    ListenerConfig,
     MetricsConfig,
     PatternTable,
     PluginsConfig,
     RouteConfig,
     ServerConfig,
     json_schema,
+    listeners_of,
 )
 from refractium.config.template import template
 
 __all__ = [
     "Config",
     "HealthConfig",
+    "ListenerConfig",
     "Loaded",
     "MetricsConfig",
     "PatternTable",
@@ -24,6 +27,7 @@ __all__ = [
     "ServerConfig",
     "Source",
     "json_schema",
+    "listeners_of",
     "load",
     "parse",
     "read",

@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from refractium.address import Address, is_own_address
 from refractium.contract import Transport
 from refractium.identify.patterns import compile_patterns
+from refractium.routing.route import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from refractium.config.model import RouteConfig, ServerConfig
+    from refractium.config.model import ListenerConfig, RouteConfig, ServerConfig
 
 Finding: TypeAlias = tuple[str, str]
 Routes: TypeAlias = "Sequence[tuple[str, RouteConfig]]"
 """Routes, each with the key path or flag that it comes from."""
+Listeners: TypeAlias = "Sequence[tuple[str, ListenerConfig]]"
+"""Listeners, each with its key path."""
 
 _LONG_PEEK_MS: Final = 5_000
 _MANY_PER_IP: Final = 200
 
 
-def problems(server: ServerConfig, routes: Routes) -> Iterator[Finding]:
-    """What makes these routes unusable together, or with these settings."""
+def problems(server: ServerConfig, listeners: Listeners, routes: Routes) -> Iterator[Finding]:
+    """What makes these routes unusable together, or with these listeners and settings."""
     for path, route in routes:
         yield from _unusable_patterns(path, route, server.peek_buffer_size)
         if route.transport is Transport.UDP:
@@ -35,11 +38,25 @@ def problems(server: ServerConfig, routes: Routes) -> Iterator[Finding]:
                     yield place, "a unix socket takes no datagrams here: write HOST:PORT"
     if server.fallback_udp is not None and Address.parse(server.fallback_udp).is_unix:
         yield "server.fallback_udp", "a unix socket takes no datagrams here: write HOST:PORT"
-    yield from _duplicates(routes)
-    yield from _rivals_for_silence(routes)
+    yield from _same_address(listeners)
+    yield from _shared_ids(routes)
+    rivals: dict[Finding, None] = {}
+    for _, listener in listeners:
+        served = [one for one in routes if listener.serves(one[1])]
+        rivals |= dict.fromkeys((*_duplicates(served), *_rivals_for_silence(served)))
+    yield from rivals
 
 
-def warnings(server: ServerConfig, routes: Routes) -> Iterator[Finding]:
+def unknown_routes(listeners: Listeners, routes: Routes) -> Iterator[Finding]:
+    """What listeners are to serve and is no route."""
+    known = {name for _, route in routes for name in (route.label, route.name)}
+    for path, listener in listeners:
+        for at, name in enumerate(listener.routes or ()):
+            if name not in known:
+                yield f"{path}.routes[{at}]", unknown_name(name, known)
+
+
+def warnings(server: ServerConfig, listeners: Listeners, routes: Routes) -> Iterator[Finding]:
     """What is allowed, and probably not meant."""
     if server.peek_timeout_ms > _LONG_PEEK_MS:
         yield (
@@ -59,8 +76,10 @@ def warnings(server: ServerConfig, routes: Routes) -> Iterator[Finding]:
         targets.extend(_backends(path, route))
     for path, route in routes:
         yield from _repeated_backends(path, route)
+        if not any(listener.serves(route) for _, listener in listeners):
+            yield path, "no listener serves it"
     for place, address in targets:
-        if is_own_address(address, server.bind, server.port):
+        if any(is_own_address(address, one.bind, one.port) for _, one in listeners):
             yield place, f"{address} is what this server itself listens on; it will never be dialled"
 
 
@@ -75,6 +94,27 @@ def _repeated_backends(path: str, route: RouteConfig) -> Iterator[Finding]:
         if address in seen:
             yield place, f"{address} is in this route already: give it a weight if it is to have more clients"
         seen.add(address)
+
+
+def _same_address(listeners: Listeners) -> Iterator[Finding]:
+    first: dict[tuple[str, Transport], str] = {}
+    for path, listener in listeners:
+        rivals = {first.setdefault((listener.name, one), path) for one in listener.transports} - {path}
+        if rivals:
+            yield path, f"listens where {rivals.pop()} does: put both into one"
+
+
+def _shared_ids(routes: Routes) -> Iterator[Finding]:
+    names = {route.name: path for path, route in routes if route.id is None}
+    first: dict[str, str] = {}
+    for path, route in routes:
+        if route.id is None:
+            continue
+        rival = first.setdefault(route.id, path)
+        if rival != path:
+            yield f"{path}.id", f"{rival} is called so already"
+        elif route.id in names:
+            yield f"{path}.id", f"{names[route.id]} is called so, after its protocol: take another name"
 
 
 def _unusable_patterns(path: str, route: RouteConfig, peek_buffer_size: int) -> Iterator[Finding]:

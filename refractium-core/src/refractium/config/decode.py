@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from refractium.address import Address, parse_network
+from refractium.address import Address
 from refractium.config.lines import join
 from refractium.config.model import (
     FALLBACKS,
     Config,
     HealthConfig,
+    ListenerConfig,
     MetricsConfig,
     PatternTable,
     PluginsConfig,
@@ -31,10 +32,12 @@ from refractium.config.model import (
     pattern,
     protocol_name,
     request_host,
+    route_id,
     server_name,
 )
 from refractium.contract import MAX_BYTES_LIMIT, Transport
 from refractium.identify.patterns import compile_patterns
+from refractium.networks import parse_network
 from refractium.routing import Member
 
 if TYPE_CHECKING:
@@ -83,9 +86,14 @@ def decode(document: dict[str, Any]) -> Decoded:
     report = _Report()
     _report_unknown(document, (*Config.__struct_fields__, *FALLBACKS), "", report)
     server = _decode_server(document, report)
+    listeners = [
+        listener
+        for index, table in enumerate(_tables(document, "listeners", report))
+        if (listener := _decode_listener(table, f"listeners[{index}]", report)) is not None
+    ]
     routes: list[tuple[str, RouteConfig]] = []
     sound: list[tuple[str, RouteConfig]] = []
-    for index, table in enumerate(_tables(document, report)):
+    for index, table in enumerate(_tables(document, "protocols", report)):
         path = f"protocols[{index}]"
         before = len(report.findings)
         if (route := _decode_route(table, path, report)) is not None:
@@ -94,6 +102,7 @@ def decode(document: dict[str, Any]) -> Decoded:
                 sound.append((path, route))
     config = Config(
         server=server,
+        listeners=tuple(listeners),
         protocols=tuple(route for _, route in routes),
         metrics=_decode_metrics(_table(document, "metrics", report), report),
         plugins=_decode_plugins(_table(document, "plugins", report), report),
@@ -107,8 +116,22 @@ def _decode_server(document: dict[str, Any], report: _Report) -> ServerConfig:
     outside: dict[str, Any] = {key: document[key] for key in FALLBACKS if key in document}
     for key in outside.keys() & table.keys():
         report.add(key, "already given in [server]")
+    if document.get("listeners"):
+        for key in ("bind", "port", "allow", "deny"):
+            if key in table:
+                report.add(f"server.{key}", "there are [[listeners]]: it belongs to each of them")
     values = _decode_fields(ServerConfig, outside, "", report) | values
     return ServerConfig(**values)
+
+
+def _decode_listener(table: Any, path: str, report: _Report) -> ListenerConfig | None:
+    if not isinstance(table, dict):
+        report.add(path, "expected a table: write [[listeners]] above the keys of each listener")
+        return None
+    values = _decode_fields(ListenerConfig, table, path, report)
+    if "port" not in table:
+        report.add(path, "no port: say where it listens")
+    return ListenerConfig(**values) if "port" in values else None
 
 
 def _decode_route(table: Any, path: str, report: _Report) -> RouteConfig | None:
@@ -118,13 +141,15 @@ def _decode_route(table: Any, path: str, report: _Report) -> RouteConfig | None:
     values = _decode_fields(RouteConfig, table, path, report)
     if "name" not in table:
         report.add(path, "no name: say which protocol the route is for")
-    if "forward_to" not in table:
+    if "forward_to" not in table and "action" not in table:
         report.add(path, "no forward_to: say where its clients go")
+    elif "forward_to" in table and "action" in table:
+        report.add(f"{path}.forward_to", "with an action its clients go nowhere: leave one of the two out")
     if "name" not in values:
         return None
     if "patterns" in table:  # however wrong, the protocol is one defined here, not an installed one
         values.setdefault("patterns", ())
-    return RouteConfig(**{"forward_to": (), **values})
+    return RouteConfig(**values)
 
 
 def _decode_metrics(table: dict[str, Any], report: _Report) -> MetricsConfig:
@@ -152,11 +177,11 @@ def _table(document: dict[str, Any], key: str, report: _Report) -> dict[str, Any
     return {}
 
 
-def _tables(document: dict[str, Any], report: _Report) -> list[Any]:
-    tables = document.get("protocols", [])
+def _tables(document: dict[str, Any], key: str, report: _Report) -> list[Any]:
+    tables = document.get(key, [])
     if isinstance(tables, list):
         return tables
-    report.add("protocols", "expected a list of tables: write [[protocols]], with two brackets each side")
+    report.add(key, f"expected a list of tables: write [[{key}]], with two brackets each side")
     return []
 
 
@@ -234,18 +259,23 @@ def _compile(written: str | PatternTable) -> None:
 
 _CHECKS: Final[Mapping[str, Callable[[str], object]]] = {
     "address": Address.parse,
+    "allow": parse_network,
     "alpn": alpn_id,
     "bind": bind_address,
     "control": control_path,
+    "deny": parse_network,
     "fallback_tcp": Address.parse,
     "fallback_udp": Address.parse,
     "forward_to": Address.parse,
     "host": request_host,
+    "id": route_id,
     "name": protocol_name,
     "proxy_protocol_from": parse_network,
+    "routes": route_id,
     "sni": server_name,
 }
 _HINTS: Final[Mapping[str, str]] = {
+    "action": "write 'reject' or 'reset', or leave it out and say with forward_to where clients go",
     "proxy_protocol": "write 'v1' or 'v2', or leave it out",
     "transport": "write 'tcp' or 'udp', or leave it out for every transport of the protocol",
 }
@@ -303,6 +333,8 @@ def _report_unknown(table: Iterable[str], known: Collection[str], path: str, rep
             hint = ": it belongs in [server]"
         elif key in RouteConfig.__struct_fields__:
             hint = ": it belongs in [[protocols]]"
+        elif key in ListenerConfig.__struct_fields__:
+            hint = ": it belongs in [[listeners]]"
         elif close := get_close_matches(key[:_LONGEST_KEY], known, n=1):
             hint = f": did you mean {close[0]!r}?"
         report.add(join(path, key), f"unknown key{hint}")

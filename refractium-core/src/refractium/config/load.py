@@ -13,7 +13,7 @@ import tomli
 from refractium.config import check
 from refractium.config.decode import MAX_FINDINGS, decode
 from refractium.config.lines import Lines
-from refractium.config.model import FALLBACKS, Config
+from refractium.config.model import FALLBACKS, Config, listeners_of
 from refractium.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -118,10 +118,12 @@ def parse(source: Source) -> Loaded:
         problems.append(Problem("a number has too many digits", source=source.name))
     decoded = decode(document)
     server = decoded.config.server
-    findings = [*decoded.findings, *islice(check.problems(server, decoded.sound_routes), MAX_FINDINGS)]
+    listeners = listeners_of(decoded.config, server)
+    found = check.problems(server, listeners, decoded.sound_routes)
+    findings = [*decoded.findings, *islice(found, MAX_FINDINGS)]
     problems += (_problem(source, where, message) for where, message in findings)
     problems.sort(key=lambda problem: problem.line or 0)
-    warnings = () if problems else check.warnings(server, decoded.routes)
+    warnings = () if problems else check.warnings(server, listeners, decoded.routes)
     return Loaded(
         source,
         decoded.config,

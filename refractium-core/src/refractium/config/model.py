@@ -18,10 +18,17 @@ from refractium.address import Address, is_host_name
 from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text, text_bytes
 from refractium.routing import BALANCERS, Member
-from refractium.settings import HealthSettings, Milliseconds, ProxyVersion, Settings
+from refractium.settings import Action, HealthSettings, Milliseconds, ProxyVersion, Settings
 
 _AddressText = Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
 _Names = str | tuple[str, ...]
+_Allow = Annotated[
+    tuple[str, ...], Meta(description="Addresses and networks of the only clients that are served.")
+]
+_Deny = Annotated[
+    tuple[str, ...],
+    Meta(description="Addresses and networks of clients that are never served."),
+]
 
 
 class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,6 +38,8 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "0.0.0.0"  # noqa: S104 - a multiplexer is there for the network
     )
     port: Annotated[int, Meta(ge=0, le=65_535, description="0 takes any free port, and prints it.")] = 8080
+    allow: _Allow = ()
+    deny: _Deny = ()
     hot_reload: Annotated[
         bool, Meta(description="Whether a changed file is taken over at once; SIGHUP does it in any case.")
     ] = True
@@ -43,6 +52,38 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     control: Annotated[
         str | None, Meta(description="The control socket. Without it: one by the port, in a usual place.")
     ] = None
+
+
+class ListenerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One of several addresses that are listened on, and what is served there."""
+
+    bind: Annotated[str, Meta(description="The address listened on: an IP address or a host name.")] = (
+        "0.0.0.0"  # noqa: S104 - as that of the server
+    )
+    port: Annotated[int, Meta(ge=0, le=65_535, description="0 takes any free port, and prints it.")]
+    transports: Annotated[
+        tuple[Transport, ...], Meta(min_length=1, description="Those that are served there.")
+    ] = tuple(Transport)
+    routes: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="Ids of routes, and protocols for all routes of theirs. Without it: all routes."),
+    ] = None
+    allow: _Allow = ()
+    deny: _Deny = ()
+
+    def serves(self, route: RouteConfig) -> bool:
+        """Whether a route is among those that it serves."""
+        return self.routes is None or route.label in self.routes or route.name in self.routes
+
+    @property
+    def name(self) -> str:
+        """What it is called: where it listens."""
+        return listener_name(self.bind, self.port)
+
+
+def listener_name(bind: str, port: int) -> str:
+    """What a listener is called: where it listens."""
+    return f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
 
 
 class PatternTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,7 +113,11 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     forward_to: Annotated[
         str | Member | tuple[str | Member, ...],
         Meta(description="The backends: HOST:PORT, [IPV6]:PORT or unix:PATH, or a table with an address."),
-    ]
+    ] = ()
+    id: Annotated[
+        str | None,
+        Meta(description="What logs, metrics and listeners call the route. Without it: as the protocol."),
+    ] = None
     sni: Annotated[_Names, Meta(description="TLS server names; *.example.org covers one label.")] = ()
     alpn: Annotated[_Names, Meta(description="Application protocols, one of which TLS must offer.")] = ()
     host: Annotated[_Names, Meta(description="Hosts of requests; *.example.org covers one label.")] = ()
@@ -98,6 +143,17 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         ProxyVersion | None,
         Meta(description="The PROXY header that tells backends who the client is. Without it: none."),
     ] = None
+    allow: _Allow = ()
+    deny: _Deny = ()
+    action: Annotated[
+        Action | None,
+        Meta(description="Instead of forward_to: close its clients (reject), or reset them (reset)."),
+    ] = None
+
+    @property
+    def label(self) -> str:
+        """What the route is called."""
+        return self.id or self.name
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -146,9 +202,21 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file. A fallback may stand at its top level too; loading moves it into `server`."""
 
     server: ServerConfig = ServerConfig()
+    listeners: tuple[ListenerConfig, ...] = ()
     protocols: tuple[RouteConfig, ...] = ()
     metrics: MetricsConfig = MetricsConfig()
     plugins: PluginsConfig = PluginsConfig()
+
+
+def listeners_of(config: Config, server: ServerConfig) -> list[tuple[str, ListenerConfig]]:
+    """Those of a file, each with its key path.
+
+    Where it has none, it is the one that `server`, which outranks the file's, describes.
+    """
+    if config.listeners:
+        return [(f"listeners[{at}]", one) for at, one in enumerate(config.listeners)]
+    only = ListenerConfig(bind=server.bind, port=server.port, allow=server.allow, deny=server.deny)
+    return [("server", only)]
 
 
 FALLBACKS: Final = ("fallback_tcp", "fallback_udp")
@@ -161,6 +229,7 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     server = definitions["ServerConfig"]["properties"]
     definitions["Config"]["properties"] |= {key: server[key] for key in FALLBACKS}
+    definitions["RouteConfig"]["oneOf"] = [{"required": ["forward_to"]}, {"required": ["action"]}]
     _spread_health_options(definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -200,9 +269,23 @@ def protocol_name(text: str) -> str:
     Raises:
         ValueError: it cannot be one.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", text):
+    if not _NAME.fullmatch(text):
         raise ValueError("a protocol's name is lower-case letters, digits, _ and -, starting with a letter")
     return text
+
+
+def route_id(text: str) -> str:
+    """The id of a route, made of the same letters.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if not _NAME.fullmatch(text):
+        raise ValueError("an id is lower-case letters, digits, _ and -, starting with a letter")
+    return text
+
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 def bind_address(text: str) -> str:

@@ -45,13 +45,16 @@ class Table(Generic[T]):
         candidates: in the order of the configuration, which decides among equals in strength.
         peek_buffer_size: how many bytes a weak protocol may inspect; the others have recognised their own
             beginning if they have not said no by then, and may read on to their `Protocol.max_bytes`.
+        faults: how often each protocol (by name) raised instead of answering; counted on.
 
     Attributes:
         bound: the most bytes (count) that any answer can depend on.
-        faults: how often each protocol (by name) raised instead of answering.
+        faults: the same as the argument, or counted from here on.
     """
 
-    def __init__(self, candidates: Iterable[Candidate[T]], peek_buffer_size: int) -> None:
+    def __init__(
+        self, candidates: Iterable[Candidate[T]], peek_buffer_size: int, faults: Counter[str] | None = None
+    ) -> None:
         entries = [
             _Entry(
                 one.protocol.identify,
@@ -72,7 +75,7 @@ class Table(Generic[T]):
         self._for_nothing = tuple((entry.identify, entry) for entry in entries if not entry.protocol.prefixes)
         self._entries = entries
         self.bound = max((entry.bound for entry in entries), default=0)
-        self.faults: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter() if faults is None else faults
 
     def decide(self, data: bytes, *, final: bool = False) -> tuple[T, ProtocolMatch] | Verdict:
         """Decide as soon as it can be decided.

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 NO_ROUTE: Final = "-"
 """Stands for the route of those that have none. No protocol can be called so."""
 
+DENIED: Final = "denied"
+"""Stands among the names of limits for the access rules of a listener or, of datagrams, of a route."""
+REJECTED: Final = "rejected"
+"""The same for a route that rejects datagrams."""
+
+
+def why_refused(reason: str) -> str:
+    """A reason as logs say it."""
+    return {DENIED: "it is denied", REJECTED: "its route rejects it"}.get(reason, f"{reason} is reached")
+
+
 BOUNDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 """Upper bounds (s) of the buckets for the time that identification takes; one more bucket has none."""
 
@@ -52,19 +63,22 @@ class _Common:
 
     finished: int = 0
     refused: int = 0
-    """Connections closed at accept, and datagrams that would have begun a session, because of a limit."""
+    """Connections closed at accept, and datagrams that would have begun a session, because of a limit or a
+    rule."""
     bytes_up: int = 0
     """Client to backend, of what has finished."""
     bytes_down: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
-    """`refused` by the limit: the setting's name."""
+    """`refused` by the limit, which is the setting's name, or `DENIED`, or `REJECTED`."""
     routes: dict[str, Traffic] = field(default_factory=dict)
     """What has finished, by the route's label."""
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    """How identifications came out."""
 
-    def refuse(self, limit: str) -> None:
-        """Count one that a limit has kept out."""
+    def refuse(self, reason: str) -> None:
+        """Count one that was kept out."""
         self.refused += 1
-        self.refusals[limit] += 1
+        self.refusals[reason] += 1
 
     def finish(self, route: str, how: Ended, up: int, down: int) -> None:
         """Count one that has ended, with its bytes."""
@@ -86,10 +100,8 @@ class Counters(_Common):
     accepted: int = 0
     loops: int = 0
     """Not connected, because the target was this proxy's own listener."""
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
-    """How identifications came out."""
     seconds: float = 0.0
-    """Spent on them, in all."""
+    """Spent on identifications, in all."""
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     """How many took up to each of `BOUNDS`, but longer than the bound before it; at last, longer than all."""
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from refractium.net.reactor import Reactor
+    from refractium.net.snapshot import Snapshot
+    from refractium.routing import Router
 
 log = logging.getLogger(__name__)
 
@@ -40,22 +42,33 @@ class Listener:
     Args:
         reactor: where its events come from.
         sock: bound and listening; the listener's to close.
-        accepted: called with each new socket, already non-blocking, and its peer's address.
+        accepted: called with each new socket, already non-blocking, its peer's address and the snapshot.
+        name: by whose rules it serves.
+        snapshot: what it serves by now.
     """
 
     def __init__(
         self,
         reactor: Reactor,
         sock: socket.socket,
-        accepted: Callable[[socket.socket, Peer], None],
+        accepted: Callable[[socket.socket, Peer, Snapshot], None],
+        name: str,
+        snapshot: Snapshot,
     ) -> None:
         self._reactor = reactor
         self._sock = sock
         self._accepted = accepted
+        self.name = name
+        self.snapshot = snapshot
         self._pause: asyncio.TimerHandle | None = None
         self._exhausted = Throttled(log)
         self.address: Peer = sock.getsockname()
         reactor.watch(sock, IN, self._on_event)
+
+    @property
+    def router(self) -> Router:
+        """What it does with its clients now."""
+        return self.snapshot.router
 
     def __repr__(self) -> str:
         return f"<Listener {self.address}>"
@@ -78,7 +91,7 @@ class Listener:
                 log.debug("accept: %s", error)
                 continue
             sock.setblocking(False)  # noqa: FBT003
-            self._accepted(sock, peer)
+            self._accepted(sock, peer, self.snapshot)
         return True
 
     def close(self) -> None:

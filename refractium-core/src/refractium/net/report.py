@@ -22,6 +22,8 @@ class Ended(StrEnum):
     DRAINED = "cut at the drain timeout"
     ABORTED = "cut by the stop"
     NO_ROUTE = "no route"
+    DENIED = "denied to this client by the route"
+    REJECTED = "rejected by the route"
     LOOP = "route leads back to this listener"
     UNREACHABLE = "no backend reachable"
     CLIENT_LEFT = "client left before it was identified"

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from refractium.address import parse_network
 from refractium.net.deadlines import Deadlines
+from refractium.networks import Networks
 
 if TYPE_CHECKING:
     import asyncio
 
-    from refractium.address import Network
     from refractium.routing import Router
     from refractium.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """Routes and timeouts; immutable. A reload makes another one for connections to come.
+    """Routes and timeouts of one listener; immutable. A reload makes another one for connections to come.
 
     Attributes:
         loop: the event loop.
@@ -37,7 +35,7 @@ class Snapshot:
     peeking: Deadlines = field(init=False)
     connecting: Deadlines = field(init=False)
     idle: Deadlines = field(init=False)
-    trusted: tuple[Network, ...] = field(init=False)
+    trusted: Networks = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -47,11 +45,11 @@ class Snapshot:
             ("idle", settings.idle_timeout_ms),
         ):
             object.__setattr__(self, name, Deadlines(self.loop, timeout_ms))
-        object.__setattr__(self, "trusted", tuple(map(parse_network, settings.proxy_protocol_from)))
+        object.__setattr__(self, "trusted", Networks(settings.proxy_protocol_from))
 
     def trusts(self, ip: str) -> bool:
         """Whether this peer is a proxy that says who its clients are."""
-        return bool(self.trusted) and any(ip_address(ip) in network for network in self.trusted)
+        return bool(self.trusted) and ip in self.trusted
 
     def close(self) -> None:
         """Forget the timers. Its connections have ended before."""

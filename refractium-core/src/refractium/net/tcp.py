@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import NEED_MORE, NO, Transport, Verdict
-from refractium.net.counters import NO_ROUTE, Counters, Outcome
+from refractium.net.counters import DENIED, NO_ROUTE, Counters, Outcome, why_refused
 from refractium.net.dial import Dial
 from refractium.net.listener import Listener, ip_of
 from refractium.net.locality import OwnAddresses
@@ -20,6 +20,7 @@ from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping
 
     from refractium.contract import ProtocolMatch
     from refractium.net.limits import Limits
@@ -40,7 +41,7 @@ class TcpService:
 
     Args:
         reactor: where events come from.
-        router: where connections go.
+        routers: what each listener does with its connections, by the listener's name.
         settings: limits and timeouts.
         limits: how many connections there may be.
         report: told of every connection that ended.
@@ -49,13 +50,13 @@ class TcpService:
     def __init__(
         self,
         reactor: Reactor,
-        router: Router,
+        routers: Mapping[str, Router],
         settings: Settings,
         limits: Limits,
         report: Reporter,
     ) -> None:
         self.reactor = reactor
-        self.snapshot = Snapshot(reactor.loop, router, settings)
+        self.snapshots = self._take_snapshots(routers, settings)
         self.limits = limits
         self.report = report
         self.welding = Welding(reactor)
@@ -68,16 +69,21 @@ class TcpService:
         self.refusals = Throttled(log)
         self.failures = Throttled(log)
 
-    def listen(self, sock: socket.socket) -> Listener:
+    def listen(self, sock: socket.socket, name: str) -> Listener:
         """Accept connections on a bound, listening socket, which is the service's from now on."""
-        listener = Listener(self.reactor, sock, self._accepted)
+        listener = Listener(self.reactor, sock, self._accepted, name, self.snapshots[name])
         self.own.add(sock)
         self.listeners.append(listener)
         return listener
 
-    def apply(self, router: Router, settings: Settings) -> None:
-        """Serve connections to come by other routes and timeouts; those that are there keep theirs."""
-        self.snapshot = Snapshot(self.reactor.loop, router, settings)
+    def apply(self, routers: Mapping[str, Router], settings: Settings) -> None:
+        """Serve connections to come by other routes and timeouts; those that are there keep theirs.
+
+        So do listeners that are not named any more, until they are closed.
+        """
+        self.snapshots = self._take_snapshots(routers, settings)
+        for listener in self.listeners:
+            listener.snapshot = self.snapshots.get(listener.name, listener.snapshot)
 
     def stop_listening(self, listener: Listener) -> None:
         """Close one listener; its connections go on."""
@@ -100,17 +106,18 @@ class TcpService:
 
     def close(self) -> None:
         """Forget all timers. Listeners and connections have been closed before."""
-        self.snapshot.close()
+        for snapshot in self.snapshots.values():
+            snapshot.close()
 
     def ended(self, connection: Connection, ip: str | None, how: Ended) -> None:
         """Count a connection that has let its sockets go."""
         self.counters.finish(connection.route, how, *connection.moved)
         self._forget(connection, ip)
 
-    def refused_late(self, connection: Connection, ip: str, limit: str) -> None:
-        """Count a connection that was let go as one too many of the client that it turned out to be of."""
+    def refused_late(self, connection: Connection, ip: str, reason: str) -> None:
+        """Count a connection that was let go because of the client that it turned out to be of."""
         self._forget(connection, None)
-        self._count_refused(ip, limit)
+        self._count_refused(ip, reason)
 
     def _forget(self, connection: Connection, ip: str | None) -> None:
         self.connections.discard(connection)
@@ -118,21 +125,27 @@ class TcpService:
         if not self.connections:
             self.drained.set()
 
-    def _count_refused(self, ip: str, limit: str) -> None:
-        self.counters.refuse(limit)
-        self.refusals.warning("refused a connection from %s: %s is reached", ip, limit)
+    def _count_refused(self, ip: str, reason: str) -> None:
+        self.counters.refuse(reason)
+        self.refusals.warning("refused a connection from %s: %s", ip, why_refused(reason))
 
-    def _accepted(self, sock: socket.socket, peer: Peer) -> None:
+    def _take_snapshots(self, routers: Mapping[str, Router], settings: Settings) -> dict[str, Snapshot]:
+        return {name: Snapshot(self.reactor.loop, router, settings) for name, router in routers.items()}
+
+    def _accepted(self, sock: socket.socket, peer: Peer, snapshot: Snapshot) -> None:
         self.counters.accepted += 1
         ip = ip_of(peer)
-        # A trusted proxy has as many connections as all of its clients.
-        is_trusted = self.snapshot.trusts(ip)
-        limit = self.limits.enter(None if is_trusted else ip)
-        if limit is not None:
+        # A trusted proxy has as many connections as all of its clients, and is let in for those that may.
+        is_trusted = snapshot.trusts(ip)
+        if not is_trusted and not snapshot.router.admits(ip):
+            reason: str | None = DENIED
+        else:
+            reason = self.limits.enter(None if is_trusted else ip)
+        if reason is not None:
             self.reactor.retire(sock)
-            self._count_refused(ip, limit)
+            self._count_refused(ip, reason)
             return
-        connection = Connection(self, sock, ip, peer[1], awaits_header=is_trusted)
+        connection = Connection(self, snapshot, sock, ip, peer[1], awaits_header=is_trusted)
         self.connections.add(connection)
         self.drained.clear()
         try:
@@ -170,10 +183,17 @@ class Connection:
     )
 
     def __init__(
-        self, service: TcpService, sock: socket.socket, ip: str, port: int, *, awaits_header: bool
+        self,
+        service: TcpService,
+        snapshot: Snapshot,
+        sock: socket.socket,
+        ip: str,
+        port: int,
+        *,
+        awaits_header: bool,
     ) -> None:
         self._service = service
-        self._snapshot = service.snapshot
+        self._snapshot = snapshot
         self._client = sock
         self._ip = ip
         self._port = port
@@ -278,10 +298,12 @@ class Connection:
         self._ip, self._port = header.source
         self._destination = header.destination
         service = self._service
-        if (limit := service.limits.assign(self._ip)) is not None:
+        may_enter = self._snapshot.router.admits(self._ip)
+        reason = service.limits.assign(self._ip) if may_enter else DENIED
+        if reason is not None:
             self._snapshot.peeking.discard(self)
             service.reactor.retire(self._client)
-            service.refused_late(self, self._ip, limit)
+            service.refused_late(self, self._ip, reason)
             return False
         self._limited_as = self._ip
         return True
@@ -329,6 +351,14 @@ class Connection:
             self._finish(Ended.NO_ROUTE)
             return
         self._pool = pool
+        if not pool.admits(self._ip):
+            self._finish(Ended.DENIED)
+            return
+        if pool.action is not None:
+            if pool.action == "reset":
+                reset_on_close(self._client)
+            self._finish(Ended.REJECTED)
+            return
         self._header = self._header_for(pool)
         self._dial = Dial(self._service, self._snapshot, pool, self._header + self._data, self, self._ip)
         self._dial.begin()

@@ -13,7 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from refractium.contract import Transport, Verdict
-from refractium.net.counters import UdpCounters
+from refractium.net.counters import DENIED, REJECTED, Outcome, UdpCounters, why_refused
 from refractium.net.deadlines import Deadlines
 from refractium.net.listener import ip_of
 from refractium.net.locality import OwnAddresses
@@ -24,6 +24,8 @@ from refractium.routing import LOCAL_ERRORS
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from refractium.contract import ProtocolMatch
     from refractium.net.limits import Limits
     from refractium.net.listener import Peer
@@ -52,17 +54,22 @@ class UdpService:
 
     Args:
         reactor: where events come from.
-        router: where sessions go.
+        routers: what each listener does with its clients, by the listener's name.
         settings: timeouts.
         limits: how many sessions there may be.
         report: told of every session that ended.
     """
 
     def __init__(
-        self, reactor: Reactor, router: Router, settings: Settings, limits: Limits, report: Reporter
+        self,
+        reactor: Reactor,
+        routers: Mapping[str, Router],
+        settings: Settings,
+        limits: Limits,
+        report: Reporter,
     ) -> None:
         self.reactor = reactor
-        self.router = router
+        self.routers = routers
         self.settings = settings
         self.limits = limits
         self.report = report
@@ -80,9 +87,9 @@ class UdpService:
         self.failures = Throttled(log)
         self._silence: dict[int, Deadlines] = {}
 
-    def listen(self, sock: socket.socket) -> UdpListener:
+    def listen(self, sock: socket.socket, name: str) -> UdpListener:
         """Take datagrams from a bound socket, which is the service's from now on."""
-        listener = UdpListener(self, sock)
+        listener = UdpListener(self, sock, name, self.routers[name])
         self.own.add(sock)
         self.listeners.append(listener)
         return listener
@@ -94,10 +101,15 @@ class UdpService:
             self._silence[timeout_ms] = Deadlines(self.reactor.loop, timeout_ms)
         return self._silence[timeout_ms]
 
-    def apply(self, router: Router, settings: Settings) -> None:
-        """Serve sessions to come by other routes and timeouts; those that are there keep theirs."""
-        self.router = router
+    def apply(self, routers: Mapping[str, Router], settings: Settings) -> None:
+        """Serve sessions to come by other routes and timeouts; those that are there keep theirs.
+
+        So do listeners that are not named any more, until they are closed.
+        """
+        self.routers = routers
         self.settings = settings
+        for listener in self.listeners:
+            listener.router = routers.get(listener.name, listener.router)
 
     def stop_listening(self, listener: UdpListener) -> None:
         """Take no datagram from one listener any more, which ends its sessions."""
@@ -135,22 +147,41 @@ class UdpService:
         self, listener: UdpListener, client: Peer, control: Control, key: tuple[object, ...], first: bytes
     ) -> Session | None:
         """Begin a session with its first datagram, or count why not."""
-        decision = self.router.table.decide(first, final=True)
-        pool = self.router.fallback if isinstance(decision, Verdict) else decision[0]
-        match = None if isinstance(decision, Verdict) else decision[1]
-        if pool is None or self.is_draining:
+        if self.is_draining:
             self.counters.unrouted += 1
             return None
-        ip = ip_of(client)
-        if (limit := self.limits.enter(ip)) is not None:
-            self.counters.refuse(limit)
-            self.refusals.warning("refused a session from %s: %s is reached", ip, limit)
+        ip, router = ip_of(client), listener.router
+        if not router.admits(ip):
+            self._refuse(ip, DENIED)
+            return None
+        decision = router.table.decide(first, final=True)
+        if isinstance(decision, Verdict):
+            pool, match = router.fallback, None
+            self.counters.outcomes[Outcome.NO_ROUTE if pool is None else Outcome.FALLBACK] += 1
+        else:
+            pool, match = decision
+            self.counters.outcomes[Outcome.IDENTIFIED] += 1
+        if pool is None:
+            self.counters.unrouted += 1
+            return None
+        if (reason := self._why_not(pool, ip)) is not None:
+            self._refuse(ip, reason)
             return None
         session = Session(listener, client, control, key, pool, match)
         self.sessions[key] = session
         self.counters.sessions += 1
         self.drained.clear()
         return session
+
+    def _why_not(self, pool: Pool, ip: str) -> str | None:
+        """Why a client may not begin a session with this pool; else it is counted in."""
+        if not pool.admits(ip):
+            return DENIED
+        return REJECTED if pool.action is not None else self.limits.enter(ip)
+
+    def _refuse(self, ip: str, reason: str) -> None:
+        self.counters.refuse(reason)
+        self.refusals.warning("refused a session from %s: %s", ip, why_refused(reason))
 
     def ended(self, session: Session, how: Ended) -> None:
         """Count a session that has let its socket go."""
@@ -164,11 +195,20 @@ class UdpService:
 
 
 class UdpListener:
-    """Takes the clients' datagrams from one bound socket."""
+    """Takes the clients' datagrams from one bound socket.
 
-    def __init__(self, service: UdpService, sock: socket.socket) -> None:
+    Args:
+        service: what it belongs to.
+        sock: the socket.
+        name: by whose rules it serves.
+        router: what it serves by now.
+    """
+
+    def __init__(self, service: UdpService, sock: socket.socket, name: str, router: Router) -> None:
         self._service = service
         self.sock = sock
+        self.name = name
+        self.router = router
         self.address: Peer = sock.getsockname()
         self._tells_destination = self.address[0] in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
         if self._tells_destination:

@@ -4,8 +4,10 @@ from refractium.routing.backend import Backend, SocketAddress
 from refractium.routing.balancers import BALANCERS
 from refractium.routing.health import LOCAL_ERRORS, BackendState, Health
 from refractium.routing.pool import Pool
+from refractium.routing.pools import Pools
 from refractium.routing.route import Member, Route
 from refractium.routing.router import Router
+from refractium.routing.rules import ListenerRules
 
 __all__ = [
     "BALANCERS",
@@ -13,8 +15,10 @@ __all__ = [
     "Backend",
     "BackendState",
     "Health",
+    "ListenerRules",
     "Member",
     "Pool",
+    "Pools",
     "Route",
     "Router",
     "SocketAddress",

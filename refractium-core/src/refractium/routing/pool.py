@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from refractium.contract import Balancer, SocketAddress
+    from refractium.networks import Access
     from refractium.routing.backend import Backend
-    from refractium.settings import ProxyVersion
+    from refractium.settings import Action, ProxyVersion
 
 
 class Pool:
@@ -21,11 +22,13 @@ class Pool:
     is offered to one client now and then, and where no backend is up they are offered to everyone.
 
     Args:
-        label: what logs call it: the protocol's name, or ``fallback``.
-        backends: at least one.
+        label: what logs call it: that of the route, or ``fallback``.
+        backends: at least one, unless there is an action.
         session_timeout_ms: how long a UDP session may be silent (ms), where it is not as everywhere else.
         balancer: how they are ordered.
         proxy_protocol: the version of the PROXY header that they are sent first, if they are.
+        access: whose clients may use it; None for everybody's.
+        action: what becomes of its clients instead of being sent anywhere.
     """
 
     __slots__ = (
@@ -38,6 +41,8 @@ class Pool:
         "_resting",
         "_spares",
         "_usable",
+        "access",
+        "action",
         "backends",
         "label",
         "proxy_protocol",
@@ -51,8 +56,13 @@ class Pool:
         session_timeout_ms: int | None = None,
         balancer: type[Balancer] = RoundRobin,
         proxy_protocol: ProxyVersion | None = None,
+        *,
+        access: Access | None = None,
+        action: Action | None = None,
     ) -> None:
         self.label = label
+        self.access = access
+        self.action = action
         self.proxy_protocol = proxy_protocol
         self.backends = tuple(backends)
         self.session_timeout_ms = session_timeout_ms
@@ -76,6 +86,10 @@ class Pool:
             self._resting = ()
             self._usable, self._reserve = down if down[0] else (down[1], ())
         self._is_plain = bool(self._usable) and not (self._reserve or self._resting)
+
+    def admits(self, client: str) -> bool:
+        """Whether a client with this IP address may use it."""
+        return self.access is None or self.access.admits(client)
 
     def targets(self, client: str = "") -> Iterator[tuple[Backend, SocketAddress]]:
         """Every address of every backend, in the order in which to try them for a client with this IP."""

@@ -12,9 +12,10 @@ from msgspec import Meta, Struct
 from refractium.address import Address
 from refractium.contract import Balancer, Protocol, Transport
 from refractium.errors import ConfigError, Problem
+from refractium.networks import Access, parse_network
 from refractium.routing.balancers import BALANCERS, DEFAULT
 from refractium.routing.health import PASSIVE, Health
-from refractium.settings import ProxyVersion
+from refractium.settings import Action, ProxyVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -51,13 +52,19 @@ class Route:
         health: how its backends are watched; by default only by whether clients reach them.
         proxy_protocol: the version of the PROXY header that its backends are sent first, which tells them
             who the client is; by default they are sent none. Datagrams have version 2 only.
+        id: what logs, status, metrics and listeners call the route, where that is not to be its protocol's
+            name.
+        allow: the addresses and networks whose clients may use it; none for all. Others are closed, whatever
+            other route there is.
+        deny: those whose clients may not, even if they are allowed.
+        action: instead of `forward_to`: close its clients (``reject``), or reset them (``reset``).
 
     Raises:
         ConfigError: an argument is not valid, or asks for what the protocol cannot tell.
     """
 
     protocol: Protocol | Sequence[Protocol]
-    forward_to: str | Member | Sequence[str | Member]
+    forward_to: str | Member | Sequence[str | Member] = ()
     sni: Names = ()
     alpn: Names = ()
     host: Names = ()
@@ -66,9 +73,13 @@ class Route:
     balance: str | type[Balancer] = DEFAULT
     health: Health = PASSIVE
     proxy_protocol: ProxyVersion | None = None
+    id: str | None = None
+    allow: Sequence[str] = ()
+    deny: Sequence[str] = ()
+    action: Action | None = None
 
     def __post_init__(self) -> None:
-        problems = list(_member_problems(self.members))
+        problems = [*self._problems_of_target(), *network_problems(self.allow, self.deny)]
         if isinstance(self.balance, str) and self.balance not in BALANCERS:
             problems.append(Problem(unknown_name(self.balance, BALANCERS), where="balance"))
         if self.proxy_protocol is not None and (message := self._problem_of_version(self.proxy_protocol)):
@@ -80,6 +91,16 @@ class Route:
                 problems.append(Problem(f"{self.name} tells no {key}, so no client would match", where=key))
         if problems:
             raise ConfigError(problems)
+
+    def _problems_of_target(self) -> Iterator[Problem]:
+        if self.action is None:
+            yield from _member_problems(self.members)
+        elif self.action not in get_args(Action):
+            yield Problem(unknown_name(self.action, get_args(Action)), where="action")
+        elif self.members:
+            yield Problem("with an action its clients go nowhere", where="forward_to")
+        elif self.action == "reset" and self.transport is Transport.UDP:
+            yield Problem('only a connection can be reset: write "reject"', where="action")
 
     def _problem_of_version(self, version: ProxyVersion) -> str | None:
         if version not in get_args(ProxyVersion):
@@ -99,6 +120,16 @@ class Route:
     @property
     def transport(self) -> Transport:
         return self.protocols[0].transport
+
+    @property
+    def label(self) -> str:
+        """What it is called: its id, if it has one, else its protocol's name."""
+        return self.id or self.name
+
+    @property
+    def access(self) -> Access | None:
+        """Whose clients may use it; None for everybody's."""
+        return access_of(self.allow, self.deny)
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -149,6 +180,21 @@ def _member_problems(members: Sequence[Member]) -> Iterator[Problem]:
             msgspec.convert(msgspec.structs.asdict(member), Member)
         except ValueError as error:
             yield Problem(str(error), where="forward_to")
+
+
+def network_problems(allow: Sequence[str], deny: Sequence[str]) -> Iterator[Problem]:
+    """What is wrong with lists of who may come in."""
+    for key, texts in (("allow", allow), ("deny", deny)):
+        for at, text in enumerate(texts):
+            try:
+                parse_network(text)
+            except ValueError as error:
+                yield Problem(str(error), where=f"{key}[{at}]")
+
+
+def access_of(allow: Sequence[str], deny: Sequence[str]) -> Access | None:
+    """Who may come in; None for everybody, so that nobody needs to be asked."""
+    return Access(allow, deny) if allow or deny else None
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:

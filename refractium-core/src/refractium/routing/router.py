@@ -1,43 +1,43 @@
-"""The router of one transport: the dispatch table, with routes as its outcomes, and the ways for the rest."""
+"""The router of a listener: the dispatch table, with routes as its outcomes, and the ways for the rest."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from refractium.address import Address
 from refractium.contract import NO, ProtocolMatch, Verdict
 from refractium.errors import ConfigError, Problem
 from refractium.identify import Candidate, Table
-from refractium.routing.backend import Backend
-from refractium.routing.health import PASSIVE, BackendState
-from refractium.routing.pool import Pool
-from refractium.routing.route import Member
+from refractium.routing.route import access_of
+from refractium.routing.rules import EVERY_ROUTE_FOR_EVERYBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections import Counter
+    from collections.abc import Iterable, Iterator, Sequence
 
     from refractium.contract import MetadataValue
-    from refractium.routing.health import Health, StateKey
+    from refractium.routing.pool import Pool
+    from refractium.routing.pools import Pools
     from refractium.routing.route import Route
-    from refractium.settings import ProxyVersion
+    from refractium.routing.rules import ListenerRules
 
 T = TypeVar("T")
 
 
 class Router:
-    """Compiled from routes, once; connections only read it.
+    """What a listener does with its clients; compiled once, connections only read it.
 
     Args:
-        routes: all of one transport, in the order of the configuration.
-        fallback: where what no route matches goes; none means it is closed.
+        pools: of every route of one transport.
         peek_buffer_size: see `Table`.
-        known: the `states` of the router that this one takes the place of, so that what was found out about
-            backends that stay is not lost.
+        rules: which of the routes are the listener's, and who may come in.
+        faults: see `Table`.
 
     Attributes:
         table: from first bytes to the pool of the route they match.
         silent: the pool for clients that stay silent, if a route takes them.
         fallback: the pool for everything else, if there is one.
+        access: who may come in; None for everybody.
+        labels: the routes that are served.
 
     Raises:
         ConfigError: two routes apply under the same conditions, or both ask for the silent clients.
@@ -45,63 +45,35 @@ class Router:
 
     def __init__(
         self,
-        routes: Sequence[Route],
-        fallback: Sequence[Address],
+        pools: Pools,
         peek_buffer_size: int,
-        known: Mapping[StateKey, BackendState] | None = None,
+        rules: ListenerRules = EVERY_ROUTE_FOR_EVERYBODY,
+        faults: Counter[str] | None = None,
     ) -> None:
-        _refuse_duplicates(routes)
-        known = dict(known or {})
-        pools = [
-            Pool(
-                route.name,
-                [_backend(member, route.health, known, route.proxy_protocol) for member in route.members],
-                route.udp_session_timeout_ms,
-                route.balancer,
-                route.proxy_protocol,
-            )
-            for route in routes
+        served = [
+            (number, *one)
+            for number, one in enumerate(pools.routes)
+            if rules.serves(one[0].label, one[0].name)
         ]
+        _refuse_duplicates([(number, route) for number, route, _ in served])
+        routes = [(route, pool) for _, route, pool in served]
         candidates: dict[int, Candidate[Pool]] = {}
-        for name in dict.fromkeys(route.name for route in routes):
-            of_name = [(route, pool) for route, pool in zip(routes, pools, strict=True) if route.name == name]
+        for name in dict.fromkeys(route.name for route, _ in routes):
+            of_name = [one for one in routes if one[0].name == name]
             selector = _Selector(of_name)
             for protocol in (protocol for route, _ in of_name for protocol in route.protocols):
                 candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
-        self.table: Table[Pool] = Table(candidates.values(), peek_buffer_size)
-        taking = [
-            (route.on_timeout, pool) for route, pool in zip(routes, pools, strict=True) if route.takes_silent
-        ]
+        self.table: Table[Pool] = Table(candidates.values(), peek_buffer_size, faults)
+        taking = [(route.on_timeout, pool) for route, pool in routes if route.takes_silent]
         # Who asks for them comes before who gets them because its server speaks first.
         self.silent = next((pool for asked, pool in taking if asked), taking[0][1] if taking else None)
-        members = [Member(str(address)) for address in fallback]
-        self.fallback = (
-            Pool("fallback", [_backend(member, PASSIVE, known) for member in members]) if members else None
-        )
-        self.pools = (*pools, *([self.fallback] if self.fallback else []))
+        self.fallback = pools.fallback
+        self.access = access_of(rules.allow, rules.deny)
+        self.labels = tuple(dict.fromkeys(route.label for route, _ in routes))
 
-    @property
-    def backends(self) -> Iterator[Backend]:
-        """Every backend of every pool."""
-        for pool in self.pools:
-            yield from pool.backends
-
-    @property
-    def states(self) -> dict[StateKey, BackendState]:
-        """What is known of the backends."""
-        return {backend.state.key: backend.state for backend in self.backends}
-
-
-def _backend(
-    member: Member,
-    health: Health,
-    known: dict[StateKey, BackendState],
-    proxy_protocol: ProxyVersion | None = None,
-) -> Backend:
-    """One backend of one pool; what is known of it is shared with all who ask the same of the address."""
-    state = BackendState(Address.parse(member.address), health, proxy_protocol=proxy_protocol)
-    state = known.setdefault(state.key, state)
-    return Backend(state.address, weight=member.weight, is_backup=member.backup, state=state)
+    def admits(self, client: str) -> bool:
+        """Whether a client with this IP address may come in."""
+        return self.access is None or self.access.admits(client)
 
 
 class _Selector:
@@ -165,11 +137,11 @@ class _Names(Generic[T]):
         yield from self._any
 
 
-def _refuse_duplicates(routes: Iterable[Route]) -> None:
+def _refuse_duplicates(routes: Iterable[tuple[int, Route]]) -> None:
     seen: dict[tuple[str, str, str, str], int] = {}
     silent: int | None = None
     problems = []
-    for number, route in enumerate(routes):
+    for number, route in routes:
         asked = route.conditions
         for sni in asked["sni"] or ("",):
             for alpn in asked["alpn"] or ("",):

@@ -1,0 +1,137 @@
+"""`[[listeners]]`, access rules and actions in the file: what is valid, refused or warned of."""
+
+from __future__ import annotations
+
+import pytest
+
+from refractium.config import Source, listeners_of, parse
+from refractium.contract import Transport
+
+ROUTES = """
+[[protocols]]
+name = "http"
+forward_to = "10.0.0.1:80"
+
+[[protocols]]
+name = "http"
+id = "admin"
+forward_to = "10.0.0.2:80"
+"""
+TWO = """
+[[listeners]]
+port = 80
+routes = ["http"]
+[[listeners]]
+bind = "::1"
+port = 8080
+transports = ["tcp"]
+routes = ["admin"]
+allow = ["10.0.0.0/8", "::1"]
+deny = ["10.6.6.6"]
+"""
+
+
+def problems(text: str) -> list[str]:
+    return [f"{one.where}: {one.message}" for one in parse(Source(text, "my.toml")).problems]
+
+
+def test_a_file_without_listeners_has_the_one_of_the_server() -> None:
+    loaded = parse(Source('[server]\nbind = "::1"\nport = 1\nallow = ["::1"]\n', ""))
+    (found,) = listeners_of(loaded.config, loaded.config.server)
+    path, listener = found
+    assert (path, listener.name, listener.routes) == ("server", "[::1]:1", None)
+    assert listener.allow == ("::1",)
+
+
+def test_listeners_have_routes_of_their_own() -> None:
+    # By their protocol both routes would be the first one's, and so duplicates.
+    text = TWO.replace('["http"]', '["web"]') + ROUTES.replace(
+        '"http"\nforward', '"http"\nid = "web"\nforward'
+    )
+    loaded = parse(Source(text, ""))
+    assert (loaded.problems, loaded.warnings) == ((), ())
+    (_, first), (path, second) = listeners_of(loaded.config, loaded.config.server)
+    assert (first.bind, first.port, first.transports) == ("0.0.0.0", 80, tuple(Transport))
+    assert (path, second.name, second.transports) == ("listeners[1]", "[::1]:8080", (Transport.TCP,))
+    assert [second.serves(route) for route in loaded.config.protocols] == [False, True]
+
+
+def test_routes_are_duplicates_only_where_one_listener_serves_both() -> None:
+    assert [line.partition(":")[0] for line in problems(ROUTES)] == ["protocols[1]"]
+    assert [line.partition(":")[0] for line in problems(TWO + ROUTES)] == ["protocols[1]"]
+
+
+def test_two_routes_for_the_silent_may_be_of_two_listeners() -> None:
+    text = TWO.replace('["http"]', '["quiet"]')
+    for name in ("quiet", "admin"):
+        text += f'[[protocols]]\nname = "ftp"\nid = "{name}"\non_timeout = true\nforward_to = "a:1"\n'
+    assert problems(text) == []
+
+
+@pytest.mark.parametrize("line", ["port = 80", 'bind = "::"', 'allow = ["::1"]', 'deny = ["::1"]'])
+def test_with_listeners_the_server_listens_nowhere(line: str) -> None:
+    key = line.partition(" ")[0]
+    (problem,) = problems(f"[server]\n{line}\n[[listeners]]\nport = 1\n")
+    assert problem == f"server.{key}: there are [[listeners]]: it belongs to each of them"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[[listeners]]\n", "listeners[0]: no port: say where it listens"),
+        ("[listeners]\nport = 1\n", "listeners: expected a list of tables: write [[listeners]]"),
+        ("[[listeners]]\nport = 65536\n", "listeners[0].port: expected int <= 65535"),
+        ("[[listeners]]\nport = 1\nbind = 'a:1'\n", "listeners[0].bind: not an IP address"),
+        ("[[listeners]]\nport = 1\ntransports = ['sctp']\n", "listeners[0].transports[0]: "),
+        ("[[listeners]]\nport = 1\ntransports = []\n", "listeners[0].transports: "),
+        ("[[listeners]]\nport = 1\nroutes = []\n", "listeners[0].routes: is empty"),
+        (
+            "[[listeners]]\nport = 1\nallow = ['10.0.0.1/8']\n",
+            "listeners[0].allow[0]: the network is 10.0.0.0/8",
+        ),
+        ("[[listeners]]\nport = 1\nprt = 1\n", "listeners[0].prt: unknown key: did you mean 'port'?"),
+        ("transports = ['tcp']\n", "transports: unknown key: it belongs in [[listeners]]"),
+        (
+            "[[listeners]]\nport = 1\n[[listeners]]\nport = 1\ntransports = ['udp']\n",
+            "listeners[1]: listens where listeners[0] does",
+        ),
+        ("[server]\ndeny = ['all']\n", "server.deny[0]: not an address or a network"),
+        ("[[protocols]]\nname = 'ssh'\n", "protocols[0]: no forward_to"),
+        ("[[protocols]]\nname = 'ssh'\naction = 'drop'\n", "protocols[0].action: write 'reject' or 'reset'"),
+        (
+            "[[protocols]]\nname = 'ssh'\naction = 'reject'\nforward_to = 'a:1'\n",
+            "protocols[0].forward_to: with an action its clients go nowhere",
+        ),
+        (
+            "[[protocols]]\nname = 'ssh'\nid = 'A b'\nforward_to = 'a:1'\n",
+            "protocols[0].id: an id is lower-case",
+        ),
+        (
+            ROUTES.replace('"admin"', '"http"'),
+            "protocols[1].id: protocols[0] is called so, after its protocol: take another name",
+        ),
+        (
+            2 * "[[protocols]]\nname = 'ssh'\nid = 'a'\nforward_to = 'a:1'\n",
+            "protocols[1].id: protocols[0] is called so already",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, expected: str) -> None:
+    assert expected in "\n".join(problems(text))
+
+
+def test_a_route_that_no_listener_serves_is_warned_of() -> None:
+    loaded = parse(
+        Source('[[listeners]]\nport = 1\nroutes = ["ssh"]\n' + ROUTES.split("[[", 2)[1].join(["[[", ""]), "")
+    )
+    assert loaded.problems == ()
+    assert [(one.where, one.message) for one in loaded.warnings] == [
+        ("protocols[0]", "no listener serves it")
+    ]
+
+
+def test_a_backend_that_is_any_of_the_listeners_is_warned_of() -> None:
+    loaded = parse(
+        Source('fallback_tcp = "127.0.0.1:2"\n[[listeners]]\nport = 1\n[[listeners]]\nport = 2\n', "")
+    )
+    assert [one.where for one in loaded.warnings] == ["server.fallback_tcp"]

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refractium.networks import Access, Networks, parse_network
+
+ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
+NETWORKS = (
+    st.one_of(
+        st.tuples(st.ip_addresses(v=4), st.integers(0, 32)),
+        st.tuples(st.ip_addresses(v=6), st.integers(0, 128)),
+    )
+    .map(lambda of: ip_network(of, strict=False))
+    .filter(lambda network: network.version == 4 or network.network_address.ipv4_mapped is None)
+)
+
+
+@given(st.lists(NETWORKS), ADDRESSES)
+def test_an_address_is_found_in_a_list_if_it_is_in_one_of_its_networks(
+    networks: list[object], ip: str
+) -> None:
+    found = ip in Networks(map(str, networks))
+    assert found == any(ip_address(ip) in ip_network(str(network)) for network in networks)
+
+
+@given(NETWORKS, st.data())
+def test_every_address_of_a_network_is_found(network: object, data: st.DataObject) -> None:
+    inside = ip_network(str(network))
+    at = data.draw(st.integers(0, inside.num_addresses - 1))
+    assert str(inside[at]) in Networks([str(network)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("10.0.0.1/8", "the network is 10.0.0.0/8"),
+        ("10.0.0.0/33", "not an address or a network"),
+        ("example.org", "not an address or a network"),
+        ("::ffff:10.0.0.0/104", "IPv4 clients are known by their IPv4 addresses"),
+        ("", "not an address or a network"),
+    ],
+)
+def test_what_is_no_network_is_said_to_be_none(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_network(text)
+    with pytest.raises(ValueError, match=message):
+        Networks(["10.0.0.0/8", text])
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "admitted", "kept_out"),
+    [
+        ((), (), ("10.0.0.1", "::1"), ()),
+        (("10.0.0.0/8",), (), ("10.1.2.3",), ("11.0.0.1", "::1")),
+        ((), ("10.0.0.0/8",), ("11.0.0.1", "::1"), ("10.1.2.3",)),
+        (("10.0.0.0/8", "::1"), ("10.6.6.0/24",), ("10.6.7.1", "::1"), ("10.6.6.6", "::2", "11.0.0.1")),
+        (("10.6.6.6",), ("0.0.0.0/0",), (), ("10.6.6.6",)),
+    ],
+)
+def test_who_is_allowed_and_not_denied_may_come_in(
+    allow: tuple[str, ...], deny: tuple[str, ...], admitted: tuple[str, ...], kept_out: tuple[str, ...]
+) -> None:
+    access = Access(allow, deny)
+    assert [ip for ip in (*admitted, *kept_out) if access.admits(ip)] == list(admitted)
