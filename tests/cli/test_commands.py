@@ -182,7 +182,8 @@ def test_the_schema_accepts_the_example_and_refuses_mistakes(cli: Cli) -> None:
 # plugins
 
 KEYS = ["id", "kind", "transports", "distribution", "version", "status", "error", "summary"]
-FIRST_PARTY = ["dns", "ftp", "http", "https", "ssh"]
+PROTOCOLS = ["dns", "ftp", "http", "https", "ssh"]
+FIRST_PARTY = sorted([*PROTOCOLS, "pcap"])
 
 
 def test_plugins_list_json_has_a_row_with_exactly_these_keys_for_each(cli: Cli) -> None:
@@ -191,8 +192,8 @@ def test_plugins_list_json_has_a_row_with_exactly_these_keys_for_each(cli: Cli) 
     rows = json.loads(done.out)
     assert all(list(row) == KEYS for row in rows)
     ours = {row["id"]: row for row in rows if row["distribution"].startswith("refractium-proto-")}
-    assert set(FIRST_PARTY) <= ours.keys()
-    for id_ in FIRST_PARTY:
+    assert set(PROTOCOLS) <= ours.keys()
+    for id_ in PROTOCOLS:
         row = ours[id_]
         assert (row["kind"], row["status"], row["error"]) == ("protocol", "loaded", None)
         assert row["distribution"] == f"refractium-proto-{id_}"
@@ -230,7 +231,7 @@ def test_plugins_info_describes_one_plugin_and_its_protocols(cli: Cli) -> None:
 def test_plugins_info_of_an_unknown_id_names_the_known_ones(cli: Cli) -> None:
     done = cli("plugins", "info", "gopher")
     assert (done.code, done.out) == (2, "")
-    assert done.err == "error: gopher: no plugin has this id; installed: dns, ftp, http, https, ssh\n"
+    assert done.err == "error: gopher: no plugin has this id; installed: dns, ftp, http, https, pcap, ssh\n"
 
 
 @pytest.mark.parametrize("by", ["flag", "environment", "file"])
@@ -307,7 +308,7 @@ def test_identify_reads_a_file_stdin_or_hex(cli: Cli) -> None:
 
 def test_identify_says_what_every_protocol_answered_and_in_which_order(cli: Cli) -> None:
     answers = identified(cli, "--hex", CLIENT_HELLO[:100].hex())["answers"]
-    assert {one["protocol"] for one in answers} == set(FIRST_PARTY)
+    assert {one["protocol"] for one in answers} == set(PROTOCOLS)
     order = ["exact", "structured", "weak"]
     assert [one["strength"] for one in answers] == sorted(
         (one["strength"] for one in answers), key=order.index

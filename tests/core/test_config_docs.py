@@ -85,9 +85,9 @@ def test_the_schema_describes_the_whole_file() -> None:
         "Member",
         "PatternTable",
         "MetricsConfig",
-        "PluginsConfig",
     ):
         assert schema["$defs"][struct]["additionalProperties"] is False
+    assert schema["$defs"]["PluginsConfig"]["additionalProperties"] == {"type": "object"}
     assert schema["$defs"]["RouteConfig"]["required"] == ["name"]
     assert schema["$defs"]["RouteConfig"]["oneOf"] == [{"required": ["forward_to"]}, {"required": ["action"]}]
     assert schema["$defs"]["ListenerConfig"]["required"] == ["port"]

@@ -234,7 +234,6 @@ def test_a_key_path_has_a_line() -> None:
         (ROUTE + "patterns = [{ regex = 'a(' }]", "protocols[0].patterns[0]", 4, "not a valid regex"),
         (ROUTE + "patterns = [{ regex = 'a$' }]", "protocols[0].patterns[0]", 4, "not supported"),
         (ROUTE + "patterns = [{ hex = '00', offset = 1024 }]", "protocols[0].patterns[0]", 4, "peek_buffer"),
-        ("[plugins.pcap]\npath = 'x'", "plugins.pcap", 1, "takes no settings"),
         ("[plugins]\ndisabel = []", "plugins.disabel", 2, "did you mean 'disable'?"),
         ("[plugins]\ndisable = 'a'", "plugins.disable", 2, "expected array"),
         ("[plugins.disable]", "plugins.disable", 1, "expected array"),

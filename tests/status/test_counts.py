@@ -20,6 +20,7 @@ from refractium.net.report import Ended
 from support import datagrams
 from support.backends import Backend, echo, refusing
 from support.clients import connect
+from support.hooks import Ignoring
 from support.proxy import ProxyThread, eventually, free_port, quick, starting_with
 
 if TYPE_CHECKING:
@@ -286,6 +287,8 @@ def test_reloads_good_and_failed_are_counted_and_counts_outlive_them(run: Run) -
 
 def test_the_page_lists_exactly_the_metrics_that_are_scraped(run: Run) -> None:
     mixed(run)
+    routes = [Route(faulty, "127.0.0.1:1")]
+    run.proxy.call(run.proxy.engine.apply(routes, settings=quick(), hooks=[Ignoring]))
     rows = re.findall(r"^\| `(refractium_\w+)` \| (\w+) \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
     listed = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     scraped = {}

@@ -13,7 +13,10 @@ _PACKAGES: Final = {
     "dnsmasq": "dnsmasq-base",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
+    "systemd-analyze": "systemd",
     "nginx": "nginx-light",
+    "capinfos": "wireshark-common",
+    "mergecap": "wireshark-common",
 }
 """Programs whose Debian package has another name."""
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from refractium import Route
+    from refractium.hooks import HookUse
     from refractium.net.counters import Counters
     from refractium.net.report import Summary
     from refractium.net.tcp import TcpService
@@ -61,6 +62,7 @@ class ProxyThread:
         fallback: as `Refractium` takes it.
         fallback_udp: the same for datagrams. With it, or a route for UDP, UDP is served as well.
         rules: of the listeners.
+        hooks: of every route and of the fallbacks.
         settings: limits and timeouts; the defaults here are short, and let one address in 10,000 times.
         host: to listen on.
         port: 0 takes a free one.
@@ -79,6 +81,7 @@ class ProxyThread:
         fallback: str | Sequence[str] = (),
         fallback_udp: str | Sequence[str] = (),
         rules: ListenerRules | None = None,
+        hooks: Sequence[HookUse] = (),
         settings: Settings | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -95,6 +98,7 @@ class ProxyThread:
             fallback_udp=fallback_udp,
             settings=settings or quick(),
             listeners={"": rules or ListenerRules()},
+            hooks=hooks,
         )
         self._host = host
         self._port = port

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -24,6 +24,7 @@ from refractium.config import (
 from refractium.config.model import bind_address, protocol_name
 from refractium.contract import Balancer, Protocol, Strength, Transport
 from refractium.errors import ConfigError, Problem
+from refractium.hooking import plugin_table_problems, resolve_hooks
 from refractium.identify.patterns import compile_patterns
 from refractium.routing import BALANCERS, Health, ListenerRules, Route
 from refractium.routing.balancers import DEFAULT
@@ -34,7 +35,10 @@ from refractium.settings import HealthSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from refractium.hooks import HookUse
     from refractium.plugins import Plugins
+
+    PluginTables: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 DEFAULT_FILE: Final = Path("refractium.toml")
 
@@ -66,6 +70,7 @@ class Assembly:
         udp: the routes for datagrams.
         warnings: what is allowed and probably not meant.
         metrics: how metrics are served.
+        hooks: those of every route and of the fallbacks.
     """
 
     server: ServerConfig
@@ -74,6 +79,7 @@ class Assembly:
     udp: tuple[Route, ...]
     warnings: tuple[Problem, ...]
     metrics: MetricsConfig
+    hooks: tuple[HookUse, ...] = ()
 
     def wanted(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
         """What to listen on for some transports: where clients have anywhere to go; else the first."""
@@ -147,8 +153,12 @@ def assemble(
     found_together = check.problems(server, listeners, with_forwards(loaded.sound_routes))
     unknown = check.unknown_routes(listeners, with_forwards(loaded.routes))
     problems += [report(*finding) for finding in (*found_together, *unknown)]
+    tables = loaded.config.plugins.settings
+    faults = list(plugin_table_problems(tables, plugins))
+    hooks = resolve_hooks("server.hooks", server.hooks, tables, plugins, faults)
+    problems += [report(*finding) for finding in faults]
     routes: list[tuple[str, Route]] = []
-    for path, found in _resolve_all(with_forwards(loaded.routes), server, plugins):
+    for path, found in _resolve_all(with_forwards(loaded.routes), server, tables, plugins):
         if isinstance(found, Route):
             routes.append((path, found))
         else:
@@ -170,6 +180,7 @@ def assemble(
         tuple(route for _, route in routes if route.transport is Transport.UDP),
         (*warnings, *broken),
         loaded.config.metrics,
+        hooks,
     )
 
 
@@ -202,16 +213,16 @@ def _forwards(texts: Sequence[str], problems: list[Problem]) -> Iterator[tuple[s
 
 
 def _resolve_all(
-    routes: check.Routes, server: ServerConfig, plugins: Plugins
+    routes: check.Routes, server: ServerConfig, tables: PluginTables, plugins: Plugins
 ) -> Iterator[tuple[str, Route | str]]:
     """Each route with its key path, or what is wrong, with the key path of that."""
     for path, route in routes:
-        for found in _resolve(path, route, server, plugins):
+        for found in _resolve(path, route, server, tables, plugins):
             yield (path, found) if isinstance(found, Route) else found
 
 
 def _resolve(
-    path: str, route: RouteConfig, server: ServerConfig, plugins: Plugins
+    path: str, route: RouteConfig, server: ServerConfig, tables: PluginTables, plugins: Plugins
 ) -> Iterator[Route | tuple[str, str]]:
     """One route for each transport, or what is wrong: a key path and a message."""
     by_transport = list(_protocols(path, route, server, plugins))
@@ -219,6 +230,7 @@ def _resolve(
     faults: list[tuple[str, str]] = []
     balancer = _balancer(path, route, plugins, faults)
     health = _health(path, route, transports, plugins, faults)
+    hooks = resolve_hooks(f"{path}.hooks", route.hooks, tables, plugins, faults)
     yield from faults
     for protocols in by_transport:
         if not isinstance(protocols[0], Protocol):
@@ -247,6 +259,7 @@ def _resolve(
                 allow=route.allow,
                 deny=route.deny,
                 action=route.action,
+                hooks=hooks,
             )
         except ConfigError as error:
             for problem in error.problems:
@@ -328,7 +341,7 @@ def _protocols(
 
 
 def _nothing_to_do(loaded: Loaded, plugins: Plugins) -> Problem:
-    if not any(report.status == "loaded" for report in plugins.reports):
+    if not plugins.protocols:
         return Problem("no protocol is installed: pip install 'refractium-protocols[all]'")
     if loaded.source.name:
         return loaded.problem("protocols", "no routes: add [[protocols]] with a name and forward_to")

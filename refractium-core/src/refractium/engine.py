@@ -14,6 +14,7 @@ from refractium.access import AccessLog
 from refractium.address import Address
 from refractium.contract import Transport
 from refractium.errors import ConfigError, Problem
+from refractium.hooks import Hooks, HookSet, used
 from refractium.net.bind import bind, prepare
 from refractium.net.checker import Checker
 from refractium.net.checks import resolved
@@ -26,17 +27,21 @@ from refractium.net.tcp import TcpService
 from refractium.net.udp import UdpService
 from refractium.networks import parse_network
 from refractium.routing import ListenerRules, Pools, Router
+from refractium.routing.route import hook_problems
 from refractium.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
+    from refractium.hooks import HookUse, UsedHook
     from refractium.routing import Route
 
 log = logging.getLogger(__name__)
 
 _DEFAULTS = Settings()
+_FLUSH_SECONDS: Final = 1.0
+"""How long hooks have at a stop for what is in their queues."""
 _ONE_LISTENER: Final = {"": ListenerRules()}
 
 
@@ -61,6 +66,7 @@ class Refractium:
         settings: limits and timeouts.
         listeners: the rules of listeners, by a name that `start_tcp`, `start_udp` and `start_on` are given.
             By default there is one, which they need not be told, and it serves every route to everybody.
+        hooks: packet hooks of every route and of the fallbacks, as `Route` takes them.
 
     Raises:
         ConfigError: routes that cannot be used together, a bad address.
@@ -75,9 +81,11 @@ class Refractium:
         fallback_udp: str | Sequence[str] = (),
         settings: Settings = _DEFAULTS,
         listeners: Mapping[str, ListenerRules] = _ONE_LISTENER,
+        hooks: Sequence[HookUse] = (),
     ) -> None:
         self._started = status.now()
-        self._plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings, listeners)
+        self._plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings, listeners, hooks)
+        self._hooks = Hooks()
         self._limits = Limits(settings)
         self._reactor: Reactor | None = None
         self._tcp: TcpService | None = None
@@ -155,6 +163,7 @@ class Refractium:
         fallback_udp: str | Sequence[str] = (),
         settings: Settings = _DEFAULTS,
         listeners: Mapping[str, ListenerRules] = _ONE_LISTENER,
+        hooks: Sequence[HookUse] = (),
     ) -> None:
         """Serve by other routes, limits and timeouts from now on; the arguments are those of the class.
 
@@ -166,7 +175,9 @@ class Refractium:
             ConfigError: nothing has changed.
             RuntimeError: the engine was stopped.
         """
-        plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings, listeners, successor_of=self._plan)
+        plan = _Plan(
+            tcp, udp, fallback_tcp, fallback_udp, settings, listeners, hooks, successor_of=self._plan
+        )
         services = {Transport.TCP: self._tcp, Transport.UDP: self._udp}
         try:
             for transport, service in services.items():
@@ -178,6 +189,8 @@ class Refractium:
             await plan.stop()
             raise
         former, self._plan = self._plan, plan
+        if self._reactor is not None:
+            self._hooks.use(plan.hooks)
         self._limits.apply(settings)
         for transport, service in services.items():
             if service is not None:
@@ -231,6 +244,7 @@ class Refractium:
             log.warning("stopped with %d connections or sessions still open: they were cut", cut)
         if not already_stopping:
             await self._plan.stop()
+            await self._hooks.stop(_FLUSH_SECONDS)
             for service in services:
                 service.close()
             if self._reactor is not None:
@@ -257,6 +271,7 @@ class Refractium:
             for sock in sockets:
                 sock.close()
             raise RuntimeError("the engine was stopped meanwhile")
+        self._hooks.use(self._plan.hooks)
         service = self._service(transport, self._reactor)
         return tuple(join_host_port(*service.listen(sock, listener).address[:2]) for sock in sockets)
 
@@ -329,6 +344,7 @@ class Refractium:
                 udp.sessions.values() if udp is not None else (),
                 self._plan.faults[Transport.UDP],
             ),
+            hooks=tuple(status.hooks(self._hooks)),
         )
 
     def __repr__(self) -> str:
@@ -345,6 +361,7 @@ class _Plan:
         fallback_udp: the same.
         settings: the same.
         listeners: the same.
+        hooks: the same.
         successor_of: whose knowledge of backends is taken over.
     """
 
@@ -356,16 +373,23 @@ class _Plan:
         fallback_udp: str | Sequence[str],
         settings: Settings,
         listeners: Mapping[str, ListenerRules],
+        hooks: Sequence[HookUse],
         successor_of: _Plan | None = None,
     ) -> None:
         _refuse_bad_networks(settings)
         self.settings = settings
+        if problems := list(hook_problems(hooks)):
+            raise ConfigError(problems)
+        self.hooks: HookSet = HookSet(successor_of.hooks if successor_of is not None else None)
+        for_all = tuple(map(used, hooks))
         self.pools: dict[Transport, Pools] = {
             transport: _pools(
                 transport,
                 routes,
                 fallback,
                 successor_of.pools[transport] if successor_of is not None else None,
+                self.hooks,
+                for_all,
             )
             for transport, routes, fallback in (
                 (Transport.TCP, tcp, fallback_tcp),
@@ -417,12 +441,15 @@ def _pools(
     routes: Sequence[Route],
     fallback: str | Sequence[str],
     former: Pools | None,
+    hooks: HookSet,
+    for_all: Sequence[UsedHook],
 ) -> Pools:
     if wrong := [route for route in routes if route.transport is not transport]:
         raise ConfigError(Problem(f"{one} is not a route for {transport}", where=transport) for one in wrong)
     routes = [replace(route, health=resolved(route.health, transport)) for route in routes]
     targets = _addresses(fallback, f"fallback_{transport}")
-    pools = Pools(routes, targets, former.states if former is not None else None)
+    known = former.states if former is not None else None
+    pools = Pools(routes, targets, known, hooks=hooks, for_all=for_all)
     if former is not None:
         _keep_addresses(pools, former)
     return pools

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from refractium.status import RouteStatus, Status, TcpStatus, UdpStatus
+    from refractium.status import HookStatus, RouteStatus, Status, TcpStatus, UdpStatus
 
 log = logging.getLogger("refractium")
 
@@ -161,6 +161,7 @@ def families(status: Status) -> Iterator[Metric]:
     yield from _faults(status.tcp, status.udp)
     yield from _datagrams(status.udp)
     yield from _backends(status.routes)
+    yield from _hooks(status.hooks)
 
 
 def _traffic(status: Status) -> Iterator[Metric]:
@@ -233,6 +234,33 @@ def _faults(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
 def _datagrams(udp: UdpStatus) -> Iterator[Metric]:
     yield CounterMetricFamily("refractium_udp_unrouted", "Datagrams without a route.", udp.unrouted)
     yield CounterMetricFamily("refractium_udp_dropped", "Datagrams that were not passed on.", udp.dropped)
+
+
+def _hooks(hooks: tuple[HookStatus, ...]) -> Iterator[Metric]:
+    """One sample for each name; what it was told with whichever settings is added up."""
+    packets = CounterMetricFamily(
+        "refractium_hook_packets",
+        "Packets of sessions that have hooks, by what became of them.",
+        labels=["hook", "direction", "result"],
+    )
+    moved = CounterMetricFamily(
+        "refractium_hook_bytes", "Their bytes.", labels=["hook", "direction", "result"]
+    )
+    failures = CounterMetricFamily("refractium_hook_failures", "Exceptions of hooks.", labels=["hook"])
+    detached = GaugeMetricFamily(
+        "refractium_hook_detached", "Whether a hook is told nothing more.", labels=["hook"]
+    )
+    for name in dict.fromkeys(one.name for one in hooks):
+        same = [one for one in hooks if one.name == name]
+        for direction in ("inbound", "outbound"):
+            tallies = [getattr(one, direction) for one in same]
+            for result in ("seen", "delivered", "dropped"):
+                key = [name, direction, result]
+                packets.add_metric(key, sum(getattr(one, result) for one in tallies))
+                moved.add_metric(key, sum(getattr(one, f"{result}_bytes") for one in tallies))
+        failures.add_metric([name], sum(one.failures for one in same))
+        detached.add_metric([name], int(any(one.state == "detached" for one in same)))
+    yield from (packets, moved, failures, detached)
 
 
 def _backends(routes: tuple[RouteStatus, ...]) -> Iterator[Metric]:

@@ -16,7 +16,7 @@ import warnings
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import pluggy
 from importlib_metadata import EntryPoint, entry_points
@@ -26,19 +26,25 @@ from refractium.contract import (
     ENTRY_POINT_GROUP,
     Balancer,
     HealthCheck,
+    PacketHook,
     Protocol,
     hookspecs,
     problems_of,
     problems_of_balancer,
     problems_of_health_check,
+    problems_of_hook,
 )
 from refractium.routing import BALANCERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+    from click import Command
+
 DISABLE_VARIABLE: Final = "REFRACTIUM_DISABLE_PLUGINS"
 """The environment variable that lists ids to leave out, separated by commas."""
+
+Kind: TypeAlias = Literal["protocol", "hook", "health_check", "balancer", "command", "unknown"]
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +66,7 @@ class PluginReport:
     """
 
     id: str
-    kind: Literal["protocol", "health_check", "balancer", "unknown"] = "unknown"
+    kind: Kind = "unknown"
     transports: tuple[str, ...] = ()
     distribution: str
     version: str
@@ -83,6 +89,8 @@ class Given:
     protocols: tuple[Protocol, ...] = ()
     health_checks: tuple[HealthCheck[Any], ...] = ()
     balancers: tuple[type[Balancer], ...] = ()
+    hooks: tuple[type[PacketHook[Any]], ...] = ()
+    commands: tuple[Command, ...] = ()
 
     @property
     def claims(self) -> tuple[tuple[str, str, str], ...]:
@@ -91,6 +99,8 @@ class Given:
             *(("protocol", one.name, one.transport.value) for one in self.protocols),
             *(("health check", one.name, "") for one in self.health_checks),
             *(("balancer", one.name, "") for one in self.balancers),
+            *(("hook", one.name, "") for one in self.hooks),
+            *(("command", str(one.name), "") for one in self.commands),
         )
 
 
@@ -120,6 +130,16 @@ class Plugins:
         """Those of the loaded plugins, by name."""
         return {balancer.name: balancer for given in self.given.values() for balancer in given.balancers}
 
+    @property
+    def hooks(self) -> dict[str, tuple[type[PacketHook[Any]], str]]:
+        """Those of the loaded plugins, by name, each with the id of its plugin."""
+        return {hook.name: (hook, id_) for id_, given in self.given.items() for hook in given.hooks}
+
+    @property
+    def commands(self) -> dict[str, Command]:
+        """Those of the loaded plugins, by name."""
+        return {str(one.name): one for given in self.given.values() for one in given.commands}
+
     def protocols_named(self, name: str) -> tuple[Protocol, ...]:
         """The protocols a route of this name means, at most one for each transport."""
         return tuple(protocol for protocol in self.protocols if protocol.name == name)
@@ -130,11 +150,19 @@ class Plugins:
         if report := self.refused.get(name) or unloaded.get(name):
             return f"protocol {name!r} is not available: {report} ({report.status}): {report.error}"
         message = f"protocol {name!r} is not installed: pip install {shlex.quote(f'refractium-proto-{name}')}"
-        if not self.reports:
+        if not any(report.kind in {"protocol", "unknown"} for report in self.reports):
             message += " (no protocol is; for all of them: pip install 'refractium-protocols[all]')"
         elif close := get_close_matches(name.lower(), {protocol.name for protocol in self.protocols}, n=1):
             message += f"; did you mean {close[0]!r}?"
         return message
+
+    def explain_missing_hook(self, name: str) -> str:
+        """The same for a packet hook."""
+        if report := next((one for one in self.reports if one.id == name and one.status != "loaded"), None):
+            return f"hook {name!r} is not available: {report} ({report.status}): {report.error}"
+        close = get_close_matches(name.lower(), self.hooks, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"hook {name!r} is not installed: pip install {shlex.quote(f'refractium-hooks-{name}')}{hint}"
 
 
 def load_plugins(disabled: Collection[str] = ()) -> Plugins:
@@ -206,17 +234,24 @@ def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, 
     return replace(report, transports=tuple(sorted(transports))), given
 
 
-_HOOKS: Final[
-    Mapping[str, tuple[Literal["protocol", "health_check", "balancer"], Callable[..., Iterator[str]]]]
-] = {
+def _problems_of_command(command: object) -> Iterator[str]:
+    from click import Command  # noqa: PLC0415 - only where a plugin brings one
+
+    if not (isinstance(command, Command) and command.name):
+        yield f"{command!r} is not a click.Command with a name"
+
+
+_HOOKS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {
     "refractium_protocols": ("protocol", problems_of),
     "refractium_health_checks": ("health_check", problems_of_health_check),
     "refractium_balancers": ("balancer", problems_of_balancer),
+    "refractium_hooks": ("hook", problems_of_hook),
+    "refractium_commands": ("command", _problems_of_command),
 }
 """Each hookspec with the kind of plugin that implements it, and what finds fault with one thing it gives."""
 
 
-def _kind(manager: pluggy.PluginManager) -> Literal["protocol", "health_check", "balancer", "unknown"]:
+def _kind(manager: pluggy.PluginManager) -> Kind:
     """The kind of the one plugin of `manager`."""
     kinds = (kind for hook, (kind, _) in _HOOKS.items() if getattr(manager.hook, hook).get_hookimpls())
     return next(kinds, "unknown")

@@ -16,6 +16,8 @@ from refractium.net.report import join_host_port
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from refractium.hooks import Hooks
+    from refractium.hooks.counters import Counters as HookCounters
     from refractium.net.counters import Counters, UdpCounters
     from refractium.net.listener import Peer
     from refractium.routing import Pools
@@ -162,6 +164,46 @@ class UdpStatus(Struct, frozen=True):
     routes: tuple[RouteTraffic, ...]
 
 
+class HookTally(Struct, frozen=True):
+    """What one hook has been told of one direction: ``seen == delivered + dropped + queued``.
+
+    Attributes:
+        seen: packets that have passed.
+        seen_bytes: their bytes.
+        delivered: packets handed to the hook.
+        delivered_bytes: their bytes.
+        dropped: packets that it was not told of.
+        dropped_bytes: their bytes.
+    """
+
+    seen: int
+    seen_bytes: int
+    delivered: int
+    delivered_bytes: int
+    dropped: int
+    dropped_bytes: int
+
+
+class HookStatus(Struct, frozen=True):
+    """A packet hook. One that is used with different settings is there once for each.
+
+    Attributes:
+        name: of the hook.
+        state: ``running``, ``detached`` (it failed too often) or ``stopped`` (no configuration uses it).
+        reason: why it is detached.
+        failures: exceptions that it has raised.
+        inbound: client to backend.
+        outbound: backend to client.
+    """
+
+    name: str
+    state: str
+    reason: str
+    failures: int
+    inbound: HookTally
+    outbound: HookTally
+
+
 class Status(Struct, frozen=True):
     """All of it at one moment.
 
@@ -176,6 +218,7 @@ class Status(Struct, frozen=True):
         routes: where clients go, as configured.
         tcp: counts of connections.
         udp: counts of sessions.
+        hooks: what packet hooks have been told.
     """
 
     version: str
@@ -188,6 +231,7 @@ class Status(Struct, frozen=True):
     routes: tuple[RouteStatus, ...]
     tcp: TcpStatus
     udp: UdpStatus
+    hooks: tuple[HookStatus, ...] = ()
 
 
 def now() -> datetime:
@@ -286,6 +330,22 @@ def udp(counters: UdpCounters, sessions: Collection[_Open], faults: Mapping[str,
         faults=dict(faults),
         routes=_traffic(counters.routes, sessions),
     )
+
+
+def hooks(those: Hooks) -> Iterator[HookStatus]:
+    """Those that run, and those that have been stopped, by name."""
+    for one in those.running:
+        yield _hook(one.name, str(one.state), one.reason, one.counters)
+    for name, counters in those.past.items():
+        yield _hook(name, "stopped", "", counters)
+
+
+def _hook(name: str, state: str, reason: str, counters: HookCounters) -> HookStatus:
+    tallies = [
+        HookTally(*(getattr(tally, field) for field in HookTally.__struct_fields__))
+        for tally in (counters.inbound, counters.outbound)
+    ]
+    return HookStatus(name, state, reason, counters.failures, *tallies)
 
 
 def _cumulative(buckets: Sequence[int]) -> Iterator[tuple[float, int]]:

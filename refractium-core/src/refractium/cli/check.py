@@ -26,7 +26,7 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
         click.echo(_json(ok=False, problems=_plain(error.problems), warnings=[], listeners=[], routes=[]))
         context.exit(2)
     if as_json:
-        routes = [render.route_as_dict(route) for route in (*assembly.tcp, *assembly.udp)]
+        routes = [render.route_as_dict(route, assembly.hooks) for route in (*assembly.tcp, *assembly.udp)]
         listeners = [msgspec.to_builtins(one) for one in assembly.listeners]
         warnings = _plain(assembly.warnings)
         click.echo(_json(ok=True, problems=[], warnings=warnings, listeners=listeners, routes=routes))

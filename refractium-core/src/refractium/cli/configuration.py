@@ -53,6 +53,7 @@ def engine_arguments(assembled: Assembly) -> dict[str, Any]:
         "fallback_tcp": server.fallback_tcp or (),
         "fallback_udp": server.fallback_udp or (),
         "settings": server,
+        "hooks": assembled.hooks,
         "listeners": {one.name: assembled.rules(one) for one in assembled.listeners},
     }
 

@@ -10,9 +10,9 @@ import msgspec
 import rich_click as click
 
 from refractium.cli import configuration, logs, render
-from refractium.cli.listening import say
 from refractium.cli.options import Flags
 from refractium.cli.run import run
+from refractium.cli.stdout import say
 from refractium.demo import SCENES, Outcome, Stage
 from refractium.errors import ConfigError, Problem
 

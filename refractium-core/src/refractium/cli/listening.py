@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from refractium.cli.stdout import say
 from refractium.config.model import listener_name
 from refractium.contract import Transport
 from refractium.errors import ListenError
@@ -169,10 +168,3 @@ def _listener_on(sock: socket.socket, listeners: Sequence[ListenerConfig]) -> st
     if not fitting:
         raise ListenError(f"{host} port {port}, handed down", "none of the [[listeners]] is there")
     return fitting[0].name
-
-
-def say(line: str) -> None:
-    """Print a line that scripts may wait for; it does not matter if nobody reads."""
-    with contextlib.suppress(OSError):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refractium import control
-from refractium.cli.listening import say
+from refractium.cli.stdout import say
 from refractium.config.model import metrics_address
 
 if TYPE_CHECKING:

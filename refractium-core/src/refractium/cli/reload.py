@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from refractium.cli import configuration, systemd
+from refractium.cli.stdout import leave_stdout_to_hooks
 from refractium.errors import ConfigError, ListenError
 from refractium.watch import changes
 
@@ -96,6 +97,7 @@ class Reloader:
             if exporter is not None:
                 await exporter.close()
             raise
+        leave_stdout_to_hooks(assembly)
         await self._listening.carry_out(change)
         self._listening.close_others(wanted)
         await self._observing.change(assembly, exporter)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from refractium import __version__
 from refractium.address import Address
+from refractium.hooks import merged, used
 from refractium.routing import Member
 from refractium.routing.balancers import DEFAULT
 from refractium.routing.health import PASSIVE
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from refractium.assembly import Assembly
+    from refractium.hooks import HookUse, UsedHook
     from refractium.routing import Health, Route
 
 
@@ -53,16 +55,17 @@ def banner() -> None:
 
 def routes(assembly: Assembly) -> None:
     """Print where everything goes."""
-    rows = [route_row(route) for route in (*assembly.tcp, *assembly.udp)]
+    rows = [route_row(route, assembly.hooks) for route in (*assembly.tcp, *assembly.udp)]
     for transport, fallback in (("tcp", assembly.server.fallback_tcp), ("udp", assembly.server.fallback_udp)):
         if fallback is not None:
-            rows.append(("(anything else)", transport, "", fallback, "", "", "", "", ""))
+            rest = [""] * (len(_OPTIONAL) - 1)
+            rows.append(("(anything else)", transport, "", fallback, *rest, _hooks(assembly.hooks, ())))
     columns = ("protocol", "transport", "when", "forward to", *_OPTIONAL)
     shown = [at for at, name in enumerate(columns) if name not in _OPTIONAL or any(row[at] for row in rows)]
     table(None, [columns[at] for at in shown], [[row[at] for at in shown] for row in rows])
 
 
-_OPTIONAL: Final = ("balance", "health", "proxy protocol", "id", "access")
+_OPTIONAL: Final = ("balance", "health", "proxy protocol", "id", "access", "hooks")
 """Columns that are left out where every route has the default."""
 
 
@@ -87,8 +90,13 @@ def access(allow: Sequence[str], deny: Sequence[str]) -> str:
     return "; ".join(f"{key} {', '.join(networks)}" for key, networks in lists if networks)
 
 
-def route_row(route: Route) -> tuple[str, ...]:
-    """Protocol, transport, conditions, backends; the options, where they are not the default."""
+def route_row(route: Route, hooks: Sequence[HookUse] = ()) -> tuple[str, ...]:
+    """Protocol, transport, conditions, backends; the options, where they are not the default.
+
+    Args:
+        route: the route.
+        hooks: those of every route.
+    """
     when = [f"{key} {' or '.join(names)}" for key, names in route.conditions.items() if names]
     if route.takes_silent:
         when.append("or silent" if when else "also if silent")
@@ -102,7 +110,12 @@ def route_row(route: Route) -> tuple[str, ...]:
         route.proxy_protocol or "",
         route.id or "",
         access(route.allow, route.deny),
+        _hooks(hooks, route.hooks),
     )
+
+
+def _hooks(for_all: Sequence[HookUse], own: Sequence[HookUse]) -> str:
+    return ", ".join(one.hook.name for one in merged(list(map(used, for_all)), list(map(used, own))))
 
 
 def _member(member: Member) -> str:
@@ -121,8 +134,9 @@ def _health(health: Health) -> str:
     return f"{kind}, fall {health.fall}"
 
 
-def route_as_dict(route: Route) -> dict[str, Any]:
+def route_as_dict(route: Route, hooks: Sequence[HookUse] = ()) -> dict[str, Any]:
     """The same for JSON."""
+    told = merged(list(map(used, hooks)), route.used_hooks)
     return {
         "protocol": route.name,
         "transport": route.transport.value,
@@ -135,6 +149,15 @@ def route_as_dict(route: Route) -> dict[str, Any]:
         **({} if route.balancer.name == DEFAULT else {"balance": route.balancer.name}),
         **({} if route.health == PASSIVE else {"health": _health_as_dict(route.health)}),
         **{key: value for key in _PLAIN_OPTIONS if (value := getattr(route, key))},
+        **({"hooks": [_hook_as_dict(one) for one in told]} if told else {}),
+    }
+
+
+def _hook_as_dict(hook: UsedHook) -> dict[str, Any]:
+    """The name, and what is set to something."""
+    return {
+        "name": hook.hook.name,
+        **{key: value for key, value in asdict(hook.settings).items() if value not in (None, (), [])},
     }
 
 

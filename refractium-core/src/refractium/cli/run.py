@@ -15,6 +15,7 @@ from refractium.cli.listening import Listening
 from refractium.cli.observing import Observing
 from refractium.cli.options import Flags, serving_options
 from refractium.cli.reload import Reloader, ask_on_changes
+from refractium.cli.stdout import leave_stdout_to_hooks
 from refractium.config import ServerConfig
 from refractium.contract import Transport
 from refractium.engine import Refractium
@@ -60,6 +61,7 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
     file = configuration.file(flags)
     known = digest(file) if file is not None else None
     assembly = configuration.assembly(flags)
+    leave_stdout_to_hooks(assembly)
     with contextlib.suppress(OSError):  # nobody reads stdout: no reason not to serve
         render.banner()
         render.listeners(assembly)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from refractium.status import RouteStatus, RouteTraffic, Status
+    from refractium.status import HookStatus, RouteStatus, RouteTraffic, Status
 
 
 @click.command("status")
@@ -74,6 +74,17 @@ def _show(status: Status) -> None:
     ]
     render.table("\nConnections and sessions", columns, [_traffic(*one) for one in traffic])
     render.table("\nCounts", ("", "tcp", "udp"), _counts(status))
+    if status.hooks:
+        columns = ["hook", "state", "seen", "delivered", "dropped", "bytes dropped", "exceptions", "why"]
+        render.table("\nHooks", columns, [_hook(one) for one in status.hooks])
+
+
+def _hook(hook: HookStatus) -> tuple[str, ...]:
+    sums = [
+        str(getattr(hook.inbound, key) + getattr(hook.outbound, key))
+        for key in ("seen", "delivered", "dropped", "dropped_bytes")
+    ]
+    return hook.name, hook.state, *sums, str(hook.failures), hook.reason
 
 
 def _last_reload(status: Status) -> str:

@@ -4,6 +4,7 @@ from refractium.config.load import Loaded, Source, load, parse, read
 from refractium.config.model import (
     Config,
     HealthConfig,
+    HookConfig,
     ListenerConfig,
     MetricsConfig,
     PatternTable,
@@ -18,6 +19,7 @@ from refractium.config.template import template
 __all__ = [
     "Config",
     "HealthConfig",
+    "HookConfig",
     "ListenerConfig",
     "Loaded",
     "MetricsConfig",

@@ -19,6 +19,7 @@ from refractium.config.model import (
     FALLBACKS,
     Config,
     HealthConfig,
+    HookConfig,
     ListenerConfig,
     MetricsConfig,
     PatternTable,
@@ -163,10 +164,12 @@ def _decode_metrics(table: dict[str, Any], report: _Report) -> MetricsConfig:
 
 
 def _decode_plugins(table: dict[str, Any], report: _Report) -> PluginsConfig:
-    for key in [key for key, value in table.items() if isinstance(value, dict) and key != "disable"]:
-        report.add(join("plugins", key), "this plugin takes no settings")
-    tables = {key: value for key, value in table.items() if not isinstance(value, dict) or key == "disable"}
-    return PluginsConfig(**_decode_fields(PluginsConfig, tables, "plugins", report))
+    """What the tables of plugins say is looked at when the plugins are known."""
+    settings = {key: value for key, value in table.items() if isinstance(value, dict) and key != "disable"}
+    rest = {key: value for key, value in table.items() if key not in settings}
+    _report_unknown(rest, ("disable",), "plugins", report)
+    known = {key: value for key, value in rest.items() if key == "disable"}
+    return PluginsConfig(**_decode_fields(PluginsConfig, known, "plugins", report), settings=settings)
 
 
 def _table(document: dict[str, Any], key: str, report: _Report) -> dict[str, Any]:
@@ -233,6 +236,19 @@ def _decode_member(written: Any, where: str, report: _Report) -> Any:
     return Member(**values) if values.keys() == written.keys() and "address" in values else _INVALID
 
 
+def _decode_hook(written: Any, where: str, report: _Report) -> Any:
+    """What is not the name is the hook's own, which is looked at when the hook is known."""
+    if not isinstance(written, dict):
+        return _check_one(protocol_name, _convert(written, str, where, report), where, report)
+    name = _decode_fields(
+        HookConfig, {key: written[key] for key in ("name",) if key in written}, where, report
+    )
+    if "name" not in written:
+        report.add(where, "no name: say which hook it is")
+    options = {key: value for key, value in written.items() if key != "name"}
+    return HookConfig(**name, options=options) if name else _INVALID
+
+
 def _decode_health(written: dict[str, Any], where: str, report: _Report) -> Any:
     """What is not known here is the kind's own, which is looked at when the kind is known."""
     shared = [key for key in HealthConfig.__struct_fields__ if key != "options"]
@@ -247,6 +263,7 @@ def _decode_health(written: dict[str, Any], where: str, report: _Report) -> Any:
 
 _ENTRIES: Final[Mapping[str, Callable[[Any, str, _Report], Any]]] = {
     "forward_to": _decode_member,
+    "hooks": _decode_hook,
     "patterns": _decode_pattern,
 }
 """How each entry of a list is decoded, where it may be a table."""

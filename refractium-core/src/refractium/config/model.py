@@ -31,6 +31,14 @@ _Deny = Annotated[
 ]
 
 
+class HookConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A packet hook with settings of its own, which come before those of ``[plugins.ID]``."""
+
+    name: Annotated[str, Meta(description="The hook, as `refractium plugins list` names it.")]
+    options: dict[str, Any] = {}
+    """The keys that are the hook's own. In the file they stand beside the name."""
+
+
 class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is listened on, and the limits and timeouts."""
 
@@ -49,6 +57,10 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     fallback_udp: Annotated[
         _AddressText | None, Meta(description="Where datagrams go that no route matches; else dropped.")
     ] = None
+    hooks: Annotated[
+        tuple[str | HookConfig, ...],
+        Meta(description="Packet hooks of every route and of the fallbacks."),
+    ] = ()
     control: Annotated[
         str | None, Meta(description="The control socket. Without it: one by the port, in a usual place.")
     ] = None
@@ -149,6 +161,10 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Action | None,
         Meta(description="Instead of forward_to: close its clients (reject), or reset them (reset)."),
     ] = None
+    hooks: Annotated[
+        tuple[str | HookConfig, ...],
+        Meta(description="Packet hooks that are told of what passes; a table has settings of its own."),
+    ] = ()
 
     @property
     def label(self) -> str:
@@ -184,9 +200,11 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which plugins are left out."""
+    """Which plugins are left out, and the settings of the others."""
 
     disable: Annotated[tuple[str, ...], Meta(description="Ids of plugins that are not even imported.")] = ()
+    settings: dict[str, dict[str, Any]] = {}
+    """The tables of plugins, by id. In the file each is ``[plugins.ID]``."""
 
 
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -231,6 +249,9 @@ def json_schema() -> dict[str, Any]:
     definitions["Config"]["properties"] |= {key: server[key] for key in FALLBACKS}
     definitions["RouteConfig"]["oneOf"] = [{"required": ["forward_to"]}, {"required": ["action"]}]
     _spread_health_options(definitions)
+    del definitions["HookConfig"]["properties"]["options"], definitions["HookConfig"]["additionalProperties"]
+    plugins = definitions["PluginsConfig"]
+    plugins["additionalProperties"] = plugins["properties"].pop("settings")["additionalProperties"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Refractium configuration",

@@ -9,9 +9,9 @@ A protocol plugin is a module with one function::
         return [MyProtocol()]
 
 named by an entry point of the group ``refractium``; the entry point's name is the plugin's id. Kinds of
-health check (`HealthCheck`) and balancers (`Balancer`) are handed out in the same way. This package
-does no I/O and imports neither the engine nor the plugin manager, so that plugins depend on something small
-and stable. `API_VERSION` counts its incompatible changes.
+health check (`HealthCheck`), balancers (`Balancer`) and packet hooks (`PacketHook`) are handed out in the
+same way. This package does no I/O and imports neither the engine nor the plugin manager, so that plugins
+depend on something small and stable. `API_VERSION` counts its incompatible changes.
 """
 
 from refractium.contract.balancer import Balanced, Balancer, problems_of_balancer
@@ -21,6 +21,17 @@ from refractium.contract.health import (
     HealthCheck,
     SocketAddress,
     problems_of_health_check,
+)
+from refractium.contract.hook import (
+    Direction,
+    Event,
+    EventKind,
+    HookContext,
+    NoSettings,
+    PacketHook,
+    SessionStats,
+    define_hook,
+    problems_of_hook,
 )
 from refractium.contract.hookspecs import API_VERSION, ENTRY_POINT_GROUP, hookimpl
 from refractium.contract.protocol import (
@@ -49,19 +60,28 @@ __all__ = [
     "Balanced",
     "Balancer",
     "DeferredMatch",
+    "Direction",
     "Endpoint",
+    "Event",
+    "EventKind",
     "HealthCheck",
+    "HookContext",
     "Identification",
     "MetadataValue",
+    "NoSettings",
+    "PacketHook",
     "Protocol",
     "ProtocolMatch",
+    "SessionStats",
     "SocketAddress",
     "Strength",
     "Transport",
     "Verdict",
+    "define_hook",
     "define_protocol",
     "hookimpl",
     "problems_of",
     "problems_of_balancer",
     "problems_of_health_check",
+    "problems_of_hook",
 ]

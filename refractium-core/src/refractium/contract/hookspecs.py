@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from click import Command
+
     from refractium.contract.balancer import Balancer
     from refractium.contract.health import HealthCheck
+    from refractium.contract.hook import PacketHook
     from refractium.contract.protocol import Protocol
 
 API_VERSION: Final = 1
@@ -41,3 +44,13 @@ def refractium_health_checks() -> Iterable[HealthCheck[Any]]:  # type: ignore[em
 @hookspec
 def refractium_balancers() -> Iterable[type[Balancer]]:  # type: ignore[empty-body]
     """The ways to balance this plugin brings, one class for each."""
+
+
+@hookspec
+def refractium_hooks() -> Iterable[type[PacketHook[Any]]]:  # type: ignore[empty-body]
+    """The packet hooks this plugin brings, one class for each. Their settings are ``[plugins.ID]``."""
+
+
+@hookspec
+def refractium_commands() -> Iterable[Command]:  # type: ignore[empty-body]
+    """The commands this plugin adds to ``refractium``. What only they need had better be imported late."""

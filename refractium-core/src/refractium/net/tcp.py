@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from refractium.contract import NEED_MORE, NO, Transport, Verdict
+from refractium.contract import NEED_MORE, NO, Direction, Transport, Verdict
 from refractium.net.counters import DENIED, NO_ROUTE, Counters, Outcome, why_refused
 from refractium.net.dial import Dial
 from refractium.net.listener import Listener, ip_of
@@ -15,6 +15,7 @@ from refractium.net.proxy_protocol import build, parse
 from refractium.net.reactor import EDGE, IN
 from refractium.net.report import Ended, Summary, join_host_port, metadata_of
 from refractium.net.snapshot import Snapshot
+from refractium.net.taps import open_tap
 from refractium.net.weld import Weld, Welding, reset_on_close
 from refractium.throttle import Throttled
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from refractium.contract import ProtocolMatch
+    from refractium.hooks import Tap
     from refractium.net.limits import Limits
     from refractium.net.listener import Peer
     from refractium.net.proxy_protocol import Endpoint
@@ -178,6 +180,7 @@ class Connection:
         "_port",
         "_service",
         "_snapshot",
+        "_tap",
         "_weld",
         "stamp",
     )
@@ -209,6 +212,7 @@ class Connection:
         self._dial: Dial | None = None
         self._backend: Backend | None = None
         self._weld: Weld | None = None
+        self._tap: Tap | None = None
 
     def __repr__(self) -> str:
         return f"<Connection from {join_host_port(self._ip, self._port)}>"
@@ -393,8 +397,22 @@ class Connection:
         self._backend = backend
         weld = self._weld = Weld(self._service.welding, self._client, sock, self._weld_ended)
         header, data, self._header, self._data = self._header, self._data, b"", b""
+        assert self._pool is not None  # noqa: S101 - it has just been dialled
+        if self._pool.taps is not None:
+            self._begin_to_tell(weld, self._pool, data)
         self._snapshot.idle.add(weld)
         weld.begin(header + data, sent, client_ended=self._client_ended, preface=len(header))
+
+    def _begin_to_tell(self, weld: Weld, pool: Pool, data: bytes) -> None:
+        """Tell the hooks of the pool of the connection, of what was read so far, and of all that follows."""
+        client = self._ip, self._port
+        tap = open_tap(pool, Transport.TCP, client, weld.backend.sock, self._match, self.stamp)
+        if data:
+            tap.packet(Direction.INBOUND, data)
+        if self._client_ended:
+            tap.end(Direction.INBOUND)
+        weld.tell(tap)
+        self._tap = tap
 
     # End
 
@@ -412,6 +430,8 @@ class Connection:
             service.reactor.retire(self._client)
         if self._backend is not None:
             self._backend.state.active -= 1
+        if self._tap is not None:
+            self._tap.close(how.name.lower())
         service.ended(self, self._limited_as, how)
         up, down = self.moved
         self._weld = None

@@ -12,7 +12,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from refractium.contract import Transport, Verdict
+from refractium.contract import Direction, Transport, Verdict
 from refractium.net.counters import DENIED, REJECTED, Outcome, UdpCounters, why_refused
 from refractium.net.deadlines import Deadlines
 from refractium.net.listener import ip_of
@@ -20,6 +20,7 @@ from refractium.net.locality import OwnAddresses
 from refractium.net.proxy_protocol import build
 from refractium.net.reactor import IN
 from refractium.net.report import Ended, Summary, join_host_port, metadata_of
+from refractium.net.taps import open_tap
 from refractium.routing import LOCAL_ERRORS
 from refractium.throttle import Throttled
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from refractium.contract import ProtocolMatch
+    from refractium.hooks import Tap
     from refractium.net.limits import Limits
     from refractium.net.listener import Peer
     from refractium.net.reactor import Reactor
@@ -167,7 +169,8 @@ class UdpService:
         if (reason := self._why_not(pool, ip)) is not None:
             self._refuse(ip, reason)
             return None
-        session = Session(listener, client, control, key, pool, match)
+        kind = Session if pool.taps is None else TappedSession
+        session = kind(listener, client, control, key, pool, match)
         self.sessions[key] = session
         self.counters.sessions += 1
         self.drained.clear()
@@ -271,6 +274,7 @@ class Session:
     """
 
     __slots__ = (
+        "_answer",
         "_backend",
         "_client",
         "_control",
@@ -301,6 +305,7 @@ class Session:
     ) -> None:
         self._service = listener._service  # noqa: SLF001 - of one piece with it
         self.listener = listener
+        self._answer = listener.answer
         self._client = client
         self._control = control
         self.key = key
@@ -330,8 +335,8 @@ class Session:
         """Bytes that have gone to the backend and to the client."""
         return self.up, self.down
 
-    def send_up(self, datagram: memoryview) -> None:
-        """Send a datagram to the backend; to the next one, should this one refuse."""
+    def send_up(self, datagram: memoryview) -> bool:
+        """Send a datagram to the backend; to the next one, should this one refuse. Whether it was sent."""
         self.stamp = self._service.reactor.now
         for _ in range(1 + len(self._pool.backends)):
             if self._sock is None and not self._connect():
@@ -352,8 +357,9 @@ class Session:
                 # It is about an earlier datagram, and this one was not sent.
                 self._disconnect(error)
             else:
-                return
+                return True
         self._service.counters.dropped += 1
+        return False
 
     def expired(self) -> None:
         """Nothing has passed in either direction for the timeout."""
@@ -451,11 +457,50 @@ class Session:
             if self._backend is not None and self._backend.state.failed_clients:
                 self._backend.state.client_reached()
             try:
-                self.listener.answer(service.view[:size], self._client, self._control)
+                self._answer(service.view[:size], self._client, self._control)
             except OSError:
                 service.counters.dropped += 1
             else:
                 self.down += size
+
+
+class TappedSession(Session):
+    """One whose hooks are told of every datagram that was passed on."""
+
+    __slots__ = ("_tap",)
+
+    def __init__(
+        self,
+        listener: UdpListener,
+        client: Peer,
+        control: Control,
+        key: tuple[object, ...],
+        pool: Pool,
+        match: ProtocolMatch | None,
+    ) -> None:
+        super().__init__(listener, client, control, key, pool, match)
+        self._tap: Tap | None = None
+        self._answer = self._answer_and_tell
+
+    def send_up(self, datagram: memoryview) -> bool:
+        if not super().send_up(datagram):
+            return False
+        assert self._sock is not None  # noqa: S101 - it was sent
+        if self._tap is None:
+            client = self.ip, self._client[1]
+            self._tap = open_tap(self._pool, Transport.UDP, client, self._sock, self._match, self._started)
+        self._tap.packet(Direction.INBOUND, bytes(datagram))
+        return True
+
+    def end(self, how: Ended) -> None:
+        super().end(how)
+        if self._tap is not None:
+            self._tap.close(how.name.lower())
+
+    def _answer_and_tell(self, datagram: memoryview, client: Peer, control: Control) -> None:
+        self.listener.answer(datagram, client, control)
+        if self._tap is not None:
+            self._tap.packet(Direction.OUTBOUND, bytes(datagram))
 
 
 def _blame(backend: Backend, what: str, error: OSError) -> None:

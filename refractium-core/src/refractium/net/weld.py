@@ -17,13 +17,16 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Final
 
+from refractium.contract import Direction
 from refractium.net.reactor import EDGE, ERROR, HANGUP, IN, OUT, URGENT
 from refractium.net.report import Ended
+from refractium.net.taps import tapped
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from refractium.hooks import Tap
     from refractium.net.reactor import Reactor
 
 BUFFER: Final = 65_536
@@ -60,15 +63,17 @@ class Endpoint:
         is_local: a unix socket: a short read from one does not mean that it is empty.
         events: what it is watched for.
         broken: it was reset, or failed otherwise.
+        receive: reads into a buffer, as `socket.recv_into` does; of a session with hooks, tells them as well.
     """
 
-    __slots__ = ("broken", "events", "is_local", "sock")
+    __slots__ = ("broken", "events", "is_local", "receive", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.is_local = sock.family == socket.AF_UNIX
         self.events = IN | EDGE
         self.broken = False
+        self.receive: Callable[[memoryview], int] = sock.recv_into
 
 
 class Weld:
@@ -132,6 +137,11 @@ class Weld:
         if backend_was_watched:
             self.down.near_end = True
             self.down.run()
+
+    def tell(self, tap: Tap) -> None:
+        """Have a tap told of what is received from now on."""
+        self.client.receive = tapped(self.client, tap, Direction.INBOUND)
+        self.backend.receive = tapped(self.backend, tap, Direction.OUTBOUND)
 
     def on_client(self, mask: int) -> None:
         """The client's socket has something."""
@@ -232,7 +242,7 @@ class Flow:
             return
         shared = self.weld.shared
         view = shared.view
-        receive, send = self.source.sock.recv_into, self.sink.sock.send
+        receive, send = self.source.receive, self.sink.sock.send
         for _ in range(_READS_A_TURN):
             if self.held and not self._flush():
                 return

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from weakref import WeakSet
@@ -18,6 +17,7 @@ import msgspec
 from refractium.contract import SHARED_KEYS, HealthCheck
 from refractium.errors import ConfigError, Problem
 from refractium.settings import HealthSettings
+from refractium.tables import conversion_problems, table_problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,36 +37,11 @@ StateKey: TypeAlias = tuple[str, ...]
 
 def option_problems(check: HealthCheck[Any], options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is wrong with what a kind of check is given: pairs of a key and a message."""
-    known = check.settings.__struct_fields__
-    sound = True
-    for key in options:
-        if key not in known:
-            sound = False
-            close = get_close_matches(key, (*known, *SHARED_KEYS), n=1)
-            hint = f": did you mean {close[0]!r}?" if close else ""
-            yield key, f"unknown key for a check of kind {check.name!r}{hint}"
-    for key, message in _conversion_problems(check.settings, options):
-        sound = False
-        yield key, message
-    if sound:
+    what = f"a check of kind {check.name!r}"
+    if findings := list(table_problems(check.settings, options, what, SHARED_KEYS)):
+        yield from findings
+    else:
         yield from check.problems(msgspec.convert(options, check.settings))
-
-
-def _conversion_problems(
-    struct: type[msgspec.Struct], values: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    """Each field by itself, so that everything wrong is found at once."""
-    for field in msgspec.structs.fields(struct):
-        if field.name not in values:
-            if field.required:
-                yield field.name, "is missing"
-            continue
-        try:
-            msgspec.convert(values[field.name], field.type)
-        except msgspec.ValidationError as error:
-            message, _, place = str(error).partition(" - at `$")
-            message = message.replace("`", "").replace(" | null", "")
-            yield field.name + place.rstrip("`"), message[:1].lower() + message[1:]
 
 
 class Health(HealthSettings, frozen=True, kw_only=True):
@@ -86,7 +61,7 @@ class Health(HealthSettings, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         numbers = {key: getattr(self, key) for key in HealthSettings.__struct_fields__}
-        findings = [*_conversion_problems(HealthSettings, numbers)]
+        findings = [*conversion_problems(HealthSettings, numbers)]
         if self.check is not None:
             findings += option_problems(self.check, self.options)
         elif self.kind == "none":

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from refractium.contract import Balancer, SocketAddress
+    from refractium.hooks import Taps
     from refractium.networks import Access
     from refractium.routing.backend import Backend
     from refractium.settings import Action, ProxyVersion
@@ -29,6 +30,8 @@ class Pool:
         proxy_protocol: the version of the PROXY header that they are sent first, if they are.
         access: whose clients may use it; None for everybody's.
         action: what becomes of its clients instead of being sent anywhere.
+        protocol: the protocol's name, where the label is another.
+        taps: the hooks that are told of what passes; None where there are none.
     """
 
     __slots__ = (
@@ -45,8 +48,10 @@ class Pool:
         "action",
         "backends",
         "label",
+        "protocol",
         "proxy_protocol",
         "session_timeout_ms",
+        "taps",
     )
 
     def __init__(
@@ -59,8 +64,12 @@ class Pool:
         *,
         access: Access | None = None,
         action: Action | None = None,
+        protocol: str | None = None,
+        taps: Taps | None = None,
     ) -> None:
         self.label = label
+        self.protocol = protocol or label
+        self.taps = taps
         self.access = access
         self.action = action
         self.proxy_protocol = proxy_protocol

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from refractium.address import Address
 from refractium.errors import ConfigError, Problem
+from refractium.hooks import HookSet, merged
 from refractium.routing.backend import Backend
 from refractium.routing.health import PASSIVE, BackendState
 from refractium.routing.pool import Pool
@@ -14,6 +15,7 @@ from refractium.routing.route import Member
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from refractium.hooks import Taps, UsedHook
     from refractium.routing.health import Health, StateKey
     from refractium.routing.route import Route
     from refractium.settings import ProxyVersion
@@ -27,13 +29,15 @@ class Pools:
         fallback: where what no route matches goes.
         known: the `states` of the pools that these take the place of, so that what was found out about
             backends that stay is not lost.
+        hooks: the hooks of the configuration that these pools are of.
+        for_all: those of every route and of the fallback.
 
     Attributes:
         routes: each with its pool.
         fallback: the pool for everything else, if there is one.
 
     Raises:
-        ConfigError: two routes have one id.
+        ConfigError: two routes have one id; a hook cannot be had where it wants to run.
     """
 
     def __init__(
@@ -41,13 +45,25 @@ class Pools:
         routes: Sequence[Route],
         fallback: Sequence[Address] = (),
         known: Mapping[StateKey, BackendState] | None = None,
+        *,
+        hooks: HookSet | None = None,
+        for_all: Sequence[UsedHook] = (),
     ) -> None:
         _refuse_shared_ids(routes)
         states = dict(known or {})
-        self.routes = tuple((route, _pool(route, states)) for route in routes)
+        hooks = hooks or HookSet()
+        self.routes = tuple(
+            (route, _pool(route, states, hooks.taps(merged(for_all, route.used_hooks)))) for route in routes
+        )
         members = [Member(str(address)) for address in fallback]
         self.fallback = (
-            Pool("fallback", [_backend(member, PASSIVE, states) for member in members]) if members else None
+            Pool(
+                "fallback",
+                [_backend(member, PASSIVE, states) for member in members],
+                taps=hooks.taps(for_all),
+            )
+            if members
+            else None
         )
 
     def __iter__(self) -> Iterator[Pool]:
@@ -78,7 +94,7 @@ def _refuse_shared_ids(routes: Sequence[Route]) -> None:
         raise ConfigError(problems)
 
 
-def _pool(route: Route, known: dict[StateKey, BackendState]) -> Pool:
+def _pool(route: Route, known: dict[StateKey, BackendState], taps: Taps | None) -> Pool:
     return Pool(
         route.label,
         [_backend(member, route.health, known, route.proxy_protocol) for member in route.members],
@@ -87,6 +103,8 @@ def _pool(route: Route, known: dict[StateKey, BackendState]) -> Pool:
         route.proxy_protocol,
         access=route.access,
         action=route.action,
+        protocol=route.name,
+        taps=taps,
     )
 
 

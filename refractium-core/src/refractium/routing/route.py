@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from refractium.address import Address
 from refractium.contract import Balancer, Protocol, Transport
 from refractium.errors import ConfigError, Problem
+from refractium.hooks import HookUse, UsedHook, used
 from refractium.networks import Access, parse_network
 from refractium.routing.balancers import BALANCERS, DEFAULT
 from refractium.routing.health import PASSIVE, Health
@@ -58,6 +59,7 @@ class Route:
             other route there is.
         deny: those whose clients may not, even if they are allowed.
         action: instead of `forward_to`: close its clients (``reject``), or reset them (``reset``).
+        hooks: packet hooks that are told of what passes: classes, each alone or in a pair with its settings.
 
     Raises:
         ConfigError: an argument is not valid, or asks for what the protocol cannot tell.
@@ -77,9 +79,11 @@ class Route:
     allow: Sequence[str] = ()
     deny: Sequence[str] = ()
     action: Action | None = None
+    hooks: Sequence[HookUse] = ()
 
     def __post_init__(self) -> None:
         problems = [*self._problems_of_target(), *network_problems(self.allow, self.deny)]
+        problems += hook_problems(self.hooks)
         if isinstance(self.balance, str) and self.balance not in BALANCERS:
             problems.append(Problem(unknown_name(self.balance, BALANCERS), where="balance"))
         if self.proxy_protocol is not None and (message := self._problem_of_version(self.proxy_protocol)):
@@ -130,6 +134,11 @@ class Route:
     def access(self) -> Access | None:
         """Whose clients may use it; None for everybody's."""
         return access_of(self.allow, self.deny)
+
+    @property
+    def used_hooks(self) -> tuple[UsedHook, ...]:
+        """The hooks, all with their settings."""
+        return tuple(map(used, self.hooks))
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -190,6 +199,15 @@ def network_problems(allow: Sequence[str], deny: Sequence[str]) -> Iterator[Prob
                 parse_network(text)
             except ValueError as error:
                 yield Problem(str(error), where=f"{key}[{at}]")
+
+
+def hook_problems(hooks: Sequence[HookUse]) -> Iterator[Problem]:
+    """What is wrong with the hooks of a route, or of all."""
+    for at, use in enumerate(hooks):
+        try:
+            used(use)
+        except ValueError as error:
+            yield Problem(str(error), where=f"hooks[{at}]")
 
 
 def access_of(allow: Sequence[str], deny: Sequence[str]) -> Access | None:

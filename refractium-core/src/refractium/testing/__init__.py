@@ -1,14 +1,23 @@
-r"""For authors of protocol plugins: checks that an identifier keeps the contract.
+r"""For authors of plugins. Nothing here needs a test framework.
 
-They raise `AssertionError` with the bytes that broke a law, and need no test framework::
+Checks that an identifier keeps the contract raise `AssertionError` with the bytes that broke a law::
 
     from refractium.testing import assert_identifies, assert_rejects
 
     def test_knock() -> None:
         assert_identifies(knock, b"KNOCK\n", metadata={})
         assert_rejects(knock, b"GET / HTTP/1.1\r\n\r\n")
+
+A packet hook is told of one session, right here, and can be asked what it made of that::
+
+    from refractium.testing import run_hook
+
+    def test_count() -> None:
+        hook = run_hook(CountBytes, inbound=[b"KNOCK\n"], outbound=[b"WHO IS THERE\n"])
+        assert hook.total == 19
 """
 
+from refractium.testing.hooks import run_hook
 from refractium.testing.laws import assert_identifies, assert_lawful, assert_rejects
 
-__all__ = ["assert_identifies", "assert_lawful", "assert_rejects"]
+__all__ = ["assert_identifies", "assert_lawful", "assert_rejects", "run_hook"]

@@ -1,0 +1,341 @@
+"""A hook in a process of its own, which is told through a pipe.
+
+The child is a new interpreter, not a fork: nothing of the proxy is in it, no descriptor, no lock. What the
+pipe does not take stays in the queue. The child ends when the pipe does, so it outlives a proxy that was
+killed by just the time that it needs for what the pipe still holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from contextlib import ExitStack, suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from refractium.contract import Direction, EventKind
+from refractium.hooks.delivery import ITEM_BYTES
+from refractium.hooks.runner import FLUSH_SECONDS, STOP_SECONDS, Runner, State
+from refractium.hooks.wire import HEADER, HURRY, START, Report, Start, encode
+
+if TYPE_CHECKING:
+    from msgspec import Struct
+
+    from refractium.contract import HookContext, PacketHook, SessionStats
+
+log = logging.getLogger(__name__)
+
+_PIPE_BYTES: Final = 1024 * 1024
+"""What an unprivileged user may ask for (pipe(7), pipe-max-size)."""
+_BUFFERS_AT_ONCE: Final = 512
+"""Less than IOV_MAX (writev(2))."""
+_BUFFER_BYTES: Final = ITEM_BYTES // 2
+"""What a buffer counts in the queue, beside its bytes. An event has two, of header and body."""
+_EVENT_BYTES: Final = ITEM_BYTES + HEADER.size
+"""What an event counts, beside its body."""
+_RESTARTS: Final = 5
+_FIRST_PAUSE: Final = 0.1
+"""Seconds before the first restart; each further one waits twice as long."""
+_STEADY: Final = 60.0
+"""A child that has lived for as many seconds has not died in a row with the one before."""
+_REPORTS_AT_ONCE: Final = 65_536
+
+_pack: Final = HEADER.pack
+_INBOUND: Final = Direction.INBOUND
+_PACKET: Final = EventKind.PACKET
+_END: Final = EventKind.END
+
+
+class ProcessRunner(Runner):
+    """Runs a hook in a child process, and starts another one if it dies.
+
+    The sessions that were open then are told nothing more: streams without a beginning are of no use.
+
+    Raises:
+        ValueError: the child could not import the class, or not be told the settings.
+    """
+
+    def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
+        super().__init__(hook, settings)
+        _require_importable(hook)
+        self._encoded_settings = _encode_settings(hook, settings)
+        self._buffers: deque[bytes | memoryview] = deque()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._events_fd = -1
+        self._reports_fd = -1
+        self._waits_for_room = False
+        self._reports = b""
+        self._child_ended = asyncio.Event()
+        self._finishing = asyncio.Event()
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ended.clear()
+        self._begin()
+        self._task = self._loop.create_task(self._serve())
+
+    def put(
+        self,
+        kind: EventKind,
+        time: int,
+        context: HookContext,
+        direction: Direction = _INBOUND,
+        data: bytes = b"",
+        offset: int = 0,
+        stats: SessionStats | None = None,
+    ) -> None:
+        if kind is not _PACKET and kind is not _END:
+            data = encode(context if stats is None else stats)
+        size = len(data)
+        self._buffers.append(_pack(kind, direction is not _INBOUND, size, context.session, time, offset))
+        self._buffers.append(data)
+        self.put_bytes += _EVENT_BYTES + size
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_later(FLUSH_SECONDS, self._flush)
+
+    # The life of the children
+
+    async def _serve(self) -> None:
+        """Keep a child running until the hook is stopped or detached."""
+        deaths = 0
+        try:
+            while True:
+                began = time.monotonic()
+                how = await self._run_child()
+                self._shut()
+                self._drop_queue()
+                if self.state is not State.RUNNING:
+                    return
+                deaths = deaths + 1 if time.monotonic() - began < _STEADY else 1
+                if deaths > _RESTARTS:
+                    self._detach(f"its process {how}, for the {deaths}th time")
+                    return
+                pause = _FIRST_PAUSE * 2 ** (deaths - 1)
+                log.warning("hook %s: its process %s; a new one in %.1f s", self.name, how, pause)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._finishing.wait()
+                        return
+                self._begin()
+        finally:
+            self._ended.set()
+
+    def _begin(self) -> None:
+        """Take events for a new child."""
+        start = encode(
+            Start(
+                module=self._hook.__module__,
+                qualname=self._hook.__qualname__,
+                settings=self._encoded_settings,
+                path=sys.path,
+                levels={name: logging.getLogger(name).getEffectiveLevel() for name in ("root", "refractium")},
+            )
+        )
+        self._buffers.extend((_pack(START, 0, len(start), 0, 0, 0), start))
+        self.put_bytes += _EVENT_BYTES + len(start)
+        self._is_flush_due = True  # by whoever has started the child
+        self._is_accepting = True
+
+    async def _run_child(self) -> str:
+        """Start a child and wait for its end; how it came."""
+        self._reports = b""
+        self._child_ended.clear()
+        try:
+            # In a thread, because it takes milliseconds.
+            child, events, reports = await self._loop.run_in_executor(None, _spawn)
+        except OSError as error:
+            return f"cannot be started ({error})"
+        self._child, self._events_fd, self._reports_fd = child, events, reports
+        self._loop.add_reader(reports, self._read_reports)
+        self._flush()
+        try:
+            await self._child_ended.wait()
+        finally:
+            self._close_events()
+            self._loop.remove_reader(reports)
+            os.close(reports)
+        code = await self._loop.run_in_executor(None, _reap, child)
+        return f"was killed by signal {-code}" if code < 0 else f"has exited with {code}"
+
+    def _finish(self) -> None:
+        self._finishing.set()
+        self._flush()
+
+    def _hurry(self) -> None:
+        self._close_events()
+        if self._child is not None:
+            self._child.send_signal(HURRY)
+
+    async def _give_up(self) -> None:
+        self._kill()
+        await self._task
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+        self._child_ended.set()
+
+    # What goes to the child
+
+    def _flush(self) -> None:
+        """Write what the pipe takes; the rest when it takes more."""
+        if self._events_fd < 0:
+            return
+        buffers = self._buffers
+        if buffers:
+            try:
+                self._written(os.writev(self._events_fd, list(islice(buffers, _BUFFERS_AT_ONCE))))
+            except BlockingIOError:
+                pass
+            except OSError:
+                # The child is gone; the end of its reports tells.
+                self._wait_for_room(wait=False)
+                return
+        self._is_flush_due = bool(buffers)
+        self._wait_for_room(wait=bool(buffers))
+        if not buffers and self._finishing.is_set():
+            self._close_events()
+
+    def _written(self, count: int) -> None:
+        """Take the first `count` bytes off the queue."""
+        buffers = self._buffers
+        while buffers:
+            size = len(buffers[0])
+            if size > count:
+                buffers[0] = memoryview(buffers[0])[count:]
+                self.taken_bytes += count
+                return
+            buffers.popleft()
+            self.taken_bytes += size + _BUFFER_BYTES
+            count -= size
+
+    def _wait_for_room(self, *, wait: bool) -> None:
+        if wait and not self._waits_for_room:
+            self._loop.add_writer(self._events_fd, self._flush)
+        elif self._waits_for_room and not wait:
+            self._loop.remove_writer(self._events_fd)
+        self._waits_for_room = wait
+
+    def _close_events(self) -> None:
+        """Have the child see the end, when it has read what is in the pipe."""
+        if self._events_fd >= 0:
+            self._wait_for_room(wait=False)
+            os.close(self._events_fd)
+            self._events_fd = -1
+
+    def _drop_queue(self) -> None:
+        """What the child has not reported as delivered counts as dropped."""
+        self.counters.inbound.drop_queued()
+        self.counters.outbound.drop_queued()
+        self._buffers.clear()
+        self.taken_bytes = self.put_bytes
+
+    # What comes from the child
+
+    def _read_reports(self) -> None:
+        try:
+            chunk = os.read(self._reports_fd, _REPORTS_AT_ONCE)
+        except BlockingIOError:
+            return
+        *lines, self._reports = (self._reports + chunk).split(b"\n")
+        for line in lines:
+            try:
+                self._take_report(msgspec.json.decode(line, type=Report))
+            except msgspec.MsgspecError as error:
+                log.warning("hook %s: its process reports nonsense: %s", self.name, error)
+        if not chunk:
+            self._loop.remove_reader(self._reports_fd)
+            self._child_ended.set()
+
+    def _take_report(self, report: Report) -> None:
+        counters = self.counters
+        for tally, (packets, size) in (
+            (counters.inbound, report.inbound),
+            (counters.outbound, report.outbound),
+        ):
+            tally.delivered += packets
+            tally.delivered_bytes += size
+        counters.failures += report.failures
+        if report.detached:
+            self._detach(report.detached)
+            self._close_events()
+            self._drop_queue()
+            self._loop.call_later(STOP_SECONDS, self._kill)
+
+
+def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
+    """Start a child: itself, the pipe for its events and that of its reports, neither of which blocks.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    with ExitStack() as ours, ExitStack() as childs:
+        events_of_child, events = _pipe(reader=childs, writer=ours)
+        reports, reports_of_child = _pipe(reader=ours, writer=childs)
+        os.set_blocking(events, False)
+        os.set_blocking(reports, False)
+        with suppress(OSError):  # what the pipes of a user may hold in all is used up: a smaller one will do
+            fcntl.fcntl(events, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        child = subprocess.Popen(  # noqa: S603 - nothing of the command comes from outside
+            [
+                sys.executable,
+                "-P",  # no module from the working directory
+                "-m",
+                "refractium.hooks.child",
+                str(events_of_child),
+                str(reports_of_child),
+            ],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(events_of_child, reports_of_child),
+            process_group=0,  # Ctrl-C goes to the group of the proxy
+        )
+        ours.pop_all()
+        return child, events, reports
+
+
+def _pipe(*, reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
+    """A pipe, and who closes its ends."""
+    read, write = os.pipe()
+    reader.callback(os.close, read)
+    writer.callback(os.close, write)
+    return read, write
+
+
+def _reap(child: subprocess.Popen[bytes]) -> int:
+    """Wait for a child that has closed its reports, or kill it."""
+    try:
+        return child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
+
+
+def _require_importable(hook: type[PacketHook[Any]]) -> None:
+    found: Any = sys.modules.get(hook.__module__)
+    for name in hook.__qualname__.split("."):
+        found = getattr(found, name, None)
+    if found is not hook or hook.__module__ == "__main__":
+        raise ValueError(
+            f"hook {hook.name} wants a process, which cannot import {hook.__module__}:{hook.__qualname__}:"
+            " define the class at the top of a module other than the program itself, or run it in a thread"
+        )
+
+
+def _encode_settings(hook: type[PacketHook[Any]], settings: Struct) -> bytes:
+    try:
+        encoded = encode(settings)
+        msgspec.msgpack.decode(encoded, type=hook.settings_type)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise ValueError(
+            f"hook {hook.name} wants a process, which cannot be told {type(settings).__qualname__}: {error}"
+        ) from None
+    return encoded

@@ -1,0 +1,101 @@
+"""Where the data path tells of what passes."""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, Final
+
+from refractium.contract import Direction, SessionStats
+from refractium.hooks.clock import EPOCH, timestamp
+from refractium.hooks.process import ProcessRunner
+from refractium.hooks.thread import ThreadRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from msgspec import Struct
+
+    from refractium.contract import HookContext, PacketHook
+    from refractium.hooks.runner import Runner
+
+_INBOUND: Final = Direction.INBOUND
+
+
+def make_runner(hook: type[PacketHook[Any]], settings: Struct) -> Runner:
+    """The runner for a hook where its `PacketHook.isolation` wants it; it is not started yet.
+
+    Args:
+        hook: the class of the hook, one that `problems_of_hook` finds nothing wrong with.
+        settings: those of the configuration, which `PacketHook.problems` finds nothing wrong with.
+
+    Raises:
+        ValueError: the hook wants a process, and cannot be had there; the message says what to do.
+    """
+    return (ProcessRunner if hook.isolation == "process" else ThreadRunner)(hook, settings)
+
+
+class Taps:
+    """The hooks that are told of the sessions of one route.
+
+    Args:
+        runners: one for each hook. A runner may serve many routes.
+    """
+
+    def __init__(self, runners: Iterable[Runner]) -> None:
+        self.runners = tuple(runners)
+
+    def open(self, context: HookContext) -> Tap:
+        """Begin a session."""
+        return Tap(self.runners, context)
+
+
+class Tap:
+    """What the hooks are told of one session: of each byte once, in order.
+
+    Nothing here waits or raises, and after `close` nothing has any effect.
+
+    Args:
+        runners: those of the hooks.
+        context: of the session.
+    """
+
+    __slots__ = ("_context", "_feeds", "_inbound", "_outbound")
+
+    def __init__(self, runners: Iterable[Runner], context: HookContext) -> None:
+        time = timestamp()
+        self._context = context
+        self._feeds = [runner.open(time, context) for runner in runners]
+        self._inbound = 0
+        self._outbound = 0
+
+    def packet(self, direction: Direction, data: bytes) -> None:
+        """Tell of a piece of a stream, or of a datagram, which may be empty."""
+        time = monotonic_ns() + EPOCH
+        if direction is _INBOUND:
+            offset = self._inbound
+            self._inbound = offset + len(data)
+        else:
+            offset = self._outbound
+            self._outbound = offset + len(data)
+        for feed in self._feeds:
+            feed.packet(time, direction, data, offset)
+
+    def end(self, direction: Direction) -> None:
+        """Tell that a direction has ended in an orderly way."""
+        time = timestamp()
+        offset = self._inbound if direction is _INBOUND else self._outbound
+        for feed in self._feeds:
+            feed.end(time, direction, offset)
+
+    def close(self, ended: str) -> None:
+        """Tell that the session has ended.
+
+        Args:
+            ended: how, as `SessionStats.ended` says it.
+        """
+        time = timestamp()
+        seconds = max(0, time - self._context.started) / 1e9
+        stats = SessionStats(seconds, self._inbound, self._outbound, ended)
+        feeds, self._feeds = self._feeds, []
+        for feed in feeds:
+            feed.close(time, stats)

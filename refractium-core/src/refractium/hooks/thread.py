@@ -1,0 +1,144 @@
+"""A hook in a thread of its own.
+
+That thread and the data path take turns: only one of them runs Python at a time, and with each system call
+the data path offers the other its turn. A hook that computes would keep it for 5 ms (`sys.getswitchinterval`)
+every time, so the interval is shortened, and a hook that uses the processor pauses for as long as it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from refractium.contract import Direction, EventKind
+from refractium.hooks.delivery import ITEM_BYTES, Delivery
+from refractium.hooks.runner import FLUSH_SECONDS, Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from msgspec import Struct
+
+    from refractium.contract import HookContext, PacketHook, SessionStats
+    from refractium.hooks.delivery import Item
+
+_SWITCH_SECONDS: Final = 0.0001
+"""What the data path waits at the most for the thread to let go, where that runs Python."""
+_SLICE_SECONDS: Final = 0.0005
+"""Processor time after which the thread pauses, for as long."""
+_LONGEST_PAUSE: Final = 0.1
+"""Seconds; a stop does not wait much longer for a hook that takes long for a single event."""
+
+
+class ThreadRunner(Runner):
+    """Runs a hook in a daemon thread, which the interpreter does not wait for when it exits."""
+
+    def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
+        super().__init__(hook, settings)
+        # Shared with the thread: one end is filled here, the other emptied there, each by atomic operations.
+        self._events: deque[Item] = deque()
+        self._is_asleep = False
+        self._wake_ups: SimpleQueue[None] = SimpleQueue()
+        self._is_finishing = False
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ended.clear()
+        self._is_accepting = True
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
+        try:
+            threading.Thread(target=self._run, name=f"hook {self.name}", daemon=True).start()
+        except RuntimeError as error:  # there are as many threads as there may be
+            self._detach(f"it cannot be started: {error}")
+            self._ended.set()
+
+    def put(
+        self,
+        kind: EventKind,
+        time: int,
+        context: HookContext,
+        direction: Direction = Direction.INBOUND,
+        data: bytes = b"",
+        offset: int = 0,
+        stats: SessionStats | None = None,
+    ) -> None:
+        self.put_bytes += ITEM_BYTES + len(data)
+        self._events.append((kind, time, context, direction, data, offset, stats))
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_later(FLUSH_SECONDS, self._wake)
+
+    def _wake(self) -> None:
+        self._is_flush_due = False
+        if self._is_asleep:
+            self._is_asleep = False
+            self._wake_ups.put(None)
+
+    def _finish(self) -> None:
+        self._is_finishing = True
+        self._wake()
+
+    def _hurry(self) -> None:
+        self._drop_queue()
+
+    async def _give_up(self) -> None:
+        """Nothing to do: a thread cannot be ended, and this one finds nothing more to hand over."""
+
+    def _drop_queue(self) -> None:
+        """What the thread has taken off the queue is the hook's, even if this one never gets any further."""
+        with suppress(IndexError):
+            while True:
+                kind, _, _, direction, data, _, _ = self._events.popleft()
+                if kind is EventKind.PACKET:
+                    self.counters.tally(direction).drop(len(data))
+
+    # From here on: in the thread
+
+    def _run(self) -> None:
+        delivery = Delivery(self._hook, self._settings, self.counters)
+        delivery.start()
+        if not delivery.detached:
+            self._deliver(delivery)
+        if delivery.detached:
+            self._tell(self._detached, delivery.detached)
+        delivery.stop()
+        self._tell(self._ended.set)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Hand over events until the hook is detached, or the runner is stopped and the queue empty."""
+        events = self._events
+        rested = time.thread_time()
+        while not delivery.detached:
+            is_finishing = (
+                self._is_finishing
+            )  # read before the queue: nothing is put into it after this is set
+            if events:
+                self.taken_bytes += delivery.take(events)
+                if (used := time.thread_time() - rested) > _SLICE_SECONDS:
+                    time.sleep(min(used, _LONGEST_PAUSE))
+                    rested = time.thread_time()
+            elif is_finishing:
+                return
+            else:
+                self._is_asleep = True
+                # Whoever has put something in before that was set has not seen that it must wake this thread.
+                if not events and not self._is_finishing:
+                    self._wake_ups.get()
+                self._is_asleep = False
+
+    def _tell(self, function: Callable[..., object], *args: object) -> None:
+        """Have the event loop call a function."""
+        with suppress(RuntimeError):  # the loop has been closed: nobody wants to know any more
+            self._loop.call_soon_threadsafe(function, *args)
+
+    # In the event loop again
+
+    def _detached(self, reason: str) -> None:
+        self._detach(reason)
+        self._drop_queue()

@@ -1,0 +1,150 @@
+"""The hook: events come in, and the packets they stand for go to every output."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from refractium.contract import EventKind, PacketHook
+from refractium.networks import Networks
+from refractium_hooks_pcap.outputs import CaptureFiles, Form, Output, Rotation, Routed, Stdout, Viewers
+from refractium_hooks_pcap.packets import SessionRenderer
+from refractium_hooks_pcap.settings import (
+    STDOUT,
+    PcapSettings,
+    is_fifo,
+    listen_address,
+    problems_of_settings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from refractium.contract import Event, HookContext
+
+_OPEN: Final = EventKind.OPEN
+_CLOSE: Final = EventKind.CLOSE
+_ENOUGH: Final = 1 << 20
+"""Bytes of packets that are gathered before they are written: what is small is written together."""
+
+
+class PcapHook(PacketHook[PcapSettings]):
+    """Mirrors the sessions that are wanted to files, to stdout, and to whoever looks on."""
+
+    name = "pcap"
+    settings_type = PcapSettings
+    isolation = "process"
+    summary = "mirrors traffic to pcapng, for Wireshark"
+
+    def __init__(self, settings: PcapSettings) -> None:
+        super().__init__(settings)
+        self._filter = SessionFilter(settings)
+        self._files: CaptureFiles | None = None
+        self._streams: list[Stdout | Viewers] = []
+        self._sessions: dict[int, _Session] = {}
+        self._gathered: defaultdict[Output, list[Routed]] = defaultdict(list)
+        self._gathered_bytes = 0
+
+    @classmethod
+    def problems(cls, settings: PcapSettings) -> Iterable[tuple[str, str]]:
+        return problems_of_settings(settings)
+
+    @classmethod
+    def takes_stdout(cls, settings: PcapSettings) -> bool:
+        return settings.path == STDOUT
+
+    def start(self) -> None:
+        settings = self.settings
+        form = Form(settings.is_classic, settings.snaplen)
+        fifo = settings.path if settings.path is not None and is_fifo(settings.path) else None
+        if settings.path == STDOUT:
+            self._streams.append(Stdout(form))
+        elif settings.path is not None and fifo is None:
+            rotation = Rotation(settings.max_bytes, settings.max_seconds, settings.max_files)
+            self._files = CaptureFiles(settings.file_names, form, rotation)
+        if settings.listen is not None or fifo is not None:
+            address = None if settings.listen is None else listen_address(settings.listen)
+            viewers = Viewers(form, address=address, fifo=fifo)
+            viewers.start()
+            self._streams.append(viewers)
+
+    def on_batch(self, events: Sequence[Event]) -> None:
+        try:
+            for event in events:
+                context = event.context
+                if event.kind == _OPEN and self._filter.wants(context):
+                    self._sessions[context.session] = self._begin(context)
+                session = self._sessions.get(context.session)
+                if session is None:
+                    continue
+                self._gather(session, event)
+                if event.kind == _CLOSE:
+                    del self._sessions[context.session]
+        finally:
+            self._write()
+
+    def stop(self) -> None:
+        if self._files is not None:
+            self._files.close()
+        for stream in self._streams:
+            stream.close()
+
+    def _begin(self, context: HookContext) -> _Session:
+        files: list[Output] = [] if self._files is None else [self._files.of(context)]
+        return _Session(SessionRenderer(context), context.route, (*files, *self._streams))
+
+    def _gather(self, session: _Session, event: Event) -> None:
+        records = [Routed(session.route, packet) for packet in session.renderer.render(event)]
+        for output in session.outputs:
+            self._gathered[output] += records
+        self._gathered_bytes += sum(len(packet.header) + len(packet.payload) for _, packet in records)
+        if self._gathered_bytes >= _ENOUGH:
+            self._write()
+
+    def _write(self) -> None:
+        gathered, self._gathered, self._gathered_bytes = self._gathered, defaultdict(list), 0
+        for output, records in gathered.items():
+            output.write(records)
+
+
+class _Session(NamedTuple):
+    """A session that is wanted.
+
+    Attributes:
+        renderer: of its packets.
+        route: the label of its route.
+        outputs: where its packets go.
+    """
+
+    renderer: SessionRenderer
+    route: str
+    outputs: tuple[Output, ...]
+
+
+class SessionFilter:
+    """Which sessions are wanted: those to which every condition applies that the settings have.
+
+    Args:
+        settings: with ``protocols``, ``clients`` and ``sni``.
+
+    Raises:
+        ValueError: one of the clients is neither an address nor a network.
+    """
+
+    def __init__(self, settings: PcapSettings) -> None:
+        self._protocols = frozenset(settings.protocols)
+        self._clients = Networks(settings.clients)
+        self._names = frozenset(settings.sni_names)
+
+    def wants(self, context: HookContext) -> bool:
+        """Whether a session is wanted."""
+        return (
+            (not self._protocols or context.protocol in self._protocols)
+            and (not self._clients or context.client[0] in self._clients)
+            and (not self._names or self._has_name(context.metadata.get("sni")))
+        )
+
+    def _has_name(self, sni: object) -> bool:
+        if not isinstance(sni, str):
+            return False
+        return sni in self._names or f"*.{sni.partition('.')[2]}" in self._names

@@ -1,0 +1,364 @@
+"""Whoever looks on: programs that connect to a port, and the one that reads a FIFO."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import selectors
+import socket
+import stat
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from refractium.throttle import Throttled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from refractium_hooks_pcap.outputs.records import Form, Routed
+
+log = logging.getLogger(__name__)
+
+_MAX_VIEWERS: Final = 16
+_MAX_BACKLOG: Final = 4 << 20
+"""Bytes that are kept for a viewer that does not read as fast as they come."""
+_MAX_BUFFERS: Final = 1024
+"""``IOV_MAX`` of Linux (writev(2))."""
+_PIPE_BYTES: Final = 1 << 20
+"""The most that users without privileges may ask for (pipe(7))."""
+_PATIENCE: Final = 30.0
+"""Seconds for which a viewer at the port may read nothing although there is something for it."""
+_RETRY: Final = 1.0
+"""Seconds until listening or accepting is tried again where it has failed."""
+_LOOK: Final = 0.5
+"""Seconds between attempts to find a reader of the FIFO; no event tells of one."""
+_LAST_WORDS: Final = 0.5
+"""Seconds that viewers have at the end to read the rest."""
+_READ: Final = selectors.EVENT_READ
+_WRITE: Final = selectors.EVENT_WRITE
+
+
+class Viewers:
+    """Everybody who looks on, each with a stream of its own: a header, and then what passes since it came.
+
+    A viewer that reads too slowly loses whole packets, never parts of one, and at a port it is cut off if it
+    reads nothing. Nobody else is held up by it. A thread serves them, so that they can come and go while
+    nothing passes.
+
+    Args:
+        form: of what they are sent.
+        address: the IP address and port to listen on, 0 for any free one; None for no port.
+        fifo: the path of the FIFO that is written to while somebody reads it; None for no FIFO.
+        patience: seconds for which a viewer at the port may read nothing although there is something for it.
+
+    Attributes:
+        lost: packets that viewers had no room for.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        *,
+        address: tuple[str, int] | None = None,
+        fifo: str | None = None,
+        patience: float = _PATIENCE,
+    ) -> None:
+        self.lost = 0
+        self._form = form
+        self._address = address
+        self._fifo = fifo
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._viewers: list[_Viewer] = []
+        self._listener: socket.socket | None = None
+        self._has_complained = False
+        self._refusals = Throttled(log)
+        self._next_listen = self._next_look = float("-inf")
+        self._end: float | None = None
+        self._selector = selectors.DefaultSelector()
+        self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._alarm, _READ)
+        self._thread = threading.Thread(target=self._serve, name="pcap-viewers", daemon=True)
+
+    def start(self) -> None:
+        """Listen, and start the thread."""
+        self._seek(time.monotonic())
+        self._thread.start()
+
+    @property
+    def port(self) -> int | None:
+        """What is listened on now; None if that has not succeeded yet."""
+        return None if self._listener is None else int(self._listener.getsockname()[1])
+
+    def write(self, records: Sequence[Routed]) -> None:
+        """Send packets to all who are there."""
+        if not self._viewers:
+            return
+        with self._lock:
+            for viewer in self._viewers:
+                self.lost += viewer.take(records)
+            needs_thread = any(viewer.is_gone or viewer.is_behind for viewer in self._viewers)
+        if needs_thread:
+            os.eventfd_write(self._alarm, 1)
+
+    def close(self) -> None:
+        """Send everybody the rest, as far as they read it at once, and let go of them."""
+        with self._lock:
+            self._end = time.monotonic() + _LAST_WORDS
+        if self._thread.ident is None:
+            self._release()
+            return
+        os.eventfd_write(self._alarm, 1)
+        self._thread.join()
+
+    # In the thread
+
+    def _serve(self) -> None:
+        while True:
+            now = time.monotonic()
+            with self._lock:
+                if self._is_over(now):
+                    break
+                self._seek(now)
+                self._part(now)
+                self._watch()
+                timeout = self._timeout(now)
+            ready = self._selector.select(timeout)
+            with self._lock:
+                for key, events in ready:
+                    if isinstance(key.data, _Viewer):
+                        key.data.handle(events)
+                    elif key.fileobj is self._listener:
+                        self._accept()
+                    else:
+                        os.eventfd_read(self._alarm)
+        self._release()
+
+    def _is_over(self, now: float) -> bool:
+        if self._end is None:
+            return False
+        return now >= self._end or not any(viewer.is_behind for viewer in self._viewers)
+
+    def _seek(self, now: float) -> None:
+        """Listen, and look for a reader of the FIFO, where that is to be done and it is time for it."""
+        if self._address is not None and self._listener is None and now >= self._next_listen:
+            self._next_listen = now + _RETRY
+            self._listen(self._address)
+        if self._fifo is not None and not self._has_reader and now >= self._next_look:
+            self._next_look = now + _LOOK
+            self._look(self._fifo)
+
+    @property
+    def _has_reader(self) -> bool:
+        return any(viewer.is_fifo for viewer in self._viewers)
+
+    def _listen(self, address: tuple[str, int]) -> None:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        try:
+            self._listener = socket.create_server(address, family=family)
+        except OSError as error:
+            if not self._has_complained:
+                self._has_complained = True
+                log.warning("no viewer can come to %s port %d yet: %s", *address, error.strerror)
+            return
+        self._has_complained = False
+        self._listener.settimeout(0)
+        self._selector.register(self._listener, _READ)
+        log.info("viewers can come to TCP@%s", _shown(self._listener.getsockname()))
+
+    def _accept(self) -> None:
+        assert self._listener is not None  # noqa: S101 - it was ready
+        try:
+            connection, address = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # no descriptor is left: to be asked again at once would not help
+            self._refusals.warning("a viewer cannot come in: %s", error.strerror)
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+            self._next_listen = time.monotonic() + _RETRY
+            return
+        if len(self._viewers) >= _MAX_VIEWERS:
+            self._refusals.warning("there are %d viewers, one more is sent away", _MAX_VIEWERS)
+            connection.close()
+            return
+        with suppress(OSError):  # it may be gone already, as will be seen
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(0)
+        self._admit(_Viewer(connection.detach(), _shown(address), self._form))
+
+    def _look(self, path: str) -> None:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # which says that nobody reads
+                self._refusals.warning("cannot write to %s: %s", path, error.strerror)
+            return
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.close(fd)
+            self._refusals.warning("%s is no FIFO any more", path)
+            return
+        with suppress(OSError):  # a user may have too many large ones
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._admit(_Viewer(fd, path, self._form, is_fifo=True))
+
+    def _admit(self, viewer: _Viewer) -> None:
+        log.info("viewer %s has come", viewer.name)
+        self._viewers.append(viewer)
+        self._selector.register(viewer.fd, _READ, viewer)
+        viewer.flush()
+
+    def _part(self, now: float) -> None:
+        """Let go of those who have left or have to."""
+        for viewer in [*self._viewers]:
+            if viewer.is_gone or (not viewer.is_fifo and viewer.waiting(now) > self._patience):
+                self._viewers.remove(viewer)
+                self._selector.unregister(viewer.fd)
+                viewer.close()
+
+    def _watch(self) -> None:
+        for viewer in self._viewers:
+            wanted = _READ | _WRITE if viewer.is_behind else _READ
+            if self._selector.get_key(viewer.fd).events != wanted:
+                self._selector.modify(viewer.fd, wanted, viewer)
+
+    def _timeout(self, now: float) -> float | None:
+        times = [] if self._end is None else [self._end]
+        if self._address is not None and self._listener is None:
+            times.append(self._next_listen)
+        if self._fifo is not None and not self._has_reader:
+            times.append(self._next_look)
+        times += [now + self._patience - viewer.waiting(now) for viewer in self._viewers if viewer.is_behind]
+        return max(0.0, min(times) - now) if times else None
+
+    def _release(self) -> None:
+        for viewer in self._viewers:
+            viewer.close()
+        self._viewers.clear()
+        if self._listener is not None:
+            self._listener.close()
+        self._selector.close()
+        os.close(self._alarm)
+
+
+class _Viewer:
+    """One of them: a descriptor that never blocks, and what it has not taken yet.
+
+    Args:
+        fd: of a socket or a FIFO.
+        name: for the log.
+        form: of what is sent.
+        is_fifo: whether it is the FIFO.
+
+    Attributes:
+        is_gone: whether nothing more can be sent.
+    """
+
+    def __init__(self, fd: int, name: str, form: Form, *, is_fifo: bool = False) -> None:
+        self.fd = fd
+        self.name = name
+        self.is_fifo = is_fifo
+        self.is_gone = False
+        self._form = form
+        self._writer = form.writer()
+        self._backlog: deque[bytes | memoryview] = deque((self._writer.begin(),))
+        self._size = len(self._backlog[0])
+        self._moved = time.monotonic()
+        self._lost = 0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something to be sent."""
+        return bool(self._backlog)
+
+    def waiting(self, now: float) -> float:
+        """Seconds since it has read something, if there is something to be read."""
+        return now - self._moved if self._backlog else 0.0
+
+    def take(self, records: Sequence[Routed]) -> int:
+        """Send packets, or keep them.
+
+        Returns:
+            How many there was no room for.
+        """
+        lost = 0
+        for routed in records:
+            room = self._form.room_for(routed.packet)
+            if self._size + room > _MAX_BACKLOG and not lost:
+                self.flush()
+            if self.is_gone:
+                return lost
+            if self._size + room > _MAX_BACKLOG:
+                lost += 1
+                continue
+            if not self._backlog:
+                self._moved = time.monotonic()
+            record = self._writer.record(*routed)
+            self._backlog.append(record)
+            self._size += len(record)
+        self.flush()
+        if lost and not self._lost:
+            log.warning("viewer %s reads too slowly, packets are lost to it", self.name)
+        self._lost += lost
+        return lost
+
+    def flush(self) -> None:
+        """Send what it takes now."""
+        try:
+            while self._backlog:
+                self._drop(os.writev(self.fd, [*islice(self._backlog, _MAX_BUFFERS)]))
+                self._moved = time.monotonic()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._leave()
+
+    def _drop(self, sent: int) -> None:
+        self._size -= sent
+        while sent:
+            first = self._backlog.popleft()
+            if sent < len(first):
+                self._backlog.appendleft(memoryview(first)[sent:])
+                return
+            sent -= len(first)
+
+    def handle(self, events: int) -> None:
+        """Do what the selector says can be done."""
+        if events & _WRITE:
+            self.flush()
+        if events & _READ:
+            self._listen()
+
+    def _listen(self) -> None:
+        """A viewer has nothing to say but that it leaves; of a FIFO that is an error (poll(2), POLLERR)."""
+        try:
+            if not os.read(self.fd, 65_536):
+                self._leave()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.is_gone = True
+        self._backlog.clear()
+        self._size = 0
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self.fd)
+        how = "has left" if self.is_gone else "is cut off" if self._backlog else "is let go"
+        log.info("viewer %s %s; %d packets were lost to it", self.name, how, self._lost)
+
+
+def _shown(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,338 @@
+"""Sans-IO: from the events of a session, the packets that a capture of it would hold.
+
+The session is shown as if client and backend spoke to each other with nothing between them: what a capture on
+a loopback interface, or one behind receive offload, would have of it. TCP connections (RFC 9293) get a
+handshake, acknowledgements and an end; segments are as long as they can be; window and MSS are such that
+nothing in them looks amiss to an analyser. Bytes that the hook was not given leave a hole in the sequence
+numbers, so they are seen to be missing, and what follows is not shifted.
+
+Bytes of a session are not copied here: a packet has them as the event had them, behind a header of its own.
+"""
+
+from __future__ import annotations
+
+import struct
+from socket import AF_INET, AF_INET6, inet_pton
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from refractium.contract import Direction, EventKind, Transport
+from refractium_hooks_pcap.checksum import checksum, words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from refractium.contract import Event, HookContext, SessionStats
+
+_INBOUND: Final = Direction.INBOUND
+_PACKET: Final = EventKind.PACKET
+"""Names of their own, because Python 3.11 takes long to find a member of an enumeration."""
+
+_IPV4_SIZE: Final = 4
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+"""Before an IPv4 address, the IPv6 form of it (RFC 4291 section 2.5.5.2)."""
+_LOOPBACK_IPV4: Final = b"\x7f\0\0\1"
+_LOOPBACK_IPV6: Final = bytes(15) + b"\1"
+_PORTS: Final = {"http": 80, "https": 443, "ssh": 22, "dns": 53, "ftp": 21}
+"""By protocol, the port that a unix socket is shown at, so that what is spoken there is known."""
+_NO_PORT: Final = 65_535
+"""The one of other protocols: nobody's, so it is guessed from the bytes."""
+
+_TCP_PROTOCOL: Final = 6
+_UDP_PROTOCOL: Final = 17
+
+_IPV4: Final = struct.Struct("!HHHIH8s")
+"""RFC 791 section 3.1: version, length and service; total length; identification; `_IPV4_MIDDLE` and
+protocol; checksum; both addresses."""
+_IPV4_START: Final = 0x4500
+_IPV4_MIDDLE: Final = 0x4000_4000
+"""Don't fragment, time to live 64."""
+_IPV4_HEADER: Final = 20
+_IPV6: Final = struct.Struct("!IHBB32s")
+"""RFC 8200 section 3: version, class and label; payload length; protocol; hop limit; both addresses."""
+_IPV6_START: Final = 0x6000_0000
+_HOP_LIMIT: Final = 64
+
+_UDP: Final = struct.Struct("!4sHH")
+"""RFC 768: ports, length, checksum."""
+_UDP_HEADER: Final = 8
+_MAX_DATAGRAM: Final = {4: 65_507, 16: 65_527}
+"""What the lengths in the headers can tell of, by the size of an address."""
+
+_TCP: Final = struct.Struct("!4sIIIH2x")
+"""RFC 9293 section 3.1: ports; sequence; acknowledgement; header length, flags and window; checksum; no
+urgent pointer."""
+_TCP_HEADER: Final = 20
+_SYN: Final = 0x7002_FFFF
+_SYN_ACK: Final = 0x7012_FFFF
+_ACK: Final = 0x5010_FFFF
+_PUSH_ACK: Final = 0x5018_FFFF
+_FIN_ACK: Final = 0x5011_FFFF
+_RST_ACK: Final = 0x5014_FFFF
+"""Header lengths of 7 and 5 words, the flags, and the greatest window."""
+_SYN_OPTIONS: Final = struct.Struct("!BBHBBBB")
+_WINDOW_SCALE: Final = 14
+"""The greatest (RFC 7323 section 2.3): with it the window is 1 GiB and is never full."""
+_MSS: Final = {4: 65_495, 16: 65_475}
+"""As on a Linux loopback, by the size of an address: packets of 65,535 bytes."""
+_SEQUENCE: Final = 0xFFFF_FFFF
+_UNANSWERED: Final = 16
+"""Segments of one side without any of the other, after which that one is shown to acknowledge them. Analysers
+keep a list of those that are not acknowledged, and walk it."""
+
+_MAX_WORD: Final = 300
+"""Letters of a word of the comment: server names fit."""
+_MAX_METADATA: Final = 16
+"""Words of the comment that are a plugin's."""
+
+
+class Packet(NamedTuple):
+    """One IP packet.
+
+    Attributes:
+        time: when (ns since the epoch): that of the event it comes of.
+        header: the IP header and that of TCP or UDP.
+        payload: what follows these.
+        comment: who the session is, with its first packet.
+    """
+
+    time: int
+    header: bytes
+    payload: bytes | memoryview
+    comment: str | None = None
+
+    @property
+    def data(self) -> bytes:
+        """All of it, from the start of the IP header."""
+        return b"".join((self.header, self.payload))
+
+
+class SessionRenderer:
+    """Makes the packets of one session.
+
+    The initial sequence numbers are the halves of its number: the lower 32 bits are the client's. IPv4 is
+    mapped into IPv6 where only one side has it.
+
+    Args:
+        context: which. A backend that is no IP address (a unix socket) is shown as a loopback address, and
+            named in the comment.
+    """
+
+    def __init__(self, context: HookContext) -> None:
+        client, backend = _ends(context)
+        self._is_stream = context.transport == Transport.TCP
+        protocol = _TCP_PROTOCOL if self._is_stream else _UDP_PROTOCOL
+        self._client = _Side(protocol, client, backend, context.session & _SEQUENCE)
+        self._backend = _Side(protocol, backend, client, context.session >> 32 & _SEQUENCE)
+        address = client[0]
+        self._mss = _MSS[len(address)]
+        self._max_datagram = _MAX_DATAGRAM[len(address)]
+        self._comment: str | None = " ".join(_comment(context))
+
+    def render(self, event: Event) -> list[Packet]:
+        """The packets of the next event of the session, in order.
+
+        Nothing is raised, whatever the order of the events. Of a direction of a connection that has ended
+        there is nothing more to show.
+        """
+        kind, time, _, direction, data, offset, stats = event
+        if direction == _INBOUND:
+            side, other = self._client, self._backend
+        else:
+            side, other = self._backend, self._client
+        if not self._is_stream:
+            packets = [self._datagram(time, side, data)] if kind == _PACKET else []
+        elif kind == _PACKET:
+            packets = self._segments(time, side, other, data, offset)
+        elif kind == EventKind.OPEN:
+            packets = self._handshake(time)
+        elif kind == EventKind.END:
+            packets = _finish(time, side, other, offset)
+        else:
+            packets = self._close(time, stats)
+        if self._comment is not None and packets:
+            packets[0] = packets[0]._replace(comment=self._comment)
+            self._comment = None
+        return packets
+
+    def _datagram(self, time: int, side: _Side, data: bytes) -> Packet:
+        payload = data if len(data) <= self._max_datagram else memoryview(data)[: self._max_datagram]
+        return Packet(time, side.datagram(payload), payload)
+
+    def _segments(self, time: int, side: _Side, other: _Side, data: bytes, offset: int) -> list[Packet]:
+        if side.ended:
+            return []
+        size, mss, sequence = len(data), self._mss, side.start + offset
+        side.next = sequence + size
+        if 0 < size <= mss:
+            packets = [Packet(time, side.segment(_PUSH_ACK, sequence, other.next, data), data)]
+        else:
+            view = memoryview(data)
+            packets = [
+                Packet(
+                    time,
+                    side.segment(_PUSH_ACK, sequence + at, other.next, view[at : at + mss]),
+                    view[at : at + mss],
+                )
+                for at in range(0, size, mss)
+            ]
+        other.unanswered = 0
+        side.unanswered += len(packets)
+        if side.unanswered >= _UNANSWERED:
+            packets.append(_acknowledge(time, side, other))
+        return packets
+
+    def _handshake(self, time: int) -> list[Packet]:
+        """RFC 9293 section 3.5."""
+        client, backend = self._client, self._backend
+        options = _SYN_OPTIONS.pack(2, 4, self._mss, 1, 3, 3, _WINDOW_SCALE)
+        return [
+            Packet(time, client.segment(_SYN, client.start - 1, 0, options), options),
+            Packet(time, backend.segment(_SYN_ACK, backend.start - 1, client.start, options), options),
+            _acknowledge(time, backend, client),
+        ]
+
+    def _close(self, time: int, stats: SessionStats | None) -> list[Packet]:
+        client, backend = self._client, self._backend
+        inbound, outbound, ended = (stats.inbound, stats.outbound, stats.ended) if stats else (0, 0, "")
+        if ended == "closed":
+            return _finish(time, client, backend, inbound) + _finish(time, backend, client, outbound)
+        client.skip(inbound)
+        backend.skip(outbound)
+        client.ended = backend.ended = True
+        side, other = (client, backend) if ended == "client_reset" else (backend, client)
+        return [Packet(time, side.segment(_RST_ACK, side.next, other.next), b"")]
+
+
+class _Side:
+    """One end of a session, as far as it sends.
+
+    Attributes:
+        start: the sequence number of its first byte. Neither this nor `next` wraps.
+        next: that of what it sends next.
+        ended: whether it sends no more.
+        unanswered: segments that it has sent since the other side sent any.
+    """
+
+    __slots__ = ("_ip", "_ports", "_sum", "ended", "next", "start", "unanswered")
+
+    def __init__(
+        self, protocol: int, source: tuple[bytes, int], destination: tuple[bytes, int], initial: int
+    ) -> None:
+        addresses = source[0] + destination[0]
+        self._ip = (_ipv4 if len(source[0]) == _IPV4_SIZE else _ipv6)(protocol, addresses)
+        self._ports = struct.pack("!HH", source[1], destination[1])
+        # The pseudo header but for the length (RFC 9293 section 3.1, RFC 8200 section 8.1), and the ports.
+        self._sum = words(addresses) + protocol + words(self._ports)
+        self.start = self.next = initial + 1
+        self.ended = False
+        self.unanswered = 0
+
+    def segment(
+        self, control: int, sequence: int, acknowledgement: int, payload: bytes | memoryview = b""
+    ) -> bytes:
+        """The headers of a TCP segment; options count as payload here."""
+        size = _TCP_HEADER + len(payload)
+        sequence &= _SEQUENCE
+        acknowledgement &= _SEQUENCE
+        total = self._sum + size + sequence + acknowledgement + control + words(payload)
+        return self._ip(size) + _TCP.pack(self._ports, sequence, acknowledgement, control, checksum(total))
+
+    def datagram(self, payload: bytes | memoryview) -> bytes:
+        """The headers of a UDP datagram."""
+        size = _UDP_HEADER + len(payload)
+        # The length is in the pseudo header as well. Zero would say that there is no checksum (RFC 768).
+        field = checksum(self._sum + size + size + words(payload)) or 0xFFFF
+        return self._ip(size) + _UDP.pack(self._ports, size, field)
+
+    def skip(self, offset: int) -> None:
+        """Leave out what was dropped ahead of an offset in the stream."""
+        self.next = max(self.next, self.start + offset)
+
+
+def _acknowledge(time: int, side: _Side, other: _Side) -> Packet:
+    """That the other side has everything of this one."""
+    side.unanswered = 0
+    return Packet(time, other.segment(_ACK, other.next, side.next), b"")
+
+
+def _finish(time: int, side: _Side, other: _Side, offset: int) -> list[Packet]:
+    """The end of one direction, if it has not been yet (RFC 9293 section 3.6)."""
+    if side.ended:
+        return []
+    side.skip(offset)
+    finish = Packet(time, side.segment(_FIN_ACK, side.next, other.next), b"")
+    side.ended = True
+    side.next += 1
+    return [finish, _acknowledge(time, side, other)]
+
+
+def _ipv4(protocol: int, addresses: bytes) -> Callable[[int], bytes]:
+    """What makes the header ahead of so many bytes."""
+    middle = _IPV4_MIDDLE + protocol
+    constant = _IPV4_START + middle + words(addresses) + _IPV4_HEADER
+    identification = 0
+
+    def header(size: int) -> bytes:
+        nonlocal identification
+        identification = (identification + 1) & 0xFFFF
+        return _IPV4.pack(
+            _IPV4_START,
+            _IPV4_HEADER + size,
+            identification,
+            middle,
+            checksum(constant + size + identification),
+            addresses,
+        )
+
+    return header
+
+
+def _ipv6(protocol: int, addresses: bytes) -> Callable[[int], bytes]:
+    """What makes the header ahead of so many bytes."""
+
+    def header(size: int) -> bytes:
+        return _IPV6.pack(_IPV6_START, size, protocol, _HOP_LIMIT, addresses)
+
+    return header
+
+
+def _ends(context: HookContext) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
+    """Address and port of client and backend, both of one family."""
+    host, port = context.client
+    client = _address(host) or _LOOPBACK_IPV4
+    backend = None
+    backend_port = _PORTS.get(context.protocol, _NO_PORT)
+    if not isinstance(context.backend, str):
+        backend, backend_port = _address(context.backend[0]), context.backend[1]
+    backend = backend or (_LOOPBACK_IPV4 if len(client) == _IPV4_SIZE else _LOOPBACK_IPV6)
+    if len(client) != len(backend):
+        client, backend = ((_MAPPED + one)[-16:] for one in (client, backend))
+    return (client, port), (backend, backend_port)
+
+
+def _address(host: str) -> bytes | None:
+    """An IP address as on the wire. One that is mapped into IPv6 is an IPv4 address; a zone is not told."""
+    try:
+        if ":" not in host:
+            return inet_pton(AF_INET, host)
+        address = inet_pton(AF_INET6, host.partition("%")[0])
+    except (OSError, ValueError):
+        return None
+    return address.removeprefix(_MAPPED)
+
+
+def _comment(context: HookContext) -> Iterator[str]:
+    """The words of the comment, each bounded and without blanks."""
+    yield _word("protocol", context.protocol)
+    for key, value in list(context.metadata.items())[:_MAX_METADATA]:
+        yield _word(key, ",".join(value) if isinstance(value, tuple) else value)
+    yield f"session={context.session:016x}"
+    yield _word("route", context.route)
+    if isinstance(context.backend, str):
+        yield _word("backend", context.backend)
+
+
+def _word(key: str, value: object) -> str:
+    """``key=value`` in printable ASCII, whatever the wire said."""
+    text = f"{key}={value}".encode("unicode_escape").decode("ascii").replace(" ", r"\x20")
+    return text if len(text) <= _MAX_WORD else text[: _MAX_WORD - 3] + "..."

@@ -1,0 +1,283 @@
+"""How costs grow with the work: connections that are open, names, patterns, and the size of messages."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from msgspec import Struct
+from rich.table import Table
+
+from benchmarks.clients import REQUEST, WEB, hello, open_keep_alive, open_stream
+from benchmarks.peers import DIRECT, OWN, PEERS, Place, running_backends, running_subjects
+from benchmarks.programs import Missing
+from benchmarks.report import machine, now, number
+from benchmarks.streams import NAME, PIECE
+from benchmarks.work import counting_cost, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from benchmarks.peers import Ports, Running, Subject
+
+CONNECTIONS: Final = (1, 10, 100, 1_000, 10_000)
+NAMES: Final = (1, 10, 100, 1_000)
+PATTERNS: Final = (1, 10, 100)
+SIZES: Final = tuple(64 * 4**power for power in range(11))
+"""64 B to 64 MiB."""
+
+
+class Curve(Struct, kw_only=True):
+    """One figure against what grows.
+
+    Attributes:
+        work: ``connections``, ``names``, ``patterns`` or ``sizes``.
+        label: what the figure says.
+        unit: of it.
+        grows: what grows, with its unit.
+        points: by the name of the subject, pairs of how much there was and the median of the figures.
+    """
+
+    work: str
+    label: str
+    unit: str
+    grows: str
+    points: dict[str, list[tuple[float, float]]]
+
+
+class Growth(Struct, kw_only=True):
+    """All of one run; see `benchmarks.report.Report`."""
+
+    made: str
+    machine: dict[str, str]
+    rounds: int
+    seconds: float
+    notes: list[str]
+    curves: list[Curve]
+
+    @property
+    def subjects(self) -> list[str]:
+        """Who has figures, ourselves first."""
+        names = dict.fromkeys([OWN, DIRECT, *(name for curve in self.curves for name in curve.points)])
+        return [name for name in names if any(name in curve.points for curve in self.curves)]
+
+
+class Figure(NamedTuple):
+    """One point of one round."""
+
+    work: str
+    grows: str
+    subject: str
+    x: int
+    label: str
+    unit: str
+    y: float
+
+
+class Stage(NamedTuple):
+    """What is measured with.
+
+    Attributes:
+        place: where programs are started from.
+        backends: what is behind them.
+        subjects: who is measured; of TCP.
+        seconds: how long each figure takes.
+        note: told what the figures do not say.
+    """
+
+    place: Place
+    backends: Ports
+    subjects: Sequence[Subject]
+    seconds: float
+    note: Callable[[str], object]
+
+
+def with_connections(stage: Stage) -> Iterator[Figure]:
+    """Many connections are open, and none or one of them is used."""
+    for subject in stage.subjects:
+        if subject.start is not None:
+            try:
+                with subject.start() as running:
+                    yield from _with_connections_of(subject, running, stage)
+            except (Missing, OSError) as error:
+                stage.note(f"connections, {subject.name}: {error}")
+
+
+def _with_connections_of(subject: Subject, running: Running, stage: Stage) -> Iterator[Figure]:
+    most = subject.most_connections
+    if most < CONNECTIONS[-1]:
+        stage.note(f"connections, {subject.name}: at most {most:,}, for want of descriptors")
+    settle(running)
+    with ExitStack() as stack:
+        socks: list[socket.socket] = []
+        for wanted in sorted({min(wanted, most) for wanted in CONNECTIONS}):
+            while len(socks) < wanted:
+                socks.append(stack.enter_context(open_keep_alive(running.ports["http"])))
+            about = ("connections", "open connections", subject.name, wanted)
+            with counting_cost(running) as per:
+                time.sleep(stage.seconds)
+            yield Figure(*about, "CPU while all are idle", "ms/s", per(stage.seconds / 1e3)["cpu"])
+            with counting_cost(running) as per:
+                times = list(_times(functools.partial(_ask, socks[0]), stage.seconds))
+            yield Figure(*about, "CPU per request on one", "µs", per(len(times) / 1e6)["cpu"])
+            yield Figure(*about, "latency of one, p50", "µs", statistics.median(times) * 1e6)
+
+
+def with_names(stage: Stage) -> Iterator[Figure]:
+    """Routes for many names of TLS servers; the last is asked for."""
+    for count in NAMES:
+        routes = (
+            f'[[protocols]]\nname = "https"\nsni = "n{number}.example"\n'
+            f'forward_to = "127.0.0.1:{stage.backends["streams"]}"\n'
+            for number in range(count)
+        )
+        cost = _cost_per_connection(stage, "\n".join(routes), hello(f"n{count - 1}.example"))
+        yield Figure("names", "routes by SNI", OWN, count, "CPU per connection", "µs", cost)
+
+
+def with_patterns(stage: Stage) -> Iterator[Figure]:
+    """Protocols made of a pattern; the last is spoken."""
+    for count in PATTERNS:
+        routes = (
+            f'[[protocols]]\nname = "pattern-{number}"\npatterns = ["PATTERN-{number:03}"]\n'
+            f'transport = "tcp"\nforward_to = "127.0.0.1:{stage.backends["streams"]}"\n'
+            for number in range(count)
+        )
+        cost = _cost_per_connection(stage, "\n".join(routes), b"PATTERN-%03d" % (count - 1))
+        yield Figure("patterns", "protocols by pattern", OWN, count, "CPU per connection", "µs", cost)
+
+
+def with_sizes(stage: Stage) -> Iterator[Figure]:
+    """Messages of one size, one after the other over one connection."""
+    for size in SIZES:
+        for subject in stage.subjects:
+            try:
+                with open_stream(subject.running.ports["streams"], b"M") as sock:
+                    times = list(_times(functools.partial(_fetch, sock, size), stage.seconds))
+            except OSError as error:
+                stage.note(f"sizes, {subject.name}: {error}")
+                continue
+            speed = size * len(times) / sum(times) / 1e9
+            yield Figure("sizes", "bytes of a message", subject.name, size, "throughput", "GB/s", speed)
+
+
+GROWING: Final = {
+    "connections": with_connections,
+    "names": with_names,
+    "patterns": with_patterns,
+    "sizes": with_sizes,
+}
+
+
+def scale(chosen: Sequence[str], rounds: int, seconds: float, say: Callable[[str], object]) -> Growth:
+    """Measure; the arguments and errors are those of `benchmarks.compare.compare`."""
+    notes: list[str] = []
+    growing = {name: do for name, do in GROWING.items() if not chosen or name.startswith(tuple(chosen))}
+    if not growing:
+        raise Missing(f"the work is one of {', '.join(GROWING)}")
+    figures = defaultdict[tuple[str, ...], dict[str, dict[int, list[float]]]](
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+        place = Place(Path(folder))
+        with running_backends(place) as backends, running_subjects(place, backends, notes.append) as subjects:
+            over_tcp = [subject for subject in subjects if subject.transport == "tcp"]
+            stage = Stage(place, backends, over_tcp, seconds, notes.append)
+            for round_number in range(1, rounds + 1):
+                for do in growing.values():
+                    for figure in do(stage):
+                        say(
+                            f"round {round_number} of {rounds}: {figure.work}, {figure.subject}, {figure.x:,}"
+                        )
+                        key = (figure.work, figure.label, figure.unit, figure.grows)
+                        figures[key][figure.subject][figure.x].append(figure.y)
+    curves = [
+        Curve(
+            work=work,
+            label=label,
+            unit=unit,
+            grows=grows,
+            points={
+                subject: [(x, statistics.median(by_x[x])) for x in sorted(by_x)]
+                for subject, by_x in by_subject.items()
+            },
+        )
+        for (work, label, unit, grows), by_subject in figures.items()
+    ]
+    return Growth(
+        made=now(),
+        machine=machine(),
+        rounds=rounds,
+        seconds=seconds,
+        notes=list(dict.fromkeys(notes)),
+        curves=curves,
+    )
+
+
+def _times(act: Callable[[], object], seconds: float) -> Iterator[float]:
+    """Seconds that an act takes, again and again until so many have passed; once at the least."""
+    end = time.perf_counter() + seconds
+    while True:
+        began = time.perf_counter()
+        act()
+        now_ = time.perf_counter()
+        yield now_ - began
+        if now_ >= end:
+            return
+
+
+def _ask(sock: socket.socket) -> None:
+    sock.sendall(REQUEST)
+    if not sock.recv(4096).endswith(WEB):
+        raise ConnectionError("no answer")
+
+
+def _fetch(sock: socket.socket, size: int) -> None:
+    sock.sendall(size.to_bytes(8))
+    buffer = memoryview(_BUFFER)
+    while size:
+        count = sock.recv_into(buffer[: min(size, PIECE)])
+        if not count:
+            raise ConnectionError("the answer has ended too soon")
+        size -= count
+
+
+_BUFFER: Final = bytearray(PIECE)
+
+
+def _cost_per_connection(stage: Stage, routes: str, opening: bytes) -> float:
+    """Processor time of ours (µs) for one connection that begins with some bytes, with more routes."""
+    own = next(peer for peer in PEERS if (peer.name, peer.transport) == (OWN, "tcp"))
+
+    with own.start(stage.place, stage.backends, routes) as running:
+
+        def connect() -> None:
+            with open_stream(running.ports["streams"], b"N", opening) as sock:
+                if sock.recv(len(NAME), socket.MSG_WAITALL) != NAME:
+                    raise ConnectionError("no answer")
+
+        with counting_cost(running) as per:
+            count = len(list(_times(connect, stage.seconds)))
+        return per(count / 1e6)["cpu"]
+
+
+def scale_table(growth: Growth) -> Table:
+    """For people at a terminal."""
+    table = Table()
+    for column in ("", "", *growth.subjects):
+        table.add_column(column, justify="right" if column else "left")
+    for curve in growth.curves:
+        table.add_section()
+        table.add_row(f"[bold]{curve.label} ({curve.unit})", curve.grows)
+        for x in sorted({x for line in curve.points.values() for x, _ in line}):
+            by_subject = {name: dict(line).get(x) for name, line in curve.points.items()}
+            cells = (by_subject.get(name) for name in growth.subjects)
+            table.add_row("", f"{x:,}", *("" if cell is None else number(cell) for cell in cells))
+    return table

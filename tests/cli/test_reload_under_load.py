@@ -1,0 +1,253 @@
+"""Reloads while clients of every kind are served: nobody notices, nothing is left, a change counts soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import pytest
+
+from refractium.control import ask as ask_control
+from refractium.control import decode, file_name
+from support.backends import Backend
+from support.clients import PATIENCE, connect, payload, receive
+from support.datagrams import UdpBackend
+from support.datagrams import client as datagram_client
+from support.process import RUNTIME, Running, free_port, serving
+from support.proxy import eventually
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from refractium.status import Status
+
+HEALTH: Final = '[protocols.health]\nkind = "tcp"\ninterval_ms = 100\ntimeout_ms = 100'
+GROWTH: Final = 16 << 20
+"""Bytes of memory that are no leak."""
+POOL: Final = (os.cpu_count() or 1) + 4
+"""Threads that asyncio's pool begins when it needs them, and keeps; one for each reload would be a leak."""
+
+
+def naming(name: str) -> Backend:
+    """Answers whatever comes with its name before it."""
+
+    def serve(sock: socket.socket) -> None:
+        while data := sock.recv(65_536):
+            sock.sendall(name.encode() + b":" + data)
+
+    return Backend(serve)
+
+
+def server(port: int, *tables: str, more: str = "") -> str:
+    """A configuration."""
+    return f"""
+[server]
+bind = "127.0.0.1"
+port = {port}
+max_connections_per_ip = 1000
+udp_session_timeout_ms = 300
+{more}
+{"".join(tables)}
+"""
+
+
+def route(name: str, *backends: str, transport: str = "tcp", more: str = "") -> str:
+    """A protocol of the configuration, told by its name at the start."""
+    return f"""
+[[protocols]]
+name = "{name}"
+transport = "{transport}"
+patterns = [{{ hex = "{name.encode().hex()}", offset = 0 }}]
+forward_to = {list(backends)}
+{more}
+"""
+
+
+def first_answer(port: int, data: bytes) -> bytes:
+    """What a new client is answered."""
+    with connect(("127.0.0.1", port)) as client:
+        client.sendall(data)
+        return client.recv(100)
+
+
+class Reloads:
+    """Has a program take over one configuration after the other, and waits for the result of each.
+
+    Args:
+        program: which; it must reload on SIGHUP only.
+        file: of its configuration.
+        good: configurations, used in turn.
+        bad: others that cannot be used, for every fourth reload.
+    """
+
+    def __init__(self, program: Running, file: Path, good: Sequence[str], bad: Sequence[str]) -> None:
+        self._program = program
+        self._file = file
+        self._good = good
+        self._bad = bad
+        self._done = {True: 0, False: 0}
+        self._control = [Path(RUNTIME.name, file_name(program.port))]
+        eventually(self._control[0].exists, "the control socket")
+
+    def status(self) -> Status:
+        return decode(ask_control(self._control))
+
+    def nobody_is_served(self) -> bool:
+        now = self.status()
+        return now.tcp.active == now.udp.active == 0
+
+    def some(self, count: int) -> None:
+        for number in range(count):
+            if number % 4 == 3:
+                self.one(self._bad[number // 4 % len(self._bad)], is_good=False)
+            else:
+                self.one(self._good[number % len(self._good)])
+
+    def one(self, text: str, *, is_good: bool = True) -> None:
+        self._done[is_good] += 1
+        self._file.write_text(text)
+        self._program.signal(signal.SIGHUP)
+        eventually(self._are_done, f"reloads {self._done}")
+
+    def _are_done(self) -> bool:
+        now = self.status()
+        return (now.generation - 1, now.reloads_failed) == (self._done[True], self._done[False])
+
+
+class Load:
+    """Clients that go on until the block ends, each in a thread; what goes wrong is raised there.
+
+    Attributes:
+        served: how often each has been answered as it should.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._address = "127.0.0.1", port
+        clients = (self._new_connections, self._new_connections, self._one_stream, self._one_session)
+        self.served = [0] * len(clients)
+        self._failures: list[BaseException] = []
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(client, number)) for number, client in enumerate(clients)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        if kind is None and self._failures:
+            raise self._failures[0]
+
+    def _run(self, client: Callable[[int], None], number: int) -> None:
+        try:
+            client(number)
+        except BaseException as error:  # noqa: BLE001 - raised where the block ends
+            self._failures.append(error)
+
+    def _is_answered(self, number: int) -> bool:
+        """Count an answer; after a moment, whether there is to be another."""
+        self.served[number] += 1
+        return not self._over.wait(0.002)
+
+    def _new_connections(self, number: int) -> None:
+        while self._is_answered(number):
+            assert first_answer(self._address[1], b"alpha") == b"one:alpha"
+
+    def _one_stream(self, number: int) -> None:
+        with connect(self._address) as client:
+            while self._is_answered(number):
+                data = b"alpha" + payload(self.served[number], 1000)
+                client.sendall(data)
+                assert receive(client, 4 + len(data)) == b"one:" + data
+
+    def _one_session(self, number: int) -> None:
+        with datagram_client(self._address) as client:
+            while self._is_answered(number):
+                data = b"query" + payload(self.served[number], 1000)
+                client.send(data)
+                assert client.recv(2000) == data
+
+
+def threads_of(program: Running) -> int:
+    """How many the program has."""
+    return int(Path(f"/proc/{program.pid}/status").read_text().partition("Threads:")[2].split()[0])
+
+
+@pytest.mark.timeout(240)
+def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothing(tmp_path: Path) -> None:
+    file, port = tmp_path / "refractium.toml", free_port()
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(naming(name)) for name in ("one", "two"))
+        named = two.address.replace("127.0.0.1", "localhost")
+        udp = stack.enter_context(UdpBackend(lambda datagram: [datagram]))
+        always = route("alpha", one.address) + route("query", udp.address, transport="udp")
+        good = [
+            server(port, always),
+            server(port, always, route("beta", named, more=HEALTH)),
+            server(port, always, more="peek_timeout_ms = 500"),
+            server(port, always, route("beta", two.address, named, more='balance = "least_connections"')),
+            server(port, always, route("gamma", named), route("beta", one.address, more=HEALTH)),
+        ]
+        bad = [server(port, always, more="prt = 1"), server(port, always, route("beta", "nowhere")), "[[["]
+        last = server(port, always, route("omega", named, more=HEALTH), '[metrics]\nbind = "127.0.0.1:0"\n')
+
+        file.write_text(good[0])
+        log = stack.enter_context((tmp_path / "log").open("wb"))  # many lines: a file takes them best
+        program = stack.enter_context(Running("-c", file, "--no-hot-reload", stderr=log.fileno()))
+        program.await_out("Listening on udp")
+        reloads = Reloads(program, file, good, bad)
+        with Load(port):  # after this, everything has started that starts late
+            reloads.some(20)
+            reloads.one(last)
+        eventually(reloads.nobody_is_served, "the end of the session")
+        eventually(program.is_idle, "nothing is left to do")
+        descriptors, threads, memory = program.descriptors(), threads_of(program), program.memory()
+        seen = udp.seen
+
+        with Load(port) as load:
+            reloads.some(200)
+            reloads.one(last)
+            assert first_answer(port, b"omega") == b"two:omega"
+            assert first_answer(port, b"beta") == b""  # there is no such route any more
+        assert min(load.served) > 200
+        assert udp.seen - seen == load.served[3] - 1
+        eventually(reloads.nobody_is_served, "the end of the session")
+        eventually(lambda: program.descriptors() == descriptors, f"{descriptors} descriptors again")
+        eventually(lambda: threads_of(program) <= threads + POOL, f"{threads} threads again")
+        assert program.memory() - memory < GROWTH
+        eventually(program.is_idle, "nothing is left to do")
+        assert program.terminate() == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_change_of_the_file_counts_for_connections_two_seconds_later(tmp_path: Path) -> None:
+    file, new, port = tmp_path / "refractium.toml", tmp_path / "new", free_port()
+    with naming("one") as one, naming("two") as two, naming("rest") as rest:
+        fallback = f'fallback_tcp = "{rest.address}"\n'
+
+        def becomes(name: str, backend: Backend) -> float:
+            """Have that be the only route; how long it takes (s)."""
+            new.write_text(fallback + server(port, route(name, backend.address)))
+            new.rename(file)
+            changed = time.monotonic()
+            eventually(lambda: not first_answer(port, name.encode()).startswith(b"rest:"), "recognised")
+            return time.monotonic() - changed
+
+        file.write_text(fallback + server(port, route("alpha", one.address)))
+        with serving("-c", file):
+            becomes("beta", one)  # by then the file is watched
+            assert first_answer(port, b"gamma") == b"rest:gamma"
+            assert becomes("gamma", two) < 2
+            assert first_answer(port, b"gamma") == b"two:gamma"
+            assert first_answer(port, b"beta") == b"rest:beta"

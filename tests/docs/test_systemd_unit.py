@@ -1,0 +1,87 @@
+"""The units that the pages show are what systemd takes, and what the program keeps to."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from configparser import ConfigParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from refractium import Settings
+from support.clients import PATIENCE
+from support.process import PROGRAM, run
+from support.programs import require_program
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DOCS: Final = Path(__file__).parents[2] / "docs"
+UNITS: Final = {
+    name: text
+    for page in sorted(DOCS.glob("*.md"))
+    for name, text in re.findall(
+        r"^`/etc/systemd/system/(\S+)`:\n\n```ini\n(.*?)^```$",
+        page.read_text("utf-8"),
+        re.DOTALL | re.MULTILINE,
+    )
+}
+SINCE_NOTIFY_RELOAD: Final = 253
+"""The version of systemd that knows ``Type=notify-reload``; the page says what to write for older ones."""
+
+
+def section(name: str) -> Mapping[str, str]:
+    """A section of the service's unit."""
+    parser = ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(UNITS["refractium.service"])
+    return parser[name]
+
+
+def for_version(service: str, version: int) -> str:
+    """The service's unit as the page says to write it."""
+    if version >= SINCE_NOTIFY_RELOAD:
+        return service
+    changed = service.replace("Type=notify-reload\n", "Type=notify\nExecReload=kill -HUP $MAINPID\n")
+    assert changed != service
+    return changed
+
+
+def test_there_are_a_service_and_its_socket() -> None:
+    assert {"refractium.service", "refractium.socket"} <= UNITS.keys()
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_has_nothing_to_say_against_it(name: str, tmp_path: Path) -> None:
+    analyze = require_program("systemd-analyze")
+    shown = subprocess.run(
+        [analyze, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    version = int(shown.stdout.split()[1])
+    for unit, text in UNITS.items():  # a socket needs the service beside it
+        here = text.replace("/usr/local/bin/refractium", PROGRAM)
+        (tmp_path / unit).write_text(for_version(here, version) if unit.endswith(".service") else here)
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_command_of_the_service_is_understood() -> None:
+    program, *words = shlex.split(section("Service")["ExecStart"])
+    assert Path(program).name == "refractium"
+    done = run(*words, "--help")
+    assert (done.code, done.err) == (0, "")
+
+
+def test_the_limits_of_the_service_leave_room_for_those_of_the_program() -> None:
+    service, settings = section("Service"), Settings()
+    assert int(service["TimeoutStopSec"]) * 1000 > settings.drain_timeout_ms
+    assert int(service["LimitNOFILE"]) > 2 * settings.max_connections

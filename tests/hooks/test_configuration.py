@@ -1,0 +1,110 @@
+"""Hooks in the file: which, with which settings, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from refractium.assembly import Overrides, assemble
+from refractium.config import Source, parse
+from refractium.errors import ConfigError
+from refractium.hooking import plugin_table_problems
+from refractium.plugins import load_plugins
+from refractium_hooks_pcap.hook import PcapHook
+from support.process import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from refractium.assembly import Assembly
+
+SSH = '[[protocols]]\nname = "ssh"\nforward_to = "127.0.0.1:22"\n'
+
+
+def assembled(text: str) -> Assembly:
+    return assemble(parse(Source(text, "my.toml")), Overrides(), load_plugins())
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        assembled(text)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def settings(use: Any) -> dict[str, Any]:
+    hook, found = use
+    assert hook is PcapHook
+    return {key: value for key in ("path", "snaplen") if (value := getattr(found, key)) is not None}
+
+
+def test_a_route_has_the_settings_of_the_plugin_or_its_own(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.pcapng")
+    found = assembled(
+        f'[server]\nhooks = ["pcap"]\n{SSH}hooks = [{{ name = "pcap", snaplen = 96 }}]\n'
+        f'[plugins.pcap]\npath = "{path}"\n'
+    )
+    assert [settings(one) for one in found.hooks] == [{"path": path, "snaplen": 262_144}]
+    (route,) = found.tcp
+    assert [settings(one) for one in route.hooks] == [{"path": path, "snaplen": 96}]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SSH + 'hooks = ["pcp"]\n', "my.toml:4: protocols[0].hooks[0]: hook 'pcp' is not installed: "),
+        (SSH + 'hooks = ["pcp"]\n', "pip install refractium-hooks-pcp; did you mean 'pcap'?"),
+        (SSH + 'hooks = ["pcap"]\n', "protocols[0].hooks[0].path: packets have nowhere to go"),
+        (SSH + "[plugins.pcap]\nsnaplen = 1\n", "my.toml:5: plugins.pcap.snaplen: expected int >= 64"),
+        (SSH + "[plugins.pcap]\nsnaplen = true\n", "my.toml:5: plugins.pcap.snaplen: expected int, got bool"),
+        (
+            SSH + "[plugins.pcap]\nsnaplan = 96\n",
+            "my.toml:5: plugins.pcap.snaplan: unknown key for plugin",
+        ),
+        (SSH + "[plugins.pcap]\nsnaplan = 96\n", "did you mean 'snaplen'?"),
+        (
+            SSH + 'hooks = [{ name = "pcap", listen = 1, snaplen = 1 }]\n',
+            "my.toml:4: protocols[0].hooks[0].snaplen: expected int >= 64",
+        ),
+        (SSH + "hooks = [{ snaplen = 96 }]\n", "protocols[0].hooks[0]: no name: say which hook it is"),
+        (SSH + 'hooks = "pcap"\n', "protocols[0].hooks: expected array"),
+        (
+            SSH + "[plugins.pcp]\nsnaplen = 96\n",
+            "my.toml:4: plugins.pcp: no plugin has this id; ",
+        ),
+        (SSH + "[plugins.ssh]\nkey = 1\n", "plugins.ssh: this plugin takes no settings"),
+        (
+            '[server]\nhooks = ["pcap"]\n' + SSH + '[plugins.pcap]\npath = "/nowhere/at/all.pcapng"\n',
+            "my.toml:7: plugins.pcap.path: there is no folder /nowhere/at",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_key_and_line(text: str, expected: str) -> None:
+    found = problems(text)
+    assert expected in "\n".join(found)
+    assert len(found) == len(set(found))
+
+
+def test_one_fault_of_a_plugins_table_is_reported_once_however_many_routes_use_it() -> None:
+    text = f'[server]\nhooks = ["pcap"]\n{SSH}hooks = ["pcap"]\n[plugins.pcap]\npath = "/nowhere/a.pcapng"\n'
+    assert len(problems(text)) == 1
+
+
+def test_the_table_of_a_plugin_that_did_not_load_is_left_alone() -> None:
+    plugins = load_plugins(["pcap"])
+    assert list(plugin_table_problems({"pcap": {"whatever": 1}}, plugins)) == []
+    text = SSH + 'hooks = ["pcap"]\n'
+    with pytest.raises(ConfigError, match="hook 'pcap' is not available"):
+        assemble(parse(Source(text, "")), Overrides(), plugins)
+
+
+def test_check_shows_hooks(tmp_path: Path) -> None:
+    path = tmp_path / "refractium.toml"
+    path.write_text(f'{SSH}hooks = ["pcap"]\n[plugins.pcap]\npath = "{tmp_path}/a.pcapng"\n')
+    done = run("check", "-c", path)
+    assert (done.code, done.err) == (0, "")
+    header, row, *_ = done.out.splitlines()
+    assert (header.split()[-1], row.split()[-1]) == ("hooks", "pcap")
+    (route,) = json.loads(run("check", "--json", "-c", path).out)["routes"]
+    assert route["hooks"] == [{"name": "pcap", "path": f"{tmp_path}/a.pcapng", "snaplen": 262_144}]

@@ -1,0 +1,352 @@
+"""What hooks are told of what really passes, and what they cannot do to it."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from refractium import (
+    ConfigError,
+    Direction,
+    HookContext,
+    PacketHook,
+    Protocol,
+    ProtocolMatch,
+    Refractium,
+    Route,
+    SessionStats,
+    Settings,
+    define_hook,
+    define_protocol,
+)
+from refractium.contract import NO, Identification
+from support.backends import Backend, duplex, echo, source
+from support.clients import ask, connect, payload, receive, receive_all, reset, sending
+from support.datagrams import UdpBackend
+from support.datagrams import client as udp_client
+from support.datagrams import echo as echo_datagram
+from support.hooks import RELEASE, At, Blocking, Recording, Told, read
+from support.proxy import ProxyThread, eventually, quick, starting_with
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from refractium.status import HookTally
+
+MIB = 1 << 20
+
+
+@define_protocol("named", max_bytes=16, metadata_keys=frozenset({"host"}))
+def named(data: bytes) -> Identification:
+    return ProtocolMatch({"host": data[:4].decode("latin-1")})
+
+
+def udp_starting_with(magic: bytes) -> Protocol:
+    @define_protocol("dgram", transport="udp", max_bytes=len(magic), prefixes=(magic,))
+    def identify(data: bytes) -> Identification:
+        return ProtocolMatch() if data.startswith(magic) else NO
+
+    return identify
+
+
+class Trace(PacketHook[Any]):
+    """Keeps everything, where a test in the same process can see it."""
+
+    name = "trace"
+    seen: list[tuple[Any, ...]]
+
+    def start(self) -> None:
+        Trace.seen = []
+
+    def on_open(self, context: HookContext) -> None:
+        self.seen.append(("open", context))
+
+    def on_packet(self, context: HookContext, direction: Direction, data: bytes) -> None:
+        self.seen.append(("packet", context, direction, data))
+
+    def on_close(self, context: HookContext, stats: SessionStats) -> None:
+        self.seen.append(("close", context, stats))
+
+
+def has_closed() -> bool:
+    return bool(Trace.seen) and Trace.seen[-1][0] == "close"
+
+
+@pytest.fixture(autouse=True)
+def released() -> Iterator[None]:
+    yield
+    RELEASE.set()
+    time.sleep(0)
+    RELEASE.clear()
+
+
+def streams(told: list[Told], session: int) -> tuple[bytes, bytes]:
+    """What went both ways."""
+    mine = [one for one in told if one.session == session and one.what == "packet"]
+    return tuple(b"".join(one.data for one in mine if one.direction == way) for way in Direction)  # type: ignore[return-value]
+
+
+def closed(path: Path) -> list[Told]:
+    return [one for one in read(path) if one.what == "close"]
+
+
+def assert_accounted(proxy: ProxyThread, *, dropped: bool = False) -> None:
+    """Wait until nothing is on its way; then everything was delivered, or dropped if that may be."""
+
+    def tallies() -> list[HookTally]:
+        return [one for hook in proxy.engine.status().hooks for one in (hook.inbound, hook.outbound)]
+
+    eventually(lambda: all(one.seen == one.delivered + one.dropped for one in tallies()), "the queues")
+    for tally in tallies():
+        assert tally.seen_bytes == tally.delivered_bytes + tally.dropped_bytes
+        assert dropped or not tally.dropped
+
+
+def test_a_hook_is_told_of_every_byte_once_in_its_direction_and_of_the_session() -> None:
+    up, down = payload("up", 3 * MIB), payload("down", 2 * MIB)
+    with (
+        Backend(duplex(down)) as backend,
+        ProxyThread(Route(named, backend.address, id="mine", hooks=[Trace])) as proxy,
+    ):
+        before = time.time_ns()
+        with proxy.connect() as client:
+            peer = client.getsockname()
+            with sending(client, b"HOST" + up):
+                assert receive_all(client).data == down
+        eventually(has_closed, "the hook's close")
+        assert_accounted(proxy)
+    (_, context), *packets, (_, last, stats) = Trace.seen
+    assert (context.transport, context.protocol, context.route) == ("tcp", "named", "mine")
+    assert (context.client, context.backend) == (peer, ("127.0.0.1", backend.port))
+    assert context.metadata == {"host": "HOST"}
+    assert before <= context.started <= time.time_ns()
+    assert last == context
+    assert {kind for kind, *_ in packets} == {"packet"}
+    assert all(one == context for _, one, *_ in packets)
+    assert all(type(data) is bytes and data for *_, data in packets)
+    told = {way: b"".join(data for *_, of, data in packets if of is way) for way in Direction}
+    assert told == {Direction.INBOUND: b"HOST" + up, Direction.OUTBOUND: down}
+    assert (stats.inbound, stats.outbound, stats.ended) == (4 + len(up), len(down), "closed")
+
+
+def test_only_routes_that_have_hooks_are_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "told"
+    with Backend(echo) as backend:
+        routes = [
+            Route(starting_with(b"TOLD", name="told"), backend.address, hooks=[(Recording, At(str(path)))]),
+            Route(starting_with(b"UNTOLD", name="untold"), backend.address),
+        ]
+        with ProxyThread(*routes, fallback=backend.address) as proxy:
+            for request in (b"UNTOLD", b"TOLD", b"other"):
+                assert ask(proxy.address, request).data == request
+            eventually(lambda: bool(closed(path)), "the close")
+    assert {one.data for one in read(path) if one.what == "packet"} == {b"TOLD"}
+
+
+def test_hooks_for_all_are_told_of_the_fallback_and_of_datagrams_too(tmp_path: Path) -> None:
+    path = tmp_path / "told"
+    datagrams = [b"DGRAM", b"", b"x" * 65_507, b"last"]
+    with (
+        Backend(echo) as backend,
+        UdpBackend(echo_datagram) as other,
+        ProxyThread(
+            Route(udp_starting_with(b"DGRAM"), other.address),
+            fallback=backend.address,
+            fallback_udp=other.address,
+            hooks=[(Recording, At(str(path)))],
+            settings=quick(udp_session_timeout_ms=100),
+        ) as proxy,
+    ):
+        assert ask(proxy.address, b"TCP").data == b"TCP"
+        with udp_client(proxy.address) as client:
+            for one in datagrams:
+                client.send(one)
+                assert client.recv(65_536) == one
+        with udp_client(proxy.address) as client:
+            client.send(b"unknown")
+            assert client.recv(100) == b"unknown"
+        eventually(lambda: len(closed(path)) == 3, "three closes")
+        assert_accounted(proxy)
+    told = read(path)
+    tcp, dgram, unknown = (one.session for one in told if one.what == "open")
+    assert streams(told, tcp) == (b"TCP", b"TCP")
+    for way in Direction:
+        assert [
+            one.data for one in told if (one.session, one.what, one.direction) == (dgram, "packet", way)
+        ] == (datagrams)
+    assert streams(told, unknown) == (b"unknown", b"unknown")
+    assert {one.session: one.ended for one in closed(path)} == {tcp: "closed", dgram: "idle", unknown: "idle"}
+
+
+def test_a_header_for_the_backend_is_not_the_clients_and_one_from_a_proxy_tells_the_client() -> None:
+    with (
+        Backend(echo) as backend,
+        ProxyThread(
+            fallback=backend.address,
+            settings=quick(proxy_protocol_from=("127.0.0.1",)),
+            hooks=[Trace],
+        ) as proxy,
+    ):
+        assert ask(proxy.address, b"PROXY TCP4 192.0.2.7 127.0.0.1 999 80\r\nbytes").data == b"bytes"
+        eventually(has_closed, "the close")
+    (_, context), (*_, first), *_ = Trace.seen
+    assert (context.client, first) == (("192.0.2.7", 999), b"bytes")
+
+
+@pytest.mark.parametrize(
+    ("end", "ended"),
+    [("client", "client_reset"), ("backend", "backend_reset"), ("idle", "idle"), ("drain", "drained")],
+)
+def test_however_a_session_ends_its_close_comes_once_and_last(end: str, ended: str) -> None:
+    def serve(sock: socket.socket) -> None:
+        assert receive(sock, 5) == b"HELLO"
+        sock.sendall(b"there")
+        if end == "backend":
+            reset(sock)
+        else:
+            receive_all(sock)
+
+    with (
+        Backend(serve) as backend,
+        ProxyThread(
+            fallback=backend.address,
+            hooks=[Trace],
+            settings=quick(idle_timeout_ms=200 if end == "idle" else 20_000),
+            expected=["they were cut"],
+        ) as proxy,
+        connect(proxy.address) as client,
+    ):
+        client.sendall(b"HELLO")
+        assert receive(client, 5) == b"there"
+        if end == "client":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        elif end == "drain":
+            proxy.call(proxy.engine.stop(50))
+        eventually(has_closed, "the close")
+    assert [one[0] for one in Trace.seen] == ["open", "packet", "packet", "close"]
+    stats = Trace.seen[-1][2]
+    assert (stats.ended, stats.inbound, stats.outbound) == (ended, 5, 5)
+
+
+class Sleeping(PacketHook[Any]):
+    name = "sleeping"
+    queue_bytes = 256 * 1024
+
+    def on_packet(self, *_: object) -> None:
+        time.sleep(0.001)
+
+
+class Raising(PacketHook[Any]):
+    name = "raising"
+
+    def on_packet(self, *_: object) -> None:
+        raise ValueError("always")
+
+
+class Hoarding(PacketHook[Any]):
+    name = "hoarding"
+
+    def start(self) -> None:
+        self.all: list[bytes] = []
+
+    def on_packet(self, _context: HookContext, _direction: Direction, data: bytes) -> None:
+        self.all.append(data)
+
+
+@pytest.mark.parametrize("hook", [Sleeping, Raising, Hoarding, Blocking])
+def test_a_bad_hook_harms_no_stream_delays_no_stop_and_is_accounted_for(
+    hook: type[PacketHook[Any]],
+) -> None:
+    down = payload("down", 4 * MIB)
+    with Backend(source(down)) as backend, Backend(echo) as other:
+        routes = [
+            Route(starting_with(b"GET", name="bad"), backend.address, hooks=[hook]),
+            Route(starting_with(b"PING", name="good"), other.address),
+        ]
+        with ProxyThread(*routes, expected=["hook (raising|blocking)"]) as proxy:
+            for _ in range(5):
+                with proxy.connect() as client:
+                    client.sendall(b"GET")
+                    client.shutdown(socket.SHUT_WR)
+                    assert hashlib.sha256(receive_all(client).data).digest() == hashlib.sha256(down).digest()
+                assert ask(proxy.address, b"PING").data == b"PING"
+            if hook is Raising:
+                eventually(lambda: proxy.engine.status().hooks[0].state == "detached", "the detachment")
+            begun = time.monotonic()
+            proxy.call(proxy.engine.stop(5_000))
+            assert time.monotonic() - begun < 3
+            (told,) = proxy.engine.status().hooks
+            assert told.outbound.seen_bytes == 5 * len(down)
+            assert told.inbound.seen_bytes == 15
+            assert_accounted(proxy, dropped=True)
+
+
+def test_settings_that_are_used_twice_are_one_hook_and_a_reload_changes_them(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    with Backend(echo) as backend:
+
+        def routes(path: Path) -> list[Route]:
+            return [
+                Route(
+                    starting_with(name, name=name.decode().lower()),
+                    backend.address,
+                    hooks=[(Recording, At(str(path)))],
+                )
+                for name in (b"ONE", b"TWO")
+            ]
+
+        with ProxyThread(*routes(old)) as proxy:
+            assert [one.name for one in proxy.engine.status().hooks] == ["recording"]
+            with proxy.connect() as client:
+                client.sendall(b"ONE before")
+                assert receive(client, 10) == b"ONE before"
+                proxy.call(proxy.engine.apply(routes(new), settings=quick()))
+                assert ask(proxy.address, b"TWO after").data == b"TWO after"
+                client.sendall(b" and after")
+                assert receive(client, 10) == b" and after"
+                states = [one.state for one in proxy.engine.status().hooks]
+                assert states == ["running", "running"]
+            eventually(
+                lambda: sorted(one.state for one in proxy.engine.status().hooks) == ["running", "stopped"],
+                "the first hook's stop",
+            )
+            assert_accounted(proxy)
+            # Nothing that is used on goes through a stop.
+            proxy.call(proxy.engine.apply(routes(new), settings=quick()))
+            assert len(proxy.engine.status().hooks) == 2
+    told = read(old)
+    (session,) = (one.session for one in told if one.what == "open")
+    assert streams(told, session) == (b"ONE before and after",) * 2
+    assert told[-1].what == "stop"
+    assert [one.data for one in read(new) if one.what == "packet"] == [b"TWO after"] * 2
+
+
+def test_a_plain_function_is_a_hook() -> None:
+    seen = []
+
+    @define_hook("plain")
+    def plain(context: HookContext, direction: Direction, data: bytes) -> None:
+        """Says what it sees."""
+        seen.append((context.protocol, direction, data))
+
+    assert plain.summary == "Says what it sees."
+    with Backend(echo) as backend, ProxyThread(fallback=backend.address, hooks=[plain]) as proxy:
+        assert ask(proxy.address, b"bytes").data == b"bytes"
+        eventually(lambda: len(seen) == 2, "two packets")
+    assert seen == [("fallback", way, b"bytes") for way in Direction]
+
+
+def test_what_is_no_hook_or_has_wrong_settings_is_refused_with_its_place() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Route(starting_with(b"A"), "127.0.0.1:1", hooks=[Recording, str, (Recording, Settings())])  # type: ignore[list-item]
+    assert [one.where for one in caught.value.problems] == ["hooks[1]", "hooks[2]"]
+    with pytest.raises(ConfigError) as caught:
+        Refractium(hooks=[object])  # type: ignore[list-item]
+    assert "is not a class derived from PacketHook" in str(caught.value)

@@ -1,0 +1,338 @@
+"""What only a hook in a process of its own can do to others, and others to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from refractium.contract import Direction, EventKind, NoSettings, PacketHook, SessionStats
+from refractium.hooks.process import ProcessRunner
+from refractium.hooks.runner import State
+from refractium.hooks.taps import Taps, make_runner
+from refractium.hooks.wire import HEADER, START, Frames, Start, encode
+from support.hooks import PATIENCE, At, Blocking, Ignoring, IgnoringApart, Obeying, context, read, until
+
+if TYPE_CHECKING:
+    from refractium.hooks.delivery import Item
+
+IN, OUT = Direction.INBOUND, Direction.OUTBOUND
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Obeying, "isolation", "process")
+    monkeypatch.setattr(Blocking, "isolation", "process")
+
+
+def child_of(runner: ProcessRunner) -> int:
+    assert runner._child is not None
+    return runner._child.pid
+
+
+@pytest.mark.usefixtures("_apart")
+@pytest.mark.parametrize("word", [b"kill", b"die"])
+def test_a_child_that_dies_costs_the_sessions_it_knew(
+    word: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def sessions() -> None:
+        runner = ProcessRunner(Obeying, At(str(tmp_path / "told")))
+        runner.start()
+        taps = Taps([runner])
+        old = taps.open(context(1))
+        old.packet(IN, b"first")
+        await until(lambda: runner.counters.inbound.delivered == 1)
+        old.packet(IN, word)
+        await until(lambda: any("its process" in line for line in caplog.messages))
+        tally = runner.counters.inbound
+        assert (tally.seen, tally.delivered, tally.dropped) == (2, 1, 1)
+        await until(lambda: runner._is_accepting)
+        new = taps.open(context(2))
+        old.packet(IN, b"not told")
+        new.packet(IN, b"second")
+        old.close("closed")
+        new.close("closed")
+        await until(lambda: tally.delivered == 2)
+        assert (tally.seen, tally.dropped, runner.state) == (4, 2, State.RUNNING)
+        await runner.stop(PATIENCE)
+
+    uvloop.run(sessions())
+    told = [(t.what, t.session, t.data) for t in read(tmp_path / "told")]
+    assert told == [
+        ("start", 0, b""),
+        ("open", 1, b""),
+        ("packet", 1, b"first"),
+        ("packet", 1, word),
+        ("start", 0, b""),
+        ("open", 2, b""),
+        ("packet", 2, b"second"),
+        ("close", 2, b""),
+        ("stop", 0, b""),
+    ]
+    (line,) = caplog.messages
+    assert line == "hook obeying: its process {}; a new one in 0.1 s".format(
+        "was killed by signal 9" if word == b"kill" else "has exited with 7"
+    )
+
+
+@pytest.mark.usefixtures("_apart")
+def test_a_child_that_dies_again_and_again_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refractium.hooks.process._FIRST_PAUSE", 0.001)
+
+    async def sessions() -> None:
+        runner = ProcessRunner(Obeying, At(str(tmp_path / "told")))
+        runner.start()
+        taps = Taps([runner])
+        for number in range(6):
+            await until(lambda: runner._is_accepting)
+            tap = taps.open(context(number))
+            tap.packet(IN, b"die")
+            await until(lambda: not runner._is_accepting or runner.counters.inbound.queued == 0)
+            tap.close("closed")
+        await until(lambda: runner.state is State.DETACHED)
+        assert runner.reason == "its process has exited with 7, for the 6th time"
+        assert (runner.counters.inbound.seen, runner.counters.inbound.dropped) == (6, 6)
+        await runner.stop(PATIENCE)
+
+    uvloop.run(sessions())
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 5 + ["ERROR"]
+
+
+_PROXY = """
+import asyncio, os, sys
+from refractium.contract import Direction, NoSettings
+from refractium.hooks.taps import Taps, make_runner
+from support import hooks
+
+async def main():
+    hook = getattr(hooks, sys.argv[1])
+    hook.isolation = sys.argv[2]
+    settings = hooks.At(sys.argv[3]) if hook.settings_type is hooks.At else NoSettings()
+    runner = make_runner(hook, settings)
+    runner.start()
+    tap = Taps([runner]).open(hooks.context())
+    for word in sys.argv[5:]:
+        tap.packet(Direction.INBOUND, word.encode())
+    while runner.counters.inbound.delivered < 1 and sys.argv[1] != "Blocking":
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    print("ready", flush=True)
+    if sys.argv[4] == "wait":
+        await asyncio.sleep(60)
+    tap.close("closed")
+    await runner.stop(0.1 if sys.argv[1] == "Blocking" else 20)
+
+asyncio.run(main())
+"""
+
+
+def proxy(hook: str, isolation: str, path: Path, how: str, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROXY, hook, isolation, str(path), how, *words],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_the_child_of_a_proxy_that_was_killed_ends_with_all_it_was_told(tmp_path: Path) -> None:
+    path = tmp_path / "told"
+    with proxy("Obeying", "process", path, "wait", *["nap"] * 30, "last") as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"ready\n"
+        killed.kill()
+        killed.wait(PATIENCE)
+        killed.stdout.read()  # the child has it as well: its end is that of the child
+    told = [(t.what, t.data) for t in read(path)]
+    assert told == [
+        ("start", b""),
+        ("open", b""),
+        *[("packet", b"nap")] * 30,
+        ("packet", b"last"),
+        ("stop", b""),
+    ]
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_hook_that_blocks_keeps_no_interpreter_from_exiting(isolation: str, tmp_path: Path) -> None:
+    with proxy("Blocking", isolation, tmp_path / "told", "stop", "x") as stopped:
+        began = time.monotonic()
+        out, _ = stopped.communicate(timeout=PATIENCE)
+        assert time.monotonic() - began < 10
+        assert stopped.returncode == 0
+        assert b"ready\n" in out
+
+
+def test_a_hook_in_a_process_prints_where_the_proxy_does(tmp_path: Path) -> None:
+    with proxy("Obeying", "process", tmp_path / "told", "stop", "print") as printing:
+        out, _ = printing.communicate(timeout=PATIENCE)
+    assert out.splitlines() == [b"printed by the hook", b"ready"]
+
+
+def test_a_group_of_processes_that_gets_sigint_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "told"
+    interrupted = subprocess.Popen(
+        [sys.executable, "-c", _PROXY, "Obeying", "process", str(path), "wait", *["nap"] * 20],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+    with interrupted:
+        assert interrupted.stdout is not None
+        assert interrupted.stdout.readline() == b"ready\n"
+        os.killpg(interrupted.pid, signal.SIGINT)
+        interrupted.wait(PATIENCE)
+        interrupted.stdout.read()
+    assert [t.what for t in read(path)] == ["start", "open", *["packet"] * 20, "stop"]
+
+
+@pytest.mark.parametrize("where", ["<locals>", "__main__", "a module that is not loaded"])
+def test_a_class_that_a_process_cannot_import_is_refused_with_what_to_do(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Local(Ignoring):
+        isolation = "process"
+
+    if where != "<locals>":
+        Local.__qualname__ = "Local"
+        Local.__module__ = "__main__" if where == "__main__" else "nowhere.at_all"
+        monkeypatch.setattr(sys.modules["__main__"], "Local", Local, raising=False)
+    with pytest.raises(ValueError, match=r"define the class at the top of a module .* run it in a thread"):
+        make_runner(Local, NoSettings())
+
+
+class Untellable(Struct, frozen=True, forbid_unknown_fields=True):
+    what: Any = None
+
+
+class Untold(PacketHook[Untellable]):
+    name = "untold"
+    isolation = "process"
+    settings_type = Untellable
+
+
+def test_settings_that_cannot_be_told_to_a_process_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refractium.hooks.process._require_importable", lambda _hook: None)
+    with pytest.raises(ValueError, match="hook untold wants a process, which cannot be told Untellable"):
+        make_runner(Untold, Untellable(what=object()))
+
+
+def test_a_module_that_the_child_cannot_import_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if Path(entry) != TESTS])
+
+    async def session() -> None:
+        runner = make_runner(IgnoringApart, NoSettings())
+        runner.start()
+        tap = Taps([runner]).open(context())
+        tap.packet(OUT, b"x")
+        await until(lambda: runner.state is State.DETACHED)
+        tap.close("closed")
+        assert "cannot import it: ModuleNotFoundError" in runner.reason
+        assert (runner.counters.outbound.seen, runner.counters.outbound.dropped) == (1, 1)
+        await runner.stop(PATIENCE)
+
+    uvloop.run(session())
+
+
+@pytest.mark.usefixtures("_apart")
+def test_a_session_that_cannot_be_told_is_dropped_and_nothing_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def session() -> None:
+        runner = make_runner(Obeying, At(str(tmp_path / "told")))
+        runner.start()
+        tap = Taps([runner]).open(context(metadata={"host": "\udcff"}))
+        tap.packet(IN, b"x")
+        tap.close("closed")
+        await runner.stop(PATIENCE)
+        assert (runner.counters.inbound.seen, runner.counters.inbound.dropped) == (1, 1)
+
+    uvloop.run(session())
+    assert [t.what for t in read(tmp_path / "told")] == ["start", "stop"]
+    assert "is not told of a session" in caplog.text
+
+
+@pytest.mark.usefixtures("_apart")
+def test_more_than_the_pipe_holds_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Obeying, "queue_bytes", 32 * 1024 * 1024)
+    pieces = [os.urandom(size) for size in (1, 65_536, 3_000_000, 0, 4095, 4096, 4097)] + [
+        b"nap",
+        b"x" * 900_000,
+    ]
+
+    async def session() -> None:
+        runner = make_runner(Obeying, At(str(tmp_path / "told")))
+        runner.start()
+        tap = Taps([runner]).open(context())
+        for piece in pieces:
+            tap.packet(OUT, piece)
+        for _ in range(3000):
+            tap.packet(IN, b"")
+        tap.close("closed")
+        await runner.stop(PATIENCE)
+        assert runner.counters.outbound.delivered_bytes == sum(map(len, pieces))
+        assert runner.counters.inbound.delivered == 3000
+        assert runner.put_bytes == runner.taken_bytes
+
+    uvloop.run(session())
+    told = read(tmp_path / "told")
+    assert [t.data for t in told if t.direction == OUT] == pieces
+
+
+@given(cuts=st.lists(st.integers(0, 900), max_size=12))
+def test_frames_cut_anywhere_are_the_same_events(cuts: list[int]) -> None:
+    opened, closed = context(5), SessionStats(1.5, 3, 0, "closed")
+
+    def frame(kind: int, body: bytes, *, outbound: bool = False, offset: int = 0) -> bytes:
+        return HEADER.pack(kind, outbound, len(body), 5, 1000, offset) + body
+
+    start = Start("module", "Hook", b"settings", ["/path"], {"root": 30})
+    stream = b"".join(
+        [
+            frame(START, encode(start)),
+            frame(EventKind.OPEN, encode(opened)),
+            frame(EventKind.PACKET, b"abc"),
+            frame(EventKind.PACKET, b"", outbound=True, offset=9),
+            frame(EventKind.END, b"", offset=3),
+            frame(EventKind.CLOSE, encode(closed)),
+        ]
+    )
+    edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    frames, found = Frames(), None
+    events: deque[Item] = deque()
+    for begin, end in pairwise(edges):
+        piece = stream[begin:end]
+        if found is None:
+            found = frames.start(piece)
+            piece = b""
+        if found is not None:
+            frames.feed(piece, events)
+    assert found == start
+    assert list(events) == [
+        (EventKind.OPEN, 1000, opened, IN, b"", 0, None),
+        (EventKind.PACKET, 1000, opened, IN, b"abc", 0, None),
+        (EventKind.PACKET, 1000, opened, OUT, b"", 9, None),
+        (EventKind.END, 1000, opened, IN, b"", 3, None),
+        (EventKind.CLOSE, 1000, opened, IN, b"", 0, closed),
+    ]
+    assert not frames.sessions
+    assert msgspec.msgpack.decode(encode(opened), type=type(opened)) == opened

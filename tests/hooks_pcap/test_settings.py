@@ -1,0 +1,164 @@
+"""What the table [plugins.pcap] may say."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from refractium_hooks_pcap.formats import PcapngWriter
+from refractium_hooks_pcap.hook import PcapHook
+from refractium_hooks_pcap.settings import PcapSettings, listen_address
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def problems(**settings: Any) -> list[tuple[str, str]]:
+    return list(PcapHook.problems(msgspec.convert(settings, PcapSettings, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_classic"),
+    [
+        ({"path": "/x/a.pcapng"}, False),
+        ({"path": "/x/a.pcap"}, True),
+        ({"path": "/x/a"}, False),
+        ({"path": "-"}, False),
+        ({"listen": 1}, False),
+        ({"path": "/x/a.pcap", "format": "pcapng"}, False),
+        ({"path": "/x/a.pcapng", "format": "pcap"}, True),
+    ],
+)
+def test_the_form_is_that_of_the_suffix_unless_it_is_given(
+    settings: dict[str, Any],
+    is_classic: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    assert msgspec.convert(settings, PcapSettings).is_classic is is_classic
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"file": "x"}, {"path": 1}, {"snaplen": 0}, {"max_bytes": 10}, {"format": "snoop"}, {"clients": "::1"}],
+)
+def test_what_is_not_a_setting_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(settings, PcapSettings)
+
+
+def test_packets_must_have_somewhere_to_go() -> None:
+    assert [key for key, _ in problems()] == ["path"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"path": "a.pcapng"},
+        {"path": "{protocol}-{route}-{transport}-{date}-{time}-{number}.pcap"},
+        {"path": "{{braces}}"},
+        {"path": "-"},
+        {"listen": 0},
+        {"listen": "19000"},
+        {"listen": "[::1]:19000"},
+        {"path": "a", "max_bytes": 1_000_000, "max_seconds": 60, "max_files": 3},
+        {"path": "a", "clients": ["10.0.0.0/8", "::1"], "sni": ["*.Example.org.", "a"], "protocols": ["dns"]},
+    ],
+)
+def test_these_are_fine(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert problems(**settings) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "message"),
+    [
+        ({"path": "{protocl}.pcapng"}, "path", "{protocl} is not known"),
+        ({"path": "{}.pcapng"}, "path", "{} is not known"),
+        ({"path": "{number:03}"}, "path", "{number:03} is not known"),
+        ({"path": "{route!r}"}, "path", "{route!r} is not known"),
+        ({"path": "{protocol.pcapng"}, "path", "no partner"),
+        ({"path": "protocol}.pcapng"}, "path", "no partner"),
+        ({"path": "{protocol}/a.pcapng"}, "path", "not into that of its folder"),
+        ({"path": "nowhere/a.pcapng"}, "path", "there is no folder nowhere"),
+        ({"path": ""}, "path", "name of a file is missing"),
+        ({"path": "./"}, "path", "name of a file is missing"),
+        ({"path": ".."}, "path", "name of a file is missing"),
+        ({"path": "a\0b"}, "path", "NUL"),
+        ({"path": "folder"}, "path", "neither a file nor a FIFO"),
+        ({"path": "link"}, "path", "symbolic link"),
+        ({"path": "socket"}, "path", "neither a file nor a FIFO"),
+        ({"path": "/dev/full"}, "path", "neither a file nor a FIFO"),
+        ({"path": "notes.txt"}, "path", "no capture"),
+        ({"listen": 65_536}, "listen", "from 0 to 65535"),
+        ({"listen": "-1"}, "listen", "from 0 to 65535"),
+        ({"listen": "127.0.0.1:"}, "listen", "from 0 to 65535"),
+        ({"listen": "::1:19000"}, "listen", "brackets"),
+        ({"listen": "[127.0.0.1]:19000"}, "listen", "brackets"),
+        ({"listen": "example.org:19000"}, "listen", "not an IP address"),
+        ({"listen": ":19000"}, "listen", "not an IP address"),
+        ({"path": "a", "clients": ["::1", "10.0.0.1/8"]}, "clients", "the network is 10.0.0.0/8"),
+        ({"path": "a", "clients": ["me"]}, "clients", "not an address"),
+        ({"path": "a", "sni": ["*.*.org"]}, "sni", "not a server name"),
+        ({"path": "a", "sni": ["bücher.example"]}, "sni", "not a server name"),
+        ({"path": "-", "max_bytes": 1_000_000}, "max_bytes", "only files"),
+        ({"path": "fifo", "max_seconds": 60}, "max_seconds", "only files"),
+        ({"listen": 1, "max_seconds": 60}, "max_seconds", "only files"),
+        ({"path": "a", "max_files": 3}, "max_files", "there is one file"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_key(
+    settings: dict[str, Any], key: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "notes.txt").write_text("not packets")
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind("socket")
+        [(found, text)] = problems(**settings)
+    assert found == key
+    assert message in text
+
+
+def test_a_capture_a_fifo_and_an_empty_file_can_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "capture").write_bytes(PcapngWriter(100).begin())
+    os.mkfifo(tmp_path / "fifo")
+    assert problems(path=str(tmp_path / "empty")) == []
+    assert problems(path=str(tmp_path / "capture")) == []
+    assert problems(path=str(tmp_path / "fifo")) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        assert "no file can be made" in problems(path=str(tmp_path / "a"))[0][1]
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        (19_000, ("127.0.0.1", 19_000)),
+        ("19000", ("127.0.0.1", 19_000)),
+        ("0.0.0.0:19000", ("0.0.0.0", 19_000)),
+        ("[::1]:0", ("::1", 0)),
+    ],
+)
+def test_viewers_come_from_this_machine_unless_an_address_is_given(
+    listen: int | str, address: tuple[str, int]
+) -> None:
+    assert listen_address(listen) == address
+
+
+def test_only_with_a_dash_is_stdout_taken() -> None:
+    assert PcapHook.takes_stdout(PcapSettings(path="-"))
+    assert not PcapHook.takes_stdout(PcapSettings(path="x"))
+    assert not PcapHook.takes_stdout(PcapSettings(listen=0))

@@ -1,0 +1,262 @@
+"""Hooks that do what hooks must not, each at the top of a module so that a process can import it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from refractium.contract import HookContext, PacketHook, SessionStats, Transport
+from refractium.hooks.clock import timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from refractium.contract import Direction, Event
+
+PATIENCE = 30.0
+"""Seconds after which anything has hung."""
+
+RELEASE = threading.Event()
+"""Ends the waiting of hooks that block in a thread."""
+
+
+def context(session: int = 1, **changed: Any) -> HookContext:
+    """A session as the data path announces it."""
+    fields: dict[str, Any] = {
+        "transport": Transport.TCP,
+        "protocol": "http",
+        "route": "http",
+        "client": ("192.0.2.1", 40_000),
+        "backend": ("127.0.0.1", 8000),
+        "metadata": {"host": "example.com", "alpn": ("h2", "http/1.1"), "secure": False},
+        "started": timestamp(),
+    }
+    return HookContext(session=session, **{**fields, **changed})
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until something holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - counters and files do not tell when they change
+            await asyncio.sleep(0.002)
+
+
+class At(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a hook writes, for a test to read."""
+
+    path: str = ""
+
+
+class Told(Struct, array_like=True):
+    """One line of what a hook was told."""
+
+    what: str
+    session: int
+    direction: str = ""
+    data: bytes = b""
+    offset: int = 0
+    time: int = 0
+    metadata: dict[str, Any] = {}
+    ended: str = ""
+    inbound: int = 0
+    outbound: int = 0
+
+
+def read(path: Path) -> list[Told]:
+    """What a hook has written, as far as its lines are whole."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [msgspec.json.decode(line, type=Told) for line in lines]
+
+
+class Ignoring(PacketHook[Any]):
+    """Is told of packets and does nothing."""
+
+    name = "ignoring"
+
+    def on_packet(self, context: HookContext, direction: Direction, data: bytes) -> None: ...
+
+
+class IgnoringApart(Ignoring):
+    isolation = "process"
+
+
+class _Writing(PacketHook[At]):
+    settings_type = At
+
+    def start(self) -> None:
+        self._file = Path(self.settings.path).open("ab", buffering=0)  # noqa: SIM115 - closed in stop
+        self.write(Told("start", 0))
+
+    def write(self, told: Told) -> None:
+        self._file.write(msgspec.json.encode(told) + b"\n")
+
+    def stop(self) -> None:
+        self.write(Told("stop", 0))
+        self._file.close()
+
+
+class Recording(_Writing):
+    """Writes down what it is told, one by one."""
+
+    name = "recording"
+
+    def on_open(self, context: HookContext) -> None:
+        self.write(Told("open", context.session, metadata=context.metadata))
+
+    def on_packet(self, context: HookContext, direction: Direction, data: bytes) -> None:
+        self.write(Told("packet", context.session, direction, data))
+
+    def on_close(self, context: HookContext, stats: SessionStats) -> None:
+        self.write(
+            Told(
+                "close",
+                context.session,
+                ended=stats.ended,
+                inbound=stats.inbound,
+                outbound=stats.outbound,
+            )
+        )
+
+
+class RecordingBatches(_Writing):
+    """Writes down what it is told in batches."""
+
+    name = "recording-batches"
+
+    def on_batch(self, events: Sequence[Event]) -> None:
+        for event in events:
+            stats = event.stats or SessionStats(0, 0, 0, "")
+            self.write(
+                Told(
+                    event.kind.name.lower(),
+                    event.context.session,
+                    event.direction,
+                    event.data,
+                    event.offset,
+                    event.time,
+                    event.context.metadata,
+                    stats.ended,
+                    stats.inbound,
+                    stats.outbound,
+                )
+            )
+
+
+class Obeying(Recording):
+    """Does what the packets say."""
+
+    name = "obeying"
+    queue_bytes = 65_536
+
+    def on_packet(self, context: HookContext, direction: Direction, data: bytes) -> None:
+        super().on_packet(context, direction, data)
+        match data:
+            case b"raise":
+                raise ValueError("as told")
+            case b"exit":
+                sys.exit("as told")
+            case b"interrupt":
+                raise KeyboardInterrupt
+            case b"die":
+                os._exit(7)
+            case b"kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case b"block":
+                RELEASE.wait()
+            case b"nap":
+                time.sleep(0.02)
+            case b"print":
+                print("printed by the hook")  # noqa: T201 - what the hook is for
+                sys.stdout.flush()
+
+
+class NotStarting(Ignoring):
+    name = "not-starting"
+
+    def start(self) -> None:
+        raise OSError(13, "Permission denied")
+
+
+class NotMade(Ignoring):
+    name = "not-made"
+
+    def __init__(self, _settings: Any) -> None:
+        sys.exit(3)
+
+
+class NotStopping(Recording):
+    """Blocks when it is stopped."""
+
+    name = "not-stopping"
+
+    def stop(self) -> None:
+        RELEASE.wait()
+        super().stop()
+
+
+class Blocking(Ignoring):
+    """Blocks at the first packet."""
+
+    name = "blocking"
+    queue_bytes = 1024 * 1024
+
+    def on_packet(self, *_: object) -> None:
+        RELEASE.wait()
+
+
+class Computing(Ignoring):
+    """Takes milliseconds of the processor for each packet."""
+
+    name = "computing"
+    queue_bytes = 65_536
+
+    def on_packet(self, *_: object) -> None:
+        for _turn in range(200_000):
+            pass
+
+
+class Hoarding(Ignoring):
+    """Keeps all it is told, for ever."""
+
+    name = "hoarding"
+    queue_bytes = 65_536
+
+    def start(self) -> None:
+        self._kept: list[object] = []
+
+    def on_batch(self, events: Sequence[Event]) -> None:
+        self._kept.append(events)
+
+
+class FailingToTellWhy(Ignoring):
+    """Raises what has no text."""
+
+    name = "failing"
+
+    def on_packet(self, *_: object) -> None:
+        raise _WithoutText
+
+
+class _WithoutText(Exception):  # noqa: N818 - never leaves this module
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Unnamed:
+    """Holds a class that cannot be found by its name."""
+
+    @staticmethod
+    def make() -> type[Ignoring]:
+        class Local(Ignoring):
+            isolation = "process"
+
+        return Local
