@@ -37,17 +37,28 @@ def knock() -> Path:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+def examples() -> Path:
+    """The folder of the distributions that the guide to hooks is about."""
+    return ROOT / "docs/examples"
+
+
+@pytest.fixture(scope="session")
+def variables() -> dict[str, str]:
+    """The environment variables, without those that lead to the workspace or into it."""
+    ours = ("VIRTUAL_ENV", "PYTHON", "COV", "REFRACTIUM")
+    return {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+
+
+@pytest.fixture(scope="session")
+def run(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Run a program away from the workspace, for its sources not to matter; what it writes is returned."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    ours = ("VIRTUAL_ENV", "PYTHON", "COV", "REFRACTIUM")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
 
     def run(*command: str | Path, status: int = 0, stdin: str = "", cwd: Path = elsewhere) -> str:
         done = subprocess.run(
             command,
             cwd=cwd,
-            env=environment,
+            env=variables,
             input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if status else subprocess.PIPE,
@@ -70,11 +81,14 @@ def uv() -> str:
 
 
 @pytest.fixture(scope="session")
-def dist(uv: str, run: Callable[..., str], knock: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(
+    uv: str, run: Callable[..., str], knock: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """All distributions: an sdist each, and the wheel built from that sdist."""
     folder = tmp_path_factory.mktemp("dist")
     run(uv, "build", "--quiet", "--all-packages", "--out-dir", folder, cwd=ROOT)
-    run(uv, "build", "--quiet", "--out-dir", folder, knock)
+    for other in (knock, *sorted(examples.iterdir())):
+        run(uv, "build", "--quiet", "--out-dir", folder, other)
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import socket
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Direction, HookContext
@@ -12,12 +11,13 @@ from refractium.hooks.clock import EPOCH
 from refractium.net.report import metadata_of
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from refractium.contract import ProtocolMatch, Transport
     from refractium.hooks import Tap
     from refractium.net.weld import Endpoint
-    from refractium.routing import Pool
+    from refractium.routing import Backend, Pool
 
 _SESSIONS: Final = itertools.count(secrets.randbits(63))
 """Numbers of 64 bits, of which no two runs are likely to have the same."""
@@ -27,7 +27,8 @@ def open_tap(
     pool: Pool,
     transport: Transport,
     client: tuple[str, int],
-    backend: socket.socket,
+    backend: Backend,
+    sock: socket.socket,
     match: ProtocolMatch | None,
     stamp: float,
 ) -> Tap:
@@ -37,23 +38,31 @@ def open_tap(
         pool: one that has taps.
         transport: how the client came.
         client: its address and port.
-        backend: the socket that is connected to the backend.
+        backend: the backend.
+        sock: what is connected to it.
         match: what its first bytes told.
         stamp: monotonic time (s) at which it came.
     """
     assert pool.taps is not None  # noqa: S101 - who has none does not call
-    peer = backend.getpeername()
     context = HookContext(
         session=next(_SESSIONS) & 0xFFFF_FFFF_FFFF_FFFF,
         transport=transport,
         protocol=pool.protocol,
         route=pool.label,
         client=client,
-        backend=peer if backend.family == socket.AF_UNIX else peer[:2],
+        backend=_address(backend, sock),
         metadata=dict(metadata_of(match)),
         started=int(stamp * 1e9) + EPOCH,
     )
     return pool.taps.open(context)
+
+
+def _address(backend: Backend, sock: socket.socket) -> tuple[str, int] | str:
+    try:
+        peer = sock.getpeername()
+    except OSError:  # it has reset the connection already
+        ((_, peer), *_) = backend.socket_addresses
+    return peer if isinstance(peer, str) else peer[:2]
 
 
 def tapped(endpoint: Endpoint, tap: Tap, direction: Direction) -> Callable[[memoryview], int]:

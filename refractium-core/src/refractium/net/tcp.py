@@ -399,14 +399,15 @@ class Connection:
         header, data, self._header, self._data = self._header, self._data, b"", b""
         assert self._pool is not None  # noqa: S101 - it has just been dialled
         if self._pool.taps is not None:
-            self._begin_to_tell(weld, self._pool, data)
+            self._begin_to_tell(weld, self._pool, backend, data)
         self._snapshot.idle.add(weld)
         weld.begin(header + data, sent, client_ended=self._client_ended, preface=len(header))
 
-    def _begin_to_tell(self, weld: Weld, pool: Pool, data: bytes) -> None:
+    def _begin_to_tell(self, weld: Weld, pool: Pool, backend: Backend, data: bytes) -> None:
         """Tell the hooks of the pool of the connection, of what was read so far, and of all that follows."""
         client = self._ip, self._port
-        tap = open_tap(pool, Transport.TCP, client, weld.backend.sock, self._match, self.stamp)
+        sock = weld.backend.sock
+        tap = open_tap(pool, Transport.TCP, client, backend, sock, self._match, self.stamp)
         if data:
             tap.packet(Direction.INBOUND, data)
         if self._client_ended:

@@ -485,10 +485,13 @@ class TappedSession(Session):
     def send_up(self, datagram: memoryview) -> bool:
         if not super().send_up(datagram):
             return False
-        assert self._sock is not None  # noqa: S101 - it was sent
         if self._tap is None:
+            assert self._sock is not None  # noqa: S101 - it was sent
+            assert self._backend is not None  # noqa: S101
             client = self.ip, self._client[1]
-            self._tap = open_tap(self._pool, Transport.UDP, client, self._sock, self._match, self._started)
+            self._tap = open_tap(
+                self._pool, Transport.UDP, client, self._backend, self._sock, self._match, self._started
+            )
         self._tap.packet(Direction.INBOUND, bytes(datagram))
         return True
 
