@@ -11,6 +11,7 @@ import sys
 import threading
 import types
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,23 +22,26 @@ from refractium.plugins import load_plugins
 from support.clients import PATIENCE
 from support.process import PROGRAM, run
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-GUIDE = ROOT / "docs" / "writing-a-protocol.md"
-"""Its examples are the files of a distribution, and tested as such."""
+GUIDES = [ROOT / "docs" / name for name in ("writing-a-protocol.md", "writing-a-hook.md")]
+"""Their examples are the files of distributions, and tested as such."""
 
 
-def blocks(language: str, *, without: Path | None = None) -> list[object]:
+def blocks(language: str, *, without: Sequence[Path] = ()) -> list[object]:
     fence = re.compile(rf"^```{language}\n(.*?)^```$", re.DOTALL | re.MULTILINE)
     return [
         pytest.param(text, id=f"{page.name}-{number}")
         for page in PAGES
-        if page != without
+        if page not in without
         for number, text in enumerate(fence.findall(page.read_text(encoding="utf-8")))
     ]
 
 
-@pytest.mark.parametrize("block", blocks("toml", without=GUIDE))
+@pytest.mark.parametrize("block", blocks("toml", without=GUIDES))
 def test_a_configuration_can_be_served(block: str) -> None:
     loaded = parse(Source(block, "example.toml"))
     beside = Overrides(
@@ -46,7 +50,7 @@ def test_a_configuration_can_be_served(block: str) -> None:
     assert len(assemble(loaded, beside, load_plugins()).tcp) >= 1 + ('name = "http' in block)
 
 
-@pytest.mark.parametrize("block", blocks("python", without=GUIDE))
+@pytest.mark.parametrize("block", blocks("python", without=GUIDES))
 def test_python_runs(block: str) -> None:
     module = types.ModuleType("example")
     exec(compile(block, "example.py", "exec"), module.__dict__)  # noqa: S102 - it is ours

@@ -122,10 +122,10 @@ class Exhausted(socket.socket):
 
     exhausted = threading.Event()
 
-    def accept(self) -> Any:
+    def _accept(self) -> Any:
         if self.exhausted.is_set():
             raise OSError(errno.EMFILE, "Too many open files")
-        return super().accept()
+        return super()._accept()  # type: ignore[misc]
 
 
 @pytest.fixture
@@ -136,7 +136,8 @@ def exhausted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 def replace_listener(proxy: ProxyThread) -> None:
     (one,) = proxy.service.listeners
-    one._sock = Exhausted(fileno=one._sock.detach())
+    one._sock = exhausted = Exhausted(fileno=one._sock.detach())
+    one._accept = exhausted._accept
 
 
 def test_accepting_pauses_while_the_machine_has_run_out_and_goes_on_after(exhausted: threading.Event) -> None:
@@ -174,7 +175,7 @@ def test_a_client_that_is_gone_before_it_is_accepted_is_its_own_affair(
     code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Backend(sink) as backend, ProxyThread(fallback=backend.address) as proxy:
-        monkeypatch.setattr(Exhausted, "accept", failing_once(Exhausted.accept, OSError(code, "gone")))
+        monkeypatch.setattr(Exhausted, "_accept", failing_once(Exhausted._accept, OSError(code, "gone")))
         monkeypatch.setattr(Exhausted, "exhausted", threading.Event())
         replace_listener(proxy)
         for _ in range(3):

@@ -55,7 +55,7 @@ def _resolve(
     hook, id_ = found
     table = tables.get(id_, {})
     merged = {**table, **options}
-    wrong = list(table_problems(hook.settings_type, merged, f"hook {name!r}", ("name",)))
+    wrong = list(table_problems(hook.settings_type, merged, f"plugin {id_!r}", ("name",)))
     settings = None
     if not wrong:
         settings = msgspec.convert(merged, hook.settings_type)
