@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from refractium.net.listener import EXHAUSTED
 from refractium.net.locality import is_self_connected
@@ -27,6 +27,11 @@ _BUDGET: Final = 2
 _RETRY: Final = 0.01
 """Seconds until the same is tried again, where the epoll cannot tell when: a unix socket whose queue is full,
 or a machine without a free descriptor."""
+
+
+def stream_socket(family: int) -> socket.socket:
+    """A new non-blocking socket, of the class below Python's own, which costs 3 us more a connection."""
+    return cast("socket.socket", socket.SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
 
 
 class Caller(Protocol):
@@ -138,7 +143,7 @@ class Dial:
         assert self._current is not None  # noqa: S101 - set by the only caller
         family, address = self._current[1]
         try:
-            sock = self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock = self._sock = stream_socket(family)
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -337,7 +337,7 @@ class Session:
 
     def send_up(self, datagram: memoryview) -> bool:
         """Send a datagram to the backend; to the next one, should this one refuse. Whether it was sent."""
-        self.stamp = self._service.reactor.now
+        self.stamp = self._service.reactor.turned
         for _ in range(1 + len(self._pool.backends)):
             if self._sock is None and not self._connect():
                 break
@@ -443,7 +443,7 @@ class Session:
 
     def _on_event(self, _mask: int) -> None:
         service = self._service
-        self.stamp = service.reactor.now
+        self.stamp = service.reactor.turned
         for _ in range(_DATAGRAMS_A_TURN):
             if self._sock is None:
                 return

@@ -152,7 +152,7 @@ class Weld:
         self._serve(mask, self.down, self.up)
 
     def _serve(self, mask: int, reading: Flow, writing: Flow) -> None:
-        self.stamp = self.shared.reactor.now
+        self.stamp = self.shared.reactor.turned
         if mask & (HANGUP | URGENT):
             reading.near_end = True
         if mask & ~OUT:
