@@ -128,3 +128,16 @@ def test_clients_that_come_and_go_leave_no_line_unless_asked_for(backend: Backen
             assert proxy.terminate() == 0
             assert proxy.err.count("client left before it was identified") == lines
             assert len([line for line in proxy.err.splitlines() if " -> " in line]) == lines + 1
+
+
+def test_a_stderr_that_nobody_reads_keeps_nobody_waiting(backend: Backend) -> None:
+    unread, its_end = os.pipe()
+    try:
+        with Running(*LOCAL, "-f", f"http={backend.address}", stderr=its_end) as proxy:
+            proxy.await_out("^Listening")
+            for _ in range(1500):  # more lines than a pipe holds (pipe(7): 65,536 bytes)
+                assert ask(proxy.address, HTTP).data.startswith(b"web")
+            assert proxy.terminate() == 0
+    finally:
+        os.close(its_end)
+        os.close(unread)

@@ -24,25 +24,23 @@ class AccessLog:
     def write(self, summary: Summary) -> None:
         """Write the line. Clients that left without a word are of interest to debuggers only."""
         level = logging.DEBUG if summary.ended is Ended.CLIENT_LEFT else logging.INFO
-        if not log.isEnabledFor(level):
-            return
-        told = "".join(
-            f" {key}={escape(value)}" for key in ("sni", "host") if (value := summary.metadata.get(key))
-        )
-        log.log(
-            level,
-            "%s %s%s%s -> %s up=%d down=%d %.3fs %s",
-            summary.client,
-            summary.route or "unidentified",
-            "/udp" if summary.transport is Transport.UDP else "",
-            told,
-            summary.backend or "none",
-            summary.up,
-            summary.down,
-            summary.seconds,
-            summary.ended,
-            extra={"connection": summary},
-        )
+        if log.isEnabledFor(level):
+            log.log(level, "%s", line_of(summary), extra={"connection": summary})
+
+
+def line_of(summary: Summary) -> str:
+    """A connection in one line of printable text, without an end."""
+    metadata = summary.metadata
+    told = (
+        "".join(f" {key}={escape(value)}" for key in ("sni", "host") if (value := metadata.get(key)))
+        if metadata
+        else ""
+    )
+    return (
+        f"{summary.client} {summary.route or 'unidentified'}"
+        f"{'/udp' if summary.transport is Transport.UDP else ''}{told} -> {summary.backend or 'none'}"
+        f" up={summary.up} down={summary.down} {summary.seconds:.3f}s {summary.ended.value}"
+    )
 
 
 def escape(value: object) -> str:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from refractium.hooks import HookUse, UsedHook
+    from refractium.net.report import Reporter
     from refractium.routing import Route
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Refractium:
         listeners: the rules of listeners, by a name that `start_tcp`, `start_udp` and `start_on` are given.
             By default there is one, which they need not be told, and it serves every route to everybody.
         hooks: packet hooks of every route and of the fallbacks, as `Route` takes them.
+        report: told of every connection and session that ended; by default the access log.
 
     Raises:
         ConfigError: routes that cannot be used together, a bad address.
@@ -82,8 +84,10 @@ class Refractium:
         settings: Settings = _DEFAULTS,
         listeners: Mapping[str, ListenerRules] = _ONE_LISTENER,
         hooks: Sequence[HookUse] = (),
+        report: Reporter | None = None,
     ) -> None:
         self._started = status.now()
+        self._report = report or AccessLog()
         self._plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings, listeners, hooks)
         self._hooks = Hooks()
         self._limits = Limits(settings)
@@ -277,7 +281,7 @@ class Refractium:
 
     def _service(self, transport: Transport, reactor: Reactor) -> TcpService | UdpService:
         """The service of a transport, made when it is first needed."""
-        what = (reactor, self._plan.routers[transport], self.settings, self._limits, AccessLog())
+        what = (reactor, self._plan.routers[transport], self.settings, self._limits, self._report)
         if transport is Transport.TCP:
             self._tcp = self._tcp or TcpService(*what)
             return self._tcp

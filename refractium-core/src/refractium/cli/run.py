@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from refractium.assembly import Assembly
+    from refractium.net.report import Reporter
 
 log = logging.getLogger("refractium")
 
@@ -57,7 +58,7 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
         ConfigError: the configuration cannot be used; nothing was bound.
         ListenError: an address cannot be listened on.
     """
-    logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
+    access = logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
     file = configuration.file(flags)
     known = digest(file) if file is not None else None
     assembly = configuration.assembly(flags)
@@ -68,7 +69,7 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
         render.routes(assembly)
     for warning in assembly.warnings:
         log.warning("%s", warning)
-    run(lambda: _serve(flags, assembly, transports, (file, known)))
+    run(lambda: _serve(flags, assembly, transports, (file, known), access))
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -87,8 +88,9 @@ async def _serve(
     assembly: Assembly,
     transports: Sequence[Transport],
     in_force: tuple[Path | None, bytes | None],
+    access: Reporter,
 ) -> None:
-    engine = Refractium(**configuration.engine_arguments(assembly))
+    engine = Refractium(**configuration.engine_arguments(assembly), report=access)
     listening = Listening(engine)
     stopping = _Stopping(engine)
     observing = Observing(engine)

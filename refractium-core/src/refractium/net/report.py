@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from msgspec import Struct
 
-    from refractium.contract import MetadataValue, ProtocolMatch, Transport
+from refractium.contract import MetadataValue, Transport
+
+if TYPE_CHECKING:
+    from refractium.contract import ProtocolMatch
 
 
 class Ended(StrEnum):
@@ -31,8 +33,7 @@ class Ended(StrEnum):
     FAULT = "internal error"
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(Struct, frozen=True):
     """A finished connection or UDP session, for the access log.
 
     Attributes:

@@ -110,6 +110,7 @@ class TcpService:
         """Forget all timers. Listeners and connections have been closed before."""
         for snapshot in self.snapshots.values():
             snapshot.close()
+        self.welding.pipes.close()
 
     def ended(self, connection: Connection, ip: str | None, how: Ended) -> None:
         """Count a connection that has let its sockets go."""

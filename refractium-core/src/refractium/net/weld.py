@@ -12,12 +12,15 @@ says when it is worth going on. The rules:
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import struct
 import termios
+from os import splice
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Direction
+from refractium.net.pipes import SIZE, Pipes
 from refractium.net.reactor import EDGE, ERROR, HANGUP, IN, OUT, URGENT
 from refractium.net.report import Ended
 from refractium.net.taps import tapped
@@ -27,12 +30,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from refractium.hooks import Tap
+    from refractium.net.pipes import Pipe
     from refractium.net.reactor import Reactor
 
 BUFFER: Final = 65_536
 """Bytes read at once, and the most that a flow holds back."""
 _READS_A_TURN: Final = 16
 """After this many full reads a flow lets the others have their turn."""
+_READS_BEFORE_SPLICE: Final = 3
+"""After one more full read than that in one turn it is bulk, and the kernel moves the bytes."""
+_SPLICES_A_TURN: Final = 2
+_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _RESET_POLL: Final = (0.005, 0.32)
 """Seconds between looks at whether the last bytes before a reset have been taken: at first, and at most."""
@@ -54,6 +62,7 @@ class Welding:
         # One buffer for all: a flow empties it into its sink, or copies what is left, before the next reads.
         self.buffer = bytearray(BUFFER)
         self.view = memoryview(self.buffer)
+        self.pipes = Pipes(reactor.loop)
 
 
 class Endpoint:
@@ -142,6 +151,7 @@ class Weld:
         """Have a tap told of what is received from now on."""
         self.client.receive = tapped(self.client, tap, Direction.INBOUND)
         self.backend.receive = tapped(self.backend, tap, Direction.OUTBOUND)
+        self.up.may_splice = self.down.may_splice = False
 
     def on_client(self, mask: int) -> None:
         """The client's socket has something."""
@@ -159,7 +169,7 @@ class Weld:
             reading.run()
         if mask & ERROR and reading.done:
             writing.sink_broke()
-        if mask & OUT and writing.held:
+        if mask & OUT and (writing.held or writing.piped):
             writing.run()
 
     def other(self, flow: Flow) -> Flow:
@@ -171,6 +181,8 @@ class Weld:
         if self._timer is not None:
             self._timer.cancel()
         self.up.done = self.down.done = True
+        self.up.release()
+        self.down.release()
         self.shared.reactor.retire(self.client.sock)
         self.shared.reactor.retire(self.backend.sock)
         self._on_end(how)
@@ -219,12 +231,27 @@ class Flow:
     Attributes:
         count: bytes the sink has taken.
         held: bytes read that the sink has not taken.
+        pipe: what bytes go through while there are many of them; else None.
+        piped: how many bytes the pipe holds.
+        may_splice: whether a pipe may be used: where nobody but the sink is to have the bytes.
         near_end: the source has said that its end is near, so it is read until that is reached.
         ended: the source has no more, for whatever reason.
         done: nothing is left to do.
     """
 
-    __slots__ = ("count", "done", "ended", "held", "near_end", "sink", "source", "weld")
+    __slots__ = (
+        "count",
+        "done",
+        "ended",
+        "held",
+        "may_splice",
+        "near_end",
+        "pipe",
+        "piped",
+        "sink",
+        "source",
+        "weld",
+    )
 
     def __init__(self, weld: Weld, source: Endpoint, sink: Endpoint) -> None:
         self.weld = weld
@@ -232,18 +259,21 @@ class Flow:
         self.sink = sink
         self.count = 0
         self.held = b""
+        self.pipe: Pipe | None = None
+        self.piped = 0
+        self.may_splice = not (source.is_local or sink.is_local)
         self.near_end = source.is_local
         self.ended = False
         self.done = False
 
-    def run(self) -> None:  # noqa: C901, PLR0911 - the one loop every byte goes through
+    def run(self) -> None:  # noqa: C901, PLR0911, PLR0912 - the one loop every byte goes through
         """Move bytes until the source has none, the sink takes none, or this turn's share is used up."""
-        if self.done:
+        if self.done or (self.pipe is not None and not self._pump()):
             return
         shared = self.weld.shared
         view = shared.view
         receive, send = self.source.receive, self.sink.sock.send
-        for _ in range(_READS_A_TURN):
+        for reads in range(_READS_A_TURN):
             if self.held and not self._flush():
                 return
             if self.ended:
@@ -275,9 +305,58 @@ class Flow:
                 return
             # A short read has emptied the source, and what arrives later is a new edge; unless its end had
             # been announced already: that edge has been.
-            if got < BUFFER and not self.near_end:
-                return
+            if got < BUFFER:
+                if not self.near_end:
+                    return
+            elif reads == _READS_BEFORE_SPLICE and self.may_splice:
+                self.pipe = shared.pipes.borrow()
+                if self.pipe is not None and not self._pump():
+                    return
         shared.reactor.again(self.run)
+
+    def _pump(self) -> bool:
+        """Move bytes through the pipe; whether the source has no more for now and the pipe is given back."""
+        assert self.pipe is not None  # noqa: S101 - that is when it is called
+        read, write = self.pipe.read, self.pipe.write
+        source, sink = self.source.sock.fileno(), self.sink.sock.fileno()
+        before = self.count
+        for _ in range(_SPLICES_A_TURN):
+            if not self.piped:
+                try:
+                    self.piped = splice(source, write, SIZE, flags=_FLAGS)
+                except BlockingIOError:
+                    # Of a transfer that goes on the pipe stays. Of a byte out of band, which near_end tells
+                    # of, splice stops short, so that recv has to say whether the source is empty.
+                    if self.count - before >= BUFFER and not self.near_end:
+                        return False
+                    break
+                except OSError:
+                    self.source.broken = True
+                if not self.piped:
+                    self.ended = True
+                    break
+            try:
+                sent = splice(read, sink, self.piped, flags=_FLAGS)
+            except BlockingIOError:
+                self.await_room()
+                return False
+            except OSError:
+                self.sink_broke()
+                return False
+            self.piped -= sent
+            self.count += sent
+        else:
+            self.weld.shared.reactor.again(self.run)
+            return False
+        self.release()
+        return True
+
+    def release(self) -> None:
+        """Give the pipe back, if there is one."""
+        if self.pipe is not None:
+            self.weld.shared.pipes.give_back(self.pipe, is_empty=not self.piped)
+            self.pipe = None
+            self.piped = 0
 
     def await_room(self) -> None:
         """Have the epoll say when the sink takes bytes again."""
@@ -324,6 +403,7 @@ class Flow:
         self.sink.broken = True
         self.done = True
         self.held = b""
+        self.release()
         opposite = self.weld.other(self)
         if opposite.done:
             self.weld.pass_on_reset(self.source)

@@ -1,0 +1,79 @@
+"""Lines on their way to stderr, which may be a pipe that nobody reads or a disk that is full."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Final
+
+_GATHER: Final = 0.02
+"""Seconds for which lines are gathered, so that a busy proxy writes often enough and not for every line."""
+_MAX_HELD: Final = 4 * 1024 * 1024
+"""Characters that wait to be written; what comes on top is lost, and counted."""
+
+
+class LineWriter:
+    """Writes lines in a thread of its own, so that who logs never waits for who reads.
+
+    Args:
+        fd: where to.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        # One thread appends and the other takes off, each by atomic operations.
+        self._lines: deque[str] = deque()
+        self._put = 0
+        self._taken = 0
+        self._lost = 0
+        self._is_asleep = True
+        self._work = threading.Semaphore(0)
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: str) -> None:
+        """Write a line, which has its end with it, soon."""
+        if self._put - self._taken > _MAX_HELD:
+            self._lost += 1
+            return
+        self._put += len(line)
+        self._lines.append(line)
+        if self._is_asleep:
+            self._is_asleep = False
+            self._work.release()
+
+    def close(self, timeout: float) -> None:
+        """Write what is there, for so many seconds at the most."""
+        self._is_closing = True
+        self._work.release()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            self._work.acquire()
+            if not self._is_closing:
+                time.sleep(_GATHER)
+            # Set before the lines are taken: what comes after that wakes this thread again.
+            self._is_asleep = True
+            self._write_all()
+            if self._is_closing and not self._lines:
+                return
+
+    def _write_all(self) -> None:
+        taken = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self._lines.popleft())
+        text = "".join(taken)
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            text += f"({lost} lines of the log were lost: nobody took them)\n"
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        with suppress(OSError):  # a full disk or a closed stderr costs lines, never a connection
+            while data:
+                data = data[os.write(self._fd, data) :]
+        self._taken += sum(map(len, taken))

@@ -1,0 +1,85 @@
+"""Pipes through which the kernel moves bytes from socket to socket, without a copy into this process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import asyncio
+
+SIZE: Final = 1024 * 1024
+"""What a pipe holds at the most (bytes), where the user may have as much (pipe(7), pipe-user-pages-soft)."""
+_KEPT: Final = 64
+"""Empty pipes that are kept for the next."""
+_NEEDED: Final = 0.5
+"""Seconds after which a pipe that nobody has borrowed is not kept any longer."""
+
+
+class Pipe:
+    """One pipe; its ends do not block."""
+
+    __slots__ = ("read", "write")
+
+    def __init__(self) -> None:
+        self.read, self.write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with suppress(OSError):  # a smaller one does as well
+            fcntl.fcntl(self.write, fcntl.F_SETPIPE_SZ, SIZE)
+
+    def close(self) -> None:
+        """With whatever it holds."""
+        os.close(self.read)
+        os.close(self.write)
+
+
+class Pipes:
+    """Lends pipes. One that comes back with bytes in it is closed: they are one client's, nobody else's.
+
+    Args:
+        loop: the event loop, for the time after which pipes that nobody has needed are closed.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._free: list[Pipe] = []
+        self._unneeded = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def borrow(self) -> Pipe | None:
+        """An empty pipe, or none on a machine that has no more descriptors."""
+        if self._free:
+            pipe = self._free.pop()
+            self._unneeded = min(self._unneeded, len(self._free))
+            return pipe
+        try:
+            return Pipe()
+        except OSError:
+            return None
+
+    def give_back(self, pipe: Pipe, *, is_empty: bool) -> None:
+        """Take back a pipe."""
+        if not is_empty or len(self._free) >= _KEPT:
+            pipe.close()
+            return
+        self._free.append(pipe)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_NEEDED, self._close_unneeded)
+
+    def close(self) -> None:
+        """Close those that nobody has."""
+        while self._free:
+            self._free.pop().close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close_unneeded(self) -> None:
+        """Close as many as have lain here since the last time."""
+        self._timer = None
+        for _ in range(self._unneeded):
+            self._free.pop(0).close()
+        self._unneeded = len(self._free)
+        if self._free:
+            self._timer = self._loop.call_later(_NEEDED, self._close_unneeded)
