@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -309,15 +310,16 @@ def test_clients_that_cannot_connect_take_a_backend_down_and_one_brings_it_back(
 def test_a_shortage_of_this_machine_takes_no_backend_down(
     monkeypatch: pytest.MonkeyPatch, changes: list[str]
 ) -> None:
-    def no_local_port(*_: object) -> int:
-        return 99  # EADDRNOTAVAIL
+    class WithoutAPort(socket.SocketType):
+        def connect_ex(self, _: object) -> int:
+            return errno.EADDRNOTAVAIL
 
     with (
         Backend(named("a")) as backend,
         ProxyThread(route(backend.address, health=Health(fall=1)), expected=EXPECTED) as proxy,
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(socket.socket, "connect_ex", no_local_port)
+            patch.setattr(dial, "stream_socket", WithoutAPort)
             for _ in range(5):
                 assert ask(proxy.address, HELLO) == (b"", "reset")
         assert ask(proxy.address, HELLO).data == b"a" + HELLO

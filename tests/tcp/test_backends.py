@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import socket
 import threading
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from refractium import Route
-from refractium.net import resolver
+from refractium.net import dial, resolver
 from support.backends import Backend, FullUnixQueue, digest, hanging, named, refusing, sink, source
 from support.clients import MIB, PATIENCE, ask, payload, receive, receive_all, reset
 from support.proxy import ProxyThread, eventually, free_port, quick, starting_with
@@ -27,6 +26,7 @@ HELLO = b"magic hello"
 UNREACHABLE = "cannot be reached"
 CONNECT_TIMEOUT = 0.3
 HASTY = quick(connect_timeout_ms=300)
+NON_BLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 
 def route(*backends: str) -> Route:
@@ -221,13 +221,16 @@ def test_a_unix_socket_that_is_not_there_is_followed_by_the_next(tmp_path: Path)
 def test_a_connection_with_itself_is_no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
 
-    def from_the_same_port(sock: socket.socket, address: tuple[str, int]) -> int:
-        if address[1] == port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-        return _socket.socket.connect_ex(sock, address)
+    class FromTheSamePort(socket.SocketType):
+        def connect_ex(self, address: Any) -> int:
+            if address[1] == port:
+                self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self.bind(address)
+                bound.append(address)
+            return super().connect_ex(address)
 
-    monkeypatch.setattr(socket.socket, "connect_ex", from_the_same_port)
+    bound: list[Any] = []
+    monkeypatch.setattr(dial, "stream_socket", lambda family: FromTheSamePort(family, NON_BLOCKING))
     with (
         Backend(sink) as backend,
         ProxyThread(
@@ -236,6 +239,7 @@ def test_a_connection_with_itself_is_no_backend(monkeypatch: pytest.MonkeyPatch)
     ):
         for _ in range(6):
             assert ask(proxy.address, HELLO) == (digest(HELLO), "eof")
+    assert bound
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"])

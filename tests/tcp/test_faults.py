@@ -38,9 +38,8 @@ def failing_once(original: Callable[..., Any], error: Exception) -> Callable[...
     ("owner", "method"),
     [
         (weld.Flow, "run"),
+        (weld.Flow, "on_source"),
         (weld.Weld, "begin"),
-        (weld.Weld, "on_client"),
-        (weld.Weld, "on_backend"),
         (dial.Dial, "begin"),
         (dial.Dial, "_send_first"),
         (dial.Dial, "_arrive"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from refractium.contract import ProtocolMatch, Transport
     from refractium.hooks import Tap
-    from refractium.net.weld import Endpoint
+    from refractium.net.weld import Flow
     from refractium.routing import Backend, Pool
 
 _SESSIONS: Final = itertools.count(secrets.randbits(63))
@@ -65,15 +65,15 @@ def _address(backend: Backend, sock: socket.socket) -> tuple[str, int] | str:
     return peer if isinstance(peer, str) else peer[:2]
 
 
-def tapped(endpoint: Endpoint, tap: Tap, direction: Direction) -> Callable[[memoryview], int]:
-    """What receives from an endpoint in the place of its socket, and tells of it."""
-    receive = endpoint.receive
+def tapped(flow: Flow, tap: Tap, direction: Direction) -> Callable[[memoryview], int]:
+    """What receives in the place of the source's socket, and tells of it."""
+    receive, source = flow.receive, flow.source
 
     def receive_and_tell(view: memoryview) -> int:
         got = receive(view)
         if got:
             tap.packet(direction, bytes(view[:got]))
-        elif not endpoint.broken:
+        elif not source.broken:
             tap.end(direction)
         return got
 

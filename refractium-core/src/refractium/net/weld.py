@@ -72,17 +72,15 @@ class Endpoint:
         is_local: a unix socket: a short read from one does not mean that it is empty.
         events: what it is watched for.
         broken: it was reset, or failed otherwise.
-        receive: reads into a buffer, as `socket.recv_into` does; of a session with hooks, tells them as well.
     """
 
-    __slots__ = ("broken", "events", "is_local", "receive", "sock")
+    __slots__ = ("broken", "events", "is_local", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.is_local = sock.family == socket.AF_UNIX
         self.events = IN | EDGE
         self.broken = False
-        self.receive: Callable[[memoryview], int] = sock.recv_into
 
 
 class Weld:
@@ -135,8 +133,8 @@ class Weld:
         self.up.count = sent - preface
         self.up.held = first[sent:]
         self.up.ended = client_ended
-        client_was_watched = reactor.watch(self.client.sock, self.client.events, self.on_client)
-        backend_was_watched = reactor.watch(self.backend.sock, self.backend.events, self.on_backend)
+        client_was_watched = reactor.watch(self.client.sock, self.client.events, self.up.on_source)
+        backend_was_watched = reactor.watch(self.backend.sock, self.backend.events, self.down.on_source)
         if self.up.held:
             self.up.await_room()
         # Events that came before the sockets were the weld's do not come again.
@@ -149,28 +147,9 @@ class Weld:
 
     def tell(self, tap: Tap) -> None:
         """Have a tap told of what is received from now on."""
-        self.client.receive = tapped(self.client, tap, Direction.INBOUND)
-        self.backend.receive = tapped(self.backend, tap, Direction.OUTBOUND)
-        self.up.may_splice = self.down.may_splice = False
-
-    def on_client(self, mask: int) -> None:
-        """The client's socket has something."""
-        self._serve(mask, self.up, self.down)
-
-    def on_backend(self, mask: int) -> None:
-        """The backend's socket has something."""
-        self._serve(mask, self.down, self.up)
-
-    def _serve(self, mask: int, reading: Flow, writing: Flow) -> None:
-        self.stamp = self.shared.reactor.turned
-        if mask & (HANGUP | URGENT):
-            reading.near_end = True
-        if mask & ~OUT:
-            reading.run()
-        if mask & ERROR and reading.done:
-            writing.sink_broke()
-        if mask & OUT and (writing.held or writing.piped):
-            writing.run()
+        for flow, direction in ((self.up, Direction.INBOUND), (self.down, Direction.OUTBOUND)):
+            flow.receive = tapped(flow, tap, direction)
+            flow.may_splice = False
 
     def other(self, flow: Flow) -> Flow:
         """The opposite direction."""
@@ -234,12 +213,16 @@ class Flow:
         pipe: what bytes go through while there are many of them; else None.
         piped: how many bytes the pipe holds.
         may_splice: whether a pipe may be used: where nobody but the sink is to have the bytes.
+        receive: reads into a buffer, as `socket.recv_into` of the source does; of a session with hooks, tells
+            them as well.
         near_end: the source has said that its end is near, so it is read until that is reached.
         ended: the source has no more, for whatever reason.
         done: nothing is left to do.
     """
 
     __slots__ = (
+        "_send",
+        "_view",
         "count",
         "done",
         "ended",
@@ -248,6 +231,7 @@ class Flow:
         "near_end",
         "pipe",
         "piped",
+        "receive",
         "sink",
         "source",
         "weld",
@@ -257,6 +241,9 @@ class Flow:
         self.weld = weld
         self.source = source
         self.sink = sink
+        self.receive: Callable[[memoryview], int] = source.sock.recv_into
+        self._send = sink.sock.send
+        self._view = weld.shared.view
         self.count = 0
         self.held = b""
         self.pipe: Pipe | None = None
@@ -266,13 +253,28 @@ class Flow:
         self.ended = False
         self.done = False
 
+    def on_source(self, mask: int) -> None:
+        """The source's socket has something."""
+        weld = self.weld
+        weld.stamp = weld.shared.reactor.turned
+        if mask == IN:  # as nearly always
+            self.run()
+            return
+        if mask & (HANGUP | URGENT):
+            self.near_end = True
+        if mask & ~OUT:
+            self.run()
+        opposite = weld.other(self)
+        if mask & ERROR and self.done:
+            opposite.sink_broke()
+        if mask & OUT and (opposite.held or opposite.piped):
+            opposite.run()
+
     def run(self) -> None:  # noqa: C901, PLR0911, PLR0912 - the one loop every byte goes through
         """Move bytes until the source has none, the sink takes none, or this turn's share is used up."""
         if self.done or (self.pipe is not None and not self._pump()):
             return
-        shared = self.weld.shared
-        view = shared.view
-        receive, send = self.source.receive, self.sink.sock.send
+        view, receive, send = self._view, self.receive, self._send
         for reads in range(_READS_A_TURN):
             if self.held and not self._flush():
                 return
@@ -309,10 +311,10 @@ class Flow:
                 if not self.near_end:
                     return
             elif reads == _READS_BEFORE_SPLICE and self.may_splice:
-                self.pipe = shared.pipes.borrow()
+                self.pipe = self.weld.shared.pipes.borrow()
                 if self.pipe is not None and not self._pump():
                     return
-        shared.reactor.again(self.run)
+        self.weld.shared.reactor.again(self.run)
 
     def _pump(self) -> bool:
         """Move bytes through the pipe; whether the source has no more for now and the pipe is given back."""

@@ -1,0 +1,416 @@
+"""A mixed run through the program: its clients keep count, and status and metrics tell the very same."""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from refractium.control import ask, decode, file_name
+from support.backends import Backend, echo, named, refusing
+from support.clients import connect, receive, receive_all, reset
+from support.datagrams import UdpBackend
+from support.datagrams import client as datagram_client
+from support.datagrams import echo as echo_datagram
+from support.process import RUNTIME, Running, run, serving
+from support.proxy import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Self
+
+    from refractium.status import Status
+
+Story: TypeAlias = "Counter[tuple[str, ...]]"
+"""How often what has happened, or how many bytes. Stories are compared without what has not."""
+
+PER_IP: Final = 40
+REFUSED: Final = 5
+"""Clients that are one too many of their address, of each transport."""
+WORKERS: Final = 6
+STEPS: Final = 80
+"""What each worker does, one after the other."""
+DENIED: Final = "127.0.3.1"
+"""An address that is not let in."""
+
+
+class Backends(NamedTuple):
+    """The address of each."""
+
+    good: str
+    better: str
+    crashing: str
+    gone: str
+    greeting: str
+    fallback: str
+    answering: str
+    sink: str
+
+
+@contextmanager
+def backends() -> Iterator[Backends]:
+    """One of each kind."""
+    with (
+        Backend(echo) as good,
+        Backend(echo) as better,
+        Backend(crashing) as crash,
+        refusing() as gone,
+        Backend(named("hello")) as greeting,
+        Backend(echo) as fallback,
+        UdpBackend(echo_datagram) as answering,
+        UdpBackend(lambda _: []) as sink,
+    ):
+        yield Backends(
+            good.address,
+            better.address,
+            crash.address,
+            gone,
+            greeting.address,
+            fallback.address,
+            answering.address,
+            sink.address,
+        )
+
+
+def crashing(sock: socket.socket) -> None:
+    """Takes something, then resets."""
+    sock.recv(100)
+    reset(sock)
+
+
+def configuration(to: Backends, *server: str) -> str:
+    routes = [
+        ("good", "tcp", f'forward_to = ["{to.good}", "{to.better}"]'),
+        ("crash", "tcp", f'forward_to = "{to.crashing}"'),
+        ("gone", "tcp", f'forward_to = "{to.gone}"'),
+        ("greet", "tcp", f'forward_to = "{to.greeting}"\non_timeout = true'),
+        ("private", "tcp", f'forward_to = "{to.good}"\nallow = ["10.0.0.0/8"]'),
+        ("shut", "tcp", 'action = "reject"'),
+        ("query", "udp", f'forward_to = "{to.answering}"'),
+        ("stay", "udp", f'forward_to = "{to.answering}"\nudp_session_timeout_ms = 600000'),
+        ("mute", "udp", 'action = "reject"'),
+    ]
+    lines = [
+        f'fallback_tcp = "{to.fallback}"',
+        f'fallback_udp = "{to.sink}"',
+        "[server]",
+        'bind = "127.0.0.1"',
+        "port = 0",
+        f"max_connections_per_ip = {PER_IP}",
+        f'deny = ["{DENIED}"]',
+        "udp_session_timeout_ms = 300",
+        "hot_reload = false",
+        *server,
+        "[metrics]",
+        'bind = "127.0.0.1:0"',
+    ]
+    for name, transport, more in routes:
+        lines += [
+            "[[protocols]]",
+            f'name = "{name}"',
+            f'transport = "{transport}"',
+            f'patterns = [{{ hex = "{name.encode().hex()}", offset = 0 }}]',
+            more,
+        ]
+    return "\n".join(lines)
+
+
+class Clients:
+    """Clients of one address.
+
+    Args:
+        port: of the proxy.
+        source: their address.
+
+    Attributes:
+        story: what they have met.
+    """
+
+    def __init__(self, port: int, source: str) -> None:
+        self._address = "127.0.0.1", port
+        self._source = source
+        self._stack = ExitStack()
+        self.story: Story = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def do_many_things(self, seed: int) -> None:
+        """In an order of chance."""
+        chance = random.Random(seed)  # noqa: S311 - test data
+        things: tuple[tuple[Callable[[bytes], None], int], ...] = (
+            (self.talk, 100_000),
+            (self.go_to_the_fallback, 100_000),
+            (self.are_unknown, 100_000),
+            (self.wait_to_be_greeted, 100_000),
+            (self.leave_in_anger, 0),
+            (self.are_thrown_out, 0),
+            (self.say_nothing, 0),
+            (self.are_kept_out, 0),
+            (self.are_rejected, 0),
+            (self.query, 1_000),
+            (self.send_one_way, 1_000),
+            (self.send_in_vain, 1_000),
+        )
+        for do, most in chance.choices(things, k=STEPS):
+            do(chance.randbytes(chance.randint(0, most)))
+
+    def talk(self, data: bytes) -> None:
+        self._exchange("good", "identified", b"good" + data)
+
+    def go_to_the_fallback(self, data: bytes) -> None:
+        """Since no backend of their route can be reached."""
+        self._exchange("fallback", "identified", b"gone" + data)
+
+    def are_unknown(self, data: bytes) -> None:
+        self._exchange("fallback", "fallback", b"what?" + data)
+
+    def wait_to_be_greeted(self, data: bytes) -> None:
+        with self._connect() as sock:
+            assert receive(sock, 5) == b"hello"
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == (data, "eof")
+        self._has_ended("greet", "silent", "closed", len(data), 5 + len(data))
+
+    def leave_in_anger(self, _data: bytes) -> None:
+        with self._connect() as sock:
+            sock.sendall(b"good")
+            assert receive(sock, 4) == b"good"
+            reset(sock)
+        self._has_ended("good", "identified", "client_reset", 4, 4)
+
+    def are_thrown_out(self, _data: bytes) -> None:
+        with self._connect() as sock:
+            sock.sendall(b"crash")
+            assert receive_all(sock) == (b"", "reset")
+        self._has_ended("crash", "identified", "backend_reset", 5, 0)
+
+    def say_nothing(self, _data: bytes) -> None:
+        self._connect().close()
+        self._has_ended("-", "left", "client_left", 0, 0)
+
+    def are_kept_out(self, _data: bytes) -> None:
+        with self._connect() as sock:
+            sock.sendall(b"private")
+            assert receive_all(sock) == (b"", "eof")
+        self._has_ended("private", "identified", "denied", 0, 0)
+
+    def are_rejected(self, _data: bytes) -> None:
+        with self._connect() as sock:
+            sock.sendall(b"shut")
+            assert receive_all(sock) == (b"", "eof")
+        self._has_ended("shut", "identified", "rejected", 0, 0)
+
+    def query(self, data: bytes) -> None:
+        sock = self._send(b"query" + data)
+        assert sock.recv(65_536) == b"query" + data
+        self.story["identification", "udp", "identified"] += 1
+        self._has_session("ended", "udp", "query", "idle", up=5 + len(data), down=5 + len(data))
+
+    def send_one_way(self, data: bytes) -> None:
+        self._send(data).send(data)
+        self.story["identification", "udp", "fallback"] += 1
+        self._has_session("ended", "udp", "fallback", "idle", up=2 * len(data), down=0)
+
+    def send_in_vain(self, data: bytes) -> None:
+        self._send(b"mute" + data)
+        self.story["identification", "udp", "identified"] += 1
+        self.story["refused", "udp", "rejected"] += 1
+
+    def are_denied(self) -> None:
+        """By the listener, before anything is read."""
+        with self._connect() as sock:
+            assert receive_all(sock).data == b""
+        self._send(b"query")
+        self.story["refused", "tcp", "denied"] += 1
+        self.story["refused", "udp", "denied"] += 1
+
+    def fill_up(self) -> None:
+        """As many connections as one address may have, which stay, and some more."""
+        for _ in range(PER_IP):
+            sock = self._stack.enter_context(self._connect())
+            sock.sendall(b"good")
+            assert receive(sock, 4) == b"good"
+        for _ in range(REFUSED):
+            with self._connect() as sock:
+                assert receive_all(sock).data == b""
+        self.story["active", "tcp", "good"] += PER_IP
+        self.story["identification", "tcp", "identified"] += PER_IP
+        self.story["refused", "tcp", "max_connections_per_ip"] += REFUSED
+        self._has_moved("tcp", "good", 4 * PER_IP, 4 * PER_IP)
+
+    def fill_up_with_sessions(self) -> None:
+        """The same with datagrams."""
+        for _ in range(PER_IP):
+            assert self._send(b"stay").recv(100) == b"stay"
+            self._has_session("active", "udp", "stay", up=4, down=4)
+        for _ in range(REFUSED):
+            self._send(b"stay")
+        self.story["identification", "udp", "identified"] += PER_IP + REFUSED
+        self.story["refused", "udp", "max_connections_per_ip"] += REFUSED
+
+    def _connect(self) -> socket.socket:
+        self.story["accepted", "tcp"] += 1
+        return connect(self._address, source=self._source)
+
+    def _send(self, datagram: bytes) -> socket.socket:
+        """Send it from a port that no other has, as long as its session may last."""
+        sock = self._stack.enter_context(datagram_client(self._address, source=self._source))
+        sock.send(datagram)
+        return sock
+
+    def _exchange(self, route: str, outcome: str, data: bytes) -> None:
+        with self._connect() as sock:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == (data, "eof")
+        self._has_ended(route, outcome, "closed", len(data), len(data))
+
+    def _has_ended(self, route: str, outcome: str, how: str, up: int, down: int) -> None:
+        self.story["ended", "tcp", route, how] += 1
+        self.story["identification", "tcp", outcome] += 1
+        self._has_moved("tcp", route, up, down)
+
+    def _has_session(self, *what: str, up: int, down: int) -> None:
+        self.story["accepted", "udp"] += 1
+        self.story[what] += 1
+        self._has_moved("udp", what[2], up, down)
+
+    def _has_moved(self, transport: str, route: str, up: int, down: int) -> None:
+        self.story["bytes", transport, route, "up"] += up
+        self.story["bytes", transport, route, "down"] += down
+
+
+def as_status_tells_it(status: Status) -> Story:
+    story: Story = Counter()
+    story["accepted", "tcp"] = status.tcp.accepted
+    story["accepted", "udp"] = status.udp.sessions
+    story["refused", "tcp", "loop"] = status.tcp.loops
+    story["unrouted",] = status.udp.unrouted
+    story["dropped",] = status.udp.dropped
+    story["generation",] = status.generation
+    story["reloads", "failed"] = status.reloads_failed
+    for transport, of in (("tcp", status.tcp), ("udp", status.udp)):
+        for reason, count in of.refused.items():
+            story["refused", transport, reason] = count
+        for outcome, count in of.outcomes.items():
+            story["identification", transport, outcome] = count
+        for route in of.routes:
+            story["active", transport, route.name] = route.active
+            story["bytes", transport, route.name, "up"] = route.bytes_up
+            story["bytes", transport, route.name, "down"] = route.bytes_down
+            for how, count in route.ended.items():
+                story["ended", transport, route.name, how] = count
+    for configured in status.routes:
+        for backend in configured.backends:
+            story["up", configured.transport, backend.address] = int(backend.state != "down")
+            story["serves", configured.transport, backend.address] = backend.active
+    return +story
+
+
+METRICS: Final = {
+    "refractium_accepted_total": ("accepted", "transport"),
+    "refractium_refusals_total": ("refused", "transport", "reason"),
+    "refractium_connections_total": ("ended", "transport", "route", "ended"),
+    "refractium_connections_active": ("active", "transport", "route"),
+    "refractium_bytes_total": ("bytes", "transport", "route", "direction"),
+    "refractium_identifications_total": ("identification", "transport", "result"),
+    "refractium_udp_unrouted_total": ("unrouted",),
+    "refractium_udp_dropped_total": ("dropped",),
+    "refractium_backend_up": ("up", "transport", "backend"),
+    "refractium_backend_active": ("serves", "transport", "backend"),
+    "refractium_config_generation": ("generation",),
+    "refractium_reloads_total": ("reloads", "result"),
+}
+"""The word of the story for each, and its labels."""
+
+
+def as_metrics_tell_it(url: str) -> Story:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own
+        page = answer.read().decode()
+    story: Story = Counter()
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name in METRICS:
+                word, *labels = METRICS[sample.name]
+                story[word, *(sample.labels[label] for label in labels)] += int(sample.value)
+    return +story
+
+
+def reload(program: Running, file: Path, to: Backends) -> Story:
+    """Have some configurations taken over and some refused; what is to be told of that."""
+    for number, timeout_ms in enumerate((201, 202, 203), 2):
+        file.write_text(configuration(to, f"peek_timeout_ms = {timeout_ms}"))
+        program.signal(signal.SIGHUP)
+        program.await_err(f"configuration {number} is in force")
+        if number > 2:
+            file.write_text(configuration(to, "prt = 1"))
+            program.signal(signal.SIGHUP)
+            eventually(lambda: program.err.count("not reloaded") == number - 2, "refused")  # noqa: B023
+    return Counter({("generation",): 4, ("reloads", "ok"): 3, ("reloads", "failed"): 2})
+
+
+def test_after_a_mixed_run_with_reloads_status_and_metrics_tell_what_the_clients_have_met(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "refractium.toml"
+    with ExitStack() as stack:
+        to = stack.enter_context(backends())
+        file.write_text(configuration(to, "peek_timeout_ms = 200"))
+        program = stack.enter_context(serving("-c", file))
+        url = program.await_out("^Metrics on (.*)$")[1]
+        port = program.port
+        control = [Path(RUNTIME.name, file_name(port))]
+        workers = [
+            stack.enter_context(Clients(port, f"127.0.1.{number}")) for number in range(1, WORKERS + 1)
+        ]
+        others = [stack.enter_context(Clients(port, source)) for source in ("127.0.2.1", "127.0.2.2", DENIED)]
+        with ThreadPoolExecutor(WORKERS) as pool:
+            working = [pool.submit(one.do_many_things, seed) for seed, one in enumerate(workers)]
+            expected = reload(program, file, to)
+            for work in working:
+                work.result()
+        others[0].fill_up()
+        others[1].fill_up_with_sessions()
+        others[2].are_denied()
+        for clients in (*workers, *others):
+            expected += clients.story
+        refused = sum(
+            count for (what, *of), count in expected.items() if (what, of[:1]) == ("refused", ["udp"])
+        )
+
+        def is_over() -> bool:
+            now = decode(ask(control))
+            active = now.tcp.active, now.udp.active
+            return active == (PER_IP, PER_IP) and sum(now.udp.refused.values()) >= refused
+
+        eventually(is_over, "all that ends has ended")
+        for transport, addresses in (("tcp", to[:6]), ("udp", to[6:])):
+            expected.update({("up", transport, one): 1 for one in addresses if one != to.gone})
+        expected.update({("serves", "tcp", one): PER_IP // 2 for one in (to.good, to.better)})
+        expected["serves", "udp", to.answering] = PER_IP
+        assert {key for key in expected if key[0] == "ended"} >= {
+            ("ended", "tcp", "good", "closed"),
+            ("ended", "tcp", "good", "client_reset"),
+            ("ended", "tcp", "crash", "backend_reset"),
+            ("ended", "tcp", "private", "denied"),
+            ("ended", "udp", "fallback", "idle"),
+        }
+        told = run("status", "-p", port, "--json")
+        assert told.code == 0
+        without_ok = Counter({key: count for key, count in expected.items() if key != ("reloads", "ok")})
+        assert as_status_tells_it(decode(told.out.encode())) == without_ok
+        assert as_metrics_tell_it(url) == expected
+        assert "Traceback" not in program.err
