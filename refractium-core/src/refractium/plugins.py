@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 DISABLE_VARIABLE: Final = "REFRACTIUM_DISABLE_PLUGINS"
 """The environment variable that lists ids to leave out, separated by commas."""
 
+COMMANDS: Final = ("tcp", "udp", "init", "check", "plugins", "identify", "schema", "demo", "status")
+"""The commands of the program itself, which are above this module (`refractium.cli.app`)."""
+
 Kind: TypeAlias = Literal["protocol", "hook", "health_check", "balancer", "command", "unknown"]
 
 _log = logging.getLogger(__name__)
@@ -283,6 +286,8 @@ def _built_in(what: str) -> Collection[str]:
     """The names that no plugin can have."""
     if what == "balancer":
         return BALANCERS
+    if what == "command":
+        return COMMANDS
     if what == "health check":
         from refractium.net.checks import CHECKS, NONE  # noqa: PLC0415 - slow to import, and seldom needed
 

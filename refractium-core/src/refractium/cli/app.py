@@ -32,12 +32,12 @@ _COMMANDS: Final = {
 class _App(click.RichGroup):
     """Imports commands late, and turns every error into one message and an exit code."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(_COMMANDS)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS, *sorted(_commands_of_plugins(ctx))]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            return None
+            return _commands_of_plugins(ctx).get(cmd_name)
         module = import_module(f"refractium.cli.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name}_command", None) or module.command
         return command
@@ -60,6 +60,17 @@ class _App(click.RichGroup):
             _complain(f"internal error: {error!r}; --debug shows where")
             _trace(error)
             ctx.exit(1)
+
+
+def _commands_of_plugins(context: click.Context) -> dict[str, click.Command]:
+    """Those that plugins bring, by name. They are loaded once, and only if a command of ours will not do."""
+    key = f"{__name__}.commands"
+    if key not in context.meta:
+        from refractium.cli.plugins import installed  # noqa: PLC0415 - for help and such commands only
+
+        context.meta[key] = installed(Flags.of(context)).commands
+    found: dict[str, click.Command] = context.meta[key]
+    return found
 
 
 def _complain(message: str) -> None:

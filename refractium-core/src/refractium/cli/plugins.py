@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import rich_click as click
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from refractium.contract import Protocol
     from refractium.plugins import Plugins
 
+_THINGS: Final = ("protocols", "health_checks", "balancers", "hooks", "commands")
+"""What a plugin can give, as JSON names it."""
+_LINE: Final = 100
+"""Characters of a command's help that are shown."""
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -30,7 +35,7 @@ def command() -> None:
 @click.pass_context
 def list_(context: click.Context, *, as_json: bool) -> None:
     """List every installed plugin, loaded or not."""
-    plugins = _load(Flags.of(context))
+    plugins = installed(Flags.of(context))
     if as_json:
         _print_json([report.as_dict() for report in plugins.reports])
         return
@@ -61,8 +66,8 @@ def list_(context: click.Context, *, as_json: bool) -> None:
 @_as_json
 @click.pass_context
 def info(context: click.Context, id_: str, *, as_json: bool) -> None:
-    """Show one plugin and the protocols it gives."""
-    plugins = _load(Flags.of(context))
+    """Show one plugin and what it gives."""
+    plugins = installed(Flags.of(context))
     reports = [report for report in plugins.reports if report.id == id_]
     if not reports:
         known = ", ".join(report.id for report in plugins.reports) or "none"
@@ -72,15 +77,15 @@ def info(context: click.Context, id_: str, *, as_json: bool) -> None:
         _print_json(found[0] if len(found) == 1 else found)
         return
     for one in found:
-        things = [thing for key in ("protocols", "health_checks", "balancers") for thing in one.pop(key, ())]
+        things = [thing for key in _THINGS for thing in one.pop(key, ())]
         rows = [(key, _text(value)) for key, value in one.items() if value]
         for thing in things:
             rows += [(key, _text(value)) for key, value in thing.items()]
         render.table(None, ("", ""), rows)
 
 
-def _load(flags: Flags) -> Plugins:
-    """Load what a run would load. A file that cannot be read must not hide the plugins."""
+def installed(flags: Flags) -> Plugins:
+    """Load the plugins that a run would load. A file that cannot be read must not hide the plugins."""
     try:
         loaded = read(configuration.overrides(flags))
     except ConfigError:
@@ -95,10 +100,25 @@ def _describe_given(given: Given) -> dict[str, list[dict[str, Any]]]:
         for one in given.health_checks
     ]
     balancers = [{"balancer": one.name, "about": one.summary} for one in given.balancers]
+    hooks = [
+        {
+            "hook": one.name,
+            "about": one.summary,
+            "isolation": one.isolation,
+            "settings": list(one.settings_type.__struct_fields__),
+        }
+        for one in given.hooks
+    ]
+    commands = [{"command": one.name, "about": one.get_short_help_str(_LINE)} for one in given.commands]
+    found: dict[str, list[dict[str, Any]]] = {
+        "health_checks": checks,
+        "balancers": balancers,
+        "hooks": hooks,
+        "commands": commands,
+    }
     return {
         "protocols": [_describe(protocol) for protocol in given.protocols],
-        **({"health_checks": checks} if checks else {}),
-        **({"balancers": balancers} if balancers else {}),
+        **{kind: things for kind, things in found.items() if things},
     }
 
 

@@ -1,0 +1,117 @@
+"""From what is asked for to what is shown."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from refractium.assembly import Overrides, read
+from refractium.errors import ConfigError
+from refractium.tables import table_problems
+from refractium_hooks_pcap.capture.displays import Display, FinalTable, JsonLines, LiveTable
+from refractium_hooks_pcap.capture.intake import STDOUT, CaptureError, Copy, NobodyReadsError
+from refractium_hooks_pcap.capture.sessions import Sessions
+from refractium_hooks_pcap.capture.sources import Source, open_configured, open_source
+from refractium_hooks_pcap.settings import PcapSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_PLUGIN = "pcap"
+
+
+def watch(
+    source: str | None, config: Path | None, *, follow: bool, target: str | None, as_json: bool
+) -> None:
+    """Show the sessions in a capture until it ends, or until somebody ends it (SIGINT, SIGTERM).
+
+    Args:
+        source: as `open_source` takes it; None for what the configuration says.
+        config: the configuration file; None for the usual one.
+        follow: whether to go on as a file grows.
+        target: what all is passed on to: a new file, or ``-`` for stdout; None for nothing.
+        as_json: whether lines of JSON are printed.
+
+    Raises:
+        CaptureError: it cannot be read, or not be passed on.
+        ConfigError: the configuration does not say what to read, or cannot be read itself.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_ended_by_sigterm())
+        opened = stack.enter_context(
+            open_source(source, follow=follow) if source is not None else _configured(config, follow=follow)
+        )
+        copy = stack.enter_context(Copy(target)) if target is not None else None
+        _show(opened, copy, _display(opened, target, as_json=as_json))
+
+
+def _show(source: Source, copy: Copy | None, display: Display) -> None:
+    sessions = Sessions(display.ended)
+    try:
+        with display.shown(source.name, sessions):
+            before = time.monotonic_ns()
+            for packets in source.read(copy):
+                for packet in packets:
+                    sessions.add(packet)
+                now = time.monotonic_ns()
+                if not packets:
+                    sessions.wait(now - before)
+                before = now
+                display.refresh()
+    except KeyboardInterrupt:
+        pass
+    except NobodyReadsError:
+        return
+    except CaptureError:
+        if sessions.count:  # what there is ahead of the fault
+            display.finish(sessions)
+        raise
+    display.finish(sessions)
+    if sessions.skipped:
+        source.warnings.append(
+            f"{sessions.skipped} packets are not shown: neither TCP nor UDP in bare IP packets"
+        )
+    for warning in source.warnings:
+        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {warning}", err=True)
+
+
+def _display(source: Source, target: str | None, *, as_json: bool) -> Display:
+    if target == STDOUT:
+        return Display()
+    if as_json:
+        return JsonLines()
+    return LiveTable() if source.is_live and sys.stdout.isatty() else FinalTable()
+
+
+def _configured(file: Path | None, *, follow: bool) -> Source:
+    """What ``[plugins.pcap]`` says."""
+    loaded = read(Overrides(file))
+    where = f"plugins.{_PLUGIN}"
+    table = loaded.config.plugins.settings.get(_PLUGIN, {})
+    problems = [
+        loaded.problem(f"{where}.{key}", message)
+        for key, message in table_problems(PcapSettings, table, f"plugin {_PLUGIN!r}")
+    ]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return open_configured(msgspec.convert(table, PcapSettings), follow=follow)
+    except ValueError as error:
+        raise ConfigError([loaded.problem(where, str(error))]) from None
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM does the same as Ctrl-C: a terminal must not be left as it is while a table lives on it."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,182 @@
+"""Commands that plugins bring."""
+
+from __future__ import annotations
+
+import json
+from textwrap import dedent
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from refractium.cli.app import _COMMANDS
+from refractium.plugins import COMMANDS
+from support.process import Finished, environment, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cli.conftest import Cli
+
+HEAD: Final = """\
+import sys
+import click
+from refractium.contract import hookimpl
+
+@hookimpl
+def refractium_commands():
+    return [command]
+"""
+GREET: Final = """\
+@click.command("greet")
+@click.argument("who")
+@click.option("--loud", is_flag=True)
+@click.pass_context
+def command(context, who, loud):
+    \"\"\"Greet somebody.\"\"\"
+    click.echo(f"Hello {who}{'!' if loud else ''}")
+    click.echo(str(context.obj.given.get("config")))
+"""
+
+
+class Site:
+    """A folder with plugins, which are installed as far as a process knows that is started by `run`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def add(self, name: str, code: str) -> None:
+        info = self.folder / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nSummary: Here\n")
+        (info / "entry_points.txt").write_text(f"[refractium]\n{name} = {name}\n")
+        (self.folder / f"{name}.py").write_text(dedent(code))
+
+    def run(self, *arguments: object) -> Finished:
+        done = run(*arguments, cwd=self.folder, env=environment(PYTHONPATH=str(self.folder)))
+        assert "Traceback" not in done.out + done.err
+        return done
+
+    def row(self, id_: str) -> dict[str, object]:
+        done = self.run("plugins", "list", "--json")
+        assert done.code == 0
+        rows: list[dict[str, object]] = json.loads(done.out)
+        return next(row for row in rows if row["id"] == id_)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "site")
+
+
+def test_the_command_of_a_plugin_is_in_the_help_and_runs(site: Site) -> None:
+    site.add("politeness", HEAD + GREET)
+    listed = site.run("--help")
+    assert listed.code == 0
+    assert "Greet somebody." in listed.out
+    assert "Serve TCP only." in listed.out
+    assert site.run("-c", "some.toml", "greet", "--loud", "you") == (0, "Hello you!\nsome.toml\n", "")
+    assert "WHO" in site.run("greet", "--help").out
+    assert site.run("greet").code == 2
+    assert (site.row("politeness")["kind"], site.row("politeness")["status"]) == ("command", "loaded")
+
+
+def test_it_is_shown_by_plugins_info(site: Site) -> None:
+    site.add("politeness", HEAD + GREET)
+    found = json.loads(site.run("plugins", "info", "politeness", "--json").out)
+    assert found["commands"] == [{"command": "greet", "about": "Greet somebody."}]
+    lines = [line.split() for line in site.run("plugins", "info", "politeness").out.splitlines()]
+    assert ["command", "greet"] in lines
+
+
+def test_plugins_are_not_imported_for_a_command_of_ours_that_needs_none(site: Site) -> None:
+    site.add("eager", HEAD + "open('imported', 'w').close()\n" + GREET)
+    imported = site.folder / "imported"
+    for arguments in (["init"], ["schema"], ["--version"], ["init", "--help"]):
+        assert site.run(*arguments).code == 0
+        assert not imported.exists(), arguments
+    assert site.run("greet", "you").code == 0
+    assert imported.exists()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise ImportError('the glass is cracked')",
+        "import sys; sys.exit(3)",
+        "print('not now'); 1 / 0",
+        HEAD + "command = 'greet'",
+        HEAD + "command = click.Command(None)",
+        HEAD.replace("[command]", "1 / 0"),
+        HEAD + "refractium_api_version = 99" + "\ncommand = None",
+    ],
+    ids=["import", "exit", "print", "no command", "no name", "raises", "version"],
+)
+def test_a_broken_plugin_hurts_no_command(site: Site, code: str) -> None:
+    site.add("cracked", code)
+    site.add("politeness", HEAD + GREET)
+    assert site.row("cracked")["status"] in {"failed", "incompatible"}
+    listed = site.run("--help")
+    assert listed.code == 0
+    assert "Greet somebody." in listed.out
+    assert site.run("greet", "you").out.startswith("Hello you\n")
+    unknown = site.run("depart")
+    assert unknown.code == 2
+    assert "No such command 'depart'" in unknown.err
+    assert site.run("check", "-f", "http=127.0.0.1:9000").code == 0
+
+
+@pytest.mark.parametrize("name", ["tcp", "status"])
+def test_no_plugin_can_have_the_name_of_a_command_of_ours(site: Site, name: str) -> None:
+    site.add("usurper", HEAD + GREET.replace('"greet"', f'"{name}"'))
+    row = site.row("usurper")
+    assert row["status"] == "failed"
+    assert row["error"] == f"ValueError: gives command {name!r}, which is built in: give it another name"
+    shown = site.run(name, "--help")
+    assert shown.code == 0
+    assert "WHO" not in shown.out
+
+
+def test_those_names_are_the_ones_there_are() -> None:
+    assert tuple(_COMMANDS) == COMMANDS
+
+
+def test_of_two_plugins_with_the_same_command_neither_has_it(site: Site) -> None:
+    site.add("politeness", HEAD + GREET)
+    site.add("manners", HEAD + GREET)
+    assert site.run("greet", "you").code == 2
+    for id_ in ("politeness", "manners"):
+        assert "give command 'greet'" in str(site.row(id_)["error"])
+
+
+def test_the_command_of_a_disabled_plugin_is_not_there(site: Site) -> None:
+    site.add("politeness", HEAD + GREET)
+    by_flag = site.run("--disable-plugin", "politeness", "greet", "you")
+    (site.folder / "refractium.toml").write_text('[plugins]\ndisable = ["politeness"]\n')
+    by_file = site.run("greet", "you")
+    for done in (by_flag, by_file):
+        assert done.code == 2
+        assert "No such command 'greet'" in done.err
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_commands(site: Site) -> None:
+    site.add("politeness", HEAD + GREET)
+    (site.folder / "refractium.toml").write_text("[server\n")
+    assert site.run("greet", "you").code == 0
+
+
+def test_what_a_command_raises_is_one_message(site: Site) -> None:
+    site.add("hasty", HEAD + GREET.replace("    click.echo(f", "    raise KeyError('x')\n    click.echo(f"))
+    done = site.run("greet", "you")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: internal error: KeyError('x'); --debug shows where\n"
+
+
+def test_plugins_info_shows_hooks_with_the_keys_of_their_settings(cli: Cli) -> None:
+    found = json.loads(cli("plugins", "info", "pcap", "--json").out)
+    [hook] = found["hooks"]
+    assert (hook["hook"], hook["isolation"]) == ("pcap", "process")
+    assert {"path", "listen", "snaplen"} <= set(hook["settings"])
+    assert [one["command"] for one in found["commands"]] == ["capture"]
+    text = cli("plugins", "info", "pcap").out
+    assert "path, format, snaplen" in text
