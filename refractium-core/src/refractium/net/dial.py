@@ -111,7 +111,8 @@ class Dial:
         service = self._service
         for backend, target in self._attempts:
             connect_timeout = self._snapshot.settings.connect_timeout_ms / 1000
-            if service.reactor.now - self._began >= _BUDGET * connect_timeout:
+            now = service.reactor.now
+            if now - self._began >= _BUDGET * connect_timeout:
                 break
             if target in service.own:
                 self.loops += 1
@@ -119,7 +120,7 @@ class Dial:
                 continue
             self._current = backend, target
             backend.state.active += 1
-            self.stamp = service.reactor.now
+            self.stamp = now
             if self._connect():
                 return
         self._caller.unreachable()
@@ -148,6 +149,9 @@ class Dial:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+                if self._first:
+                    # The handshake's last segment goes with them, so that the backend wakes up once.
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
             code = sock.connect_ex(address)
         except OSError as error:
             code = error.errno or errno.EINVAL

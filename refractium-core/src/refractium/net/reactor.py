@@ -59,6 +59,8 @@ class Reactor:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._again: dict[Callable[[], None], None] = {}
+        self._soon: list[Callable[[], None]] = []
+        self._is_turning = False
         self._retired: list[socket.socket] = []
         self.turned = time.monotonic()
         loop.add_reader(self._epoll.fileno(), self._turn)
@@ -102,6 +104,12 @@ class Reactor:
             self.loop.call_soon(self._close_retired)
         self._retired.append(sock)
 
+    def soon(self, handler: Callable[[], None]) -> None:
+        """Call a handler once, when the events of this batch have been handled; or in a moment, outside of one."""
+        if not self._soon and not self._is_turning:
+            self.loop.call_soon(self._run_soon)
+        self._soon.append(handler)
+
     def again(self, resume: Callable[[], None]) -> None:
         """Go on with something in the next turn, once: it has had its share of this one."""
         if not self._again:
@@ -120,11 +128,12 @@ class Reactor:
 
     def _turn(self) -> None:
         self.turned = time.monotonic()
+        self._is_turning = True
         handlers = self._handlers
         for _ in range(_BATCHES_A_TURN):
             events = self._epoll.poll(0, _EVENTS_A_TURN)
             if not events:
-                return
+                break
             for fd, mask in events:
                 handler = handlers.get(fd)
                 if handler is not None:
@@ -132,8 +141,17 @@ class Reactor:
                         handler(mask)
                     except Exception as error:  # noqa: BLE001 - logged there, with its owner
                         _crash(handler, error)
+            if self._soon:
+                self._run_soon()
             if self._retired:
                 self._close_retired()
+        self._is_turning = False
+
+    def _run_soon(self) -> None:
+        while self._soon:
+            due, self._soon = self._soon, []
+            for handler in due:
+                self._call(handler)
 
     def _resume(self) -> None:
         due, self._again = self._again, {}

@@ -245,6 +245,7 @@ class Connection:
             return
         if self._dial is not None:
             self._dial.cancel()
+            self._dial = None
         reset_on_close(self._client)
         self._finish(how)
 
@@ -366,7 +367,13 @@ class Connection:
             return
         self._header = self._header_for(pool)
         self._dial = Dial(self._service, self._snapshot, pool, self._header + self._data, self, self._ip)
-        self._dial.begin()
+        # All that were accepted together are connected together: a backend that sleeps in between is woken
+        # for each, which made every connection cost a fifth more.
+        self._service.reactor.soon(self._begin_to_dial)
+
+    def _begin_to_dial(self) -> None:
+        if self._dial is not None:
+            self._dial.begin()
 
     def _header_for(self, pool: Pool) -> bytes:
         """The PROXY header that the backends of a pool are sent first, if they are sent one."""

@@ -112,7 +112,7 @@ class Weld:
         self.backend = Endpoint(backend)
         self.up = Flow(self, self.client, self.backend)
         self.down = Flow(self, self.backend, self.client)
-        self.stamp = shared.reactor.now
+        self.stamp = shared.reactor.turned
         self._on_end = on_end
         self._timer: asyncio.TimerHandle | None = None
 
