@@ -105,7 +105,7 @@ class Reactor:
         self._retired.append(sock)
 
     def soon(self, handler: Callable[[], None]) -> None:
-        """Call a handler once, when the events of this batch have been handled; or in a moment, outside of one."""
+        """Call a handler once, after the events of this batch; outside of one, in a moment."""
         if not self._soon and not self._is_turning:
             self.loop.call_soon(self._run_soon)
         self._soon.append(handler)
