@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from refractium.access import AccessLog, escape
-from refractium.contract import Transport
+from refractium.contract import ProtocolMatch, Transport
 from refractium.net.report import Ended, Summary
 
 SUMMARY = Summary(
     transport=Transport.TCP,
     client="192.0.2.7:50000",
     route="https",
-    metadata={"sni": "www.example.com", "alpn": ("h2",)},
+    match=ProtocolMatch({"sni": "www.example.com", "alpn": ("h2",)}),
     backend="10.0.0.1:443",
     up=517,
     down=4096,
@@ -44,7 +44,7 @@ def test_a_name_from_the_wire_is_one_escaped_word(
     name: str, written: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "refractium.access"):
-        AccessLog().write(replace(SUMMARY, metadata={"sni": name, "host": name}))
+        AccessLog().write(replace(SUMMARY, match=ProtocolMatch({"sni": name, "host": name})))
     (record,) = caplog.records
     assert record.getMessage() == (
         f"192.0.2.7:50000 https sni={written} host={written} -> 10.0.0.1:443 up=517 down=4096 1.250s closed"
@@ -60,7 +60,7 @@ def test_whatever_is_escaped_is_one_printable_word(value: object) -> None:
 
 
 def test_what_is_not_known_is_said_in_words(caplog: pytest.LogCaptureFixture) -> None:
-    unknown = replace(SUMMARY, route=None, metadata={}, backend=None, ended=Ended.NO_ROUTE)
+    unknown = replace(SUMMARY, route=None, match=None, backend=None, ended=Ended.NO_ROUTE)
     with caplog.at_level(logging.INFO, "refractium.access"):
         AccessLog().write(unknown)
     assert caplog.messages == ["192.0.2.7:50000 unidentified -> none up=517 down=4096 1.250s no route"]
@@ -68,7 +68,7 @@ def test_what_is_not_known_is_said_in_words(caplog: pytest.LogCaptureFixture) ->
 
 def test_a_datagram_session_says_that_it_is_one(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "refractium.access"):
-        AccessLog().write(replace(SUMMARY, transport=Transport.UDP, route="dns", metadata={}))
+        AccessLog().write(replace(SUMMARY, transport=Transport.UDP, route="dns", match=None))
     assert " dns/udp -> " in caplog.messages[0]
 
 

@@ -7,12 +7,19 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 _GATHER: Final = 0.02
 """Seconds for which lines are gathered, so that a busy proxy writes often enough and not for every line."""
 _MAX_HELD: Final = 4 * 1024 * 1024
 """Characters that wait to be written; what comes on top is lost, and counted."""
+_ABOUT: Final = 256
+"""Characters that a line has which is yet to be made."""
 
 
 class LineWriter:
@@ -25,7 +32,7 @@ class LineWriter:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         # One thread appends and the other takes off, each by atomic operations.
-        self._lines: deque[str] = deque()
+        self._lines: deque[tuple[Callable[[Any], str], Any, int]] = deque()
         self._put = 0
         self._taken = 0
         self._lost = 0
@@ -37,11 +44,18 @@ class LineWriter:
 
     def write(self, line: str) -> None:
         """Write a line, which has its end with it, soon."""
+        self._append(str, line, len(line))
+
+    def write_later(self, make: Callable[[T], str], what: T) -> None:
+        """Write a line that the thread makes."""
+        self._append(make, what, _ABOUT)
+
+    def _append(self, make: Callable[[Any], str], what: Any, size: int) -> None:
         if self._put - self._taken > _MAX_HELD:
             self._lost += 1
             return
-        self._put += len(line)
-        self._lines.append(line)
+        self._put += size
+        self._lines.append((make, what, size))
         if self._is_asleep:
             self._is_asleep = False
             self._work.release()
@@ -64,16 +78,20 @@ class LineWriter:
                 return
 
     def _write_all(self) -> None:
-        taken = []
-        with suppress(IndexError):
-            while True:
-                taken.append(self._lines.popleft())
+        taken, size = [], 0
+        while self._lines:
+            make, what, about = self._lines.popleft()
+            size += about
+            try:
+                taken.append(make(what))
+            except Exception:  # noqa: BLE001 - one line is not worth the log
+                self._lost += 1
         text = "".join(taken)
         if self._lost:
             lost, self._lost = self._lost, 0
-            text += f"({lost} lines of the log were lost: nobody took them)\n"
+            text += f"({lost} lines of the log were lost)\n"
         data = memoryview(text.encode("utf-8", "backslashreplace"))
         with suppress(OSError):  # a full disk or a closed stderr costs lines, never a connection
             while data:
                 data = data[os.write(self._fd, data) :]
-        self._taken += sum(map(len, taken))
+        self._taken += size

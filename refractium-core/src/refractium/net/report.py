@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
-from refractium.contract import MetadataValue, Transport
+from refractium.contract import MetadataValue, ProtocolMatch, Transport
 
 if TYPE_CHECKING:
-    from refractium.contract import ProtocolMatch
+    from collections.abc import Mapping
 
 
 class Ended(StrEnum):
@@ -40,7 +39,7 @@ class Summary(Struct, frozen=True):
         transport: how it came.
         client: the client's address.
         route: the protocol's name, ``fallback`` or nothing.
-        metadata: what its first bytes told.
+        match: what its first bytes told, if they were recognised.
         backend: the backend's address as configured, if one was reached.
         up: bytes from client to backend.
         down: bytes from backend to client.
@@ -51,12 +50,24 @@ class Summary(Struct, frozen=True):
     transport: Transport
     client: str
     route: str | None
-    metadata: Mapping[str, MetadataValue]
+    match: ProtocolMatch | None
     backend: str | None
     up: int
     down: int
     seconds: float
     ended: Ended
+
+    @property
+    def metadata(self) -> Mapping[str, MetadataValue]:
+        """What its first bytes told, by key; some protocols look at them only now."""
+        return metadata_of(self.match)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The attributes, with the metadata for the match."""
+        told: dict[str, Any] = {
+            name: getattr(self, name) for name in self.__struct_fields__ if name != "match"
+        }
+        return {**told, "metadata": self.metadata}
 
 
 class Reporter(Protocol):

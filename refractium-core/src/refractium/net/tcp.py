@@ -450,7 +450,7 @@ class Connection:
                     transport=Transport.TCP,
                     client=join_host_port(self._ip, self._port),
                     route=self._pool.label if self._pool is not None else None,
-                    metadata=metadata_of(self._match),
+                    match=self._match,
                     backend=str(self._backend.address) if self._backend is not None else None,
                     up=up,
                     down=down,

@@ -381,7 +381,7 @@ class Session:
             transport=Transport.UDP,
             client=join_host_port(self.ip, self._client[1]),
             route=self._pool.label,
-            metadata=metadata_of(self._match),
+            match=self._match,
             backend=str(self._backend.address) if self._backend is not None else None,
             up=self.up,
             down=self.down,
