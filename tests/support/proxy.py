@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
     LoopKind = Literal["uvloop", "asyncio"]
 
+HOOKS_OF_ALL: Sequence[HookUse] = ()
+"""Packet hooks of every proxy; `support.paths` sets it."""
+
 _IDLE: Final = 0.1
 """Seconds over which an idle proxy is watched; one that spins uses all of them."""
 _TCP_CLOSE_WAIT: Final = "08"
@@ -98,7 +101,7 @@ class ProxyThread:
             fallback_udp=fallback_udp,
             settings=settings or quick(),
             listeners={"": rules or ListenerRules()},
-            hooks=hooks,
+            hooks=(*HOOKS_OF_ALL, *hooks),
         )
         self._host = host
         self._port = port

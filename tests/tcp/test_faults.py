@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("data_path")
+
 FAILED = "failed; it is ended, the others go on"
 
 

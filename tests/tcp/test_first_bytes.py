@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from support.proxy import LoopKind
 
+pytestmark = pytest.mark.usefixtures("data_path")
+
 both_loops = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 
 HELLO = b"SSH-2.0-test\r\n"

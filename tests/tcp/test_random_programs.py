@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from support.proxy import LoopKind
 
+pytestmark = pytest.mark.usefixtures("data_path")
+
 PROGRAMS: Final = 150
 SEED: Final = int(os.environ.get("RANDOM_PROGRAMS_SEED", "20251122"))
 """The programs are the same every time, unless this is set to look for others."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from support.proxy import LoopKind
 
+pytestmark = pytest.mark.usefixtures("data_path")
+
 both_loops = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 CUT = "stopped with 1 connections"
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
-import os
 import select
 import socket
 import struct
@@ -14,23 +12,19 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from random import Random
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
-from refractium.net import weld as weld_module
-from refractium.net.pipes import Pipes
-from refractium.net.reactor import Reactor
-from refractium.net.weld import Weld, Welding
 from support.backends import Backend, digest, duplex, echo, named, sink, source
-from support.clients import MIB, PATIENCE, Received, connect, payload, receive, receive_all, reset, sending
+from support.clients import MIB, PATIENCE, Received, payload, receive, receive_all, reset, sending
 from support.proxy import ProxyThread, eventually, quick, resident
+from support.welds import welded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from support.proxy import LoopKind
+
+pytestmark = pytest.mark.usefixtures("data_path")
 
 both_loops = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 
@@ -316,107 +310,6 @@ def test_a_bulk_stream_does_not_starve_the_others() -> None:
         assert sorted(times)[25] < 0.1
 
 
-def test_one_turn_moves_no_more_than_its_share() -> None:
-    class Endless:
-        """A socket that always has more and always takes all."""
-
-        family = socket.AF_INET
-
-        def recv_into(self, view: memoryview) -> int:
-            return len(view)
-
-        def send(self, data: bytes) -> int:
-            return len(data)
-
-    loop = asyncio.new_event_loop()
-    reactor = Reactor(loop)
-    endless = cast("socket.socket", Endless())
-    weld = Weld(Welding(reactor), endless, endless, lambda _: None)
-    weld.up.may_splice = False
-    weld.up.run()
-    weld.up.run()
-    assert weld.up.count == 2 * MIB
-    assert list(reactor._again) == [weld.up.run]
-    reactor.close()
-    loop.close()
-
-
-def test_one_turn_of_a_pipe_moves_no_more_than_its_share() -> None:
-    with welded() as (weld, _, _, _):
-        moved = []
-
-        def splice(_source: int, _sink: int, count: int, *, flags: int) -> int:
-            assert flags
-            moved.append(count)
-            return count
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(weld_module, "splice", splice)
-            weld.up.pipe = weld.shared.pipes.borrow()
-            weld.up.run()
-        assert (weld.up.count, len(moved)) == (2 * MIB, 4)
-        weld.up.release()
-        weld.shared.pipes.close()
-
-
-@pytest.mark.parametrize("path", ["splice", "copy"])
-def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counted = {"splice": 0}
-
-    def counting(*args: Any, **keywords: Any) -> int:
-        counted["splice"] += 1
-        return os.splice(*args, **keywords)
-
-    monkeypatch.setattr(weld_module, "splice", counting)
-    if path == "copy":
-        monkeypatch.setattr(Pipes, "borrow", lambda _: None)
-    down, up = payload("down", 24 * MIB), payload("up", 24 * MIB)
-    with (
-        Backend(duplex(down)) as backend,
-        ProxyThread(fallback=backend.address) as proxy,
-        proxy.connect() as client,
-    ):
-        with sending(client, up):
-            assert receive_all(client) == (down, "eof")
-        assert backend.result() == Received(up, "eof")
-        proxy.await_drained()
-        assert proxy.counters.bytes_up == len(up)
-        assert proxy.counters.bytes_down == len(down)
-    assert bool(counted["splice"]) == (path == "splice")
-
-
-def test_a_pipe_that_still_holds_bytes_when_its_connection_dies_is_nobody_elses() -> None:
-    """10,000 connections with payloads of their own, many of which are reset while they are in the pipe."""
-    random = Random(7)  # noqa: S311 - test data
-    size = 4 * MIB
-
-    def serve(sock: socket.socket) -> None:
-        seed = receive(sock, 8)
-        if len(seed) == 8:
-            with contextlib.suppress(OSError):
-                sock.sendall(payload(seed, size if seed[0] % 16 == 0 else 1000))
-
-    def visit(number: int) -> bool:
-        seed = number.to_bytes(8, "little")
-        expected = payload(seed, size if seed[0] % 16 == 0 else 1000)
-        with proxy.connect(receive_buffer=65_536) as client:
-            client.sendall(seed)
-            wanted = random.randrange(len(expected)) if number % 3 else len(expected)
-            got = receive(client, wanted)
-            if number % 3:
-                reset(client)
-            return got == expected[:wanted]
-
-    with (
-        Backend(serve) as backend,
-        ProxyThread(fallback=backend.address) as proxy,
-        ThreadPoolExecutor(8) as pool,
-    ):
-        assert all(pool.map(visit, range(10_000)))
-
-
 def test_urgent_data_holds_nothing_up() -> None:
     held, go_on = threading.Event(), threading.Event()
 
@@ -474,31 +367,6 @@ def test_first_bytes_that_the_backend_does_not_take_at_once_follow_later(sent: i
         assert run() == "closed"
         assert taken.result(PATIENCE) == data[sent:]
         assert receive_all(far_client) == (b"bye", "eof")
-
-
-@contextlib.contextmanager
-def welded() -> Iterator[tuple[Weld, socket.socket, socket.socket, Callable[[], str]]]:
-    """A weld without a proxy, its two peers, and what runs it to its end and tells how that was."""
-    with tcp_pair() as (client, far_client), tcp_pair() as (backend, far_backend), asyncio.Runner() as runner:
-        reactor = Reactor(runner.get_loop())
-        ended: asyncio.Queue[str] = asyncio.Queue()
-        weld = Weld(Welding(reactor), client, backend, ended.put_nowait)
-
-        async def how_it_ends() -> str:
-            return await asyncio.wait_for(ended.get(), PATIENCE)
-
-        yield weld, far_client, far_backend, lambda: runner.run(how_it_ends())
-        reactor.close()
-
-
-@contextlib.contextmanager
-def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A non-blocking socket as the proxy has them, and its peer's."""
-    with socket.create_server(("127.0.0.1", 0)) as server, connect(server.getsockname()) as far:
-        near, _ = server.accept()
-        near.setblocking(False)  # noqa: FBT003 - positional by its nature
-        with near:
-            yield near, far
 
 
 def test_the_end_of_one_connection_is_nobody_elses() -> None:

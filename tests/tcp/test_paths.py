@@ -1,0 +1,123 @@
+"""Which path bytes take, how much of them a turn moves, and that no path mixes them up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import Any, cast
+
+import pytest
+
+from refractium.net import weld as weld_module
+from refractium.net.pipes import Pipes
+from refractium.net.reactor import Reactor
+from refractium.net.weld import Weld, Welding
+from support.backends import Backend, duplex
+from support.clients import MIB, Received, payload, receive, receive_all, reset, sending
+from support.proxy import ProxyThread
+from support.welds import welded
+
+
+def test_one_turn_moves_no_more_than_its_share() -> None:
+    class Endless:
+        """A socket that always has more and always takes all."""
+
+        family = socket.AF_INET
+
+        def recv_into(self, view: memoryview) -> int:
+            return len(view)
+
+        def send(self, data: bytes) -> int:
+            return len(data)
+
+    loop = asyncio.new_event_loop()
+    reactor = Reactor(loop)
+    endless = cast("socket.socket", Endless())
+    weld = Weld(Welding(reactor), endless, endless, lambda _: None)
+    weld.up.may_splice = False
+    weld.up.run()
+    weld.up.run()
+    assert weld.up.count == 2 * MIB
+    assert list(reactor._again) == [weld.up.run]
+    reactor.close()
+    loop.close()
+
+
+def test_one_turn_of_a_pipe_moves_no_more_than_its_share() -> None:
+    with welded() as (weld, _, _, _):
+        moved = []
+
+        def splice(_source: int, _sink: int, count: int, *, flags: int) -> int:
+            assert flags
+            moved.append(count)
+            return count
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(weld_module, "splice", splice)
+            weld.up.pipe = weld.shared.pipes.borrow()
+            weld.up.run()
+        assert (weld.up.count, len(moved)) == (2 * MIB, 4)
+        weld.up.release()
+        weld.shared.pipes.close()
+
+
+@pytest.mark.parametrize("path", ["splice", "copy"])
+def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = {"splice": 0}
+
+    def counting(*args: Any, **keywords: Any) -> int:
+        counted["splice"] += 1
+        return os.splice(*args, **keywords)
+
+    monkeypatch.setattr(weld_module, "splice", counting)
+    if path == "copy":
+        monkeypatch.setattr(Pipes, "borrow", lambda _: None)
+    down, up = payload("down", 24 * MIB), payload("up", 24 * MIB)
+    with (
+        Backend(duplex(down)) as backend,
+        ProxyThread(fallback=backend.address) as proxy,
+        proxy.connect() as client,
+    ):
+        with sending(client, up):
+            assert receive_all(client) == (down, "eof")
+        assert backend.result() == Received(up, "eof")
+        proxy.await_drained()
+        assert proxy.counters.bytes_up == len(up)
+        assert proxy.counters.bytes_down == len(down)
+    assert bool(counted["splice"]) == (path == "splice")
+
+
+def test_a_pipe_that_still_holds_bytes_when_its_connection_dies_is_nobody_elses() -> None:
+    """10,000 connections with payloads of their own, many of which are reset while they are in the pipe."""
+    random = Random(7)  # noqa: S311 - test data
+    size = 4 * MIB
+
+    def serve(sock: socket.socket) -> None:
+        seed = receive(sock, 8)
+        if len(seed) == 8:
+            with contextlib.suppress(OSError):
+                sock.sendall(payload(seed, size if seed[0] % 16 == 0 else 1000))
+
+    def visit(number: int) -> bool:
+        seed = number.to_bytes(8, "little")
+        expected = payload(seed, size if seed[0] % 16 == 0 else 1000)
+        with proxy.connect(receive_buffer=65_536) as client:
+            client.sendall(seed)
+            wanted = random.randrange(len(expected)) if number % 3 else len(expected)
+            got = receive(client, wanted)
+            if number % 3:
+                reset(client)
+            return got == expected[:wanted]
+
+    with (
+        Backend(serve) as backend,
+        ProxyThread(fallback=backend.address) as proxy,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        assert all(pool.map(visit, range(10_000)))
