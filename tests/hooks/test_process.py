@@ -205,6 +205,27 @@ def test_a_group_of_processes_that_gets_sigint_loses_nothing(tmp_path: Path) -> 
     assert [t.what for t in read(path)] == ["start", "open", *["packet"] * 20, "stop"]
 
 
+@pytest.mark.usefixtures("_apart")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_a_service_manager_sends_to_all_processes_leaves_the_child_alone(
+    number: signal.Signals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def session() -> None:
+        runner = ProcessRunner(Obeying, At(str(tmp_path / "told")))
+        runner.start()
+        tap = Taps([runner]).open(context())
+        tap.packet(IN, b"before")
+        await until(lambda: runner.counters.inbound.delivered == 1)
+        os.kill(child_of(runner), number)
+        tap.packet(IN, b"after")
+        tap.close("closed")
+        await runner.stop(PATIENCE)
+
+    uvloop.run(session())
+    assert [t.data for t in read(tmp_path / "told") if t.what == "packet"] == [b"before", b"after"]
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("where", ["<locals>", "__main__", "a module that is not loaded"])
 def test_a_class_that_a_process_cannot_import_is_refused_with_what_to_do(
     where: str, monkeypatch: pytest.MonkeyPatch
@@ -296,6 +317,24 @@ def test_more_than_the_pipe_holds_comes_whole(tmp_path: Path, monkeypatch: pytes
     uvloop.run(session())
     told = read(tmp_path / "told")
     assert [t.data for t in told if t.direction == OUT] == pieces
+
+
+def test_the_child_is_told_while_the_loop_has_no_turn() -> None:
+    async def one_turn() -> None:
+        runner = ProcessRunner(IgnoringApart, NoSettings())
+        runner.start()
+        tap = Taps([runner]).open(context())
+        tap.packet(IN, b"")
+        await until(lambda: runner.counters.inbound.delivered)
+        end = time.monotonic() + PATIENCE
+        while runner.taken_bytes < IgnoringApart.queue_bytes:
+            assert time.monotonic() < end
+            tap.packet(IN, bytes(65_536))
+            time.sleep(0.0001)  # noqa: ASYNC251 - as long as a turn of the data path takes
+        tap.close("closed")
+        await runner.stop(PATIENCE)
+
+    uvloop.run(one_turn())
 
 
 @given(cuts=st.lists(st.integers(0, 900), max_size=12))

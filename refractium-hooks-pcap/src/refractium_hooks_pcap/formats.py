@@ -72,11 +72,15 @@ class PcapngWriter:
 
     def record(self, route: str, packet: Packet) -> bytes:
         """The block of a packet; ahead of it, the first time a route is seen, that of the interface."""
+        return b"".join(self.parts(route, packet))
+
+    def parts(self, route: str, packet: Packet) -> tuple[bytes | memoryview, ...]:
+        """The same in pieces, of which one is the payload itself, not a copy."""
         time, header, payload, comment = packet
         interface = self._interfaces.get(route)
         if interface is None:
             interface = self._interfaces[route] = len(self._interfaces)
-            return self._description(route) + self.record(route, packet)
+            return (self._description(route), *self.parts(route, packet))
         length = stored = len(header) + len(payload)
         if length > self._snaplen:
             stored = self._snaplen
@@ -92,8 +96,7 @@ class PcapngWriter:
         start = _PACKET.pack(
             _ENHANCED_PACKET, size, interface, time >> 32, time & 0xFFFF_FFFF, stored, length
         )
-        # The only time that the payload is copied.
-        return b"".join((start, header, payload, trailer))
+        return start, header, payload, trailer
 
     def _description(self, route: str) -> bytes:
         return _block(
@@ -121,6 +124,10 @@ class PcapWriter:
 
     def record(self, route: str, packet: Packet) -> bytes:
         """The record of a packet."""
+        return b"".join(self.parts(route, packet))
+
+    def parts(self, route: str, packet: Packet) -> tuple[bytes | memoryview, ...]:
+        """The same in pieces, of which one is the payload itself, not a copy."""
         del route
         time, header, payload, _ = packet
         length = stored = len(header) + len(payload)
@@ -128,7 +135,7 @@ class PcapWriter:
             stored = self._snaplen
             header, payload = header[:stored], payload[: max(0, stored - len(header))]
         seconds, nanoseconds = divmod(time, _SECOND)
-        return b"".join((_PCAP_RECORD.pack(seconds, nanoseconds, stored, length), header, payload))
+        return _PCAP_RECORD.pack(seconds, nanoseconds, stored, length), header, payload
 
 
 def _block(kind: int, body: bytes) -> bytes:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _OPEN: Final = EventKind.OPEN
 _CLOSE: Final = EventKind.CLOSE
-_ENOUGH: Final = 1 << 20
-"""Bytes of packets that are gathered before they are written: what is small is written together."""
 
 
 class PcapHook(PacketHook[PcapSettings]):
@@ -34,6 +32,9 @@ class PcapHook(PacketHook[PcapSettings]):
     name = "pcap"
     settings_type = PcapSettings
     isolation = "process"
+    queue_bytes = 64 * 1024 * 1024
+    """What comes while the process starts, or a disk hesitates, is to be in the capture as well: a burst of
+    this size passes in a tenth of a second."""
     summary = "mirrors traffic to pcapng, for Wireshark"
 
     def __init__(self, settings: PcapSettings) -> None:
@@ -42,8 +43,6 @@ class PcapHook(PacketHook[PcapSettings]):
         self._files: CaptureFiles | None = None
         self._streams: list[Stdout | Viewers] = []
         self._sessions: dict[int, _Session] = {}
-        self._gathered: defaultdict[Output, list[Routed]] = defaultdict(list)
-        self._gathered_bytes = 0
 
     @classmethod
     def problems(cls, settings: PcapSettings) -> Iterable[tuple[str, str]]:
@@ -69,19 +68,24 @@ class PcapHook(PacketHook[PcapSettings]):
             self._streams.append(viewers)
 
     def on_batch(self, events: Sequence[Event]) -> None:
+        sessions = self._sessions
+        gathered: defaultdict[Output, list[Routed]] = defaultdict(list)
         try:
             for event in events:
-                context = event.context
-                if event.kind == _OPEN and self._filter.wants(context):
-                    self._sessions[context.session] = self._begin(context)
-                session = self._sessions.get(context.session)
+                kind, context = event.kind, event.context
+                if kind is _OPEN and self._filter.wants(context):
+                    sessions[context.session] = self._begin(context)
+                session = sessions.get(context.session)
                 if session is None:
                     continue
-                self._gather(session, event)
-                if event.kind == _CLOSE:
-                    del self._sessions[context.session]
+                records = [Routed(session.route, packet) for packet in session.renderer.render(event)]
+                for output in session.outputs:
+                    gathered[output] += records
+                if kind is _CLOSE:
+                    del sessions[context.session]
         finally:
-            self._write()
+            for output, records in gathered.items():
+                output.write(records)
 
     def stop(self) -> None:
         if self._files is not None:
@@ -92,19 +96,6 @@ class PcapHook(PacketHook[PcapSettings]):
     def _begin(self, context: HookContext) -> _Session:
         files: list[Output] = [] if self._files is None else [self._files.of(context)]
         return _Session(SessionRenderer(context), context.route, (*files, *self._streams))
-
-    def _gather(self, session: _Session, event: Event) -> None:
-        records = [Routed(session.route, packet) for packet in session.renderer.render(event)]
-        for output in session.outputs:
-            self._gathered[output] += records
-        self._gathered_bytes += sum(len(packet.header) + len(packet.payload) for _, packet in records)
-        if self._gathered_bytes >= _ENOUGH:
-            self._write()
-
-    def _write(self) -> None:
-        gathered, self._gathered, self._gathered_bytes = self._gathered, defaultdict(list), 0
-        for output, records in gathered.items():
-            output.write(records)
 
 
 class _Session(NamedTuple):

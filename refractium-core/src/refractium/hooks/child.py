@@ -1,7 +1,8 @@
 """The process of a hook: ``python -m refractium.hooks.child EVENTS REPORTS``, two descriptors of pipes.
 
 It ends when all events have been delivered that came before the end of the pipe, whether the proxy has closed
-that or died. Signals do not end it before: a service manager sends them to all processes, while one drains.
+that or died. Signals do not end it before: a service manager sends them to all processes, while one drains or
+is to reload.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def main() -> None:
     for fd in (events_fd, reports_fd):
         os.set_inheritable(fd, False)  # noqa: FBT003 - takes it so; what a hook starts must not keep the pipes open
     # Not SIG_IGN, which what a hook starts would inherit.
-    signal.signal(signal.SIGINT, _ignore)
-    signal.signal(signal.SIGTERM, _ignore)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ignore)
     frames = Frames()
     start = None
     while start is None:

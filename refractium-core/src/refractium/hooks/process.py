@@ -41,6 +41,9 @@ _BUFFER_BYTES: Final = ITEM_BYTES // 2
 """What a buffer counts in the queue, beside its bytes. An event has two, of header and body."""
 _EVENT_BYTES: Final = ITEM_BYTES + HEADER.size
 """What an event counts, beside its body."""
+_ENOUGH: Final = 262_144
+"""Bytes after which the pipe is filled at once. A turn of the data path may pass more than the pipe and the
+queue hold together; besides, what is written soon is still in the cache of the processor."""
 _RESTARTS: Final = 5
 _FIRST_PAUSE: Final = 0.1
 """Seconds before the first restart; each further one waits twice as long."""
@@ -71,6 +74,7 @@ class ProcessRunner(Runner):
         self._child: subprocess.Popen[bytes] | None = None
         self._events_fd = -1
         self._reports_fd = -1
+        self._flush_at = 0
         self._waits_for_room = False
         self._reports = b""
         self._child_ended = asyncio.Event()
@@ -98,7 +102,9 @@ class ProcessRunner(Runner):
         self._buffers.append(_pack(kind, direction is not _INBOUND, size, context.session, time, offset))
         self._buffers.append(data)
         self.put_bytes += _EVENT_BYTES + size
-        if not self._is_flush_due:
+        if self.put_bytes >= self._flush_at:
+            self._flush()
+        elif not self._is_flush_due:
             self._is_flush_due = True
             self._loop.call_later(FLUSH_SECONDS, self._flush)
 
@@ -188,6 +194,7 @@ class ProcessRunner(Runner):
 
     def _flush(self) -> None:
         """Write what the pipe takes; the rest when it takes more."""
+        self._flush_at = self.put_bytes + _ENOUGH
         if self._events_fd < 0:
             return
         buffers = self._buffers
@@ -208,6 +215,10 @@ class ProcessRunner(Runner):
     def _written(self, count: int) -> None:
         """Take the first `count` bytes off the queue."""
         buffers = self._buffers
+        if count == self.put_bytes - self.taken_bytes - len(buffers) * _BUFFER_BYTES:  # all, as nearly always
+            buffers.clear()
+            self.taken_bytes = self.put_bytes
+            return
         while buffers:
             size = len(buffers[0])
             if size > count:

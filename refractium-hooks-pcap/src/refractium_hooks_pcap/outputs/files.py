@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
-_MAX_WRITE: Final = 1 << 20
-"""Bytes that are gathered for one write, about."""
+_MAX_WRITE: Final = 1 << 18
+"""Bytes that are gathered for one write, about. With more the allocator gives the memory for them back to the
+kernel, and fetches it again, each time."""
+_LARGE: Final = 4_096
+"""Bytes of a payload that is written from where it is; a copy into a record would cost a tenth more."""
+_MAX_BUFFERS: Final = 256
+"""Less than IOV_MAX (writev(2)). More, which are small then, are joined."""
 _MAX_CUT: Final = 1 << 20
 """What a write that was cut off can have left behind the last whole record (bytes). More is not ours to cut:
 a file that is damaged in its middle looks the same."""
@@ -110,6 +115,7 @@ class FileSeries:
         self._names = names
         self._form = form
         self._rotation = rotation
+        self._is_rotated = rotation.is_wanted
         self._file: CaptureFile | None = None
         self._number = 0
         self._made: deque[Path] = deque()
@@ -149,7 +155,7 @@ class FileSeries:
         Raises:
             OSError: there is none.
         """
-        if self._file is not None and self._is_full(self._file, packet):
+        if self._is_rotated and self._file is not None and self._is_full(self._file, packet):
             self._file.flush()
             self._file.close()
             self._file = None
@@ -169,7 +175,7 @@ class FileSeries:
 
     def _open(self, when: int) -> CaptureFile:
         is_numbered = self._names.is_numbered
-        is_new = is_numbered or self._rotation.is_wanted
+        is_new = is_numbered or self._is_rotated
         if is_numbered and not self._number:
             self._number = self._names.next_number(when)
         taken = None
@@ -269,7 +275,9 @@ class CaptureFile:
     def _begin(self) -> None:
         """What is written next does not rely on anything before: with pcapng, a section of its own."""
         self.size = self._end
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | memoryview] = []
+        self._sizes: list[int] = []
+        """Of the records that are pending."""
         self._writer = self._form.writer()
         self._ahead = b"" if self._form.is_classic and self._end else self._writer.begin()
 
@@ -279,10 +287,20 @@ class CaptureFile:
         Raises:
             OSError: as of `flush`.
         """
-        record = self._ahead + self._writer.record(*routed)
-        self._ahead = b""
-        self._pending.append(record)
-        self.size += len(record)
+        parts = self._writer.parts(*routed)
+        if len(routed.packet.payload) < _LARGE:
+            record = b"".join(parts)
+            self._pending.append(record)
+            size = len(record)
+        else:
+            self._pending += parts
+            size = sum(map(len, parts))
+        if self._ahead:
+            self._pending.insert(0, self._ahead)
+            size += len(self._ahead)
+            self._ahead = b""
+        self.size += size
+        self._sizes.append(size)
         if self.started is None:
             self.started = routed.packet.time
         if self.size - self._end >= _MAX_WRITE:
@@ -294,31 +312,36 @@ class CaptureFile:
         Raises:
             OSError: not all could be written. The file holds whole records; `discard` what is left.
         """
-        data = memoryview(b"".join(self._pending))
+        buffers = self._pending
+        if len(buffers) > _MAX_BUFFERS:
+            buffers = [b"".join(buffers)]
         done = 0
         try:
-            while done < len(data):
-                done += os.write(self._fd, data[done:])
+            while left := self.size - self._end - done:
+                written = os.writev(self._fd, buffers)
+                done += written
+                if written < left:
+                    buffers = [b"".join(buffers)[written:]]
         except OSError:
             self._keep_whole(done)
             raise
         self._end += done
         self._pending.clear()
+        self._sizes.clear()
 
     def _keep_whole(self, written: int) -> None:
         whole = 0
-        while written >= len(self._pending[whole]):
-            size = len(self._pending[whole])
-            written -= size
-            self._end += size
+        while written >= self._sizes[whole]:
+            written -= self._sizes[whole]
+            self._end += self._sizes[whole]
             whole += 1
-        del self._pending[:whole]
+        del self._sizes[:whole]
         with suppress(OSError):
             os.ftruncate(self._fd, self._end)
 
     def discard(self) -> int:
         """Forget what was added and could not be written; how many packets that is."""
-        count = len(self._pending)
+        count = len(self._sizes)
         self._begin()
         return count
 
