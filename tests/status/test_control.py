@@ -24,7 +24,7 @@ from refractium.status import Reload
 from support.clients import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
     from refractium.status import Status
 
@@ -52,9 +52,15 @@ def run(loop: Loop, coroutine: Coroutine[None, None, None]) -> None:
         runner.run(asyncio.wait_for(coroutine, 2 * PATIENCE))
 
 
+async def status_of_nothing() -> Status:
+    return Refractium().status()
+
+
 @asynccontextmanager
-async def opened(path: Path, status: Callable[[], Status] | None = None) -> AsyncIterator[ControlSocket]:
-    control = ControlSocket(path, status or Refractium().status)
+async def opened(
+    path: Path, status: Callable[[], Awaitable[Status]] = status_of_nothing
+) -> AsyncIterator[ControlSocket]:
+    control = ControlSocket(path, status)
     await control.open()
     try:
         yield control
@@ -82,7 +88,11 @@ async def answer(path: Path) -> Status:
 def test_it_tells_the_status_to_its_own_user_and_is_removed_at_the_end(path: Path, loop: Loop) -> None:
     async def main() -> None:
         engine = Refractium()
-        async with opened(path, engine.status):
+
+        async def status() -> Status:
+            return engine.status()
+
+        async with opened(path, status):
             mode = mode_of(path)
             assert stat.S_ISSOCK(mode)
             assert stat.S_IMODE(mode) == 0o600
@@ -112,7 +122,7 @@ def test_the_socket_of_a_living_instance_is_left_alone(path: Path, loop: Loop) -
     async def main() -> None:
         async with opened(path) as first:
             with pytest.raises(OSError, match="in use"):
-                await ControlSocket(path, Refractium().status).open()
+                await ControlSocket(path, status_of_nothing).open()
             assert first.path.exists()
             assert (await answer(path)).generation == 1
 
@@ -122,7 +132,7 @@ def test_the_socket_of_a_living_instance_is_left_alone(path: Path, loop: Loop) -
 def test_a_file_that_is_no_socket_is_left_alone(path: Path, loop: Loop) -> None:
     path.write_text("mine")
     with pytest.raises(OSError, match="in use"):
-        run(loop, ControlSocket(path, Refractium().status).open())
+        run(loop, ControlSocket(path, status_of_nothing).open())
     assert path.read_text() == "mine"
 
 
@@ -139,7 +149,7 @@ def test_who_does_not_read_keeps_neither_others_nor_the_end_waiting(path: Path, 
     large = Reload(datetime.now(UTC), ok=False, errors=("x" * 4_000_000,))
     engine = Refractium()
 
-    def status() -> Status:
+    async def status() -> Status:
         return msgspec.structs.replace(engine.status(), last_reload=large)
 
     async def main() -> None:
@@ -156,7 +166,7 @@ def test_beyond_eight_at_once_nobody_is_answered(path: Path, loop: Loop) -> None
     large = Reload(datetime.now(UTC), ok=False, errors=("x" * 4_000_000,))
     engine = Refractium()
 
-    def status() -> Status:
+    async def status() -> Status:
         return msgspec.structs.replace(engine.status(), last_reload=large)
 
     async def main() -> None:

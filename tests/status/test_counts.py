@@ -75,15 +75,16 @@ class Run:
         return answer
 
     def status(self) -> Status:
-        async def status() -> Status:
-            return self.proxy.engine.status()
-
-        found: Status = self.proxy.call(status())
+        found: Status = self.proxy.call(self.tell())
         return found
+
+    async def tell(self) -> Status:
+        """The same, in the proxy's loop."""
+        return self.proxy.engine.status()
 
     def scrape(self) -> list[Metric]:
         """The metrics, as a scraper gets them."""
-        exporter = Exporter("127.0.0.1", 0, self.proxy.engine.status)
+        exporter = Exporter("127.0.0.1", 0, self.tell)
         self.proxy.call(exporter.open())
         try:
             with urllib.request.urlopen(f"http://{exporter.address}/metrics", timeout=10) as answer:
@@ -306,7 +307,7 @@ def test_the_page_lists_every_way_to_end() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_a_scraper_that_says_nothing_keeps_neither_others_nor_the_end_waiting(run: Run, host: str) -> None:
-    exporter = Exporter(host, 0, run.proxy.engine.status)
+    exporter = Exporter(host, 0, run.tell)
     run.proxy.call(exporter.open())
     try:
         port = int(exporter.address.rpartition(":")[2])

@@ -71,6 +71,7 @@ class Assembly:
         warnings: what is allowed and probably not meant.
         metrics: how metrics are served.
         hooks: those of every route and of the fallbacks.
+        source: what was read.
     """
 
     server: ServerConfig
@@ -79,7 +80,8 @@ class Assembly:
     udp: tuple[Route, ...]
     warnings: tuple[Problem, ...]
     metrics: MetricsConfig
-    hooks: tuple[HookUse, ...] = ()
+    hooks: tuple[HookUse, ...]
+    source: Source
 
     def wanted(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
         """What to listen on for some transports: where clients have anywhere to go; else the first."""
@@ -181,6 +183,7 @@ def assemble(
         (*warnings, *broken),
         loaded.config.metrics,
         hooks,
+        Source(loaded.source.text, loaded.source.name),
     )
 
 

@@ -23,7 +23,7 @@ from refractium.errors import RefractiumError
 from refractium.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 log = logging.getLogger("refractium")
 
@@ -57,7 +57,7 @@ class ControlSocket:
         status: gives the answer.
     """
 
-    def __init__(self, path: Path, status: Callable[[], Status]) -> None:
+    def __init__(self, path: Path, status: Callable[[], Awaitable[Status]]) -> None:
         self.path = path
         self._status = status
         self._server: asyncio.Server | None = None
@@ -102,7 +102,7 @@ class ControlSocket:
         try:
             if len(self._answering) <= _AT_ONCE and _is_allowed(writer.get_extra_info("socket")):
                 writer.transport.set_write_buffer_limits(0)  # so that drain waits for the last byte
-                writer.write(msgspec.json.encode(self._status()))
+                writer.write(msgspec.json.encode(await self._status()))
                 await asyncio.wait_for(writer.drain(), _PATIENCE)
             writer.close()
         except (OSError, TimeoutError):

@@ -5,38 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from refractium import __version__, status
 from refractium.access import AccessLog
-from refractium.address import Address
 from refractium.contract import Transport
-from refractium.errors import ConfigError, Problem
-from refractium.hooks import Hooks, HookSet, used
+from refractium.hooks import Hooks
 from refractium.net.bind import bind, prepare
-from refractium.net.checker import Checker
-from refractium.net.checks import resolved
 from refractium.net.counters import Counters, UdpCounters
 from refractium.net.limits import Limits
 from refractium.net.reactor import Reactor
 from refractium.net.report import Ended, join_host_port
-from refractium.net.resolver import Resolver
 from refractium.net.tcp import TcpService
 from refractium.net.udp import UdpService
-from refractium.networks import parse_network
-from refractium.routing import ListenerRules, Pools, Router
-from refractium.routing.route import hook_problems
+from refractium.plan import Plan
+from refractium.routing import ListenerRules
 from refractium.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
-    from refractium.hooks import HookUse, UsedHook
+    from refractium.hooks import HookUse
     from refractium.net.report import Reporter
-    from refractium.routing import Route
+    from refractium.routing import Authority, Route
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +36,18 @@ _DEFAULTS = Settings()
 _FLUSH_SECONDS: Final = 1.0
 """How long hooks have at a stop for what is in their queues."""
 _ONE_LISTENER: Final = {"": ListenerRules()}
+
+
+class Shared(NamedTuple):
+    """What an engine has in common with others that serve the same on the same addresses.
+
+    Attributes:
+        limits: those that hold over all of them.
+        authorities: who decides what is believed of the backends of each transport.
+    """
+
+    limits: Limits
+    authorities: Mapping[Transport, Authority]
 
 
 class Refractium:
@@ -69,6 +73,7 @@ class Refractium:
             By default there is one, which they need not be told, and it serves every route to everybody.
         hooks: packet hooks of every route and of the fallbacks, as `Route` takes them.
         report: told of every connection and session that ended; by default the access log.
+        shared: what it has in common with other engines, if it is one of several (`refractium.workers`).
 
     Raises:
         ConfigError: routes that cannot be used together, a bad address.
@@ -85,12 +90,23 @@ class Refractium:
         listeners: Mapping[str, ListenerRules] = _ONE_LISTENER,
         hooks: Sequence[HookUse] = (),
         report: Reporter | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self._started = status.now()
         self._report = report or AccessLog()
-        self._plan = _Plan(tcp, udp, fallback_tcp, fallback_udp, settings, listeners, hooks)
+        self._authorities = shared.authorities if shared is not None else None
+        self._plan = Plan(
+            tcp,
+            udp,
+            fallback_tcp,
+            fallback_udp,
+            settings,
+            listeners,
+            hooks,
+            authorities=self._authorities,
+        )
         self._hooks = Hooks()
-        self._limits = Limits(settings)
+        self._limits = shared.limits if shared is not None else Limits(settings)
         self._reactor: Reactor | None = None
         self._tcp: TcpService | None = None
         self._udp: UdpService | None = None
@@ -179,14 +195,20 @@ class Refractium:
             ConfigError: nothing has changed.
             RuntimeError: the engine was stopped.
         """
-        plan = _Plan(
-            tcp, udp, fallback_tcp, fallback_udp, settings, listeners, hooks, successor_of=self._plan
+        plan = Plan(
+            tcp,
+            udp,
+            fallback_tcp,
+            fallback_udp,
+            settings,
+            listeners,
+            hooks,
+            self._plan,
+            self._authorities,
         )
-        services = {Transport.TCP: self._tcp, Transport.UDP: self._udp}
         try:
-            for transport, service in services.items():
-                if service is not None:
-                    await plan.prepare(transport)
+            for transport in self._plan.prepared:
+                await plan.prepare(transport)
             if self._stopping:
                 raise RuntimeError("the engine was stopped: make a new one")  # noqa: TRY301
         except BaseException:
@@ -196,7 +218,7 @@ class Refractium:
         if self._reactor is not None:
             self._hooks.use(plan.hooks)
         self._limits.apply(settings)
-        for transport, service in services.items():
+        for transport, service in ((Transport.TCP, self._tcp), (Transport.UDP, self._udp)):
             if service is not None:
                 service.apply(plan.routers[transport], settings)
         self._generation += 1
@@ -353,148 +375,3 @@ class Refractium:
 
     def __repr__(self) -> str:
         return f"<Refractium {self.active} active>"
-
-
-class _Plan:
-    """What one configuration comes to: routers, settings, and who keeps the backends' addresses and states.
-
-    Args:
-        tcp: as `Refractium` takes them, like the others.
-        udp: the same.
-        fallback_tcp: the same.
-        fallback_udp: the same.
-        settings: the same.
-        listeners: the same.
-        hooks: the same.
-        successor_of: whose knowledge of backends is taken over.
-    """
-
-    def __init__(
-        self,
-        tcp: Sequence[Route],
-        udp: Sequence[Route],
-        fallback_tcp: str | Sequence[str],
-        fallback_udp: str | Sequence[str],
-        settings: Settings,
-        listeners: Mapping[str, ListenerRules],
-        hooks: Sequence[HookUse],
-        successor_of: _Plan | None = None,
-    ) -> None:
-        _refuse_bad_networks(settings)
-        self.settings = settings
-        if problems := list(hook_problems(hooks)):
-            raise ConfigError(problems)
-        self.hooks: HookSet = HookSet(successor_of.hooks if successor_of is not None else None)
-        for_all = tuple(map(used, hooks))
-        self.pools: dict[Transport, Pools] = {
-            transport: _pools(
-                transport,
-                routes,
-                fallback,
-                successor_of.pools[transport] if successor_of is not None else None,
-                self.hooks,
-                for_all,
-            )
-            for transport, routes, fallback in (
-                (Transport.TCP, tcp, fallback_tcp),
-                (Transport.UDP, udp, fallback_udp),
-            )
-        }
-        _refuse_bad_rules(listeners, (*tcp, *udp))
-        # They are counted from the start on.
-        self.faults: dict[Transport, Counter[str]] = (
-            successor_of.faults
-            if successor_of is not None
-            else {transport: Counter() for transport in Transport}
-        )
-        self.routers = {
-            transport: {
-                name: Router(pools, settings.peek_buffer_size, rules, self.faults[transport])
-                for name, rules in listeners.items()
-            }
-            for transport, pools in self.pools.items()
-        }
-        self._resolver = Resolver([backend for pools in self.pools.values() for backend in pools.backends])
-        self._is_resolving = False
-        self._checkers = {
-            transport: Checker(transport, pools.backends) for transport, pools in self.pools.items()
-        }
-
-    def refuse_unknown(self, listener: str) -> None:
-        """Raise `ValueError` if there are no rules of a listener of this name."""
-        if listener not in self.routers[Transport.TCP]:
-            names = ", ".join(map(repr, self.routers[Transport.TCP]))
-            raise ValueError(f"there is no listener {listener!r}: there are {names}")
-
-    async def prepare(self, transport: Transport) -> None:
-        """Look up names and check backends for the first time; each for a bounded time."""
-        if not self._is_resolving:
-            self._is_resolving = True
-            await self._resolver.start(self.settings.connect_timeout_ms)
-        await self._checkers[transport].start()
-
-    async def stop(self) -> None:
-        """Look nothing up and check nothing any more."""
-        for checker in self._checkers.values():
-            await checker.stop()
-        await self._resolver.stop()
-
-
-def _pools(
-    transport: Transport,
-    routes: Sequence[Route],
-    fallback: str | Sequence[str],
-    former: Pools | None,
-    hooks: HookSet,
-    for_all: Sequence[UsedHook],
-) -> Pools:
-    if wrong := [route for route in routes if route.transport is not transport]:
-        raise ConfigError(Problem(f"{one} is not a route for {transport}", where=transport) for one in wrong)
-    routes = [replace(route, health=resolved(route.health, transport)) for route in routes]
-    targets = _addresses(fallback, f"fallback_{transport}")
-    known = former.states if former is not None else None
-    pools = Pools(routes, targets, known, hooks=hooks, for_all=for_all)
-    if former is not None:
-        _keep_addresses(pools, former)
-    return pools
-
-
-def _keep_addresses(pools: Pools, former: Pools) -> None:
-    """Until a name is looked up again, and should that fail, the last good answer holds."""
-    found = {backend.address: backend.socket_addresses for backend in former.backends}
-    for backend in pools.backends:
-        if backend.address.is_name:
-            backend.socket_addresses = found.get(backend.address, ())
-
-
-def _refuse_bad_rules(listeners: Mapping[str, ListenerRules], routes: Sequence[Route]) -> None:
-    labels = {name for route in routes for name in (route.label, route.name)}
-    if problems := [
-        Problem(problem.message, where=f"listeners[{name!r}].{problem.where}")
-        for name, rules in listeners.items()
-        for problem in rules.problems(labels)
-    ]:
-        raise ConfigError(problems)
-
-
-def _refuse_bad_networks(settings: Settings) -> None:
-    problems = []
-    for index, text in enumerate(settings.proxy_protocol_from):
-        try:
-            parse_network(text)
-        except ValueError as error:
-            problems.append(Problem(str(error), where=f"settings.proxy_protocol_from[{index}]"))
-    if problems:
-        raise ConfigError(problems)
-
-
-def _addresses(texts: str | Sequence[str], where: str) -> tuple[Address, ...]:
-    found, problems = [], []
-    for text in (texts,) if isinstance(texts, str) else texts:
-        try:
-            found.append(Address.parse(text))
-        except ValueError as error:
-            problems.append(Problem(str(error), where=where))
-    if problems:
-        raise ConfigError(problems)
-    return tuple(found)

@@ -7,7 +7,6 @@ them. No label is ever taken from the wire.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
 import socket
 import sys
@@ -30,11 +29,11 @@ from refractium.net.counters import DENIED
 from refractium.net.report import join_host_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from prometheus_client.metrics_core import Metric
 
-    from refractium.status import HookStatus, RouteStatus, Status, TcpStatus, UdpStatus
+    from refractium.status import HookStatus, RouteStatus, Status, TcpStatus, UdpStatus, WorkerStatus
 
 log = logging.getLogger("refractium")
 
@@ -54,7 +53,7 @@ class Exporter:
         address: what is listened on, ``HOST:PORT``.
     """
 
-    def __init__(self, host: str, port: int, status: Callable[[], Status]) -> None:
+    def __init__(self, host: str, port: int, status: Callable[[], Awaitable[Status]]) -> None:
         self._host = host
         self._port = port
         self._status = status
@@ -116,7 +115,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _FromStatus(Collector):
-    def __init__(self, status: Callable[[], Status], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, status: Callable[[], Awaitable[Status]], loop: asyncio.AbstractEventLoop) -> None:
         self._status = status
         self._loop = loop
 
@@ -125,16 +124,11 @@ class _FromStatus(Collector):
 
     def _ask(self) -> Status:
         """The status, as the loop's thread sees it: between two events, where all counts fit together."""
-        answer: concurrent.futures.Future[Status] = concurrent.futures.Future()
 
-        def tell() -> None:
-            try:
-                answer.set_result(self._status())
-            except Exception as error:  # noqa: BLE001 - raised where it was asked
-                answer.set_exception(error)
+        async def tell() -> Status:
+            return await self._status()
 
-        self._loop.call_soon_threadsafe(tell)
-        return answer.result(_PATIENCE)
+        return asyncio.run_coroutine_threadsafe(tell(), self._loop).result(_PATIENCE)
 
 
 def families(status: Status) -> Iterator[Metric]:
@@ -162,6 +156,7 @@ def families(status: Status) -> Iterator[Metric]:
     yield from _datagrams(status.udp)
     yield from _backends(status.routes)
     yield from _hooks(status.hooks)
+    yield from _workers(status.workers)
 
 
 def _traffic(status: Status) -> Iterator[Metric]:
@@ -284,3 +279,20 @@ def _backends(routes: tuple[RouteStatus, ...]) -> Iterator[Metric]:
         active.add_metric(key, backend.active)
         since.add_metric(key, backend.since.timestamp())
     yield from (up, active, since)
+
+
+def _workers(workers: tuple[WorkerStatus, ...]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("refractium_worker_up", "Whether there is the process.", labels=["worker"])
+    active = GaugeMetricFamily(
+        "refractium_worker_active", "Connections and UDP sessions that it has now.", labels=["worker"]
+    )
+    restarts = CounterMetricFamily(
+        "refractium_worker_restarts", "How often it was replaced.", labels=["worker"]
+    )
+    for one in workers:
+        label = [str(one.number)]
+        up.add_metric(label, int(one.pid is not None))
+        active.add_metric(label, one.active)
+        restarts.add_metric(label, one.restarts)
+    if workers:
+        yield from (up, active, restarts)

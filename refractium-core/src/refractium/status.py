@@ -204,6 +204,24 @@ class HookStatus(Struct, frozen=True):
     outbound: HookTally
 
 
+class WorkerStatus(Struct, frozen=True):
+    """One of several worker processes.
+
+    Attributes:
+        number: from 1.
+        pid: of the process; None while it is being replaced.
+        since: when that was started.
+        restarts: how often it was replaced.
+        active: connections and sessions that it has now.
+    """
+
+    number: int
+    pid: int | None
+    since: datetime | None
+    restarts: int
+    active: int
+
+
 class Status(Struct, frozen=True):
     """All of it at one moment.
 
@@ -219,6 +237,7 @@ class Status(Struct, frozen=True):
         tcp: counts of connections.
         udp: counts of sessions.
         hooks: what packet hooks have been told.
+        workers: the processes that serve, if there are several.
     """
 
     version: str
@@ -232,6 +251,7 @@ class Status(Struct, frozen=True):
     tcp: TcpStatus
     udp: UdpStatus
     hooks: tuple[HookStatus, ...] = ()
+    workers: tuple[WorkerStatus, ...] = ()
 
 
 def now() -> datetime:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from refractium.assembly import DEFAULT_FILE, Assembly, Overrides, assemble, read
+from refractium.config import parse
 from refractium.plugins import Plugins, load_plugins
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from refractium.cli.options import Flags
-    from refractium.config import Loaded
+    from refractium.config import Loaded, Source
 
 _SERVER_KEYS: Final = {
     "bind": "bind",
@@ -20,6 +21,7 @@ _SERVER_KEYS: Final = {
     "peek_buffer": "peek_buffer_size",
     "max_connections": "max_connections",
     "max_connections_per_ip": "max_connections_per_ip",
+    "workers": "workers",
 }
 """Flags that stand for a key of ``[server]``."""
 
@@ -58,13 +60,17 @@ def engine_arguments(assembled: Assembly) -> dict[str, Any]:
     }
 
 
-def assembly(flags: Flags) -> Assembly:
+def assembly(flags: Flags, source: Source | None = None) -> Assembly:
     """Read the file, load the plugins, put all together.
+
+    Args:
+        flags: what was given.
+        source: what the file has in it, if it has been read already.
 
     Raises:
         ConfigError: with everything that is wrong.
     """
     over = overrides(flags)
-    loaded = read(over)
+    loaded = read(over) if source is None else parse(source)
     strict = bool(flags.given.get("strict_plugins"))
     return assemble(loaded, over, plugins(flags, loaded), strict_plugins=strict)

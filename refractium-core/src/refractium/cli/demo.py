@@ -11,10 +11,10 @@ import rich_click as click
 
 from refractium.cli import configuration, logs, render
 from refractium.cli.options import Flags
-from refractium.cli.run import run
 from refractium.cli.stdout import say
 from refractium.demo import SCENES, Outcome, Stage
 from refractium.errors import ConfigError, Problem
+from refractium.loop import run
 
 
 @click.command("demo")

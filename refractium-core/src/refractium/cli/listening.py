@@ -16,8 +16,8 @@ from refractium.net.bind import bind
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from refractium.cli.serving import Service
     from refractium.config import ListenerConfig
-    from refractium.engine import Refractium
 
 Wanted: TypeAlias = "Sequence[tuple[Transport, ListenerConfig]]"
 Key: TypeAlias = tuple[Transport, str, int]
@@ -43,11 +43,11 @@ class Listening:
     """Every transport of a listener on one port, even where that port was to be any free one.
 
     Args:
-        engine: what serves.
+        service: what serves.
     """
 
-    def __init__(self, engine: Refractium) -> None:
-        self._engine = engine
+    def __init__(self, service: Service) -> None:
+        self._service = service
         self._open: dict[Key, tuple[str, ...]] = {}
         self._handed_down: set[tuple[Transport, str]] = set()
 
@@ -64,7 +64,7 @@ class Listening:
             transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
             name = _listener_on(sock, [listener for one, listener in wanted if one is transport])
             self._handed_down.add((transport, name))
-            say(f"Listening on {transport}://{await self._engine.start_on(sock, name)}")
+            say(f"Listening on {transport}://{await self._service.start_on(sock, name)}")
 
     async def prepare(self, wanted: Wanted) -> Change:
         """Bind what is to be listened on and is not yet.
@@ -97,7 +97,7 @@ class Listening:
         for key, sockets in change.bound.items():
             transport, host, port = key
             name = listener_name(host, port)
-            self._open[key] = tuple([await self._engine.start_on(sock, name) for sock in sockets])
+            self._open[key] = tuple([await self._service.start_on(sock, name) for sock in sockets])
             for address in self._open[key]:
                 say(f"Listening on {transport}://{address}")
 
@@ -150,7 +150,7 @@ class Listening:
 
     def _end(self, key: Key) -> None:
         for address in self._open.pop(key):
-            self._engine.stop_listening(key[0], address)
+            self._service.stop_listening(key[0], address)
 
 
 def _listener_on(sock: socket.socket, listeners: Sequence[ListenerConfig]) -> str:

@@ -11,9 +11,11 @@ from refractium.cli.stdout import say
 from refractium.config.model import metrics_address
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from refractium.assembly import Assembly
-    from refractium.engine import Refractium
     from refractium.metrics import Exporter
+    from refractium.status import Status
 
 log = logging.getLogger("refractium")
 
@@ -22,11 +24,11 @@ class Observing:
     """Both, as the configuration in force wants them.
 
     Args:
-        engine: what is looked at.
+        status: gives the status of what runs.
     """
 
-    def __init__(self, engine: Refractium) -> None:
-        self._engine = engine
+    def __init__(self, status: Callable[[], Awaitable[Status]]) -> None:
+        self._status = status
         self._bind: str | None = None
         self._exporter: Exporter | None = None
         self._control: control.ControlSocket | None = None
@@ -45,7 +47,7 @@ class Observing:
             return None
         from refractium.metrics import Exporter  # noqa: PLC0415 - slow to import, and not always wanted
 
-        exporter = Exporter(*metrics_address(bind), self._engine.status)
+        exporter = Exporter(*metrics_address(bind), self._status)
         await exporter.open()
         return exporter
 
@@ -70,13 +72,13 @@ class Observing:
             self._control = None
 
     async def _change_control(self, configured: str | None) -> None:
-        path = Path(configured) if configured is not None else self._default()
+        path = Path(configured) if configured is not None else await self._default()
         if self._control is not None and self._control.path == path:
             return
         if self._control is not None:
             await self._control.close()
             self._control = None
-        wanted = control.ControlSocket(path, self._engine.status)
+        wanted = control.ControlSocket(path, self._status)
         try:
             await wanted.open()
         except OSError as error:
@@ -90,6 +92,6 @@ class Observing:
         else:
             self._control = wanted
 
-    def _default(self) -> Path:
-        port = int(self._engine.status().listeners[0].address.rpartition(":")[2])
+    async def _default(self) -> Path:
+        port = int((await self._status()).listeners[0].address.rpartition(":")[2])
         return control.folders()[0] / control.file_name(port)

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+
+class _Workers(click.ParamType[int | str]):
+    """A number of processes, or ``auto``."""
+
+    name = "workers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str | Any:
+        return value if value == "auto" else click.IntRange(1, 256).convert(value, param, ctx)
+
+
 _SERVING: Final = (
     click.option("-b", "--bind", metavar="HOST", help="Address to listen on.  [file, else 0.0.0.0]"),
     click.option(
@@ -49,6 +61,9 @@ _SERVING: Final = (
         type=click.IntRange(1, 10_000_000),
         metavar="N",
         help="Connections of one address.",
+    ),
+    click.option(
+        "--workers", type=_Workers(), metavar="N", help="Processes that serve, or: auto.  [file, else 1]"
     ),
     click.option(
         "--no-hot-reload", is_flag=True, default=None, help="Leave a changed file alone until SIGHUP."

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from refractium.cli.listening import Listening
     from refractium.cli.observing import Observing
     from refractium.cli.options import Flags
+    from refractium.cli.serving import Serving
     from refractium.contract import Transport
-    from refractium.engine import Refractium
 
 log = logging.getLogger("refractium")
 
@@ -29,7 +29,7 @@ class Reloader:
     """Reloads when it is asked to, one time after the other; requests that come meanwhile are one.
 
     Args:
-        engine: what serves.
+        serving: what serves.
         flags: what was given on the command line; it still comes before the file.
         transports: what was asked to be served.
         listening: the sockets.
@@ -38,13 +38,13 @@ class Reloader:
 
     def __init__(
         self,
-        engine: Refractium,
+        serving: Serving,
         flags: Flags,
         transports: Sequence[Transport],
         listening: Listening,
         observing: Observing,
     ) -> None:
-        self._engine = engine
+        self._serving = serving
         self._flags = flags
         self._transports = transports
         self._listening = listening
@@ -70,19 +70,21 @@ class Reloader:
             assembly = await asyncio.to_thread(configuration.assembly, self._flags)
             await self._apply(assembly)
         except ConfigError as error:
-            self._engine.reload_failed([str(problem) for problem in error.problems])
+            self._serving.service.reload_failed([str(problem) for problem in error.problems])
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)  # noqa: TRY400 - the operator's fault needs no traceback
         except ListenError as error:
-            self._engine.reload_failed([str(error)])
+            self._serving.service.reload_failed([str(error)])
             log.error("not reloaded: %s", error)  # noqa: TRY400 - as above
         except Exception as error:
-            self._engine.reload_failed([f"internal error: {error!r}"])
+            self._serving.service.reload_failed([f"internal error: {error!r}"])
             log.exception("not reloaded: internal error")
         else:
             for warning in assembly.warnings:
                 log.warning("%s", warning)
-            log.info("reloaded: configuration %d is in force", self._engine.generation)
+            if assembly.server.worker_count != self._serving.workers:
+                log.warning("server.workers: there are %d until a restart", self._serving.workers)
+            log.info("reloaded: configuration %d is in force", self._serving.service.generation)
 
     async def _apply(self, assembly: Assembly) -> None:
         wanted = assembly.wanted(self._transports)
@@ -90,7 +92,7 @@ class Reloader:
         change = None
         try:
             change = await self._listening.prepare(wanted)
-            await self._engine.apply(**configuration.engine_arguments(assembly))
+            await self._serving.apply(assembly)
         except BaseException:
             if change is not None:
                 await self._listening.undo(change)

@@ -15,14 +15,14 @@ from refractium.cli.listening import Listening
 from refractium.cli.observing import Observing
 from refractium.cli.options import Flags, serving_options
 from refractium.cli.reload import Reloader, ask_on_changes
+from refractium.cli.serving import Service, is_hot, serving
 from refractium.cli.stdout import leave_stdout_to_hooks
-from refractium.config import ServerConfig
 from refractium.contract import Transport
-from refractium.engine import Refractium
+from refractium.loop import run
 from refractium.watch import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from refractium.assembly import Assembly
@@ -72,17 +72,6 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
     run(lambda: _serve(flags, assembly, transports, (file, known), access))
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine on uvloop, or on asyncio's own loop where uvloop could not be installed."""
-    new_event_loop: Callable[[], asyncio.AbstractEventLoop]
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415 - optional, and slow to import
-    except ImportError:
-        new_event_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(main())
-
-
 async def _serve(
     flags: Flags,
     assembly: Assembly,
@@ -90,11 +79,12 @@ async def _serve(
     in_force: tuple[Path | None, bytes | None],
     access: Reporter,
 ) -> None:
-    engine = Refractium(**configuration.engine_arguments(assembly), report=access)
-    listening = Listening(engine)
-    stopping = _Stopping(engine)
-    observing = Observing(engine)
-    reloader = Reloader(engine, flags, transports, listening, observing)
+    run_by = serving(flags, assembly, access)
+    service = run_by.service
+    listening = Listening(service)
+    stopping = _Stopping(service)
+    observing = Observing(run_by.status)
+    reloader = Reloader(run_by, flags, transports, listening, observing)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.on_signal, number)
@@ -102,7 +92,7 @@ async def _serve(
     tasks = [asyncio.create_task(reloader.run())]
     path, known = in_force
     if path is not None:
-        tasks.append(asyncio.create_task(ask_on_changes(path, known, lambda: _is_hot(engine), reloader)))
+        tasks.append(asyncio.create_task(ask_on_changes(path, known, lambda: is_hot(service), reloader)))
     try:
         wanted = assembly.wanted(transports)
         await listening.take(systemd.inherited(), wanted)
@@ -120,24 +110,16 @@ async def _serve(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await observing.close()
-        await engine.stop(0)
-    log.info(
-        "stopped after %d connections and %d sessions",
-        engine.counters.accepted,
-        engine.udp_counters.sessions,
-    )
-
-
-def _is_hot(engine: Refractium) -> bool:
-    """Whether the configuration in force wants changes of its file to be taken over."""
-    return isinstance(engine.settings, ServerConfig) and engine.settings.hot_reload
+        await service.stop(0)
+    status = await run_by.status()
+    log.info("stopped after %d connections and %d sessions", status.tcp.accepted, status.udp.sessions)
 
 
 class _Stopping:
     """The first signal drains, the second ends at once."""
 
-    def __init__(self, engine: Refractium) -> None:
-        self._engine = engine
+    def __init__(self, service: Service) -> None:
+        self._service = service
         self._tasks: list[asyncio.Task[None]] = []
         self.begun = asyncio.Event()
         self.done = asyncio.Event()
@@ -148,9 +130,9 @@ class _Stopping:
             log.info("%s again: ending at once", number.name)
             self._tasks.append(asyncio.create_task(self._stop(0)))
         else:
-            log.info("%s: %d connections may finish", number.name, self._engine.active)
+            log.info("%s: %d connections may finish", number.name, self._service.active)
             self._tasks.append(asyncio.create_task(self._stop(None)))
 
     async def _stop(self, drain_timeout_ms: int | None) -> None:
-        await self._engine.stop(drain_timeout_ms)
+        await self._service.stop(drain_timeout_ms)
         self.done.set()

@@ -7,9 +7,10 @@ through never raises here.
 
 from __future__ import annotations
 
+import os
 import re
 from ipaddress import ip_address
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -61,9 +62,18 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tuple[str | HookConfig, ...],
         Meta(description="Packet hooks of every route and of the fallbacks."),
     ] = ()
+    workers: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | Literal["auto"],
+        Meta(description='Processes that serve; "auto": as many as there are processors.'),
+    ] = 1
     control: Annotated[
         str | None, Meta(description="The control socket. Without it: one by the port, in a usual place.")
     ] = None
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve: of the processors, those that this one may use count."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
 
 class ListenerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -64,14 +64,43 @@ def prepare(sock: socket.socket) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
-def _open(
-    kind: socket.SocketKind, family: socket.AddressFamily, address: tuple[object, ...]
-) -> socket.socket:
+def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
+    """Sockets on the address of a bound one, so that several processes can serve there.
+
+    The kernel spreads clients over them, and sends what comes from one address and port to the same one
+    (SO_REUSEPORT, socket(7)). The first was bound without that option, so that a port which another program
+    has, or another instance of this one, is refused.
+
+    Args:
+        sock: has the options of a listener (`prepare`).
+        count: how many there are to be, with that one.
+
+    Returns:
+        As many. Where there can be only the one, it is there again and again, for TCP; only the first can
+        have a UDP socket, whose answers would not come to the right process else.
+    """
+    found: list[socket.socket | None] = [sock]
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        while len(found) < count:
+            found.append(_open(sock.type, sock.family, sock.getsockname(), socket.SO_REUSEPORT))
+    except OSError:
+        # It was handed down by another user, who alone may do so, or has a port that needs rights lost since.
+        for one in found[1:]:
+            one.close()  # type: ignore[union-attr]
+        is_tcp = sock.type == socket.SOCK_STREAM
+        return [sock, *(sock.dup() if is_tcp else None for _ in range(count - 1))]
+    return found
+
+
+def _open(kind: int, family: int, address: tuple[object, ...], option: int | None = None) -> socket.socket:
     sock = socket.socket(family, kind)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        if kind == socket.SOCK_STREAM:
+        if option is not None:
+            sock.setsockopt(socket.SOL_SOCKET, option, 1)
+        elif kind == socket.SOCK_STREAM:
             # Not for UDP, where it would let a second instance take the port silently.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)

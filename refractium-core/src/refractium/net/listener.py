@@ -113,6 +113,7 @@ class Listener:
             if not self._accept_some():
                 break
         self._stop_pausing()
+        self._reactor.unwatch(self._sock)
         self._reactor.retire(self._sock)
 
     def crash(self) -> None:

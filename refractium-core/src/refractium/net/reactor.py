@@ -97,7 +97,8 @@ class Reactor:
     def retire(self, sock: socket.socket) -> None:
         """Stop watching a socket, and close it when the batch is done, which takes it out of the epoll.
 
-        Not before, so that an event still in the batch cannot reach a new socket of the same number.
+        Not before, so that an event still in the batch cannot reach a new socket of the same number. Where
+        another process may have the same socket open, `unwatch` comes first.
         """
         self._handlers.pop(sock.fileno(), None)
         if not self._retired:

@@ -119,6 +119,7 @@ class UdpService:
         self.own.discard(listener.address)
         for session in [one for one in self.sessions.values() if one.listener is listener]:
             session.end(Ended.CLOSED)
+        self.reactor.unwatch(listener.sock)
         self.reactor.retire(listener.sock)
 
     def drain(self) -> None:
@@ -140,6 +141,7 @@ class UdpService:
     def close(self) -> None:
         """Close the listeners and forget all timers. The sessions have ended before."""
         for listener in self.listeners:
+            self.reactor.unwatch(listener.sock)
             self.reactor.retire(listener.sock)
         self.listeners.clear()
         for deadlines in self._silence.values():

@@ -2,7 +2,7 @@
 
 from refractium.routing.backend import Backend, SocketAddress
 from refractium.routing.balancers import BALANCERS
-from refractium.routing.health import LOCAL_ERRORS, BackendState, Health
+from refractium.routing.health import LOCAL_ERRORS, Authority, BackendState, Health
 from refractium.routing.pool import Pool
 from refractium.routing.pools import Pools
 from refractium.routing.route import Member, Route
@@ -12,6 +12,7 @@ from refractium.routing.rules import ListenerRules
 __all__ = [
     "BALANCERS",
     "LOCAL_ERRORS",
+    "Authority",
     "Backend",
     "BackendState",
     "Health",

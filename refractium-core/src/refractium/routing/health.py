@@ -107,6 +107,19 @@ class Watcher(Protocol):
         """Look at the state again."""
 
 
+class Authority(Protocol):
+    """Who decides what is believed of backends, where that is not decided by their states themselves."""
+
+    def adopt(self, state: BackendState) -> None:
+        """Decide for a state from now on, and tell it what is believed already (`BackendState.believe`)."""
+
+    def client_failed(self, state: BackendState, reason: str) -> None:
+        """A client could not reach the backend."""
+
+    def client_reached(self, state: BackendState) -> None:
+        """A client has reached it after others could not."""
+
+
 class BackendState:
     """What is known of one backend, shared by all who ask the same of it.
 
@@ -125,6 +138,7 @@ class BackendState:
         since: when `status` became what it is, in seconds since the epoch, to show it.
         active: connections and UDP sessions that it has now.
         failed_clients: how many clients in a row could not reach it.
+        authority: who decides what is believed of it, if somebody else does.
     """
 
     __slots__ = (
@@ -136,6 +150,7 @@ class BackendState:
         "_watchers",
         "active",
         "address",
+        "authority",
         "failed_clients",
         "health",
         "proxy_protocol",
@@ -159,6 +174,7 @@ class BackendState:
         self.since = time.time()
         self.active = 0
         self.failed_clients = 0
+        self.authority: Authority | None = None
         self._clock = clock
         self._failed_checks = 0
         self._passed_checks = 0
@@ -218,14 +234,27 @@ class BackendState:
     def client_failed(self, reason: str) -> None:
         """A client could not reach it, through no fault of this machine: that counts as a failed check."""
         self.failed_clients += 1
-        if self._has_failed_enough:
+        if self.authority is not None:
+            self.authority.client_failed(self, reason)
+        elif self._has_failed_enough:
             self._go_down(reason)
 
     def client_reached(self) -> None:
         """A client has reached it after others could not (`failed_clients`)."""
         self.failed_clients = 0
-        if self.status is Status.DOWN and not self.is_checked:
+        if self.authority is not None:
+            self.authority.client_reached(self)
+        elif self.status is Status.DOWN and not self.is_checked:
             self._become(Status.UP, "a client has reached it")
+
+    def believe(self, status: Status, since: float, reason: str) -> None:
+        """What the authority has decided; the arguments are the attributes of these names."""
+        self.status, self.since, self.reason = status, since, reason
+        self.failed_clients = 0
+        if status is Status.DOWN:
+            self.failed_clients = 1  # so that the first client to reach it is told of
+            self._rest()
+        self._tell_watchers()
 
     def may_try(self) -> bool:
         """Whether it is time for a client to find out about a backend that is down and that nobody checks.
@@ -245,8 +274,11 @@ class BackendState:
     def _go_down(self, reason: str) -> None:
         if self.status is not Status.DOWN:
             self._passed_checks = 0
-            self._retry_at = self._clock() + self.health.interval_ms / 1000
+            self._rest()
             self._become(Status.DOWN, reason)
+
+    def _rest(self) -> None:
+        self._retry_at = self._clock() + self.health.interval_ms / 1000
 
     def _become(self, status: Status, reason: str = "") -> None:
         self.status = status
@@ -257,6 +289,9 @@ class BackendState:
         elif reason:
             log.info("backend %s is up again: %s", self.address, reason)
             self._failed_checks = self.failed_clients = 0
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
         for watcher in list(self._watchers):
             watcher.refresh()
 

@@ -1,0 +1,119 @@
+"""What serves a run: an engine in this process, or several worker processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from refractium.cli import configuration, logs
+from refractium.config import ServerConfig
+from refractium.engine import Refractium
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from refractium.assembly import Assembly
+    from refractium.cli.options import Flags
+    from refractium.config import Source
+    from refractium.contract import Transport
+    from refractium.net.report import Reporter
+    from refractium.settings import Settings
+    from refractium.status import Status
+
+
+class Service(Protocol):
+    """What an engine and a supervisor have in common; see `refractium.Refractium`."""
+
+    @property
+    def settings(self) -> Settings:
+        """Limits and timeouts."""
+
+    @property
+    def active(self) -> int:
+        """Connections and UDP sessions open now."""
+
+    @property
+    def generation(self) -> int:
+        """How many configurations have been in force."""
+
+    async def start_on(self, sock: socket.socket, listener: str = "") -> str:
+        """Serve on a bound socket."""
+
+    def stop_listening(self, transport: Transport, address: str) -> None:
+        """Give up an address."""
+
+    def reload_failed(self, errors: Sequence[str]) -> None:
+        """Have the status tell of it."""
+
+    async def stop(self, drain_timeout_ms: int | None = None) -> int:
+        """Let connections finish, and end."""
+
+
+class Serving(NamedTuple):
+    """Whatever serves.
+
+    Attributes:
+        service: the engine, or the supervisor.
+        apply: has it serve by another configuration.
+        status: what it tells.
+        workers: how many processes serve.
+    """
+
+    service: Service
+    apply: Callable[[Assembly], Awaitable[None]]
+    status: Callable[[], Awaitable[Status]]
+    workers: int
+
+
+def serving(flags: Flags, assembly: Assembly, access: Reporter) -> Serving:
+    """Make what serves, with as many processes as the configuration says.
+
+    Args:
+        flags: what was given.
+        assembly: the configuration.
+        access: the access log of this process.
+    """
+    workers = assembly.server.worker_count
+    return _in_this_process(assembly, access) if workers == 1 else _in_workers(flags, assembly, workers)
+
+
+def _in_this_process(assembly: Assembly, access: Reporter) -> Serving:
+    engine = Refractium(**configuration.engine_arguments(assembly), report=access)
+
+    async def apply(changed: Assembly) -> None:
+        await engine.apply(**configuration.engine_arguments(changed))
+
+    async def status() -> Status:
+        return engine.status()
+
+    return Serving(engine, apply, status, 1)
+
+
+def _in_workers(flags: Flags, assembly: Assembly, workers: int) -> Serving:
+    from refractium.workers import Supervisor  # noqa: PLC0415 - one process starts faster without
+
+    begin = partial(logs.configure, flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
+    supervisor = Supervisor(_Build(flags, assembly.source), workers, begin)
+
+    async def apply(changed: Assembly) -> None:
+        await supervisor.apply(_Build(flags, changed.source))
+
+    return Serving(supervisor, apply, supervisor.status, workers)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """What a worker does to have the same configuration: it reads the same text, wherever the file is now."""
+
+    flags: Flags
+    source: Source
+
+    def __call__(self) -> dict[str, Any]:
+        return configuration.engine_arguments(configuration.assembly(self.flags, self.source))
+
+
+def is_hot(service: Service) -> bool:
+    """Whether the configuration in force wants changes of its file to be taken over."""
+    return isinstance(service.settings, ServerConfig) and service.settings.hot_reload

@@ -1,0 +1,130 @@
+"""A socket over which two processes send each other messages, and descriptors along with them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Incoming = TypeVar("Incoming")
+
+_LENGTH: Final = struct.Struct("!I")
+_CHUNK: Final = 262_144
+_FDS_AT_ONCE: Final = 64
+
+
+class Channel(Generic[Incoming]):
+    """One end. Messages arrive in the order in which they were sent, and so do descriptors.
+
+    Args:
+        sock: a connected unix stream socket; the channel's to close.
+        incoming: the type of what the other end sends.
+        received: called with each message.
+        ended: called once, when the other end is gone.
+
+    Attributes:
+        fds: descriptors that have come and were not taken yet, the oldest first.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        incoming: Any,
+        received: Callable[[Incoming], None],
+        ended: Callable[[], None],
+    ) -> None:
+        sock.setblocking(False)  # noqa: FBT003 - positional by its nature
+        self._sock = sock
+        self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(incoming)
+        self._received = received
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._input = bytearray()
+        self._output: deque[tuple[memoryview, int | None]] = deque()
+        self.fds: deque[int] = deque()
+        self._loop.add_reader(sock, self._read)
+
+    def send(self, message: msgspec.Struct, sock: socket.socket | None = None) -> None:
+        """Send a message, as soon as the other end takes it; to one that is gone, nothing is sent.
+
+        Args:
+            message: one of those that the other end knows.
+            sock: what goes along with it; it stays the caller's.
+        """
+        if self._sock.fileno() < 0:
+            return
+        body = msgspec.msgpack.encode(message)
+        fd = None if sock is None else os.dup(sock.fileno())
+        self._output.append((memoryview(_LENGTH.pack(len(body)) + body), fd))
+        if len(self._output) == 1:
+            self._write()
+
+    def close(self) -> None:
+        """Send and receive no more."""
+        if self._sock.fileno() < 0:
+            return
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._drop_output()
+        while self.fds:
+            os.close(self.fds.popleft())
+
+    def _write(self) -> None:
+        while self._output:
+            data, fd = self._output[0]
+            try:
+                sent = self._sock.send(data) if fd is None else socket.send_fds(self._sock, [data], [fd])
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._write)
+                return
+            except OSError:
+                self._drop_output()  # the end of what comes in tells that the other end is gone
+                break
+            if fd is not None:
+                os.close(fd)
+            if sent < len(data):
+                self._output[0] = data[sent:], None
+            else:
+                self._output.popleft()
+        self._loop.remove_writer(self._sock)
+
+    def _drop_output(self) -> None:
+        while self._output:
+            _, fd = self._output.popleft()
+            if fd is not None:
+                os.close(fd)
+
+    def _read(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._sock, _CHUNK, _FDS_AT_ONCE, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        self.fds.extend(fds)
+        self._input += data
+        while self._sock.fileno() >= 0 and (message := self._next()) is not None:
+            self._received(message)
+        if not data and self._sock.fileno() >= 0:
+            self.close()
+            self._ended()
+
+    def _next(self) -> Incoming | None:
+        if len(self._input) < _LENGTH.size:
+            return None
+        (size,) = _LENGTH.unpack_from(self._input)
+        end = _LENGTH.size + size
+        if len(self._input) < end:
+            return None
+        body = bytes(self._input[_LENGTH.size : end])
+        del self._input[:end]
+        return self._decoder.decode(body)

@@ -1,0 +1,450 @@
+"""The supervisor: what listens for several workers, starts them, watches them and speaks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from refractium import __version__, status
+from refractium.contract import Transport
+from refractium.errors import RefractiumError
+from refractium.net.bind import bind, copies, prepare
+from refractium.net.report import join_host_port
+from refractium.plan import Plan
+from refractium.workers.limits import LimitTable
+from refractium.workers.messages import (
+    Belief,
+    Believe,
+    ClientFailed,
+    ClientReached,
+    Configure,
+    Listen,
+    Stop,
+    StopListening,
+)
+from refractium.workers.process import WorkerProcess
+from refractium.workers.totals import total, with_active, without_open
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from refractium.net.report import Reporter
+    from refractium.routing import BackendState
+    from refractium.settings import Settings
+
+log = logging.getLogger("refractium")
+
+Build: TypeAlias = "Callable[[], dict[str, Any]]"
+"""Gives the arguments of an engine: a function at the top of a module, or what else pickle takes."""
+
+_BEAT: Final = 1.0
+"""Seconds from one question whether a worker is well to the next."""
+_MISSED_BEATS: Final = 8
+"""So many answers that do not come, and the worker is replaced."""
+_STATUS_SECONDS: Final = 1.0
+"""How long workers may take to tell their status before what they have told last is taken."""
+_FIRST_PAUSE: Final = 0.1
+"""Seconds from a worker's end to its replacement, if it has lived for long; each time it has not, twice as
+long."""
+_LONGEST_PAUSE: Final = 5.0
+_LONG: Final = 10.0
+"""Seconds after which a worker that ends has not failed at its start."""
+_TRIES: Final = 3
+"""So often a worker may end before it serves for the first time; then none is started any more."""
+_GRACE: Final = 5.0
+"""Seconds that a worker may take to say that it has stopped, after its drain timeout."""
+
+
+def _nothing() -> Reporter | None:
+    return None
+
+
+@dataclass(eq=False)
+class _Listener:
+    """An address listened on, with a socket for each worker.
+
+    The supervisor keeps them all, so clients that have connected to a worker that dies wait for its
+    replacement.
+    """
+
+    transport: Transport
+    name: str
+    address: str
+    sockets: Sequence[socket.socket | None]
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            if sock is not None:
+                sock.close()
+
+
+class Supervisor:
+    """Serves with several processes what `refractium.Refractium` serves with one.
+
+    ::
+
+        supervisor = Supervisor(build, workers=4)
+        await supervisor.start_tcp("0.0.0.0", 8081)
+
+    Like an engine it serves once, installs no signal handlers and configures no logging.
+
+    Args:
+        build: called in this process and in every worker; gives the arguments of `refractium.Refractium`. It
+            goes to the workers by pickle: a function at the top of a module that they can import.
+        workers: how many processes serve.
+        begin: called once in every worker before anything else, for instance to configure logging; what it
+            returns is the ``report`` of its engine. It goes there as `build` does.
+
+    Raises:
+        ConfigError: routes that cannot be used together, a bad address.
+        ValueError: workers cannot import `build` or `begin`.
+    """
+
+    def __init__(self, build: Build, workers: int, begin: Callable[[], Reporter | None] = _nothing) -> None:
+        self._begin = _pickled(begin)
+        self._build = _pickled(build)
+        self._plan = Plan(**build())
+        self._count = workers
+        self._table = LimitTable.create(workers, self.settings.max_connections)
+        self._started = status.now()
+        self._workers: dict[int, WorkerProcess] = {}
+        self._restarts = dict.fromkeys(range(1, workers + 1), 0)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listeners: list[_Listener] = []
+        self._believers: list[_Believer] = []
+        self._past = total([])
+        # Whoever holds it may rely on what workers have been told.
+        self._changing = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._failure: RefractiumError | None = None
+        self._stopping = False
+        self._stopped = asyncio.Event()
+        self._generation = 1
+        self._reloads_failed = 0
+        self._last_reload: status.Reload | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """Limits and timeouts, as they are for connections to come."""
+        return self._plan.settings
+
+    @property
+    def active(self) -> int:
+        """Connections and UDP sessions open now."""
+        return 0 if self._stopped.is_set() else self._table.active
+
+    @property
+    def generation(self) -> int:
+        """How many configurations have been in force."""
+        return self._generation
+
+    async def start_tcp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
+        """As of the engine; it returns when all workers serve.
+
+        Raises:
+            ListenError: the address cannot be listened on.
+            RefractiumError: the workers do not start.
+        """
+        return await self._start(Transport.TCP, host, port, listener)
+
+    async def start_udp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
+        """The same for datagrams. A client's datagrams all go to one worker."""
+        return await self._start(Transport.UDP, host, port, listener)
+
+    async def start_on(self, sock: socket.socket, listener: str = "") -> str:
+        """As of the engine; it returns when all workers serve."""
+        if self._stopping:
+            raise RuntimeError("the supervisor was stopped: make a new one")
+        self._plan.refuse_unknown(listener)
+        transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
+        prepare(sock)
+        self._start_workers()
+        await self._plan.prepare(transport)
+        address = join_host_port(*sock.getsockname()[:2])
+        one = _Listener(transport, listener, address, copies(sock, self._count))
+        async with self._changing:
+            self._listeners.append(one)
+            await asyncio.gather(*(self._listen(worker, one) for worker in self._serving))
+        await self._all_serve()
+        return address
+
+    def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
+        """As of the engine."""
+        for one in self._listeners:
+            if (one.transport, one.address) == (Transport(transport), address):
+                self._listeners.remove(one)
+                one.close()  # before the workers do, so that they see the end of it
+                for worker in self._workers.values():
+                    worker.send(StopListening(one.transport, one.address))
+                return
+        raise ValueError(f"{transport}://{address} is not listened on")
+
+    async def apply(self, build: Build) -> None:
+        """Serve by something else from now on, with all workers.
+
+        Everything that may fail is done here first; a worker that cannot do the same is replaced.
+
+        Raises:
+            ConfigError: nothing has changed.
+            RuntimeError: the supervisor was stopped.
+            ValueError: workers cannot import `build`.
+        """
+        pickled = _pickled(build)
+        plan = Plan(**await asyncio.to_thread(build), successor_of=self._plan)
+        try:
+            for transport in self._plan.prepared:
+                await plan.prepare(transport)
+            if self._stopping:
+                raise RuntimeError("the supervisor was stopped: make a new one")  # noqa: TRY301
+        except BaseException:
+            await plan.stop()
+            raise
+        async with self._changing:
+            former, self._plan, self._build = self._plan, plan, pickled
+            self._watch_states()
+            await asyncio.gather(*map(self._configure, self._serving))
+        self._generation += 1
+        self._last_reload = status.Reload(status.now(), ok=True)
+        await former.stop()
+
+    def reload_failed(self, errors: Sequence[str]) -> None:
+        """As of the engine."""
+        self._reloads_failed += 1
+        self._last_reload = status.Reload(status.now(), ok=False, errors=tuple(errors))
+
+    async def stop(self, drain_timeout_ms: int | None = None) -> int:
+        """As of the engine, with all workers at once; then there are none any more."""
+        timeout_ms = self.settings.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
+        already_stopping, self._stopping = self._stopping, True
+        for one in self._listeners:
+            one.close()
+        patience = timeout_ms / 1000 + _GRACE
+        workers = list(self._workers.values())
+        calls = [asyncio.wait_for(worker.call(Stop, timeout_ms), patience) for worker in workers]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        if not already_stopping:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, *map(self._end, workers), return_exceptions=True)
+            await self._plan.stop()
+            self._table.close()
+            self._stopped.set()
+        return sum(answer.cut for answer in answers if not isinstance(answer, BaseException))
+
+    async def status(self) -> status.Status:
+        """All that is known at this moment, of all workers together."""
+        asked = [asyncio.create_task(worker.ask()) for worker in self._workers.values()]
+        if asked:
+            _, late = await asyncio.wait(asked, timeout=_STATUS_SECONDS)
+            for task in late:
+                task.cancel()
+        told = [one.status for one in self._workers.values() if one.status is not None]
+        counts = total([*told, self._past])
+        return status.Status(
+            version=__version__,
+            started=self._started,
+            at=status.now(),
+            generation=self._generation,
+            reloads_failed=self._reloads_failed,
+            last_reload=self._last_reload,
+            listeners=tuple(
+                status.Listener(
+                    one.transport, one.address, self._plan.routers[one.transport][one.name].labels
+                )
+                for one in self._listeners
+            ),
+            routes=tuple(
+                with_active(
+                    (
+                        found
+                        for transport, those in self._plan.pools.items()
+                        for found in status.routes(transport, those)
+                    ),
+                    told,
+                )
+            ),
+            tcp=counts.tcp,
+            udp=counts.udp,
+            hooks=counts.hooks,
+            workers=tuple(
+                _worker_status(number, restarts, self._workers.get(number))
+                for number, restarts in self._restarts.items()
+            ),
+        )
+
+    # Workers, from their start to their end
+
+    def _start_workers(self) -> None:
+        if not self._tasks:
+            self._watch_states()
+            self._tasks = [asyncio.create_task(self._keep(number)) for number in self._restarts]
+
+    async def _keep(self, number: int) -> None:
+        """Have one worker, always; ends only by cancelling, or when it cannot be started at all."""
+        pause = _FIRST_PAUSE
+        tries_left = _TRIES
+        while True:
+            begun = time.monotonic()
+            try:
+                worker = WorkerProcess(number, self._table, self._client_met)
+            except OSError as error:
+                how = error.strerror or str(error)
+                log.error("worker %d cannot be started: %s", number, how)  # noqa: TRY400 - of the machine
+            else:
+                self._workers[number] = worker
+                how = await self._watch(worker)
+                if worker.is_serving:
+                    tries_left = 0
+            lived = time.monotonic() - begun
+            if tries_left:
+                tries_left -= 1
+                if not tries_left:
+                    self._failure = RefractiumError(f"worker {number} does not start: it {how}")
+                    self._changed.set()
+                    return
+            pause = _FIRST_PAUSE if lived > _LONG else pause
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            self._restarts[number] += 1
+
+    async def _watch(self, worker: WorkerProcess) -> str:
+        """Have a worker serve until it ends; returns how it ended."""
+        configuring = asyncio.create_task(self._have_serve(worker))
+        while not worker.ended.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(worker.ended.wait(), _BEAT)
+                break
+            if worker.unanswered >= _MISSED_BEATS:
+                log.error("%s does not answer: it is killed", worker)
+                worker.kill()
+                break
+            worker.beat()
+        configuring.cancel()
+        how = await self._end(worker)
+        if not self._stopping:
+            log.error("%s %s", worker, how)
+        return how
+
+    async def _have_serve(self, worker: WorkerProcess) -> None:
+        async with self._changing:
+            await self._configure(worker)
+            for one in self._listeners:
+                await self._listen(worker, one)
+            worker.is_serving = not worker.ended.is_set()
+        self._changed.set()
+
+    async def _end(self, worker: WorkerProcess) -> str:
+        how = await worker.leave()
+        if self._workers.get(worker.number) is worker:
+            del self._workers[worker.number]
+            self._table.forget(worker.number - 1)
+            if worker.status is not None:
+                self._past = total([self._past, without_open(worker.status)])
+        return how
+
+    async def _all_serve(self) -> None:
+        """Wait until they do.
+
+        Raises:
+            RefractiumError: one of them cannot be started.
+        """
+        while len(self._serving) < self._count and not self._stopping:
+            if self._failure is not None:
+                raise self._failure
+            self._changed.clear()
+            await self._changed.wait()
+
+    @property
+    def _serving(self) -> list[WorkerProcess]:
+        return [worker for worker in self._workers.values() if worker.is_serving]
+
+    # What workers are told, and tell
+
+    async def _configure(self, worker: WorkerProcess) -> None:
+        beliefs = [_belief(transport, state) for transport, state in self._plan.states]
+        answer = await worker.call(Configure, sys.path, self._begin, self._build, beliefs)
+        self._replace_if_failed(worker, answer.error)
+
+    async def _listen(self, worker: WorkerProcess, one: _Listener) -> None:
+        sock = one.sockets[worker.number - 1]
+        if sock is not None:
+            answer = await worker.call(Listen, one.name, sock=sock)
+            self._replace_if_failed(worker, answer.error)
+
+    @staticmethod
+    def _replace_if_failed(worker: WorkerProcess, error: str) -> None:
+        if error and not worker.ended.is_set():
+            log.error("%s cannot do what this process could: %s", worker, error)
+            worker.kill()
+
+    def _watch_states(self) -> None:
+        self._believers = [_Believer(transport, state, self._tell) for transport, state in self._plan.states]
+
+    def _tell(self, belief: Belief) -> None:
+        for worker in self._workers.values():
+            worker.send(Believe(belief))
+
+    def _client_met(self, what: ClientFailed | ClientReached) -> None:
+        state = self._plan.pools[what.transport].states.get(what.key)
+        if state is None:  # of a configuration that is not in force any more
+            return
+        if isinstance(what, ClientFailed):
+            state.client_failed(what.reason)
+        else:
+            state.client_reached()
+
+    async def _start(self, transport: Transport, host: str, port: int, listener: str) -> tuple[str, ...]:
+        self._plan.refuse_unknown(listener)
+        sockets = await bind(asyncio.get_running_loop(), transport, host, port)
+        return tuple([await self.start_on(sock, listener) for sock in sockets])
+
+    def __repr__(self) -> str:
+        return f"<Supervisor of {self._count} workers>"
+
+
+class _Believer:
+    """Tells of every change of one backend's state."""
+
+    def __init__(self, transport: Transport, state: BackendState, tell: Callable[[Belief], None]) -> None:
+        self._transport = transport
+        self._state = state
+        self._tell = tell
+        state.watch(self)
+
+    def refresh(self) -> None:
+        self._tell(_belief(self._transport, self._state))
+
+
+def _worker_status(number: int, restarts: int, worker: WorkerProcess | None) -> status.WorkerStatus:
+    if worker is None:
+        return status.WorkerStatus(number, None, None, restarts, 0)
+    told = worker.status
+    active = told.tcp.active + told.udp.active if told is not None else 0
+    return status.WorkerStatus(number, worker.pid, status.moment(worker.since), restarts, active)
+
+
+def _belief(transport: Transport, state: BackendState) -> Belief:
+    return Belief(transport, state.key, str(state.status), state.since, state.reason)
+
+
+def _pickled(what: Callable[..., Any]) -> bytes:
+    """What a worker can make the same of.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        if getattr(what, "__module__", None) == "__main__":
+            raise pickle.PicklingError("it is defined in the program itself, which workers do not run")  # noqa: TRY301
+        return pickle.dumps(what)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"workers cannot import {what!r}: {error}: take a function at the top of a module"
+        ) from None

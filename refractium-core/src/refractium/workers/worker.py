@@ -1,0 +1,201 @@
+"""A worker: ``python -m refractium.workers.worker CHANNEL TABLE NUMBER``, two descriptors and which it is.
+
+It does what its supervisor tells it, and ends when that has closed the channel, or died. Signals do not end
+it before: a service manager sends them to all processes, and the supervisor decides what they mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from refractium.contract import Transport
+from refractium.engine import Refractium, Shared
+from refractium.errors import RefractiumError
+from refractium.loop import run
+from refractium.routing.health import Status
+from refractium.settings import Settings
+from refractium.workers.channel import Channel
+from refractium.workers.limits import LimitTable, SharedLimits
+from refractium.workers.messages import (
+    Ask,
+    Belief,
+    Believe,
+    ClientFailed,
+    ClientReached,
+    Configure,
+    Done,
+    Listen,
+    Order,
+    Stop,
+    StopListening,
+    Told,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from refractium.net.report import Reporter
+    from refractium.routing import BackendState
+    from refractium.workers.messages import StateKey
+
+log = logging.getLogger("refractium")
+
+
+class Worker:
+    """Carries out one order after the other, but for those that can be carried out at once.
+
+    Args:
+        sock: of the channel.
+        table: where it counts its connections.
+        number: which one it is, from 1.
+    """
+
+    def __init__(self, sock: socket.socket, table: LimitTable, number: int) -> None:
+        self._table = table
+        self._number = number
+        self._orders: asyncio.Queue[Order] = asyncio.Queue()
+        self._ended = asyncio.Event()
+        self._stops: set[asyncio.Task[None]] = set()
+        self._engine: Refractium | None = None
+        self._channel: Channel[Order] = Channel(sock, Order, self._received, self._ended.set)
+        self._beliefs = {transport: _Beliefs(transport, self._channel) for transport in Transport}
+
+    async def run(self) -> None:
+        """Work until the supervisor is gone; then let connections finish."""
+        working = asyncio.create_task(self._work())
+        await self._ended.wait()
+        working.cancel()
+        await asyncio.gather(working, *self._stops, return_exceptions=True)
+        if self._engine is not None:
+            await self._engine.stop()
+
+    def _received(self, order: Order) -> None:
+        if isinstance(order, Ask):
+            status = None if self._engine is None else self._engine.status()
+            self._channel.send(Told(order.number, status))
+        elif isinstance(order, Believe):
+            self._beliefs[order.belief.transport].hold(order.belief)
+        elif isinstance(order, Stop):
+            # Another one may come while it waits, to make it wait less.
+            task = asyncio.create_task(self._stop(order))
+            self._stops.add(task)
+        else:
+            self._orders.put_nowait(order)
+
+    async def _work(self) -> None:
+        while True:
+            order = await self._orders.get()
+            if isinstance(order, Configure):
+                await self._answer(order.number, self._configure, order)
+            elif isinstance(order, Listen):
+                await self._answer(order.number, self._listen, order)
+            elif isinstance(order, StopListening) and self._engine is not None:
+                with suppress(ValueError):  # it could not be listened on
+                    self._engine.stop_listening(order.transport, order.address)
+
+    async def _answer(self, number: int, carry_out: Callable[[Any], Any], order: Order) -> None:
+        error = ""
+        try:
+            await carry_out(order)
+        except RefractiumError as problem:
+            error = str(problem)
+        except Exception as problem:
+            log.exception("worker %d cannot do as it is told", self._number)
+            error = f"{type(problem).__name__}: {problem}"
+        self._channel.send(Done(number, error))
+
+    async def _configure(self, order: Configure) -> None:
+        for transport, beliefs in self._beliefs.items():
+            beliefs.hold_only([one for one in order.beliefs if one.transport is transport])
+        sys.path[:] = order.path
+        build: Callable[[], dict[str, Any]] = pickle.loads(order.build)  # noqa: S301 - of our own supervisor
+        if self._engine is None:
+            begin: Callable[[], Reporter | None] = pickle.loads(order.begin)  # noqa: S301 - as above
+            report = begin()
+            arguments = build()
+            limits = SharedLimits(self._table, self._number - 1, arguments.get("settings", Settings()))
+            shared = Shared(limits, self._beliefs)
+            self._engine = Refractium(**arguments, report=report, shared=shared)
+        else:
+            # Reading and checking a large file takes a while, in which connections are served.
+            await self._engine.apply(**await asyncio.to_thread(build))
+
+    async def _listen(self, order: Listen) -> None:
+        assert self._engine is not None  # noqa: S101 - it is configured first
+        sock = socket.socket(fileno=self._channel.fds.popleft())
+        try:
+            await self._engine.start_on(sock, order.listener)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _stop(self, order: Stop) -> None:
+        cut = 0 if self._engine is None else await self._engine.stop(order.drain_timeout_ms)
+        if self._engine is not None:
+            self._channel.send(Told(0, self._engine.status()))
+        self._channel.send(Done(order.number, cut=cut))
+
+
+class _Beliefs:
+    """What the supervisor believes of the backends of one transport; it is told what clients met with."""
+
+    def __init__(self, transport: Transport, channel: Channel[Order]) -> None:
+        self._transport = transport
+        self._channel = channel
+        self._held: dict[StateKey, Belief] = {}
+        self._states: WeakValueDictionary[StateKey, BackendState] = WeakValueDictionary()
+
+    def hold_only(self, beliefs: Sequence[Belief]) -> None:
+        """Believe what is told of some backends, and nothing of others."""
+        self._held.clear()
+        for belief in beliefs:
+            self.hold(belief)
+
+    def hold(self, belief: Belief) -> None:
+        """Believe something of a backend, whether it is known here already or not."""
+        self._held[belief.key] = belief
+        if (state := self._states.get(belief.key)) is not None:
+            _tell(state, belief)
+
+    def adopt(self, state: BackendState) -> None:
+        self._states[state.key] = state
+        state.authority = self
+        if (belief := self._held.get(state.key)) is not None:
+            _tell(state, belief)
+
+    def client_failed(self, state: BackendState, reason: str) -> None:
+        self._channel.send(ClientFailed(self._transport, state.key, reason))
+
+    def client_reached(self, state: BackendState) -> None:
+        self._channel.send(ClientReached(self._transport, state.key))
+
+
+def _tell(state: BackendState, belief: Belief) -> None:
+    found = Status(belief.status), belief.since, belief.reason
+    if found != (state.status, state.since, state.reason):
+        state.believe(*found)
+
+
+def main() -> None:
+    """Run until the supervisor is gone."""
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+    channel, table, number = map(int, sys.argv[1:])
+
+    async def work() -> None:
+        await Worker(socket.socket(fileno=channel), LimitTable(table), number).run()
+
+    run(work)
+
+
+if __name__ == "__main__":
+    main()
