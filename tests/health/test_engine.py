@@ -319,7 +319,7 @@ def test_a_shortage_of_this_machine_takes_no_backend_down(
         ProxyThread(route(backend.address, health=Health(fall=1)), expected=EXPECTED) as proxy,
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(dial, "stream_socket", WithoutAPort)
+            patch.setattr(dial, "new_socket", WithoutAPort)
             for _ in range(5):
                 assert ask(proxy.address, HELLO) == (b"", "reset")
         assert ask(proxy.address, HELLO).data == b"a" + HELLO

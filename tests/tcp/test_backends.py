@@ -26,7 +26,6 @@ HELLO = b"magic hello"
 UNREACHABLE = "cannot be reached"
 CONNECT_TIMEOUT = 0.3
 HASTY = quick(connect_timeout_ms=300)
-NON_BLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 
 def route(*backends: str) -> Route:
@@ -230,7 +229,7 @@ def test_a_connection_with_itself_is_no_backend(monkeypatch: pytest.MonkeyPatch)
             return super().connect_ex(address)
 
     bound: list[Any] = []
-    monkeypatch.setattr(dial, "stream_socket", lambda family: FromTheSamePort(family, NON_BLOCKING))
+    monkeypatch.setattr(dial, "new_socket", FromTheSamePort)
     with (
         Backend(sink) as backend,
         ProxyThread(

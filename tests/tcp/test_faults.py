@@ -40,12 +40,12 @@ def failing_once(original: Callable[..., Any], error: Exception) -> Callable[...
     ("owner", "method"),
     [
         (weld.Flow, "run"),
-        (weld.Flow, "on_source"),
+        (weld.Flow, "on_event"),
         (weld.Weld, "begin"),
         (dial.Dial, "begin"),
         (dial.Dial, "_send_first"),
         (dial.Dial, "_arrive"),
-        (tcp.Connection, "begin"),
+        (tcp.Connection, "receive"),
         (tcp.Connection, "_follow"),
     ],
 )

@@ -31,7 +31,7 @@ def test_one_turn_moves_no_more_than_its_share() -> None:
         def recv_into(self, view: memoryview) -> int:
             return len(view)
 
-        def send(self, data: bytes) -> int:
+        def send(self, data: bytes, _flags: int) -> int:
             return len(data)
 
     loop = asyncio.new_event_loop()

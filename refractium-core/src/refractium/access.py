@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Transport
@@ -28,21 +29,27 @@ class AccessLog:
             log.log(level, "%s", line_of(summary), extra={"connection": summary})
 
 
+_PLAIN: Final = re.compile(r"[!-\[\]-~]*").fullmatch
+"""Printable ASCII, without a space and a backslash."""
+
+
 def line_of(summary: Summary) -> str:
     """A connection in one line of printable text, without an end."""
+    told = ""
     metadata = summary.metadata
-    told = (
-        "".join(f" {key}={escape(value)}" for key in ("sni", "host") if (value := metadata.get(key)))
-        if metadata
-        else ""
-    )
+    for key in ("sni", "host") if metadata else ():
+        if value := metadata.get(key):
+            told += f" {key}={escape(value)}"
     return (
         f"{summary.client} {summary.route or 'unidentified'}"
         f"{'/udp' if summary.transport is Transport.UDP else ''}{told} -> {summary.backend or 'none'}"
-        f" up={summary.up} down={summary.down} {summary.seconds:.3f}s {summary.ended.value}"
+        f" up={summary.up} down={summary.down} {summary.seconds:.3f}s {summary.ended}"
     )
 
 
 def escape(value: object) -> str:
     """Text from the wire as one word of printable ASCII, whatever it holds."""
-    return str(value).encode("unicode_escape").decode("ascii").replace(" ", "\\x20")
+    text = str(value)
+    if _PLAIN(text):  # as nearly always
+        return text
+    return text.encode("unicode_escape").decode("ascii").replace(" ", "\\x20")

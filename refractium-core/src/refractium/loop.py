@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,5 +17,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         from uvloop import new_event_loop  # noqa: PLC0415 - optional, and slow to import
     except ImportError:
         new_event_loop = asyncio.new_event_loop
+    # What has been loaded stays: no collection of garbage need look at it.
+    gc.freeze()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main())

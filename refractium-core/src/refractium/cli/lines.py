@@ -7,19 +7,12 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-T = TypeVar("T")
+from typing import Final
 
 _GATHER: Final = 0.02
 """Seconds for which lines are gathered, so that a busy proxy writes often enough and not for every line."""
 _MAX_HELD: Final = 4 * 1024 * 1024
 """Characters that wait to be written; what comes on top is lost, and counted."""
-_ABOUT: Final = 256
-"""Characters that a line has which is yet to be made."""
 
 
 class LineWriter:
@@ -32,7 +25,7 @@ class LineWriter:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         # One thread appends and the other takes off, each by atomic operations.
-        self._lines: deque[tuple[Callable[[Any], str], Any, int]] = deque()
+        self._texts: deque[str] = deque()
         self._put = 0
         self._taken = 0
         self._lost = 0
@@ -42,23 +35,25 @@ class LineWriter:
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
-    def write(self, line: str) -> None:
-        """Write a line, which has its end with it, soon."""
-        self._append(str, line, len(line))
+    def write(self, text: str, lines: int = 1) -> None:
+        """Write lines soon, each of which has its end with it.
 
-    def write_later(self, make: Callable[[T], str], what: T) -> None:
-        """Write a line that the thread makes."""
-        self._append(make, what, _ABOUT)
-
-    def _append(self, make: Callable[[Any], str], what: Any, size: int) -> None:
+        Args:
+            text: the lines.
+            lines: how many there are.
+        """
         if self._put - self._taken > _MAX_HELD:
-            self._lost += 1
+            self._lost += lines
             return
-        self._put += size
-        self._lines.append((make, what, size))
+        self._put += len(text)
+        self._texts.append(text)
         if self._is_asleep:
             self._is_asleep = False
             self._work.release()
+
+    def lose(self, lines: int) -> None:
+        """Count lines that could not be made."""
+        self._lost += lines
 
     def close(self, timeout: float) -> None:
         """Write what is there, for so many seconds at the most."""
@@ -74,19 +69,15 @@ class LineWriter:
             # Set before the lines are taken: what comes after that wakes this thread again.
             self._is_asleep = True
             self._write_all()
-            if self._is_closing and not self._lines:
+            if self._is_closing and not self._texts:
                 return
 
     def _write_all(self) -> None:
-        taken, size = [], 0
-        while self._lines:
-            make, what, about = self._lines.popleft()
-            size += about
-            try:
-                taken.append(make(what))
-            except Exception:  # noqa: BLE001 - one line is not worth the log
-                self._lost += 1
+        taken = []
+        while self._texts:
+            taken.append(self._texts.popleft())
         text = "".join(taken)
+        size = len(text)
         if self._lost:
             lost, self._lost = self._lost, 0
             text += f"({lost} lines of the log were lost)\n"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import stat
 import sys
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,6 +20,9 @@ from refractium.net.report import Ended, Reporter
 if TYPE_CHECKING:
     from refractium.net.report import Summary
 
+_STDERR: Final = 2
+_GATHER: Final = 0.02
+"""Seconds for which ended connections are gathered, until their lines are made."""
 _PATIENCE: Final = 1.0
 """Seconds that the last lines have at the end."""
 
@@ -45,8 +52,8 @@ def configure(style: str | None, *, debug: bool) -> Reporter:
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         form = _Json() if style == "json" else _Plain()
-        handler = _Handler(form)
-        access = _Access(handler.writer, form, debug=debug)
+        access = _Access(form, debug=debug)
+        handler = _Handler(form, access)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
@@ -55,43 +62,74 @@ def configure(style: str | None, *, debug: bool) -> Reporter:
     return access
 
 
-class _Handler(logging.Handler):
-    """Hands lines to a writer of its own."""
-
-    def __init__(self, form: logging.Formatter) -> None:
-        super().__init__()
-        self.setFormatter(form)
-        self.writer = LineWriter(2)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self.writer.write(self.format(record) + "\n")
-        except Exception:  # noqa: BLE001 - as logging's own handlers do it
-            self.handleError(record)
-
-    def close(self) -> None:
-        self.writer.close(_PATIENCE)
-        super().close()
-
-
 class _Access:
     """The access log without the detour of log records, which cost as much as half a connection.
 
-    The text is made by the writer's thread, for many connections at a time: one by one, between all else that
-    is done for a connection, that takes twice as long.
+    The lines of many connections are made together: one by one, between all else that is done for a
+    connection, that takes twice as long. In another thread it would take less of this one's time, were it not
+    that both need the interpreter. Where stderr leads nowhere no line is made.
     """
 
-    def __init__(self, writer: LineWriter, form: _Plain | _Json, *, debug: bool) -> None:
-        self._write_later = writer.write_later
+    def __init__(self, form: _Plain | _Json, *, debug: bool) -> None:
+        self.writer = LineWriter(_STDERR)
+        self._is_read = not _leads_nowhere(_STDERR)
         self._line = form.access
         self._is_debugging = debug
+        self._ended: deque[tuple[float, Summary]] = deque()
 
     def is_wanted(self) -> bool:
-        return True
+        return self._is_read
 
     def write(self, summary: Summary) -> None:
         if summary.ended is not Ended.CLIENT_LEFT or self._is_debugging:
-            self._write_later(self._line, (time.time(), summary))
+            if not self._ended:
+                asyncio.get_running_loop().call_later(_GATHER, self.flush)
+            self._ended.append((time.time(), summary))
+
+    def flush(self) -> None:
+        """Make the lines of what has ended; in any thread."""
+        made = []
+        while self._ended:
+            at, summary = self._ended.popleft()
+            try:
+                made.append(self._line(at, summary))
+            except Exception:  # noqa: BLE001 - one line is not worth the log
+                self.writer.lose(1)
+        if made:
+            self.writer.write("".join(made), len(made))
+
+
+class _Handler(logging.Handler):
+    """Hands lines to the writer, behind those of the access log."""
+
+    def __init__(self, form: logging.Formatter, access: _Access) -> None:
+        super().__init__()
+        self.setFormatter(form)
+        self._access = access
+        self._writer = access.writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record) + "\n"
+        except Exception:  # noqa: BLE001 - as logging's own handlers do it
+            self.handleError(record)
+        else:
+            self._access.flush()
+            self._writer.write(text)
+
+    def close(self) -> None:
+        self._access.flush()
+        self._writer.close(_PATIENCE)
+        super().close()
+
+
+def _leads_nowhere(fd: int) -> bool:
+    """Whether it is closed, or the null device."""
+    try:
+        told = os.fstat(fd)
+    except OSError:
+        return True
+    return stat.S_ISCHR(told.st_mode) and told.st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116 - no path
 
 
 class _Clock:
@@ -116,9 +154,8 @@ class _Plain(logging.Formatter):
         super().__init__()
         self._clock = _Clock()
 
-    def access(self, ended: tuple[float, Summary]) -> str:
-        """The line of a connection, with the time (s since the epoch) of its end."""
-        at, summary = ended
+    def access(self, at: float, summary: Summary) -> str:
+        """The line of a connection that has ended at some time (s since the epoch)."""
         return f"{self._clock.text(at)} info {line_of(summary)}\n"
 
     def format(self, record: logging.LogRecord) -> str:
@@ -135,9 +172,8 @@ class _Json(logging.Formatter):
         super().__init__()
         self._clock = _Clock()
 
-    def access(self, ended: tuple[float, Summary]) -> str:
-        """The line of a connection, with the time (s since the epoch) of its end."""
-        at, summary = ended
+    def access(self, at: float, summary: Summary) -> str:
+        """The line of a connection that has ended at some time (s since the epoch)."""
         line = {
             "time": self._clock.text(at),
             "level": "info",

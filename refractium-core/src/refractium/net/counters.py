@@ -61,19 +61,30 @@ class Traffic:
 class _Common:
     """What TCP and UDP have in common."""
 
-    finished: int = 0
     refused: int = 0
     """Connections closed at accept, and datagrams that would have begun a session, because of a limit or a
     rule."""
-    bytes_up: int = 0
-    """Client to backend, of what has finished."""
-    bytes_down: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
     """`refused` by the limit, which is the setting's name, or `DENIED`, or `REJECTED`."""
     routes: dict[str, Traffic] = field(default_factory=dict)
     """What has finished, by the route's label."""
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     """How identifications came out."""
+
+    @property
+    def finished(self) -> int:
+        """How many have ended."""
+        return sum(traffic.ended.total() for traffic in self.routes.values())
+
+    @property
+    def bytes_up(self) -> int:
+        """Client to backend, of what has finished."""
+        return sum(traffic.bytes_up for traffic in self.routes.values())
+
+    @property
+    def bytes_down(self) -> int:
+        """Backend to client, of what has finished."""
+        return sum(traffic.bytes_down for traffic in self.routes.values())
 
     def refuse(self, reason: str) -> None:
         """Count one that was kept out."""
@@ -82,9 +93,6 @@ class _Common:
 
     def finish(self, route: str, how: Ended, up: int, down: int) -> None:
         """Count one that has ended, with its bytes."""
-        self.finished += 1
-        self.bytes_up += up
-        self.bytes_down += down
         traffic = self.routes.get(route)
         if traffic is None:
             traffic = self.routes[route] = Traffic()

@@ -92,7 +92,8 @@ def is_self_connected(sock: socket.socket, target: SocketAddress) -> bool:
     if family == socket.AF_UNIX or address[1] not in EPHEMERAL_PORTS:
         return False
     try:
-        return bool(sock.getsockname() == sock.getpeername())
+        own = sock.getsockname()
+        return bool(own[1] == address[1] and own == sock.getpeername())
     except OSError:
         # It has been reset already, so there was somebody else.
         return False

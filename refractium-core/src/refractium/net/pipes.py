@@ -19,11 +19,18 @@ _NEEDED: Final = 0.5
 
 
 class Pipe:
-    """One pipe; its ends do not block."""
+    """One pipe; its ends do not block.
 
-    __slots__ = ("read", "write")
+    Attributes:
+        read: descriptor of the end that bytes come out of.
+        write: of the one that they go into.
+        count: how many bytes it holds.
+    """
+
+    __slots__ = ("count", "read", "write")
 
     def __init__(self) -> None:
+        self.count = 0
         self.read, self.write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         with suppress(OSError):  # a smaller one does as well
             fcntl.fcntl(self.write, fcntl.F_SETPIPE_SZ, SIZE)
@@ -58,9 +65,9 @@ class Pipes:
         except OSError:
             return None
 
-    def give_back(self, pipe: Pipe, *, is_empty: bool) -> None:
+    def give_back(self, pipe: Pipe) -> None:
         """Take back a pipe."""
-        if not is_empty or len(self._free) >= _KEPT:
+        if pipe.count or len(self._free) >= _KEPT:
             pipe.close()
             return
         self._free.append(pipe)

@@ -21,11 +21,13 @@ log = logging.getLogger(__name__)
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
 ERROR: Final = select.EPOLLERR
-HANGUP: Final = select.EPOLLRDHUP | select.EPOLLHUP | ERROR
+RDHUP: Final = select.EPOLLRDHUP
+"""The peer has ended its side: what is still to be read is all there is."""
+HANGUP: Final = RDHUP | select.EPOLLHUP | ERROR
 """The peer has ended its side, or the socket has failed: read on until recv says which."""
 URGENT: Final = select.EPOLLPRI
 """A byte sent out of band: recv stops short of it although there is more (tcp(7), SO_OOBINLINE)."""
-EDGE: Final = select.EPOLLET | select.EPOLLRDHUP | URGENT
+EDGE: Final = select.EPOLLET | RDHUP | URGENT
 
 _EVENTS_A_TURN: Final = 256
 _BATCHES_A_TURN: Final = 4
@@ -152,7 +154,10 @@ class Reactor:
         while self._soon:
             due, self._soon = self._soon, []
             for handler in due:
-                self._call(handler)
+                try:
+                    handler()
+                except Exception as error:  # noqa: BLE001 - as in a turn
+                    _crash(handler, error)
 
     def _resume(self) -> None:
         due, self._again = self._again, {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 
@@ -93,7 +93,10 @@ def metadata_of(match: ProtocolMatch | None) -> Mapping[str, MetadataValue]:
         return {}
 
 
+_SCALARS: Final = (str, bool)  # a union would be made anew each time, which takes longer than to look
+
+
 def _is_metadata(value: object) -> bool:
-    return isinstance(value, str | bool) or (
+    return isinstance(value, _SCALARS) or (
         isinstance(value, tuple) and all(isinstance(one, str) for one in value)
     )

@@ -26,7 +26,8 @@ class Snapshot:
         peeking: the deadlines of connections whose first bytes are awaited.
         connecting: those of attempts to reach a backend.
         idle: those of welds.
-        trusted: the networks of `Settings.proxy_protocol_from`.
+        trusted: the networks of `Settings.proxy_protocol_from`, of proxies that say who their clients are;
+            None for none.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -35,7 +36,7 @@ class Snapshot:
     peeking: Deadlines = field(init=False)
     connecting: Deadlines = field(init=False)
     idle: Deadlines = field(init=False)
-    trusted: Networks = field(init=False)
+    trusted: Networks | None = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -45,11 +46,8 @@ class Snapshot:
             ("idle", settings.idle_timeout_ms),
         ):
             object.__setattr__(self, name, Deadlines(self.loop, timeout_ms))
-        object.__setattr__(self, "trusted", Networks(settings.proxy_protocol_from))
-
-    def trusts(self, ip: str) -> bool:
-        """Whether this peer is a proxy that says who its clients are."""
-        return bool(self.trusted) and ip in self.trusted
+        trusted = settings.proxy_protocol_from
+        object.__setattr__(self, "trusted", Networks(trusted) if trusted else None)
 
     def close(self) -> None:
         """Forget the timers. Its connections have ended before."""

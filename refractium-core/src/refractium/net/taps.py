@@ -67,13 +67,13 @@ def _address(backend: Backend, sock: socket.socket) -> tuple[str, int] | str:
 
 def tapped(flow: Flow, tap: Tap, direction: Direction) -> Callable[[memoryview], int]:
     """What receives in the place of the source's socket, and tells of it."""
-    receive, source = flow.receive, flow.source
+    receive = flow.receive
 
     def receive_and_tell(view: memoryview) -> int:
         got = receive(view)
         if got:
             tap.packet(direction, bytes(view[:got]))
-        elif not source.broken:
+        elif not flow.broken:
             tap.end(direction)
         return got
 

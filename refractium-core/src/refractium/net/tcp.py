@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import NEED_MORE, NO, Direction, Transport, Verdict
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from refractium.net.reactor import Reactor
     from refractium.net.report import Reporter
     from refractium.routing import Backend, Pool, Router
-    from refractium.settings import Settings
+    from refractium.settings import ProxyVersion, Settings
 
 log = logging.getLogger(__name__)
 
 _READ: Final = 16_384
+_IDENTIFIED, _FALLBACK, _NO_ROUTE = Outcome.IDENTIFIED, Outcome.FALLBACK, Outcome.NO_ROUTE
 
 
 class TcpService:
@@ -112,17 +114,13 @@ class TcpService:
             snapshot.close()
         self.welding.pipes.close()
 
-    def ended(self, connection: Connection, ip: str | None, how: Ended) -> None:
-        """Count a connection that has let its sockets go."""
-        self.counters.finish(connection.route, how, *connection.moved)
-        self._forget(connection, ip)
-
     def refused_late(self, connection: Connection, ip: str, reason: str) -> None:
         """Count a connection that was let go because of the client that it turned out to be of."""
-        self._forget(connection, None)
+        self.forget(connection, None)
         self._count_refused(ip, reason)
 
-    def _forget(self, connection: Connection, ip: str | None) -> None:
+    def forget(self, connection: Connection, ip: str | None) -> None:
+        """Let another one in for a connection that has let its sockets go, and was counted for an address."""
         self.connections.discard(connection)
         self.limits.leave(ip)
         if not self.connections:
@@ -138,21 +136,23 @@ class TcpService:
     def _accepted(self, sock: socket.socket, peer: Peer, snapshot: Snapshot) -> None:
         self.counters.accepted += 1
         ip = ip_of(peer)
+        trusted, access = snapshot.trusted, snapshot.router.access
         # A trusted proxy has as many connections as all of its clients, and is let in for those that may.
-        is_trusted = snapshot.trusts(ip)
-        if not is_trusted and not snapshot.router.admits(ip):
-            reason: str | None = DENIED
-        else:
+        is_trusted = trusted is not None and ip in trusted
+        if is_trusted or access is None or access.admits(ip):
             reason = self.limits.enter(None if is_trusted else ip)
+        else:
+            reason = DENIED
         if reason is not None:
             self.reactor.retire(sock)
             self._count_refused(ip, reason)
             return
         connection = Connection(self, snapshot, sock, ip, peer[1], awaits_header=is_trusted)
+        if not self.connections:
+            self.drained.clear()
         self.connections.add(connection)
-        self.drained.clear()
         try:
-            connection.begin()
+            connection.receive()
         except Exception:
             log.exception("%r failed; it is ended, the others go on", connection)
             connection.crash()
@@ -175,6 +175,7 @@ class Connection:
         "_dial",
         "_header",
         "_ip",
+        "_is_awaited",
         "_limited_as",
         "_match",
         "_pool",
@@ -201,8 +202,9 @@ class Connection:
         self._client = sock
         self._ip = ip
         self._port = port
-        self.stamp = service.reactor.now
+        self.stamp = monotonic()
         self._awaits_header = awaits_header
+        self._is_awaited = False
         self._limited_as = None if awaits_header else ip
         self._destination: Endpoint | None = None
         self._header = b""
@@ -226,16 +228,14 @@ class Connection:
     @property
     def moved(self) -> tuple[int, int]:
         """Bytes that have gone to the backend and to the client."""
-        if self._weld is None:
+        weld = self._weld
+        if weld is None:
             return 0, 0
-        return max(0, self._weld.up.count), self._weld.down.count
-
-    def begin(self) -> None:
-        """Look whether the first bytes are there already, as they mostly are."""
-        self._receive()
+        return max(0, weld.up.count), weld.down.count
 
     def expired(self) -> None:
         """The peek timeout has passed: decide with what there is."""
+        self._is_awaited = False
         self._conclude()
 
     def cut(self, how: Ended) -> None:
@@ -258,15 +258,17 @@ class Connection:
     def _on_event(self, _mask: int) -> None:
         # While a backend is dialled the client's bytes wait in its socket, where the weld will find them.
         if self._dial is None:
-            self._receive()
+            self.receive()
 
-    def _receive(self) -> None:
+    def receive(self) -> None:
+        """Take the first bytes, which mostly are there when a connection is accepted, and decide by them."""
         service = self._service
         while True:
             try:
                 chunk = self._client.recv(_READ)
             except BlockingIOError:
                 if not service.reactor.watch(self._client, IN | EDGE, self._on_event):
+                    self._is_awaited = True
                     self._snapshot.peeking.add(self)
                 return
             except OSError:
@@ -307,7 +309,8 @@ class Connection:
         may_enter = self._snapshot.router.admits(self._ip)
         reason = service.limits.assign(self._ip) if may_enter else DENIED
         if reason is not None:
-            self._snapshot.peeking.discard(self)
+            if self._is_awaited:
+                self._snapshot.peeking.discard(self)
             service.reactor.retire(self._client)
             service.refused_late(self, self._ip, reason)
             return False
@@ -338,26 +341,27 @@ class Connection:
     def _follow(self, decision: tuple[Pool, ProtocolMatch] | Verdict) -> None:
         if isinstance(decision, Verdict):
             fallback = self._snapshot.router.fallback
-            self._decided(Outcome.NO_ROUTE if fallback is None else Outcome.FALLBACK)
+            self._decided(_NO_ROUTE if fallback is None else _FALLBACK)
             self._go_to(fallback)
         else:
-            self._decided(Outcome.IDENTIFIED)
+            self._decided(_IDENTIFIED)
             pool, self._match = decision
             self._go_to(pool)
 
     def _decided(self, outcome: Outcome) -> None:
-        service = self._service
-        service.counters.decide(outcome, service.reactor.now - self.stamp)
+        self._service.counters.decide(outcome, monotonic() - self.stamp)
 
     # Backend
 
     def _go_to(self, pool: Pool | None) -> None:
-        self._snapshot.peeking.discard(self)
+        if self._is_awaited:
+            self._is_awaited = False
+            self._snapshot.peeking.discard(self)
         if pool is None:
             self._finish(Ended.NO_ROUTE)
             return
         self._pool = pool
-        if not pool.admits(self._ip):
+        if pool.access is not None and not pool.access.admits(self._ip):
             self._finish(Ended.DENIED)
             return
         if pool.action is not None:
@@ -365,22 +369,19 @@ class Connection:
                 reset_on_close(self._client)
             self._finish(Ended.REJECTED)
             return
-        self._header = self._header_for(pool)
-        self._dial = Dial(self._service, self._snapshot, pool, self._header + self._data, self, self._ip)
+        first = self._data
+        if pool.proxy_protocol is not None:
+            self._header = self._header_for(pool.proxy_protocol)
+            first = self._header + first
+        dial = self._dial = Dial(self._service, self._snapshot, pool, first, self, self._ip)
         # All that were accepted together are connected together: a backend that sleeps in between is woken
         # for each, which made every connection cost a fifth more.
-        self._service.reactor.soon(self._begin_to_dial)
+        self._service.reactor.soon(dial.begin)
 
-    def _begin_to_dial(self) -> None:
-        if self._dial is not None:
-            self._dial.begin()
-
-    def _header_for(self, pool: Pool) -> bytes:
-        """The PROXY header that the backends of a pool are sent first, if they are sent one."""
-        if pool.proxy_protocol is None:
-            return b""
+    def _header_for(self, version: ProxyVersion) -> bytes:
+        """The PROXY header that a backend is sent first."""
         return build(
-            pool.proxy_protocol,
+            version,
             Transport.TCP,
             (self._ip, self._port),
             self._destination or self._client.getsockname()[:2],
@@ -414,7 +415,7 @@ class Connection:
     def _begin_to_tell(self, weld: Weld, pool: Pool, backend: Backend, data: bytes) -> None:
         """Tell the hooks of the pool of the connection, of what was read so far, and of all that follows."""
         client = self._ip, self._port
-        sock = weld.backend.sock
+        sock = weld.down.sock
         tap = open_tap(pool, Transport.TCP, client, backend, sock, self._match, self.stamp)
         if data:
             tap.packet(Direction.INBOUND, data)
@@ -434,27 +435,32 @@ class Connection:
         service = self._service
         if self not in service.connections:
             return
+        up, down = self.moved
         if self._weld is None:
-            self._snapshot.peeking.discard(self)
+            if self._is_awaited:
+                self._snapshot.peeking.discard(self)
             service.reactor.retire(self._client)
-        if self._backend is not None:
-            self._backend.state.active -= 1
+        else:
+            self._weld = None
+        backend = self._backend
+        if backend is not None:
+            backend.state.active -= 1
         if self._tap is not None:
             self._tap.close(how.name.lower())
-        service.ended(self, self._limited_as, how)
-        up, down = self.moved
-        self._weld = None
+        pool = self._pool
+        service.counters.finish(NO_ROUTE if pool is None else pool.label, how, up, down)
+        service.forget(self, self._limited_as)
         if service.report.is_wanted():
             service.report.write(
                 Summary(
                     transport=Transport.TCP,
                     client=join_host_port(self._ip, self._port),
-                    route=self._pool.label if self._pool is not None else None,
+                    route=pool.label if pool is not None else None,
                     match=self._match,
-                    backend=str(self._backend.address) if self._backend is not None else None,
+                    backend=str(backend.address) if backend is not None else None,
                     up=up,
                     down=down,
-                    seconds=service.reactor.now - self.stamp,
+                    seconds=monotonic() - self.stamp,
                     ended=how,
                 )
             )

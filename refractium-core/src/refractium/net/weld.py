@@ -5,7 +5,7 @@ says when it is worth going on. The rules:
 
 - A flow ends when recv returns 0, and then, after its last byte, ends the sink's reading side (half-close).
 - A reset is passed on as a reset, after the bytes that came before it. The kernel tells of it once: if a send
-  learns of it, the next recv looks like an orderly end, so the endpoint's `broken` remembers.
+  learns of it, the next recv looks like an orderly end, so `Flow.broken` remembers.
 - A flow holds at most one buffer of bytes that its sink has not taken; while it does, its source is not read.
 """
 
@@ -16,12 +16,13 @@ import os
 import socket
 import struct
 import termios
+from contextlib import suppress
 from os import splice
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Direction
 from refractium.net.pipes import SIZE, Pipes
-from refractium.net.reactor import EDGE, ERROR, HANGUP, IN, OUT, URGENT
+from refractium.net.reactor import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT
 from refractium.net.report import Ended
 from refractium.net.taps import tapped
 
@@ -46,6 +47,8 @@ _RESET_POLL: Final = (0.005, 0.32)
 """Seconds between looks at whether the last bytes before a reset have been taken: at first, and at most."""
 _RESET_PATIENCE: Final = 30.0
 """Seconds without progress after which the reset goes out without them."""
+_EVENTS: Final = IN | EDGE
+_AF_UNIX: Final = int(socket.AF_UNIX)
 _TCP_CLOSE: Final = 7
 """tcpi_state of a connection that is over (Linux, net/tcp_states.h)."""
 
@@ -65,29 +68,11 @@ class Welding:
         self.pipes = Pipes(reactor.loop)
 
 
-class Endpoint:
-    """One of the two sockets, and what has become known of it.
-
-    Attributes:
-        is_local: a unix socket: a short read from one does not mean that it is empty.
-        events: what it is watched for.
-        broken: it was reset, or failed otherwise.
-    """
-
-    __slots__ = ("broken", "events", "is_local", "sock")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.is_local = sock.family == socket.AF_UNIX
-        self.events = IN | EDGE
-        self.broken = False
-
-
 class Weld:
     """Joins two connected, non-blocking sockets until both directions are done or one side is reset.
 
     Args:
-        shared: reactor, loop and buffer.
+        shared: reactor, buffer and pipes.
         client: the client's socket.
         backend: the backend's socket.
         on_end: told how it ended, once, when both sockets have been let go.
@@ -98,7 +83,7 @@ class Weld:
         down: from backend to client.
     """
 
-    __slots__ = ("_on_end", "_timer", "backend", "client", "down", "shared", "stamp", "up")
+    __slots__ = ("_on_end", "_timer", "down", "shared", "stamp", "up")
 
     def __init__(
         self,
@@ -108,10 +93,11 @@ class Weld:
         on_end: Callable[[Ended], None],
     ) -> None:
         self.shared = shared
-        self.client = Endpoint(client)
-        self.backend = Endpoint(backend)
-        self.up = Flow(self, self.client, self.backend)
-        self.down = Flow(self, self.backend, self.client)
+        from_unix, to_unix = client.family == _AF_UNIX, backend.family == _AF_UNIX
+        may_splice = not (from_unix or to_unix)
+        self.up = up = Flow(self, client, backend, from_unix, may_splice)
+        self.down = down = Flow(self, backend, client, to_unix, may_splice)
+        up.opposite, down.opposite = down, up
         self.stamp = shared.reactor.turned
         self._on_end = on_end
         self._timer: asyncio.TimerHandle | None = None
@@ -129,21 +115,21 @@ class Weld:
             preface: how many bytes of `first` are not the client's, and so not counted. Until they are sent
                 the count is below zero.
         """
-        reactor = self.shared.reactor
-        self.up.count = sent - preface
-        self.up.held = first[sent:]
-        self.up.ended = client_ended
-        client_was_watched = reactor.watch(self.client.sock, self.client.events, self.up.on_source)
-        backend_was_watched = reactor.watch(self.backend.sock, self.backend.events, self.down.on_source)
-        if self.up.held:
-            self.up.await_room()
+        reactor, up, down = self.shared.reactor, self.up, self.down
+        up.count = sent - preface
+        client_was_watched = reactor.watch(up.sock, up.events, up.on_event)
+        backend_was_watched = reactor.watch(down.sock, down.events, down.on_event)
+        if sent < len(first):
+            up.held = first[sent:]
+            up.await_room()
         # Events that came before the sockets were the weld's do not come again.
         if client_was_watched or client_ended:
-            self.up.near_end = True
-            self.up.run()
+            up.ended = client_ended
+            up.near_end = True
+            up.run()
         if backend_was_watched:
-            self.down.near_end = True
-            self.down.run()
+            down.near_end = True
+            down.run()
 
     def tell(self, tap: Tap) -> None:
         """Have a tap told of what is received from now on."""
@@ -151,25 +137,24 @@ class Weld:
             flow.receive = tapped(flow, tap, direction)
             flow.may_splice = False
 
-    def other(self, flow: Flow) -> Flow:
-        """The opposite direction."""
-        return self.down if flow is self.up else self.up
-
     def end(self, how: Ended) -> None:
         """Let both sockets go. What their kernel buffers still hold is delivered."""
         if self._timer is not None:
             self._timer.cancel()
-        self.up.done = self.down.done = True
-        self.up.release()
-        self.down.release()
-        self.shared.reactor.retire(self.client.sock)
-        self.shared.reactor.retire(self.backend.sock)
+        retire = self.shared.reactor.retire
+        for flow in (self.up, self.down):
+            flow.done = True
+            if flow.pipe is not None:
+                flow.release()
+            retire(flow.sock)
+            # Without these two nothing refers to itself, and all is freed at once, without a collection.
+            del flow.weld, flow.opposite
         self._on_end(how)
 
     def abort(self, how: Ended) -> None:
         """Reset both sides at once, so that neither takes a truncated stream for a whole one."""
-        reset_on_close(self.client.sock)
-        reset_on_close(self.backend.sock)
+        reset_on_close(self.up.sock)
+        reset_on_close(self.down.sock)
         self.end(how)
 
     def expired(self) -> None:
@@ -180,18 +165,19 @@ class Weld:
         """End at once, after a fault of ours."""
         self.abort(Ended.FAULT)
 
-    def pass_on_reset(self, to: Endpoint) -> None:
-        """The other side was reset: reset this one too, as soon as it has taken the bytes before that."""
-        how = Ended.CLIENT_RESET if to is self.backend else Ended.BACKEND_RESET
-        self.up.done = self.down.done = True
+    def pass_on_reset(self, of: Flow) -> None:
+        """The source of a flow was reset: reset its sink too, as soon as that has taken the bytes before."""
+        how = Ended.CLIENT_RESET if of is self.up else Ended.BACKEND_RESET
+        sink = of.opposite.sock
         reactor = self.shared.reactor
-        reactor.unwatch(self.client.sock)
-        reactor.unwatch(self.backend.sock)
+        for flow in (self.up, self.down):
+            flow.done = True
+            reactor.unwatch(flow.sock)
         waiting, since, pause = -1, 0.0, _RESET_POLL[0]
 
         def look() -> None:
             nonlocal waiting, since, pause
-            left = _unacknowledged(to.sock)
+            left = _unacknowledged(sink)
             now = reactor.now
             if left != waiting:
                 waiting, since, pause = left, now, _RESET_POLL[0]
@@ -205,16 +191,30 @@ class Weld:
 
 
 class Flow:
-    """One direction of a weld.
+    """One direction of a weld: what comes out of one socket goes into that of the opposite flow.
+
+    Args:
+        weld: whose direction it is.
+        sock: the source.
+        sink: the other socket.
+        is_local: as of the attribute.
+        may_splice: the same.
 
     Attributes:
+        weld: the same, until it ends.
+        sock: the source.
+        opposite: the flow whose source is this one's sink, until the weld ends.
+        events: what the source's socket is watched for.
+        broken: the source was reset, or failed otherwise.
         count: bytes the sink has taken.
         held: bytes read that the sink has not taken.
         pipe: what bytes go through while there are many of them; else None.
-        piped: how many bytes the pipe holds.
         may_splice: whether a pipe may be used: where nobody but the sink is to have the bytes.
         receive: reads into a buffer, as `socket.recv_into` of the source does; of a session with hooks, tells
             them as well.
+        is_local: the source is a unix socket, of which a short read does not say that it is empty.
+        more: flag of sends: once the source has announced its end, what is sent waits for that, so that both
+            are one segment (MSG_MORE, send(2)), which takes 4 us less of a short connection.
         near_end: the source has said that its end is near, so it is read until that is reached.
         ended: the source has no more, for whatever reason.
         done: nothing is left to do.
@@ -223,51 +223,63 @@ class Flow:
     __slots__ = (
         "_send",
         "_view",
+        "broken",
         "count",
         "done",
         "ended",
+        "events",
         "held",
+        "is_local",
         "may_splice",
+        "more",
         "near_end",
+        "opposite",
         "pipe",
-        "piped",
         "receive",
-        "sink",
-        "source",
+        "sock",
         "weld",
     )
 
-    def __init__(self, weld: Weld, source: Endpoint, sink: Endpoint) -> None:
+    opposite: Flow
+
+    def __init__(
+        self,
+        weld: Weld,
+        sock: socket.socket,
+        sink: socket.socket,
+        is_local: bool,  # noqa: FBT001 - two of these are made for every connection
+        may_splice: bool,  # noqa: FBT001
+    ) -> None:
         self.weld = weld
-        self.source = source
-        self.sink = sink
-        self.receive: Callable[[memoryview], int] = source.sock.recv_into
-        self._send = sink.sock.send
+        self.sock = sock
+        self.receive: Callable[[memoryview], int] = sock.recv_into
+        self._send = sink.send
         self._view = weld.shared.view
-        self.count = 0
+        self.events = _EVENTS
+        self.count = self.more = 0
         self.held = b""
         self.pipe: Pipe | None = None
-        self.piped = 0
-        self.may_splice = not (source.is_local or sink.is_local)
-        self.near_end = source.is_local
-        self.ended = False
-        self.done = False
+        self.is_local = self.near_end = is_local
+        self.may_splice = may_splice
+        self.broken = self.ended = self.done = False
 
-    def on_source(self, mask: int) -> None:
-        """The source's socket has something."""
+    def on_event(self, mask: int) -> None:
+        """The source's socket has something to read, or takes what the opposite flow has for it."""
         weld = self.weld
         weld.stamp = weld.shared.reactor.turned
         if mask == IN:  # as nearly always
             self.run()
             return
+        opposite = self.opposite
         if mask & (HANGUP | URGENT):
             self.near_end = True
+            if mask & RDHUP:
+                self.more = socket.MSG_MORE
         if mask & ~OUT:
             self.run()
-        opposite = weld.other(self)
         if mask & ERROR and self.done:
             opposite.sink_broke()
-        if mask & OUT and (opposite.held or opposite.piped):
+        if mask & OUT and (opposite.held or opposite.pipe is not None):
             opposite.run()
 
     def run(self) -> None:  # noqa: C901, PLR0911, PLR0912 - the one loop every byte goes through
@@ -284,17 +296,21 @@ class Flow:
             try:
                 got = receive(view)
             except BlockingIOError:
-                self.near_end = self.source.is_local
+                self.near_end = self.is_local
+                if self.more:
+                    self._send_now()
                 return
             except OSError:
-                self.source.broken = True
+                self.broken = True
+                if self.more:
+                    self._send_now()
                 got = 0
             if not got:
                 self.ended = True
                 self._finish()
                 return
             try:
-                sent = send(view[:got])
+                sent = send(view[:got], self.more)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -318,14 +334,14 @@ class Flow:
 
     def _pump(self) -> bool:
         """Move bytes through the pipe; whether the source has no more for now and the pipe is given back."""
-        assert self.pipe is not None  # noqa: S101 - that is when it is called
-        read, write = self.pipe.read, self.pipe.write
-        source, sink = self.source.sock.fileno(), self.sink.sock.fileno()
+        pipe = self.pipe
+        assert pipe is not None  # noqa: S101 - that is when it is called
+        source, sink = self.sock.fileno(), self.opposite.sock.fileno()
         before = self.count
         for _ in range(_SPLICES_A_TURN):
-            if not self.piped:
+            if not pipe.count:
                 try:
-                    self.piped = splice(source, write, SIZE, flags=_FLAGS)
+                    pipe.count = splice(source, pipe.write, SIZE, flags=_FLAGS)
                 except BlockingIOError:
                     # Of a transfer that goes on the pipe stays. Of a byte out of band, which near_end tells
                     # of, splice stops short, so that recv has to say whether the source is empty.
@@ -333,19 +349,19 @@ class Flow:
                         return False
                     break
                 except OSError:
-                    self.source.broken = True
-                if not self.piped:
+                    self.broken = True
+                if not pipe.count:
                     self.ended = True
                     break
             try:
-                sent = splice(read, sink, self.piped, flags=_FLAGS)
+                sent = splice(pipe.read, sink, pipe.count, flags=_FLAGS)
             except BlockingIOError:
                 self.await_room()
                 return False
             except OSError:
                 self.sink_broke()
                 return False
-            self.piped -= sent
+            pipe.count -= sent
             self.count += sent
         else:
             self.weld.shared.reactor.again(self.run)
@@ -356,15 +372,15 @@ class Flow:
     def release(self) -> None:
         """Give the pipe back, if there is one."""
         if self.pipe is not None:
-            self.weld.shared.pipes.give_back(self.pipe, is_empty=not self.piped)
+            self.weld.shared.pipes.give_back(self.pipe)
             self.pipe = None
-            self.piped = 0
 
     def await_room(self) -> None:
         """Have the epoll say when the sink takes bytes again."""
-        if not self.sink.events & OUT:
-            self.sink.events |= OUT
-            self.weld.shared.reactor.modify(self.sink.sock, self.sink.events)
+        sink = self.opposite
+        if not sink.events & OUT:
+            sink.events |= OUT
+            self.weld.shared.reactor.modify(sink.sock, sink.events)
 
     def crash(self) -> None:
         """End the weld at once, after a fault of ours."""
@@ -373,7 +389,7 @@ class Flow:
     def _flush(self) -> bool:
         """Send what is held; whether all of it was taken."""
         try:
-            sent = self.sink.sock.send(self.held)
+            sent = self._send(self.held)
         except BlockingIOError:
             return False
         except OSError:
@@ -385,16 +401,21 @@ class Flow:
             self.await_room()
         return not self.held
 
+    def _send_now(self) -> None:
+        """Have the kernel send what it was told to keep for more to come: there is none for now."""
+        with suppress(OSError):  # a unix socket keeps nothing; one that has failed says so at the next turn
+            self.opposite.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
     def _finish(self) -> None:
         """The source has ended and the sink has been handed all of it: let the sink know."""
         self.done = True
-        if self.source.broken:
-            self.weld.pass_on_reset(self.sink)
-        elif self.weld.other(self).done:
+        if self.broken:
+            self.weld.pass_on_reset(self)
+        elif self.opposite.done:
             self.weld.end(Ended.CLOSED)
         else:
             try:
-                self.sink.sock.shutdown(socket.SHUT_WR)
+                self.opposite.sock.shutdown(socket.SHUT_WR)
             except OSError:
                 self.sink_broke()
 
@@ -402,13 +423,13 @@ class Flow:
         """The sink takes nothing any more; what it has sent before is still to be read."""
         if self.done:
             return
-        self.sink.broken = True
+        opposite = self.opposite
+        opposite.broken = True
         self.done = True
         self.held = b""
         self.release()
-        opposite = self.weld.other(self)
         if opposite.done:
-            self.weld.pass_on_reset(self.source)
+            self.weld.pass_on_reset(opposite)
         else:
             opposite.near_end = True
             opposite.run()
