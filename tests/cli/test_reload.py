@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.backends import Backend
+from support.backends import Backend, hanging
 from support.clients import PATIENCE, connect
 from support.process import Running, environment, free_port, is_listening
 from support.proxy import eventually
@@ -141,6 +141,24 @@ def test_sighup_reloads_always_and_a_change_only_where_it_is_wanted(file: Path) 
             program.signal(signal.SIGHUP)
             program.await_err("configuration 2 is in force")
             assert ask(port, b"ALPHA") == b"two:ALPHA"
+
+
+@pytest.mark.parametrize("by_signal", [True, False], ids=["SIGHUP", "file"])
+def test_what_is_asked_for_during_the_start_is_done_after_it(file: Path, by_signal: bool) -> None:  # noqa: FBT001
+    port = free_port()
+    with naming(b"one") as one, hanging() as dead:
+        slow = f'[[protocols]]\nname = "ssh"\nforward_to = "{dead}"\n'
+        slow += 'health = { kind = "tcp", timeout_ms = 2000 }\n'
+        file.write_text(config(port, ("alpha", one.address)) + slow)
+        with Running("-c", file, *["--no-hot-reload"] * by_signal) as program:
+            eventually(lambda: is_listening(port), "clients may wait")
+            assert "Listening on" not in program.out
+            rewrite(file, config(port, ("beta", one.address)))
+            if by_signal:
+                program.signal(signal.SIGHUP)
+            program.await_err("configuration 2 is in force")
+            assert ask(port, b"BETA") == b"one:BETA"
+            assert "not reloaded" not in program.err
 
 
 def test_flags_still_come_before_the_file(file: Path) -> None:

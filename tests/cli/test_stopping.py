@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.backends import Backend, named
+from support.backends import Backend, hanging, named
 from support.clients import connect, payload, receive, receive_all
-from support.process import serving
+from support.process import Running, free_port, is_listening, serving
 from support.proxy import eventually
 
 if TYPE_CHECKING:
@@ -41,6 +41,21 @@ def test_a_signal_ends_an_idle_program_with_exit_0(number: signal.Signals) -> No
         assert proxy.wait() == 0
         assert f"{number.name}: 0 connections may finish" in proxy.err
         assert "info stopped after 0 connections" in proxy.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_ends_a_start_that_waits_for_the_first_checks(workers: int, tmp_path: Path) -> None:
+    port = free_port()
+    with hanging() as dead:
+        (tmp_path / "refractium.toml").write_text(
+            f'[server]\nworkers = {workers}\n[[protocols]]\nname = "http"\nforward_to = "{dead}"\n'
+            'health = { kind = "tcp", timeout_ms = 20000 }\n'
+        )
+        with Running("-b", "127.0.0.1", "-p", port, cwd=tmp_path) as program:
+            eventually(lambda: is_listening(port), "clients may wait")
+            assert program.terminate() == 0
+            assert "info stopped after 0 connections" in program.err.splitlines()[-1]
+            assert "Listening on" not in program.out
 
 
 @each_signal

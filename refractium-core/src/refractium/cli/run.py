@@ -89,17 +89,17 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.on_signal, number)
     loop.add_signal_handler(signal.SIGHUP, reloader.ask)
-    tasks = [asyncio.create_task(reloader.run())]
-    path, known = in_force
-    if path is not None:
-        tasks.append(asyncio.create_task(ask_on_changes(path, known, lambda: is_hot(service), reloader)))
+    tasks: list[asyncio.Task[None]] = []
     try:
-        wanted = assembly.wanted(transports)
-        await listening.take(systemd.inherited(), wanted)
-        await listening.carry_out(await listening.prepare(wanted))
-        exporter = await observing.prepare(assembly)
-        await observing.change(assembly, exporter)
-        systemd.ready()
+        starting = asyncio.create_task(_start(assembly, transports, listening, observing))
+        if await stopping.allows(starting):
+            systemd.ready()
+            # Only now: a reload compares what is wanted with what is open.
+            tasks.append(asyncio.create_task(reloader.run()))
+            path, known = in_force
+            if path is not None:
+                watching = ask_on_changes(path, known, lambda: is_hot(service), reloader)
+                tasks.append(asyncio.create_task(watching))
         await stopping.begun.wait()
         systemd.stopping()
         for task in tasks:
@@ -115,6 +115,17 @@ async def _serve(
     log.info("stopped after %d connections and %d sessions", status.tcp.accepted, status.udp.sessions)
 
 
+async def _start(
+    assembly: Assembly, transports: Sequence[Transport], listening: Listening, observing: Observing
+) -> None:
+    """Listen, and let others see how the run is doing. It takes as long as the first checks of backends."""
+    wanted = assembly.wanted(transports)
+    await listening.take(systemd.inherited(), wanted)
+    await listening.carry_out(await listening.prepare(wanted))
+    exporter = await observing.prepare(assembly)
+    await observing.change(assembly, exporter)
+
+
 class _Stopping:
     """The first signal drains, the second ends at once."""
 
@@ -123,6 +134,18 @@ class _Stopping:
         self._tasks: list[asyncio.Task[None]] = []
         self.begun = asyncio.Event()
         self.done = asyncio.Event()
+
+    async def allows(self, starting: asyncio.Task[None]) -> bool:
+        """Wait for a start, which a signal ends; whether it has come to its end."""
+        begun = asyncio.create_task(self.begun.wait())
+        await asyncio.wait((starting, begun), return_when=asyncio.FIRST_COMPLETED)
+        begun.cancel()
+        if self.begun.is_set():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return False
+        await starting
+        return True
 
     def on_signal(self, number: signal.Signals) -> None:
         self.begun.set()
