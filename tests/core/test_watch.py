@@ -70,21 +70,49 @@ def test_a_change_is_seen_however_it_is_made(tmp_path: Path, change: Callable[[P
     asyncio.run(main())
 
 
-def test_a_link_to_another_folder_is_seen(tmp_path: Path) -> None:
-    """As a ConfigMap is mounted: the file is a link through ``..data``, which is swapped."""
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "two" / "refractium.toml").write_text("new")
+def test_links_to_another_folder_are_seen(tmp_path: Path) -> None:
+    """As a ConfigMap is mounted: the file is a link through ``..data``, which is swapped again and again."""
     data = tmp_path / "..data"
-    data.symlink_to("one")
     path = tmp_path / "refractium.toml"
-    path.symlink_to("..data/refractium.toml")
+
+    def swap(name: str) -> None:
+        """Have the link lead to a new folder, and remove the old one."""
+        former = data.resolve()
+        (tmp_path / name).mkdir()
+        (tmp_path / name / path.name).write_text(name)
+        (tmp_path / "..data_tmp").symlink_to(name)
+        (tmp_path / "..data_tmp").rename(data)
+        if former != data:
+            shutil.rmtree(former)
 
     async def main() -> None:
         async with watching(path) as seen:
-            (tmp_path / "..next").symlink_to("two")
-            (tmp_path / "..next").rename(data)
-            assert await asyncio.wait_for(seen.get(), PATIENCE) == "new"
+            for name in ("..two", "..three", "..four"):
+                swap(name)
+                assert await asyncio.wait_for(seen.get(), PATIENCE) == name
+            assert seen.empty()
+
+    swap("..one")
+    path.symlink_to("..data/refractium.toml")
+    asyncio.run(main())
+
+
+def test_changes_that_follow_each_other_are_one_with_the_last_content(tmp_path: Path) -> None:
+    path = tmp_path / "refractium.toml"
+
+    async def main() -> None:
+        async with watching(path) as seen:
+            for number in range(20):
+                path.write_text(f"version {number}")
+            path.unlink()
+            with path.open("w") as file:
+                file.write("half ")
+                file.flush()
+                await asyncio.sleep(0)
+                file.write("and half")
+            assert await asyncio.wait_for(seen.get(), PATIENCE) == "half and half"
+            path.write_text("the next")
+            assert await asyncio.wait_for(seen.get(), PATIENCE) == "the next"
 
     asyncio.run(main())
 

@@ -7,6 +7,7 @@ import contextlib
 import http.server
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import dns.message
@@ -419,6 +420,64 @@ def ask_odd(error: BaseException | None, *targets: str) -> str:
 def test_a_check_that_raises_has_failed_and_the_next_is_made() -> None:
     assert ask_odd(ValueError("boom"), "127.0.0.1") == "odd check: ValueError: boom"
     assert ask_odd(None, "127.0.0.1") == "up"
+
+
+def test_a_check_that_does_not_end_holds_the_start_up_no_longer_than_its_timeout() -> None:
+    class Stubborn(Odd):
+        async def check(self, endpoint: Endpoint, settings: checks.NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
+            del endpoint, settings, timeout
+            while not may_end.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await may_end.wait()
+            return None
+
+    async def main() -> None:
+        state = BackendState(Address.parse("some.name:80"), Health(kind=Stubborn(None), timeout_ms=50))
+        backend = Backend(state.address, state=state)
+        backend.socket_addresses = ((socket.AF_INET, ("127.0.0.1", 80)),)
+        checker = Checker(Transport.TCP, [backend])
+        begun = time.monotonic()
+        await checker.start()
+        assert time.monotonic() - begun < 2
+        assert (state.status, state.is_up) == ("unknown", True)
+        may_end.set()
+        await checker.stop()
+
+    may_end = asyncio.Event()
+    asyncio.run(main())
+
+
+def test_checks_that_begin_together_do_not_stay_together() -> None:
+    begun: dict[str, list[float]] = {}
+    all_twice = asyncio.Event()
+
+    class Noting(Odd):
+        async def check(self, endpoint: Endpoint, settings: checks.NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
+            del settings, timeout
+            begun.setdefault(str(endpoint.target[1][0]), []).append(time.monotonic())
+            if len(begun) == 20 and all(len(times) > 1 for times in begun.values()):
+                all_twice.set()
+            return None
+
+    async def main() -> None:
+        backends = []
+        for number in range(1, 21):
+            state = BackendState(
+                Address(f"127.0.0.{number}", 80), Health(kind=Noting(None), interval_ms=1000)
+            )
+            backends.append(Backend(state.address, state=state))
+            backends[-1].socket_addresses = ((socket.AF_INET, (f"127.0.0.{number}", 80)),)
+        checker = Checker(Transport.TCP, backends)
+        await checker.start()
+        await asyncio.wait_for(all_twice.wait(), 10)
+        await checker.stop()
+
+    asyncio.run(main())
+    firsts = [times[0] for times in begun.values()]
+    pauses = [times[1] - times[0] for times in begun.values()]
+    assert max(firsts) - min(firsts) < 0.5  # side by side
+    assert min(pauses) > 0.89
+    assert max(pauses) - min(pauses) > 0.03
 
 
 def test_a_name_without_an_address_is_down() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
+import os
 import socket
 import threading
 
 import pytest
 
-from refractium import NO, Identification, Protocol, ProtocolMatch, Route, define_protocol
+from refractium import NO, Health, Identification, Protocol, ProtocolMatch, Route, Transport, define_protocol
 from support.clients import PATIENCE, payload
 from support.datagrams import UdpBackend, ask, client, echo
 from support.proxy import ProxyThread, eventually, free_port, quick
@@ -66,16 +68,31 @@ def test_an_unknown_datagram_without_fallback_is_dropped_and_counted() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 1472, 9000, 65_507])
-def test_datagrams_of_any_size_pass_both_ways(size: int) -> None:
+@pytest.mark.parametrize(
+    ("bind", "asked"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.2"), ("::", "::1")]
+)
+def test_datagrams_of_any_size_pass_both_ways(bind: str, asked: str, size: int) -> None:
     data = payload(size, size)
     settings = quick(udp_session_timeout_ms=SHORT)
     with (
         UdpBackend(echo) as backend,
-        ProxyThread(fallback_udp=backend.address, settings=settings) as proxy,
+        ProxyThread(fallback_udp=backend.address, settings=settings, host=bind) as proxy,
     ):
-        assert ask(proxy.address, data) == data
+        assert ask((asked, proxy.port), data) == data
         ended = proxy.next_end()
     assert (ended.up, ended.down) == (size, size)
+
+
+def test_a_backend_may_say_nothing_and_much_unasked() -> None:
+    largest = payload("largest", 65_507)
+    settings = quick(udp_session_timeout_ms=SHORT)
+    with (
+        UdpBackend(lambda _: [b"", largest, b""]) as backend,
+        ProxyThread(fallback_udp=backend.address, settings=settings) as proxy,
+        client(proxy.address) as sock,
+    ):
+        sock.send(b"go")
+        assert [sock.recv(65_536) for _ in range(3)] == [b"", largest, b""]
 
 
 @pytest.mark.parametrize(("front", "back"), [("::1", "127.0.0.1"), ("127.0.0.1", "::1"), ("::1", "::1")])
@@ -253,6 +270,35 @@ def test_a_backend_that_refuses_is_followed_by_the_next() -> None:
                 except TimeoutError:
                     continue
             assert answer == b"magic"
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [("__init__", errno.EMFILE), ("connect", errno.EADDRNOTAVAIL), ("send", errno.ENOBUFS)],
+    ids=["no descriptor", "no port", "no memory"],
+)
+def test_a_shortage_of_this_machine_takes_no_backend_down(
+    monkeypatch: pytest.MonkeyPatch, step: str, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "shortage")
+
+    settings = quick(udp_session_timeout_ms=SHORT)
+    expected = ["no socket for a session", "cannot be reached", "refuses"]
+    with UdpBackend(echo) as backend:
+        route = Route(MAGIC, backend.address, health=Health(fall=1))
+        with (
+            ProxyThread(route, settings=settings, expected=expected) as proxy,
+            client(proxy.address) as sock,
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(socket.socket, step, fail)
+                os.write(sock.fileno(), b"magic")
+                eventually(lambda: proxy.engine.udp_counters.dropped == 1, "it is dropped")
+            (state,) = (backend.state for backend in proxy.engine._plan.pools[Transport.UDP].backends)
+            assert state.status == "unknown"
+            sock.send(b"magic")
+            assert sock.recv(9) == b"magic"
 
 
 def test_backends_take_turns() -> None:
