@@ -18,7 +18,7 @@ from support.backends import Backend
 from support.clients import PATIENCE, connect, payload, receive
 from support.datagrams import UdpBackend
 from support.datagrams import client as datagram_client
-from support.process import RUNTIME, Running, free_port, serving
+from support.process import RUNTIME, Running, free_port, is_listening, serving
 from support.proxy import eventually
 
 if TYPE_CHECKING:
@@ -55,6 +55,12 @@ udp_session_timeout_ms = 300
 {more}
 {"".join(tables)}
 """
+
+
+def with_listeners(text: str, port: int, other: int) -> str:
+    """The same configuration, served at another port as well."""
+    served = "".join(f'[[listeners]]\nbind = "127.0.0.1"\nport = {one}\n' for one in (port, other))
+    return text.replace(f'bind = "127.0.0.1"\nport = {port}\n', "", 1) + served
 
 
 def route(name: str, *backends: str, transport: str = "tcp", more: str = "") -> str:
@@ -186,7 +192,7 @@ def threads_of(program: Running) -> int:
 
 @pytest.mark.timeout(240)
 def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothing(tmp_path: Path) -> None:
-    file, port = tmp_path / "refractium.toml", free_port()
+    file, port, other = tmp_path / "refractium.toml", free_port(), free_port()
     with ExitStack() as stack:
         one, two = (stack.enter_context(naming(name)) for name in ("one", "two"))
         named = two.address.replace("127.0.0.1", "localhost")
@@ -195,7 +201,7 @@ def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothin
         good = [
             server(port, always),
             server(port, always, route("beta", named, more=HEALTH)),
-            server(port, always, more="peek_timeout_ms = 500"),
+            with_listeners(server(port, always, more="peek_timeout_ms = 500"), port, other),
             server(port, always, route("beta", two.address, named, more='balance = "least_connections"')),
             server(port, always, route("gamma", named), route("beta", one.address, more=HEALTH)),
         ]
@@ -220,6 +226,7 @@ def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothin
             reloads.one(last)
             assert first_answer(port, b"omega") == b"two:omega"
             assert first_answer(port, b"beta") == b""  # there is no such route any more
+            assert not is_listening(other)
         assert min(load.served) > 200
         assert udp.seen - seen == load.served[3] - 1
         eventually(reloads.nobody_is_served, "the end of the session")
@@ -228,6 +235,8 @@ def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothin
         assert program.memory() - memory < GROWTH
         eventually(program.is_idle, "nothing is left to do")
         assert program.terminate() == 0
+        assert program.out.count(f"Listening on tcp://127.0.0.1:{other}\n") > 20
+        assert program.out.count(f"Listening on tcp://127.0.0.1:{port}\n") == 1  # kept its socket
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
