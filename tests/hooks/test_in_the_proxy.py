@@ -184,6 +184,43 @@ def test_hooks_for_all_are_told_of_the_fallback_and_of_datagrams_too(tmp_path: P
     assert {one.session: one.ended for one in closed(path)} == {tcp: "closed", dgram: "idle", unknown: "idle"}
 
 
+def test_a_session_of_datagrams_that_goes_over_to_another_backend_is_two_for_a_hook() -> None:
+    with (
+        UdpBackend(lambda _: [b"other"]) as other,
+        UdpBackend(lambda _: [b"first"]) as first,
+        ProxyThread(
+            Route(udp_starting_with(b"DGRAM"), [first.address, other.address], hooks=[Trace]),
+            settings=quick(udp_session_timeout_ms=200),
+            expected=["refuses", "is down"],
+        ) as proxy,
+        udp_client(proxy.address) as client,
+    ):
+        client.send(b"DGRAM 1")
+        assert client.recv(10) == b"first"
+        first.__exit__()
+        client.send(b"DGRAM 2")  # is answered by an ICMP error
+        client.send(b"DGRAM 3")
+        assert client.recv(10) == b"other"
+        eventually(lambda: has_closed() and Trace.seen[-1][2].ended == "idle", "the second close")
+        assert proxy.engine.udp_counters.sessions == 1
+        assert_accounted(proxy)
+    opened = [one for what, one, *_ in Trace.seen if what == "open"]
+    assert [one.backend for one in opened] == [("127.0.0.1", first.port), ("127.0.0.1", other.port)]
+    assert opened[0].session != opened[1].session
+    assert opened[0].client == opened[1].client
+    told = [(what, opened.index(one), *more) for what, one, *more in Trace.seen if what == "packet"]
+    assert told == [
+        ("packet", 0, Direction.INBOUND, b"DGRAM 1"),
+        ("packet", 0, Direction.OUTBOUND, b"first"),
+        ("packet", 0, Direction.INBOUND, b"DGRAM 2"),
+        ("packet", 1, Direction.INBOUND, b"DGRAM 3"),
+        ("packet", 1, Direction.OUTBOUND, b"other"),
+    ]
+    closes = [(one, *more) for what, one, *more in Trace.seen if what == "close"]
+    ends = [(opened.index(one), stats.ended, stats.inbound) for one, stats in closes]
+    assert ends == [(0, "backend_reset", 14), (1, "idle", 7)]
+
+
 def test_a_header_for_the_backend_is_not_the_clients_and_one_from_a_proxy_tells_the_client() -> None:
     with (
         Backend(echo) as backend,

@@ -50,14 +50,15 @@ def open_tap(
         protocol=pool.protocol,
         route=pool.label,
         client=client,
-        backend=_address(backend, sock),
+        backend=address_of(backend, sock),
         metadata=dict(metadata_of(match)),
         started=int(stamp * 1e9) + EPOCH,
     )
     return pool.taps.open(context)
 
 
-def _address(backend: Backend, sock: socket.socket) -> tuple[str, int] | str:
+def address_of(backend: Backend, sock: socket.socket) -> tuple[str, int] | str:
+    """Where a socket is connected to: an address and a port, or the path of a unix socket."""
     try:
         peer = sock.getpeername()
     except OSError:  # it has reset the connection already

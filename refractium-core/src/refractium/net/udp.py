@@ -20,7 +20,7 @@ from refractium.net.locality import OwnAddresses
 from refractium.net.proxy_protocol import build
 from refractium.net.reactor import IN
 from refractium.net.report import Ended, Summary, join_host_port, metadata_of
-from refractium.net.taps import open_tap
+from refractium.net.taps import address_of, open_tap
 from refractium.routing import LOCAL_ERRORS
 from refractium.throttle import Throttled
 
@@ -467,9 +467,13 @@ class Session:
 
 
 class TappedSession(Session):
-    """One whose hooks are told of every datagram that was passed on."""
+    """One whose hooks are told of every datagram that was passed on.
 
-    __slots__ = ("_tap",)
+    Where it goes over to another backend, hooks are told of a session that ends and of one that begins: what
+    passes is between the client and one backend.
+    """
+
+    __slots__ = ("_began", "_peer", "_tap")
 
     def __init__(
         self,
@@ -482,6 +486,8 @@ class TappedSession(Session):
     ) -> None:
         super().__init__(listener, client, control, key, pool, match)
         self._tap: Tap | None = None
+        self._peer: tuple[str, int] | str | None = None
+        self._began = self._started
         self._answer = self._answer_and_tell
 
     def send_up(self, datagram: memoryview) -> bool:
@@ -492,9 +498,22 @@ class TappedSession(Session):
             assert self._backend is not None  # noqa: S101
             client = self.ip, self._client[1]
             self._tap = open_tap(
-                self._pool, Transport.UDP, client, self._backend, self._sock, self._match, self._started
+                self._pool, Transport.UDP, client, self._backend, self._sock, self._match, self._began
             )
         self._tap.packet(Direction.INBOUND, bytes(datagram))
+        return True
+
+    def _connect(self) -> bool:
+        if not super()._connect():
+            return False
+        assert self._sock is not None  # noqa: S101 - connected
+        assert self._backend is not None  # noqa: S101
+        peer = address_of(self._backend, self._sock)
+        if self._tap is not None and peer != self._peer:
+            self._tap.close(Ended.BACKEND_RESET.name.lower())
+            self._tap = None
+            self._began = self.stamp
+        self._peer = peer
         return True
 
     def end(self, how: Ended) -> None:
