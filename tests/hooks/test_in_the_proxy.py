@@ -30,7 +30,7 @@ from support.clients import ask, connect, payload, receive, receive_all, reset, 
 from support.datagrams import UdpBackend
 from support.datagrams import client as udp_client
 from support.datagrams import echo as echo_datagram
-from support.hooks import RELEASE, At, Blocking, Recording, Told, read
+from support.hooks import RELEASE, At, Blocking, Hoarding, Raising, Recording, Sleeping, Told, read
 from support.proxy import ProxyThread, eventually, quick, starting_with
 
 if TYPE_CHECKING:
@@ -270,31 +270,6 @@ def test_however_a_session_ends_its_close_comes_once_and_last(end: str, ended: s
     assert [one[0] for one in Trace.seen] == ["open", "packet", "packet", "close"]
     stats = Trace.seen[-1][2]
     assert (stats.ended, stats.inbound, stats.outbound) == (ended, 5, 5)
-
-
-class Sleeping(PacketHook[Any]):
-    name = "sleeping"
-    queue_bytes = 256 * 1024
-
-    def on_packet(self, *_: object) -> None:
-        time.sleep(0.001)
-
-
-class Raising(PacketHook[Any]):
-    name = "raising"
-
-    def on_packet(self, *_: object) -> None:
-        raise ValueError("always")
-
-
-class Hoarding(PacketHook[Any]):
-    name = "hoarding"
-
-    def start(self) -> None:
-        self.all: list[bytes] = []
-
-    def on_packet(self, _context: HookContext, _direction: Direction, data: bytes) -> None:
-        self.all.append(data)
 
 
 @pytest.mark.parametrize("hook", [Sleeping, Raising, Hoarding, Blocking])

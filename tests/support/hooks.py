@@ -213,6 +213,25 @@ class Blocking(Ignoring):
         RELEASE.wait()
 
 
+class Sleeping(Ignoring):
+    """Takes a millisecond for each packet."""
+
+    name = "sleeping"
+    queue_bytes = 256 * 1024
+
+    def on_packet(self, *_: object) -> None:
+        time.sleep(0.001)
+
+
+class Raising(Ignoring):
+    """Raises at every packet."""
+
+    name = "raising"
+
+    def on_packet(self, *_: object) -> None:
+        raise ValueError("always")
+
+
 class Computing(Ignoring):
     """Takes milliseconds of the processor for each packet."""
 

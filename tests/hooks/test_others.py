@@ -1,0 +1,176 @@
+"""What a bad hook costs those who have nothing to do with it: neither time nor memory of the proxy."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+import pytest
+
+from support.backends import Backend, echo
+from support.clients import MIB, PATIENCE, connect, payload, receive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TESTS: Final = Path(__file__).parents[1]
+PINGS: Final = 500
+PIECE: Final = 32_768
+PAUSE: Final = 0.002
+"""Seconds between two pieces, so that it is not the processor that is short."""
+
+_PROXY: Final = """
+import asyncio, json, sys, time
+from refractium import Refractium, Route
+from support import hooks
+from support.proxy import resident, starting_with
+
+async def main(name, isolation, backend):
+    told = []
+    if name != "-":
+        told = [getattr(hooks, name)]
+        told[0].isolation = isolation
+    engine = Refractium(
+        [
+            Route(starting_with(b"BAD", name="bad"), backend, hooks=told),
+            Route(starting_with(b"GOOD", name="good"), backend),
+        ]
+    )
+    (address,) = await engine.start_tcp("127.0.0.1", 0)
+    before = resident()
+    print(address.rpartition(":")[2], flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    grown = resident() - before
+    began = time.monotonic()
+    await engine.stop()
+    stopped = time.monotonic() - began
+    tallies = [
+        (one.seen, one.delivered, one.dropped)
+        for hook in engine.status().hooks
+        for one in (hook.inbound, hook.outbound)
+    ]
+    print(json.dumps({"grown": grown, "stopped": stopped, "tallies": tallies}), flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+class Told(msgspec.Struct):
+    """What the proxy says of itself.
+
+    Attributes:
+        grown: bytes of memory more than before its first client.
+        stopped: seconds that its stop took.
+        tallies: packets seen, delivered and dropped, of each hook and direction.
+    """
+
+    grown: int
+    stopped: float
+    tallies: list[tuple[int, int, int]]
+
+
+class Result(NamedTuple):
+    """What others have met while a hook was told of much.
+
+    Attributes:
+        median: seconds that one of them waited for an answer.
+        longest: the longest of these.
+        passed: pieces that have gone both ways on the route of the hook.
+        told: what the proxy says.
+    """
+
+    median: float
+    longest: float
+    passed: int
+    told: Told
+
+
+@contextmanager
+def exchanging(address: tuple[str, int]) -> Iterator[list[int]]:
+    """Pass pieces both ways on the route of the hook, while the block runs; how many, at the end."""
+    over = threading.Event()
+    passed: list[int] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with connect(address) as sock:
+                while not over.wait(PAUSE):
+                    piece = b"BAD" + payload(len(passed), PIECE - 3)
+                    sock.sendall(piece)
+                    assert (receive(sock, PIECE) == piece) is True
+                    passed.append(len(passed))
+        except BaseException as error:  # noqa: BLE001 - raised below
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield passed
+    finally:
+        over.set()
+        thread.join(PATIENCE)
+    assert not failures, failures
+
+
+def measure(hook: str, isolation: str = "thread") -> Result:
+    """Have a hook told of much on one route, and answers on another timed."""
+    with (
+        Backend(echo) as backend,
+        subprocess.Popen(
+            [sys.executable, "-c", _PROXY, hook, isolation, backend.address],
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as proxy,
+    ):
+        try:
+            assert proxy.stdin is not None
+            assert proxy.stdout is not None
+            address = "127.0.0.1", int(proxy.stdout.readline())
+            waits = []
+            with exchanging(address) as passed, connect(address) as other:
+                for _ in range(PINGS):
+                    time.sleep(PAUSE)
+                    began = time.perf_counter()
+                    other.sendall(b"GOOD")
+                    assert receive(other, 4) == b"GOOD"
+                    waits.append(time.perf_counter() - began)
+            out, _ = proxy.communicate(b"\n", PATIENCE)
+        finally:
+            proxy.kill()
+    told = msgspec.json.decode(out, type=Told)
+    return Result(statistics.median(waits), max(waits), len(passed), told)
+
+
+@pytest.fixture(scope="module")
+def without() -> Result:
+    """The same without a hook."""
+    return measure("-")
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize("hook", ["Sleeping", "Raising", "Blocking", "Hoarding", "Computing"])
+def test_nobody_else_notices_a_bad_hook(hook: str, isolation: str, without: Result) -> None:
+    result = measure(hook, isolation)
+    print(hook, isolation, result, without)  # noqa: T201 - shown where it fails
+    # A machine that is busy with other things is allowed for; a hook that was waited for would cost far more.
+    assert result.median < 3 * without.median + 0.003
+    assert result.passed > without.passed / 3
+    assert result.told.stopped < 4
+    seen = 0
+    for all_of_them, delivered, dropped in result.told.tallies:
+        assert all_of_them == delivered + dropped
+        seen += all_of_them
+    assert seen >= 2 * result.passed
+    if (hook, isolation) != ("Hoarding", "thread"):  # what a hook keeps is its own affair
+        assert result.told.grown < 8 * MIB < 2 * result.passed * PIECE
