@@ -86,15 +86,15 @@ def crashing(sock: socket.socket) -> None:
     reset(sock)
 
 
-def configuration(to: Backends, *server: str) -> str:
+def configuration(to: Backends, capture: Path, *server: str) -> str:
     routes = [
         ("good", "tcp", f'forward_to = ["{to.good}", "{to.better}"]'),
         ("crash", "tcp", f'forward_to = "{to.crashing}"'),
         ("gone", "tcp", f'forward_to = "{to.gone}"'),
-        ("greet", "tcp", f'forward_to = "{to.greeting}"\non_timeout = true'),
+        ("greet", "tcp", f'forward_to = "{to.greeting}"\non_timeout = true\nhooks = ["pcap"]'),
         ("private", "tcp", f'forward_to = "{to.good}"\nallow = ["10.0.0.0/8"]'),
         ("shut", "tcp", 'action = "reject"'),
-        ("query", "udp", f'forward_to = "{to.answering}"'),
+        ("query", "udp", f'forward_to = "{to.answering}"\nhooks = ["pcap"]'),
         ("stay", "udp", f'forward_to = "{to.answering}"\nudp_session_timeout_ms = 600000'),
         ("mute", "udp", 'action = "reject"'),
     ]
@@ -111,6 +111,8 @@ def configuration(to: Backends, *server: str) -> str:
         *server,
         "[metrics]",
         'bind = "127.0.0.1:0"',
+        "[plugins.pcap]",
+        f'path = "{capture}"',
     ]
     for name, transport, more in routes:
         lines += [
@@ -313,6 +315,11 @@ def as_status_tells_it(status: Status) -> Story:
             story["bytes", transport, route.name, "down"] = route.bytes_down
             for how, count in route.ended.items():
                 story["ended", transport, route.name, how] = count
+    for hook in status.hooks:
+        for direction, tally in (("inbound", hook.inbound), ("outbound", hook.outbound)):
+            story["hook", direction, "seen"] += tally.seen_bytes
+            story["hook", direction, "delivered"] += tally.delivered_bytes
+            story["hook", direction, "dropped"] += tally.dropped_bytes
     for configured in status.routes:
         for backend in configured.backends:
             story["up", configured.transport, backend.address] = int(backend.state != "down")
@@ -333,6 +340,7 @@ METRICS: Final = {
     "refractium_backend_active": ("serves", "transport", "backend"),
     "refractium_config_generation": ("generation",),
     "refractium_reloads_total": ("reloads", "result"),
+    "refractium_hook_bytes_total": ("hook", "direction", "result"),
 }
 """The word of the story for each, and its labels."""
 
@@ -352,11 +360,11 @@ def as_metrics_tell_it(url: str) -> Story:
 def reload(program: Running, file: Path, to: Backends) -> Story:
     """Have some configurations taken over and some refused; what is to be told of that."""
     for number, timeout_ms in enumerate((201, 202, 203), 2):
-        file.write_text(configuration(to, f"peek_timeout_ms = {timeout_ms}"))
+        file.write_text(configuration(to, file.with_suffix(".pcapng"), f"peek_timeout_ms = {timeout_ms}"))
         program.signal(signal.SIGHUP)
         program.await_err(f"configuration {number} is in force")
         if number > 2:
-            file.write_text(configuration(to, "prt = 1"))
+            file.write_text(configuration(to, file.with_suffix(".pcapng"), "prt = 1"))
             program.signal(signal.SIGHUP)
             eventually(lambda: program.err.count("not reloaded") == number - 2, "refused")  # noqa: B023
     return Counter({("generation",): 4, ("reloads", "ok"): 3, ("reloads", "failed"): 2})
@@ -368,7 +376,7 @@ def test_after_a_mixed_run_with_reloads_status_and_metrics_tell_what_the_clients
     file = tmp_path / "refractium.toml"
     with ExitStack() as stack:
         to = stack.enter_context(backends())
-        file.write_text(configuration(to, "peek_timeout_ms = 200"))
+        file.write_text(configuration(to, file.with_suffix(".pcapng"), "peek_timeout_ms = 200"))
         program = stack.enter_context(serving("-c", file))
         url = program.await_out("^Metrics on (.*)$")[1]
         port = program.port
@@ -394,6 +402,9 @@ def test_after_a_mixed_run_with_reloads_status_and_metrics_tell_what_the_clients
         def is_over() -> bool:
             now = decode(ask(control))
             active = now.tcp.active, now.udp.active
+            for tally in (one for hook in now.hooks for one in (hook.inbound, hook.outbound)):
+                if tally.seen != tally.delivered + tally.dropped:
+                    return False
             return active == (PER_IP, PER_IP) and sum(now.udp.refused.values()) >= refused
 
         eventually(is_over, "all that ends has ended")
@@ -401,6 +412,9 @@ def test_after_a_mixed_run_with_reloads_status_and_metrics_tell_what_the_clients
             expected.update({("up", transport, one): 1 for one in addresses if one != to.gone})
         expected.update({("serves", "tcp", one): PER_IP // 2 for one in (to.good, to.better)})
         expected["serves", "udp", to.answering] = PER_IP
+        for direction, way in (("inbound", "up"), ("outbound", "down")):
+            told = expected["bytes", "tcp", "greet", way] + expected["bytes", "udp", "query", way]
+            expected["hook", direction, "seen"] = expected["hook", direction, "delivered"] = told
         assert {key for key in expected if key[0] == "ended"} >= {
             ("ended", "tcp", "good", "closed"),
             ("ended", "tcp", "good", "client_reset"),
@@ -408,9 +422,9 @@ def test_after_a_mixed_run_with_reloads_status_and_metrics_tell_what_the_clients
             ("ended", "tcp", "private", "denied"),
             ("ended", "udp", "fallback", "idle"),
         }
-        told = run("status", "-p", port, "--json")
-        assert told.code == 0
+        answer = run("status", "-p", port, "--json")
+        assert answer.code == 0
         without_ok = Counter({key: count for key, count in expected.items() if key != ("reloads", "ok")})
-        assert as_status_tells_it(decode(told.out.encode())) == without_ok
+        assert as_status_tells_it(decode(answer.out.encode())) == without_ok
         assert as_metrics_tell_it(url) == expected
         assert "Traceback" not in program.err
