@@ -143,6 +143,19 @@ def test_sighup_reloads_always_and_a_change_only_where_it_is_wanted(file: Path) 
             assert ask(port, b"ALPHA") == b"two:ALPHA"
 
 
+def test_a_plugin_may_be_enabled_and_disabled(file: Path) -> None:
+    port = free_port()
+    with naming(b"one") as one:
+        file.write_text(config(port, ("ssh", one.address)) + '[plugins]\ndisable = ["http"]\n')
+        with Running("-c", file) as program:
+            program.await_out("Listening on")
+            rewrite(file, config(port, ("http", one.address)) + '[plugins]\ndisable = ["http"]\n')
+            program.await_err("not reloaded: .*protocol 'http' is not available: .*disable under")
+            rewrite(file, config(port, ("http", one.address)) + '[plugins]\ndisable = ["ssh"]\n')
+            program.await_err("configuration 2 is in force")
+            assert ask(port, b"GET / HTTP/1.1\r\n\r\n").startswith(b"one:GET")
+
+
 @pytest.mark.parametrize("by_signal", [True, False], ids=["SIGHUP", "file"])
 def test_what_is_asked_for_during_the_start_is_done_after_it(file: Path, by_signal: bool) -> None:  # noqa: FBT001
     port = free_port()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import struct
 import time
@@ -25,9 +26,12 @@ from refractium import (
     define_protocol,
 )
 from refractium.contract import NO, Identification
+from refractium.net import tcp, udp, weld
+from refractium.net.taps import open_tap
 from support.backends import Backend, duplex, echo, source
 from support.clients import ask, connect, payload, receive, receive_all, reset, sending
 from support.datagrams import UdpBackend
+from support.datagrams import ask as ask_datagram
 from support.datagrams import client as udp_client
 from support.datagrams import echo as echo_datagram
 from support.hooks import RELEASE, At, Blocking, Hoarding, Raising, Recording, Sleeping, Told, read
@@ -147,6 +151,41 @@ def test_only_routes_that_have_hooks_are_told_of(tmp_path: Path) -> None:
                 assert ask(proxy.address, request).data == request
             eventually(lambda: bool(closed(path)), "the close")
     assert {one.data for one in read(path) if one.what == "packet"} == {b"TOLD"}
+
+
+def test_a_route_without_hooks_pays_nothing_for_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bulk stays in the kernel, and no session is told to anybody."""
+    counted = {"splice": 0, "taps": 0}
+
+    def splice(*args: Any, **keywords: Any) -> int:
+        counted["splice"] += 1
+        return os.splice(*args, **keywords)
+
+    def tap(*args: Any) -> Any:
+        counted["taps"] += 1
+        return open_tap(*args)
+
+    monkeypatch.setattr(weld, "splice", splice)
+    for module in (tcp, udp):
+        monkeypatch.setattr(module, "open_tap", tap)
+    down = payload("down", 16 * MIB)
+    with (
+        Backend(source(down)) as backend,
+        UdpBackend(echo_datagram) as datagrams,
+        ProxyThread(
+            Route(starting_with(b"TOLD", name="told"), backend.address, hooks=[Trace]),
+            Route(starting_with(b"PLAIN", name="plain"), backend.address),
+            fallback_udp=datagrams.address,
+            settings=quick(udp_session_timeout_ms=100),
+        ) as proxy,
+    ):
+        assert (ask(proxy.address, b"PLAIN").data == down) is True
+        assert ask_datagram(proxy.address, b"datagram") == b"datagram"
+        assert counted["splice"]
+        assert not counted["taps"]
+        counted["splice"] = 0
+        assert (ask(proxy.address, b"TOLD").data == down) is True
+        assert counted == {"splice": 0, "taps": 1}
 
 
 def test_hooks_for_all_are_told_of_the_fallback_and_of_datagrams_too(tmp_path: Path) -> None:
