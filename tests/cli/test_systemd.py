@@ -70,9 +70,9 @@ def test_sockets_that_are_handed_down_are_listened_on_and_stay_over_a_reload(tmp
         socket.socket(type=socket.SOCK_DGRAM) as udp,
     ):
         udp.bind(("127.0.0.1", 0))
-        (tmp_path / "refractium.toml").write_text(
-            f'fallback_tcp = "{backend.address}"\nfallback_udp = "{datagrams.address}"\n[server]\nport = 1\n'
-        )
+        file = tmp_path / "refractium.toml"
+        text = f'fallback_tcp = "{backend.address}"\nfallback_udp = "{datagrams.address}"\n[server]\n'
+        file.write_text(f"{text}hot_reload = false\nport = 1\n")
         fds = [sock.fileno() for sock in (tcp, udp)]
         shell = f'exec {sys.executable} -c "$HAND_DOWN" {fds[0]} {fds[1]} "$@"'
         env = environment(HAND_DOWN=HAND_DOWN)
@@ -85,6 +85,10 @@ def test_sockets_that_are_handed_down_are_listened_on_and_stay_over_a_reload(tmp
                 program.signal(signal.SIGHUP)
                 program.await_err("configuration 2 is in force")
             assert ":1\n" not in program.out  # the port of the file is not bound
+            file.write_text(f"{text}port = 2\n")
+            program.signal(signal.SIGHUP)
+            program.await_err("not reloaded: .*, handed down: it is for the listener 0.0.0.0:1, .* a restart")
+            assert ask(tcp.getsockname(), b"hello").data == b"ahello"
             assert program.terminate() == 0
 
 

@@ -49,7 +49,7 @@ class Listening:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._open: dict[Key, tuple[str, ...]] = {}
-        self._handed_down: set[tuple[Transport, str]] = set()
+        self._handed_down: dict[tuple[Transport, str], str] = {}
 
     async def take(self, sockets: Sequence[socket.socket], wanted: Wanted) -> None:
         """Listen on sockets that were handed down, each for the listener that is configured to be there.
@@ -63,8 +63,8 @@ class Listening:
         for sock in sockets:
             transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
             name = _listener_on(sock, [listener for one, listener in wanted if one is transport])
-            self._handed_down.add((transport, name))
-            say(f"Listening on {transport}://{await self._service.start_on(sock, name)}")
+            address = self._handed_down[transport, name] = await self._service.start_on(sock, name)
+            say(f"Listening on {transport}://{address}")
 
     async def prepare(self, wanted: Wanted) -> Change:
         """Bind what is to be listened on and is not yet.
@@ -77,6 +77,11 @@ class Listening:
         Raises:
             ListenError: nothing has changed.
         """
+        names = {one.name for _, one in wanted}
+        for (transport, name), address in self._handed_down.items():
+            if name not in names:  # it would go on by the rules that it had, whatever the file says
+                reason = f"it is for the listener {name}, and to change that takes a restart"
+                raise ListenError(f"{transport}://{address}, handed down", reason)
         keys = [
             (transport, one.bind, one.port)
             for transport, one in wanted
