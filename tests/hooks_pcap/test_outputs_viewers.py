@@ -98,6 +98,18 @@ def test_each_viewer_gets_a_header_and_what_passes_from_then_on(form: Form) -> N
             assert not viewers.lost
 
 
+def test_a_viewer_is_there_when_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = []
+
+    def info(text: str, *_: object) -> None:
+        if "has come" in text:
+            there.append(len(viewers._viewers))
+
+    monkeypatch.setattr(viewers_module.log, "info", info)
+    with viewers_of(PCAPNG, address=LOOPBACK) as viewers, Viewer(viewers):
+        assert there == [1]
+
+
 @forms
 def test_tshark_looks_on(form: Form) -> None:
     with viewers_of(form, address=LOOPBACK) as viewers:

@@ -211,9 +211,10 @@ class Viewers:
         self._admit(_Viewer(fd, path, self._form, is_fifo=True))
 
     def _admit(self, viewer: _Viewer) -> None:
-        log.info("viewer %s has come", viewer.name)
         self._viewers.append(viewer)
         self._selector.register(viewer.fd, _READ, viewer)
+        # Not before: `write` looks for viewers without the lock, and what passes from here on is this one's.
+        log.info("viewer %s has come", viewer.name)
         viewer.flush()
 
     def _part(self, now: float) -> None:
