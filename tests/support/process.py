@@ -43,7 +43,16 @@ class Finished(NamedTuple):
 
 def environment(**changed: str) -> dict[str, str]:
     """The environment of the tests, without what would change how the program behaves or looks."""
-    unwanted = ("REFRACTIUM_", "NO_COLOR", "FORCE_COLOR", "TTY_", "COLUMNS", "LINES")
+    # Without the bytecode that it keeps, each start compiles everything, which no user waits for twice.
+    unwanted = (
+        "PYTHONDONTWRITEBYTECODE",
+        "REFRACTIUM_",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "TTY_",
+        "COLUMNS",
+        "LINES",
+    )
     kept = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
     return {**kept, "COLUMNS": "200", "TERM": "xterm", "XDG_RUNTIME_DIR": RUNTIME.name, **changed}
 
