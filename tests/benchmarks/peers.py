@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 OWN: Final = "refractium"
+LOGGING: Final = "refractium-log"
+"""Ourselves with an access log that is written to a file; the others write none."""
 DIRECT: Final = "direct"
 """The backends without anybody before them: the limit."""
 
@@ -159,6 +161,7 @@ class Peer:
 
 PEERS: Final = (
     Peer(OWN, "tcp", (PROGRAM,), "refractium.toml", ("tcp", "-c", "{}")),
+    Peer(LOGGING, "tcp", ("sh",), "refractium.toml", ("-c", f"exec {PROGRAM} tcp -c {{0}} 2>{{0}}.log")),
     Peer("haproxy", "tcp", ("haproxy",), "haproxy.cfg", ("-db", "-q", "-f", "{}")),
     Peer("nginx", "tcp", ("nginx",), "nginx.conf", ("-e", "stderr", "-c", "{}")),
     Peer("sslh-ev", "tcp", ("sslh-ev",), "sslh.cfg", ("-F{}",)),

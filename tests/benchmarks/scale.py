@@ -6,6 +6,7 @@ import functools
 import socket
 import statistics
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from contextlib import ExitStack
@@ -16,11 +17,12 @@ from msgspec import Struct
 from rich.table import Table
 
 from benchmarks.clients import REQUEST, WEB, hello, open_keep_alive, open_stream
-from benchmarks.peers import DIRECT, OWN, PEERS, Place, running_backends, running_subjects
+from benchmarks.peers import DIRECT, OWN, PEERS, Peer, Place, running_backends, running_subjects
 from benchmarks.programs import Missing
 from benchmarks.report import machine, now, number
 from benchmarks.streams import NAME, PIECE
 from benchmarks.work import counting_cost, settle
+from support.process import PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 CONNECTIONS: Final = (1, 10, 100, 1_000, 10_000)
 NAMES: Final = (1, 10, 100, 1_000)
 PATTERNS: Final = (1, 10, 100)
+WORKERS: Final = (1, 2)
+_CLIENTS: Final = 6
+"""Of workers: as many as keep all of them busy."""
 SIZES: Final = tuple(64 * 4**power for power in range(11))
 """64 B to 64 MiB."""
 
@@ -38,7 +43,7 @@ class Curve(Struct, kw_only=True):
     """One figure against what grows.
 
     Attributes:
-        work: ``connections``, ``names``, ``patterns`` or ``sizes``.
+        work: ``connections``, ``names``, ``patterns``, ``sizes`` or ``workers``.
         label: what the figure says.
         unit: of it.
         grows: what grows, with its unit.
@@ -168,11 +173,44 @@ def with_sizes(stage: Stage) -> Iterator[Figure]:
             yield Figure("sizes", "bytes of a message", subject.name, size, "throughput", "GB/s", speed)
 
 
+def with_workers(stage: Stage) -> Iterator[Figure]:
+    """Connections whose identification takes milliseconds, so that clients and backend have little to do."""
+    # The first looks at each letter as often as there are letters before it, and has found nothing then.
+    routes = "".join(
+        f'[[protocols]]\nname = "{name}"\npatterns = [{{ regex = "{regex}" }}]\ntransport = "tcp"\n'
+        f'forward_to = "127.0.0.1:{stage.backends["streams"]}"\n'
+        for name, regex in (("costly", "[a-z]+[0-9]"), ("other", "!"))
+    )
+    opening = b"!".rjust(1024, b"x")
+    for count in WORKERS:
+        peer = Peer(OWN, "tcp", (PROGRAM,), "refractium.toml", ("tcp", "-c", "{}", "--workers", str(count)))
+        with peer.start(stage.place, stage.backends, routes) as running:
+            port, done = running.ports["streams"], [0] * _CLIENTS
+
+            def ask(client: int, until: float, port: int = port, done: list[int] = done) -> None:
+                done[client] = sum(1 for _ in _times(functools.partial(_name, port, opening), until))
+
+            began = time.perf_counter()
+            with counting_cost(running) as per:
+                threads = [
+                    threading.Thread(target=ask, args=(client, stage.seconds)) for client in range(_CLIENTS)
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            taken = time.perf_counter() - began
+            about = ("workers", "worker processes", OWN, count)
+            yield Figure(*about, "costly connections", "1/s", sum(done) / taken)
+            yield Figure(*about, "CPU per costly connection", "µs", per(sum(done) / 1e6)["cpu"])
+
+
 GROWING: Final = {
     "connections": with_connections,
     "names": with_names,
     "patterns": with_patterns,
     "sizes": with_sizes,
+    "workers": with_workers,
 }
 
 
@@ -239,6 +277,12 @@ def _ask(sock: socket.socket) -> None:
         raise ConnectionError("no answer")
 
 
+def _name(port: int, opening: bytes) -> None:
+    with open_stream(port, b"N", opening) as sock:
+        if sock.recv(len(NAME), socket.MSG_WAITALL) != NAME:
+            raise ConnectionError("no answer")
+
+
 def _fetch(sock: socket.socket, size: int) -> None:
     sock.sendall(size.to_bytes(8))
     buffer = memoryview(_BUFFER)
@@ -257,14 +301,9 @@ def _cost_per_connection(stage: Stage, routes: str, opening: bytes) -> float:
     own = next(peer for peer in PEERS if (peer.name, peer.transport) == (OWN, "tcp"))
 
     with own.start(stage.place, stage.backends, routes) as running:
-
-        def connect() -> None:
-            with open_stream(running.ports["streams"], b"N", opening) as sock:
-                if sock.recv(len(NAME), socket.MSG_WAITALL) != NAME:
-                    raise ConnectionError("no answer")
-
+        ask = functools.partial(_name, running.ports["streams"], opening)
         with counting_cost(running) as per:
-            count = len(list(_times(connect, stage.seconds)))
+            count = len(list(_times(ask, stage.seconds)))
         return per(count / 1e6)["cpu"]
 
 
