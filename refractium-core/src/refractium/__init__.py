@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from refractium.errors import ConfigError, ListenError, Problem, RefractiumError
     from refractium.routing import Health, ListenerRules, Member, Route
     from refractium.settings import Settings
+    from refractium.workers import Supervisor
 
 _HOME: Final = {
     "Balancer": "contract",
@@ -84,6 +85,7 @@ _HOME: Final = {
     "SessionStats": "contract",
     "Settings": "settings",
     "Strength": "contract",
+    "Supervisor": "workers",
     "Transport": "contract",
     "define_hook": "contract",
     "define_protocol": "contract",
@@ -114,6 +116,7 @@ __all__ = [
     "SessionStats",
     "Settings",
     "Strength",
+    "Supervisor",
     "Transport",
     "__version__",
     "define_hook",

@@ -25,6 +25,7 @@ from refractium.config.model import bind_address, protocol_name
 from refractium.contract import Balancer, Protocol, Strength, Transport
 from refractium.errors import ConfigError, Problem
 from refractium.hooking import plugin_table_problems, resolve_hooks
+from refractium.hooks import against_several, used
 from refractium.identify.patterns import compile_patterns
 from refractium.routing import BALANCERS, Health, ListenerRules, Route
 from refractium.routing.balancers import DEFAULT
@@ -165,6 +166,9 @@ def assemble(
             routes.append((path, found))
         else:
             problems.append(report(path, found))
+    if server.worker_count > 1:
+        in_use = [used(use) for use in (*hooks, *(use for _, route in routes for use in route.hooks))]
+        problems += [report("server.workers", reason) for reason in against_several(in_use)]
     not_loaded = [one for one in plugins.reports if one.status not in {"loaded", "blocked"}]
     broken = [Problem(f"{one} is not used: {one.error}", where=f"plugin {one.id}") for one in not_loaded]
     if strict_plugins:

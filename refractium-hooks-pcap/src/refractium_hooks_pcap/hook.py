@@ -52,6 +52,14 @@ class PcapHook(PacketHook[PcapSettings]):
     def takes_stdout(cls, settings: PcapSettings) -> bool:
         return settings.path == STDOUT
 
+    @classmethod
+    def needs_one_process(cls, settings: PcapSettings) -> str:
+        if settings.listen is not None:
+            return "who looks on at `listen` would see the sessions of one worker only"
+        if settings.path is not None and is_fifo(settings.path):
+            return f"several would write to the FIFO {settings.path}"
+        return super().needs_one_process(settings)
+
     def start(self) -> None:
         settings = self.settings
         form = Form(settings.is_classic, settings.snaplen)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _GATHER: Final = 0.02
 """Seconds for which lines are gathered, so that a busy proxy writes often enough and not for every line."""
@@ -73,16 +77,35 @@ class LineWriter:
                 return
 
     def _write_all(self) -> None:
-        taken = []
+        taken: list[bytes] = []
+        size = 0
         while self._texts:
-            taken.append(self._texts.popleft())
-        text = "".join(taken)
-        size = len(text)
+            text = self._texts.popleft()
+            size += len(text)
+            taken += _encoded(text).splitlines(keepends=True)
         if self._lost:
             lost, self._lost = self._lost, 0
-            text += f"({lost} lines of the log were lost)\n"
-        data = memoryview(text.encode("utf-8", "backslashreplace"))
+            taken.append(_encoded(f"({lost} lines of the log were lost)\n"))
         with suppress(OSError):  # a full disk or a closed stderr costs lines, never a connection
-            while data:
-                data = data[os.write(self._fd, data) :]
+            for piece in _pieces(taken):
+                data = memoryview(piece)
+                while data:
+                    data = data[os.write(self._fd, data) :]
         self._taken += size
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole lines, as many as a pipe takes at once, so that those of several workers do not mix (pipe(7))."""
+    piece: list[bytes] = []
+    room = select.PIPE_BUF
+    for line in lines:
+        if len(line) > room and piece:
+            yield b"".join(piece)
+            piece, room = [], select.PIPE_BUF
+        piece.append(line)
+        room -= len(line)
+    yield b"".join(piece)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from refractium.status import HookStatus, RouteStatus, RouteTraffic, Status
+    from refractium.status import HookStatus, RouteStatus, RouteTraffic, Status, WorkerStatus
 
 
 @click.command("status")
@@ -68,6 +68,9 @@ def _show(status: Status) -> None:
     )
     columns = ["route", "transport", "when", "backend", "state", "since", "active", "", "why"]
     render.table("\nRoutes", columns, [row for route in status.routes for row in _backends(route)])
+    if status.workers:
+        columns = ["worker", "pid", "since", "restarts", "active"]
+        render.table("\nWorkers", columns, [_worker(one) for one in status.workers])
     columns = ["route", "transport", "active", "ended", "bytes up", "bytes down", "how they ended"]
     traffic = [(route, "tcp") for route in status.tcp.routes] + [
         (route, "udp") for route in status.udp.routes
@@ -77,6 +80,13 @@ def _show(status: Status) -> None:
     if status.hooks:
         columns = ["hook", "state", "seen", "delivered", "dropped", "bytes dropped", "exceptions", "why"]
         render.table("\nHooks", columns, [_hook(one) for one in status.hooks])
+
+
+def _worker(worker: WorkerStatus) -> tuple[str, ...]:
+    counts = str(worker.restarts), str(worker.active)
+    if worker.pid is None or worker.since is None:
+        return str(worker.number), "(starting)", "", *counts
+    return str(worker.number), str(worker.pid), _time(worker.since), *counts
 
 
 def _hook(hook: HookStatus) -> tuple[str, ...]:

@@ -152,6 +152,11 @@ class PacketHook(Generic[S]):
         del settings
         return False
 
+    @classmethod
+    def needs_one_process(cls, settings: S) -> str:
+        """Why the hook cannot be there several times, once in each worker process; empty if it can."""
+        return "several would write to stdout" if cls.takes_stdout(settings) else ""
+
     def start(self) -> None:
         """Called once, where the hook runs, before the first event. If it raises, the hook is not used."""
 

@@ -20,8 +20,19 @@ Who is done without when a hook is too slow is its `PacketHook.overflow`; for ea
 ``seen == delivered + dropped + queued``, whatever the hook does.
 """
 
-from refractium.hooks.registry import Hooks, HookSet, HookUse, UsedHook, merged, used
+from refractium.hooks.registry import Hooks, HookSet, HookUse, UsedHook, against_several, merged, used
 from refractium.hooks.runner import Runner
 from refractium.hooks.taps import Tap, Taps
 
-__all__ = ["HookSet", "HookUse", "Hooks", "Runner", "Tap", "Taps", "UsedHook", "merged", "used"]
+__all__ = [
+    "HookSet",
+    "HookUse",
+    "Hooks",
+    "Runner",
+    "Tap",
+    "Taps",
+    "UsedHook",
+    "against_several",
+    "merged",
+    "used",
+]

@@ -11,7 +11,7 @@ from refractium.hooks.runner import Runner, State
 from refractium.hooks.taps import Taps, make_runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from msgspec import Struct
 
@@ -55,6 +55,14 @@ def used(use: HookUse) -> UsedHook:
 def merged(for_all: Sequence[UsedHook], own: Sequence[UsedHook]) -> list[UsedHook]:
     """The hooks of a route: those for all, and its own, which come before one of the same name."""
     return list(({one.hook.name: one for one in for_all} | {one.hook.name: one for one in own}).values())
+
+
+def against_several(hooks: Iterable[UsedHook]) -> Iterator[str]:
+    """Why some hooks cannot be there several times, once in each worker process."""
+    reasons = {(hook.name, hook.needs_one_process(settings)): None for hook, settings in hooks}
+    for name, reason in reasons:
+        if reason:
+            yield f"hook {name} can be there once only, not in each worker: {reason}"
 
 
 class HookSet:

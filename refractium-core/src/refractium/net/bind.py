@@ -83,7 +83,7 @@ def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         while len(found) < count:
-            found.append(_open(sock.type, sock.family, sock.getsockname(), socket.SO_REUSEPORT))
+            found.append(_open(sock.type, sock.family, sock.getsockname(), like=sock))
     except OSError:
         # It was handed down by another user, who alone may do so, or has a port that needs rights lost since.
         for one in found[1:]:
@@ -93,13 +93,17 @@ def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
     return found
 
 
-def _open(kind: int, family: int, address: tuple[object, ...], option: int | None = None) -> socket.socket:
+def _open(
+    kind: int, family: int, address: tuple[object, ...], like: socket.socket | None = None
+) -> socket.socket:
     sock = socket.socket(family, kind)
     try:
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        if option is not None:
-            sock.setsockopt(socket.SOL_SOCKET, option, 1)
+            # One that was handed down may be for IPv6 alone.
+            only = 0 if like is None else like.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        if like is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         elif kind == socket.SOCK_STREAM:
             # Not for UDP, where it would let a second instance take the port silently.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -38,7 +38,7 @@ class WorkerProcess:
         since: when it was started (s since the epoch).
         status: what it has told last.
         unanswered: how often it was asked since then.
-        is_serving: whether it has been told everything.
+        is_serving: whether it has been told everything, and has done it.
         ended: set when it is gone.
     """
 
@@ -52,6 +52,7 @@ class WorkerProcess:
         self.is_serving = False
         self.ended = asyncio.Event()
         self._client_met = client_met
+        self._fault = ""
         self._numbers = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Done | Told]] = {}
         ours, theirs = socket.socketpair()
@@ -102,24 +103,31 @@ class WorkerProcess:
         await self._call(Ask)
         return self.status
 
-    def kill(self) -> None:
+    @property
+    def is_well(self) -> bool:
+        """Whether it is there, and nobody has had a reason to kill it."""
+        return not self._fault and not self.ended.is_set()
+
+    def kill(self, why: str) -> None:
         """End it at once."""
+        self._fault = why
         self._process.kill()
 
     async def leave(self) -> str:
         """Close the channel, at which it ends, and wait for that; what is left of it is killed.
 
         Returns:
-            How it ended.
+            Why it has ended.
         """
         self._channel.close()
         self._end()
         try:
             code = await asyncio.to_thread(self._process.wait, _EXIT_SECONDS)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self._process.kill()
             code = await asyncio.to_thread(self._process.wait)
-        return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        how = f"it was killed by signal {-code}" if code < 0 else f"it ended with status {code}"
+        return self._fault or how
 
     async def _call(
         self, order: type[Order], *fields: object, sock: socket.socket | None = None

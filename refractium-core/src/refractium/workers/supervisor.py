@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from refractium import __version__, status
 from refractium.contract import Transport
-from refractium.errors import RefractiumError
+from refractium.errors import ConfigError, Problem, RefractiumError
+from refractium.hooks import against_several
 from refractium.net.bind import bind, copies, prepare
 from refractium.net.report import join_host_port
 from refractium.plan import Plan
@@ -34,6 +35,7 @@ from refractium.workers.totals import total, with_active, without_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Self
 
     from refractium.net.report import Reporter
     from refractium.routing import BackendState
@@ -51,11 +53,10 @@ _MISSED_BEATS: Final = 8
 _STATUS_SECONDS: Final = 1.0
 """How long workers may take to tell their status before what they have told last is taken."""
 _FIRST_PAUSE: Final = 0.1
-"""Seconds from a worker's end to its replacement, if it has lived for long; each time it has not, twice as
-long."""
+"""Seconds from a worker's end to its replacement, if it has not lived for long; each time, twice as long."""
 _LONGEST_PAUSE: Final = 5.0
 _LONG: Final = 10.0
-"""Seconds after which a worker that ends has not failed at its start."""
+"""Seconds after which a worker that ends has not failed at its start: it is replaced at once."""
 _TRIES: Final = 3
 """So often a worker may end before it serves for the first time; then none is started any more."""
 _GRACE: Final = 5.0
@@ -78,6 +79,12 @@ class _Listener:
     name: str
     address: str
     sockets: Sequence[socket.socket | None]
+    labels: tuple[str, ...] = ()
+
+    def follow(self, plan: Plan) -> None:
+        """Serve by other rules, if there are any for it; else by those it had, until it is closed."""
+        router = plan.routers[self.transport].get(self.name)
+        self.labels = router.labels if router is not None else self.labels
 
     def close(self) -> None:
         for sock in self.sockets:
@@ -93,7 +100,8 @@ class Supervisor:
         supervisor = Supervisor(build, workers=4)
         await supervisor.start_tcp("0.0.0.0", 8081)
 
-    Like an engine it serves once, installs no signal handlers and configures no logging.
+    Like an engine it serves once, installs no signal handlers and configures no logging. It needs a running
+    event loop from its first start on.
 
     Args:
         build: called in this process and in every worker; gives the arguments of `refractium.Refractium`. It
@@ -103,19 +111,21 @@ class Supervisor:
             returns is the ``report`` of its engine. It goes there as `build` does.
 
     Raises:
-        ConfigError: routes that cannot be used together, a bad address.
+        ConfigError: routes that cannot be used together, a bad address, a hook that can be there only once.
         ValueError: workers cannot import `build` or `begin`.
     """
 
     def __init__(self, build: Build, workers: int, begin: Callable[[], Reporter | None] = _nothing) -> None:
         self._begin = _pickled(begin)
         self._build = _pickled(build)
-        self._plan = Plan(**build())
         self._count = workers
+        self._plan = Plan(**build())
+        self._refuse_hooks(self._plan)
         self._table = LimitTable.create(workers, self.settings.max_connections)
         self._started = status.now()
         self._workers: dict[int, WorkerProcess] = {}
         self._restarts = dict.fromkeys(range(1, workers + 1), 0)
+        self._have_served: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[_Listener] = []
         self._believers: list[_Believer] = []
@@ -158,10 +168,19 @@ class Supervisor:
         """The same for datagrams. A client's datagrams all go to one worker."""
         return await self._start(Transport.UDP, host, port, listener)
 
+    async def run_tcp(self, host: str, port: int, listener: str = "") -> None:
+        """As of the engine: serves until `stop` has been called, or this task is cancelled."""
+        await self.start_tcp(host, port, listener)
+        await self._run()
+
+    async def run_udp(self, host: str, port: int, listener: str = "") -> None:
+        """The same for datagrams."""
+        await self.start_udp(host, port, listener)
+        await self._run()
+
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
         """As of the engine; it returns when all workers serve."""
-        if self._stopping:
-            raise RuntimeError("the supervisor was stopped: make a new one")
+        self._refuse_if_stopped()
         self._plan.refuse_unknown(listener)
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
         prepare(sock)
@@ -170,9 +189,10 @@ class Supervisor:
         address = join_host_port(*sock.getsockname()[:2])
         one = _Listener(transport, listener, address, copies(sock, self._count))
         async with self._changing:
+            one.follow(self._plan)
             self._listeners.append(one)
             await asyncio.gather(*(self._listen(worker, one) for worker in self._serving))
-        await self._all_serve()
+        await self._all_have_served()
         return address
 
     def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
@@ -199,16 +219,18 @@ class Supervisor:
         pickled = _pickled(build)
         plan = Plan(**await asyncio.to_thread(build), successor_of=self._plan)
         try:
+            self._refuse_hooks(plan)
             for transport in self._plan.prepared:
                 await plan.prepare(transport)
-            if self._stopping:
-                raise RuntimeError("the supervisor was stopped: make a new one")  # noqa: TRY301
+            self._refuse_if_stopped()
         except BaseException:
             await plan.stop()
             raise
         async with self._changing:
             former, self._plan, self._build = self._plan, plan, pickled
             self._watch_states()
+            for one in self._listeners:
+                one.follow(plan)
             await asyncio.gather(*map(self._configure, self._serving))
         self._generation += 1
         self._last_reload = status.Reload(status.now(), ok=True)
@@ -223,19 +245,31 @@ class Supervisor:
         """As of the engine, with all workers at once; then there are none any more."""
         timeout_ms = self.settings.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
         already_stopping, self._stopping = self._stopping, True
-        for one in self._listeners:
-            one.close()
+        self._changed.set()
+        listeners, self._listeners = self._listeners, []
+        # For datagrams it keeps its sockets: with one less, the kernel would send those of sessions astray.
+        kept = [one for one in listeners if one.transport is Transport.UDP]
+        for one in listeners:
+            if one not in kept:
+                one.close()
         patience = timeout_ms / 1000 + _GRACE
         workers = list(self._workers.values())
         calls = [asyncio.wait_for(worker.call(Stop, timeout_ms), patience) for worker in workers]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        if not already_stopping:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, *map(self._end, workers), return_exceptions=True)
-            await self._plan.stop()
-            self._table.close()
-            self._stopped.set()
+        if already_stopping:
+            await self._stopped.wait()
+        else:
+            try:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await asyncio.gather(*map(self._end, [*self._workers.values()]))
+                await self._plan.stop()
+            finally:
+                for one in kept:
+                    one.close()
+                self._table.close()
+                self._stopped.set()
         return sum(answer.cut for answer in answers if not isinstance(answer, BaseException))
 
     async def status(self) -> status.Status:
@@ -255,10 +289,7 @@ class Supervisor:
             reloads_failed=self._reloads_failed,
             last_reload=self._last_reload,
             listeners=tuple(
-                status.Listener(
-                    one.transport, one.address, self._plan.routers[one.transport][one.name].labels
-                )
-                for one in self._listeners
+                status.Listener(one.transport, one.address, one.labels) for one in self._listeners
             ),
             routes=tuple(
                 with_active(
@@ -296,48 +327,51 @@ class Supervisor:
                 worker = WorkerProcess(number, self._table, self._client_met)
             except OSError as error:
                 how = error.strerror or str(error)
-                log.error("worker %d cannot be started: %s", number, how)  # noqa: TRY400 - of the machine
+                log.error("worker %d: %s", number, how)  # noqa: TRY400 - of the machine
             else:
                 self._workers[number] = worker
                 how = await self._watch(worker)
-                if worker.is_serving:
-                    tries_left = 0
-            lived = time.monotonic() - begun
-            if tries_left:
+            if self._stopping:
+                return
+            if number not in self._have_served:
                 tries_left -= 1
                 if not tries_left:
-                    self._failure = RefractiumError(f"worker {number} does not start: it {how}")
+                    self._failure = RefractiumError(f"worker {number} does not start: {how}")
                     self._changed.set()
                     return
-            pause = _FIRST_PAUSE if lived > _LONG else pause
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            if time.monotonic() - begun > _LONG:
+                pause = _FIRST_PAUSE
+            else:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
             self._restarts[number] += 1
 
     async def _watch(self, worker: WorkerProcess) -> str:
-        """Have a worker serve until it ends; returns how it ended."""
+        """Have a worker serve until it ends; returns why it did."""
         configuring = asyncio.create_task(self._have_serve(worker))
         while not worker.ended.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(worker.ended.wait(), _BEAT)
                 break
             if worker.unanswered >= _MISSED_BEATS:
-                log.error("%s does not answer: it is killed", worker)
-                worker.kill()
+                worker.kill("it does not answer")
                 break
             worker.beat()
         configuring.cancel()
         how = await self._end(worker)
         if not self._stopping:
-            log.error("%s %s", worker, how)
+            log.error("%s: %s", worker, how)
         return how
 
     async def _have_serve(self, worker: WorkerProcess) -> None:
         async with self._changing:
             await self._configure(worker)
             for one in self._listeners:
-                await self._listen(worker, one)
-            worker.is_serving = not worker.ended.is_set()
+                if one.name in self._plan.routers[one.transport]:  # else it is about to be closed
+                    await self._listen(worker, one)
+            if worker.is_well and not self._stopping:
+                worker.is_serving = True
+                self._have_served.add(worker.number)
         self._changed.set()
 
     async def _end(self, worker: WorkerProcess) -> str:
@@ -349,13 +383,13 @@ class Supervisor:
                 self._past = total([self._past, without_open(worker.status)])
         return how
 
-    async def _all_serve(self) -> None:
-        """Wait until they do.
+    async def _all_have_served(self) -> None:
+        """Wait until they have begun to. One that is being replaced later on keeps nobody waiting.
 
         Raises:
             RefractiumError: one of them cannot be started.
         """
-        while len(self._serving) < self._count and not self._stopping:
+        while len(self._have_served) < self._count and not self._stopping:
             if self._failure is not None:
                 raise self._failure
             self._changed.clear()
@@ -378,11 +412,18 @@ class Supervisor:
             answer = await worker.call(Listen, one.name, sock=sock)
             self._replace_if_failed(worker, answer.error)
 
-    @staticmethod
-    def _replace_if_failed(worker: WorkerProcess, error: str) -> None:
-        if error and not worker.ended.is_set():
-            log.error("%s cannot do what this process could: %s", worker, error)
-            worker.kill()
+    def _replace_if_failed(self, worker: WorkerProcess, error: str) -> None:
+        if error and worker.is_well and not self._stopping:
+            worker.kill(error)
+
+    def _refuse_hooks(self, plan: Plan) -> None:
+        hooks = [hook for hook, _ in plan.hooks.in_use]
+        if self._count > 1 and (reasons := list(against_several(hooks))):
+            raise ConfigError(Problem(reason, where="hooks") for reason in reasons)
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopping:
+            raise RuntimeError("the supervisor was stopped: make a new one")
 
     def _watch_states(self) -> None:
         self._believers = [_Believer(transport, state, self._tell) for transport, state in self._plan.states]
@@ -401,9 +442,22 @@ class Supervisor:
             state.client_reached()
 
     async def _start(self, transport: Transport, host: str, port: int, listener: str) -> tuple[str, ...]:
+        self._refuse_if_stopped()
         self._plan.refuse_unknown(listener)
         sockets = await bind(asyncio.get_running_loop(), transport, host, port)
         return tuple([await self.start_on(sock, listener) for sock in sockets])
+
+    async def _run(self) -> None:
+        try:
+            await self._stopped.wait()
+        finally:
+            await self.stop(drain_timeout_ms=0)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     def __repr__(self) -> str:
         return f"<Supervisor of {self._count} workers>"

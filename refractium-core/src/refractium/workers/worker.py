@@ -121,12 +121,13 @@ class Worker:
         if self._engine is None:
             begin: Callable[[], Reporter | None] = pickle.loads(order.begin)  # noqa: S301 - as above
             report = begin()
-            arguments = build()
+            # Reading and checking a large file takes a while, in which the supervisor asks for answers.
+            arguments = await asyncio.to_thread(build)
             limits = SharedLimits(self._table, self._number - 1, arguments.get("settings", Settings()))
             shared = Shared(limits, self._beliefs)
             self._engine = Refractium(**arguments, report=report, shared=shared)
         else:
-            # Reading and checking a large file takes a while, in which connections are served.
+            # In which connections are served.
             await self._engine.apply(**await asyncio.to_thread(build))
 
     async def _listen(self, order: Listen) -> None:
