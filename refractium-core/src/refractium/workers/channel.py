@@ -105,12 +105,14 @@ class Channel(Generic[Incoming]):
 
     def _read(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, _CHUNK, _FDS_AT_ONCE, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _, _ = socket.recv_fds(self._sock, _CHUNK, _FDS_AT_ONCE)
         except BlockingIOError:
             return
         except OSError:
             data, fds = b"", []
-        self.fds.extend(fds)
+        for fd in fds:
+            os.set_inheritable(fd, False)  # noqa: FBT003 - the flags of `recv_fds` do not reach the kernel
+            self.fds.append(fd)
         self._input += data
         while self._sock.fileno() >= 0 and (message := self._next()) is not None:
             self._received(message)

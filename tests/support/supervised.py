@@ -1,0 +1,162 @@
+"""Several workers for tests of the library: a supervisor on a loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from refractium import ListenerRules, Supervisor
+from support.clients import PATIENCE
+from support.proxy import eventually, quick
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Self
+
+    from refractium import Route
+    from refractium.hooks import HookUse
+    from refractium.status import Status, WorkerStatus
+
+
+@dataclass(frozen=True)
+class Build:
+    """What workers can make the arguments of an engine from.
+
+    Args:
+        tcp: the fallback for connections.
+        udp: the fallback for datagrams.
+        settings: limits and timeouts, instead of short ones.
+        routes: makes the routes; a function at the top of a module.
+        listeners: names of listeners.
+        hooks: of all routes.
+        only_in: the process in which it succeeds; without it: in all.
+    """
+
+    tcp: str | tuple[str, ...] = ()
+    udp: str | tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    routes: Callable[[str | tuple[str, ...]], Sequence[Route]] | None = None
+    listeners: tuple[str, ...] = ("",)
+    hooks: tuple[HookUse, ...] = ()
+    only_in: int | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        if self.only_in not in {None, os.getpid()}:
+            raise ValueError("not here")
+        return {
+            "tcp": () if self.routes is None else self.routes(self.tcp),
+            "fallback_tcp": self.tcp if self.routes is None else (),
+            "fallback_udp": self.udp,
+            "settings": quick(**self.settings),
+            "listeners": dict.fromkeys(self.listeners, ListenerRules()),
+            "hooks": self.hooks,
+        }
+
+
+class Supervised:
+    """Runs a `Supervisor` on an event loop of its own while the block runs, listening on a free port.
+
+    Args:
+        build: as it takes it.
+        workers: how many.
+        drain_timeout_ms: of the stop at the end.
+
+    Attributes:
+        supervisor: the supervisor.
+        address: where TCP is listened on, or UDP, if that is all there is.
+    """
+
+    def __init__(self, build: Build, workers: int = 2, *, drain_timeout_ms: int = 0) -> None:
+        self._build = build
+        self._workers = workers
+        self._drain_timeout_ms = drain_timeout_ms
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="supervisor")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self.call(self._start())
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.call(self.supervisor.stop(self._drain_timeout_ms))
+        finally:
+            self._end()
+
+    async def _start(self) -> None:
+        self.supervisor = Supervisor(self._build, self._workers)
+        try:
+            addresses = ("",)
+            if self._build.udp:
+                addresses = await self.supervisor.start_udp("127.0.0.1", 0, self._build.listeners[0])
+            if self._build.tcp:
+                addresses = await self.supervisor.start_tcp("127.0.0.1", 0, self._build.listeners[0])
+        except BaseException:
+            await self.supervisor.stop(0)
+            raise
+        self.address = self.ip_and_port(addresses[0])
+
+    def _end(self) -> None:
+        self.call(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE)
+        self._loop.close()
+
+    @staticmethod
+    def ip_and_port(address: str) -> tuple[str, int]:
+        """An address as clients take it."""
+        host, _, port = address.rpartition(":")
+        return host, int(port)
+
+    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in the supervisor's loop; its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Callable[[], Any]:
+        """Start a coroutine there; what is returned waits for its result."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return lambda: future.result(PATIENCE)
+
+    def in_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function there; its result."""
+
+        async def run() -> Any:
+            return function(*arguments)
+
+        return self.call(run())
+
+    def status(self) -> Status:
+        status: Status = self.call(self.supervisor.status())
+        return status
+
+    @property
+    def workers(self) -> list[WorkerStatus]:
+        return list(self.status().workers)
+
+    def kill(self, number: int, how: signal.Signals = signal.SIGKILL) -> int:
+        """Send a worker a signal; its process."""
+        pid = self.workers[number - 1].pid
+        assert pid is not None
+        os.kill(pid, how)
+        return pid
+
+    def await_replaced(self, number: int, pid: int) -> None:
+        """Wait until another process serves in the place of one."""
+        eventually(
+            lambda: self.workers[number - 1].pid not in {None, pid} and self.all_serve, "another worker"
+        )
+
+    @property
+    def all_serve(self) -> bool:
+        return bool(self.in_loop(lambda: len(self.supervisor._serving) == self._workers))

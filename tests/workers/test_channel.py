@@ -1,0 +1,120 @@
+"""Messages and descriptors between two processes: whole, in order, and bounded by nobody's patience."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from refractium.workers.channel import Channel
+from refractium.workers.messages import Done, Listen
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from refractium.workers.messages import Order, Report
+
+
+class Ends:
+    """Both ends, and what each has received."""
+
+    def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
+        self.reports: asyncio.Queue[Report] = asyncio.Queue()
+        self.orders: asyncio.Queue[Order] = asyncio.Queue()
+        self.over = asyncio.Event()
+        self.ours: Channel[Report] = Channel(ours, Done, self.reports.put_nowait, self.over.set)
+        self.theirs: Channel[Order] = Channel(theirs, Listen, self.orders.put_nowait, self.over.set)
+
+
+def with_ends(test: Callable[[Ends], Awaitable[None]]) -> None:
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        ends = Ends(ours, theirs)
+        try:
+            async with asyncio.timeout(20):
+                await test(ends)
+        finally:
+            ends.ours.close()
+            ends.theirs.close()
+
+    asyncio.run(run())
+
+
+def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
+    sizes = [0, 1, 100_000, 3, 5_000_000, 2]
+
+    async def test(ends: Ends) -> None:
+        for number, size in enumerate(sizes):  # more than the kernel takes at once
+            ends.theirs.send(Done(number, "x" * size))
+        for number, size in enumerate(sizes):
+            assert await ends.reports.get() == Done(number, "x" * size)
+
+    with_ends(test)
+
+
+def test_descriptors_come_with_the_messages_that_they_belong_to() -> None:
+    async def test(ends: Ends) -> None:
+        pairs = [socket.socketpair() for _ in range(100)]
+        for number, (one, _) in enumerate(pairs):
+            ends.ours.send(Listen(number, "x" * 10_000), one)
+            one.close()
+        for number, (_, other) in enumerate(pairs):
+            assert msgspec.structs.astuple(await ends.orders.get()) == (number, "x" * 10_000)
+            with socket.socket(fileno=ends.theirs.fds.popleft()) as came, other:
+                came.send(str(number).encode())
+                assert other.recv(10) == str(number).encode()
+                assert not os.get_inheritable(came.fileno())
+
+    with_ends(test)
+
+
+def test_the_end_of_the_other_side_is_told_once_and_nothing_can_be_sent_after_it() -> None:
+    async def test(ends: Ends) -> None:
+        one, other = socket.socketpair()
+        with one, other:
+            ends.theirs.close()
+            ends.ours.send(Listen(1, ""), one)
+            await ends.over.wait()
+            ends.ours.send(Listen(2, ""), one)
+            ends.ours.close()
+
+    with_ends(test)
+
+
+def test_what_was_sent_before_the_end_still_arrives() -> None:
+    async def test(ends: Ends) -> None:
+        ends.theirs.send(Done(1))
+        ends.theirs.close()
+        assert await ends.reports.get() == Done(1)
+        await ends.over.wait()
+
+    with_ends(test)
+
+
+def test_descriptors_that_nobody_took_are_closed() -> None:
+    async def test(ends: Ends) -> None:
+        one, other = socket.socketpair()
+        with other:
+            ends.ours.send(Listen(1, ""), one)
+            one.close()
+            await ends.orders.get()
+            ends.theirs.close()
+            assert other.recv(1) == b""  # nobody has the other end any more
+
+    with_ends(test)
+
+
+def test_descriptors_that_could_not_be_sent_are_closed() -> None:
+    async def test(ends: Ends) -> None:
+        one, other = socket.socketpair()
+        with other:
+            ends.ours.send(Listen(1, "x" * 10_000_000))  # of which the kernel takes a part
+            ends.ours.send(Listen(2, ""), one)
+            one.close()
+            ends.ours.close()
+            assert other.recv(1) == b""
+
+    with_ends(test)
