@@ -7,21 +7,39 @@ import os
 import signal
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
-from refractium import ListenerRules, Supervisor
+from refractium import Direction, Health, HookContext, ListenerRules, Route, Supervisor, define_hook
 from support.clients import PATIENCE
-from support.proxy import eventually, quick
+from support.proxy import eventually, quick, starting_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from typing import Self
 
-    from refractium import Route
     from refractium.hooks import HookUse
     from refractium.status import Status, WorkerStatus
+
+INTERVAL_MS: Final = 100
+
+
+def checked(targets: str | tuple[str, ...]) -> Sequence[Route]:
+    """A route whose backends are checked."""
+    health = Health(kind="tcp", interval_ms=INTERVAL_MS, timeout_ms=100, rise=2, fall=2)
+    return (Route(starting_with(b"magic"), targets, health=health),)
+
+
+def unchecked(targets: str | tuple[str, ...]) -> Sequence[Route]:
+    """A route of whose backends clients find out."""
+    health = Health(interval_ms=60_000, fall=3)
+    return (Route(starting_with(b"magic"), targets, health=health),)
+
+
+@define_hook("counted")
+def counted(_context: HookContext, _direction: Direction, _data: bytes) -> None:
+    """Takes what comes."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +115,7 @@ class Supervised:
     async def _start(self) -> None:
         self.supervisor = Supervisor(self._build, self._workers)
         try:
-            addresses = ("",)
+            addresses: tuple[str, ...] = ()
             if self._build.udp:
                 addresses = await self.supervisor.start_udp("127.0.0.1", 0, self._build.listeners[0])
             if self._build.tcp:

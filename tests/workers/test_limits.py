@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,8 @@ from support.clients import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
+
+    import pytest
 
 ADDRESSES = ("192.0.2.1", "192.0.2.2", "2001:db8::1")
 
@@ -114,7 +115,9 @@ def test_whoever_comes_goes_and_dies_the_counts_are_those_of_who_is_in(steps: li
 
 def enter_often(fd: int, number: int, pipe: Connection) -> None:
     """A process that lets in whom it can, and says how many; then it waits to be killed."""
-    limits = SharedLimits(LimitTable(os.dup(fd)), number, Settings(max_connections=500, max_connections_per_ip=120))
+    limits = SharedLimits(
+        LimitTable(os.dup(fd)), number, Settings(max_connections=500, max_connections_per_ip=120)
+    )
     let_in = Counter(ip for _ in range(400) for ip in ADDRESSES if limits.enter(ip) is None)
     pipe.send(let_in)
     pipe.recv()

@@ -18,9 +18,7 @@ from refractium.net.reactor import Reactor
 from refractium.net.report import Ended, join_host_port
 from refractium.net.tcp import TcpService
 from refractium.net.udp import UdpService
-from refractium.plan import Plan
-from refractium.routing import ListenerRules
-from refractium.settings import Settings
+from refractium.plan import DEFAULTS, ONE_LISTENER, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,14 +26,13 @@ if TYPE_CHECKING:
 
     from refractium.hooks import HookUse
     from refractium.net.report import Reporter
-    from refractium.routing import Authority, Route
+    from refractium.routing import Authority, ListenerRules, Route
+    from refractium.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_DEFAULTS = Settings()
 _FLUSH_SECONDS: Final = 1.0
 """How long hooks have at a stop for what is in their queues."""
-_ONE_LISTENER: Final = {"": ListenerRules()}
 
 
 class Shared(NamedTuple):
@@ -86,8 +83,8 @@ class Refractium:
         *,
         fallback_tcp: str | Sequence[str] = (),
         fallback_udp: str | Sequence[str] = (),
-        settings: Settings = _DEFAULTS,
-        listeners: Mapping[str, ListenerRules] = _ONE_LISTENER,
+        settings: Settings = DEFAULTS,
+        listeners: Mapping[str, ListenerRules] = ONE_LISTENER,
         hooks: Sequence[HookUse] = (),
         report: Reporter | None = None,
         shared: Shared | None = None,
@@ -181,8 +178,8 @@ class Refractium:
         *,
         fallback_tcp: str | Sequence[str] = (),
         fallback_udp: str | Sequence[str] = (),
-        settings: Settings = _DEFAULTS,
-        listeners: Mapping[str, ListenerRules] = _ONE_LISTENER,
+        settings: Settings = DEFAULTS,
+        listeners: Mapping[str, ListenerRules] = ONE_LISTENER,
         hooks: Sequence[HookUse] = (),
     ) -> None:
         """Serve by other routes, limits and timeouts from now on; the arguments are those of the class.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from refractium.address import Address
 from refractium.contract import Transport
@@ -16,13 +16,16 @@ from refractium.net.resolver import Resolver
 from refractium.networks import parse_network
 from refractium.routing import ListenerRules, Pools, Router
 from refractium.routing.route import hook_problems
+from refractium.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from refractium.hooks import HookUse, UsedHook
     from refractium.routing import Authority, BackendState, Route
-    from refractium.settings import Settings
+
+DEFAULTS: Final = Settings()
+ONE_LISTENER: Final = {"": ListenerRules()}
 
 
 class Plan:
@@ -50,13 +53,13 @@ class Plan:
 
     def __init__(
         self,
-        tcp: Sequence[Route],
-        udp: Sequence[Route],
-        fallback_tcp: str | Sequence[str],
-        fallback_udp: str | Sequence[str],
-        settings: Settings,
-        listeners: Mapping[str, ListenerRules],
-        hooks: Sequence[HookUse],
+        tcp: Sequence[Route] = (),
+        udp: Sequence[Route] = (),
+        fallback_tcp: str | Sequence[str] = (),
+        fallback_udp: str | Sequence[str] = (),
+        settings: Settings = DEFAULTS,
+        listeners: Mapping[str, ListenerRules] = ONE_LISTENER,
+        hooks: Sequence[HookUse] = (),
         successor_of: Plan | None = None,
         authorities: Mapping[Transport, Authority] | None = None,
     ) -> None:

@@ -34,7 +34,7 @@ from refractium.workers.process import WorkerProcess
 from refractium.workers.totals import total, with_active, without_open
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import Self
 
     from refractium.net.report import Reporter
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 Build: TypeAlias = "Callable[[], dict[str, Any]]"
-"""Gives the arguments of an engine: a function at the top of a module, or what else pickle takes."""
+"""Gives the arguments of `refractium.Refractium.apply`: a function at the top of a module, or whatever else
+pickle takes."""
 
 _BEAT: Final = 1.0
 """Seconds from one question whether a worker is well to the next."""
@@ -104,8 +105,8 @@ class Supervisor:
     event loop from its first start on.
 
     Args:
-        build: called in this process and in every worker; gives the arguments of `refractium.Refractium`. It
-            goes to the workers by pickle: a function at the top of a module that they can import.
+        build: called in this process and in every worker; gives the arguments of `Refractium.apply`, by name.
+            It goes to the workers by pickle: a function at the top of a module that they can import.
         workers: how many processes serve.
         begin: called once in every worker before anything else, for instance to configure logging; what it
             returns is the ``report`` of its engine. It goes there as `build` does.
@@ -170,13 +171,11 @@ class Supervisor:
 
     async def run_tcp(self, host: str, port: int, listener: str = "") -> None:
         """As of the engine: serves until `stop` has been called, or this task is cancelled."""
-        await self.start_tcp(host, port, listener)
-        await self._run()
+        await self._run(self.start_tcp(host, port, listener))
 
     async def run_udp(self, host: str, port: int, listener: str = "") -> None:
         """The same for datagrams."""
-        await self.start_udp(host, port, listener)
-        await self._run()
+        await self._run(self.start_udp(host, port, listener))
 
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
         """As of the engine; it returns when all workers serve."""
@@ -447,8 +446,9 @@ class Supervisor:
         sockets = await bind(asyncio.get_running_loop(), transport, host, port)
         return tuple([await self.start_on(sock, listener) for sock in sockets])
 
-    async def _run(self) -> None:
+    async def _run(self, start: Awaitable[object]) -> None:
         try:
+            await start
             await self._stopped.wait()
         finally:
             await self.stop(drain_timeout_ms=0)
