@@ -7,8 +7,9 @@ import signal
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import pytest
 
@@ -185,13 +186,32 @@ class Load:
                 assert client.recv(2000) == data
 
 
-def threads_of(program: Running) -> int:
-    """How many the program has."""
-    return int(Path(f"/proc/{program.pid}/status").read_text().partition("Threads:")[2].split()[0])
+class Held(NamedTuple):
+    """What a process has."""
+
+    descriptors: int
+    threads: int
+    memory: int
+
+
+def held(pid: int) -> Held:
+    """By a process (proc(5))."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    threads, resident = (int(status.partition(key)[2].split()[0]) for key in ("Threads:", "VmRSS:"))
+    return Held(len(list(Path(f"/proc/{pid}/fd").iterdir())), threads, resident * 1024)
+
+
+def holds_again(pid: int, descriptors: int, threads: int) -> bool:
+    """Whether a process has so many descriptors, and no more threads than that."""
+    now = held(pid)
+    return now.descriptors == descriptors and now.threads <= threads
 
 
 @pytest.mark.timeout(240)
-def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothing(
+    tmp_path: Path, workers: int
+) -> None:
     file, port, other = tmp_path / "refractium.toml", free_port(), free_port()
     with ExitStack() as stack:
         one, two = (stack.enter_context(naming(name)) for name in ("one", "two"))
@@ -210,7 +230,9 @@ def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothin
 
         file.write_text(good[0])
         log = stack.enter_context((tmp_path / "log").open("wb"))  # many lines: a file takes them best
-        program = stack.enter_context(Running("-c", file, "--no-hot-reload", stderr=log.fileno()))
+        program = stack.enter_context(
+            Running("-c", file, "--no-hot-reload", "--workers", workers, stderr=log.fileno())
+        )
         program.await_out("Listening on udp")
         reloads = Reloads(program, file, good, bad)
         with Load(port):  # after this, everything has started that starts late
@@ -218,7 +240,8 @@ def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothin
             reloads.one(last)
         eventually(reloads.nobody_is_served, "the end of the session")
         eventually(program.is_idle, "nothing is left to do")
-        descriptors, threads, memory = program.descriptors(), threads_of(program), program.memory()
+        processes = [program.pid, *(one.pid for one in reloads.status().workers if one.pid)]
+        before = {pid: held(pid) for pid in processes}
         seen = udp.seen
 
         with Load(port) as load:
@@ -230,9 +253,10 @@ def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothin
         assert min(load.served) > 200
         assert udp.seen - seen == load.served[3] - 1
         eventually(reloads.nobody_is_served, "the end of the session")
-        eventually(lambda: program.descriptors() == descriptors, f"{descriptors} descriptors again")
-        eventually(lambda: threads_of(program) <= threads + POOL, f"{threads} threads again")
-        assert program.memory() - memory < GROWTH
+        assert [one.restarts for one in reloads.status().workers] == [0] * (len(processes) - 1)
+        for pid, (descriptors, threads, memory) in before.items():
+            eventually(partial(holds_again, pid, descriptors, threads + POOL), "as much as before")
+            assert held(pid).memory - memory < GROWTH
         eventually(program.is_idle, "nothing is left to do")
         assert program.terminate() == 0
         assert program.out.count(f"Listening on tcp://127.0.0.1:{other}\n") > 20

@@ -63,3 +63,21 @@ def test_a_closed_descriptor_costs_lines_and_nothing_else() -> None:
     writer.close(10)
     writer.write("still\n")
     os.close(into)
+
+
+def test_lines_of_several_writers_do_not_mix_in_a_pipe_that_is_full() -> None:
+    """As those of several processes that have the same stderr."""
+    out, into = os.pipe()
+    writers = [LineWriter(into) for _ in range(2)]
+    for _ in range(3000):
+        for letter, writer in zip("ab", writers, strict=True):
+            writer.write(letter * 99 + "\n")
+    closing = [threading.Thread(target=writer.close, args=(20,)) for writer in writers]
+    for thread in closing:
+        thread.start()
+    with os.fdopen(out) as pipe:
+        read = [pipe.readline() for _ in range(6000)]
+    for thread in closing:
+        thread.join(20)
+    os.close(into)
+    assert sorted(read) == ["a" * 99 + "\n"] * 3000 + ["b" * 99 + "\n"] * 3000
