@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from refractium import NEED_MORE, Identification, Refractium, Route, Transport, define_protocol
-from refractium.metrics import Exporter
+from refractium.metrics import Exporter, families
 from refractium.net.counters import BOUNDS, Counters, Outcome
 from refractium.net.report import Ended
+from refractium.status import WorkerStatus
 from support import datagrams
 from support.backends import Backend, echo, refusing
 from support.clients import connect
@@ -292,8 +294,11 @@ def test_the_page_lists_exactly_the_metrics_that_are_scraped(run: Run) -> None:
     run.proxy.call(run.proxy.engine.apply(routes, settings=quick(), hooks=[Ignoring]))
     rows = re.findall(r"^\| `(refractium_\w+)` \| (\w+) \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
     listed = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    status = run.status()
+    several = replace(status, workers=(WorkerStatus(1, 4711, status.at, 0, 0),))
+    of_workers = [family for family in families(several) if family.name.startswith("refractium_worker")]
     scraped = {}
-    for family in run.scrape():
+    for family in (*run.scrape(), *of_workers):
         labels = {label for one in family.samples for label in one.labels} - {"le"}
         name = family.name + ("_total" if family.type == "counter" else "")
         scraped[name] = (family.type, labels)

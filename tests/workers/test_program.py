@@ -110,7 +110,7 @@ def test_auto_is_as_many_as_there_are_processors(tmp_path: Path) -> None:
     few = min(os.sched_getaffinity(0))
     configured(tmp_path, top='fallback_tcp = "127.0.0.1:9"\n', workers=1)
     shell = f'exec taskset -c {few} "$@"'
-    with Running("--workers", "auto", cwd=tmp_path, shell=shell) as program:  # noqa: S604 - ours
+    with Running("--workers", "auto", cwd=tmp_path, shell=shell) as program:
         program.await_out("Listening on")
         assert status_of(program).workers == ()  # one: it serves itself
         program.terminate()
