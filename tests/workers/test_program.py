@@ -263,7 +263,7 @@ def test_a_worker_that_dies_again_and_again_is_tried_ever_more_seldom_and_holds_
     with Backend(named("a")) as old, Backend(named("b")) as new:
         configured(tmp_path, top=f'fallback_tcp = "{old.address}"\n', workers=2)
         env = environment(PYTHONPATH=str(dying))
-        with serving("tcp", "--no-hot-reload", cwd=tmp_path, env=env) as program:
+        with serving("--no-hot-reload", cwd=tmp_path, env=env) as program:
             second = pids(program)[1]
             (dying / "sick").touch()
             os.kill(second, signal.SIGKILL)
@@ -272,9 +272,11 @@ def test_a_worker_that_dies_again_and_again_is_tried_ever_more_seldom_and_holds_
                 program.await_err(rf"(?:^.*worker 2 .*: it ended with status 7\n(?:.*\n)*){{{count}}}")
                 times.append(time.monotonic())
             assert times[3] - times[2] > 0.3
-            configured(tmp_path, top=f'fallback_tcp = "{new.address}"\n', workers=2)
+            more = f'fallback_tcp = "{new.address}"\nfallback_udp = "{new.address}"\n'
+            configured(tmp_path, top=more, workers=2)
             program.signal(signal.SIGHUP)
             program.await_err("configuration 2 is in force")
+            program.await_out("Listening on udp://")
             table = run("status", "-p", program.port).out
             (dying / "sick").unlink()
             eventually(lambda: status_of(program).workers[1].pid is not None, "it is back")

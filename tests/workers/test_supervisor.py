@@ -9,8 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from refractium.status import Status
-    from refractium.workers.process import WorkerProcess
 
 
 def is_running(pid: int) -> bool:
@@ -95,33 +93,49 @@ def test_a_session_of_datagrams_stays_with_its_worker() -> None:
         assert 0 < lost < 30
 
 
-def test_sessions_stay_with_their_worker_while_they_drain_although_others_have_left() -> None:
-    with UdpBackend(echo) as backend, Supervised(Build(udp=backend.address), 4) as proxy:
-        with client(proxy.address) as one:
+def test_sessions_stay_with_their_worker_while_they_drain_although_another_has_left() -> None:
+    def say(word: bytes) -> None:
+        for one in clients:
+            one.send(word)
+
+    def answered() -> int:
+        """How many clients have had an answer to their last word."""
+        for at, one in enumerate(clients):
+            with suppress(BlockingIOError):
+                while True:
+                    last[at] = one.recv(10)
+        return last.count(b"last")
+
+    def keep_talking() -> None:
+        while not over.wait(0.05):  # a session that is quiet for a second has finished
+            say(b"more")
+
+    with (
+        UdpBackend(echo) as backend,
+        Supervised(Build(udp=backend.address), 4) as proxy,
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(client(proxy.address)) for _ in range(40)]
+        last = [b""] * len(clients)
+        for one in clients:
             one.send(b"first")
             assert one.recv(10) == b"first"
-            before = [worker.pid for worker in proxy.workers if not worker.active and worker.pid]
-            stop = proxy.begin(proxy.supervisor.stop(20_000))
-            for pid in before:  # they have nothing to wait for
-                process = next(w for w in proxy.supervisor._workers.values() if w.pid == pid)
-                eventually(partial(listens_not, process), "its socket is closed")
-            for number in range(5):
-                one.send(b"%d" % number)
-                assert one.recv(10) == b"%d" % number
-        assert stop() == 0
-        assert len(backend.clients) == 1
-
-
-def listens_not(process: WorkerProcess) -> bool:
-    """Whether a worker has no UDP socket open."""
-    inodes = {line.split()[9] for line in Path(f"/proc/{process.pid}/net/udp").read_text().splitlines()[1:]}
-    links = []
-    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
-        try:
-            links.append(str(fd.readlink()))
-        except FileNotFoundError:
-            continue
-    return not any(f"socket:[{inode}]" in links for inode in inodes)
+            one.setblocking(False)  # noqa: FBT003 - positional by its nature
+        lost = proxy.workers[0].active
+        assert 0 < lost < 40
+        over = threading.Event()
+        talking = threading.Thread(target=keep_talking)
+        talking.start()
+        stop = proxy.begin(proxy.supervisor.stop(20_000))
+        eventually(lambda: proxy.status().listeners == (), "it begins no session any more")
+        pid = proxy.kill(1)
+        eventually(lambda: not is_running(pid), "one has left, and its socket is closed")
+        over.set()
+        talking.join(PATIENCE)
+        say(b"last")
+        eventually(lambda: answered() == 40 - lost, "the others' are answered")
+        assert len(backend.clients) == 40
+        stop()
 
 
 def test_a_killed_worker_takes_its_own_connections_with_it_and_is_replaced() -> None:
@@ -394,7 +408,8 @@ def test_a_second_stop_makes_the_first_one_wait_no_longer() -> None:
         first()
 
 
-def test_a_worker_that_dies_while_it_stops_is_not_replaced() -> None:
+def test_a_worker_that_dies_while_it_stops_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.0)
     with (
         Backend(named("a")) as backend,
         Supervised(Build(backend.address)) as proxy,
