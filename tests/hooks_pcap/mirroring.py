@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refractium.control import ask, decode, file_name
-from refractium.errors import RefractiumError
-from support.process import RUNTIME, Running, serving
+from support.process import Running, serving
 from support.proxy import eventually
+from support.status import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,23 +39,13 @@ def mirroring(folder: Path, text: str) -> Iterator[Running]:
     path = folder / "refractium.toml"
     path.write_text(text)
     with serving("tcp", "-c", path) as proxy:
-        eventually(lambda: tells(proxy), "the proxy tells its status")
+        status_of(proxy)
         yield proxy
-
-
-def tells(proxy: Running) -> bool:
-    """Whether the proxy has got so far that it tells its status; it listens before."""
-    try:
-        tallies(proxy)
-    except RefractiumError:
-        return False
-    return True
 
 
 def tallies(proxy: Running) -> list[HookTally]:
     """What the hooks have been told of, in either direction."""
-    status = decode(ask([Path(RUNTIME.name, file_name(proxy.port))]))
-    return [one for hook in status.hooks for one in (hook.inbound, hook.outbound)]
+    return [one for hook in status_of(proxy).hooks for one in (hook.inbound, hook.outbound)]
 
 
 def queued_bytes(proxy: Running) -> int:

@@ -18,18 +18,15 @@ from urllib.request import urlopen
 
 import pytest
 
-from refractium.control import ask as ask_control
-from refractium.control import decode, file_name
 from support.backends import Backend, named
 from support.clients import ask, connect, receive, receive_all
 from support.datagrams import UdpBackend, client, echo
-from support.process import RUNTIME, Running, environment, run, serving
+from support.process import Running, environment, run, serving
 from support.proxy import eventually
+from support.status import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from refractium.status import Status
 
 DIE: Final = """
 import os, sys
@@ -46,12 +43,6 @@ def configured(folder: Path, *, more: str = "", top: str = "", **server: object)
     path = folder / "refractium.toml"
     path.write_text("\n".join([top, "[server]", *lines, more]), encoding="utf-8")
     return path
-
-
-def status_of(program: Running) -> Status:
-    path = Path(RUNTIME.name, file_name(program.port))
-    eventually(path.exists, "the control socket")
-    return decode(ask_control([path]))
 
 
 def pids(program: Running) -> list[int]:

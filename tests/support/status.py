@@ -1,0 +1,30 @@
+"""What a program that runs tells of itself."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from refractium.control import ask, decode, file_name
+from refractium.errors import RefractiumError
+from support.process import RUNTIME
+from support.proxy import eventually
+
+if TYPE_CHECKING:
+    from refractium.status import Status
+    from support.process import Running
+
+
+def status_of(program: Running) -> Status:
+    """The status of a program that listens; it may take a moment until it tells that."""
+    path = Path(RUNTIME.name, file_name(program.port))
+    told: list[bytes] = []
+
+    def is_told() -> bool:
+        with suppress(RefractiumError):
+            told.append(ask([path]))
+        return bool(told)
+
+    eventually(is_told, "the program tells its status")
+    return decode(told[0])
