@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import queue
 import socket
 import threading
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
     Handler = Callable[[socket.socket], Any]
 
+HOST = "127.0.0.1"
+"""Where backends listen that are not told; `support.paths` may set it."""
+FOLDER: Path | None = None
+"""Where they have unix sockets instead, if it is set."""
+_NUMBERS = itertools.count()
+
 
 class Backend:
     """Accepts until the block ends; each connection is handed to `handler`, then closed.
@@ -25,7 +32,7 @@ class Backend:
     Args:
         handler: what is done with a connection. It may close the socket itself. A connection error ends it
             quietly, any other error is raised where the block ends.
-        host: the address to listen on.
+        host: the address to listen on, instead of `HOST` or a unix socket in `FOLDER`.
         port: 0 takes a free one.
         path: of a unix socket, instead of host and port.
         backlog: how many clients may wait to be accepted.
@@ -41,13 +48,16 @@ class Backend:
         self,
         handler: Handler,
         *,
-        host: str = "127.0.0.1",
+        host: str | None = None,
         port: int = 0,
         path: Path | None = None,
         backlog: int = 1024,
         receive_buffer: int = 0,
     ) -> None:
         self._handler = handler
+        if FOLDER is not None and host is None and not port:
+            path = path or FOLDER / f"backend-{next(_NUMBERS)}"
+        host = host or HOST
         if path is not None:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(str(path))

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
+HOST = "127.0.0.1"
+"""Where backends listen that are not told; `support.paths` may set it."""
+
 
 class UdpBackend:
     """Answers every datagram with what `answer` makes of it, if that is anything.
 
     Args:
         answer: from a datagram to the answers to it.
-        host: the address to listen on.
+        host: the address to listen on, instead of `HOST`.
         port: 0 takes a free one.
 
     Attributes:
@@ -29,9 +32,10 @@ class UdpBackend:
     """
 
     def __init__(
-        self, answer: Callable[[bytes], list[bytes]], *, host: str = "127.0.0.1", port: int = 0
+        self, answer: Callable[[bytes], list[bytes]], *, host: str | None = None, port: int = 0
     ) -> None:
         self._answer = answer
+        host = host or HOST
         self._sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._sock.bind((host, port))

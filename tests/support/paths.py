@@ -1,22 +1,30 @@
-"""The ways that bytes go through the proxy. Every test that uses `data_path` is run on each of them."""
+"""The ways that bytes go through the proxy. Every test that uses `data_path` is run on each of them.
+
+The conftest of a folder says which there are for its tests, by `run_on`. Each differs in one thing from what
+users have who configure nothing, the last in all things that go together.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import pytest
 
 from refractium import define_hook
 from refractium.net import weld
 from refractium.net.pipes import Pipes
-from support import proxy
+from support import backends, datagrams, proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
     from refractium import Direction, HookContext
 
-DataPath = Literal["copy", "splice", "hooked"]
+Change: TypeAlias = "Callable[[pytest.MonkeyPatch, Path], None]"
+"""Makes the proxies and backends of a test other than usual; sockets may be made in the folder."""
 
-_SMALL_BUFFER = 1024
+_SMALL_BUFFER: Final = 1024
 """Bytes: with it whatever is a little longer goes through a pipe."""
 
 
@@ -25,14 +33,74 @@ def looking_on(_context: HookContext, _direction: Direction, _data: bytes) -> No
     """Does nothing with what it is told."""
 
 
-@pytest.fixture(params=["copy", "splice", "hooked"])
-def data_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> DataPath:
-    path: DataPath = request.param
-    if path == "copy":
-        monkeypatch.setattr(Pipes, "borrow", lambda _: None)
-    elif path == "splice":
-        monkeypatch.setattr(weld, "BUFFER", _SMALL_BUFFER)
-        monkeypatch.setattr(weld, "_READS_BEFORE_SPLICE", 0)
-    else:
-        monkeypatch.setattr(proxy, "HOOKS_OF_ALL", (looking_on,))
-    return path
+def usual(_patch: pytest.MonkeyPatch, _folder: Path) -> None:
+    """Nothing is other than usual."""
+
+
+def without_pipes(patch: pytest.MonkeyPatch, _folder: Path) -> None:
+    """All bytes are copied."""
+    patch.setattr(Pipes, "borrow", lambda _: None)
+
+
+def with_pipes(patch: pytest.MonkeyPatch, _folder: Path) -> None:
+    """Nearly all bytes go through pipes."""
+    patch.setattr(weld, "BUFFER", _SMALL_BUFFER)
+    patch.setattr(weld, "_READS_BEFORE_SPLICE", 0)
+
+
+def hooked(patch: pytest.MonkeyPatch, _folder: Path) -> None:
+    """A hook looks on."""
+    patch.setattr(proxy, "HOOKS_OF_ALL", (looking_on,))
+
+
+def ipv6(patch: pytest.MonkeyPatch, _folder: Path) -> None:
+    """The proxy listens on ::1, and so do its backends."""
+    for module in (proxy, backends, datagrams):
+        patch.setattr(module, "HOST", "::1")
+
+
+def wildcard(patch: pytest.MonkeyPatch, _folder: Path) -> None:
+    """The proxy listens on all addresses, IPv4 and IPv6."""
+    patch.setattr(proxy, "HOST", "::")
+
+
+def unix(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Backends have unix sockets."""
+    patch.setattr(backends, "FOLDER", folder)
+
+
+def all_at_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """A hook looks on from IPv6 to a unix socket."""
+    for change in (hooked, ipv6, unix):
+        change(patch, folder)
+
+
+TCP: Final[Mapping[str, Change]] = {
+    "copy": without_pipes,
+    "splice": with_pipes,
+    "hooked": hooked,
+    "ipv6": ipv6,
+    "unix": unix,
+    "hooked-ipv6-unix": all_at_once,
+}
+UDP: Final[Mapping[str, Change]] = {"plain": usual, "hooked": hooked, "ipv6": ipv6, "wildcard": wildcard}
+_TO_UNIX: Final = (unix, all_at_once)
+
+
+def run_on(paths: Mapping[str, Change], metafunc: pytest.Metafunc) -> None:
+    """Run a test on every path, if it uses `data_path`.
+
+    One that is marked ``backend_resets`` is not run where backends have unix sockets: there they see an end,
+    and make one, where TCP has a reset.
+    """
+    if "data_path" not in metafunc.fixturenames:
+        return
+    resets = metafunc.definition.get_closest_marker("backend_resets") is not None
+    chosen = {name: change for name, change in paths.items() if not (resets and change in _TO_UNIX)}
+    metafunc.parametrize("data_path", chosen.values(), ids=chosen, indirect=True)
+
+
+@pytest.fixture
+def data_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    change: Change = request.param
+    change(monkeypatch, tmp_path)

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     LoopKind = Literal["uvloop", "asyncio"]
 
 HOOKS_OF_ALL: Sequence[HookUse] = ()
-"""Packet hooks of every proxy; `support.paths` sets it."""
+"""Packet hooks of every proxy; `support.paths` may set it."""
+HOST = "127.0.0.1"
+"""Where proxies listen that are not told; `support.paths` may set it."""
 
 _IDLE: Final = 0.1
 """Seconds over which an idle proxy is watched; one that spins uses all of them."""
@@ -67,7 +69,7 @@ class ProxyThread:
         rules: of the listeners.
         hooks: of every route and of the fallbacks.
         settings: limits and timeouts; the defaults here are short, and let one address in 10,000 times.
-        host: to listen on.
+        host: to listen on, instead of `HOST`.
         port: 0 takes a free one.
         expected: regular expressions for warnings that the test provokes.
         loop: the event loop.
@@ -86,7 +88,7 @@ class ProxyThread:
         rules: ListenerRules | None = None,
         hooks: Sequence[HookUse] = (),
         settings: Settings | None = None,
-        host: str = "127.0.0.1",
+        host: str | None = None,
         port: int = 0,
         expected: Sequence[str] = (),
         loop: LoopKind = "uvloop",
@@ -103,7 +105,7 @@ class ProxyThread:
             listeners={"": rules or ListenerRules()},
             hooks=(*HOOKS_OF_ALL, *hooks),
         )
-        self._host = host
+        self._host = host or HOST
         self._port = port
         self._expected = [re.compile(pattern) for pattern in expected]
         self._loop_kind: LoopKind = loop

@@ -32,7 +32,7 @@ def await_closed(proxy: ProxyThread) -> None:
     eventually(lambda: not service.listeners, "closed")
     # The sockets are closed a turn later.
     proxy.call(asyncio.sleep(0.01))
-    with socket.socket() as sock:
+    with socket.socket(socket.AF_INET6 if ":" in proxy.address[0] else socket.AF_INET) as sock:
         assert sock.connect_ex(proxy.address) != 0
 
 
@@ -54,6 +54,7 @@ def test_transfers_finish_while_nobody_new_is_accepted(loop: LoopKind) -> None:
 
 
 @both_loops
+@pytest.mark.backend_resets
 def test_what_outlives_the_drain_timeout_is_reset_on_both_sides_and_counted(loop: LoopKind) -> None:
     with (
         Backend(receive_all) as backend,

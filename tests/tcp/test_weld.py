@@ -7,6 +7,7 @@ import fcntl
 import select
 import socket
 import struct
+import sys
 import termios
 import threading
 import time
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from refractium.net import reactor
 from support.backends import Backend, digest, duplex, echo, named, sink, source
 from support.clients import MIB, PATIENCE, Received, payload, receive, receive_all, reset, sending
 from support.proxy import ProxyThread, eventually, quick, resident
 from support.welds import welded
 
 if TYPE_CHECKING:
+    from refractium.net.weld import Flow
     from support.proxy import LoopKind
 
 pytestmark = pytest.mark.usefixtures("data_path")
@@ -97,6 +100,7 @@ def test_an_end_while_the_other_side_is_blocked_comes_after_the_last_byte(end: s
 @both_loops
 @pytest.mark.parametrize("size", [20_000, 100_000])
 @pytest.mark.parametrize("pace", ["fast", "slow"])
+@pytest.mark.backend_resets
 def test_what_a_backend_sent_before_its_reset_arrives_before_the_reset(
     pace: str, size: int, loop: LoopKind
 ) -> None:
@@ -117,6 +121,7 @@ def test_what_a_backend_sent_before_its_reset_arrives_before_the_reset(
         assert proxy.next_end().ended == "backend reset"
 
 
+@pytest.mark.backend_resets
 def test_what_a_client_sent_before_its_reset_arrives_before_the_reset() -> None:
     data = payload("before the reset", 100_000)
     with Backend(receive_all) as backend, ProxyThread(fallback=backend.address) as proxy:
@@ -129,6 +134,7 @@ def test_what_a_client_sent_before_its_reset_arrives_before_the_reset() -> None:
 
 
 @both_loops
+@pytest.mark.backend_resets
 def test_a_clients_reset_during_an_upload_reaches_the_backend_within_100_ms(loop: LoopKind) -> None:
     def until_reset(sock: socket.socket) -> tuple[str, float]:
         return receive_all(sock).end, time.monotonic()
@@ -147,6 +153,7 @@ def test_a_clients_reset_during_an_upload_reaches_the_backend_within_100_ms(loop
 
 
 @pytest.mark.parametrize("who", ["client", "backend"])
+@pytest.mark.backend_resets
 def test_a_reset_by_one_that_has_ended_its_side_before_reaches_the_silent_other(who: str) -> None:
     ended, go_on = threading.Event(), threading.Event()
 
@@ -336,6 +343,36 @@ def test_urgent_data_holds_nothing_up() -> None:
         assert backend.result() == b"abcdefg"
 
 
+def announced(flow: Flow) -> None:
+    """Tell a flow of bytes and of the end behind them, as the epoll does where both have come."""
+    flow.on_event(reactor.IN | reactor.RDHUP)
+
+
+def test_the_last_bytes_go_out_with_the_end() -> None:
+    with welded() as (weld, far_client, far_backend, run):
+        weld.begin(b"", 0, client_ended=False)
+        before = segments(far_client)
+        far_backend.sendall(b"last words")
+        far_backend.shutdown(socket.SHUT_WR)
+        announced(weld.down)
+        assert receive_all(far_client) == (b"last words", "eof")
+        assert segments(far_client) - before == 1
+        far_client.close()
+        assert run() == "closed"
+
+
+def test_what_was_to_go_out_with_the_end_does_not_wait_for_it() -> None:
+    with welded() as (weld, far_client, far_backend, run):
+        weld.begin(b"", 0, client_ended=False)
+        far_backend.sendall(b"not the last words")
+        announced(weld.down)  # which it is not: to be told of an end that is far off must cost no time
+        far_client.settimeout(0.1)
+        assert receive(far_client, 18) == b"not the last words"
+        far_backend.close()
+        far_client.close()
+        assert run() == "closed"
+
+
 def test_a_reset_that_a_send_learns_of_is_a_reset_all_the_same() -> None:
     with welded() as (weld, far_client, far_backend, run):
         weld.begin(b"", 0, client_ended=False)
@@ -406,3 +443,13 @@ def unsent(sock: socket.socket) -> int:
     """Bytes that the peer's kernel has not taken."""
     (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(count)
+
+
+def segments(sock: socket.socket) -> int:
+    """How many segments have come."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGS_IN + 4)
+    return int.from_bytes(info[_SEGS_IN:], sys.byteorder)
+
+
+_SEGS_IN = 140
+"""Where tcpi_segs_in is in struct tcp_info (linux/tcp.h)."""

@@ -442,10 +442,13 @@ def reset_on_close(sock: socket.socket) -> None:
 
 
 def _unacknowledged(sock: socket.socket) -> int:
-    """Bytes handed to the kernel that the peer's kernel has not taken; 0 for a connection that is dead."""
-    if sock.family != socket.AF_UNIX:
-        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        if state == _TCP_CLOSE:
-            return 0
+    """Bytes that a reset would throw away: that the peer's kernel has not taken. Of a dead connection 0.
+
+    A unix socket has no reset, and its close throws nothing away.
+    """
+    if sock.family == socket.AF_UNIX:
+        return 0
+    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+        return 0
     (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(count)
