@@ -162,8 +162,8 @@ def test_metrics_are_served_where_the_file_says_and_follow_a_reload(file: Path) 
 
 
 def test_an_address_for_metrics_that_is_taken_stops_the_start_but_not_a_running_instance(file: Path) -> None:
-    port = free_port()
     with Backend(echo) as taken:
+        port = free_port()
         file.write_text(config(port, "127.0.0.1:1", "[metrics]", f'bind = "{taken.address}"'))
         with Running("-c", file) as program:
             assert program.wait() == 1

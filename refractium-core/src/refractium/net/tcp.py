@@ -369,10 +369,10 @@ class Connection:
                 reset_on_close(self._client)
             self._finish(Ended.REJECTED)
             return
-        first = self._data
-        if pool.proxy_protocol is not None:
-            self._header = self._header_for(pool.proxy_protocol)
-            first = self._header + first
+        # Made anew for the fallback, which may want none.
+        version = pool.proxy_protocol
+        header = self._header = b"" if version is None else self._header_for(version)
+        first = header + self._data
         dial = self._dial = Dial(self._service, self._snapshot, pool, first, self, self._ip)
         # All that were accepted together are connected together: a backend that sleeps in between is woken
         # for each, which made every connection cost a fifth more.
