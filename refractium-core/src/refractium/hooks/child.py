@@ -7,6 +7,7 @@ is to reload.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import operator
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 _CHUNK: Final = 262_144
 _REPORT_SECONDS: Final = 0.2
 """Between reports, and from a delivery to its report."""
+
+
+_COLLECT_AFTER: Final = 50_000
+"""New objects after which garbage is looked for."""
 
 
 class Reporter:
@@ -98,6 +103,9 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001 - whatever a module does when it is imported
         reporter.report(f"its process cannot import it: {type(error).__name__}: {error}")
         return
+    # A read brings thousands of events, none of which is garbage before it has been delivered.
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
     delivery.start()
     if not delivery.detached:
         _deliver(events_fd, frames, delivery, reporter)
