@@ -20,7 +20,8 @@ from support.backends import Backend, hanging, named, refusing
 from support.clients import PATIENCE, ask, receive, receive_all
 from support.datagrams import UdpBackend, client
 from support.datagrams import ask as ask_datagram
-from support.proxy import ProxyThread, eventually, free_port, quick, starting_with
+from support.process import free_port
+from support.proxy import ProxyThread, eventually, quick, starting_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

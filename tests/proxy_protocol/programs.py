@@ -7,9 +7,9 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from support.clients import PATIENCE
-from support.process import is_listening
+from support.process import free_port, is_listening
 from support.programs import require_program
-from support.proxy import eventually, free_port
+from support.proxy import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

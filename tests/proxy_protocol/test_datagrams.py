@@ -12,7 +12,8 @@ from refractium import Health, Identification, ProtocolMatch, Route, define_prot
 from refractium.contract import Transport, Verdict
 from refractium.net.proxy_protocol import Header, parse
 from support.datagrams import UdpBackend, client, echo
-from support.proxy import ProxyThread, eventually, free_port, quick
+from support.process import free_port
+from support.proxy import ProxyThread, eventually, quick
 
 QUICK: Final = quick(udp_session_timeout_ms=300)
 

@@ -19,8 +19,9 @@ from refractium.contract import Transport, Verdict
 from refractium.net.proxy_protocol import Header, parse
 from support.backends import Backend, named
 from support.clients import connect, receive
+from support.process import free_port
 from support.programs import require_program
-from support.proxy import ProxyThread, eventually, free_port, quick, starting_with
+from support.proxy import ProxyThread, eventually, quick, starting_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

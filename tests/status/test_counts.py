@@ -23,7 +23,8 @@ from support import datagrams
 from support.backends import Backend, echo, refusing
 from support.clients import connect
 from support.hooks import Ignoring
-from support.proxy import ProxyThread, eventually, free_port, quick, starting_with
+from support.process import free_port
+from support.proxy import ProxyThread, eventually, quick, starting_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -29,6 +30,8 @@ RUNTIME: Final = tempfile.TemporaryDirectory(prefix="refractium-")
 """Where the instances that tests start have their control sockets."""
 
 _LISTENING: Final = re.compile(r"^Listening on (?:tcp|udp)://(\S+)$", re.MULTILINE)
+_NEVER_GIVEN: Final = range(12_000, 32_000)
+"""Below ip_local_port_range, as Linux has it by default (ip(7))."""
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 """Seconds in which /proc counts processor time."""
 
@@ -74,10 +77,21 @@ def run(
 
 
 def free_port() -> int:
-    """A port that nobody listens on; for what must know its port beforehand."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody has, TCP or UDP, for what must know its port beforehand.
+
+    Not one of those that the kernel gives to clients, which any of them may have a moment later.
+    """
+    both = socket.has_dualstack_ipv6()
+    host, family = ("::", socket.AF_INET6) if both else ("", socket.AF_INET)
+    while True:
+        port = secrets.choice(_NEVER_GIVEN)
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server((host, port), family=family, dualstack_ipv6=both),
+            socket.socket(type=socket.SOCK_DGRAM) as udp,
+        ):
+            udp.bind(("0.0.0.0", port))
+            return port
 
 
 def is_listening(port: int) -> bool:

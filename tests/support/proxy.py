@@ -8,7 +8,6 @@ import os
 import queue
 import re
 import resource
-import socket
 import threading
 import time
 from contextlib import suppress
@@ -31,8 +30,10 @@ from refractium import (
     define_protocol,
 )
 from support.clients import PATIENCE, connect
+from support.process import free_port
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Coroutine, Sequence
     from typing import Self
 
@@ -284,17 +285,6 @@ def starting_with(
         return NEED_MORE if magic.startswith(data) else NO
 
     return identify
-
-
-def free_port() -> int:
-    """A port that nobody listens on, TCP or UDP, for proxies that must know theirs beforehand."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port = int(tcp.getsockname()[1])
-            with suppress(OSError):
-                udp.bind(("127.0.0.1", port))
-                return port
 
 
 def eventually(holds: Callable[[], bool], what: str) -> None:

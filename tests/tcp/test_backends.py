@@ -14,7 +14,8 @@ from refractium import Route
 from refractium.net import dial, resolver
 from support.backends import Backend, FullUnixQueue, digest, hanging, named, refusing, sink, source
 from support.clients import MIB, PATIENCE, ask, payload, receive, receive_all, reset
-from support.proxy import ProxyThread, eventually, free_port, quick, starting_with
+from support.process import free_port
+from support.proxy import ProxyThread, eventually, quick, starting_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,7 +219,8 @@ def test_a_unix_socket_that_is_not_there_is_followed_by_the_next(tmp_path: Path)
 
 
 def test_a_connection_with_itself_is_no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]  # one that clients are given, for only those meet themselves
 
     class FromTheSamePort(socket.SocketType):
         def connect_ex(self, address: Any) -> int:

@@ -9,7 +9,8 @@ import pytest
 from refractium import ListenError
 from support.backends import Backend, digest, sink
 from support.clients import MIB, ask, payload
-from support.proxy import ProxyThread, free_port
+from support.process import free_port
+from support.proxy import ProxyThread
 
 DATA = payload("listening", MIB)
 

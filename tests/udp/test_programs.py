@@ -18,8 +18,9 @@ from refractium import Route
 from refractium_proto_dns import DnsUdp
 from support.clients import MIB, payload
 from support.datagrams import UdpBackend, ask, client
+from support.process import free_port
 from support.programs import require_program
-from support.proxy import ProxyThread, eventually, free_port, quick
+from support.proxy import ProxyThread, eventually, quick
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

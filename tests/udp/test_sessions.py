@@ -13,7 +13,8 @@ import pytest
 from refractium import NO, Health, Identification, Protocol, ProtocolMatch, Route, Transport, define_protocol
 from support.clients import PATIENCE, payload
 from support.datagrams import UdpBackend, ask, client, echo
-from support.proxy import ProxyThread, eventually, free_port, quick
+from support.process import free_port
+from support.proxy import ProxyThread, eventually, quick
 
 on_every_path = pytest.mark.usefixtures("data_path")
 

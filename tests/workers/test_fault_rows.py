@@ -22,8 +22,8 @@ from support.clients import MIB, PATIENCE, ask, connect, payload, receive, recei
 from support.datagrams import UdpBackend, client
 from support.datagrams import ask as ask_datagram
 from support.datagrams import echo as echo_datagram
-from support.process import Running, serving
-from support.proxy import eventually, free_port
+from support.process import Running, free_port, serving
+from support.proxy import eventually
 from support.status import status_of
 from tcp.test_random_programs import Program
 
