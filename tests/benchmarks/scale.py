@@ -33,8 +33,8 @@ CONNECTIONS: Final = (1, 10, 100, 1_000, 10_000)
 NAMES: Final = (1, 10, 100, 1_000)
 PATTERNS: Final = (1, 10, 100)
 WORKERS: Final = (1, 2)
-_CLIENTS: Final = 6
-"""Of workers: as many as keep all of them busy."""
+_CLIENTS: Final = 32
+"""Of workers. Which worker a connection goes to is chance; with few clients one of them often has none."""
 SIZES: Final = tuple(64 * 4**power for power in range(11))
 """64 B to 64 MiB."""
 

@@ -6,8 +6,8 @@ import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from refractium.contract import Direction, Event, EventKind, HookContext, SessionStats, Transport
-from refractium_hooks_pcap.outputs import Form, Routed
-from refractium_hooks_pcap.packets import SessionRenderer
+from refractium_hooks_pcap.outputs import Form
+from refractium_hooks_pcap.packets import Packet, SessionRenderer
 from refractium_hooks_pcap.reader import Captured, Reader, examine
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ def session_of(context: HookContext, *datagrams: bytes) -> list[Event]:
     return [opening(context), *(passing(context, one) for one in datagrams), closing(context)]
 
 
-def records_of(*datagrams: bytes, time: int = NOON, route: str = "names") -> list[Routed]:
-    """A record for each datagram."""
+def records_of(*datagrams: bytes, time: int = NOON, route: str = "names") -> list[Packet]:
+    """A packet for each datagram."""
     context = context_of(route=route)
     renderer = SessionRenderer(context)
     events = [opening(context), *(passing(context, one, time) for one in datagrams)]
-    return [Routed(route, packet) for event in events for packet in renderer.render(event)]
+    return [packet for event in events for packet in renderer.render(event)]
 
 
 def numbered(count: int, size: int = 100, start: int = 0) -> list[bytes]:

@@ -43,7 +43,7 @@ def packets_of(events: list[Event], form: Form = PCAPNG) -> list[Captured]:
     for event in events:
         context = event.context
         renderer = renderers.setdefault(context.session, SessionRenderer(context))
-        data += b"".join(writer.record(context.route, one) for one in renderer.render(event))
+        data += b"".join(map(writer.record, renderer.render(event)))
     return read(data)
 
 

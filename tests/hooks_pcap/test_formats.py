@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TIME: Final = 1_764_000_000_123_456_789
 HEADER: Final = bytes.fromhex("45000021 00010000 40110000 7f000001 7f000001 0001 0002 000d 0000")
-PACKET: Final = Packet(TIME, HEADER, b"hello")
+PACKET: Final = Packet(TIME, HEADER, b"hello", "web")
 SNAPLEN: Final = 262_144
 TIMEOUT: Final = 60
 
@@ -54,7 +54,7 @@ def test_pcapng_begins_with_a_section_of_unknown_length() -> None:
 
 def test_a_route_is_described_ahead_of_its_first_packet_and_only_there() -> None:
     writer = PcapngWriter(1_000)
-    records = [blocks(writer.record(route, PACKET)) for route in ("web", "ssh", "web", "ssh")]
+    records = [blocks(writer.record(PACKET._replace(route=route))) for route in ("web", "ssh", "web", "ssh")]
     assert [[kind for kind, _ in record] for record in records] == [[1, 6], [1, 6], [6], [6]]
     assert [struct.unpack_from("<I", record[-1][1])[0] for record in records] == [0, 1, 0, 1]
     description = records[1][0][1]
@@ -64,16 +64,16 @@ def test_a_route_is_described_ahead_of_its_first_packet_and_only_there() -> None
 
 def test_every_writer_describes_the_routes_anew() -> None:
     for _ in range(2):
-        assert [kind for kind, _ in blocks(PcapngWriter(SNAPLEN).record("web", PACKET))] == [1, 6]
+        assert [kind for kind, _ in blocks(PcapngWriter(SNAPLEN).record(PACKET))] == [1, 6]
 
 
 @pytest.mark.parametrize("size", range(9))
 @pytest.mark.parametrize("comment", [None, "", "c", "four", "protocol=https"])
 def test_a_packet_in_pcapng(size: int, comment: str | None) -> None:
     writer = PcapngWriter(SNAPLEN)
-    writer.record("web", PACKET)
+    writer.record(PACKET)
     ((_, body),) = blocks(
-        writer.record("web", Packet(TIME, b"header", memoryview(b"payloads!")[:size], comment))
+        writer.record(Packet(TIME, b"header", memoryview(b"payloads!")[:size], "web", comment))
     )
     number, high, low, stored, length = struct.unpack_from("<5I", body)
     assert (number, high << 32 | low, stored, length) == (0, TIME, 6 + size, 6 + size)
@@ -85,19 +85,19 @@ def test_a_packet_in_pcapng(size: int, comment: str | None) -> None:
 
 @pytest.mark.parametrize(("snaplen", "kept"), [(1, 1), (5, 5), (6, 6), (7, 7), (14, 14), (15, 15), (16, 15)])
 def test_no_more_than_snaplen_is_kept(snaplen: int, kept: int) -> None:
-    packet = Packet(TIME, b"header", b"payloads!", "who")
+    packet = Packet(TIME, b"header", b"payloads!", "web", "who")
     data = b"headerpayloads!"[:kept]
-    body = blocks(PcapngWriter(snaplen).record("web", packet))[1][1]
+    body = blocks(PcapngWriter(snaplen).record(packet))[1][1]
     assert struct.unpack_from("<II", body, 12) == (kept, 15)
     assert body[20:].startswith(data + bytes(-kept & 3) + b"\1\0\3\0who\0")
-    record = PcapWriter(snaplen).record("web", packet)
+    record = PcapWriter(snaplen).record(packet)
     assert record[8:] == struct.pack("<II", kept, 15) + data
 
 
 def test_pcap() -> None:
     writer = PcapWriter(1_000)
     assert writer.begin() == bytes.fromhex("4d3cb2a1 0200 0400 00000000 00000000 e8030000 65000000")
-    record = writer.record("web", PACKET._replace(comment="left out"))
+    record = writer.record(PACKET._replace(comment="left out"))
     assert record == struct.pack("<4I", TIME // 10**9, TIME % 10**9, 33, 33) + PACKET.data
 
 
@@ -105,7 +105,7 @@ def test_pcap() -> None:
 def test_names_of_routes(tmp_path: Path, name: str) -> None:
     writer = PcapngWriter(SNAPLEN)
     path = tmp_path / "names.pcapng"
-    path.write_bytes(writer.begin() + writer.record(name, PACKET))
+    path.write_bytes(writer.begin() + writer.record(PACKET._replace(route=name)))
     ((shown,),) = tshark(path, "frame.interface_name")
     assert shown[:5] == {"ü\n": "ü\\n"}.get(name, name)[:5]
 
@@ -118,7 +118,7 @@ def test_programs_read_it(tmp_path: Path, kind: type[PcapngWriter | PcapWriter])
         PACKET._replace(payload=bytes(size), time=TIME + size, comment="first" if size == 0 else None)
         for size in range(30)
     ]
-    path.write_bytes(writer.begin() + b"".join(writer.record("web", packet) for packet in packets))
+    path.write_bytes(writer.begin() + b"".join(writer.record(packet) for packet in packets))
     rows = tshark(path, "frame.time_epoch", "frame.len", "frame.cap_len", "ip.src", "frame.comment")
     assert rows == [
         [

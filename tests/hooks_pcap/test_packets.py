@@ -131,9 +131,9 @@ def payloads(packets: Iterable[Packet]) -> bytes:
 def capture(path: Path, sessions: Sequence[Session]) -> Path:
     """All packets in the order of time, as pcapng."""
     writer = PcapngWriter(262_144)
-    packets = [(packet, session.context.route) for session in sessions for packet in session.packets]
-    packets.sort(key=lambda one: one[0].time)
-    path.write_bytes(writer.begin() + b"".join(writer.record(route, packet) for packet, route in packets))
+    packets = [packet for session in sessions for packet in session.packets]
+    packets.sort(key=lambda one: one.time)
+    path.write_bytes(writer.begin() + b"".join(map(writer.record, packets)))
     return path
 
 

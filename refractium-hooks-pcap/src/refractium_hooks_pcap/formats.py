@@ -70,17 +70,17 @@ class PcapngWriter:
         body = _SECTION.pack(_BYTE_ORDER, 1, 0, _UNKNOWN_LENGTH)
         return _block(_SECTION_HEADER, body + _option(_SHB_USERAPPL, b"Refractium") + _OPT_ENDOFOPT)
 
-    def record(self, route: str, packet: Packet) -> bytes:
+    def record(self, packet: Packet) -> bytes:
         """The block of a packet; ahead of it, the first time a route is seen, that of the interface."""
-        return b"".join(self.parts(route, packet))
+        return b"".join(self.parts(packet))
 
-    def parts(self, route: str, packet: Packet) -> tuple[bytes | memoryview, ...]:
+    def parts(self, packet: Packet) -> tuple[bytes | memoryview, ...]:
         """The same in pieces, of which one is the payload itself, not a copy."""
-        time, header, payload, comment = packet
+        time, header, payload, route, comment = packet
         interface = self._interfaces.get(route)
         if interface is None:
-            interface = self._interfaces[route] = len(self._interfaces)
-            return (self._description(route), *self.parts(route, packet))
+            self._interfaces[route] = len(self._interfaces)
+            return (self._description(route), *self.parts(packet))
         length = stored = len(header) + len(payload)
         if length > self._snaplen:
             stored = self._snaplen
@@ -122,14 +122,13 @@ class PcapWriter:
         """The file header, which is ahead of everything."""
         return _PCAP_HEADER.pack(_PCAP_NANOSECONDS, 2, 4, 0, 0, self._snaplen, LINKTYPE_RAW)
 
-    def record(self, route: str, packet: Packet) -> bytes:
+    def record(self, packet: Packet) -> bytes:
         """The record of a packet."""
-        return b"".join(self.parts(route, packet))
+        return b"".join(self.parts(packet))
 
-    def parts(self, route: str, packet: Packet) -> tuple[bytes | memoryview, ...]:
+    def parts(self, packet: Packet) -> tuple[bytes | memoryview, ...]:
         """The same in pieces, of which one is the payload itself, not a copy."""
-        del route
-        time, header, payload, _ = packet
+        time, header, payload, _, _ = packet
         length = stored = len(header) + len(payload)
         if length > self._snaplen:
             stored = self._snaplen

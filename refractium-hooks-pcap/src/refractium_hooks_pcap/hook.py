@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from refractium.contract import EventKind, PacketHook
 from refractium.networks import Networks
-from refractium_hooks_pcap.outputs import CaptureFiles, Form, Output, Rotation, Routed, Stdout, Viewers
+from refractium_hooks_pcap.outputs import CaptureFiles, Form, Output, Rotation, Stdout, Viewers
 from refractium_hooks_pcap.packets import SessionRenderer
 from refractium_hooks_pcap.settings import (
     STDOUT,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from refractium.contract import Event, HookContext
+    from refractium_hooks_pcap.packets import Packet
 
 _OPEN: Final = EventKind.OPEN
 _CLOSE: Final = EventKind.CLOSE
@@ -77,23 +78,23 @@ class PcapHook(PacketHook[PcapSettings]):
 
     def on_batch(self, events: Sequence[Event]) -> None:
         sessions = self._sessions
-        gathered: defaultdict[Output, list[Routed]] = defaultdict(list)
+        gathered: defaultdict[Output, list[Packet]] = defaultdict(list)
         try:
             for event in events:
-                kind, context = event.kind, event.context
+                kind, _, context, *_ = event
                 if kind is _OPEN and self._filter.wants(context):
                     sessions[context.session] = self._begin(context)
                 session = sessions.get(context.session)
                 if session is None:
                     continue
-                records = [Routed(session.route, packet) for packet in session.renderer.render(event)]
+                packets = session.renderer.render(event)
                 for output in session.outputs:
-                    gathered[output] += records
+                    gathered[output] += packets
                 if kind is _CLOSE:
                     del sessions[context.session]
         finally:
-            for output, records in gathered.items():
-                output.write(records)
+            for output, packets in gathered.items():
+                output.write(packets)
 
     def stop(self) -> None:
         if self._files is not None:
@@ -103,7 +104,7 @@ class PcapHook(PacketHook[PcapSettings]):
 
     def _begin(self, context: HookContext) -> _Session:
         files: list[Output] = [] if self._files is None else [self._files.of(context)]
-        return _Session(SessionRenderer(context), context.route, (*files, *self._streams))
+        return _Session(SessionRenderer(context), (*files, *self._streams))
 
 
 class _Session(NamedTuple):
@@ -111,12 +112,10 @@ class _Session(NamedTuple):
 
     Attributes:
         renderer: of its packets.
-        route: the label of its route.
         outputs: where its packets go.
     """
 
     renderer: SessionRenderer
-    route: str
     outputs: tuple[Output, ...]
 
 

@@ -19,7 +19,7 @@ from refractium.contract import Direction, EventKind, Transport
 from refractium_hooks_pcap.checksum import checksum, words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from refractium.contract import Event, HookContext, SessionStats
 
@@ -40,28 +40,34 @@ _NO_PORT: Final = 65_535
 _TCP_PROTOCOL: Final = 6
 _UDP_PROTOCOL: Final = 17
 
-_IPV4: Final = struct.Struct("!HHHIH8s")
+_IPV4: Final = "HHHIH8s"
 """RFC 791 section 3.1: version, length and service; total length; identification; `_IPV4_MIDDLE` and
 protocol; checksum; both addresses."""
 _IPV4_START: Final = 0x4500
 _IPV4_MIDDLE: Final = 0x4000_4000
 """Don't fragment, time to live 64."""
 _IPV4_HEADER: Final = 20
-_IPV6: Final = struct.Struct("!IHBB32s")
+_IPV6: Final = "IHBB32s"
 """RFC 8200 section 3: version, class and label; payload length; protocol; hop limit; both addresses."""
 _IPV6_START: Final = 0x6000_0000
 _HOP_LIMIT: Final = 64
 
-_UDP: Final = struct.Struct("!4sHH")
+_UDP: Final = "4sHH"
 """RFC 768: ports, length, checksum."""
 _UDP_HEADER: Final = 8
 _MAX_DATAGRAM: Final = {4: 65_507, 16: 65_527}
 """What the lengths in the headers can tell of, by the size of an address."""
 
-_TCP: Final = struct.Struct("!4sIIIH2x")
+_TCP: Final = "4sIIIH2x"
 """RFC 9293 section 3.1: ports; sequence; acknowledgement; header length, flags and window; checksum; no
 urgent pointer."""
 _TCP_HEADER: Final = 20
+
+_TCP_IPV4: Final = struct.Struct(f"!{_IPV4}{_TCP}")
+_TCP_IPV6: Final = struct.Struct(f"!{_IPV6}{_TCP}")
+_UDP_IPV4: Final = struct.Struct(f"!{_IPV4}{_UDP}")
+_UDP_IPV6: Final = struct.Struct(f"!{_IPV6}{_UDP}")
+
 _SYN: Final = 0x7002_FFFF
 _SYN_ACK: Final = 0x7012_FFFF
 _ACK: Final = 0x5010_FFFF
@@ -92,12 +98,14 @@ class Packet(NamedTuple):
         time: when (ns since the epoch): that of the event it comes of.
         header: the IP header and that of TCP or UDP.
         payload: what follows these.
+        route: the label of the one that the session has come by.
         comment: who the session is, with its first packet.
     """
 
     time: int
     header: bytes
     payload: bytes | memoryview
+    route: str
     comment: str | None = None
 
     @property
@@ -121,8 +129,8 @@ class SessionRenderer:
         client, backend = _ends(context)
         self._is_stream = context.transport == Transport.TCP
         protocol = _TCP_PROTOCOL if self._is_stream else _UDP_PROTOCOL
-        self._client = _Side(protocol, client, backend, context.session & _SEQUENCE)
-        self._backend = _Side(protocol, backend, client, context.session >> 32 & _SEQUENCE)
+        self._client = _Side(context.route, protocol, client, backend, context.session & _SEQUENCE)
+        self._backend = _Side(context.route, protocol, backend, client, context.session >> 32 & _SEQUENCE)
         address = client[0]
         self._mss = _MSS[len(address)]
         self._max_datagram = _MAX_DATAGRAM[len(address)]
@@ -135,13 +143,13 @@ class SessionRenderer:
         there is nothing more to show.
         """
         kind, time, _, direction, data, offset, stats = event
-        if direction == _INBOUND:
+        if direction is _INBOUND:
             side, other = self._client, self._backend
         else:
             side, other = self._backend, self._client
         if not self._is_stream:
-            packets = [self._datagram(time, side, data)] if kind == _PACKET else []
-        elif kind == _PACKET:
+            packets = [self._datagram(time, side, data)] if kind is _PACKET else []
+        elif kind is _PACKET:
             packets = self._segments(time, side, other, data, offset)
         elif kind == EventKind.OPEN:
             packets = self._handshake(time)
@@ -156,7 +164,7 @@ class SessionRenderer:
 
     def _datagram(self, time: int, side: _Side, data: bytes) -> Packet:
         payload = data if len(data) <= self._max_datagram else memoryview(data)[: self._max_datagram]
-        return Packet(time, side.datagram(payload), payload)
+        return side.datagram(time, payload)
 
     def _segments(self, time: int, side: _Side, other: _Side, data: bytes, offset: int) -> list[Packet]:
         if side.ended:
@@ -164,15 +172,11 @@ class SessionRenderer:
         size, mss, sequence = len(data), self._mss, side.start + offset
         side.next = sequence + size
         if 0 < size <= mss:
-            packets = [Packet(time, side.segment(_PUSH_ACK, sequence, other.next, data), data)]
+            packets = [side.segment(time, _PUSH_ACK, sequence, other.next, data)]
         else:
             view = memoryview(data)
             packets = [
-                Packet(
-                    time,
-                    side.segment(_PUSH_ACK, sequence + at, other.next, view[at : at + mss]),
-                    view[at : at + mss],
-                )
+                side.segment(time, _PUSH_ACK, sequence + at, other.next, view[at : at + mss])
                 for at in range(0, size, mss)
             ]
         other.unanswered = 0
@@ -186,8 +190,8 @@ class SessionRenderer:
         client, backend = self._client, self._backend
         options = _SYN_OPTIONS.pack(2, 4, self._mss, 1, 3, 3, _WINDOW_SCALE)
         return [
-            Packet(time, client.segment(_SYN, client.start - 1, 0, options), options),
-            Packet(time, backend.segment(_SYN_ACK, backend.start - 1, client.start, options), options),
+            client.segment(time, _SYN, client.start - 1, 0, options),
+            backend.segment(time, _SYN_ACK, backend.start - 1, client.start, options),
             _acknowledge(time, backend, client),
         ]
 
@@ -200,7 +204,7 @@ class SessionRenderer:
         backend.skip(outbound)
         client.ended = backend.ended = True
         side, other = (client, backend) if ended == "client_reset" else (backend, client)
-        return [Packet(time, side.segment(_RST_ACK, side.next, other.next), b"")]
+        return [side.segment(time, _RST_ACK, side.next, other.next)]
 
 
 class _Side:
@@ -213,36 +217,109 @@ class _Side:
         unanswered: segments that it has sent since the other side sent any.
     """
 
-    __slots__ = ("_ip", "_ports", "_sum", "ended", "next", "start", "unanswered")
+    __slots__ = (
+        "_addresses",
+        "_identification",
+        "_ip_sum",
+        "_is_ipv4",
+        "_middle",
+        "_ports",
+        "_route",
+        "_sum",
+        "ended",
+        "next",
+        "start",
+        "unanswered",
+    )
 
     def __init__(
-        self, protocol: int, source: tuple[bytes, int], destination: tuple[bytes, int], initial: int
+        self,
+        route: str,
+        protocol: int,
+        source: tuple[bytes, int],
+        destination: tuple[bytes, int],
+        initial: int,
     ) -> None:
-        addresses = source[0] + destination[0]
-        self._ip = (_ipv4 if len(source[0]) == _IPV4_SIZE else _ipv6)(protocol, addresses)
+        self._route = route
+        self._addresses = source[0] + destination[0]
         self._ports = struct.pack("!HH", source[1], destination[1])
+        self._is_ipv4 = len(source[0]) == _IPV4_SIZE
+        self._identification = 0
+        self._middle = _IPV4_MIDDLE + protocol
+        self._ip_sum = _IPV4_START + _IPV4_HEADER + self._middle + words(self._addresses)
         # The pseudo header but for the length (RFC 9293 section 3.1, RFC 8200 section 8.1), and the ports.
-        self._sum = words(addresses) + protocol + words(self._ports)
+        self._sum = words(self._addresses) + protocol + words(self._ports)
         self.start = self.next = initial + 1
         self.ended = False
         self.unanswered = 0
 
     def segment(
-        self, control: int, sequence: int, acknowledgement: int, payload: bytes | memoryview = b""
-    ) -> bytes:
-        """The headers of a TCP segment; options count as payload here."""
+        self,
+        time: int,
+        control: int,
+        sequence: int,
+        acknowledgement: int,
+        payload: bytes | memoryview = b"",
+    ) -> Packet:
+        """A TCP segment; options count as payload here."""
         size = _TCP_HEADER + len(payload)
         sequence &= _SEQUENCE
         acknowledgement &= _SEQUENCE
-        total = self._sum + size + sequence + acknowledgement + control + words(payload)
-        return self._ip(size) + _TCP.pack(self._ports, sequence, acknowledgement, control, checksum(total))
+        field = checksum(self._sum + size + sequence + acknowledgement + control + words(payload))
+        # Written out for each, because to put the headers together of parts takes half as long again.
+        if self._is_ipv4:
+            self._identification = number = (self._identification + 1) & 0xFFFF
+            header = _TCP_IPV4.pack(
+                _IPV4_START,
+                _IPV4_HEADER + size,
+                number,
+                self._middle,
+                checksum(self._ip_sum + size + number),
+                self._addresses,
+                self._ports,
+                sequence,
+                acknowledgement,
+                control,
+                field,
+            )
+        else:
+            header = _TCP_IPV6.pack(
+                _IPV6_START,
+                size,
+                _TCP_PROTOCOL,
+                _HOP_LIMIT,
+                self._addresses,
+                self._ports,
+                sequence,
+                acknowledgement,
+                control,
+                field,
+            )
+        return Packet(time, header, payload, self._route)
 
-    def datagram(self, payload: bytes | memoryview) -> bytes:
-        """The headers of a UDP datagram."""
+    def datagram(self, time: int, payload: bytes | memoryview) -> Packet:
+        """A UDP datagram."""
         size = _UDP_HEADER + len(payload)
         # The length is in the pseudo header as well. Zero would say that there is no checksum (RFC 768).
         field = checksum(self._sum + size + size + words(payload)) or 0xFFFF
-        return self._ip(size) + _UDP.pack(self._ports, size, field)
+        if self._is_ipv4:
+            self._identification = number = (self._identification + 1) & 0xFFFF
+            header = _UDP_IPV4.pack(
+                _IPV4_START,
+                _IPV4_HEADER + size,
+                number,
+                self._middle,
+                checksum(self._ip_sum + size + number),
+                self._addresses,
+                self._ports,
+                size,
+                field,
+            )
+        else:
+            header = _UDP_IPV6.pack(
+                _IPV6_START, size, _UDP_PROTOCOL, _HOP_LIMIT, self._addresses, self._ports, size, field
+            )
+        return Packet(time, header, payload, self._route)
 
     def skip(self, offset: int) -> None:
         """Leave out what was dropped ahead of an offset in the stream."""
@@ -252,7 +329,7 @@ class _Side:
 def _acknowledge(time: int, side: _Side, other: _Side) -> Packet:
     """That the other side has everything of this one."""
     side.unanswered = 0
-    return Packet(time, other.segment(_ACK, other.next, side.next), b"")
+    return other.segment(time, _ACK, other.next, side.next)
 
 
 def _finish(time: int, side: _Side, other: _Side, offset: int) -> list[Packet]:
@@ -260,40 +337,10 @@ def _finish(time: int, side: _Side, other: _Side, offset: int) -> list[Packet]:
     if side.ended:
         return []
     side.skip(offset)
-    finish = Packet(time, side.segment(_FIN_ACK, side.next, other.next), b"")
+    finish = side.segment(time, _FIN_ACK, side.next, other.next)
     side.ended = True
     side.next += 1
     return [finish, _acknowledge(time, side, other)]
-
-
-def _ipv4(protocol: int, addresses: bytes) -> Callable[[int], bytes]:
-    """What makes the header ahead of so many bytes."""
-    middle = _IPV4_MIDDLE + protocol
-    constant = _IPV4_START + middle + words(addresses) + _IPV4_HEADER
-    identification = 0
-
-    def header(size: int) -> bytes:
-        nonlocal identification
-        identification = (identification + 1) & 0xFFFF
-        return _IPV4.pack(
-            _IPV4_START,
-            _IPV4_HEADER + size,
-            identification,
-            middle,
-            checksum(constant + size + identification),
-            addresses,
-        )
-
-    return header
-
-
-def _ipv6(protocol: int, addresses: bytes) -> Callable[[int], bytes]:
-    """What makes the header ahead of so many bytes."""
-
-    def header(size: int) -> bytes:
-        return _IPV6.pack(_IPV6_START, size, protocol, _HOP_LIMIT, addresses)
-
-    return header
 
 
 def _ends(context: HookContext) -> tuple[tuple[bytes, int], tuple[bytes, int]]:

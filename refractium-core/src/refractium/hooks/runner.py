@@ -198,11 +198,13 @@ class Feed:
         takes_packets: what comes is put into the queue if it fits.
     """
 
-    __slots__ = ("_context", "_runner", "is_open", "takes_packets")
+    __slots__ = ("_context", "_inbound", "_outbound", "_runner", "is_open", "takes_packets")
 
     def __init__(self, runner: Runner, context: HookContext) -> None:
         self._runner = runner
         self._context = context
+        self._inbound = runner.counters.inbound
+        self._outbound = runner.counters.outbound
         self.is_open = False
         self.takes_packets = False
 
@@ -210,7 +212,7 @@ class Feed:
         """Put a packet into the queue, or count it as dropped."""
         runner = self._runner
         size = len(data)
-        tally = runner.counters.inbound if direction is _INBOUND else runner.counters.outbound
+        tally = self._inbound if direction is _INBOUND else self._outbound
         tally.seen += 1
         tally.seen_bytes += size
         if self.takes_packets:

@@ -5,7 +5,7 @@ None of them raises when it cannot write: what is lost is counted and logged, an
 
 from refractium_hooks_pcap.outputs.files import CaptureFiles, FileSeries, Rotation
 from refractium_hooks_pcap.outputs.names import FileNames
-from refractium_hooks_pcap.outputs.records import Form, Output, Routed
+from refractium_hooks_pcap.outputs.records import Form, Output
 from refractium_hooks_pcap.outputs.stdout import Stdout
 from refractium_hooks_pcap.outputs.viewers import Viewers
 
@@ -16,7 +16,6 @@ __all__ = [
     "Form",
     "Output",
     "Rotation",
-    "Routed",
     "Stdout",
     "Viewers",
 ]

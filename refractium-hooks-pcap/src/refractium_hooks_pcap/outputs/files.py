@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from refractium_hooks_pcap.formats import LINKTYPE_RAW
+from refractium_hooks_pcap.outputs.records import MAX_ROOM
 from refractium_hooks_pcap.reader import PcapHeader, examine
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from refractium.contract import HookContext
     from refractium_hooks_pcap.outputs.names import FileNames
-    from refractium_hooks_pcap.outputs.records import Form, Routed
+    from refractium_hooks_pcap.outputs.records import Form
     from refractium_hooks_pcap.packets import Packet
 
 log = logging.getLogger(__name__)
@@ -122,17 +123,19 @@ class FileSeries:
         self._failed_at: float | None = None
         self._lost_before = 0
 
-    def write(self, records: Sequence[Routed]) -> None:
+    def write(self, packets: Sequence[Packet]) -> None:
         """Write packets, in order."""
-        left = len(records)
+        left = len(packets)
         if self._failed_at is not None and time.monotonic() < self._failed_at + _RETRY:
             self.lost += left
             return
         try:
-            for routed in records:
-                file = self._file_for(routed.packet)
+            for packet in packets:
+                file = self._file
+                if file is None or (self._is_rotated and self._is_full(file, packet)):
+                    file = self._next_file(packet)
                 left -= 1
-                file.add(routed)
+                file.add(packet)
             if self._file is not None:
                 self._file.flush()
         except OSError as error:
@@ -149,23 +152,27 @@ class FileSeries:
             self._file.close()
             self._file = None
 
-    def _file_for(self, packet: Packet) -> CaptureFile:
-        """The file that a packet belongs into.
+    def _next_file(self, packet: Packet) -> CaptureFile:
+        """Begin a file with a packet.
 
         Raises:
-            OSError: there is none.
+            OSError: that cannot be, or the file before it could not be written.
         """
-        if self._is_rotated and self._file is not None and self._is_full(self._file, packet):
+        if self._file is not None:
             self._file.flush()
             self._file.close()
             self._file = None
-        if self._file is None:
-            self._file = self._open(packet.time)
+        self._file = self._open(packet.time)
         return self._file
 
     def _is_full(self, file: CaptureFile, packet: Packet) -> bool:
         max_bytes, max_seconds, _ = self._rotation
-        if max_bytes is not None and file.size and file.size + self._form.room_for(packet) > max_bytes:
+        if (
+            max_bytes is not None
+            and file.size + MAX_ROOM > max_bytes
+            and file.size
+            and file.size + self._form.room_for(packet) > max_bytes
+        ):
             return True
         return (
             max_seconds is not None
@@ -281,18 +288,18 @@ class CaptureFile:
         self._writer = self._form.writer()
         self._ahead = b"" if self._form.is_classic and self._end else self._writer.begin()
 
-    def add(self, routed: Routed) -> None:
+    def add(self, packet: Packet) -> None:
         """Take a packet.
 
         Raises:
             OSError: as of `flush`.
         """
-        parts = self._writer.parts(*routed)
-        if len(routed.packet.payload) < _LARGE:
-            record = b"".join(parts)
+        if len(packet.payload) < _LARGE:
+            record = self._writer.record(packet)
             self._pending.append(record)
             size = len(record)
         else:
+            parts = self._writer.parts(packet)
             self._pending += parts
             size = sum(map(len, parts))
         if self._ahead:
@@ -302,7 +309,7 @@ class CaptureFile:
         self.size += size
         self._sizes.append(size)
         if self.started is None:
-            self.started = routed.packet.time
+            self.started = packet.time
         if self.size - self._end >= _MAX_WRITE:
             self.flush()
 

@@ -1,4 +1,4 @@
-"""What every output takes: packets, each with its route."""
+"""What every output takes: packets, and the form in which it writes them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,10 @@ if TYPE_CHECKING:
 
 Writer: TypeAlias = PcapngWriter | PcapWriter
 
+MAX_ROOM: Final = 1 << 17
+"""More than a record ever has (bytes): an IP packet has 64 KiB, a comment is bounded as well."""
 _AROUND: Final = 512
 """More than what either format puts around a packet, the block of its interface included (bytes)."""
-
-
-class Routed(NamedTuple):
-    """A packet, and the label of the route that it has come by."""
-
-    route: str
-    packet: Packet
 
 
 class Form(NamedTuple):
@@ -54,7 +49,7 @@ class Output(Protocol):
     lost: int
     """Packets that could not be written."""
 
-    def write(self, records: Sequence[Routed]) -> None:
+    def write(self, packets: Sequence[Packet]) -> None:
         """Write them all, in order."""
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from refractium_hooks_pcap.outputs.records import Form, Routed
+    from refractium_hooks_pcap.outputs.records import Form
+    from refractium_hooks_pcap.packets import Packet
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,12 @@ class Stdout:
         self._ahead = self._writer.begin()
         self._is_open = True
 
-    def write(self, records: Sequence[Routed]) -> None:
+    def write(self, packets: Sequence[Packet]) -> None:
         """Write packets, in order."""
         if self._is_open:
-            self._write(b"".join(self._writer.record(*routed) for routed in records))
+            self._write(b"".join(map(self._writer.record, packets)))
         if not self._is_open:
-            self.lost += len(records)
+            self.lost += len(packets)
 
     def close(self) -> None:
         """If nothing was written, make it a capture of nothing."""

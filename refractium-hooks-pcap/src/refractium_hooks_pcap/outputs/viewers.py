@@ -21,7 +21,8 @@ from refractium.throttle import Throttled
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from refractium_hooks_pcap.outputs.records import Form, Routed
+    from refractium_hooks_pcap.outputs.records import Form
+    from refractium_hooks_pcap.packets import Packet
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +97,13 @@ class Viewers:
         """What is listened on now; None if that has not succeeded yet."""
         return None if self._listener is None else int(self._listener.getsockname()[1])
 
-    def write(self, records: Sequence[Routed]) -> None:
+    def write(self, packets: Sequence[Packet]) -> None:
         """Send packets to all who are there."""
         if not self._viewers:
             return
         with self._lock:
             for viewer in self._viewers:
-                self.lost += viewer.take(records)
+                self.lost += viewer.take(packets)
             needs_thread = any(viewer.is_gone or viewer.is_behind for viewer in self._viewers)
         if needs_thread:
             os.eventfd_write(self._alarm, 1)
@@ -284,15 +285,15 @@ class _Viewer:
         """Seconds since it has read something, if there is something to be read."""
         return now - self._moved if self._backlog else 0.0
 
-    def take(self, records: Sequence[Routed]) -> int:
+    def take(self, packets: Sequence[Packet]) -> int:
         """Send packets, or keep them.
 
         Returns:
             How many there was no room for.
         """
         lost = 0
-        for routed in records:
-            room = self._form.room_for(routed.packet)
+        for packet in packets:
+            room = self._form.room_for(packet)
             if self._size + room > _MAX_BACKLOG and not lost:
                 self.flush()
             if self.is_gone:
@@ -302,7 +303,7 @@ class _Viewer:
                 continue
             if not self._backlog:
                 self._moved = time.monotonic()
-            record = self._writer.record(*routed)
+            record = self._writer.record(packet)
             self._backlog.append(record)
             self._size += len(record)
         self.flush()
