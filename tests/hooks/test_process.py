@@ -362,9 +362,9 @@ def test_frames_cut_anywhere_are_the_same_events(cuts: list[int]) -> None:
         piece = stream[begin:end]
         if found is None:
             found = frames.start(piece)
-            piece = b""
-        if found is not None:
+        else:
             frames.feed(piece, events)
+    frames.feed(b"", events)
     assert found == start
     assert list(events) == [
         (EventKind.OPEN, 1000, opened, IN, b"", 0, None),

@@ -100,9 +100,28 @@ class Frames:
 
     def feed(self, chunk: bytes, events: deque[Item]) -> None:
         """Take a piece, and append the events that are whole with it."""
-        data = self._rest + chunk if self._rest else chunk
+        at = 0
+        if self._rest:
+            # Only the frame that was begun is put together: with all of the piece all would be copied.
+            at = self._needed(chunk)
+            whole = self._rest + chunk[:at]
+            self._rest = whole[self._take(whole, 0, events) :]
+        if not self._rest:
+            self._rest = chunk[self._take(chunk, at, events) :]
+
+    def _needed(self, chunk: bytes) -> int:
+        """How many bytes of a piece the frame needs that was begun; all, where that cannot be told yet."""
+        head = (self._rest[: HEADER.size] + chunk[: HEADER.size])[: HEADER.size]
+        if len(head) < HEADER.size:
+            return len(chunk)
+        needed = HEADER.size + int(HEADER.unpack(head)[2]) - len(self._rest)
+        # Behind the first frame of all there may be whole ones.
+        return min(needed, len(chunk)) if needed > 0 else len(chunk)
+
+    def _take(self, data: bytes, at: int, events: deque[Item]) -> int:
+        """Append the whole events from a position on; the position after them."""
         sessions, unpack, header = self.sessions, HEADER.unpack_from, HEADER.size
-        at, last = 0, len(data) - header
+        last = len(data) - header
         while at <= last:
             number, is_outbound, length, session, time, offset = unpack(data, at)
             end = at + header + length
@@ -120,4 +139,4 @@ class Frames:
             else:
                 context = sessions[session]
             events.append((kind, time, context, _DIRECTIONS[is_outbound], body, offset, stats))
-        self._rest = data[at:]
+        return at
