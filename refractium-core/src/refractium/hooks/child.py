@@ -24,6 +24,7 @@ import msgspec
 
 from refractium.hooks.counters import Counters
 from refractium.hooks.delivery import Delivery
+from refractium.hooks.memory import keep_freed_memory
 from refractium.hooks.wire import HURRY, Frames, Report
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def main() -> None:
     # A read brings thousands of events, none of which is garbage before it has been delivered.
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
+    keep_freed_memory()
     os.nice(_NICENESS)
     delivery.start()
     if not delivery.detached:

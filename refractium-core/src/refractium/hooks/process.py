@@ -44,10 +44,6 @@ _EVENT_BYTES: Final = ITEM_BYTES + HEADER.size
 _ENOUGH: Final = 262_144
 """Bytes after which the pipe is filled at once. A turn of the data path may pass more than the pipe and the
 queue hold together; besides, what is written soon is still in the cache of the processor."""
-_MALLOC: Final = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(32 * 1024 * 1024))
-"""Bytes of memory that glibc keeps in the child for the next events (mallopt(3)). By default it gives the
-kernel back what pieces of a stream took and fetches it anew, which takes up to nine times as long as to copy
-them."""
 _RESTARTS: Final = 5
 _FIRST_PAUSE: Final = 0.1
 """Seconds before the first restart; each further one waits twice as long."""
@@ -309,7 +305,6 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
                 str(events_of_child),
                 str(reports_of_child),
             ],
-            env=_MALLOC | os.environ,
             stdin=subprocess.DEVNULL,
             pass_fds=(events_of_child, reports_of_child),
             process_group=0,  # Ctrl-C goes to the group of the proxy
