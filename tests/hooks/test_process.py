@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from refractium.contract import Direction, EventKind, NoSettings, PacketHook, SessionStats
+from refractium.hooks.memory import keep_freed_memory
 from refractium.hooks.process import ProcessRunner
 from refractium.hooks.runner import State
 from refractium.hooks.taps import Taps, make_runner
@@ -184,6 +185,32 @@ def test_a_hook_in_a_process_prints_where_the_proxy_does(tmp_path: Path) -> None
     with proxy("Obeying", "process", tmp_path / "told", "stop", "print") as printing:
         out, _ = printing.communicate(timeout=PATIENCE)
     assert out.splitlines() == [b"printed by the hook", b"ready"]
+
+
+def test_the_child_has_the_lowest_priority(tmp_path: Path) -> None:
+    async def session() -> None:
+        runner = ProcessRunner(Obeying, At(str(tmp_path / "told")))
+        runner.start()
+        tap = Taps([runner]).open(context(1))
+        tap.packet(IN, b"first")
+        await until(lambda: runner.counters.inbound.delivered == 1)
+        assert runner._child is not None
+        assert os.getpriority(os.PRIO_PROCESS, runner._child.pid) == 19
+        tap.close("closed")
+        await runner.stop(PATIENCE)
+
+    uvloop.run(session())
+
+
+def test_memory_is_dealt_with_as_before_where_that_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    keep_freed_memory.__wrapped__()
+
+
+def test_what_the_environment_says_of_memory_is_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda _name: pytest.fail("it has been overruled"))
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    keep_freed_memory.__wrapped__()
 
 
 def test_a_group_of_processes_that_gets_sigint_loses_nothing(tmp_path: Path) -> None:

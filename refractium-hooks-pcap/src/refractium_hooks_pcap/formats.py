@@ -5,10 +5,6 @@ get a writer of their own, whose `begin` is ahead of its records.
 
 pcapng: draft-ietf-opsawg-pcapng; pcap: draft-ietf-opsawg-pcap. Both are written little-endian, with times in
 ns, and hold bare IP packets (`LINKTYPE_RAW`).
-
-A record of 64 KiB costs little more than to copy them, as long as the memory for it is warm: who collects
-records before writing them does well to write at 256 KiB, for beyond that the allocator begins to give memory
-back to the kernel and to fetch it again, which takes three times as long as all the rest.
 """
 
 from __future__ import annotations

@@ -144,6 +144,8 @@ class Delivery:
             batch.append(_event(Event, item))
             if freed >= _BATCH_BYTES:
                 break
+        if not batch:  # somebody has dropped what was in the queue
+            return freed
         try:
             self._on_batch(batch)
         except BaseException as error:  # noqa: BLE001 - as above

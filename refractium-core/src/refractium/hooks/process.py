@@ -23,6 +23,7 @@ import msgspec
 
 from refractium.contract import Direction, EventKind
 from refractium.hooks.delivery import ITEM_BYTES
+from refractium.hooks.memory import keep_freed_memory
 from refractium.hooks.runner import FLUSH_SECONDS, STOP_SECONDS, Runner, State
 from refractium.hooks.wire import HEADER, HURRY, START, Report, Start, encode
 
@@ -81,6 +82,7 @@ class ProcessRunner(Runner):
         self._finishing = asyncio.Event()
 
     def start(self) -> None:
+        keep_freed_memory()
         self._loop = asyncio.get_running_loop()
         self._ended.clear()
         self._begin()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from refractium.contract import Direction, EventKind
 from refractium.hooks.counters import Counters
 from refractium.hooks.delivery import ITEM_BYTES
-from refractium.hooks.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +62,6 @@ class Runner(ABC):
     """
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
-        keep_freed_memory()
         self.name = hook.name
         self.counters = Counters()
         self.state = State.RUNNING

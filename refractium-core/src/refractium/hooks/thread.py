@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from refractium.contract import Direction, EventKind
 from refractium.hooks.delivery import ITEM_BYTES, Delivery
+from refractium.hooks.memory import keep_freed_memory
 from refractium.hooks.runner import FLUSH_SECONDS, Runner
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ThreadRunner(Runner):
         self._is_finishing = False
 
     def start(self) -> None:
+        keep_freed_memory()
         self._loop = asyncio.get_running_loop()
         self._ended.clear()
         self._is_accepting = True

@@ -30,8 +30,7 @@ log = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
 _MAX_WRITE: Final = 1 << 18
-"""Bytes that are gathered for one write, about. With more the allocator gives the memory for them back to the
-kernel, and fetches it again, each time."""
+"""Bytes that are gathered for one write, about. A fourth of that is a tenth slower, four times no faster."""
 _LARGE: Final = 4_096
 """Bytes of a payload that is written from where it is; a copy into a record would cost a tenth more."""
 _MAX_BUFFERS: Final = 256
