@@ -10,7 +10,7 @@ import random
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -65,6 +65,7 @@ class Proxy:
         self.address = program.address
         status = status_of(program)
         self._pids = [program.pid, *(one.pid for one in status.workers if one.pid is not None)]
+        eventually(self._watches_files, "the configuration is watched")
         for _ in range(4 * len(self._pids) * serves_tcp):  # what a worker opens with its first client stays
             ask(self.address, b"?")
         self._await_nobody()
@@ -86,6 +87,13 @@ class Proxy:
             return not status.tcp.active + status.udp.active
 
         eventually(is_nobody, "nobody is served")
+
+    def _watches_files(self) -> bool:
+        for fd in Path(f"/proc/{self.program.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed in the meantime
+                if str(fd.readlink()) == "anon_inode:inotify":
+                    return True
+        return False
 
     def _count_descriptors(self) -> list[int]:
         return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self._pids]
