@@ -266,35 +266,11 @@ class _Side:
         sequence &= _SEQUENCE
         acknowledgement &= _SEQUENCE
         field = checksum(self._sum + size + sequence + acknowledgement + control + words(payload))
-        # Written out for each, because to put the headers together of parts takes half as long again.
+        tcp = (self._addresses, self._ports, sequence, acknowledgement, control, field)
         if self._is_ipv4:
-            self._identification = number = (self._identification + 1) & 0xFFFF
-            header = _TCP_IPV4.pack(
-                _IPV4_START,
-                _IPV4_HEADER + size,
-                number,
-                self._middle,
-                checksum(self._ip_sum + size + number),
-                self._addresses,
-                self._ports,
-                sequence,
-                acknowledgement,
-                control,
-                field,
-            )
+            header = _TCP_IPV4.pack(*self._ipv4(size), *tcp)
         else:
-            header = _TCP_IPV6.pack(
-                _IPV6_START,
-                size,
-                _TCP_PROTOCOL,
-                _HOP_LIMIT,
-                self._addresses,
-                self._ports,
-                sequence,
-                acknowledgement,
-                control,
-                field,
-            )
+            header = _TCP_IPV6.pack(_IPV6_START, size, _TCP_PROTOCOL, _HOP_LIMIT, *tcp)
         return Packet(time, header, payload, self._route)
 
     def datagram(self, time: int, payload: bytes | memoryview) -> Packet:
@@ -302,24 +278,18 @@ class _Side:
         size = _UDP_HEADER + len(payload)
         # The length is in the pseudo header as well. Zero would say that there is no checksum (RFC 768).
         field = checksum(self._sum + size + size + words(payload)) or 0xFFFF
+        udp = (self._addresses, self._ports, size, field)
         if self._is_ipv4:
-            self._identification = number = (self._identification + 1) & 0xFFFF
-            header = _UDP_IPV4.pack(
-                _IPV4_START,
-                _IPV4_HEADER + size,
-                number,
-                self._middle,
-                checksum(self._ip_sum + size + number),
-                self._addresses,
-                self._ports,
-                size,
-                field,
-            )
+            header = _UDP_IPV4.pack(*self._ipv4(size), *udp)
         else:
-            header = _UDP_IPV6.pack(
-                _IPV6_START, size, _UDP_PROTOCOL, _HOP_LIMIT, self._addresses, self._ports, size, field
-            )
+            header = _UDP_IPV6.pack(_IPV6_START, size, _UDP_PROTOCOL, _HOP_LIMIT, *udp)
         return Packet(time, header, payload, self._route)
+
+    def _ipv4(self, size: int) -> tuple[int, int, int, int, int]:
+        """The next header ahead of so many bytes, up to the addresses."""
+        self._identification = number = (self._identification + 1) & 0xFFFF
+        field = checksum(self._ip_sum + size + number)
+        return _IPV4_START, _IPV4_HEADER + size, number, self._middle, field
 
     def skip(self, offset: int) -> None:
         """Leave out what was dropped ahead of an offset in the stream."""
