@@ -173,6 +173,23 @@ def test_going_on_is_asked_for_any_number_of_times_and_happens_once_a_turn(
     assert owner.resumed == 1
 
 
+def test_events_without_end_keep_nothing_else_waiting(
+    runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
+) -> None:
+    (sock, peer), (bulk, _) = pair(), pair()
+    peer.send(b"?")
+    busy = Owner(sock, lambda: reactor.modify(sock, IN | EDGE))  # each event brings the next
+    goes_on = Owner(bulk, lambda: reactor.again(goes_on.resume))
+    reactor.watch(sock, IN | EDGE, busy.on_event)
+    turn(runner, 5)  # timers, of which nothing would come without an end of the turn
+    events = len(busy.masks)
+    reactor.again(goes_on.resume)
+    turn(runner, 5)
+    assert goes_on.resumed > 1
+    assert len(busy.masks) > events + 1  # nor do they wait for what goes on by itself
+    reactor.unwatch(sock)
+
+
 def test_watching_again_changes_the_handler_and_says_so(
     runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
 ) -> None:

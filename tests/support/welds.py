@@ -16,24 +16,39 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def welded() -> Iterator[tuple[Weld, socket.socket, socket.socket, Callable[[], str]]]:
-    """A weld without a proxy, its two peers, and what runs it to its end and tells how that was."""
-    with tcp_pair() as (client, far_client), tcp_pair() as (backend, far_backend), asyncio.Runner() as runner:
+def welded(
+    source: str | None = None,
+) -> Iterator[tuple[Weld, socket.socket, socket.socket, Callable[[], str]]]:
+    """A weld without a proxy, its two peers, and what runs it to its end and tells how that was.
+
+    Args:
+        source: the address that the client comes from, instead of the usual one.
+    """
+    with (
+        tcp_pair(source) as (client, far_client),
+        tcp_pair() as (backend, far_backend),
+        asyncio.Runner() as runner,
+    ):
         reactor = Reactor(runner.get_loop())
         ended: asyncio.Queue[str] = asyncio.Queue()
-        weld = Weld(Welding(reactor), client, backend, ended.put_nowait)
+        welding = Welding(reactor)
+        weld = Weld(welding, client, backend, ended.put_nowait)
 
         async def how_it_ends() -> str:
             return await asyncio.wait_for(ended.get(), PATIENCE)
 
         yield weld, far_client, far_backend, lambda: runner.run(how_it_ends())
+        welding.pipes.close()
         reactor.close()
 
 
 @contextlib.contextmanager
-def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+def tcp_pair(source: str | None = None) -> Iterator[tuple[socket.socket, socket.socket]]:
     """A non-blocking socket as the proxy has them, and its peer's."""
-    with socket.create_server(("127.0.0.1", 0)) as server, connect(server.getsockname()) as far:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        connect(server.getsockname(), source=source) as far,
+    ):
         near, _ = server.accept()
         near.setblocking(False)  # noqa: FBT003 - positional by its nature
         with near:

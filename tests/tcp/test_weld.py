@@ -19,7 +19,7 @@ import pytest
 
 from refractium.net import reactor
 from support.backends import Backend, digest, duplex, echo, named, sink, source
-from support.clients import MIB, PATIENCE, Received, payload, receive, receive_all, reset, sending
+from support.clients import MIB, PATIENCE, Received, ask, payload, receive, receive_all, reset, sending
 from support.proxy import ProxyThread, eventually, quick, resident
 from support.welds import welded
 
@@ -373,6 +373,43 @@ def test_what_was_to_go_out_with_the_end_does_not_wait_for_it() -> None:
         assert run() == "closed"
 
 
+def test_what_was_to_go_out_with_the_end_goes_out_before_a_reset() -> None:
+    with welded() as (weld, far_client, far_backend, run):
+        weld.begin(b"", 0, client_ended=False)
+        far_backend.sendall(b"last words")
+        reset(far_backend)
+        announced(weld.down)
+        assert run() == "backend reset"
+        assert receive_all(far_client) == (b"last words", "reset")
+
+
+@pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.2"])
+def test_bulk_is_not_paced_on_its_way_to_this_machine(source: str) -> None:
+    data = payload("bulk", 4 * MIB)
+
+    def take() -> Received:
+        with far_client:
+            return receive_all(far_client)
+
+    with (
+        welded(source) as (weld, far_client, far_backend, run),
+        weld.up.sock.dup() as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        usual = congestion_control(client)
+        weld.begin(b"", 0, client_ended=False)
+        with sending(far_backend, data):
+            taken = pool.submit(take)
+            assert run() == "closed"
+        assert taken.result(PATIENCE) == (data, "eof")
+        # Of an address that is not the own one as well nobody knows where it is.
+        assert congestion_control(client) == (b"reno" if source == "127.0.0.1" else usual)
+
+
+def congestion_control(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+
+
 def test_a_reset_that_a_send_learns_of_is_a_reset_all_the_same() -> None:
     with welded() as (weld, far_client, far_backend, run):
         weld.begin(b"", 0, client_ended=False)
@@ -422,10 +459,7 @@ def test_the_end_of_one_connection_is_nobody_elses() -> None:
         assert client.recv(1) == data[:1]
         with sending(client, data[1:]):
             for _ in range(20):
-                with proxy.connect() as other:
-                    other.sendall(b"?")
-                    other.shutdown(socket.SHUT_WR)
-                    receive_all(other)
+                ask(proxy.address, b"?")
             assert receive(client, len(data) - 1) == data[1:]
 
 

@@ -30,9 +30,10 @@ URGENT: Final = select.EPOLLPRI
 EDGE: Final = select.EPOLLET | RDHUP | URGENT
 
 _EVENTS_A_TURN: Final = 256
-_BATCHES_A_TURN: Final = 4
-"""While there are events, so many batches are handled before the loop has its turn. A trip through the loop
-costs as much as a request, so under load this gives 5% more of them for 30% less of the processor."""
+_TURN: Final = 0.002
+"""Seconds after which the loop has its turn although there are events. A trip through it costs as much as a
+request, and 32 busy connections have five events a batch: one after each four batches took 2% more of the
+processor."""
 
 
 class Owner(Protocol):
@@ -103,7 +104,7 @@ class Reactor:
         another process may have the same socket open, `unwatch` comes first.
         """
         self._handlers.pop(sock.fileno(), None)
-        if not self._retired:
+        if not self._retired and not self._is_turning:
             self.loop.call_soon(self._close_retired)
         self._retired.append(sock)
 
@@ -130,10 +131,11 @@ class Reactor:
         self._epoll.close()
 
     def _turn(self) -> None:
-        self.turned = time.monotonic()
         self._is_turning = True
         handlers = self._handlers
-        for _ in range(_BATCHES_A_TURN):
+        self.turned = time.monotonic()
+        end = self.turned + _TURN
+        while True:
             events = self._epoll.poll(0, _EVENTS_A_TURN)
             if not events:
                 break
@@ -148,6 +150,10 @@ class Reactor:
                 self._run_soon()
             if self._retired:
                 self._close_retired()
+            self.turned = time.monotonic()
+            # What is to go on in the next turn has let others go first, and does not wait for more of them.
+            if self._again or self.turned > end:
+                break
         self._is_turning = False
 
     def _run_soon(self) -> None:
