@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from benchmarks import streams
+from benchmarks import bare, streams
 from benchmarks.clients import DNS_ADDRESS, DNS_NAME, reaches_dns, reaches_streams, reaches_web
 from benchmarks.programs import Missing, Program, find_program, raise_descriptor_limit
 from support.process import PROGRAM, free_port, is_listening
@@ -162,6 +162,7 @@ class Peer:
 PEERS: Final = (
     Peer(OWN, "tcp", (PROGRAM,), "refractium.toml", ("tcp", "-c", "{}")),
     Peer(LOGGING, "tcp", ("sh",), "refractium.toml", ("-c", f"exec {PROGRAM} tcp -c {{0}} 2>{{0}}.log")),
+    Peer("bare", "tcp", (sys.executable,), "bare.json", (bare.__file__, "{}")),
     Peer("haproxy", "tcp", ("haproxy",), "haproxy.cfg", ("-db", "-q", "-f", "{}")),
     Peer("nginx", "tcp", ("nginx",), "nginx.conf", ("-e", "stderr", "-c", "{}")),
     Peer("sslh-ev", "tcp", ("sslh-ev",), "sslh.cfg", ("-F{}",)),

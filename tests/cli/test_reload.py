@@ -202,7 +202,7 @@ def test_200_reloads_under_load_fail_no_connection_and_leak_nothing(file: Path) 
         versions = [
             config(port, always),
             config(port, always, ("beta", two.address)),
-            config(port, always, peek_timeout_ms=500, max_connections=5000),
+            config(port, always, peek_timeout_ms=2500, max_connections=5000),
             config(port, always, ("beta", two.address), prt=1),  # invalid
             config(port, always, fallback_udp=two.address),  # one listener more
         ]
@@ -214,6 +214,7 @@ def test_200_reloads_under_load_fail_no_connection_and_leak_nothing(file: Path) 
                 rewrite(file, versions[3 - generation])
                 program.await_err(f"configuration {generation} is in force")
                 assert ask(port, b"ALPHA") == b"one:ALPHA"
+            eventually(program.watches_files, "all has started that starts late")
             eventually(program.is_idle, "nothing is left to do")
             descriptors, memory = program.descriptors(), program.memory()
             over = threading.Event()

@@ -43,6 +43,7 @@ def test_it_is_told_when_it_is_ready_reloads_and_stops(manager: socket.socket, t
     env = environment(NOTIFY_SOCKET=manager.getsockname())
     with Running(*ARGUMENTS, cwd=tmp_path, env=env) as program:
         assert manager.recv(1000) == b"READY=1"
+        program.await_out("Listening on")
         assert ask(("127.0.0.1", program.port), b"no http\r\n").end == "eof"
         program.signal(signal.SIGHUP)
         reloading = manager.recv(1000)

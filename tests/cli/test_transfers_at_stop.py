@@ -169,7 +169,7 @@ def test_one_that_never_ends_is_cut_at_the_drain_timeout_and_the_others_complete
     # What is left to send after the signal is little: the machine may be slow, the drain timeout is not.
     transfers = Transfers(pause_at=SIZE - PIECE)
     with (
-        transferring(transfers, tmp_path, drain_timeout_ms=3_000) as (proxy, results),
+        transferring(transfers, tmp_path, drain_timeout_ms=10_000) as (proxy, results),
         connect(proxy.address) as endless,
     ):
         endless.sendall(ENDLESS.encode())

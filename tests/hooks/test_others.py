@@ -158,14 +158,25 @@ def without() -> Result:
     return measure("-")
 
 
+def harms_nobody(result: Result, without: Result) -> bool:
+    """Whether others are served as without the hook.
+
+    A machine that is busy with other things is allowed for; a hook that was waited for would cost far more.
+    """
+    return result.median < 3 * without.median + 0.003 and result.passed > without.passed / 3
+
+
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 @pytest.mark.parametrize("hook", ["Sleeping", "Raising", "Blocking", "Hoarding", "Computing"])
 def test_nobody_else_notices_a_bad_hook(hook: str, isolation: str, without: Result) -> None:
     result = measure(hook, isolation)
+    for _ in range(2):
+        if harms_nobody(result, without):
+            break
+        # The machine may have become busy since the other was measured.
+        without, result = measure("-"), measure(hook, isolation)
     print(hook, isolation, result, without)  # noqa: T201 - shown where it fails
-    # A machine that is busy with other things is allowed for; a hook that was waited for would cost far more.
-    assert result.median < 3 * without.median + 0.003
-    assert result.passed > without.passed / 3
+    assert harms_nobody(result, without)
     assert result.told.stopped < 4
     seen = 0
     for all_of_them, delivered, dropped in result.told.tallies:

@@ -261,7 +261,9 @@ def test_a_hook_that_blocks_does_not_delay_the_stop(
         for _ in range(100):
             tap.packet(IN, b"x" * 10)
         tap.close("closed")
-        if hook is NotStopping or isolation == "thread":
+        if hook is NotStopping:
+            await until(lambda: runner.counters.inbound.delivered == 100)
+        elif isolation == "thread":
             await until(lambda: runner.counters.inbound.delivered)
         began = time.monotonic()
         await runner.stop(0.2)
@@ -469,8 +471,8 @@ def test_a_hook_that_computes_leaves_the_data_path_its_turns(isolation: Isolatio
         with client, accepted:
             async with running(Computing) as runner:
                 tap = Taps([runner]).open(context())
-                passed, end = 0, time.monotonic() + 1
-                while time.monotonic() < end:
+                passed, end = 0, time.process_time() + 1
+                while time.process_time() < end:
                     client.send(b"x" * 100)
                     tap.packet(IN, accepted.recv(100))
                     passed += 1

@@ -13,7 +13,7 @@ import subprocess
 import termios
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -478,8 +478,10 @@ def test_on_a_terminal_the_table_lives_and_is_left_in_order(
 ) -> None:
     path = tmp_path / "a.pcapng"
     env = {key: value for key, value in environment().items() if key != "COLUMNS"}
-    with capturing(path) as hook, Running("capture", "-f", path, stdout=terminal.fd, env=env) as capture:
-        hook.on_batch([event for at in range(40) for event in numbered(at)])
+    with ExitStack() as stack:
+        hook = stack.enter_context(capturing(path))
+        hook.on_batch([event for at in range(40) for event in numbered(at)])  # before it is looked for
+        capture = stack.enter_context(Running("capture", "-f", path, stdout=terminal.fd, env=env))
         terminal.await_text("0 open of 40 sessions")
         *begun, _ = numbered(41)
         hook.on_batch(begun)

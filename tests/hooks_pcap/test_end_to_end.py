@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from hooks_pcap.capturing import files_in
 from hooks_pcap.following import assert_sound, follow
-from hooks_pcap.mirroring import await_captured, children, configuration, mirroring, runs
+from hooks_pcap.mirroring import await_captured, children, configuration, mirroring, queued_bytes, runs
 from support.backends import Backend, digest, echo, sink
 from support.clients import MIB, ask, connect, payload, receive, receive_all
 from support.process import TIMEOUT, Running, free_port, serving
 from support.programs import require_program
+from support.proxy import eventually
+from support.status import status_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +42,8 @@ def test_what_has_passed_when_it_is_stopped_is_in_the_file(tmp_path: Path) -> No
         client.shutdown(socket.SHUT_WR)
         answer = receive_all(client).data
         assert answer == digest(data)
+        # Some may still be on its way, but no more than can be written in the time that a stop gives it.
+        eventually(lambda: queued_bytes(proxy) < MIB // 4, "the hook keeps up")
         pids = children(proxy.pid)
         assert proxy.terminate() == 0
         assert not any(runs(pid) for pid in pids)
@@ -141,6 +145,12 @@ def test_stdout_is_a_capture_that_tshark_reads_from_a_pipe(tmp_path: Path) -> No
         os.close(write_end)
         port = int(proxy.await_err(r"^Listening on tcp://\S+:(\d+)$")[1])
         assert ask(("127.0.0.1", port), data).data == data
+
+        def is_written() -> bool:
+            told = [one for hook in status_of(proxy, port).hooks for one in (hook.inbound, hook.outbound)]
+            return all(one.seen == one.delivered for one in told)
+
+        eventually(is_written, "tshark takes it")
         assert proxy.terminate() == 0
         out, err = tshark.communicate(timeout=TIMEOUT)
     sides: dict[bool, bytes] = {True: b"", False: b""}

@@ -15,7 +15,7 @@ import dns.rrset
 import trustme
 
 from hooks_pcap.following import assert_sound, follow, tshark
-from hooks_pcap.mirroring import configuration
+from hooks_pcap.mirroring import await_captured, configuration
 from integration.openssh import begin_sshd
 from integration.stage import ANSWER, FILES, FtpBackend, answering, over_tls, resolving
 from support.backends import Backend
@@ -160,7 +160,7 @@ def staged(folder: Path) -> Iterator[Stage]:
         lines += [f'[[protocols]]\nname = "dns"\ntransport = "udp"\nforward_to = "{resolver.address}"']
         path = folder / "refractium.toml"
         capture = folder / "programs.pcapng"
-        text = configuration("127.0.0.1:1", capture, "peek_timeout_ms = 500")
+        text = configuration("127.0.0.1:1", capture, "peek_timeout_ms = 2000")
         path.write_text(text + "\n".join(lines) + "\n")
         proxy = stack.enter_context(serving("-c", path))
         names = ("-d", f"udp.port=={resolver.port},dns")
@@ -183,6 +183,7 @@ def test_programs_are_captured_as_they_were_served(tmp_path: Path) -> None:
             if stage.sshd is not None:
                 run_ssh(stage.sshd, host, port)
         assert curl(f"ftp://127.0.0.1:{port}/{FILES[0]}") == f"this is {FILES[0]}\n"
+        await_captured(stage.proxy)
         assert stage.proxy.terminate() == 0
     # What Wireshark 4.0 makes of OpenSSH's encrypted packets is wrong in captures of an interface as well.
     assert_sound(stage.capture, *stage.names, "--disable-protocol", "ssh")

@@ -7,8 +7,10 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import pytest
+
 from hooks_pcap.following import assert_sound, follow
-from hooks_pcap.mirroring import configuration, mirroring, queued_bytes
+from hooks_pcap.mirroring import await_captured, configuration, mirroring, queued_bytes
 from support.backends import Backend
 from support.clients import MIB, connect, payload, receive, receive_all
 from support.programs import require_program
@@ -142,6 +144,7 @@ def take_turns(
             sock.sendall(piece)
 
 
+@pytest.mark.timeout(400)
 def test_the_capture_has_what_was_sent_byte_for_byte(tmp_path: Path) -> None:
     for program in ("tshark", "capinfos"):
         require_program(program)
@@ -156,6 +159,7 @@ def test_the_capture_has_what_was_sent_byte_for_byte(tmp_path: Path) -> None:
         clients = list(pool.map(talk.ask, sessions))
         for _ in sessions:
             backend.result()
+        await_captured(talk.proxy)
         assert talk.proxy.terminate() == 0
     raw = ("-d", f"tcp.port=={backend.port},data")
     assert_sound(path, *raw)

@@ -42,7 +42,7 @@ CONFIGURATION: Final = """
 [server]
 bind = "::"
 port = 0
-peek_timeout_ms = 1500
+peek_timeout_ms = 5000
 max_connections_per_ip = 5000
 fallback_tcp = "{fallback}"
 

@@ -38,7 +38,8 @@ def in_front_of(handler: Handler, folder: Path) -> Iterator[Running]:
             f'forward_to = "{backend.address}"\n'
         )
         with serving(cwd=folder) as proxy:
-            eventually(proxy.is_idle, "all has started that starts late")
+            eventually(proxy.watches_files, "all has started that starts late")
+            eventually(proxy.is_idle, "nothing is left to do")
             descriptors, memory = proxy.descriptors(), proxy.memory()
             yield proxy
             eventually(lambda: proxy.descriptors() == descriptors, f"{descriptors} descriptors again")

@@ -174,19 +174,29 @@ def test_asyncssh_runs_a_command_on_an_asyncssh_server() -> None:
         process.exit(0)
 
     async def talk(listener: socket.socket, port: int) -> object:
-        async with (
-            asyncssh.listen(
-                sock=listener, server_host_keys=[key], authorized_client_keys=allowed, process_factory=greet
-            ),
-            asyncssh.connect(
+        has_gone = asyncio.Event()
+
+        class Server(asyncssh.SSHServer):
+            def connection_lost(self, _error: Exception | None) -> None:
+                has_gone.set()
+
+        async with asyncssh.listen(
+            sock=listener,
+            server_factory=Server,
+            server_host_keys=[key],
+            authorized_client_keys=allowed,
+            process_factory=greet,
+        ):
+            async with asyncssh.connect(
                 *("127.0.0.1", port),
                 config=None,
                 username="anybody",
                 client_keys=[key],
                 known_hosts=([key.convert_to_public()], [], []),
-            ) as client,
-        ):
-            return (await client.run("hello", check=True)).stdout
+            ) as client:
+                answer = (await client.run("hello", check=True)).stdout
+            await has_gone.wait()  # else its transport is left behind
+        return answer
 
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,

@@ -11,11 +11,12 @@ import pytest
 from refractium import Health, Identification, ProtocolMatch, Route, define_protocol
 from refractium.contract import Transport, Verdict
 from refractium.net.proxy_protocol import Header, parse
+from support.clients import PATIENCE
 from support.datagrams import UdpBackend, client, echo
 from support.process import free_port
 from support.proxy import ProxyThread, eventually, quick
 
-QUICK: Final = quick(udp_session_timeout_ms=300)
+QUICK: Final = quick(udp_session_timeout_ms=1_000)
 
 
 @define_protocol("game", transport="udp", max_bytes=1)
@@ -97,8 +98,11 @@ def test_a_backend_that_takes_over_a_session_is_told_too() -> None:
 
         eventually(is_answered, "the second backend")
         header, rest = split(answers.get())
+        sock.settimeout(PATIENCE)
         sock.send(b"more")
-        assert sock.recv(100) == b"more"
+        while (answer := sock.recv(100)) == b"hello":  # asked again while its answer was on its way
+            pass
+        assert answer == b"more"
         assert (header.source, rest) == (sock.getsockname(), b"hello")
 
 

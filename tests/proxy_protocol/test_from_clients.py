@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,7 +81,7 @@ def test_a_silent_client_behind_a_trusted_proxy_is_a_silent_client() -> None:
     with (
         Backend(named("220 hello")) as backend,
         ProxyThread(
-            Route(MAGIC, backend.address, on_timeout=True), settings=trusting(peek_timeout_ms=100)
+            Route(MAGIC, backend.address, on_timeout=True), settings=trusting(peek_timeout_ms=1_000)
         ) as proxy,
         proxy.connect() as client,
     ):
@@ -284,13 +285,13 @@ def test_a_reload_changes_who_is_trusted_for_those_to_come() -> None:
 
 def test_a_flood_of_malformed_headers_costs_little_and_says_little() -> None:
     with ProxyThread(fallback="127.0.0.1:1", settings=trusting(), expected=[NOT_SENT]) as proxy:
-        before = proxy.cpu_seconds()
+        before, begun = proxy.cpu_seconds(), time.monotonic()
         for _ in range(1000):
             with connect(proxy.address) as client:
                 client.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 assert client.recv(1) == b""
         assert (proxy.cpu_seconds() - before) / 1000 < 0.001
-        assert len(proxy.warnings) == 1
+        assert 1 <= len(proxy.warnings) <= 1 + (time.monotonic() - begun) // 10  # a line in ten seconds
 
 
 def test_a_proxy_that_resets_after_its_header_leaves_nothing() -> None:

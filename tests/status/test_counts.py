@@ -254,7 +254,7 @@ def test_silent_clients_and_those_for_the_fallback_are_told_apart() -> None:
         ProxyThread(
             Route(starting_with(b"MAIL", name="mail", server_first=True), backend.address),
             fallback=backend.address,
-            settings=quick(peek_timeout_ms=20),
+            settings=quick(peek_timeout_ms=1_000),
         ) as proxy,
     ):
         run = Run(proxy)
@@ -267,7 +267,7 @@ def test_silent_clients_and_those_for_the_fallback_are_told_apart() -> None:
         tcp = run.status().tcp
         assert tcp.outcomes == {"fallback": 1, "silent": 1}
         assert {one.name: one.bytes_up for one in tcp.routes} == {"fallback": 5, "mail": 4}
-        assert tcp.identification_seconds >= 0.02
+        assert tcp.identification_seconds >= 1
         assert [count for _, count in tcp.identification_buckets][-1] == 2
 
 

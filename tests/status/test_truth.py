@@ -106,7 +106,7 @@ def configuration(to: Backends, capture: Path, *server: str) -> str:
         "port = 0",
         f"max_connections_per_ip = {PER_IP}",
         f'deny = ["{DENIED}"]',
-        "udp_session_timeout_ms = 300",
+        "udp_session_timeout_ms = 2000",
         "hot_reload = false",
         *server,
         "[metrics]",
@@ -359,7 +359,7 @@ def as_metrics_tell_it(url: str) -> Story:
 
 def reload(program: Running, file: Path, to: Backends) -> Story:
     """Have some configurations taken over and some refused; what is to be told of that."""
-    for number, timeout_ms in enumerate((201, 202, 203), 2):
+    for number, timeout_ms in enumerate((1_001, 1_002, 1_003), 2):
         file.write_text(configuration(to, file.with_suffix(".pcapng"), f"peek_timeout_ms = {timeout_ms}"))
         program.signal(signal.SIGHUP)
         program.await_err(f"configuration {number} is in force")
@@ -376,7 +376,7 @@ def test_after_a_mixed_run_with_reloads_status_and_metrics_tell_what_the_clients
     file = tmp_path / "refractium.toml"
     with ExitStack() as stack:
         to = stack.enter_context(backends())
-        file.write_text(configuration(to, file.with_suffix(".pcapng"), "peek_timeout_ms = 200"))
+        file.write_text(configuration(to, file.with_suffix(".pcapng"), "peek_timeout_ms = 1000"))
         program = stack.enter_context(serving("-c", file))
         url = program.await_out("^Metrics on (.*)$")[1]
         port = program.port

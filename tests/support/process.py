@@ -96,7 +96,7 @@ def free_port() -> int:
 
 def is_listening(port: int) -> bool:
     """Whether somebody accepts there; for what can say so in no other way."""
-    with contextlib.suppress(ConnectionRefusedError):
+    with contextlib.suppress(ConnectionError):
         socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
         return True
     return False
@@ -245,6 +245,14 @@ class Running:
     def descriptors(self) -> int:
         """How many file descriptors it has open."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def watches_files(self) -> bool:
+        """Whether it watches its configuration, which it begins to a moment after it listens."""
+        for fd in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed in the meantime
+                if str(fd.readlink()) == "anon_inode:inotify":
+                    return True
+        return False
 
     def is_idle(self, seconds: float = 0.3) -> bool:
         """Whether it does next to nothing for that long; a loop that spins uses all of it."""

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from support.process import Running
 
 
-def status_of(program: Running) -> Status:
-    """The status of a program that listens; it may take a moment until it tells that."""
-    path = Path(RUNTIME.name, file_name(program.port))
+def status_of(program: Running, port: int | None = None) -> Status:
+    """The status of a program that listens, on that port where its stdout does not tell it.
+
+    It may take a moment until it tells that.
+    """
+    path = Path(RUNTIME.name, file_name(port or program.port))
     told: list[bytes] = []
 
     def is_told() -> bool:

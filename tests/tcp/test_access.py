@@ -126,8 +126,8 @@ def test_silent_clients_may_be_rejected_as_well() -> None:
             fallback=backend.address,
             settings=quick(peek_timeout_ms=50),
         ) as proxy,
-        proxy.connect() as client,
         pytest.raises(ConnectionResetError),
+        proxy.connect() as client,
     ):
         client.recv(1)
 
@@ -174,7 +174,7 @@ def test_datagrams_are_kept_out_and_rejected_without_a_session() -> None:
             *routes,
             fallback_udp=backend.address,
             rules=ListenerRules(deny=["127.0.0.4"]),
-            settings=quick(udp_session_timeout_ms=100),
+            settings=quick(udp_session_timeout_ms=500),
             expected=["refused a session"],
         ) as proxy:
             assert asked(b"GUARDED", "127.0.0.2") == b"GUARDED"

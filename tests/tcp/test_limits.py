@@ -114,14 +114,14 @@ def test_a_flood_of_refused_connections_is_cheap_and_quiet() -> None:
     ):
         client.sendall(b"?")
         assert client.recv(1) == b"?"
-        cpu = proxy.cpu_seconds()
+        cpu, begun = proxy.cpu_seconds(), time.monotonic()
         for _ in range(3000):
             with proxy.connect() as refused:
                 assert refused.recv(1) == b""
         assert (proxy.cpu_seconds() - cpu) / 3000 < 0.0005
         assert proxy.counters.refused == 3000
         assert backend.accepted == 1
-        assert len(proxy.warnings) == 1
+        assert 1 <= len(proxy.warnings) <= 1 + (time.monotonic() - begun) // 10  # a line in ten seconds
         client.sendall(b"!")
         assert client.recv(1) == b"!"
 
@@ -242,7 +242,7 @@ def test_idle_connections_cost_an_active_one_nothing(many_descriptors: int) -> N
                 held.append(client)
                 stack.enter_context(server.accept()[0])
             assert child.figures()["active"] == count
-            assert child.cpu_over(0.5) < 0.02
+            eventually(lambda: child.cpu_over(0.5) < 0.02, "idle")
             taker = threading.Thread(target=echo_one, args=(server,))
             taker.start()
             among_many = cpu_for_exchanges(child)

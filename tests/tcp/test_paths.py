@@ -93,6 +93,7 @@ def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
     assert bool(counted["splice"]) == (path == "splice")
 
 
+@pytest.mark.timeout(480)
 def test_a_pipe_that_still_holds_bytes_when_its_connection_dies_is_nobody_elses() -> None:
     """10,000 connections with payloads of their own, many of which are reset while they are in the pipe."""
     random = Random(7)  # noqa: S311 - test data

@@ -194,7 +194,7 @@ def receive_error(sock: socket.socket) -> str:
 
 
 def test_half_closed_and_then_silent_is_ended_at_the_idle_timeout() -> None:
-    settings = quick(idle_timeout_ms=300)
+    settings = quick(idle_timeout_ms=1_000)
     with (
         Backend(receive_all) as backend,
         ProxyThread(fallback=backend.address, settings=settings) as proxy,
@@ -209,7 +209,7 @@ def test_half_closed_and_then_silent_is_ended_at_the_idle_timeout() -> None:
             client.sendall(b"?")
             client.shutdown(socket.SHUT_WR)
             assert receive_all(client).end == "reset"
-            assert 0.28 < time.monotonic() - begun < 0.6
+            assert 0.98 < time.monotonic() - begun < 3
         assert proxy.next_end().ended == "idle timeout"
 
 
@@ -221,7 +221,7 @@ def wait_for_end(sock: socket.socket) -> str:
 
 
 def test_activity_either_way_postpones_the_idle_timeout() -> None:
-    settings = quick(idle_timeout_ms=250)
+    settings = quick(idle_timeout_ms=800)
     with (
         Backend(echo) as backend,
         ProxyThread(fallback=backend.address, settings=settings) as proxy,
@@ -230,12 +230,12 @@ def test_activity_either_way_postpones_the_idle_timeout() -> None:
         for _ in range(6):
             client.sendall(b"?")
             assert client.recv(1) == b"?"
-            time.sleep(0.1)
+            time.sleep(0.2)
         assert receive_all(client).end == "reset"
 
 
 def test_each_of_many_is_ended_at_its_own_idle_timeout() -> None:
-    settings = quick(idle_timeout_ms=400)
+    settings = quick(idle_timeout_ms=600)
     with (
         Backend(echo) as backend,
         ProxyThread(fallback=backend.address, settings=settings) as proxy,
@@ -245,12 +245,13 @@ def test_each_of_many_is_ended_at_its_own_idle_timeout() -> None:
         early.sendall(b"?")
         time.sleep(0.1)
         early.sendall(b"?")
-        postponed_at = time.monotonic()
-        for _ in range(30):
-            time.sleep(0.01)
+        assert receive(early, 2) == b"??"
+        port, begun = early.getsockname()[1], time.monotonic()
+        while not select.select([early], [], [], 0.01)[0]:  # while others keep coming
+            assert time.monotonic() - begun < PATIENCE
             others.enter_context(proxy.connect()).sendall(b"?")
         assert receive_all(early).end == "reset"
-        assert time.monotonic() - postponed_at < 0.55
+        assert proxy.next_end().client.endswith(f":{port}")  # before all who came later
 
 
 def test_slow_readers_cost_bounded_memory_and_no_time() -> None:

@@ -55,7 +55,7 @@ def dnsmasq() -> Iterator[str]:
 def test_dnsperf_to_dnsmasq_loses_no_query(tmp_path: Path) -> None:
     dnsperf = require_program("dnsperf")
     (tmp_path / "queries").write_text("known.example A\nwww.known.example A\nftp.known.example A\n")
-    settings = quick(udp_session_timeout_ms=500)
+    settings = quick(udp_session_timeout_ms=3_000)
     with dnsmasq() as backend, ProxyThread(Route(DnsUdp(), backend), settings=settings) as proxy:
         report = subprocess.run(
             [
@@ -113,7 +113,7 @@ def test_quic_passes_by_the_fallback(tmp_path: Path) -> None:
             server.close()
 
     port = free_port()
-    with ProxyThread(fallback_udp=f"127.0.0.1:{port}", settings=quick(udp_session_timeout_ms=300)) as proxy:
+    with ProxyThread(fallback_udp=f"127.0.0.1:{port}", settings=quick(udp_session_timeout_ms=2_000)) as proxy:
         assert asyncio.run(talk(port, proxy.port)) == data * 2
         assert proxy.engine.udp_counters.sessions == 1
 
@@ -138,5 +138,5 @@ def test_dns_through_the_proxy_is_what_it_is_without() -> None:
     with dnsmasq() as backend:
         host, _, port = backend.rpartition(":")
         directly = ask((host, int(port)), query)
-        with ProxyThread(Route(DnsUdp(), backend), settings=quick(udp_session_timeout_ms=300)) as proxy:
+        with ProxyThread(Route(DnsUdp(), backend), settings=quick(udp_session_timeout_ms=2_000)) as proxy:
             assert ask(proxy.address, query) == directly

@@ -18,7 +18,7 @@ from support.proxy import ProxyThread, eventually, quick
 
 on_every_path = pytest.mark.usefixtures("data_path")
 
-SHORT = 150
+SHORT = 500
 """Milliseconds of silence that end a session where a test waits for that."""
 
 
@@ -143,7 +143,7 @@ def test_one_client_that_asks_two_addresses_has_two_sessions() -> None:
 @on_every_path
 @pytest.mark.parametrize("pushing", [True, False], ids=["backend", "client"])
 def test_one_way_traffic_either_way_keeps_a_session_and_silence_ends_it(pushing: bool) -> None:  # noqa: FBT001
-    settings = quick(udp_session_timeout_ms=400)
+    settings = quick(udp_session_timeout_ms=1_000)
     with (
         UdpBackend(lambda _: []) as backend,
         ProxyThread(fallback_udp=backend.address, settings=settings) as proxy,
@@ -152,8 +152,8 @@ def test_one_way_traffic_either_way_keeps_a_session_and_silence_ends_it(pushing:
         sock.send(b"first")
         eventually(lambda: backend.seen == 1, "the first datagram")
         beats = threading.Event()
-        for beat in range(8):  # 0.8 s in all: twice the timeout
-            assert not beats.wait(0.1)
+        for beat in range(8):  # 1.6 s in all: more than the timeout
+            assert not beats.wait(0.2)
             if pushing:
                 backend.push(b"%d" % beat)
                 assert sock.recv(100) == b"%d" % beat
@@ -175,6 +175,7 @@ def test_a_route_may_have_a_silence_of_its_own() -> None:
             assert proxy.next_end().seconds < 10
 
 
+@pytest.mark.timeout(480)
 def test_five_thousand_clients_get_their_own_answers() -> None:
     settings = quick(udp_session_timeout_ms=3_000)
     with (
@@ -225,7 +226,7 @@ def test_sessions_are_bounded_and_established_ones_keep_working() -> None:
 
 
 def test_sessions_of_one_address_are_bounded() -> None:
-    settings = quick(udp_session_timeout_ms=SHORT, max_connections_per_ip=2)
+    settings = quick(udp_session_timeout_ms=1_000, max_connections_per_ip=2)
     with (
         UdpBackend(echo) as backend,
         ProxyThread(fallback_udp=backend.address, settings=settings, expected=["per_ip is reached"]) as proxy,

@@ -310,7 +310,7 @@ def test_a_second_instance_on_the_port_fails_loudly(tmp_path: Path) -> None:
 
 def test_sigterm_lets_connections_of_all_workers_finish_and_cuts_what_is_left(tmp_path: Path) -> None:
     with Backend(named("a")) as backend:
-        configured(tmp_path, top=f'fallback_tcp = "{backend.address}"\n', drain_timeout_ms=1500)
+        configured(tmp_path, top=f'fallback_tcp = "{backend.address}"\n', drain_timeout_ms=4000)
         with serving("tcp", cwd=tmp_path) as program, connected(program.address, 20) as clients:
             program.signal(signal.SIGTERM)
             program.await_err(r"SIGTERM: 20 connections may finish$")

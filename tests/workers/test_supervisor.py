@@ -89,7 +89,8 @@ def test_a_session_of_datagrams_stays_with_its_worker() -> None:
         for one in clients:
             one.send(b"again")
             assert one.recv(10) == b"again"
-        assert len(backend.clients) == 30 + lost
+        # Not by the backend's count: a new session may have the port of one that is gone.
+        eventually(lambda: proxy.status().udp.sessions == 30 + lost, "only the lost begin anew")
         assert 0 < lost < 30
 
 
@@ -188,16 +189,17 @@ def test_what_a_killed_worker_had_counted_is_free_again() -> None:
 def test_a_worker_that_does_not_answer_is_replaced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_BEAT", 0.1)
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
+        monkeypatch.setattr(module, "_BEAT", 0.1)  # not while workers start, which takes longer
         (pid, _) = [one.pid for one in proxy.workers]
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
         began = time.monotonic()
         assert len(proxy.status().workers) == 2  # the status does not wait for it
         assert time.monotonic() - began < PATIENCE / 2
+        eventually(lambda: f"worker 1 (process {pid}): it does not answer" in caplog.text, "it is noticed")
+        monkeypatch.setattr(module, "_BEAT", 1.0)
         proxy.await_replaced(1, pid)
-        assert f"worker 1 (process {pid}): it does not answer" in caplog.text
         with connected(proxy, 10):
             pass
 
@@ -325,8 +327,8 @@ def test_backends_are_checked_once_and_all_workers_believe_the_same() -> None:
             Supervised(Build((counts.address, stays.address, goes.address), routes=checked), 4)
         )
         began, before = time.monotonic(), probes
-        eventually(lambda: probes - before >= 5, "five checks")
-        assert time.monotonic() - began > 3 * INTERVAL_MS / 1000, "each worker checks, too"
+        eventually(lambda: probes - before >= 10, "ten checks")
+        assert time.monotonic() - began > 6 * INTERVAL_MS / 1000, "each worker checks, too"
         assert {ask(proxy.address, b"magic").data[:1] for _ in range(60)} == {b"a", b"b", b"c"}
         goes.__exit__()
         eventually(lambda: "down" in states(proxy), "one is down")
@@ -382,7 +384,7 @@ def test_connections_finish_after_a_stop_and_what_is_left_is_cut_and_counted() -
     with Backend(named("a")) as backend, Supervised(Build(backend.address), 3) as proxy:
         with connected(proxy, 20) as clients:
             pids = [one.pid for one in proxy.workers]
-            stop = proxy.begin(proxy.supervisor.stop(500))
+            stop = proxy.begin(proxy.supervisor.stop(2_000))
             eventually(lambda: proxy.status().listeners == (), "it listens no more")
             for one in clients[:15]:
                 one.sendall(b"last words")
