@@ -34,6 +34,12 @@ def test_one_turn_moves_no_more_than_its_share() -> None:
         def send(self, data: bytes, _flags: int) -> int:
             return len(data)
 
+        def getsockname(self) -> tuple[str, int]:
+            return "192.0.2.1", 80
+
+        def getpeername(self) -> tuple[str, int]:
+            return "192.0.2.2", 1234
+
     loop = asyncio.new_event_loop()
     reactor = Reactor(loop)
     endless = cast("socket.socket", Endless())
