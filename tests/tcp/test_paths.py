@@ -17,7 +17,7 @@ from refractium.net.pipes import Pipes
 from refractium.net.reactor import Reactor
 from refractium.net.weld import Weld, Welding
 from support.backends import Backend, duplex
-from support.clients import MIB, Received, payload, receive, receive_all, reset, sending
+from support.clients import MIB, PATIENCE, Received, payload, receive, receive_all, reset, sending
 from support.proxy import ProxyThread
 from support.welds import welded
 
@@ -33,12 +33,6 @@ def test_one_turn_moves_no_more_than_its_share() -> None:
 
         def send(self, data: bytes, _flags: int) -> int:
             return len(data)
-
-        def getsockname(self) -> tuple[str, int]:
-            return "192.0.2.1", 80
-
-        def getpeername(self) -> tuple[str, int]:
-            return "192.0.2.2", 1234
 
     loop = asyncio.new_event_loop()
     reactor = Reactor(loop)
@@ -82,6 +76,8 @@ def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
         return os.splice(*args, **keywords)
 
     monkeypatch.setattr(weld_module, "splice", counting)
+    # One full read will do: how many there are in a turn depends on how quickly the other end sends.
+    monkeypatch.setattr(weld_module, "_READS_BEFORE_BULK", 0)
     if path == "copy":
         monkeypatch.setattr(Pipes, "borrow", lambda _: None)
     down, up = payload("down", 24 * MIB), payload("up", 24 * MIB)
@@ -97,6 +93,48 @@ def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
         assert proxy.counters.bytes_up == len(up)
         assert proxy.counters.bytes_down == len(down)
     assert bool(counted["splice"]) == (path == "splice")
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "is_unpaced"),
+    [
+        ("splice", "127.0.0.1", True),
+        (
+            "splice",
+            "127.0.0.2",
+            False,
+        ),  # of an address that is not the own one as well nobody knows where it is
+        ("copy", "127.0.0.1", False),
+    ],
+)
+def test_what_goes_through_a_pipe_to_this_machine_is_not_paced(
+    path: str, source: str, *, is_unpaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weld_module, "_READS_BEFORE_BULK", 0)
+    if path == "copy":
+        monkeypatch.setattr(Pipes, "borrow", lambda _: None)
+    data = payload("bulk", 4 * MIB)
+
+    def take() -> Received:
+        with far_client:
+            return receive_all(far_client)
+
+    with (
+        welded(source) as (weld, far_client, far_backend, run),
+        weld.up.sock.dup() as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        usual = congestion_control(client)
+        weld.begin(b"", 0, client_ended=False)
+        with sending(far_backend, data):
+            taken = pool.submit(take)
+            assert run() == "closed"
+        assert taken.result(PATIENCE) == (data, "eof")
+        assert congestion_control(client) == (b"reno" if is_unpaced else usual)
+
+
+def congestion_control(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
 
 
 @pytest.mark.timeout(480)

@@ -384,33 +384,6 @@ def test_what_was_to_go_out_with_the_end_goes_out_before_a_reset() -> None:
         assert receive_all(far_client) == (b"last words", "reset")
 
 
-@pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.2"])
-def test_bulk_is_not_paced_on_its_way_to_this_machine(source: str) -> None:
-    data = payload("bulk", 4 * MIB)
-
-    def take() -> Received:
-        with far_client:
-            return receive_all(far_client)
-
-    with (
-        welded(source) as (weld, far_client, far_backend, run),
-        weld.up.sock.dup() as client,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        usual = congestion_control(client)
-        weld.begin(b"", 0, client_ended=False)
-        with sending(far_backend, data):
-            taken = pool.submit(take)
-            assert run() == "closed"
-        assert taken.result(PATIENCE) == (data, "eof")
-        # Of an address that is not the own one as well nobody knows where it is.
-        assert congestion_control(client) == (b"reno" if source == "127.0.0.1" else usual)
-
-
-def congestion_control(sock: socket.socket) -> bytes:
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
-
-
 def test_a_reset_that_a_send_learns_of_is_a_reset_all_the_same() -> None:
     with welded() as (weld, far_client, far_backend, run):
         weld.begin(b"", 0, client_ended=False)

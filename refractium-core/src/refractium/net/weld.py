@@ -213,7 +213,7 @@ class Flow:
         receive: reads into a buffer, as `socket.recv_into` of the source does; of a session with hooks, tells
             them as well.
         is_local: the source is a unix socket, of which a short read does not say that it is empty.
-        is_unpaced: it has been bulk once, so its sink has been seen to (`_stop_pacing_here`).
+        is_unpaced: it has had a pipe before, so its sink has been seen to (`_stop_pacing_here`).
         more: flag of sends: once the source has announced its end, what is sent waits for that, so that both
             are one segment (MSG_MORE, send(2)), which takes 4 us less of a short connection.
         near_end: the source has said that its end is near, so it is read until that is reached.
@@ -372,13 +372,17 @@ class Flow:
         return True
 
     def _begin_bulk(self) -> bool:
-        """See to a sink that is to take much; whether there is a pipe for it."""
+        """Take a pipe, where one may be used and can be had; whether there is one now."""
+        if not self.may_splice:
+            return False
+        self.pipe = self.weld.shared.pipes.borrow()
+        if self.pipe is None:
+            return False
+        # Only now: what is copied gained a fifth, and a hook that was told of it missed half of it, not a fifth.
         if not self.is_unpaced:
             self.is_unpaced = True
             _stop_pacing_here(self.opposite.sock)
-        if self.may_splice:
-            self.pipe = self.weld.shared.pipes.borrow()
-        return self.pipe is not None
+        return True
 
     def release(self) -> None:
         """Give the pipe back, if there is one."""
@@ -459,8 +463,6 @@ def _stop_pacing_here(sock: socket.socket) -> None:
     that has none: bulk takes 1.6 times as long. Reno is in every kernel (tcp(7), TCP_CONGESTION), and its
     window only grows where nothing is lost. What leaves the machine goes by the machine's own rules.
     """
-    if sock.family == socket.AF_UNIX:
-        return
     with suppress(OSError):  # it has been reset, and says so at the next turn
         if sock.getpeername()[0] == sock.getsockname()[0]:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
