@@ -99,11 +99,7 @@ def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
     ("path", "source", "is_unpaced"),
     [
         ("splice", "127.0.0.1", True),
-        (
-            "splice",
-            "127.0.0.2",
-            False,
-        ),  # of an address that is not the own one as well nobody knows where it is
+        ("splice", "127.0.0.2", False),  # whose that is nobody knows
         ("copy", "127.0.0.1", False),
     ],
 )

@@ -378,7 +378,7 @@ class Flow:
         self.pipe = self.weld.shared.pipes.borrow()
         if self.pipe is None:
             return False
-        # Only now: what is copied gained a fifth, and a hook that was told of it missed half instead of a fifth.
+        # Only now: what is copied gained a fifth, and a hook that was told of it missed half, not a fifth.
         if not self.is_unpaced:
             self.is_unpaced = True
             _stop_pacing_here(self.opposite.sock)
