@@ -45,7 +45,7 @@ def without_pipes(patch: pytest.MonkeyPatch, _folder: Path) -> None:
 def with_pipes(patch: pytest.MonkeyPatch, _folder: Path) -> None:
     """Nearly all bytes go through pipes."""
     patch.setattr(weld, "BUFFER", _SMALL_BUFFER)
-    patch.setattr(weld, "_READS_BEFORE_BULK", 0)
+    patch.setattr(weld, "_READS_BEFORE_SPLICE", 0)
 
 
 def hooked(patch: pytest.MonkeyPatch, _folder: Path) -> None:

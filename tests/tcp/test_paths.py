@@ -77,7 +77,7 @@ def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
 
     monkeypatch.setattr(weld_module, "splice", counting)
     # One full read will do: how many there are in a turn depends on how quickly the other end sends.
-    monkeypatch.setattr(weld_module, "_READS_BEFORE_BULK", 0)
+    monkeypatch.setattr(weld_module, "_READS_BEFORE_SPLICE", 0)
     if path == "copy":
         monkeypatch.setattr(Pipes, "borrow", lambda _: None)
     down, up = payload("down", 24 * MIB), payload("up", 24 * MIB)
@@ -106,7 +106,7 @@ def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
 def test_what_goes_through_a_pipe_to_this_machine_is_not_paced(
     path: str, source: str, *, is_unpaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weld_module, "_READS_BEFORE_BULK", 0)
+    monkeypatch.setattr(weld_module, "_READS_BEFORE_SPLICE", 0)
     if path == "copy":
         monkeypatch.setattr(Pipes, "borrow", lambda _: None)
     data = payload("bulk", 4 * MIB)

@@ -38,8 +38,8 @@ BUFFER: Final = 65_536
 """Bytes read at once, and the most that a flow holds back."""
 _READS_A_TURN: Final = 16
 """After this many full reads a flow lets the others have their turn."""
-_READS_BEFORE_BULK: Final = 3
-"""After one more full read than that in one turn it is bulk, and the kernel moves the bytes, if it may."""
+_READS_BEFORE_SPLICE: Final = 3
+"""After one more full read than that in one turn it is bulk, and the kernel moves the bytes."""
 _SPLICES_A_TURN: Final = 2
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -329,7 +329,7 @@ class Flow:
             if got < BUFFER:
                 if not self.near_end:
                     return
-            elif reads == _READS_BEFORE_BULK and self._begin_bulk() and not self._pump():
+            elif reads == _READS_BEFORE_SPLICE and self._begin_bulk() and not self._pump():
                 return
             reads += 1
         self.weld.shared.reactor.again(self.run)
