@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -17,11 +15,11 @@ import pytest
 
 from support.backends import Backend, echo
 from support.clients import MIB, PATIENCE, connect, payload, receive
+from support.process import able_to_import_tests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TESTS: Final = Path(__file__).parents[1]
 PINGS: Final = 500
 PIECE: Final = 32_768
 PAUSE: Final = 0.002
@@ -127,7 +125,7 @@ def measure(hook: str, isolation: str = "thread") -> Result:
         Backend(echo) as backend,
         subprocess.Popen(
             [sys.executable, "-c", _PROXY, hook, isolation, backend.address],
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env=able_to_import_tests(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -26,12 +26,12 @@ from refractium.hooks.runner import State
 from refractium.hooks.taps import Taps, make_runner
 from refractium.hooks.wire import HEADER, START, Frames, Start, encode
 from support.hooks import PATIENCE, At, Blocking, Ignoring, IgnoringApart, Obeying, context, read, until
+from support.process import TESTS, able_to_import_tests
 
 if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
 
 IN, OUT = Direction.INBOUND, Direction.OUTBOUND
-TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ asyncio.run(main())
 def proxy(hook: str, isolation: str, path: Path, how: str, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", _PROXY, hook, isolation, str(path), how, *words],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env=able_to_import_tests(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -217,7 +217,7 @@ def test_a_group_of_processes_that_gets_sigint_loses_nothing(tmp_path: Path) -> 
     path = tmp_path / "told"
     interrupted = subprocess.Popen(
         [sys.executable, "-c", _PROXY, "Obeying", "process", str(path), "wait", *["nap"] * 20],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env=able_to_import_tests(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

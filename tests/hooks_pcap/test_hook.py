@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -33,13 +32,14 @@ from refractium_hooks_pcap.outputs import Viewers
 from refractium_hooks_pcap.reader import Reader
 from refractium_hooks_pcap.settings import PcapSettings
 from support.clients import PATIENCE, connect, payload
+from support.process import able_to_import_tests
 from support.programs import require_program
 from support.proxy import open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-TESTS: Final = str(Path(__file__).parents[1])
 CLIENT: Final = ("10.0.0.1", 40_000)
 
 
@@ -279,4 +279,4 @@ def test_a_capture_outlives_whoever_writes_it(tmp_path: Path, name: str, times: 
 
 def in_child(timeout: float = PATIENCE) -> dict[str, Any]:
     """How a process is run that takes in what the tests have."""
-    return {"env": os.environ | {"PYTHONPATH": TESTS}, "timeout": timeout}
+    return {"env": able_to_import_tests(), "timeout": timeout}

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,12 +30,13 @@ from hooks_pcap.capturing import (
 from refractium_hooks_pcap.outputs import CaptureFiles, FileNames, FileSeries, Form, Rotation
 from refractium_hooks_pcap.outputs import files as files_module
 from support.clients import PATIENCE
+from support.process import able_to_import_tests
 from support.programs import require_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-TESTS: Final = str(Path(__file__).parents[1])
 forms = pytest.mark.parametrize("form", [PCAPNG, PCAP], ids=["pcapng", "pcap"])
 
 
@@ -55,7 +55,7 @@ def write(path: Path, *datagrams: bytes, form: Form = PCAPNG) -> None:
 
 def in_child(folder: Path) -> dict[str, Any]:
     """How a process is run that takes in what the tests have."""
-    return {"cwd": folder, "env": os.environ | {"PYTHONPATH": TESTS}, "timeout": PATIENCE}
+    return {"cwd": folder, "env": able_to_import_tests(), "timeout": PATIENCE}
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -246,7 +246,7 @@ class FtpBackend:
 
     def _run(self) -> None:
         while not self._over.is_set():
-            self._server.serve_forever(timeout=0.05, blocking=False, handle_exit=False)
+            self._server.ioloop.loop(timeout=0.05, blocking=False)
         self._server.close_all()
 
     def __enter__(self) -> Self:

@@ -26,6 +26,8 @@ PROGRAM: Final = str(Path(sys.executable).with_name("refractium"))
 TIMEOUT: Final = 30.0
 """Seconds after which anything has hung; no test waits for them to pass."""
 
+TESTS: Final = Path(__file__).parents[1]
+
 RUNTIME: Final = tempfile.TemporaryDirectory(prefix="refractium-")
 """Where the instances that tests start have their control sockets."""
 
@@ -42,6 +44,11 @@ class Finished(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def able_to_import_tests() -> dict[str, str]:
+    """The environment of an interpreter that takes in what the tests have."""
+    return {**os.environ, "PYTHONPATH": str(TESTS)}
 
 
 def environment(**changed: str) -> dict[str, str]:

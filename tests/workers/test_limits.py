@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
+import subprocess
+import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
+from contextlib import ExitStack, contextmanager
+from subprocess import PIPE
 from typing import TYPE_CHECKING
 
 from hypothesis import given
@@ -16,14 +17,13 @@ from hypothesis import strategies as st
 from refractium import Settings
 from refractium.workers.limits import LimitTable, SharedLimits
 from support.clients import PATIENCE
+from support.process import able_to_import_tests
+from workers.counting import ADDRESSES, COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from multiprocessing.connection import Connection
 
     import pytest
-
-ADDRESSES = ("192.0.2.1", "192.0.2.2", "2001:db8::1")
 
 
 @contextmanager
@@ -113,52 +113,57 @@ def test_whoever_comes_goes_and_dies_the_counts_are_those_of_who_is_in(steps: li
             assert [one.active for one in workers] == [one.total() for one in inside]
 
 
-def enter_often(fd: int, number: int, pipe: Connection) -> None:
-    """A process that lets in whom it can, and says how many; then it waits to be killed."""
-    limits = SharedLimits(
-        LimitTable(os.dup(fd)), number, Settings(max_connections=500, max_connections_per_ip=120)
-    )
-    let_in = Counter(ip for _ in range(400) for ip in ADDRESSES if limits.enter(ip) is None)
-    pipe.send(let_in)
-    pipe.recv()
-
-
 def test_processes_that_count_at_the_same_time_never_let_one_too_many_in() -> None:
-    context = get_context("fork")
-    with shared(4, Settings(max_connections=500)) as (table, _), ThreadPoolExecutor(4) as pool:
-        pipes, processes = [], []
-        for number in range(4):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=enter_often, args=(table.fd, number, theirs))
-            process.start()
-            theirs.close()
-            pipes.append(ours)
-            processes.append(process)
-        try:
-            assert all(pool.map(lambda pipe: pipe.poll(PATIENCE), pipes))
-            found: list[Counter[str]] = [pipe.recv() for pipe in pipes]
-            assert sum(found, Counter()) == dict.fromkeys(ADDRESSES, 120)
-            assert table.active == 360
-        finally:
-            for process in processes:
-                process.kill()
-                process.join(PATIENCE)
-                assert process.exitcode == -signal.SIGKILL
-            for pipe in pipes:
-                pipe.close()
+    with shared(4, COUNTED) as (table, _), ExitStack() as running:
+        workers = [running.enter_context(worker(table, number)) for number in range(4)]
+        assert [told(one) for one in workers] == ["ready"] * 4
+        for one in workers:
+            say(one, "begin")
+        found = [Counter[str](json.loads(told(one))) for one in workers]
+        assert sum(found, Counter()) == dict.fromkeys(ADDRESSES, 120)
+        assert table.active == 360
+        running.close()
+        assert [one.returncode for one in workers] == [-signal.SIGKILL] * 4
         table.forget(1)
         assert table.active == 360 - found[1].total()
 
 
-def die_inside(fd: int) -> None:
-    with LimitTable(os.dup(fd)):
-        os.kill(os.getpid(), signal.SIGKILL)
+@contextmanager
+def worker(table: LimitTable, number: int) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "workers.counting", str(table.fd), str(number)]
+    with subprocess.Popen(
+        command, env=able_to_import_tests(), pass_fds=[table.fd], stdin=PIPE, stdout=PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def told(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def say(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
 
 
 def test_one_that_is_killed_while_it_lets_somebody_in_keeps_nobody_waiting() -> None:
+    script = """
+import os, signal, sys
+from refractium.workers.limits import LimitTable
+with LimitTable(int(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
     with shared(2, Settings()) as (table, (_, other)):
-        process = get_context("fork").Process(target=die_inside, args=(table.fd,))
-        process.start()
-        process.join(PATIENCE)
-        assert process.exitcode == -signal.SIGKILL
+        died = subprocess.run(
+            [sys.executable, "-c", script, str(table.fd)],
+            pass_fds=[table.fd],
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert died.returncode == -signal.SIGKILL
         assert other.enter("a") is None

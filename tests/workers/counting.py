@@ -1,0 +1,31 @@
+"""A worker that lets in whom it can: a program, since a fork of the tests would have their threads' locks.
+
+python -m workers.counting FD NUMBER, with a table of limits behind FD.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from typing import Final
+
+from refractium import Settings
+from refractium.workers.limits import LimitTable, SharedLimits
+
+ADDRESSES: Final = ("192.0.2.1", "192.0.2.2", "2001:db8::1")
+COUNTED: Final = Settings(max_connections=500, max_connections_per_ip=120)
+
+
+def main(fd: int, number: int) -> None:
+    """Say that it is ready, wait for a line, count, say how many came in, and wait to be killed."""
+    limits = SharedLimits(LimitTable(fd), number, COUNTED)
+    print("ready", flush=True)  # noqa: T201 - it is a program
+    sys.stdin.readline()
+    let_in = Counter(ip for _ in range(400) for ip in ADDRESSES if limits.enter(ip) is None)
+    print(json.dumps(let_in), flush=True)  # noqa: T201 - it is a program
+    sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
