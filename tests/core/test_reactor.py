@@ -190,6 +190,27 @@ def test_events_without_end_keep_nothing_else_waiting(
     reactor.unwatch(sock)
 
 
+def test_what_goes_on_waits_for_no_more_than_the_batch_it_was_in(
+    runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
+) -> None:
+    (sock, peer), (bulk, _) = pair(), pair()
+    peer.send(b"?")
+    events_before: list[int] = []
+    goes_on = Owner(bulk, lambda: events_before.append(len(busy.masks)))
+
+    def bring_the_next() -> None:
+        reactor.modify(sock, IN | EDGE)
+        if len(busy.masks) == 1:
+            reactor.again(goes_on.resume)
+
+    busy = Owner(sock, bring_the_next)
+    reactor.watch(sock, IN | EDGE, busy.on_event)
+    turn(runner)
+    assert events_before == [1]
+    assert len(busy.masks) > 1
+    reactor.unwatch(sock)
+
+
 def test_watching_again_changes_the_handler_and_says_so(
     runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
 ) -> None:
