@@ -145,6 +145,26 @@ def test_a_write_of_the_same_content_is_no_change(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_file_that_is_being_written_is_no_change_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([b"known", b"", b"half", b"whole", b"whole"])
+    looked: list[bytes] = []
+
+    def look(_: Path) -> bytes:
+        looked.append(next(looks, b"whole"))
+        return looked[-1]
+
+    async def main() -> None:
+        async for _ in changes(tmp_path / "refractium.toml", b"known"):
+            assert looked == [b"known", b"", b"half", b"whole", b"whole"]
+            return
+
+    monkeypatch.setattr("refractium.watch.digest", look)
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert looked
+
+
 def test_a_folder_may_go_and_come_back(tmp_path: Path) -> None:
     folder = tmp_path / "etc"
     folder.mkdir()

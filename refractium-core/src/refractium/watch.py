@@ -46,12 +46,23 @@ async def changes(path: Path, known: bytes | None) -> AsyncIterator[None]:
     while True:
         folders = await asyncio.to_thread(_folders, path)
         async for _ in _events(folders, may_matter):
-            now = await asyncio.to_thread(digest, path)
+            now = await _settled(path, known)
             if now is not None and now != known:
                 known = now
                 yield
             if await asyncio.to_thread(_folders, path) != folders:
                 break  # a link leads elsewhere now
+
+
+async def _settled(path: Path, known: bytes | None) -> bytes | None:
+    """The digest of a file once nobody is writing it: who looks without an event may find it half written."""
+    now = await asyncio.to_thread(digest, path)
+    while now != known:
+        await asyncio.sleep(_QUIET_MS / 1000)
+        former, now = now, await asyncio.to_thread(digest, path)
+        if now == former:
+            break
+    return now
 
 
 async def _events(folders: set[Path], may_matter: Callable[[object, str], bool]) -> AsyncIterator[None]:
