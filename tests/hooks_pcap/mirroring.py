@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from support.ipv6 import ANY_ADDRESS
 from support.process import Running, serving
 from support.proxy import eventually
 from support.status import status_of
@@ -21,7 +22,7 @@ def configuration(fallback: str, path: Path | str, *more: str, port: int = 0, **
     lines = [
         f'fallback_tcp = "{fallback}"',
         "[server]",
-        'bind = "::"',
+        f'bind = "{ANY_ADDRESS}"',
         f"port = {port}",
         'hooks = ["pcap"]',
         "max_connections_per_ip = 1000",

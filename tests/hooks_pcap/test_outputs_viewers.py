@@ -128,6 +128,7 @@ def test_tshark_looks_on(form: Form) -> None:
         assert [line.split("\t")[0] for line in out.splitlines()] == ["18", "28", "38"], err
 
 
+@pytest.mark.needs_ipv6
 def test_a_viewer_may_come_over_ipv6() -> None:
     with viewers_of(address=("::1", 0)) as viewers, connect(("::1", viewers.port or 0)) as sock:
         assert sock.recv(1000) == PCAPNG.writer().begin()

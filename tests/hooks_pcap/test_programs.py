@@ -21,6 +21,7 @@ from integration.stage import ANSWER, FILES, FtpBackend, answering, over_tls, re
 from support.backends import Backend
 from support.clients import MIB, connect
 from support.datagrams import UdpBackend
+from support.ipv6 import LOOPBACKS
 from support.process import TIMEOUT, Running, serving
 from support.programs import require_program
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
     from integration.openssh import Sshd
     from support.backends import Handler
-
-HOSTS = ("127.0.0.1", "::1")
 
 
 class Moved(NamedTuple):
@@ -172,7 +171,7 @@ def test_programs_are_captured_as_they_were_served(tmp_path: Path) -> None:
         require_program(program)
     with staged(tmp_path) as stage:
         port = stage.proxy.port
-        for host in HOSTS:
+        for host in LOOPBACKS:
             bracketed = f"[{host}]" if ":" in host else host
             assert curl("--http1.1", f"http://{bracketed}:{port}/") == "web"
             resolve = ("--cacert", stage.authority, "--resolve", f"one.example:{port}:{bracketed}")
@@ -196,4 +195,4 @@ def test_programs_are_captured_as_they_were_served(tmp_path: Path) -> None:
     said = tshark(stage.capture, *stage.names, "-T", "fields", "-e", "frame.protocols")
     assert expected <= {name for line in said for name in line.split(":")}
     addresses = set(tshark(stage.capture, "-T", "fields", "-e", "ip.src", "-e", "ipv6.src"))
-    assert {"127.0.0.1\t", "\t::1"} <= addresses
+    assert {f"\t{host}" if ":" in host else f"{host}\t" for host in LOOPBACKS} <= addresses

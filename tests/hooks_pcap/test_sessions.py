@@ -13,6 +13,7 @@ from hooks_pcap.following import assert_sound, follow
 from hooks_pcap.mirroring import await_captured, configuration, mirroring, queued_bytes
 from support.backends import Backend
 from support.clients import MIB, connect, payload, receive, receive_all
+from support.ipv6 import LOOPBACKS
 from support.programs import require_program
 from support.proxy import eventually
 
@@ -63,16 +64,15 @@ class Session(NamedTuple):
 def sessions_of_chance(seed: str) -> list[Session]:
     """In the order of their numbers; the large ones are first."""
     chance = random.Random(seed)  # noqa: S311 - test data
-    hosts = ("127.0.0.1", "::1")
 
     def size() -> int:
         return chance.choice((0, 1, chance.randrange(2_000), chance.randrange(400_000)))
 
     small = [
-        Session(number, hosts[number % 2], size(), size(), chance.random() < 0.5)
+        Session(number, LOOPBACKS[number % len(LOOPBACKS)], size(), size(), chance.random() < 0.5)
         for number in range(2, SESSIONS)
     ]
-    return [Session(0, hosts[0], LARGE, TURNS), Session(1, hosts[1], TURNS, LARGE), *small]
+    return [Session(0, LOOPBACKS[0], LARGE, TURNS), Session(1, LOOPBACKS[-1], TURNS, LARGE), *small]
 
 
 class Talk:

@@ -20,6 +20,7 @@ from integration.stage import (
     resolving,
 )
 from support.backends import Backend, named
+from support.ipv6 import ANY_ADDRESS
 from support.process import serving
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         }
         addresses = {name: stack.enter_context(one).address for name, one in backends.items()}
         path = folder / "refractium.toml"
-        path.write_text(CONFIGURATION.format(ftp=ftp.address, **addresses))
+        path.write_text(CONFIGURATION.format(any_address=ANY_ADDRESS, ftp=ftp.address, **addresses))
         proxy = stack.enter_context(serving("-c", path))
         yield Stage(proxy, folder / "authority.pem", sshd)
         assert proxy.terminate() == 0

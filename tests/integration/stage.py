@@ -40,7 +40,7 @@ ANSWER: Final = "192.0.2.53"
 
 CONFIGURATION: Final = """
 [server]
-bind = "::"
+bind = "{any_address}"
 port = 0
 peek_timeout_ms = 5000
 max_connections_per_ip = 5000

@@ -256,6 +256,7 @@ def test_the_balancer_goes_by_the_real_client() -> None:
     assert set(first) == {b"a", b"b"}
 
 
+@pytest.mark.needs_ipv6
 def test_an_ipv4_proxy_is_known_by_its_ipv4_address_on_an_ipv6_listener() -> None:
     settings = trusting("127.0.0.0/8")
     with (

@@ -15,6 +15,7 @@ from refractium_proto_http import Http
 from refractium_proto_https import Https
 from support.backends import Backend, named
 from support.clients import connect, receive, receive_all
+from support.ipv6 import LOOPBACKS
 from support.proxy import ProxyThread, quick
 
 if TYPE_CHECKING:
@@ -40,12 +41,11 @@ server {
     }
 }
 """
-IN_FRONT: Final = """
+IN_FRONT: Final = f"""
 listen front
     mode tcp
-    bind 127.0.0.1:PORT
-    bind ::1:PORT
-    server ours 127.0.0.1:{port} {send}
+    bind {",".join(f"{host}:PORT" for host in LOOPBACKS)}
+    server ours 127.0.0.1:{{port}} {{send}}
 """
 
 

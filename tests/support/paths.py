@@ -85,6 +85,7 @@ TCP: Final[Mapping[str, Change]] = {
 }
 UDP: Final[Mapping[str, Change]] = {"plain": usual, "hooked": hooked, "ipv6": ipv6, "wildcard": wildcard}
 _TO_UNIX: Final = (unix, all_at_once)
+_BY_IPV6: Final = (ipv6, wildcard, all_at_once)
 
 
 def run_on(paths: Mapping[str, Change], metafunc: pytest.Metafunc) -> None:
@@ -96,8 +97,12 @@ def run_on(paths: Mapping[str, Change], metafunc: pytest.Metafunc) -> None:
     if "data_path" not in metafunc.fixturenames:
         return
     resets = metafunc.definition.get_closest_marker("backend_resets") is not None
-    chosen = {name: change for name, change in paths.items() if not (resets and change in _TO_UNIX)}
-    metafunc.parametrize("data_path", chosen.values(), ids=chosen, indirect=True)
+    chosen = [
+        pytest.param(change, id=name, marks=[pytest.mark.needs_ipv6] if change in _BY_IPV6 else [])
+        for name, change in paths.items()
+        if not (resets and change in _TO_UNIX)
+    ]
+    metafunc.parametrize("data_path", chosen, indirect=True)
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def test_a_listener_closes_whom_it_does_not_let_in_before_a_byte_is_read(
         assert backend.accepted == 2
 
 
+@pytest.mark.needs_ipv6
 def test_a_mapped_ipv4_client_is_known_by_its_ipv4_address() -> None:
     with (
         Backend(echo) as backend,

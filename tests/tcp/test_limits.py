@@ -87,6 +87,7 @@ def test_the_limit_for_one_address_is_no_others() -> None:
         assert proxy.counters.refused == 3
 
 
+@pytest.mark.needs_ipv6
 def test_an_ipv4_address_counts_as_itself_on_an_ipv6_listener() -> None:
     settings = quick(max_connections_per_ip=2)
     with (

@@ -163,6 +163,7 @@ def test_of_a_thousand_clients_at_once_as_many_get_in_as_may(tmp_path: Path) -> 
             one.close()
 
 
+@pytest.mark.needs_ipv6
 def test_the_limit_of_each_address_is_exact_and_ipv4_clients_of_ipv6_are_themselves(tmp_path: Path) -> None:
     sources = [f"127.0.0.{number}" for number in range(1, 6)]
     with Backend(named("a")) as backend, ThreadPoolExecutor(50) as pool:
