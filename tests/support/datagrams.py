@@ -67,7 +67,8 @@ class UdpBackend:
             self.seen += 1
             self.clients[client] = None
             for answer in self._answer(datagram):
-                self._sock.sendto(answer, client)
+                with suppress(BrokenPipeError):  # the block has ended meanwhile
+                    self._sock.sendto(answer, client)
 
 
 def echo(datagram: bytes) -> list[bytes]:

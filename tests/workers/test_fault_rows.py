@@ -387,5 +387,6 @@ def test_a_session_recovers_when_its_backend_comes_and_others_never_notice(
             assert other.recv(100) == b"%d" % turn
         with UdpBackend(echo_datagram, port=dead):
             sock.send(b"magic again")
-            answers = iter(lambda: sock.recv(100), b"magic again")  # the last ones may still be on their way
-            assert all(answer.startswith(b"magic 1") for answer in answers)
+            # Its worker is not that of the other, and may be behind: earlier ones may be on their way.
+            answers = iter(lambda: sock.recv(100), b"magic again")
+            assert all(answer.startswith(b"magic ") for answer in answers)
