@@ -204,6 +204,23 @@ def test_a_worker_that_does_not_answer_is_replaced(
             pass
 
 
+def test_a_worker_that_many_ask_at_once_has_as_long_to_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
+        monkeypatch.setattr(module, "_BEAT", 0.5)
+        pid = proxy.kill(1, signal.SIGSTOP)
+
+        async def ask_often() -> None:
+            await asyncio.gather(*(proxy.supervisor.status() for _ in range(20)))
+
+        for _ in range(2):  # each takes a second, in which there are two beats
+            proxy.call(ask_often())
+        os.kill(pid, signal.SIGCONT)
+        assert proxy.workers[0].pid == pid
+        assert "does not answer" not in caplog.text
+
+
 def test_all_workers_go_over_to_another_configuration_and_connections_stay() -> None:
     with (
         Backend(named("a")) as old,

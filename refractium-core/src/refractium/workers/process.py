@@ -37,7 +37,7 @@ class WorkerProcess:
         pid: of the process.
         since: when it was started (s since the epoch).
         status: what it has told last.
-        unanswered: how often it was asked since then.
+        unanswered: how many beats it has not answered since then.
         is_serving: whether it has been told everything, and has done it.
         ended: set when it is gone.
     """
@@ -99,7 +99,6 @@ class WorkerProcess:
 
     async def ask(self) -> Status | None:
         """What it tells now, or has told last, if it does not answer any more."""
-        self.unanswered += 1
         await self._call(Ask)
         return self.status
 
