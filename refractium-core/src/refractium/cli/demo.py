@@ -67,11 +67,11 @@ def _print(outcomes: list[Outcome], port: int, *, as_json: bool) -> None:
 
 
 async def _keep_serving(port: int, names: list[str]) -> None:
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     say(f"\nListening on tcp://127.0.0.1:{port}\n\nTry by hand:")
     for name in names:
         say(f"  {SCENES[name].by_hand.format(port=port)}")
     say("\nCtrl-C ends it.")
-    ended = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await ended.wait()
