@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+from contextlib import contextmanager
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,25 @@ from refractium.cli import main
 from support.process import Finished, environment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@contextmanager
+def logging_as_before() -> Iterator[None]:
+    """What a command sets up in this process is taken down: its lines would come out in later tests."""
+    root, ours = logging.getLogger(), logging.getLogger("refractium")
+    before = root.handlers[:], root.level, ours.level, logging.raiseExceptions
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            if handler not in before[0]:
+                handler.close()
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
+        ours.setLevel(before[2])
+        logging.raiseExceptions = before[3]
 
 
 class Cli:
@@ -46,14 +66,15 @@ class Cli:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
     monkeypatch.chdir(tmp_path)
     wanted = environment()
     for key in os.environ.keys() - wanted.keys():
         monkeypatch.delenv(key)
     for key, value in wanted.items():
         monkeypatch.setenv(key, value)
-    return Cli(tmp_path, monkeypatch, capsys)
+    with logging_as_before():
+        yield Cli(tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def server(port: int, *tables: str, more: str = "") -> str:
 bind = "127.0.0.1"
 port = {port}
 max_connections_per_ip = 1000
-udp_session_timeout_ms = 300
+udp_session_timeout_ms = 3000
 {more}
 {"".join(tables)}
 """

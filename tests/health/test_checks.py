@@ -460,35 +460,34 @@ def test_a_check_that_does_not_end_holds_the_start_up_no_longer_than_its_timeout
 
 def test_checks_that_begin_together_do_not_stay_together() -> None:
     begun: dict[str, list[float]] = {}
-    all_twice = asyncio.Event()
+    all_often = asyncio.Event()
 
     class Noting(Odd):
         async def check(self, endpoint: Endpoint, settings: checks.NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
             del settings, timeout
             begun.setdefault(str(endpoint.target[1][0]), []).append(time.monotonic())
-            if len(begun) == 20 and all(len(times) > 1 for times in begun.values()):
-                all_twice.set()
+            if len(begun) == 20 and all(len(times) > 3 for times in begun.values()):
+                all_often.set()
             return None
 
     async def main() -> None:
         backends = []
         for number in range(1, 21):
-            state = BackendState(
-                Address(f"127.0.0.{number}", 80), Health(kind=Noting(None), interval_ms=1000)
-            )
+            state = BackendState(Address(f"127.0.0.{number}", 80), Health(kind=Noting(None), interval_ms=500))
             backends.append(Backend(state.address, state=state))
             backends[-1].socket_addresses = ((socket.AF_INET, (f"127.0.0.{number}", 80)),)
         checker = Checker(Transport.TCP, backends)
         await checker.start()
-        await asyncio.wait_for(all_twice.wait(), 10)
+        await asyncio.wait_for(all_often.wait(), 10)
         await checker.stop()
 
     asyncio.run(main())
     firsts = [times[0] for times in begun.values()]
-    pauses = [times[1] - times[0] for times in begun.values()]
     assert max(firsts) - min(firsts) < 0.5  # side by side
-    assert min(pauses) > 0.89
-    assert max(pauses) - min(pauses) > 0.03
+    # Of three rounds: where this machine pauses, all that was due meanwhile begins at once.
+    rounds = [[times[at + 1] - times[at] for times in begun.values()] for at in range(3)]
+    assert sorted(min(pauses) for pauses in rounds)[1] > 0.44
+    assert max(max(pauses) - min(pauses) for pauses in rounds) > 0.015
 
 
 def test_a_name_without_an_address_is_down() -> None:

@@ -34,6 +34,8 @@ RUNTIME: Final = tempfile.TemporaryDirectory(prefix="refractium-")
 _LISTENING: Final = re.compile(r"^Listening on (?:tcp|udp)://(\S+)$", re.MULTILINE)
 _NEVER_GIVEN: Final = range(12_000, 32_000)
 """Below ip_local_port_range, as Linux has it by default (ip(7))."""
+_GIVEN: Final[set[int]] = set()
+"""Those of them that a test has had: two that one test asks for must not be the same."""
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 """Seconds in which /proc counts processor time."""
 
@@ -92,12 +94,15 @@ def free_port() -> int:
     host, family = ("::", socket.AF_INET6) if both else ("", socket.AF_INET)
     while True:
         port = secrets.choice(_NEVER_GIVEN)
+        if port in _GIVEN:
+            continue
         with (
             contextlib.suppress(OSError),
             socket.create_server((host, port), family=family, dualstack_ipv6=both),
             socket.socket(type=socket.SOCK_DGRAM) as udp,
         ):
             udp.bind(("0.0.0.0", port))
+            _GIVEN.add(port)
             return port
 
 

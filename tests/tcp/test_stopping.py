@@ -172,6 +172,8 @@ def test_run_tcp_serves_until_stop_and_lets_connections_finish() -> None:
         engine = Refractium(fallback_tcp=backend.address)
         port = (await engine.start_tcp("127.0.0.1", 0))[0].rpartition(":")[2]
         running = asyncio.create_task(engine.run_tcp("127.0.0.1", 0))
+        while len(engine.status().listeners) < 2:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
         reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
         writer.write(b"?")
         assert await reader.readexactly(1) == b"?"

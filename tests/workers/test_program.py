@@ -21,7 +21,7 @@ import pytest
 from support.backends import Backend, named
 from support.clients import ask, connect, receive, receive_all
 from support.datagrams import UdpBackend, client, echo
-from support.process import Running, environment, run, serving
+from support.process import Running, environment, free_port, run, serving
 from support.proxy import eventually
 from support.status import status_of
 
@@ -394,14 +394,8 @@ def test_a_listener_that_is_removed_finishes_its_connections(tmp_path: Path) -> 
         text = f'fallback_tcp = "{backend.address}"\n[server]\nworkers = 2\n'
         (tmp_path / "refractium.toml").write_text(text + "".join(tables))
 
-    with (
-        Backend(named("a")) as backend,
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
-    ):
-        ports = one.getsockname()[1], two.getsockname()[1]
-        one.close()
-        two.close()
+    with Backend(named("a")) as backend:
+        ports = free_port(), free_port()
         file(*ports)
         with serving("tcp", cwd=tmp_path) as program:
             program.await_out(f"Listening on tcp://127.0.0.1:{ports[1]}")
