@@ -24,6 +24,7 @@ from refractium.hooks.runner import State
 from refractium.hooks.taps import Taps, make_runner
 from support.hooks import (
     PATIENCE,
+    RELEASE,
     At,
     Blocking,
     Computing,
@@ -328,7 +329,9 @@ def test_what_does_not_fit_is_dropped_and_what_fits_later_is_told(
             tap.packet(IN, bytes(40_000))
             tap.packet(IN, bytes(40_000))
             tap.packet(IN, b"small")
-            await until(lambda: runner.counters.inbound.delivered == 3)
+            await until(
+                lambda: runner.counters.inbound.delivered == 3 and runner.put_bytes == runner.taken_bytes
+            )
             tap.packet(IN, bytes(40_000))
             tap.close("closed")
         assert counts(runner.counters.inbound) == (5, 4, 1)
@@ -369,16 +372,20 @@ def test_drop_session_leaves_streams_without_holes(
 
 
 def test_a_session_whose_beginning_does_not_fit_is_dropped_whole(
-    run: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path
+    run: Callable[[Coroutine[Any, Any, None]], None], isolation: Isolation, tmp_path: Path
 ) -> None:
     async def session() -> None:
         async with running(Obeying, At(str(tmp_path / "told"))) as runner:
             taps = Taps([runner])
             filling = taps.open(context(1))
+            if isolation == "thread":  # which would go on taking meanwhile
+                filling.packet(IN, b"block")
+                await until(lambda: runner.counters.inbound.delivered == 1)
             while runner.put_bytes - runner.taken_bytes + 256 <= runner.limit:
                 filling.packet(IN, b"")
             unseen = taps.open(context(2))
             unseen.packet(OUT, b"lost")
+            RELEASE.set()
             await until(lambda: runner.counters.inbound.queued == 0)
             unseen.packet(OUT, b"lost too")
             unseen.end(OUT)
@@ -453,7 +460,7 @@ def test_what_a_hook_keeps_is_not_in_the_queue(run: Callable[[Coroutine[Any, Any
             for _ in range(10):
                 tap.packet(IN, bytes(60_000))
                 await until(lambda: runner.counters.inbound.queued == 0)
-            await until(lambda: runner.put_bytes == runner.taken_bytes)
+                await until(lambda: runner.put_bytes == runner.taken_bytes)
             tap.close("closed")
         assert counts(runner.counters.inbound) == (10, 10, 0)
 
