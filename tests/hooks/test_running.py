@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 import tracemalloc
 from collections import Counter
@@ -486,7 +487,7 @@ def test_a_hook_that_computes_leaves_the_data_path_its_turns(isolation: Isolatio
                     await asyncio.sleep(0)
                 tap.close("closed")
                 assert runner.counters.inbound.delivered > 10
-                assert passed > 2000  # measuring coverage takes half of them
+                assert passed > (5000 if sys.gettrace() is None else 2000)  # measuring coverage takes half
 
     del isolation
     uvloop.run(session())

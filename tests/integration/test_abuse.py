@@ -53,7 +53,7 @@ def _nothing_is_left_behind(proxy: Running) -> Iterator[None]:
     eventually(proxy.is_idle, "idle before")
     before = proxy.descriptors()
     yield
-    eventually(lambda: proxy.descriptors() <= before, f"{before} descriptors, not {proxy.descriptors()}")
+    eventually(lambda: proxy.descriptors() == before, f"{before} descriptors, not {proxy.descriptors()}")
     eventually(proxy.is_idle, "idle after")
 
 

@@ -42,7 +42,7 @@ def in_front_of(handler: Handler, folder: Path) -> Iterator[Running]:
             eventually(proxy.is_idle, "nothing is left to do")
             descriptors, memory = proxy.descriptors(), proxy.memory()
             yield proxy
-            eventually(lambda: proxy.descriptors() <= descriptors, f"{descriptors} descriptors again")
+            eventually(lambda: proxy.descriptors() == descriptors, f"{descriptors} descriptors again")
             eventually(proxy.is_idle, "idle")
             assert proxy.memory() - memory < MEMORY
             assert proxy.terminate() == 0
