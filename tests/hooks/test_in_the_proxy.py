@@ -85,6 +85,7 @@ def has_closed() -> bool:
 
 @pytest.fixture(autouse=True)
 def released() -> Iterator[None]:
+    Trace.seen = []
     yield
     RELEASE.set()
     time.sleep(0)
@@ -105,7 +106,7 @@ def assert_accounted(proxy: ProxyThread, *, dropped: bool = False) -> None:
     """Wait until nothing is on its way; then everything was delivered, or dropped if that may be."""
 
     def tallies() -> list[HookTally]:
-        return [one for hook in proxy.engine.status().hooks for one in (hook.inbound, hook.outbound)]
+        return [one for hook in proxy.status().hooks for one in (hook.inbound, hook.outbound)]
 
     eventually(lambda: all(one.seen == one.delivered + one.dropped for one in tallies()), "the queues")
     for tally in tallies():
@@ -333,11 +334,11 @@ def test_a_bad_hook_harms_no_stream_delays_no_stop_and_is_accounted_for(
                     assert hashlib.sha256(receive_all(client).data).digest() == hashlib.sha256(down).digest()
                 assert ask(proxy.address, b"PING").data == b"PING"
             if hook is Raising:
-                eventually(lambda: proxy.engine.status().hooks[0].state == "detached", "the detachment")
+                eventually(lambda: proxy.status().hooks[0].state == "detached", "the detachment")
             begun = time.monotonic()
             proxy.call(proxy.engine.stop(5_000))
             assert time.monotonic() - begun < 10
-            (told,) = proxy.engine.status().hooks
+            (told,) = proxy.status().hooks
             assert told.outbound.seen_bytes == 5 * len(down)
             assert told.inbound.seen_bytes == 15
             assert_accounted(proxy, dropped=True)
@@ -358,7 +359,7 @@ def test_settings_that_are_used_twice_are_one_hook_and_a_reload_changes_them(tmp
             ]
 
         with ProxyThread(*routes(old)) as proxy:
-            assert [one.name for one in proxy.engine.status().hooks] == ["recording"]
+            assert [one.name for one in proxy.status().hooks] == ["recording"]
             with proxy.connect() as client:
                 client.sendall(b"ONE before")
                 assert receive(client, 10) == b"ONE before"
@@ -366,16 +367,16 @@ def test_settings_that_are_used_twice_are_one_hook_and_a_reload_changes_them(tmp
                 assert ask(proxy.address, b"TWO after").data == b"TWO after"
                 client.sendall(b" and after")
                 assert receive(client, 10) == b" and after"
-                states = [one.state for one in proxy.engine.status().hooks]
+                states = [one.state for one in proxy.status().hooks]
                 assert states == ["running", "running"]
             eventually(
-                lambda: sorted(one.state for one in proxy.engine.status().hooks) == ["running", "stopped"],
+                lambda: sorted(one.state for one in proxy.status().hooks) == ["running", "stopped"],
                 "the first hook's stop",
             )
             assert_accounted(proxy)
             # Nothing that is used on goes through a stop.
             proxy.call(proxy.engine.apply(routes(new), settings=quick()))
-            assert len(proxy.engine.status().hooks) == 2
+            assert len(proxy.status().hooks) == 2
     told = read(old)
     (session,) = (one.session for one in told if one.what == "open")
     assert streams(told, session) == (b"ONE before and after",) * 2

@@ -21,6 +21,7 @@ import pytest
 
 from hooks_pcap.capturing import NOON, SECOND, context_of, files_in, opening, passing, read, read_file
 from hooks_pcap.connections import closed, connection, tcp
+from hooks_pcap.mirroring import await_captured
 from refractium_hooks_pcap.hook import PcapHook
 from refractium_hooks_pcap.reader import examine
 from refractium_hooks_pcap.settings import PcapSettings
@@ -257,6 +258,7 @@ def test_when_the_instance_ends_the_table_is_shown(tmp_path: Path) -> None:
         with Running("capture", port, "-w", copy) as capture:
             eventually(lambda: copy.exists() and copy.stat().st_size > 0, "the beginning of the stream")
             ask(proxy.address, REQUEST)
+            await_captured(proxy)
             assert proxy.terminate() == 0
             assert (capture.wait(), capture.err) == (0, "")
             [_, row] = capture.out.splitlines()
@@ -305,6 +307,7 @@ def test_a_record_may_come_in_pieces_or_be_cut_off_again(tmp_path: Path) -> None
         await_session(capture, 2)
         file.seek(0, os.SEEK_END)
         file.write(whole[size : size + 200])  # the start of another section, and a record that is not whole
+        time.sleep(0.6)  # so that it is read before it is cut off
         write(path, numbered(3))  # cuts that off
         await_session(capture, 3)
     assert ids_of(capture.out) == [1, 2, 3]

@@ -182,6 +182,7 @@ def test_tshark_looks_on_at_a_port(tmp_path: Path) -> None:
         stack.callback(tshark.kill)
         proxy.await_err("viewer 127.0.0.1:[0-9]+ has come")
         assert ask(proxy.address, b"seen by others").data == b"seen by others"
+        await_captured(proxy)
         assert proxy.terminate() == 0
         out, err = tshark.communicate(timeout=TIMEOUT)
     assert [bytes.fromhex(line) for line in out.splitlines() if line] == [b"seen by others"] * 2, err

@@ -64,7 +64,7 @@ def test_the_next_session_of_a_client_has_one_again() -> None:
     with (
         UdpBackend(echo) as backend,
         ProxyThread(
-            Route(game, backend.address, proxy_protocol="v2"), settings=quick(udp_session_timeout_ms=50)
+            Route(game, backend.address, proxy_protocol="v2"), settings=quick(udp_session_timeout_ms=500)
         ) as proxy,
         client(proxy.address) as sock,
     ):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from refractium.net.counters import Counters
     from refractium.net.report import Summary
     from refractium.net.tcp import TcpService
+    from refractium.status import Status
 
     LoopKind = Literal["uvloop", "asyncio"]
 
@@ -184,6 +185,15 @@ class ProxyThread:
         assert service is not None
         return service
 
+    def status(self) -> Status:
+        """What the engine tells of itself."""
+
+        async def told() -> Status:
+            return self.engine.status()
+
+        found: Status = self.call(told())
+        return found
+
     @property
     def counters(self) -> Counters:
         return self.engine.counters
@@ -248,6 +258,8 @@ class ProxyThread:
             totals = self.engine.udp_counters
             assert totals.sessions == totals.finished, totals
         assert len(service.reactor._handlers) == watched, "somebody is still watched"
+        pipes = len(service.welding.pipes._free)
+        assert service.descriptors.lent == 2 * pipes, "descriptors were not given back"
 
     def _assert_nothing_waits_to_be_closed(self) -> None:
         left = [row for row in _sockets_of_this_process() if row.state == _TCP_CLOSE_WAIT]

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
+from refractium.net.descriptors import Descriptors
 from refractium.net.reactor import Reactor
 from refractium.net.weld import Weld, Welding
 from support.clients import PATIENCE, connect
@@ -31,7 +32,7 @@ def welded(
     ):
         reactor = Reactor(runner.get_loop())
         ended: asyncio.Queue[str] = asyncio.Queue()
-        welding = Welding(reactor)
+        welding = Welding(reactor, Descriptors(lambda: 0))
         weld = Weld(welding, client, backend, ended.put_nowait)
 
         async def how_it_ends() -> str:

@@ -167,6 +167,11 @@ class Child:
         """How many it has open; it has none left to find out by itself."""
         return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
 
+    def limit_descriptors(self, number: int) -> None:
+        """Change how many it may have."""
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (number, hard))
+
     def figures(self) -> dict[str, float]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -270,14 +275,37 @@ def cpu_for_exchanges(child: Child) -> float:
         return child.figures()["cpu"] - before
 
 
+def test_who_is_accepted_reaches_a_backend_while_others_wait_for_descriptors() -> None:
+    with Backend(echo) as backend, Child(backend.address, descriptors=60, peek_timeout_ms=60_000) as child:
+        with ExitStack() as stack:
+            # None of them says a word, so the proxy could accept twice as many as it can have backends for.
+            silent = [stack.enter_context(connect(child.address)) for _ in range(100)]
+            eventually(lambda: child.figures()["accepted"] > 10, "as many are in as may be")
+            time.sleep(0.3)
+            inside = int(child.figures()["active"])
+            assert inside <= (60 - child.descriptors + inside) // 2
+            for client in silent[:inside]:
+                client.sendall(b"!")
+                assert client.recv(1) == b"!"
+            for client in silent[:inside]:
+                client.close()
+            for client in silent[inside:]:
+                client.sendall(b"?")
+                assert client.recv(1) == b"?"
+                client.close()
+        eventually(lambda: child.figures()["active"] == 0, "all have left")
+        assert "cannot accept: Too many open files" in child.stop()
+
+
 def test_what_waits_for_a_descriptor_is_given_up_at_the_connect_timeout() -> None:
     settings = {"connect_timeout_ms": 300, "peek_timeout_ms": 60_000}
     with Backend(sink) as backend, Child(backend.address, descriptors=40, **settings) as child:
-        with ExitStack() as stack:
-            silent = [stack.enter_context(connect(child.address)) for _ in range(60)]
-            eventually(lambda: child.descriptors >= 38, "it has run out")
-            silent[0].sendall(b"?")
-            assert receive_all(silent[0]) == (b"", "reset")
-        eventually(lambda: child.figures()["active"] == 0, "all have left")
+        with connect(child.address) as silent:
+            eventually(lambda: child.figures()["active"] == 1, "it is in")
+            child.limit_descriptors(child.descriptors)
+            silent.sendall(b"?")
+            assert receive_all(silent) == (b"", "reset")
+            eventually(lambda: child.figures()["active"] == 0, "it has left")
+        child.limit_descriptors(40)
         assert ask(child.address, b"?") == (digest(b"?"), "eof")
         child.stop()

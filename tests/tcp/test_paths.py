@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from refractium.net import weld as weld_module
+from refractium.net.descriptors import Descriptors
 from refractium.net.pipes import Pipes
 from refractium.net.reactor import Reactor
 from refractium.net.weld import Weld, Welding
@@ -37,7 +38,7 @@ def test_one_turn_moves_no_more_than_its_share() -> None:
     loop = asyncio.new_event_loop()
     reactor = Reactor(loop)
     endless = cast("socket.socket", Endless())
-    weld = Weld(Welding(reactor), endless, endless, lambda _: None)
+    weld = Weld(Welding(reactor, Descriptors(lambda: 0)), endless, endless, lambda _: None)
     weld.up.may_splice = False
     weld.up.run()
     weld.up.run()

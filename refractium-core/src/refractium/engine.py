@@ -13,6 +13,7 @@ from refractium.contract import Transport
 from refractium.hooks import Hooks
 from refractium.net.bind import bind, prepare
 from refractium.net.counters import Counters, UdpCounters
+from refractium.net.descriptors import Descriptors
 from refractium.net.limits import Limits
 from refractium.net.reactor import Reactor
 from refractium.net.report import Ended, join_host_port
@@ -104,6 +105,7 @@ class Refractium:
         )
         self._hooks = Hooks()
         self._limits = shared.limits if shared is not None else Limits(settings)
+        self._descriptors = Descriptors(lambda: self._tcp.unreached if self._tcp is not None else 0)
         self._reactor: Reactor | None = None
         self._tcp: TcpService | None = None
         self._udp: UdpService | None = None
@@ -300,7 +302,14 @@ class Refractium:
 
     def _service(self, transport: Transport, reactor: Reactor) -> TcpService | UdpService:
         """The service of a transport, made when it is first needed."""
-        what = (reactor, self._plan.routers[transport], self.settings, self._limits, self._report)
+        what = (
+            reactor,
+            self._plan.routers[transport],
+            self.settings,
+            self._limits,
+            self._report,
+            self._descriptors,
+        )
         if transport is Transport.TCP:
             self._tcp = self._tcp or TcpService(*what)
             return self._tcp

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,17 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
         render.routes(assembly)
     for warning in assembly.warnings:
         log.warning("%s", warning)
+    _take_all_descriptors()
     run(lambda: _serve(flags, assembly, transports, (file, known), access))
+
+
+def _take_all_descriptors() -> None:
+    """Use as many as the administrator allows: the lower limit is for programs that call select(2).
+
+    So says systemd.exec(5) of LimitNOFILE. By default it is 1,024, which is 500 connections.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(

@@ -176,6 +176,8 @@ class Dial:
             code = error.errno or errno.EINVAL
         if code and code != errno.EINPROGRESS:
             if code in EXHAUSTED or (code == errno.EAGAIN and family == AF_UNIX):
+                if code in EXHAUSTED:
+                    self._service.descriptors.ran_out()
                 self._wait_for_room()
                 return True
             self._give_up_on_current(code)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from socket import SOCK_STREAM, SocketType
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from refractium.net.bind import BACKLOG
+from refractium.net.descriptors import A_CLIENT
 from refractium.net.reactor import IN
 from refractium.throttle import Throttled
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from refractium.net.descriptors import Descriptors
     from refractium.net.reactor import Reactor
     from refractium.net.snapshot import Snapshot
     from refractium.routing import Router
@@ -44,6 +47,7 @@ class Listener:
 
     Args:
         reactor: where its events come from.
+        descriptors: of which each client takes `A_CLIENT`; they are those of `accepted` to give back.
         sock: bound and listening; the listener's to close.
         accepted: called with each new socket, already non-blocking, its peer's address and the snapshot.
         name: by whose rules it serves.
@@ -53,12 +57,14 @@ class Listener:
     def __init__(
         self,
         reactor: Reactor,
+        descriptors: Descriptors,
         sock: socket.socket,
         accepted: Callable[[socket.socket, Peer, Snapshot], None],
         name: str,
         snapshot: Snapshot,
     ) -> None:
         self._reactor = reactor
+        self._descriptors = descriptors
         self._sock = sock
         self._accepted = accepted
         self.name = name
@@ -85,12 +91,17 @@ class Listener:
         """Accept what waits, up to a turn's share; whether there may be more."""
         found: list[tuple[socket.socket, Peer]] = []
         may_be_more = self._take(found)
+        self._descriptors.lent += A_CLIENT * len(found)
         for sock, peer in found:
             self._accepted(sock, peer, self.snapshot)
         return may_be_more
 
     def _take(self, found: list[tuple[socket.socket, Peer]]) -> bool:
-        for _ in range(_ACCEPTS_A_TURN):
+        room = self._descriptors.left(A_CLIENT) // A_CLIENT
+        if not room:
+            self._pause_accepting(os.strerror(errno.EMFILE))
+            return False
+        for _ in range(min(_ACCEPTS_A_TURN, room)):
             try:
                 fd, peer = self._accept()
                 sock = _socket(self._family, SOCK_STREAM, 0, fd)
@@ -98,7 +109,8 @@ class Listener:
                 return False
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    self._pause_accepting(error)
+                    self._descriptors.ran_out()
+                    self._pause_accepting(error.strerror)
                     return False
                 # The client was gone before it was accepted (ECONNABORTED and friends): its own affair.
                 log.debug("accept: %s", error)
@@ -120,8 +132,8 @@ class Listener:
     def crash(self) -> None:
         """Go on: a listener outlives any fault of what it has accepted."""
 
-    def _pause_accepting(self, error: OSError) -> None:
-        self._exhausted.warning("cannot accept: %s; clients wait until there is room again", error.strerror)
+    def _pause_accepting(self, why: str | None) -> None:
+        self._exhausted.warning("cannot accept: %s; clients wait until there is room again", why)
         self._reactor.unwatch(self._sock)
         self._pause = self._reactor.later(_PAUSE, self._resume)
 

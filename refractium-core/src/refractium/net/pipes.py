@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import asyncio
 
+    from refractium.net.descriptors import Descriptors
+
 SIZE: Final = 1024 * 1024
 """What a pipe holds at the most (bytes), where the user may have as much (pipe(7), pipe-user-pages-soft)."""
 _KEPT: Final = 64
 """Empty pipes that are kept for the next."""
+_ENDS: Final = 2
 _NEEDED: Final = 0.5
 """Seconds after which a pipe that nobody has borrowed is not kept any longer."""
 
@@ -46,10 +49,12 @@ class Pipes:
 
     Args:
         loop: the event loop, for the time after which pipes that nobody has needed are closed.
+        descriptors: of which a pipe takes two.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptors: Descriptors) -> None:
         self._loop = loop
+        self._descriptors = descriptors
         self._free: list[Pipe] = []
         self._unneeded = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -60,15 +65,19 @@ class Pipes:
             pipe = self._free.pop()
             self._unneeded = min(self._unneeded, len(self._free))
             return pipe
+        if self._descriptors.left(_ENDS) < _ENDS:
+            return None
         try:
-            return Pipe()
+            pipe = Pipe()
         except OSError:
             return None
+        self._descriptors.lent += _ENDS
+        return pipe
 
     def give_back(self, pipe: Pipe) -> None:
         """Take back a pipe."""
         if pipe.count or len(self._free) >= _KEPT:
-            pipe.close()
+            self._close(pipe)
             return
         self._free.append(pipe)
         if self._timer is None:
@@ -77,7 +86,7 @@ class Pipes:
     def close(self) -> None:
         """Close those that nobody has."""
         while self._free:
-            self._free.pop().close()
+            self._close(self._free.pop())
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -86,7 +95,11 @@ class Pipes:
         """Close as many as have lain here since the last time."""
         self._timer = None
         for _ in range(self._unneeded):
-            self._free.pop(0).close()
+            self._close(self._free.pop(0))
         self._unneeded = len(self._free)
         if self._free:
             self._timer = self._loop.call_later(_NEEDED, self._close_unneeded)
+
+    def _close(self, pipe: Pipe) -> None:
+        pipe.close()
+        self._descriptors.lent -= _ENDS

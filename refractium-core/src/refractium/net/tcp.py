@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.contract import NEED_MORE, NO, Direction, Transport, Verdict
 from refractium.net.counters import DENIED, NO_ROUTE, Counters, Outcome, why_refused
+from refractium.net.descriptors import A_CLIENT
 from refractium.net.dial import Dial
 from refractium.net.listener import Listener, ip_of
 from refractium.net.locality import OwnAddresses
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from refractium.contract import ProtocolMatch
     from refractium.hooks import Tap
+    from refractium.net.descriptors import Descriptors
     from refractium.net.limits import Limits
     from refractium.net.listener import Peer
     from refractium.net.proxy_protocol import Endpoint
@@ -49,6 +51,7 @@ class TcpService:
         settings: limits and timeouts.
         limits: how many connections there may be.
         report: told of every connection that ended.
+        descriptors: of which each connection takes `A_CLIENT`.
     """
 
     def __init__(
@@ -58,12 +61,14 @@ class TcpService:
         settings: Settings,
         limits: Limits,
         report: Reporter,
+        descriptors: Descriptors,
     ) -> None:
         self.reactor = reactor
         self.snapshots = self._take_snapshots(routers, settings)
         self.limits = limits
         self.report = report
-        self.welding = Welding(reactor)
+        self.descriptors = descriptors
+        self.welding = Welding(reactor, descriptors)
         self.counters = Counters()
         self.connections: set[Connection] = set()
         self.own = OwnAddresses()
@@ -73,9 +78,14 @@ class TcpService:
         self.refusals = Throttled(log)
         self.failures = Throttled(log)
 
+    @property
+    def unreached(self) -> int:
+        """How many connections have no backend, or not yet."""
+        return sum(not connection.is_welded for connection in self.connections)
+
     def listen(self, sock: socket.socket, name: str) -> Listener:
         """Accept connections on a bound, listening socket, which is the service's from now on."""
-        listener = Listener(self.reactor, sock, self._accepted, name, self.snapshots[name])
+        listener = Listener(self.reactor, self.descriptors, sock, self._accepted, name, self.snapshots[name])
         self.own.add(sock)
         self.listeners.append(listener)
         return listener
@@ -122,6 +132,7 @@ class TcpService:
     def forget(self, connection: Connection, ip: str | None) -> None:
         """Let another one in for a connection that has let its sockets go, and was counted for an address."""
         self.connections.discard(connection)
+        self.descriptors.lent -= A_CLIENT
         self.limits.leave(ip)
         if not self.connections:
             self.drained.set()
@@ -145,6 +156,7 @@ class TcpService:
             reason = DENIED
         if reason is not None:
             self.reactor.retire(sock)
+            self.descriptors.lent -= A_CLIENT
             self._count_refused(ip, reason)
             return
         connection = Connection(self, snapshot, sock, ip, peer[1], awaits_header=is_trusted)
@@ -224,6 +236,11 @@ class Connection:
     def route(self) -> str:
         """The label of where it goes, as far as that is decided."""
         return self._pool.label if self._pool is not None else NO_ROUTE
+
+    @property
+    def is_welded(self) -> bool:
+        """Whether it has reached a backend."""
+        return self._weld is not None
 
     @property
     def moved(self) -> tuple[int, int]:

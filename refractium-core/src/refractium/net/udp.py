@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from refractium.contract import ProtocolMatch
     from refractium.hooks import Tap
+    from refractium.net.descriptors import Descriptors
     from refractium.net.limits import Limits
     from refractium.net.listener import Peer
     from refractium.net.reactor import Reactor
@@ -60,6 +62,7 @@ class UdpService:
         settings: timeouts.
         limits: how many sessions there may be.
         report: told of every session that ended.
+        descriptors: of which each session takes one.
     """
 
     def __init__(
@@ -69,12 +72,14 @@ class UdpService:
         settings: Settings,
         limits: Limits,
         report: Reporter,
+        descriptors: Descriptors,
     ) -> None:
         self.reactor = reactor
         self.routers = routers
         self.settings = settings
         self.limits = limits
         self.report = report
+        self.descriptors = descriptors
         self.counters = UdpCounters()
         self.sessions: dict[tuple[object, ...], Session] = {}
         self.own = OwnAddresses()
@@ -95,6 +100,23 @@ class UdpService:
         self.own.add(sock)
         self.listeners.append(listener)
         return listener
+
+    def open_socket(self, family: int) -> socket.socket:
+        """A socket for a session.
+
+        Raises:
+            OSError: there is none to be had.
+        """
+        if not self.descriptors.left(1):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.descriptors.lent += 1
+        return sock
+
+    def close_socket(self, sock: socket.socket) -> None:
+        """Part with the socket of a session."""
+        self.reactor.retire(sock)
+        self.descriptors.lent -= 1
 
     def silence(self, pool: Pool) -> Deadlines:
         """The deadlines of the sessions of a pool."""
@@ -409,14 +431,14 @@ class Session:
                 continue
             family, address = target
             try:
-                sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+                sock = service.open_socket(family)
             except OSError as error:
                 service.failures.warning("no socket for a session: %s", error.strerror)
                 return False
             try:
                 sock.connect(address)
             except OSError as error:
-                sock.close()
+                service.close_socket(sock)
                 service.failures.warning("backend %s cannot be reached: %s", backend.address, error.strerror)
                 _blame(backend, "it cannot be reached", error)
                 continue
@@ -440,7 +462,7 @@ class Session:
         """Part with the backend, if there is one now."""
         if self._sock is not None and self._backend is not None:
             self._backend.state.active -= 1
-            self._service.reactor.retire(self._sock)
+            self._service.close_socket(self._sock)
             self._sock = None
 
     def _on_event(self, _mask: int) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from refractium.hooks import Tap
+    from refractium.net.descriptors import Descriptors
     from refractium.net.pipes import Pipe
     from refractium.net.reactor import Reactor
 
@@ -58,14 +59,15 @@ class Welding:
 
     Args:
         reactor: where events come from.
+        descriptors: what pipes are made of.
     """
 
-    def __init__(self, reactor: Reactor) -> None:
+    def __init__(self, reactor: Reactor, descriptors: Descriptors) -> None:
         self.reactor = reactor
         # One buffer for all: a flow empties it into its sink, or copies what is left, before the next reads.
         self.buffer = bytearray(BUFFER)
         self.view = memoryview(self.buffer)
-        self.pipes = Pipes(reactor.loop)
+        self.pipes = Pipes(reactor.loop, descriptors)
 
 
 class Weld:

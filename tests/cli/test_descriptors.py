@@ -1,0 +1,75 @@
+"""A process that has no more descriptors to give."""
+
+from __future__ import annotations
+
+import resource
+import select
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from support.backends import Backend, echo
+from support.clients import PATIENCE, connect
+from support.process import Running, run
+from support.proxy import eventually
+from support.status import status_of
+
+
+def limits_of(pid: int) -> tuple[int, int]:
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def configured(folder: Path, fallback: str, workers: int) -> Path:
+    """A configuration file."""
+    path = folder / "refractium.toml"
+    path.write_text(
+        f'[server]\nbind = "127.0.0.1"\nport = 0\nworkers = {workers}\nfallback_tcp = "{fallback}"\n'
+        "max_connections_per_ip = 10000\npeek_timeout_ms = 5000\n"
+    )
+    return path
+
+
+def test_it_takes_as_many_as_it_may_have(tmp_path: Path) -> None:
+    file = configured(tmp_path, "127.0.0.1:1", workers=1)
+    with Running("--config", file, shell='ulimit -Sn 256 && exec "$@"') as proxy:  # noqa: S604
+        proxy.await_out("Listening on")
+        soft, hard = limits_of(proxy.pid)
+        assert soft == hard > 256
+        assert proxy.terminate() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_at_the_limit_clients_wait_and_status_still_answers(tmp_path: Path, workers: int) -> None:
+    with Backend(echo) as backend:
+        file = configured(tmp_path, backend.address, workers)
+        with Running("--config", file) as proxy, ExitStack() as stack:
+            proxy.await_out("Listening on")
+            status_of(proxy)
+            serving = children_of(proxy.pid) if workers > 1 else [proxy.pid]
+            for pid in serving:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (80, 80))
+            clients = [stack.enter_context(connect(proxy.address)) for _ in range(150)]
+            for client in clients:
+                client.sendall(b"?")
+            proxy.await_err("cannot accept: Too many open files; clients wait until there is room again")
+            time.sleep(0.3)
+            inside = status_of(proxy).tcp.active
+            assert workers * 20 < inside <= workers * 40
+            assert run("status", "-p", proxy.port).code == 0
+            # Those that leave make room for those that wait, until all have been served.
+            while clients:
+                answered, _, _ = select.select(clients, (), (), PATIENCE)
+                assert answered, f"{len(clients)} are not served"
+                for client in answered:
+                    assert client.recv(1) == b"?"
+                    client.close()
+                    clients.remove(client)
+            eventually(lambda: status_of(proxy).tcp.active == 0, "all have left")
+            assert status_of(proxy).tcp.accepted == 150
+            assert proxy.terminate() == 0

@@ -1,0 +1,171 @@
+"""How many descriptors there are, and who may have them when they are few."""
+
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from refractium.net import descriptors
+from refractium.net.descriptors import Descriptors
+from refractium.net.pipes import Pipe, Pipes
+from support.backends import Backend, echo
+from support.clients import MIB, payload, receive
+from support.datagrams import UdpBackend, ask, client
+from support.datagrams import echo as echo_datagram
+from support.proxy import ProxyThread, eventually, quick
+
+if TYPE_CHECKING:
+    import asyncio
+
+LIMIT: Final = 1000
+SPARE: Final = 50
+
+
+@pytest.fixture
+def limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process might have 1,000."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (LIMIT, LIMIT))
+    monkeypatch.setattr(descriptors, "_COUNTED", -1.0)
+
+
+def number_open() -> int:
+    return len(list(Path("/proc/self/fd").iterdir())) - 1  # without the one that looks
+
+
+@pytest.mark.usefixtures("limited")
+def test_what_is_open_or_promised_is_not_lent_and_a_few_are_spared() -> None:
+    promised = 0
+    lender = Descriptors(lambda: promised)
+    assert lender.left(LIMIT) == LIMIT - SPARE - number_open()
+    promised = lender.lent = 100
+    assert lender.left(LIMIT) == LIMIT - SPARE - number_open() - 100
+    with ExitStack() as stack:
+        for _ in range(80):
+            stack.enter_context(Path(os.devnull).open("rb"))
+        promised = 20  # the others are open by now
+        assert lender.left(LIMIT) == LIMIT - SPARE - number_open() - 20
+
+
+@pytest.mark.usefixtures("limited")
+def test_an_older_kernel_does_not_say_how_many_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Descriptors(lambda: 0).left(LIMIT)
+    stat = os.stat
+
+    def without_size(path: str) -> os.stat_result:
+        values = list(stat(path))
+        values[6] = 0
+        return os.stat_result(values)
+
+    monkeypatch.setattr(os, "stat", without_size)
+    assert Descriptors(lambda: 0).left(LIMIT) in {found, found - 1}  # one was open to look
+
+
+@pytest.mark.usefixtures("limited")
+def test_where_they_cannot_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "_OPEN", "/nonexistent")
+    assert Descriptors(lambda: 0).left(LIMIT) == LIMIT - SPARE  # no /proc: until the kernel says no
+    monkeypatch.setattr(descriptors, "_OPEN", "/dev/null/nothing")
+    assert Descriptors(lambda: 0).left(LIMIT) == 0  # there was none to look with
+
+
+def test_they_are_counted_when_few_seem_to_be_left_and_not_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lender = Descriptors(lambda: 0)
+    counts = 0
+    count = Descriptors._count
+
+    def counting(of: Descriptors) -> None:
+        nonlocal counts
+        counts += 1
+        count(of)
+
+    monkeypatch.setattr(Descriptors, "_count", counting)
+    monkeypatch.setattr(descriptors, "_COUNTED", 3600.0)
+    assert [lender.left(2) > 100 for _ in range(10)] == [True] * 10
+    assert counts == 1
+    lender.ran_out()
+    assert [lender.left(2) for _ in range(10)] == [0] * 10
+    assert counts == 1
+    monkeypatch.setattr(descriptors, "_COUNTED", -1.0)
+    assert lender.left(2) > 100
+    assert counts == 2
+
+
+@pytest.fixture
+def lender() -> Descriptors:
+    """One that has what the test says."""
+
+    class Fixed(Descriptors):
+        def left(self, wanted: int) -> int:
+            del wanted
+            return self._lendable - self.lent
+
+    return Fixed(lambda: 0)
+
+
+def test_a_pipe_is_not_made_of_what_is_promised(lender: Descriptors) -> None:
+    loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]
+    pipes = Pipes(loop, lender)
+    lender._lendable = 3
+    first = pipes.borrow()
+    assert isinstance(first, Pipe)
+    assert lender.lent == 2
+    assert pipes.borrow() is None
+    first.count = 1
+    pipes.give_back(first)
+    assert lender.lent == 0
+
+
+def test_without_any_left_a_session_waits_for_its_next_datagram(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "_COUNTED", -1.0)
+    settings = quick(udp_session_timeout_ms=500)
+    with (
+        UdpBackend(echo_datagram) as backend,
+        ProxyThread(
+            fallback_udp=backend.address, settings=settings, expected=["Too many open files"]
+        ) as proxy,
+        client(proxy.address) as sock,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(resource, "getrlimit", lambda _: (3, 3))
+            sock.send(b"one")
+            eventually(lambda: proxy.engine.udp_counters.dropped == 1, "it is dropped")
+        sock.send(b"two")
+        assert sock.recv(9) == b"two"
+        assert proxy.service.descriptors.lent == 1
+
+
+def test_all_are_given_back() -> None:
+    settings = quick(max_connections_per_ip=5, udp_session_timeout_ms=300)
+    with (
+        Backend(echo) as backend,
+        UdpBackend(echo_datagram) as answering,
+        ProxyThread(
+            fallback=backend.address,
+            fallback_udp=answering.address,
+            settings=settings,
+            expected=["refused a connection"],
+        ) as proxy,
+        ExitStack() as stack,
+    ):
+        lent = proxy.service.descriptors
+        clients = [stack.enter_context(proxy.connect()) for _ in range(5)]
+        for one in clients[:4]:
+            one.sendall(b"?")
+            assert one.recv(1) == b"?"
+        eventually(lambda: lent.lent == 10, "each has two, the silent one too")
+        with proxy.connect() as refused:
+            assert refused.recv(1) == b""
+        assert lent.lent == 10
+        assert ask(proxy.address, b"?", source="127.0.0.2") == b"?"
+        assert lent.lent == 11
+        data = payload("bulk", MIB)
+        clients[0].sendall(data)
+        assert receive(clients[0], MIB) == data
+        # ProxyThread asserts that nothing is lent in the end.
