@@ -258,8 +258,11 @@ class ProxyThread:
             totals = self.engine.udp_counters
             assert totals.sessions == totals.finished, totals
         assert len(service.reactor._handlers) == watched, "somebody is still watched"
-        pipes = len(service.welding.pipes._free)
-        assert service.descriptors.lent == 2 * pipes, "descriptors were not given back"
+
+        async def lent() -> int:
+            return service.descriptors.lent - 2 * len(service.welding.pipes._free)
+
+        assert self.call(lent()) == 0, "descriptors were not given back"
 
     def _assert_nothing_waits_to_be_closed(self) -> None:
         left = [row for row in _sockets_of_this_process() if row.state == _TCP_CLOSE_WAIT]

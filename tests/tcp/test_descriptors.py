@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import socket
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -30,7 +34,8 @@ SPARE: Final = 50
 def limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this process might have 1,000."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (LIMIT, LIMIT))
-    monkeypatch.setattr(descriptors, "_COUNTED", -1.0)
+    monkeypatch.setattr(descriptors, "_TRUSTED", -1.0)
+    monkeypatch.setattr(descriptors, "_SHARE", -1.0)
 
 
 def number_open() -> int:
@@ -61,16 +66,24 @@ def test_an_older_kernel_does_not_say_how_many_are_open(monkeypatch: pytest.Monk
         values[6] = 0
         return os.stat_result(values)
 
-    monkeypatch.setattr(os, "stat", without_size)
-    assert Descriptors(lambda: 0).left(LIMIT) in {found, found - 1}  # one was open to look
+    monkeypatch.setattr(descriptors, "os", SimpleNamespace(stat=without_size, listdir=os.listdir))
+    assert Descriptors(lambda: 0).left(LIMIT) == found
 
 
 @pytest.mark.usefixtures("limited")
-def test_where_they_cannot_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors, "_OPEN", "/nonexistent")
-    assert Descriptors(lambda: 0).left(LIMIT) == LIMIT - SPARE  # no /proc: until the kernel says no
-    monkeypatch.setattr(descriptors, "_OPEN", "/dev/null/nothing")
-    assert Descriptors(lambda: 0).left(LIMIT) == 0  # there was none to look with
+@pytest.mark.parametrize(
+    ("code", "left"),
+    [(errno.ENOENT, LIMIT - SPARE), (errno.EACCES, LIMIT - SPARE), (errno.EMFILE, 0)],
+    ids=["no /proc", "a forbidden one", "none to look with"],
+)
+def test_where_they_cannot_be_counted(code: int, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> os.stat_result:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(descriptors, "os", SimpleNamespace(stat=fail, listdir=os.listdir))
+    lender = Descriptors(lambda: 0)
+    lender.lent = 100
+    assert lender.left(LIMIT) == left
 
 
 def test_they_are_counted_when_few_seem_to_be_left_and_not_again_at_once(
@@ -86,15 +99,29 @@ def test_they_are_counted_when_few_seem_to_be_left_and_not_again_at_once(
         count(of)
 
     monkeypatch.setattr(Descriptors, "_count", counting)
-    monkeypatch.setattr(descriptors, "_COUNTED", 3600.0)
+    monkeypatch.setattr(descriptors, "_TRUSTED", 3600.0)
     assert [lender.left(2) > 100 for _ in range(10)] == [True] * 10
     assert counts == 1
     lender.ran_out()
     assert [lender.left(2) for _ in range(10)] == [0] * 10
     assert counts == 1
-    monkeypatch.setattr(descriptors, "_COUNTED", -1.0)
+    lender._trusted_until = 0.0
     assert lender.left(2) > 100
     assert counts == 2
+
+
+def test_what_takes_long_to_count_is_counted_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = os.stat
+
+    def slow(path: str) -> os.stat_result:
+        time.sleep(0.01)
+        return stat(path)
+
+    monkeypatch.setattr(descriptors, "os", SimpleNamespace(stat=slow, listdir=os.listdir))
+    lender = Descriptors(lambda: 0)
+    began = time.monotonic()
+    assert lender.left(2) > 100
+    assert lender._trusted_until - began >= 20 * 0.01
 
 
 @pytest.fixture
@@ -123,7 +150,8 @@ def test_a_pipe_is_not_made_of_what_is_promised(lender: Descriptors) -> None:
 
 
 def test_without_any_left_a_session_waits_for_its_next_datagram(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors, "_COUNTED", -1.0)
+    monkeypatch.setattr(descriptors, "_TRUSTED", -1.0)
+    monkeypatch.setattr(descriptors, "_SHARE", -1.0)
     settings = quick(udp_session_timeout_ms=500)
     with (
         UdpBackend(echo_datagram) as backend,
@@ -141,8 +169,28 @@ def test_without_any_left_a_session_waits_for_its_next_datagram(monkeypatch: pyt
         assert proxy.service.descriptors.lent == 1
 
 
+def test_a_backend_that_is_being_dialled_has_its_descriptor_and_a_silent_client_none() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.create_connection(full.getsockname()),  # one is all that it keeps waiting; others it ignores
+        ProxyThread(
+            fallback=f"127.0.0.1:{full.getsockname()[1]}",
+            settings=quick(connect_timeout_ms=500),
+            expected=["cannot be reached"],
+        ) as proxy,
+    ):
+
+        async def figures() -> tuple[int, int]:
+            return proxy.engine.active, proxy.service.awaiting_socket
+
+        with proxy.connect() as client, proxy.connect():
+            eventually(lambda: proxy.call(figures()) == (2, 2), "both are in")
+            client.sendall(b"?")
+            eventually(lambda: proxy.call(figures()) == (2, 1), "one is dialled for")
+
+
 def test_all_are_given_back() -> None:
-    settings = quick(max_connections_per_ip=5, udp_session_timeout_ms=300)
+    settings = quick(max_connections_per_ip=5, udp_session_timeout_ms=1000)
     with (
         Backend(echo) as backend,
         UdpBackend(echo_datagram) as answering,

@@ -105,7 +105,7 @@ class Refractium:
         )
         self._hooks = Hooks()
         self._limits = shared.limits if shared is not None else Limits(settings)
-        self._descriptors = Descriptors(lambda: self._tcp.unreached if self._tcp is not None else 0)
+        self._descriptors = Descriptors(lambda: self._tcp.awaiting_socket if self._tcp is not None else 0)
         self._reactor: Reactor | None = None
         self._tcp: TcpService | None = None
         self._udp: UdpService | None = None

@@ -80,7 +80,8 @@ def _take_all_descriptors() -> None:
     So says systemd.exec(5) of LimitNOFILE. By default it is 1,024, which is 500 connections.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(ValueError, OSError):  # fs.nr_open has been lowered since
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(

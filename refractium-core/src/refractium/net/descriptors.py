@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from time import monotonic
@@ -12,9 +13,13 @@ if TYPE_CHECKING:
 
 A_CLIENT: Final = 2
 """What a client takes: its own descriptor and its backend's."""
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What the machine says when it has run out of descriptors or memory for sockets."""
 _OPEN: Final = "/proc/self/fd"
-_COUNTED: Final = 0.05
-"""Seconds that a count is trusted for when it has found too few."""
+_TRUSTED: Final = 0.05
+"""Seconds that a count is trusted for when it has found too few, at least."""
+_SHARE: Final = 20
+"""It is trusted for as many times what it took, which may be long (see `_number_open`)."""
 
 
 class Descriptors:
@@ -24,7 +29,7 @@ class Descriptors:
     clients that wait, and none of them could reach a backend any more.
 
     Args:
-        unused: how many are lent and not open, such as those of clients whose backend is still dialled.
+        unused: how many are lent and not open, such as those of clients that are not known yet.
 
     Attributes:
         lent: how many are lent.
@@ -32,14 +37,14 @@ class Descriptors:
 
     def __init__(self, unused: Callable[[], int]) -> None:
         self._unused = unused
-        self._counted = float("-inf")
+        self._trusted_until = float("-inf")
         self._lendable = 0
         self.lent = 0
 
     def left(self, wanted: int) -> int:
         """How many may be lent now; counted anew where they seem to be fewer than wanted."""
         left = self._lendable - self.lent
-        if left < wanted and monotonic() - self._counted > _COUNTED:
+        if left < wanted and monotonic() > self._trusted_until:
             self._count()
             left = self._lendable - self.lent
         return max(0, left)
@@ -49,20 +54,20 @@ class Descriptors:
         self._lendable = self.lent
 
     def _count(self) -> None:
-        self._counted = monotonic()
+        began = monotonic()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # What else is opened from time to time (status, health checks, files) is to be had even then.
         spare = min(64, limit // 20)
-        others = _number_open(limit) - (self.lent - self._unused())
-        self._lendable = limit - spare - others
+        self._lendable = self.lent + limit - spare - _number_open(limit) - self._unused()
+        now = monotonic()
+        self._trusted_until = now + max(_TRUSTED, _SHARE * (now - began))
 
 
 def _number_open(limit: int) -> int:
     """How many descriptors this process has open."""
     try:
-        # Linux tells it as the directory's size since 6.2; before, one has to look.
-        return os.stat(_OPEN).st_size or len(os.listdir(_OPEN))  # noqa: PTH116, PTH208 - paths would cost more
-    except FileNotFoundError:
-        return 0  # without /proc, accept and socket say when there are none left
-    except OSError:
-        return limit
+        # Linux tells it as the directory's size since 6.2. Before, one has to look, at 1 us for each.
+        return os.stat(_OPEN).st_size or len(os.listdir(_OPEN)) - 1  # noqa: PTH116, PTH208 - paths cost more
+    except OSError as error:
+        # Where there is no /proc, accept and socket say when there are none left.
+        return limit if error.errno in EXHAUSTED else 0

@@ -21,7 +21,7 @@ from socket import (
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from refractium.net.listener import EXHAUSTED
+from refractium.net.descriptors import EXHAUSTED
 from refractium.net.locality import is_self_connected
 from refractium.net.reactor import EDGE, IN, OUT
 from refractium.routing import LOCAL_ERRORS
@@ -121,6 +121,11 @@ class Dial:
 
     def __repr__(self) -> str:
         return f"<Dial {self._current}>"
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether an attempt is under way, and not only waited with."""
+        return self._sock is not None
 
     def begin(self) -> None:
         """Try one target after the other, until one is connected or must be waited for."""

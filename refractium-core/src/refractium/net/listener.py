@@ -9,7 +9,7 @@ from socket import SOCK_STREAM, SocketType
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from refractium.net.bind import BACKLOG
-from refractium.net.descriptors import A_CLIENT
+from refractium.net.descriptors import A_CLIENT, EXHAUSTED
 from refractium.net.reactor import IN
 from refractium.throttle import Throttled
 
@@ -33,8 +33,6 @@ _ACCEPTS_A_TURN: Final = 64
 _PAUSE: Final = 0.1
 """Seconds without accepting after the machine has run out of something: it would fail 200,000 times a
 second."""
-EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What the machine says when it has run out of descriptors or memory for sockets."""
 
 
 def ip_of(peer: Peer) -> str:
@@ -120,7 +118,7 @@ class Listener:
         return True
 
     def close(self) -> None:
-        """Stop accepting. Clients that had connected already are still taken in."""
+        """Stop accepting. Clients that had connected already are still taken in, as far as there is room."""
         self._stop_pausing()
         for _ in range(BACKLOG // _ACCEPTS_A_TURN):
             if not self._accept_some():

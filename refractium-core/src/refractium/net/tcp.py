@@ -79,9 +79,9 @@ class TcpService:
         self.failures = Throttled(log)
 
     @property
-    def unreached(self) -> int:
-        """How many connections have no backend, or not yet."""
-        return sum(not connection.is_welded for connection in self.connections)
+    def awaiting_socket(self) -> int:
+        """How many connections have no socket of a backend, or not yet."""
+        return sum(not connection.has_backend_socket for connection in self.connections)
 
     def listen(self, sock: socket.socket, name: str) -> Listener:
         """Accept connections on a bound, listening socket, which is the service's from now on."""
@@ -238,9 +238,9 @@ class Connection:
         return self._pool.label if self._pool is not None else NO_ROUTE
 
     @property
-    def is_welded(self) -> bool:
-        """Whether it has reached a backend."""
-        return self._weld is not None
+    def has_backend_socket(self) -> bool:
+        """Whether a backend is reached or being dialled."""
+        return self._weld is not None or (self._dial is not None and self._dial.has_socket)
 
     @property
     def moved(self) -> tuple[int, int]:

@@ -101,23 +101,6 @@ class UdpService:
         self.listeners.append(listener)
         return listener
 
-    def open_socket(self, family: int) -> socket.socket:
-        """A socket for a session.
-
-        Raises:
-            OSError: there is none to be had.
-        """
-        if not self.descriptors.left(1):
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.descriptors.lent += 1
-        return sock
-
-    def close_socket(self, sock: socket.socket) -> None:
-        """Part with the socket of a session."""
-        self.reactor.retire(sock)
-        self.descriptors.lent -= 1
-
     def silence(self, pool: Pool) -> Deadlines:
         """The deadlines of the sessions of a pool."""
         timeout_ms = pool.session_timeout_ms or self.settings.udp_session_timeout_ms
@@ -425,25 +408,29 @@ class Session:
     def _connect(self) -> bool:
         """Connect a socket to the next target; whether there is one."""
         service = self._service
+        if not service.descriptors.left(1):
+            service.failures.warning("no socket for a session: %s", os.strerror(errno.EMFILE))
+            return False
         for backend, target in self._pool.targets(self.ip):
             if target in service.own:
                 service.counters.unrouted += 1
                 continue
             family, address = target
             try:
-                sock = service.open_socket(family)
+                sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             except OSError as error:
                 service.failures.warning("no socket for a session: %s", error.strerror)
                 return False
             try:
                 sock.connect(address)
             except OSError as error:
-                service.close_socket(sock)
+                sock.close()
                 service.failures.warning("backend %s cannot be reached: %s", backend.address, error.strerror)
                 _blame(backend, "it cannot be reached", error)
                 continue
             self._backend = backend
             backend.state.active += 1
+            service.descriptors.lent += 1
             self._sock = sock
             self._is_header_due = bool(self._header)
             service.reactor.watch(sock, IN, self._on_event)
@@ -462,7 +449,8 @@ class Session:
         """Part with the backend, if there is one now."""
         if self._sock is not None and self._backend is not None:
             self._backend.state.active -= 1
-            self._service.close_socket(self._sock)
+            self._service.reactor.retire(self._sock)
+            self._service.descriptors.lent -= 1
             self._sock = None
 
     def _on_event(self, _mask: int) -> None:
