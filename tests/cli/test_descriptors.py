@@ -6,23 +6,22 @@ import resource
 import select
 import time
 from contextlib import ExitStack
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support.backends import Backend, echo
 from support.clients import PATIENCE, connect
-from support.process import Running, run
+from support.process import Running, children, run
 from support.proxy import eventually
 from support.status import status_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def limits_of(pid: int) -> tuple[int, int]:
     return resource.prlimit(pid, resource.RLIMIT_NOFILE)
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def configured(folder: Path, fallback: str, workers: int) -> Path:
@@ -51,7 +50,7 @@ def test_at_the_limit_clients_wait_and_status_still_answers(tmp_path: Path, work
         with Running("--config", file) as proxy, ExitStack() as stack:
             proxy.await_out("Listening on")
             status_of(proxy)
-            serving = children_of(proxy.pid) if workers > 1 else [proxy.pid]
+            serving = children(proxy.pid) if workers > 1 else [proxy.pid]
             for pid in serving:
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, (80, 80))
             clients = [stack.enter_context(connect(proxy.address)) for _ in range(150)]
@@ -59,7 +58,7 @@ def test_at_the_limit_clients_wait_and_status_still_answers(tmp_path: Path, work
                 client.sendall(b"?")
             proxy.await_err("cannot accept: Too many open files; clients wait until there is room again")
             eventually(lambda: status_of(proxy).tcp.active > workers * 20, "as many are in as may be")
-            time.sleep(0.3)
+            time.sleep(0.3)  # time for more to come in, which must not
             assert status_of(proxy).tcp.active <= workers * 40
             assert run("status", "-p", proxy.port).code == 0
             # Those that leave make room for those that wait, until all have been served.

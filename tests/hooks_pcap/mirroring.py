@@ -61,12 +61,6 @@ def await_captured(proxy: Running) -> None:
     eventually(lambda: not queued_bytes(proxy), "the hook is told of everything")
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(one) for task in tasks for one in (task / "children").read_text().split()]
-
-
 def state_of(pid: int) -> str:
     """The letter of proc(5): T of one that is stopped, Z of one that has ended and X of one that is gone."""
     try:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 from hooks_pcap.capturing import files_in
 from hooks_pcap.following import assert_sound, follow
-from hooks_pcap.mirroring import await_captured, children, configuration, mirroring, queued_bytes, runs
+from hooks_pcap.mirroring import await_captured, configuration, mirroring, queued_bytes, runs
 from support.backends import Backend, digest, echo, sink
 from support.clients import MIB, ask, connect, payload, receive, receive_all
-from support.process import TIMEOUT, Running, free_port, serving
+from support.process import TIMEOUT, Running, children, free_port, serving
 from support.programs import require_program
 from support.proxy import eventually
 from support.status import status_of

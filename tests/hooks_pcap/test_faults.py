@@ -23,7 +23,6 @@ from hooks_pcap.following import assert_sound, follow
 from hooks_pcap.mirroring import (
     await_captured,
     await_end_of,
-    children,
     configuration,
     mirroring,
     state_of,
@@ -35,7 +34,7 @@ from refractium_hooks_pcap.outputs.names import FileNames
 from refractium_hooks_pcap.reader import Reader
 from support.backends import Backend, echo
 from support.clients import ask, connect, payload, receive
-from support.process import TIMEOUT, Running, run
+from support.process import TIMEOUT, Running, children, run
 from support.programs import require_program
 from support.proxy import eventually
 

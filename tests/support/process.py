@@ -114,6 +114,12 @@ def is_listening(port: int) -> bool:
     return False
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(one) for task in tasks for one in (task / "children").read_text().split()]
+
+
 class Running:
     """A ``refractium`` that runs until the block ends, and is killed there if it still does.
 

@@ -287,7 +287,7 @@ def test_who_is_accepted_reaches_a_backend_while_others_wait_for_descriptors() -
             # None of them says a word, so the proxy could accept twice as many as it can have backends for.
             silent = [stack.enter_context(connect(child.address)) for _ in range(100)]
             eventually(lambda: child.figures()["accepted"] > 10, "as many are in as may be")
-            time.sleep(0.3)
+            time.sleep(0.3)  # time for more to come in, which must not
             inside = int(child.figures()["active"])
             for_clients = 60 - (child.descriptors - inside)
             assert (for_clients - 3) // 2 - 1 <= inside <= for_clients // 2
