@@ -9,6 +9,8 @@ from hypothesis import settings
 
 from support.ipv6 import ADDRESSES, HAS_IPV6
 
+pytest_plugins = ["support.running"]
+
 # How long an example takes says more about what else the machine is doing than about the code.
 settings.register_profile("refractium", deadline=None)
 settings.load_profile("refractium")

@@ -208,6 +208,7 @@ def holds_again(pid: int, descriptors: int, threads: int) -> bool:
     return now.descriptors == descriptors and now.threads <= threads
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothing(

@@ -146,6 +146,7 @@ def ended(proxy: Running, how: str) -> int:
     return sum(line.endswith(f"s {how}") for line in proxy.err.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_all_of_them_complete_while_nobody_new_is_let_in(tmp_path: Path) -> None:
     transfers = Transfers(pause_at=MIB)
@@ -164,6 +165,7 @@ def test_all_of_them_complete_while_nobody_new_is_let_in(tmp_path: Path) -> None
         assert "cut" not in proxy.err
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_one_that_never_ends_is_cut_at_the_drain_timeout_and_the_others_complete(tmp_path: Path) -> None:
     # What is left to send after the signal is little: the machine may be slow, the drain timeout is not.

@@ -460,7 +460,7 @@ class Terminal:
         deadline = time.monotonic() + PATIENCE
         while wanted not in self.text:
             readable, _, _ = select.select([self._screen], [], [], max(0, deadline - time.monotonic()))
-            assert readable, f"never on the terminal: {wanted!r}"
+            assert readable, f"never on the terminal: {wanted!r} in {self.text!r}"
             self.text += os.read(self._screen, 65_536).decode(errors="replace")
 
     def close(self) -> None:
@@ -484,7 +484,9 @@ def test_on_a_terminal_the_table_lives_and_is_left_in_order(
     with ExitStack() as stack:
         hook = stack.enter_context(capturing(path))
         hook.on_batch([event for at in range(40) for event in numbered(at)])  # before it is looked for
-        capture = stack.enter_context(Running("capture", "-f", path, stdout=terminal.fd, env=env))
+        capture = stack.enter_context(
+            Running("capture", "-f", path.name, cwd=tmp_path, stdout=terminal.fd, env=env)
+        )
         terminal.await_text("0 open of 40 sessions")
         *begun, _ = numbered(41)
         hook.on_batch(begun)

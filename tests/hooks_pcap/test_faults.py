@@ -122,6 +122,7 @@ def assert_opens(paths: list[Path]) -> None:
 # Killed
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_killed_at_fifty_moments_every_file_is_good_up_to_its_last_record(tmp_path: Path) -> None:
     seed = time.time_ns()

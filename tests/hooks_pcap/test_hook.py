@@ -259,7 +259,9 @@ hook.stop()
     assert datagrams_of(Reader().feed(done.stdout)) == [b"1", b"2"]
 
 
-@pytest.mark.parametrize(("name", "times"), [("a.pcapng", 50), ("a.pcap", 15)])
+@pytest.mark.parametrize(
+    ("name", "times"), [pytest.param("a.pcapng", 50, marks=pytest.mark.slow), ("a.pcap", 15)]
+)
 def test_a_capture_outlives_whoever_writes_it(tmp_path: Path, name: str, times: int) -> None:
     """Killed at any moment, it has left what it has told of, in order; the next run mends the end."""
     seed = str(time.time_ns())

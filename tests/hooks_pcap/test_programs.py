@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import dns.message
 import dns.rrset
+import pytest
 import trustme
 
 from hooks_pcap.following import assert_sound, follow, tshark
@@ -166,6 +167,7 @@ def staged(folder: Path) -> Iterator[Stage]:
         yield Stage(proxy, folder / "authority.pem", sshd, capture, moved, datagrams, names)
 
 
+@pytest.mark.slow
 def test_programs_are_captured_as_they_were_served(tmp_path: Path) -> None:
     for program in ("tshark", "capinfos", "curl", "ssh", "dig"):
         require_program(program)

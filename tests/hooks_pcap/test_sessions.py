@@ -144,6 +144,7 @@ def take_turns(
             sock.sendall(piece)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_capture_has_what_was_sent_byte_for_byte(tmp_path: Path) -> None:
     for program in ("tshark", "capinfos"):

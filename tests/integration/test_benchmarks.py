@@ -46,6 +46,7 @@ def figures(report: dict[str, Any], work: str) -> Iterator[float]:
             yield from measure["figures"]["refractium"]
 
 
+@pytest.mark.slow
 def test_a_comparison_saves_figures_a_picture_and_a_table(tmp_path: Path) -> None:
     require_program("wrk")
     shown = benchmarks(
@@ -62,6 +63,7 @@ def test_a_comparison_saves_figures_a_picture_and_a_table(tmp_path: Path) -> Non
     assert "\n| keep-alive | requests, 1/s ↑ |" in table
 
 
+@pytest.mark.slow
 def test_growth_saves_figures_and_a_picture(tmp_path: Path) -> None:
     benchmarks("scale", "--only", "patterns", "--rounds", 1, "--seconds", 0.1, "--out", tmp_path)
     (curve,) = json.loads((tmp_path / "scale.json").read_text())["curves"]

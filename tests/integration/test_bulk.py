@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from support.backends import Backend, digest, duplex, sink, source
 from support.clients import MIB, Received, connect, payload, receive, receive_all, reset, sending
 from support.process import serving
@@ -54,6 +56,7 @@ def up(seed: object, size: int) -> bytes:
     return MAGIC + payload(f"up {seed}", size)
 
 
+@pytest.mark.slow
 def test_sixteen_mebibytes_each_way_at_once(tmp_path: Path) -> None:
     received: list[Received] = []
     handle = duplex(DOWN)
@@ -93,6 +96,7 @@ def test_the_client_goes_on_after_the_backend_has_ended_its_side(tmp_path: Path)
     assert received == [(data, "eof")]
 
 
+@pytest.mark.slow
 def test_slow_readers_make_the_backend_wait_and_not_the_memory_grow(tmp_path: Path) -> None:
     with in_front_of(source(DOWN), tmp_path) as proxy, ExitStack() as stack:
         idle = proxy.memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -80,15 +81,29 @@ def uv() -> str:
     return found
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what needs the distributions, which take ten seconds to build."""
+    for item in items:
+        if "dist" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def dist(
     uv: str, run: Callable[..., str], knock: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """All distributions: an sdist each, and the wheel built from that sdist."""
-    folder = tmp_path_factory.mktemp("dist")
-    run(uv, "build", "--quiet", "--all-packages", "--out-dir", folder, cwd=ROOT)
-    for other in (knock, *sorted(examples.iterdir())):
-        run(uv, "build", "--quiet", "--out-dir", folder, other)
+    """All distributions: an sdist each, and the wheel built from that sdist; built by one process for all."""
+    of_this_process = tmp_path_factory.getbasetemp()
+    of_all = of_this_process.parent if "PYTEST_XDIST_WORKER" in os.environ else of_this_process
+    folder = of_all / "dist"
+    with (of_all / "dist.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        if not folder.exists():
+            unfinished = of_all / "dist.unfinished"
+            run(uv, "build", "--quiet", "--all-packages", "--out-dir", unfinished, cwd=ROOT)
+            for other in (knock, *sorted(examples.iterdir())):
+                run(uv, "build", "--quiet", "--out-dir", unfinished, other)
+            unfinished.rename(folder)
     return folder
 
 

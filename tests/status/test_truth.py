@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from refractium.control import ask, decode, file_name
@@ -370,6 +371,7 @@ def reload(program: Running, file: Path, to: Backends) -> Story:
     return Counter({("generation",): 4, ("reloads", "ok"): 3, ("reloads", "failed"): 2})
 
 
+@pytest.mark.slow
 def test_after_a_mixed_run_with_reloads_status_and_metrics_tell_what_the_clients_have_met(
     tmp_path: Path,
 ) -> None:

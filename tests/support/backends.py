@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import queue
@@ -120,10 +121,10 @@ class Backend:
     def _serve(self, sock: socket.socket) -> None:
         try:
             self.results.put(self._handler(sock))
-        except ConnectionError:
-            pass
         except BaseException as error:  # noqa: BLE001 - raised where the block ends
-            self._errors.append(error)
+            # ENOTCONN: the peer has reset between two calls, and the next one was shutdown(2).
+            if not isinstance(error, ConnectionError) and getattr(error, "errno", 0) != errno.ENOTCONN:
+                self._errors.append(error)
         finally:
             with self._lock:
                 self._open.discard(sock)

@@ -86,19 +86,30 @@ TCP: Final[Mapping[str, Change]] = {
 UDP: Final[Mapping[str, Change]] = {"plain": usual, "hooked": hooked, "ipv6": ipv6, "wildcard": wildcard}
 _TO_UNIX: Final = (unix, all_at_once)
 _BY_IPV6: Final = (ipv6, wildcard, all_at_once)
+_QUICK: Final = (without_pipes, with_pipes, all_at_once, usual, wildcard)
+"""Between them they take every turn that the others take one at a time."""
+_QUICK_WITHOUT_UNIX: Final = (*_QUICK, hooked)
 
 
 def run_on(paths: Mapping[str, Change], metafunc: pytest.Metafunc) -> None:
     """Run a test on every path, if it uses `data_path`.
 
     One that is marked ``backend_resets`` is not run where backends have unix sockets: there they see an end,
-    and make one, where TCP has a reset.
+    and make one, where TCP has a reset. The paths outside of `_QUICK` are slow.
     """
     if "data_path" not in metafunc.fixturenames:
         return
     resets = metafunc.definition.get_closest_marker("backend_resets") is not None
+    quick = _QUICK_WITHOUT_UNIX if resets else _QUICK
     chosen = [
-        pytest.param(change, id=name, marks=[pytest.mark.needs_ipv6] if change in _BY_IPV6 else [])
+        pytest.param(
+            change,
+            id=name,
+            marks=[
+                *([pytest.mark.needs_ipv6] if change in _BY_IPV6 else []),
+                *([] if change in quick else [pytest.mark.slow]),
+            ],
+        )
         for name, change in paths.items()
         if not (resets and change in _TO_UNIX)
     ]

@@ -31,9 +31,10 @@ TESTS: Final = Path(__file__).parents[1]
 RUNTIME: Final = tempfile.TemporaryDirectory(prefix="refractium-")
 """Where the instances that tests start have their control sockets."""
 
+_WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _LISTENING: Final = re.compile(r"^Listening on (?:tcp|udp)://(\S+)$", re.MULTILINE)
-_NEVER_GIVEN: Final = range(12_000, 32_000)
-"""Below ip_local_port_range, as Linux has it by default (ip(7))."""
+_NEVER_GIVEN: Final = range(12_000, 32_000)[_WORKER :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+"""The ports of this test process, below ip_local_port_range as Linux has it by default (ip(7))."""
 _GIVEN: Final[set[int]] = set()
 """Those of them that a test has had: two that one test asks for must not be the same."""
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")

@@ -134,6 +134,7 @@ def congestion_control(sock: socket.socket) -> bytes:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(480)
 def test_a_pipe_that_still_holds_bytes_when_its_connection_dies_is_nobody_elses() -> None:
     """10,000 connections with payloads of their own, many of which are reset while they are in the pipe."""

@@ -9,6 +9,7 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 import trustme
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.server import serve
@@ -52,6 +53,7 @@ def dnsmasq() -> Iterator[str]:
         program.communicate(timeout=10)
 
 
+@pytest.mark.slow
 def test_dnsperf_to_dnsmasq_loses_no_query(tmp_path: Path) -> None:
     dnsperf = require_program("dnsperf")
     (tmp_path / "queries").write_text("known.example A\nwww.known.example A\nftp.known.example A\n")

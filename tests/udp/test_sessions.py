@@ -175,6 +175,7 @@ def test_a_route_may_have_a_silence_of_its_own() -> None:
             assert proxy.next_end().seconds < 10
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(480)
 def test_five_thousand_clients_get_their_own_answers() -> None:
     settings = quick(udp_session_timeout_ms=3_000)

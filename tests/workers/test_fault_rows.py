@@ -43,7 +43,7 @@ _TICK: Final = 0.01
 """Seconds in which proc(5) counts processor time."""
 
 
-@pytest.fixture(params=[1, 3], ids=["1 worker", "3 workers"])
+@pytest.fixture(params=[pytest.param(1, marks=pytest.mark.slow), 3], ids=["1 worker", "3 workers"])
 def workers(request: pytest.FixtureRequest) -> int:
     count: int = request.param
     return count
