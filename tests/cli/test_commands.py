@@ -16,7 +16,7 @@ from support.hellos import records, typical_hello
 from support.process import environment, run
 
 if TYPE_CHECKING:
-    from cli.conftest import Cli
+    from support.cli import Cli
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "example.toml"
 ROUTE = '[[protocols]]\nname = "http"\nforward_to = "127.0.0.1:9000"\n'

@@ -12,7 +12,7 @@ import pytest
 from support.process import run
 
 if TYPE_CHECKING:
-    from cli.conftest import Cli
+    from support.cli import Cli
 
 BAD_USAGE = {
     "a port that is no number": (["-p", "abc"], "'--port': 'abc' is not a valid integer"),

@@ -10,7 +10,7 @@ import pytest
 import refractium
 
 if TYPE_CHECKING:
-    from cli.conftest import Cli
+    from support.cli import Cli
 
 FILE = """
 [server]

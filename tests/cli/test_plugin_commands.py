@@ -15,7 +15,7 @@ from support.process import Finished, environment, run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cli.conftest import Cli
+    from support.cli import Cli
 
 HEAD: Final = """\
 import sys
@@ -102,15 +102,16 @@ def test_plugins_are_not_imported_for_a_command_of_ours_that_needs_none(site: Si
 @pytest.mark.parametrize(
     "code",
     [
-        "raise ImportError('the glass is cracked')",
-        "import sys; sys.exit(3)",
-        "print('not now'); 1 / 0",
-        HEAD + "command = 'greet'",
-        HEAD + "command = click.Command(None)",
-        HEAD.replace("[command]", "1 / 0"),
-        HEAD + "refractium_api_version = 99" + "\ncommand = None",
+        pytest.param("raise ImportError('the glass is cracked')", id="import"),
+        pytest.param("print('not now'); 1 / 0", id="print", marks=pytest.mark.slow),
+        pytest.param("import sys; sys.exit(3)", id="exit"),
+        pytest.param(HEAD + "command = 'greet'", id="no command", marks=pytest.mark.slow),
+        pytest.param(HEAD + "command = click.Command(None)", id="no name"),
+        pytest.param(HEAD.replace("[command]", "1 / 0"), id="raises", marks=pytest.mark.slow),
+        pytest.param(
+            HEAD + "refractium_api_version = 99\ncommand = None", id="version", marks=pytest.mark.slow
+        ),
     ],
-    ids=["import", "exit", "print", "no command", "no name", "raises", "version"],
 )
 def test_a_broken_plugin_hurts_no_command(site: Site, code: str) -> None:
     site.add("cracked", code)

@@ -20,10 +20,12 @@ from refractium.assembly import Overrides, assemble
 from refractium.config import Source, parse
 from refractium.plugins import load_plugins
 from support.clients import PATIENCE
-from support.process import PROGRAM, run
+from support.process import PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from support.cli import Cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -102,8 +104,8 @@ def commands() -> list[object]:
 
 
 @pytest.mark.parametrize("words", commands())
-def test_a_command_is_understood(words: list[str]) -> None:
-    done = run(*words, "--help")
+def test_a_command_is_understood(cli: Cli, words: list[str]) -> None:
+    done = cli(*words, "--help")
     assert (done.code, done.err) == (0, "")
     assert "Usage" in done.out
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 """Seconds after which a blocking call has hung; no test waits for it to pass."""
 
 MIB: Final = 1 << 20

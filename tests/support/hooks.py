@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from refractium.contract import Direction, Event
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which anything has hung."""
 
 RELEASE = threading.Event()
@@ -227,6 +227,7 @@ class Raising(Ignoring):
     """Raises at every packet."""
 
     name = "raising"
+    queue_bytes = 256 * 1024
 
     def on_packet(self, *_: object) -> None:
         raise ValueError("always")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROGRAM: Final = str(Path(sys.executable).with_name("refractium"))
 """The command of the environment that the tests run in."""
 
-TIMEOUT: Final = 30.0
+TIMEOUT: Final = 60.0
 """Seconds after which anything has hung; no test waits for them to pass."""
 
 TESTS: Final = Path(__file__).parents[1]

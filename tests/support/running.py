@@ -1,4 +1,4 @@
-"""A pytest plugin: the suite runs in several processes, leaves slow tests out and shows one line of progress."""
+"""A pytest plugin: several processes, no slow tests unless they are asked for, one line of progress."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _are_named(config: pytest.Config) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt all that is imported by now from collections: tests collect garbage to find what is left open."""
+    """Exempt what is imported by now from the garbage collections by which tests find what is left open."""
     gc.collect()
     gc.freeze()
 

@@ -93,7 +93,7 @@ class Program:
             return Received(b"", "eof")
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("loop", ["uvloop", pytest.param("asyncio", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["tcp", "unix"])
 def test_what_is_received_is_what_was_sent(
     family: str, loop: LoopKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -196,7 +196,7 @@ def test_a_worker_that_does_not_answer_is_replaced(
         os.kill(pid, signal.SIGSTOP)
         began = time.monotonic()
         assert len(proxy.status().workers) == 2  # the status does not wait for it
-        assert time.monotonic() - began < PATIENCE / 2
+        assert time.monotonic() - began < 10
         eventually(lambda: f"worker 1 (process {pid}): it does not answer" in caplog.text, "it is noticed")
         monkeypatch.setattr(module, "_BEAT", 1.0)
         proxy.await_replaced(1, pid)

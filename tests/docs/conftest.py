@@ -1,0 +1,5 @@
+"""Pages and what they show."""
+
+from support.cli import cli
+
+__all__ = ["cli"]

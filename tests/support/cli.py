@@ -1,0 +1,77 @@
+"""The command line, called the way its console script does, in the process of the test."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from contextlib import contextmanager
+from textwrap import dedent
+from typing import TYPE_CHECKING
+
+import pytest
+
+from refractium.cli import main
+from support.process import Finished, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def logging_as_before() -> Iterator[None]:
+    """What a command sets up in this process is taken down: its lines would come out in later tests."""
+    root, ours = logging.getLogger(), logging.getLogger("refractium")
+    before = root.handlers[:], root.level, ours.level, logging.raiseExceptions
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            if handler not in before[0]:
+                handler.close()
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
+        ours.setLevel(before[2])
+        logging.raiseExceptions = before[3]
+
+
+class Cli:
+    """Calls ``refractium`` in an empty folder; in this process, which costs little."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.folder = folder
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object, stdin: bytes = b"") -> Finished:
+        """What it exits with, prints and complains. No call may end in a traceback."""
+        with self._monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["refractium", *map(str, arguments)])
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Finished(int(ended.value.code or 0), out, err)
+
+    def write(self, text: str, name: str = "refractium.toml") -> Path:
+        """Put down a configuration."""
+        path = self.folder / name
+        path.write_text(dedent(text), encoding="utf-8")
+        return path
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    monkeypatch.chdir(tmp_path)
+    wanted = environment()
+    for key in os.environ.keys() - wanted.keys():
+        monkeypatch.delenv(key)
+    for key, value in wanted.items():
+        monkeypatch.setenv(key, value)
+    with logging_as_before():
+        yield Cli(tmp_path, monkeypatch, capsys)
