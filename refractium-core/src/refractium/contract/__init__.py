@@ -14,7 +14,7 @@ same way. This package does no I/O and imports neither the engine nor the plugin
 depend on something small and stable. `API_VERSION` counts its incompatible changes.
 """
 
-from refractium.contract.balancer import Balanced, Balancer, problems_of_balancer
+from refractium.contract.balancer import Balanced, BalancedT, Balancer, problems_of_balancer
 from refractium.contract.health import (
     SHARED_KEYS,
     Endpoint,
@@ -58,6 +58,7 @@ __all__ = [
     "NO",
     "SHARED_KEYS",
     "Balanced",
+    "BalancedT",
     "Balancer",
     "DeferredMatch",
     "Direction",

@@ -27,7 +27,8 @@ class Balanced(Protocol):
         """Connections and UDP sessions that it has now, those under way to it included."""
 
 
-B = TypeVar("B", bound=Balanced)
+BalancedT = TypeVar("BalancedT", bound=Balanced)
+"""For the annotations of `Balancer.order`: the backends that come out are those that went in."""
 
 
 class Balancer(ABC):
@@ -41,7 +42,7 @@ class Balancer(ABC):
     summary: str = ""
 
     @abstractmethod
-    def order(self, backends: Sequence[B], client: str) -> Iterable[B]:
+    def order(self, backends: Sequence[BalancedT], client: str) -> Iterable[BalancedT]:
         """The order in which to try backends for one client.
 
         Args:

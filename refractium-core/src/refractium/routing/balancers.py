@@ -12,7 +12,7 @@ from refractium.contract import Balancer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from refractium.contract.balancer import B
+    from refractium.contract.balancer import BalancedT
 
 DEFAULT: Final = "round_robin"
 
@@ -32,7 +32,7 @@ class RoundRobin(Balancer):
         self._next = 0
         self._credit: dict[object, int] = {}
 
-    def order(self, backends: Sequence[B], client: str) -> Iterable[B]:
+    def order(self, backends: Sequence[BalancedT], client: str) -> Iterable[BalancedT]:
         del client
         if backends is not self._known:
             self._known = backends
@@ -44,7 +44,7 @@ class RoundRobin(Balancer):
             first = self._spend(backends)
         return (*backends[first:], *backends[:first]) if first else backends
 
-    def _spend(self, backends: Sequence[B]) -> int:
+    def _spend(self, backends: Sequence[BalancedT]) -> int:
         """Every backend is given its weight, and the richest pays for all: nginx's way."""
         credit = self._credit
         richest, most, total = 0, -math.inf, 0
@@ -66,7 +66,7 @@ class LeastConnections(Balancer):
     def __init__(self) -> None:
         self._turns = RoundRobin()
 
-    def order(self, backends: Sequence[B], client: str) -> Iterable[B]:
+    def order(self, backends: Sequence[BalancedT], client: str) -> Iterable[BalancedT]:
         return sorted(self._turns.order(backends, client), key=_load)
 
 
@@ -79,7 +79,7 @@ class RandomTwo(Balancer):
     def __init__(self) -> None:
         self._random = random.Random()  # noqa: S311 - chooses backends, keeps no secret
 
-    def order(self, backends: Sequence[B], client: str) -> Iterator[B]:
+    def order(self, backends: Sequence[BalancedT], client: str) -> Iterator[BalancedT]:
         del client
         left = list(backends)
         while left:
@@ -102,7 +102,7 @@ class SourceHash(Balancer):
     name = "source_hash"
     summary = "the same client IP address to the same backend"
 
-    def order(self, backends: Sequence[B], client: str) -> Iterable[B]:
+    def order(self, backends: Sequence[BalancedT], client: str) -> Iterable[BalancedT]:
         return sorted(backends, key=lambda backend: _draw(backend, client), reverse=True)
 
 
@@ -112,12 +112,12 @@ class First(Balancer):
     name = "first"
     summary = "the first backend that is up"
 
-    def order(self, backends: Sequence[B], client: str) -> Iterable[B]:
+    def order(self, backends: Sequence[BalancedT], client: str) -> Iterable[BalancedT]:
         del client
         return backends
 
 
-def _load(backend: B) -> float:
+def _load(backend: BalancedT) -> float:
     return backend.active / backend.weight
 
 
@@ -125,7 +125,7 @@ _HASH_BYTES: Final = 8
 _HASH_RANGE: Final = 1 << 8 * _HASH_BYTES
 
 
-def _draw(backend: B, client: str) -> float:
+def _draw(backend: BalancedT, client: str) -> float:
     """A number that is the same for the same two, and exceeds the others' in proportion to the weight.
 
     -weight / ln(u) for u spread evenly over (0, 1) (Schindelhauer and Schomaker, Weighted Distributed Hash

@@ -1,0 +1,35 @@
+"""What a type checker must refuse. An ignore that is not needed is an error under ``mypy --strict``."""
+
+import asyncio
+
+from refractium import Health, Member, ProtocolMatch, Refractium, Route, Settings, Transport, define_protocol
+from refractium.contract import Protocol
+
+
+@define_protocol("any", max_bytes=1)
+def anything(data: bytes) -> ProtocolMatch:
+    del data
+    return ProtocolMatch()
+
+
+@define_protocol("text", max_bytes=1)  # type: ignore[arg-type]
+def text(data: str) -> ProtocolMatch:
+    del data
+    return ProtocolMatch()
+
+
+class Half(Protocol):
+    name = "half"
+
+
+def mistakes() -> None:
+    Half()  # type: ignore[abstract]
+    Route("http", "127.0.0.1:80")  # type: ignore[arg-type]
+    Route(anything, 8080)  # type: ignore[arg-type]
+    Route(anything, "127.0.0.1:80", balanced="first")  # type: ignore[call-arg]
+    Member("127.0.0.1:80", weight="heavy")  # type: ignore[arg-type]
+    Health(kind="tcp", interval_ms="1s")  # type: ignore[arg-type]
+    Settings(max_connections="many")  # type: ignore[arg-type]
+    Refractium(anything)  # type: ignore[arg-type]
+    Transport.SCTP  # type: ignore[attr-defined]  # noqa: B018
+    asyncio.run(Refractium().run_tcp(8080))  # type: ignore[call-arg, arg-type]
