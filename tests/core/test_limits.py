@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from ipaddress import IPv6Address, IPv6Network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +19,35 @@ def test_it_says_which_limit_keeps_a_client_out() -> None:
     assert [limits.enter("b"), limits.enter("b")] == [None, "max_connections"]
     limits.leave("a")
     assert limits.enter("b") is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "prefix", "allowed"),
+    [
+        ("192.0.2.1", "192.0.2.1", 64, 1),
+        ("192.0.2.1", "192.0.2.2", 64, 2),
+        ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", 64, 1),
+        ("2001:db8::1", "2001:db8:0:1::1", 64, 2),
+        ("2001:db8::1", "2001:db8:0:1::1", 56, 1),
+        ("2001:db8::1", "2001:db8::2", 128, 2),
+        ("fe80::1%lo", "fe80::2%lo", 64, 2),
+        ("::ffff:0:1.2.3.4", "::ffff:0:1.2.3.5", 64, 1),
+    ],
+)
+def test_clients_of_one_ipv6_network_count_as_one(first: str, second: str, prefix: int, allowed: int) -> None:
+    limits = Limits(Settings(max_connections_per_ip=1, ipv6_prefix_length=prefix))
+    assert [limits.enter(limits.origin(ip)) for ip in (first, second)].count(None) == allowed
+
+
+@given(st.ip_addresses(v=6), st.ip_addresses(v=6), st.integers(1, 128))
+def test_an_origin_is_the_network_of_that_many_bits(
+    one: IPv6Address, other: IPv6Address, prefix: int
+) -> None:
+    if one.is_link_local or other.is_link_local:
+        return
+    limits = Limits(Settings(ipv6_prefix_length=prefix))
+    same = other in IPv6Network((one, prefix), strict=False)
+    assert (limits.origin(str(one)) == limits.origin(str(other))) is same
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=100))

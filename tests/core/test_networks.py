@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+import socket
+from ipaddress import IPv6Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.networks import Access, Networks, parse_network
+from refractium.networks import Access, Networks, parse_network, plain_ip
 
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 NETWORKS = (
@@ -32,6 +33,32 @@ def test_every_address_of_a_network_is_found(network: object, data: st.DataObjec
     inside = ip_network(str(network))
     at = data.draw(st.integers(0, inside.num_addresses - 1))
     assert str(inside[at]) in Networks([str(network)])
+
+
+@pytest.mark.parametrize(
+    ("shown", "ip"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::ffff:0:192.0.2.1", "::ffff:0:192.0.2.1"),
+        ("::ffff:0:102:304", "::ffff:0:102:304"),
+        ("::ffff:1:2:3", "::ffff:1:2:3"),
+        ("::ffff:1", "::ffff:1"),
+        ("::192.0.2.1", "::192.0.2.1"),
+        ("64:ff9b::192.0.2.1", "64:ff9b::192.0.2.1"),
+        ("fe80::1%lo", "fe80::1%lo"),
+    ],
+)
+def test_only_a_mapped_address_is_an_ipv4_address(shown: str, ip: str) -> None:
+    assert plain_ip(shown) == ip
+
+
+@given(st.ip_addresses(v=6))
+def test_every_address_as_the_kernel_shows_it_stays_an_address(address: IPv6Address) -> None:
+    shown = socket.inet_ntop(socket.AF_INET6, address.packed)
+    expected = address.ipv4_mapped or address
+    assert ip_address(plain_ip(shown)) == expected
+    assert Access(["::/0", "0.0.0.0/0"], []).admits(plain_ip(shown))
 
 
 @pytest.mark.parametrize(

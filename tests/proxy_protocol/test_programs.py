@@ -143,7 +143,7 @@ def test_with_haproxy_in_front_the_client_is_the_one_it_names(send: str, source:
         with connect(("127.0.0.1", port), source="127.0.0.6") as other:
             other.sendall(b"?")
             assert receive(other, 3) == b"in?"
-        assert proxy.service.limits._by_ip.get(source) == 2
+        assert proxy.service.limits._by_ip.get(proxy.service.limits.origin(source)) == 2
         proxy.await_active(2)
         names = {f"[{one.getsockname()[0]}]" if ":" in source else source for one in clients}
         ports = {one.getsockname()[1] for one in clients}

@@ -69,7 +69,7 @@ def test_status_shows_listeners_routes_counts_and_the_last_reload(file: Path) ->
             assert ask(port, b"ALPHA 7") == b"ALPHA 7"
             program.await_err("alpha -> ")  # its end
             status = told("-c", file)
-            listener = {"transport": "tcp", "address": f"127.0.0.1:{port}", "routes": ["alpha"]}
+            listener = {"transport": "tcp", "address": f"127.0.0.1:{port}", "routes": ["alpha"], "paused": ""}
             assert status["listeners"] == [listener]
             (route,) = status["routes"]
             assert route["backends"][0]["address"] == backend.address

@@ -175,6 +175,21 @@ class ProxyThread:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return lambda: future.result(PATIENCE)
 
+    def block(self, action: Callable[[], None]) -> None:
+        """Do something while the proxy's loop has no turn: all that comes meanwhile comes at once."""
+        blocked, go_on = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            blocked.set()
+            go_on.wait(PATIENCE)
+
+        self._loop.call_soon_threadsafe(wait)
+        assert blocked.wait(PATIENCE)
+        try:
+            action()
+        finally:
+            go_on.set()
+
     def connect(self, *, source: str | None = None, receive_buffer: int = 0) -> socket.socket:
         """A client."""
         return connect(self.address, source=source, receive_buffer=receive_buffer)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from refractium.net import dial, listener, tcp, weld
+from refractium.net import dial, tcp, watching, weld
+from refractium.net.limits import Limits
 from support.backends import Backend, FullUnixQueue, digest, echo, sink
 from support.clients import ask, receive, receive_all
 from support.proxy import ProxyThread, eventually, quick
+from support.welds import welded
 
 if TYPE_CHECKING:
     import select
@@ -142,7 +145,7 @@ def exhausted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 def replace_listener(proxy: ProxyThread) -> None:
     (one,) = proxy.service.listeners
-    one._sock = exhausted = Exhausted(fileno=one._sock.detach())
+    one._sock = one._watching._sock = exhausted = Exhausted(fileno=one._sock.detach())
     one._accept = exhausted._accept
 
 
@@ -166,7 +169,7 @@ def test_accepting_pauses_while_the_machine_has_run_out_and_goes_on_after(exhaus
 def test_a_stop_while_accepting_pauses_leaves_no_timer(
     exhausted: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "_PAUSE", 0.05)
+    monkeypatch.setattr(watching, "PAUSE", 0.05)
     with ProxyThread(expected=["cannot accept"], settings=quick()) as proxy:
         replace_listener(proxy)
         exhausted.set()
@@ -174,6 +177,98 @@ def test_a_stop_while_accepting_pauses_leaves_no_timer(
             eventually(lambda: len(proxy.warnings) == 1, "it has run out")
             proxy.call(proxy.engine.stop(0))
             proxy.await_idle(0.2)
+
+
+class Forgetful:
+    """An epoll that has no memory to watch one socket, as often as it is told."""
+
+    def __init__(self, epoll: select.epoll, fd: int, times: int) -> None:
+        self._epoll = epoll
+        self._fd = fd
+        self.left = times
+
+    def register(self, fd: int, events: int) -> None:
+        if fd == self._fd and self.left:
+            self.left -= 1
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        self._epoll.register(fd, events)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+
+def test_a_listener_that_cannot_be_watched_again_says_so_and_comes_back(
+    exhausted: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "PAUSE", 0.02)
+    with (
+        Backend(sink) as backend,
+        ProxyThread(fallback=backend.address, expected=["cannot accept", FAILED]) as proxy,
+    ):
+        replace_listener(proxy)
+        (one,) = proxy.service.listeners
+        epoll = Forgetful(proxy.service.reactor._epoll, one._sock.fileno(), 4)
+        proxy.service.reactor._epoll = epoll  # type: ignore[assignment]
+        exhausted.set()
+        with proxy.connect() as client:
+            client.sendall(b"?")
+            client.shutdown(socket.SHUT_WR)
+            eventually(lambda: proxy.status().listeners[0].paused == "Too many open files", "it pauses")
+            exhausted.clear()
+            assert receive_all(client) == (digest(b"?"), "eof")
+        assert epoll.left == 0
+        assert proxy.status().listeners[0].paused == ""
+        assert sum("Cannot allocate memory" in line for line in proxy.warnings) == 1
+
+
+def test_a_client_that_cannot_be_counted_takes_no_neighbour_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    enter = Limits.enter
+
+    def failing(limits: Limits, origin: str | None) -> str | None:
+        if origin == "127.0.0.66":
+            raise ValueError("not an address")
+        return enter(limits, origin)
+
+    monkeypatch.setattr(Limits, "enter", failing)
+    with (
+        Backend(sink) as backend,
+        ProxyThread(fallback=backend.address, host="127.0.0.1", expected=["failed with a client"]) as proxy,
+        ExitStack() as stack,
+    ):
+        clients = []
+
+        def arrive() -> None:
+            """Have all of them wait to be accepted at once."""
+            for number in range(12):
+                source = "127.0.0.66" if number % 3 == 1 else None
+                clients.append(stack.enter_context(proxy.connect(source=source)))
+
+        proxy.block(arrive)
+        for number, client in enumerate(clients):
+            if number % 3 == 1:
+                assert receive_all(client).data == b""
+            else:
+                client.sendall(b"?")
+                client.shutdown(socket.SHUT_WR)
+                assert receive_all(client) == (digest(b"?"), "eof")
+        assert len(proxy.warnings) == 1
+        # They were never counted in, so that the invariant accepted == finished + refused does not hold.
+        proxy.service.counters.accepted -= 4
+
+
+@pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM])
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_send_that_fails_for_want_of_memory_ends_both_sides_at_once(code: int, direction: str) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(code, "no room")
+
+    with welded() as (weld_, far_client, far_backend, run):
+        flow = weld_.up if direction == "up" else weld_.down
+        flow._send = failing
+        weld_.begin(b"", 0, client_ended=False)
+        (far_client if direction == "up" else far_backend).sendall(b"lost")
+        assert run() == "internal error"
+        assert receive_all(far_client).end == receive_all(far_backend).end == "reset"
 
 
 @pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EPERM, errno.EPROTO])

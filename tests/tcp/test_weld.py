@@ -318,6 +318,31 @@ def test_a_bulk_stream_does_not_starve_the_others() -> None:
         assert sorted(times)[25] < 0.1
 
 
+def test_an_urgent_byte_in_bulk_does_not_hide_what_follows() -> None:
+    """The kernel's splice says 0 at the mark of an urgent byte, as it does at the end (tcp_splice_read)."""
+    bulk, tail = payload("bulk", 2 * MIB), payload("tail", 200_000)
+
+    def take_slowly(sock: socket.socket) -> Received:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        assert receive(sock, 1) == b"?"
+        begun.wait(PATIENCE)
+        return receive_all(sock)
+
+    with Backend(take_slowly) as backend, ProxyThread(fallback=backend.address) as proxy:
+        for _ in range(8):
+            begun = threading.Event()
+            with proxy.connect() as client:
+                client.sendall(b"?")
+                with sending(client, bulk, shut=False):
+                    begun.set()
+                client.send(b"!", socket.MSG_OOB)
+                client.sendall(tail)
+                client.shutdown(socket.SHUT_WR)
+                received = backend.result()
+                assert (len(received.data), received.end) == (len(bulk) + 1 + len(tail), "eof")
+                assert received.data == bulk + b"!" + tail
+
+
 def test_urgent_data_holds_nothing_up() -> None:
     held, go_on = threading.Event(), threading.Event()
 

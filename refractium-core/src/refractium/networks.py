@@ -12,6 +12,18 @@ if TYPE_CHECKING:
 Network: TypeAlias = IPv4Network | IPv6Network
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 """Where IPv6 has the IPv4 addresses (RFC 4291 section 2.5.5.2)."""
+_COLONS_OF_MAPPED: Final = 3
+
+
+def plain_ip(host: str) -> str:
+    """Return an address as a socket shows it; an IPv4 address mapped into IPv6 without the part around it.
+
+    Such an address, ``::ffff:192.0.2.1``, has three colons. An IPv4-translated one, ``::ffff:0:192.0.2.1``
+    (RFC 2765 section 2.1), begins alike, has four and stays an IPv6 address.
+    """
+    if host.startswith("::ffff:") and host.count(":") == _COLONS_OF_MAPPED and "." in host:
+        return host[7:]
+    return host
 
 
 def parse_network(text: str) -> Network:

@@ -21,7 +21,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_connections: _Count = 10_000
     """Connections and UDP sessions held at once; one more is closed at accept, or not begun."""
     max_connections_per_ip: _Count = 50
-    """The same for each client address; an IPv4 address mapped into IPv6 counts as itself."""
+    """The same for each client address, or IPv6 network; a mapped IPv4 address counts as the IPv4 address."""
+    ipv6_prefix_length: Annotated[int, Meta(ge=1, le=128)] = 64
+    """IPv6 clients whose addresses share this many bits count as one address; 128 counts each by itself."""
     peek_timeout_ms: Milliseconds = 3_000
     """How long a client may take to show what it speaks, from accept, however it spreads its bytes."""
     peek_buffer_size: Annotated[int, Meta(ge=16, le=65_536)] = 1_024

@@ -44,11 +44,13 @@ class Listener(Struct, frozen=True):
         transport: whose clients it takes.
         address: ``HOST:PORT``.
         routes: the labels of the routes that it serves, beside the fallback.
+        paused: why nobody is let in at this moment; empty while clients are.
     """
 
     transport: Transport
     address: str
     routes: tuple[str, ...]
+    paused: str = ""
 
 
 class BackendStatus(Struct, frozen=True):
@@ -276,6 +278,9 @@ class _Listening(Protocol):
     @property
     def router(self) -> _Serving: ...
 
+    @property
+    def paused(self) -> str: ...
+
 
 class _Open(Protocol):
     """A connection or a session."""
@@ -290,7 +295,7 @@ class _Open(Protocol):
 def listeners(transport: Transport, those: Iterable[_Listening]) -> Iterator[Listener]:
     """Those of one transport."""
     for one in those:
-        yield Listener(transport, join_host_port(*one.address[:2]), one.router.labels)
+        yield Listener(transport, join_host_port(*one.address[:2]), one.router.labels, one.paused)
 
 
 def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:

@@ -63,8 +63,11 @@ def _show(status: Status) -> None:
     out.print(f"configuration {status.generation}{_last_reload(status)}")
     render.table(
         "\nListeners",
-        ("transport", "address", "routes"),
-        [(one.transport.value, one.address, ", ".join(one.routes)) for one in status.listeners],
+        ("transport", "address", "routes", ""),
+        [
+            (one.transport.value, one.address, ", ".join(one.routes), one.paused and f"paused: {one.paused}")
+            for one in status.listeners
+        ],
     )
     columns = ["route", "transport", "when", "backend", "state", "since", "active", "", "why"]
     render.table("\nRoutes", columns, [row for route in status.routes for row in _backends(route)])

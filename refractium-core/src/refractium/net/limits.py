@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ class Limits:
     """Counts exactly: every `enter` that said yes is followed by one `leave`.
 
     Args:
-        settings: `Settings.max_connections` and `Settings.max_connections_per_ip`.
+        settings: `Settings.max_connections`, `Settings.max_connections_per_ip` and what an address is.
 
     Attributes:
         active: connections held now.
@@ -27,35 +28,50 @@ class Limits:
         """Hold those to come to other limits; nobody who is in is put out."""
         self._max = settings.max_connections
         self._max_per_ip = settings.max_connections_per_ip
+        self._host_bits = 128 - settings.ipv6_prefix_length
 
-    def enter(self, ip: str | None) -> str | None:
-        """Count one connection in, or say which limit keeps it out: the setting's name.
+    def origin(self, ip: str) -> str:
+        """Return the name under which the connections of an address are counted.
+
+        An IPv4 address is counted by itself, an IPv6 address by its network of `Settings.ipv6_prefix_length`
+        bits: a client is given a whole network and may come from each of its addresses (RFC 6177 section 2).
+        Link-local addresses share one network and are counted each by itself.
+        """
+        if ":" not in ip:
+            return ip
+        address = IPv6Address(ip)
+        if address.is_link_local:
+            return ip
+        return f"{int(address) >> self._host_bits:x}/{128 - self._host_bits}"
+
+    def enter(self, origin: str | None) -> str | None:
+        """Count one connection in, or return the name of the setting that keeps it out.
 
         Args:
-            ip: whose it is; None while that is not known (see `assign`).
+            origin: whose it is, as `origin` names it; None while that is not known (see `assign`).
         """
         if self.active >= self._max:
             return "max_connections"
-        if ip is not None and (limit := self.assign(ip)) is not None:
+        if origin is not None and (limit := self.assign(origin)) is not None:
             return limit
         self.active += 1
         return None
 
-    def assign(self, ip: str) -> str | None:
-        """Count a connection that is in already as this address's; or say which limit forbids it."""
-        mine = self._by_ip.get(ip, 0)
+    def assign(self, origin: str) -> str | None:
+        """Count a connection that is in already as this origin's, or return the setting that forbids it."""
+        mine = self._by_ip.get(origin, 0)
         if mine >= self._max_per_ip:
             return "max_connections_per_ip"
-        self._by_ip[ip] = mine + 1
+        self._by_ip[origin] = mine + 1
         return None
 
-    def leave(self, ip: str | None) -> None:
-        """Count one connection out, and as no longer the address's that it was counted as."""
+    def leave(self, origin: str | None) -> None:
+        """Count one connection out, and as no longer the origin's that it was counted as."""
         self.active -= 1
-        if ip is None:
+        if origin is None:
             return
-        left = self._by_ip[ip] - 1
+        left = self._by_ip[origin] - 1
         if left:
-            self._by_ip[ip] = left
+            self._by_ip[origin] = left
         else:
-            del self._by_ip[ip]
+            del self._by_ip[origin]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from refractium.net.bind import BACKLOG
 from refractium.net.descriptors import A_CLIENT, EXHAUSTED
-from refractium.net.reactor import IN
+from refractium.net.watching import Watching
+from refractium.networks import plain_ip
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from collections.abc import Callable
 
@@ -30,14 +30,11 @@ Peer: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"
 _socket = cast("type[socket.socket]", SocketType)
 """The class below Python's own, which costs 3 us more a connection, for nothing that is used."""
 _ACCEPTS_A_TURN: Final = 64
-_PAUSE: Final = 0.1
-"""Seconds without accepting after the machine has run out of something: it would fail 200,000 times a
-second."""
 
 
 def ip_of(peer: Peer) -> str:
-    """The IP address of a peer; an IPv4 address mapped into IPv6 is itself."""
-    return peer[0].removeprefix("::ffff:")
+    """Return the IP address of a peer as the rest of the program knows it."""
+    return plain_ip(peer[0])
 
 
 class Listener:
@@ -69,21 +66,27 @@ class Listener:
         self.snapshot = snapshot
         self._accept: Callable[[], tuple[int, Peer]] = sock._accept  # type: ignore[attr-defined]  # noqa: SLF001
         self._family = sock.family.value
-        self._pause: asyncio.TimerHandle | None = None
         self._exhausted = Throttled(log)
+        self._faults = Throttled(log)
         self.address: Peer = sock.getsockname()
-        reactor.watch(sock, IN, self._on_event)
+        self._watching = Watching(reactor, sock, self._on_event)
 
     @property
     def router(self) -> Router:
         """What it does with its clients now."""
         return self.snapshot.router
 
+    @property
+    def paused(self) -> str:
+        """Why it accepts nobody at this moment; empty while it accepts."""
+        return self._watching.why_paused
+
     def __repr__(self) -> str:
         return f"<Listener {self.address}>"
 
     def _on_event(self, _mask: int) -> None:
         self._accept_some()
+        self._watching.worked()
 
     def _accept_some(self) -> bool:
         """Accept what waits, up to a turn's share; whether there may be more."""
@@ -91,7 +94,12 @@ class Listener:
         may_be_more = self._take(found)
         self._descriptors.lent += A_CLIENT * len(found)
         for sock, peer in found:
-            self._accepted(sock, peer, self.snapshot)
+            try:
+                self._accepted(sock, peer, self.snapshot)
+            except Exception as error:  # noqa: BLE001 - one client must not take its neighbours along
+                self._faults.error("%r failed with a client from %s", self, peer[0], exc_info=error)
+                self._descriptors.lent -= A_CLIENT
+                self._reactor.retire(sock)
         return may_be_more
 
     def _take(self, found: list[tuple[socket.socket, Peer]]) -> bool:
@@ -119,27 +127,16 @@ class Listener:
 
     def close(self) -> None:
         """Stop accepting. Clients that had connected already are still taken in, as far as there is room."""
-        self._stop_pausing()
+        self._watching.stop()
         for _ in range(BACKLOG // _ACCEPTS_A_TURN):
             if not self._accept_some():
                 break
-        self._stop_pausing()
-        self._reactor.unwatch(self._sock)
         self._reactor.retire(self._sock)
 
     def crash(self) -> None:
-        """Go on: a listener outlives any fault of what it has accepted."""
+        """Go on after a pause: a listener outlives any fault."""
+        self._watching.rest()
 
     def _pause_accepting(self, why: str | None) -> None:
         self._exhausted.warning("cannot accept: %s; clients wait until there is room again", why)
-        self._reactor.unwatch(self._sock)
-        self._pause = self._reactor.later(_PAUSE, self._resume)
-
-    def _stop_pausing(self) -> None:
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-
-    def _resume(self) -> None:
-        self._pause = None
-        self._reactor.watch(self._sock, IN, self._on_event)
+        self._watching.pause(why or "no room")

@@ -11,6 +11,8 @@ import select
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
+from refractium.throttle import Throttled
+
 if TYPE_CHECKING:
     import asyncio
     import socket
@@ -40,7 +42,7 @@ class Owner(Protocol):
     """Whose bound methods the handlers are: a connection, a listener, a session."""
 
     def crash(self) -> None:
-        """End at once; a handler has raised what it must not."""
+        """A handler has raised: a connection or session ends at once, a listener rests and goes on."""
 
 
 class Reactor:
@@ -65,6 +67,8 @@ class Reactor:
         self._soon: list[Callable[[], None]] = []
         self._is_turning = False
         self._retired: list[socket.socket] = []
+        self._faults = Throttled(log)
+        self._second_faults = Throttled(log)
         self.turned = time.monotonic()
         loop.add_reader(self._epoll.fileno(), self._turn)
 
@@ -83,7 +87,10 @@ class Reactor:
         fd = sock.fileno()
         watched = fd in self._handlers
         if not watched:
-            self._epoll.register(fd, events)
+            try:
+                self._epoll.register(fd, events)
+            except FileExistsError:  # the kernel failed to take it out
+                self._epoll.modify(fd, events)
         self._handlers[fd] = handler
         return watched
 
@@ -145,7 +152,7 @@ class Reactor:
                     try:
                         handler(mask)
                     except Exception as error:  # noqa: BLE001 - logged there, with its owner
-                        _crash(handler, error)
+                        self._crash(handler, error)
             if self._soon:
                 self._run_soon()
             if self._retired:
@@ -163,7 +170,7 @@ class Reactor:
                 try:
                     handler()
                 except Exception as error:  # noqa: BLE001 - as in a turn
-                    _crash(handler, error)
+                    self._crash(handler, error)
 
     def _resume(self) -> None:
         due, self._again = self._again, {}
@@ -174,18 +181,17 @@ class Reactor:
         try:
             handler()
         except Exception as error:  # noqa: BLE001 - as above
-            _crash(handler, error)
+            self._crash(handler, error)
 
     def _close_retired(self) -> None:
         retired, self._retired = self._retired, []
         for sock in retired:
             sock.close()
 
-
-def _crash(handler: Callable[..., None], error: Exception) -> None:
-    owner: Owner = handler.__self__  # type: ignore[attr-defined]
-    log.error("%r failed; it is ended, the others go on", owner, exc_info=error)
-    try:
-        owner.crash()
-    except Exception:
-        log.exception("%r could not be ended", owner)
+    def _crash(self, handler: Callable[..., None], error: Exception) -> None:
+        owner: Owner = handler.__self__  # type: ignore[attr-defined]
+        self._faults.error("%r failed; it is ended, the others go on", owner, exc_info=error)
+        try:
+            owner.crash()
+        except Exception as second:  # noqa: BLE001 - logged
+            self._second_faults.error("%r could not be ended", owner, exc_info=second)

@@ -77,6 +77,7 @@ class TcpService:
         self.drained.set()
         self.refusals = Throttled(log)
         self.failures = Throttled(log)
+        self.faults = Throttled(log)
 
     @property
     def awaiting_socket(self) -> int:
@@ -129,11 +130,11 @@ class TcpService:
         self.forget(connection, None)
         self._count_refused(ip, reason)
 
-    def forget(self, connection: Connection, ip: str | None) -> None:
-        """Let another one in for a connection that has let its sockets go, and was counted for an address."""
+    def forget(self, connection: Connection, origin: str | None) -> None:
+        """Let another one in for a connection that has let its sockets go, and was counted for an origin."""
         self.connections.discard(connection)
         self.descriptors.lent -= A_CLIENT
-        self.limits.leave(ip)
+        self.limits.leave(origin)
         if not self.connections:
             self.drained.set()
 
@@ -150,8 +151,11 @@ class TcpService:
         trusted, access = snapshot.trusted, snapshot.router.access
         # A trusted proxy has as many connections as all of its clients, and is let in for those that may.
         is_trusted = trusted is not None and ip in trusted
+        origin = None
         if is_trusted or access is None or access.admits(ip):
-            reason = self.limits.enter(None if is_trusted else ip)
+            if not is_trusted:
+                origin = self.limits.origin(ip)
+            reason = self.limits.enter(origin)
         else:
             reason = DENIED
         if reason is not None:
@@ -159,19 +163,27 @@ class TcpService:
             self.descriptors.lent -= A_CLIENT
             self._count_refused(ip, reason)
             return
-        connection = Connection(self, snapshot, sock, ip, peer[1], awaits_header=is_trusted)
+        connection = Connection(self, snapshot, sock, ip, peer[1], origin)
         if not self.connections:
             self.drained.clear()
         self.connections.add(connection)
         try:
             connection.receive()
-        except Exception:
-            log.exception("%r failed; it is ended, the others go on", connection)
+        except Exception as error:  # noqa: BLE001 - logged
+            self.faults.error("%r failed; it is ended, the others go on", connection, exc_info=error)
             connection.crash()
 
 
 class Connection:
     """One client, from accept to its end.
+
+    Args:
+        service: what it belongs to.
+        snapshot: what it is served by.
+        sock: its socket.
+        ip: its address.
+        port: its port.
+        origin: what its limit counts it as; None for a trusted proxy, which says by a header whose it is.
 
     Attributes:
         stamp: monotonic time (s) of the accept, from which the peek timeout runs.
@@ -188,8 +200,8 @@ class Connection:
         "_header",
         "_ip",
         "_is_awaited",
-        "_limited_as",
         "_match",
+        "_origin",
         "_pool",
         "_port",
         "_service",
@@ -206,8 +218,7 @@ class Connection:
         sock: socket.socket,
         ip: str,
         port: int,
-        *,
-        awaits_header: bool,
+        origin: str | None,
     ) -> None:
         self._service = service
         self._snapshot = snapshot
@@ -215,9 +226,9 @@ class Connection:
         self._ip = ip
         self._port = port
         self.stamp = monotonic()
-        self._awaits_header = awaits_header
+        self._awaits_header = origin is None
         self._is_awaited = False
-        self._limited_as = None if awaits_header else ip
+        self._origin = origin
         self._destination: Endpoint | None = None
         self._header = b""
         self._data = b""
@@ -324,14 +335,15 @@ class Connection:
         self._destination = header.destination
         service = self._service
         may_enter = self._snapshot.router.admits(self._ip)
-        reason = service.limits.assign(self._ip) if may_enter else DENIED
+        origin = service.limits.origin(self._ip)
+        reason = service.limits.assign(origin) if may_enter else DENIED
         if reason is not None:
             if self._is_awaited:
                 self._snapshot.peeking.discard(self)
             service.reactor.retire(self._client)
             service.refused_late(self, self._ip, reason)
             return False
-        self._limited_as = self._ip
+        self._origin = origin
         return True
 
     def _end_headerless(self) -> None:
@@ -466,7 +478,7 @@ class Connection:
             self._tap.close(how.name.lower())
         pool = self._pool
         service.counters.finish(NO_ROUTE if pool is None else pool.label, how, up, down)
-        service.forget(self, self._limited_as)
+        service.forget(self, self._origin)
         if service.report.is_wanted():
             service.report.write(
                 Summary(

@@ -22,6 +22,7 @@ from refractium.net.proxy_protocol import build
 from refractium.net.reactor import IN
 from refractium.net.report import Ended, Summary, join_host_port, metadata_of
 from refractium.net.taps import address_of, open_tap
+from refractium.net.watching import Watching
 from refractium.routing import LOCAL_ERRORS
 from refractium.throttle import Throttled
 
@@ -124,7 +125,7 @@ class UdpService:
         self.own.discard(listener.address)
         for session in [one for one in self.sessions.values() if one.listener is listener]:
             session.end(Ended.CLOSED)
-        self.reactor.unwatch(listener.sock)
+        listener.watching.stop()
         self.reactor.retire(listener.sock)
 
     def drain(self) -> None:
@@ -146,7 +147,7 @@ class UdpService:
     def close(self) -> None:
         """Close the listeners and forget all timers. The sessions have ended before."""
         for listener in self.listeners:
-            self.reactor.unwatch(listener.sock)
+            listener.watching.stop()
             self.reactor.retire(listener.sock)
         self.listeners.clear()
         for deadlines in self._silence.values():
@@ -187,7 +188,7 @@ class UdpService:
         """Why a client may not begin a session with this pool; else it is counted in."""
         if not pool.admits(ip):
             return DENIED
-        return REJECTED if pool.action is not None else self.limits.enter(ip)
+        return REJECTED if pool.action is not None else self.limits.enter(self.limits.origin(ip))
 
     def _refuse(self, ip: str, reason: str) -> None:
         self.counters.refuse(reason)
@@ -196,7 +197,7 @@ class UdpService:
     def ended(self, session: Session, how: Ended) -> None:
         """Count a session that has let its socket go."""
         del self.sessions[session.key]
-        self.limits.leave(session.ip)
+        self.limits.leave(session.origin)
         self.counters.finish(session.route, how, session.up, session.down)
         if not self.sessions:
             self.drained.set()
@@ -226,15 +227,25 @@ class UdpListener:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        service.reactor.watch(sock, IN, self._on_event)
+        self.watching = Watching(service.reactor, sock, self._on_event)
+
+    @property
+    def paused(self) -> str:
+        """Why it takes no datagram at this moment; empty while it does."""
+        return self.watching.why_paused
 
     def __repr__(self) -> str:
         return f"<UdpListener {self.address}>"
 
     def crash(self) -> None:
-        """Go on: a listener outlives any fault in handling a datagram."""
+        """Go on after a pause: a listener outlives any fault in handling a datagram."""
+        self.watching.rest()
 
     def _on_event(self, _mask: int) -> None:
+        self._take_some()
+        self.watching.worked()
+
+    def _take_some(self) -> None:
         service = self._service
         buffer, view = service.buffer, service.view
         sessions = service.sessions
@@ -276,6 +287,7 @@ class Session:
     Attributes:
         stamp: monotonic time (s) of the last datagram, in whichever direction.
         listener: what its client's datagrams come through.
+        origin: what the limits count it as.
         up: bytes from client to backend.
         down: bytes from backend to client.
     """
@@ -297,6 +309,7 @@ class Session:
         "ip",
         "key",
         "listener",
+        "origin",
         "stamp",
         "up",
     )
@@ -317,6 +330,7 @@ class Session:
         self._control = control
         self.key = key
         self.ip = ip_of(client)
+        self.origin = self._service.limits.origin(self.ip)
         self._pool = pool
         self._match = match
         self._started = self.stamp = self._service.reactor.now

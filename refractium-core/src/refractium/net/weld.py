@@ -353,9 +353,9 @@ class Flow:
                         return False
                     break
                 except OSError:
-                    self.broken = True
+                    self.broken = self.ended = True
+                # Of nothing, recv says whether it is the end: splice also stops at an urgent byte with 0.
                 if not pipe.count:
-                    self.ended = True
                     break
             try:
                 sent = splice(pipe.read, sink, pipe.count, flags=_FLAGS)
@@ -441,6 +441,10 @@ class Flow:
         if self.done:
             return
         opposite = self.opposite
+        if not _is_over(opposite.sock):
+            # This machine failed (ENOBUFS, ENOMEM): the sink goes on and no event will ever tell of it.
+            self.weld.abort(Ended.FAULT)
+            return
         opposite.broken = True
         self.done = True
         self.held = b""
@@ -470,14 +474,19 @@ def _stop_pacing_here(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 
 
+def _is_over(sock: socket.socket) -> bool:
+    """Return whether a connection was reset or has timed out; True for a unix socket, which cannot tell."""
+    if sock.family == socket.AF_UNIX:
+        return True
+    return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
+
+
 def _unacknowledged(sock: socket.socket) -> int:
     """Bytes that a reset would throw away: that the peer's kernel has not taken. Of a dead connection 0.
 
     A unix socket has no reset, and its close throws nothing away.
     """
-    if sock.family == socket.AF_UNIX:
-        return 0
-    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+    if sock.family == socket.AF_UNIX or _is_over(sock):
         return 0
     (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(count)

@@ -31,7 +31,7 @@ from refractium.workers.messages import (
     StopListening,
 )
 from refractium.workers.process import WorkerProcess
-from refractium.workers.totals import total, with_active, without_open
+from refractium.workers.totals import paused, total, with_active, without_open
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -288,7 +288,10 @@ class Supervisor:
             reloads_failed=self._reloads_failed,
             last_reload=self._last_reload,
             listeners=tuple(
-                status.Listener(one.transport, one.address, one.labels) for one in self._listeners
+                status.Listener(
+                    one.transport, one.address, one.labels, paused(one.transport, one.address, told)
+                )
+                for one in self._listeners
             ),
             routes=tuple(
                 with_active(

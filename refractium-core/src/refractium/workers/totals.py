@@ -61,6 +61,13 @@ def total(those: Sequence[_Counted]) -> Counts:
     )
 
 
+def paused(transport: Transport, address: str, those: Iterable[Status]) -> str:
+    """Return why a worker lets nobody in at an address; empty while all of them do."""
+    listeners = (one for status in those for one in status.listeners)
+    wanted = (one.paused for one in listeners if (one.transport, one.address) == (transport, address))
+    return next(filter(None, wanted), "")
+
+
 def without_open(counts: _Counted) -> Counts:
     """What a worker that has died leaves: what was open has ended, and what was queued was dropped."""
     return Counts(
