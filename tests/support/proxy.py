@@ -293,6 +293,7 @@ def quick(**values: Any) -> Settings:
     return Settings(
         **{
             "max_connections_per_ip": 10_000,
+            "max_udp_sessions_per_ip": 10_000,
             "peek_timeout_ms": 2_000,
             "connect_timeout_ms": 2_000,
             "idle_timeout_ms": 20_000,

@@ -7,11 +7,15 @@ import errno
 import os
 import socket
 import threading
+from contextlib import ExitStack
 
 import pytest
 
 from refractium import NO, Health, Identification, Protocol, ProtocolMatch, Route, Transport, define_protocol
+from support.backends import Backend
+from support.backends import echo as echo_connection
 from support.clients import PATIENCE, payload
+from support.clients import ask as ask_over_tcp
 from support.datagrams import UdpBackend, ask, client, echo
 from support.process import free_port
 from support.proxy import ProxyThread, eventually, quick
@@ -162,7 +166,65 @@ def test_one_way_traffic_either_way_keeps_a_session_and_silence_ends_it(pushing:
         eventually(lambda: pushing or backend.seen == 9, "all datagrams")
         assert len(backend.clients) == 1
         assert proxy.engine.udp_counters.sessions == 1
-        assert proxy.next_end().ended == "idle timeout"
+        assert proxy.next_end().ended == ("idle timeout" if pushing else "unanswered")
+
+
+@on_every_path
+def test_a_session_that_was_never_answered_ends_sooner() -> None:
+    def answer(datagram: bytes) -> list[bytes]:
+        return [datagram] if datagram == b"?" else []
+
+    settings = quick(udp_session_timeout_ms=2_000, udp_unanswered_timeout_ms=200)
+    with UdpBackend(answer) as backend, ProxyThread(fallback_udp=backend.address, settings=settings) as proxy:
+        assert ask(proxy.address, b"?") == b"?"
+        with client(proxy.address) as sock:
+            sock.send(b"!")
+            first, second = proxy.next_end(), proxy.next_end()
+        assert (first.ended, second.ended) == ("unanswered", "idle timeout")
+        assert first.seconds < second.seconds
+
+
+def test_a_flood_that_nobody_answers_keeps_neither_sessions_nor_connections_out() -> None:
+    def answer(datagram: bytes) -> list[bytes]:
+        return [datagram] if datagram.startswith(b"?") else []
+
+    settings = quick(max_connections=5, max_udp_sessions=10, udp_session_timeout_ms=2_000)
+    with (
+        UdpBackend(answer) as backend,
+        Backend(echo_connection) as tcp,
+        ProxyThread(fallback=tcp.address, fallback_udp=backend.address, settings=settings) as proxy,
+        ExitStack() as stack,
+    ):
+        settled = stack.enter_context(client(proxy.address))
+        settled.send(b"? first")
+        assert settled.recv(100) == b"? first"
+        for number in range(200):
+            with client(proxy.address) as forged:
+                forged.send(b"%d" % number)
+            if number % 50 == 0:
+                assert ask(proxy.address, b"?%d" % number) == b"?%d" % number
+                assert ask_over_tcp(proxy.address, b"hello").data == b"hello"
+        settled.send(b"? again")
+        assert settled.recv(100) == b"? again"
+        eventually(lambda: backend.seen == 206, "all have been passed on")
+        assert proxy.engine.active <= 10
+        assert proxy.engine.udp_counters.refused == 0
+
+
+def test_of_one_address_the_oldest_unanswered_session_makes_room() -> None:
+    settings = quick(max_udp_sessions_per_ip=2, udp_session_timeout_ms=2_000)
+    with (
+        UdpBackend(lambda _: []) as silent,
+        ProxyThread(fallback_udp=silent.address, settings=settings) as proxy,
+        ExitStack() as stack,
+    ):
+        socks = [stack.enter_context(client(proxy.address)) for _ in range(3)]
+        other = stack.enter_context(client(proxy.address, source="127.0.0.9"))
+        for number, sock in enumerate((other, *socks), 1):
+            sock.send(b"!")
+            eventually(lambda number=number: silent.seen == number, "it is passed on")  # type: ignore[misc]
+        assert proxy.next_end().client == "{}:{}".format(*socks[0].getsockname())
+        assert proxy.engine.active == 3
 
 
 @on_every_path
@@ -201,11 +263,11 @@ def test_five_thousand_clients_get_their_own_answers() -> None:
 
 @on_every_path
 def test_sessions_are_bounded_and_established_ones_keep_working() -> None:
-    settings = quick(udp_session_timeout_ms=1_500, max_connections=10)
+    settings = quick(udp_session_timeout_ms=1_500, max_udp_sessions=10)
     with (
         UdpBackend(echo) as backend,
         ProxyThread(
-            fallback_udp=backend.address, settings=settings, expected=["max_connections is reached"]
+            fallback_udp=backend.address, settings=settings, expected=["max_udp_sessions is reached"]
         ) as proxy,
     ):
         socks = [client(proxy.address) for _ in range(30)]
@@ -227,7 +289,7 @@ def test_sessions_are_bounded_and_established_ones_keep_working() -> None:
 
 
 def test_sessions_of_one_address_are_bounded() -> None:
-    settings = quick(udp_session_timeout_ms=1_000, max_connections_per_ip=2)
+    settings = quick(udp_session_timeout_ms=1_000, max_udp_sessions_per_ip=2)
     with (
         UdpBackend(echo) as backend,
         ProxyThread(fallback_udp=backend.address, settings=settings, expected=["per_ip is reached"]) as proxy,

@@ -40,11 +40,11 @@ class Shared(NamedTuple):
     """What an engine has in common with others that serve the same on the same addresses.
 
     Attributes:
-        limits: those that hold over all of them.
+        limits: those of each transport, which hold over all of them.
         authorities: who decides what is believed of the backends of each transport.
     """
 
-    limits: Limits
+    limits: Mapping[Transport, Limits]
     authorities: Mapping[Transport, Authority]
 
 
@@ -104,7 +104,11 @@ class Refractium:
             authorities=self._authorities,
         )
         self._hooks = Hooks()
-        self._limits = shared.limits if shared is not None else Limits(settings)
+        self._limits = (
+            shared.limits
+            if shared is not None
+            else {transport: Limits(settings, transport) for transport in Transport}
+        )
         self._descriptors = Descriptors(lambda: self._tcp.awaiting_socket if self._tcp is not None else 0)
         self._reactor: Reactor | None = None
         self._tcp: TcpService | None = None
@@ -216,7 +220,8 @@ class Refractium:
         former, self._plan = self._plan, plan
         if self._reactor is not None:
             self._hooks.use(plan.hooks)
-        self._limits.apply(settings)
+        for limits in self._limits.values():
+            limits.apply(settings)
         for transport, service in ((Transport.TCP, self._tcp), (Transport.UDP, self._udp)):
             if service is not None:
                 service.apply(plan.routers[transport], settings)
@@ -306,7 +311,7 @@ class Refractium:
             reactor,
             self._plan.routers[transport],
             self.settings,
-            self._limits,
+            self._limits[transport],
             self._report,
             self._descriptors,
         )
@@ -341,7 +346,7 @@ class Refractium:
     @property
     def active(self) -> int:
         """Connections and UDP sessions open now."""
-        return self._limits.active
+        return sum(limits.active for limits in self._limits.values())
 
     @property
     def generation(self) -> int:

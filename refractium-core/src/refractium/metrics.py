@@ -24,8 +24,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from refractium.contract import Transport
 from refractium.errors import ListenError
 from refractium.net.counters import DENIED
+from refractium.net.limits import NAMES
 from refractium.net.report import join_host_port
 
 if TYPE_CHECKING:
@@ -171,10 +173,9 @@ def _traffic(status: Status) -> Iterator[Metric]:
         "Clients not served because of a limit, a rule or a loop.",
         labels=["transport", "reason"],
     )
-    always = ("max_connections", "max_connections_per_ip", DENIED)
-    for transport, refused in (("tcp", status.tcp.refused), ("udp", status.udp.refused)):
-        for reason in dict.fromkeys((*always, *refused)):
-            refusals.add_metric([transport, reason], refused.get(reason, 0))
+    for whose, refused in ((Transport.TCP, status.tcp.refused), (Transport.UDP, status.udp.refused)):
+        for reason in dict.fromkeys((*NAMES[whose], DENIED, *refused)):
+            refusals.add_metric([whose, reason], refused.get(reason, 0))
     refusals.add_metric(["tcp", "loop"], status.tcp.loops)
     yield refusals
     by_route = ["transport", "route"]

@@ -19,9 +19,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits (counts, bytes) and timeouts (ms). The defaults suit a public port."""
 
     max_connections: _Count = 10_000
-    """Connections and UDP sessions held at once; one more is closed at accept, or not begun."""
+    """TCP connections held at once; one more is closed at accept."""
     max_connections_per_ip: _Count = 50
     """The same for each client address, or IPv6 network; a mapped IPv4 address counts as the IPv4 address."""
+    max_udp_sessions: _Count = 10_000
+    """UDP sessions held at once. One more takes the place of the oldest that was never answered, if any."""
+    max_udp_sessions_per_ip: _Count = 1_000
+    """The same for each client address, or IPv6 network."""
     ipv6_prefix_length: Annotated[int, Meta(ge=1, le=128)] = 64
     """IPv6 clients whose addresses share this many bits count as one address; 128 counts each by itself."""
     peek_timeout_ms: Milliseconds = 3_000
@@ -34,6 +38,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A connection is ended after this long without a byte either way."""
     udp_session_timeout_ms: Milliseconds = 60_000
     """A UDP session is ended after this long without a datagram either way; a route may have its own."""
+    udp_unanswered_timeout_ms: Milliseconds = 10_000
+    """The same, if shorter, for a session that no backend has answered: its client may be forged."""
     drain_timeout_ms: Annotated[int, Meta(ge=0, le=24 * 3600 * 1000)] = 30_000
     """How long a stop waits for open connections."""
     proxy_protocol_from: Annotated[

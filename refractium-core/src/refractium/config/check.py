@@ -63,6 +63,8 @@ def warnings(server: ServerConfig, listeners: Listeners, routes: Routes) -> Iter
             "server.peek_timeout_ms",
             f"over {_LONG_PEEK_MS} ms, silent clients can hold many connections open",
         )
+    if server.max_udp_sessions_per_ip >= server.max_udp_sessions:
+        yield "server.max_udp_sessions_per_ip", "one client can take all of max_udp_sessions"
     if server.max_connections_per_ip >= server.max_connections:
         yield "server.max_connections_per_ip", "one client can take all of max_connections"
     elif server.max_connections_per_ip > _MANY_PER_IP:

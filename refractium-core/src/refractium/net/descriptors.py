@@ -41,6 +41,11 @@ class Descriptors:
         self._lendable = 0
         self.lent = 0
 
+    @property
+    def limit(self) -> int:
+        """How many descriptors this process may have open (RLIMIT_NOFILE)."""
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
     def left(self, wanted: int) -> int:
         """How many may be lent now; counted anew where they seem to be fewer than wanted."""
         left = self._lendable - self.lent

@@ -1,33 +1,56 @@
-"""How many connections there may be, in all and from one address."""
+"""How many connections or sessions there may be, in all and from one address."""
 
 from __future__ import annotations
 
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from refractium.contract import Transport
 
 if TYPE_CHECKING:
     from refractium.settings import Settings
+
+
+class LimitNames(NamedTuple):
+    """The settings that limit the clients of one transport.
+
+    Attributes:
+        total: the setting for all clients together.
+        per_ip: the setting for one client address.
+    """
+
+    total: str
+    per_ip: str
+
+
+NAMES: Final = {
+    Transport.TCP: LimitNames("max_connections", "max_connections_per_ip"),
+    Transport.UDP: LimitNames("max_udp_sessions", "max_udp_sessions_per_ip"),
+}
 
 
 class Limits:
     """Counts exactly: every `enter` that said yes is followed by one `leave`.
 
     Args:
-        settings: `Settings.max_connections`, `Settings.max_connections_per_ip` and what an address is.
+        settings: the limits, and how many bits of an IPv6 address count.
+        transport: whose limits of the settings.
 
     Attributes:
-        active: connections held now.
+        names: the settings that may be reached.
+        active: connections or sessions held now.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, transport: Transport = Transport.TCP) -> None:
+        self.names = NAMES[transport]
         self._by_ip: dict[str, int] = {}
         self.active = 0
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:
         """Hold those to come to other limits; nobody who is in is put out."""
-        self._max = settings.max_connections
-        self._max_per_ip = settings.max_connections_per_ip
+        self._max: int = getattr(settings, self.names.total)
+        self._max_per_ip: int = getattr(settings, self.names.per_ip)
         self._host_bits = 128 - settings.ipv6_prefix_length
 
     def origin(self, ip: str) -> str:
@@ -51,7 +74,7 @@ class Limits:
             origin: whose it is, as `origin` names it; None while that is not known (see `assign`).
         """
         if self.active >= self._max:
-            return "max_connections"
+            return self.names.total
         if origin is not None and (limit := self.assign(origin)) is not None:
             return limit
         self.active += 1
@@ -61,7 +84,7 @@ class Limits:
         """Count a connection that is in already as this origin's, or return the setting that forbids it."""
         mine = self._by_ip.get(origin, 0)
         if mine >= self._max_per_ip:
-            return "max_connections_per_ip"
+            return self.names.per_ip
         self._by_ip[origin] = mine + 1
         return None
 

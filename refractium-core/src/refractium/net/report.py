@@ -20,6 +20,8 @@ class Ended(StrEnum):
     CLIENT_RESET = "client reset"
     BACKEND_RESET = "backend reset"
     IDLE = "idle timeout"
+    UNANSWERED = "unanswered"
+    """A UDP session that no backend had answered: after its timeout, or to make room for another."""
     DRAINED = "cut at the drain timeout"
     ABORTED = "cut by the stop"
     NO_ROUTE = "no route"

@@ -47,6 +47,8 @@ _DATAGRAMS_A_TURN: Final = 64
 """After as many from one socket the others have their turn."""
 _QUIET: Final = 1.0
 """Seconds without a datagram after which a session counts as finished when the proxy drains."""
+_SHARE_OF_DESCRIPTORS: Final = 3
+"""Sessions have one in so many of the descriptors that the process may have."""
 _CONTROL: Final = socket.CMSG_SPACE(20)
 """Room for the larger of in_pktinfo (12 bytes) and in6_pktinfo (20 bytes)."""
 
@@ -94,6 +96,9 @@ class UdpService:
         self.refusals = Throttled(log)
         self.failures = Throttled(log)
         self._silence: dict[int, Deadlines] = {}
+        # In the order in which they began: the oldest makes room where a limit is reached.
+        self._unanswered: dict[Session, None] = {}
+        self._unanswered_of: dict[str, dict[Session, None]] = {}
 
     def listen(self, sock: socket.socket, name: str) -> UdpListener:
         """Take datagrams from a bound socket, which is the service's from now on."""
@@ -102,9 +107,11 @@ class UdpService:
         self.listeners.append(listener)
         return listener
 
-    def silence(self, pool: Pool) -> Deadlines:
-        """The deadlines of the sessions of a pool."""
+    def silence(self, pool: Pool, *, answered: bool) -> Deadlines:
+        """Return the deadlines of the sessions of a pool that were answered, or were not yet."""
         timeout_ms = pool.session_timeout_ms or self.settings.udp_session_timeout_ms
+        if not answered:
+            timeout_ms = min(timeout_ms, self.settings.udp_unanswered_timeout_ms)
         if timeout_ms not in self._silence:
             self._silence[timeout_ms] = Deadlines(self.reactor.loop, timeout_ms)
         return self._silence[timeout_ms]
@@ -180,15 +187,42 @@ class UdpService:
         kind = Session if pool.taps is None else TappedSession
         session = kind(listener, client, control, key, pool, match)
         self.sessions[key] = session
+        self._unanswered[session] = None
+        self._unanswered_of.setdefault(session.origin, {})[session] = None
         self.counters.sessions += 1
         self.drained.clear()
         return session
 
     def _why_not(self, pool: Pool, ip: str) -> str | None:
-        """Why a client may not begin a session with this pool; else it is counted in."""
+        """Return why a client may not begin a session with this pool, or count it in."""
         if not pool.admits(ip):
             return DENIED
-        return REJECTED if pool.action is not None else self.limits.enter(self.limits.origin(ip))
+        if pool.action is not None:
+            return REJECTED
+        limits = self.limits
+        origin = limits.origin(ip)
+        reason = limits.names.total if self._holds_too_many_descriptors() else limits.enter(origin)
+        if reason is None:
+            return None
+        # A session that was never answered may be of a forged client, and is worth less than a new one.
+        those = self._unanswered_of.get(origin, {}) if reason == limits.names.per_ip else self._unanswered
+        oldest = next(iter(those), None)
+        if oldest is None:
+            return reason
+        oldest.end(Ended.UNANSWERED)
+        return limits.enter(origin)
+
+    def _holds_too_many_descriptors(self) -> bool:
+        """Return whether sessions have their share of the descriptors of this process: TCP needs the rest."""
+        return len(self.sessions) >= self.descriptors.limit // _SHARE_OF_DESCRIPTORS
+
+    def answered(self, session: Session) -> None:
+        """Let a session live as long as others do, once a backend has answered it."""
+        self._unanswered.pop(session, None)
+        if (those := self._unanswered_of.get(session.origin)) is not None:
+            those.pop(session, None)
+            if not those:
+                del self._unanswered_of[session.origin]
 
     def _refuse(self, ip: str, reason: str) -> None:
         self.counters.refuse(reason)
@@ -197,6 +231,7 @@ class UdpService:
     def ended(self, session: Session, how: Ended) -> None:
         """Count a session that has let its socket go."""
         del self.sessions[session.key]
+        self.answered(session)
         self.limits.leave(session.origin)
         self.counters.finish(session.route, how, session.up, session.down)
         if not self.sessions:
@@ -298,6 +333,7 @@ class Session:
         "_client",
         "_control",
         "_header",
+        "_is_answered",
         "_is_header_due",
         "_match",
         "_pool",
@@ -334,7 +370,8 @@ class Session:
         self._pool = pool
         self._match = match
         self._started = self.stamp = self._service.reactor.now
-        self._silence = self._service.silence(pool)
+        self._is_answered = False
+        self._silence = self._service.silence(pool, answered=False)
         self._silence.add(self)
         self._backend: Backend | None = None
         self._sock: socket.socket | None = None
@@ -384,7 +421,7 @@ class Session:
 
     def expired(self) -> None:
         """Nothing has passed in either direction for the timeout."""
-        self.end(Ended.IDLE)
+        self.end(Ended.IDLE if self._is_answered else Ended.UNANSWERED)
 
     def crash(self) -> None:
         """End at once, after a fault of ours."""
@@ -481,6 +518,8 @@ class Session:
         except OSError as error:
             self._disconnect(error)
             return
+        if not self._is_answered:
+            self._first_answer()
         if backend.state.failed_clients:
             backend.state.client_reached()
         try:
@@ -489,6 +528,13 @@ class Session:
             service.counters.dropped += 1
         else:
             self.down += size
+
+    def _first_answer(self) -> None:
+        self._is_answered = True
+        self._service.answered(self)
+        self._silence.discard(self)
+        self._silence = self._service.silence(self._pool, answered=True)
+        self._silence.add(self)
 
 
 class TappedSession(Session):

@@ -16,7 +16,8 @@ import struct
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
-from refractium.net.limits import Limits
+from refractium.contract import Transport
+from refractium.net.limits import NAMES, Limits
 
 if TYPE_CHECKING:
     from typing import Self
@@ -58,6 +59,12 @@ class LimitTable:
         rows = self._buckets * _ROWS
         self._cells = memoryview(self._memory)[_HEADER_ROOM + self._buckets * _BUCKET :].cast("I")
         self._columns = [self._workers + worker * rows for worker in range(self._workers)]
+
+    @classmethod
+    def create_all(cls, workers: int, settings: Settings) -> dict[Transport, Self]:
+        """Make the table of each transport."""
+        most = {transport: getattr(settings, names.total) for transport, names in NAMES.items()}
+        return {transport: cls.create(workers, count) for transport, count in most.items()}
 
     @classmethod
     def create(cls, workers: int, max_connections: int) -> Self:
@@ -141,13 +148,16 @@ class SharedLimits(Limits):
         table: the shared memory.
         worker: whose cells to count in, from 0.
         settings: as of `Limits`.
+        transport: the same.
 
     Attributes:
         active: connections of this worker.
     """
 
-    def __init__(self, table: LimitTable, worker: int, settings: Settings) -> None:
-        super().__init__(settings)
+    def __init__(
+        self, table: LimitTable, worker: int, settings: Settings, transport: Transport = Transport.TCP
+    ) -> None:
+        super().__init__(settings, transport)
         self._table = table
         self._worker = worker
         self._rows: dict[str, int] = {}
@@ -155,7 +165,7 @@ class SharedLimits(Limits):
     def enter(self, ip: str | None) -> str | None:
         with self._table:
             if self._table.active >= self._max:
-                return "max_connections"
+                return self.names.total
             if ip is not None and (limit := self._assign(ip)) is not None:
                 return limit
             self._table.add(self._worker, 1)
@@ -178,9 +188,9 @@ class SharedLimits(Limits):
     def _assign(self, ip: str) -> str | None:
         row = self._rows.get(ip)
         if row is None and (row := self._table.row_of(ip)) is None:
-            return "max_connections"
+            return self.names.total
         if self._table.count_of(row) >= self._max_per_ip:
-            return "max_connections_per_ip"
+            return self.names.per_ip
         self._table.add_in(row, self._worker, 1)
         self._rows[ip] = row
         self._by_ip[ip] = self._by_ip.get(ip, 0) + 1

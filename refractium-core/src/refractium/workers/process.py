@@ -10,11 +10,12 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from refractium.contract import Transport
 from refractium.workers.channel import Channel
 from refractium.workers.messages import Ask, Done, Report, Told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from refractium.status import Status
     from refractium.workers.limits import LimitTable
@@ -29,7 +30,7 @@ class WorkerProcess:
 
     Args:
         number: which worker it is, from 1.
-        table: where it counts its connections.
+        tables: where it counts its connections and sessions.
         client_met: called with what its clients have met with.
 
     Attributes:
@@ -43,7 +44,10 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, number: int, table: LimitTable, client_met: Callable[[ClientFailed | ClientReached], None]
+        self,
+        number: int,
+        tables: Mapping[Transport, LimitTable],
+        client_met: Callable[[ClientFailed | ClientReached], None],
     ) -> None:
         self.number = number
         self.since = time.time()
@@ -56,16 +60,17 @@ class WorkerProcess:
         self._numbers = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Done | Told]] = {}
         ours, theirs = socket.socketpair()
+        table_fds = [tables[transport].fd for transport in (Transport.TCP, Transport.UDP)]
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - nothing of the command comes from outside
                 [
                     sys.executable,
                     "-P",  # no module from the working directory
                     *("-m", "refractium.workers.worker"),
-                    *map(str, (theirs.fileno(), table.fd, number)),
+                    *map(str, (theirs.fileno(), *table_fds, number)),
                 ],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), table.fd),
+                pass_fds=(theirs.fileno(), *table_fds),
                 process_group=0,  # Ctrl-C goes to the group of the supervisor
             )
         self.pid = self._process.pid

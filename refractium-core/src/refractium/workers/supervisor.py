@@ -122,7 +122,7 @@ class Supervisor:
         self._count = workers
         self._plan = Plan(**build())
         self._refuse_hooks(self._plan)
-        self._table = LimitTable.create(workers, self.settings.max_connections)
+        self._tables = LimitTable.create_all(workers, self.settings)
         self._started = status.now()
         self._workers: dict[int, WorkerProcess] = {}
         self._restarts = dict.fromkeys(range(1, workers + 1), 0)
@@ -149,7 +149,7 @@ class Supervisor:
     @property
     def active(self) -> int:
         """Connections and UDP sessions open now."""
-        return 0 if self._stopped.is_set() else self._table.active
+        return 0 if self._stopped.is_set() else sum(table.active for table in self._tables.values())
 
     @property
     def generation(self) -> int:
@@ -267,7 +267,8 @@ class Supervisor:
             finally:
                 for one in kept:
                     one.close()
-                self._table.close()
+                for table in self._tables.values():
+                    table.close()
                 self._stopped.set()
         return sum(answer.cut for answer in answers if not isinstance(answer, BaseException))
 
@@ -326,7 +327,7 @@ class Supervisor:
         while True:
             begun = time.monotonic()
             try:
-                worker = WorkerProcess(number, self._table, self._client_met)
+                worker = WorkerProcess(number, self._tables, self._client_met)
             except OSError as error:
                 how = error.strerror or str(error)
                 log.error("worker %d: %s", number, how)  # noqa: TRY400 - of the machine
@@ -380,7 +381,8 @@ class Supervisor:
         how = await worker.leave()
         if self._workers.get(worker.number) is worker:
             del self._workers[worker.number]
-            self._table.forget(worker.number - 1)
+            for table in self._tables.values():
+                table.forget(worker.number - 1)
             if worker.status is not None:
                 self._past = total([self._past, without_open(worker.status)])
         return how

@@ -40,7 +40,7 @@ from refractium.workers.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from refractium.net.report import Reporter
@@ -55,12 +55,12 @@ class Worker:
 
     Args:
         sock: of the channel.
-        table: where it counts its connections.
+        tables: where it counts its connections and sessions.
         number: which one it is, from 1.
     """
 
-    def __init__(self, sock: socket.socket, table: LimitTable, number: int) -> None:
-        self._table = table
+    def __init__(self, sock: socket.socket, tables: Mapping[Transport, LimitTable], number: int) -> None:
+        self._tables = tables
         self._number = number
         self._orders: asyncio.Queue[Order] = asyncio.Queue()
         self._ended = asyncio.Event()
@@ -123,7 +123,11 @@ class Worker:
             report = begin()
             # Reading and checking a large file takes a while, in which the supervisor asks for answers.
             arguments = await asyncio.to_thread(build)
-            limits = SharedLimits(self._table, self._number - 1, arguments.get("settings", Settings()))
+            settings = arguments.get("settings", Settings())
+            limits = {
+                transport: SharedLimits(table, self._number - 1, settings, transport)
+                for transport, table in self._tables.items()
+            }
             shared = Shared(limits, self._beliefs)
             self._engine = Refractium(**arguments, report=report, shared=shared)
         else:
@@ -190,10 +194,11 @@ def main() -> None:
     """Run until the supervisor is gone."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    channel, table, number = map(int, sys.argv[1:])
+    channel, tcp, udp, number = map(int, sys.argv[1:])
+    tables = {Transport.TCP: LimitTable(tcp), Transport.UDP: LimitTable(udp)}
 
     async def work() -> None:
-        await Worker(socket.socket(fileno=channel), LimitTable(table), number).run()
+        await Worker(socket.socket(fileno=channel), tables, number).run()
 
     run(work)
 
