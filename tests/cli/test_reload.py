@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -141,6 +142,40 @@ def test_sighup_reloads_always_and_a_change_only_where_it_is_wanted(file: Path) 
             program.signal(signal.SIGHUP)
             program.await_err("configuration 2 is in force")
             assert ask(port, b"ALPHA") == b"two:ALPHA"
+
+
+@pytest.mark.parametrize("what", ["fifo", "device", "folder", "huge"])
+def test_what_is_no_configuration_in_place_of_the_file_is_one_error(file: Path, what: str) -> None:
+    port = free_port()
+    other = file.with_name("other")
+    with naming(b"one") as one, naming(b"two") as two:
+        file.write_text(config(port, ("alpha", one.address)))
+        with Running("-c", file) as program:
+            program.await_out("Listening on")
+            if what == "fifo":
+                os.mkfifo(other)
+            elif what == "device":
+                other.symlink_to("/dev/zero")
+            elif what == "folder":
+                file.unlink()
+                other.mkdir()
+            else:
+                with other.open("wb") as huge:
+                    huge.truncate(6 << 30)
+            other.rename(file)
+            program.await_err("not reloaded: .*(not a regular file|larger than 1048576 bytes|Is a directory)")
+            assert ask(port, b"ALPHA") == b"one:ALPHA"
+            program.signal(signal.SIGHUP)
+            eventually(lambda: program.err.count("not reloaded") == 2, "it is asked for again")
+            if what == "folder":
+                file.rmdir()
+            other.write_text(config(port, ("alpha", two.address)))
+            other.rename(file)
+            program.await_err("configuration 2 is in force")
+            assert ask(port, b"ALPHA") == b"two:ALPHA"
+            assert program.err.count("not reloaded") == 2
+            assert program.memory() < 200 << 20
+            assert program.terminate() == 0
 
 
 def test_a_plugin_may_be_enabled_and_disabled(file: Path) -> None:

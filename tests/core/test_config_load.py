@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from refractium.address import Address
 from refractium.config import HealthConfig, Loaded, Source, load, parse, read
 from refractium.config.decode import MAX_FINDINGS
-from refractium.config.load import MAX_FILE_SIZE
 from refractium.contract import Transport
 from refractium.errors import ConfigError, Problem
+from refractium.files import MAX_FILE_SIZE
 from refractium.identify.patterns import Hex, Regex, Text
 from refractium.routing import Member
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from watchfiles import awatch
 
+from refractium.files import NotAFileError, read_regular
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -32,7 +34,8 @@ _RETRY: Final = 1.0
 async def changes(path: Path, known: bytes | None) -> AsyncIterator[None]:
     """Yield whenever the content of a file has changed since the last time.
 
-    A file that cannot be read now is no change: it is on its way to the next one. Ends only by cancelling.
+    A missing file is no change: it is on its way to the next one. Something unreadable in its place, such as
+    a FIFO, is a change. Ends only by cancelling.
 
     Args:
         path: the file; it and its folder may be missing now and then.
@@ -55,7 +58,7 @@ async def changes(path: Path, known: bytes | None) -> AsyncIterator[None]:
 
 
 async def _settled(path: Path, known: bytes | None) -> bytes | None:
-    """The digest of a file once nobody is writing it: who looks without an event may find it half written."""
+    """Return the digest of a file once nobody is writing it: it may be found half written."""
     now = await asyncio.to_thread(digest, path)
     while now != known:
         await asyncio.sleep(_QUIET_MS / 1000)
@@ -90,8 +93,11 @@ def _folders(path: Path) -> set[Path]:
 
 
 def digest(path: Path) -> bytes | None:
-    """What stands for the content of a file; None if it cannot be read."""
+    """Return what stands for the content of a file, or for why it cannot be read; None if it is missing."""
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError:
+        content = read_regular(path)
+    except FileNotFoundError:
         return None
+    except (OSError, NotAFileError) as error:
+        return str(error).encode()
+    return hashlib.sha256(content).digest()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import stat
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import tomli
 
@@ -15,12 +14,10 @@ from refractium.config.decode import MAX_FINDINGS, decode
 from refractium.config.lines import Lines
 from refractium.config.model import FALLBACKS, Config, listeners_of
 from refractium.errors import ConfigError, Problem
+from refractium.files import NotAFileError, read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-MAX_FILE_SIZE: Final = 1024 * 1024
-"""The largest file that is read, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +77,19 @@ def load(path: Path) -> Loaded:
 
 
 def read(path: Path) -> Source:
-    """Read a file: regular, UTF-8 (a byte order mark is ignored), at most `MAX_FILE_SIZE`.
+    """Read a file: regular, UTF-8 (a byte order mark is ignored), not too large (`refractium.files`).
 
     Raises:
         ConfigError: it is none of that, or not there.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer
-            raise _unreadable(path, "not a regular file")
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_SIZE + 1)
+        raw = read_regular(path)
+    except NotAFileError as error:
+        raise _unreadable(path, str(error)) from None
     except FileNotFoundError:
         raise _unreadable(path, "no such file; `refractium init` writes one") from None
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
-    if len(raw) > MAX_FILE_SIZE:
-        raise _unreadable(path, f"larger than {MAX_FILE_SIZE} bytes")
     try:
         return Source(raw.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
