@@ -186,6 +186,8 @@ def test_an_address_for_metrics_that_is_taken_stops_the_start_but_not_a_running_
         ('bind = "::1:9100"', "metrics.bind: brackets belong to an IPv6 address"),
         ('bind = "a b:9100"', "metrics.bind: not an IP address or host name"),
         ("bind = 9100", "metrics.bind: expected str, got int"),
+        ('hosts = ["not a name"]', "metrics.hosts[0]: not a host name"),
+        ("hosts = 7", "metrics.hosts: expected array, got int"),
         ('bnd = "127.0.0.1:1"', "metrics.bnd: unknown key: did you mean 'bind'?"),
     ],
 )

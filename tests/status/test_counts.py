@@ -6,7 +6,9 @@ import contextlib
 import re
 import socket
 import struct
+import threading
 import urllib.request
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +16,14 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from refractium import NEED_MORE, Identification, Refractium, Route, Transport, define_protocol
+from refractium import NEED_MORE, Identification, Refractium, Route, Transport, define_protocol, metrics
 from refractium.metrics import Exporter, families
 from refractium.net.counters import BOUNDS, Counters, Outcome
 from refractium.net.report import Ended
 from refractium.status import WorkerStatus
 from support import datagrams
 from support.backends import Backend, echo, refusing
-from support.clients import connect
+from support.clients import connect, receive_all
 from support.hooks import Ignoring
 from support.process import free_port
 from support.proxy import ProxyThread, eventually, quick, starting_with
@@ -325,6 +327,63 @@ def test_a_scraper_that_says_nothing_keeps_neither_others_nor_the_end_waiting(ru
             assert silent.recv(1) == b""
     finally:
         run.proxy.call(exporter.close())
+
+
+@contextmanager
+def exporting(run: Run, *hosts: str) -> Iterator[tuple[str, int]]:
+    exporter = Exporter("127.0.0.1", 0, run.tell, hosts)
+    run.proxy.call(exporter.open())
+    try:
+        yield "127.0.0.1", int(exporter.address.rpartition(":")[2])
+    finally:
+        run.proxy.call(exporter.close())
+
+
+def answer_to(address: tuple[str, int], path: str, host: str) -> int:
+    """The status of the answer to a request."""
+    with connect(address) as sock:
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        return int(receive_all(sock).data.split()[1])
+
+
+def test_scrapers_that_drip_have_the_oldest_places_and_are_cut_off(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_PATIENCE", 1.0)
+    with exporting(run) as address, ExitStack() as stack:
+        before = threading.active_count()
+        dripping = [stack.enter_context(connect(address)) for _ in range(60)]
+        for sock in dripping:
+            sock.sendall(b"G")
+        for _ in range(3):
+            assert answer_to(address, "/metrics", "127.0.0.1") == 200
+        eventually(lambda: threading.active_count() <= before + 16, "no thread for each")
+        for sock in dripping:
+            assert receive_all(sock).data == b""  # though not one has said nothing for long
+        eventually(lambda: threading.active_count() == before, "all have been cut off")
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [
+        ("/metrics", "127.0.0.1:9100", 200),
+        ("/metrics", "[::1]:9100", 200),
+        ("/metrics", "::1", 200),
+        ("/metrics", "localhost", 200),
+        ("/metrics", "LOCALHOST:9100", 200),
+        ("/metrics", "proxy.example.org:9100", 200),
+        ("/metrics", "evil.example", 403),
+        ("/metrics", "127.0.0.1.evil.example", 403),
+        ("/", "127.0.0.1", 404),
+        ("/metrics/", "127.0.0.1", 404),
+        ("/favicon.ico", "localhost", 404),
+    ],
+)
+def test_only_metrics_are_served_and_only_to_who_calls_us_by_our_names(
+    run: Run, path: str, host: str, status: int
+) -> None:
+    with exporting(run, "proxy.example.org") as address:
+        assert answer_to(address, path, host) == status
 
 
 def test_an_identification_is_in_the_bucket_of_its_time() -> None:

@@ -11,8 +11,10 @@ import logging
 import socket
 import sys
 import threading
+import time
+from contextlib import suppress
 from socketserver import TCPServer, ThreadingMixIn
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -29,9 +31,11 @@ from refractium.errors import ListenError
 from refractium.net.counters import DENIED
 from refractium.net.limits import NAMES
 from refractium.net.report import join_host_port
+from refractium.networks import is_ip_address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from prometheus_client.metrics_core import Metric
 
@@ -40,7 +44,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 _PATIENCE: Final = 5.0
-"""Seconds that the loop may take to tell the status, and a scraper to go on; a scrape fails after that."""
+"""Seconds that a scrape may take in all, and the loop to tell the status; a scrape fails after that."""
+_MOST: Final = 16
+"""Scrapers served at once. One more takes the place of the oldest: a scrape takes milliseconds."""
+_PAUSE: Final = 0.1
+"""Seconds until the next accept, after the process has run out of descriptors."""
+_PATH: Final = "/metrics"
 
 
 class Exporter:
@@ -50,15 +59,20 @@ class Exporter:
         host: the address, without brackets.
         port: 0 takes a free one.
         status: gives the status; it is called in the loop that `open` runs in.
+        hosts: names by which scrapers call this machine, beside addresses, its host name, ``localhost``.
 
     Attributes:
         address: what is listened on, ``HOST:PORT``.
+        hosts: the same as the argument; may change.
     """
 
-    def __init__(self, host: str, port: int, status: Callable[[], Awaitable[Status]]) -> None:
+    def __init__(
+        self, host: str, port: int, status: Callable[[], Awaitable[Status]], hosts: Sequence[str] = ()
+    ) -> None:
         self._host = host
         self._port = port
         self._status = status
+        self.hosts = hosts
         self.address = join_host_port(host, port)
 
     async def open(self) -> None:
@@ -74,7 +88,7 @@ class Exporter:
             self._server = await asyncio.to_thread(_Server, self._host, self._port)
         except OSError as error:
             raise ListenError(self.address, error.strerror or str(error)) from error
-        self._server.set_app(make_wsgi_app(registry))
+        self._server.set_app(self._only_metrics(make_wsgi_app(registry)))
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
         self.address = join_host_port(self._host, self._server.server_port)
@@ -82,6 +96,30 @@ class Exporter:
     async def close(self) -> None:
         """Listen no more."""
         await asyncio.to_thread(self._end)
+
+    def _only_metrics(self, metrics: WSGIApplication) -> WSGIApplication:
+        """Return an application that answers for one path, to requests that name this machine as their host.
+
+        The page of a site whose name has come to mean this address (DNS rebinding) names that site instead.
+        """
+
+        def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            if not self._is_called_by(environ.get("HTTP_HOST", "")):
+                return _refuse(start_response, "403 Forbidden", "unknown Host: name it in [metrics] hosts\n")
+            if environ["PATH_INFO"] != _PATH:
+                return _refuse(start_response, "404 Not Found", f"metrics are at {_PATH}\n")
+            return metrics(environ, start_response)
+
+        return application
+
+    def _is_called_by(self, host: str) -> bool:
+        name = host.lower()
+        if name.startswith("["):
+            name = name.partition("]")[0].removeprefix("[")
+        elif name.count(":") == 1:
+            name = name.partition(":")[0]
+        own = ("", "localhost", self._host.lower(), socket.gethostname().lower())
+        return name in own or name in self.hosts or is_ip_address(name)
 
     def _end(self) -> None:
         self._server.shutdown()
@@ -100,8 +138,12 @@ class _Server(ThreadingMixIn, WSGIServer):
     """A thread for each scraper, so that one that is slow keeps no other waiting."""
 
     daemon_threads = True
+    block_on_close = False
 
     def __init__(self, host: str, port: int) -> None:
+        self._open: dict[socket.socket, float] = {}
+        """Scrapers, and when each has come, in that order."""
+        self._lock = threading.Lock()
         (self.address_family, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         super().__init__((str(address[0]), int(address[1])), _Handler)
 
@@ -110,6 +152,40 @@ class _Server(ThreadingMixIn, WSGIServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept; where there are no descriptors, after a pause: the next attempt would fail at once."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_PAUSE)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a scraper in a thread of its own, in the place of the oldest if there are too many."""
+        with self._lock:
+            if len(self._open) >= _MOST:
+                self._cut_off(next(iter(self._open)))
+            self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Twice a second: cut off who has not been served in time."""
+        due = time.monotonic() - _PATIENCE
+        with self._lock:
+            for request in [one for one, begun in self._open.items() if begun <= due]:
+                self._cut_off(request)
+
+    def _cut_off(self, request: socket.socket) -> None:
+        """Have the thread of a scraper meet an end, and close the socket itself."""
+        del self._open[request]
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, _request: object, client_address: object) -> None:
         """A scraper that goes away or says nothing is its own problem."""
@@ -131,6 +207,11 @@ class _FromStatus(Collector):
             return await self._status()
 
         return asyncio.run_coroutine_threadsafe(tell(), self._loop).result(_PATIENCE)
+
+
+def _refuse(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return [text.encode()]
 
 
 def families(status: Status) -> Iterator[Metric]:

@@ -15,6 +15,15 @@ _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _COLONS_OF_MAPPED: Final = 3
 
 
+def is_ip_address(text: str) -> bool:
+    """Return whether a text is an IPv4 or IPv6 address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def plain_ip(host: str) -> str:
     """Return an address as a socket shows it; an IPv4 address mapped into IPv6 without the part around it.
 

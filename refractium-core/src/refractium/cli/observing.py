@@ -47,7 +47,7 @@ class Observing:
             return None
         from refractium.metrics import Exporter  # noqa: PLC0415 - slow to import, and not always wanted
 
-        exporter = Exporter(*metrics_address(bind), self._status)
+        exporter = Exporter(*metrics_address(bind), self._status, assembly.metrics.hosts)
         await exporter.open()
         return exporter
 
@@ -60,6 +60,8 @@ class Observing:
                 await former.close()
             if prepared is not None:
                 say(f"Metrics on http://{prepared.address}/metrics")
+        if self._exporter is not None:
+            self._exporter.hosts = assembly.metrics.hosts
         await self._change_control(assembly.server.control)
 
     async def close(self) -> None:

@@ -156,11 +156,19 @@ def _decode_route(table: Any, path: str, report: _Report) -> RouteConfig | None:
 def _decode_metrics(table: dict[str, Any], report: _Report) -> MetricsConfig:
     """By itself, because its `bind` has a port, and that of the server has none."""
     _report_unknown(table, MetricsConfig.__struct_fields__, "metrics", report)
+    where = "metrics.hosts"
+    hosts = _convert(table.get("hosts", ()), tuple[str, ...], where, report)
+    if hosts is _INVALID:
+        hosts = ()
+    checked = [
+        _check_one(server_name, host, f"{where}[{number}]", report) for number, host in enumerate(hosts)
+    ]
+    hosts = tuple(host for host in checked if host is not _INVALID)
     if "bind" not in table:
-        return MetricsConfig()
+        return MetricsConfig(hosts=hosts)
     where = "metrics.bind"
     bind = _check_one(metrics_address, _convert(table["bind"], str, where, report), where, report)
-    return MetricsConfig(bind=None if bind is _INVALID else bind)
+    return MetricsConfig(bind=None if bind is _INVALID else bind, hosts=hosts)
 
 
 def _decode_plugins(table: dict[str, Any], report: _Report) -> PluginsConfig:

@@ -224,6 +224,10 @@ class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         str | None,
         Meta(description="HOST:PORT to serve them on; port 0 takes any free one. Else not served."),
     ] = None
+    hosts: Annotated[
+        tuple[str, ...],
+        Meta(description="Names of this machine that a request may have as its Host, beside its addresses."),
+    ] = ()
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
