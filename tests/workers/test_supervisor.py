@@ -448,7 +448,7 @@ def test_an_address_can_be_given_up_and_its_connections_go_on() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
         (other,) = proxy.call(proxy.supervisor.start_tcp("127.0.0.1", 0))
         with connected(proxy, 10) as clients:
-            proxy.in_loop(proxy.supervisor.stop_listening, "tcp", f"127.0.0.1:{proxy.address[1]}")
+            proxy.call(proxy.supervisor.stop_listening("tcp", f"127.0.0.1:{proxy.address[1]}"))
             eventually(lambda: refuses(proxy.address), "refused")
             for one in clients:
                 one.sendall(b"on")
@@ -456,7 +456,7 @@ def test_an_address_can_be_given_up_and_its_connections_go_on() -> None:
             assert ask(proxy.ip_and_port(other), b"x").data == b"ax"
             assert [one.address for one in proxy.status().listeners] == [other]
         with pytest.raises(ValueError, match="is not listened on"):
-            proxy.in_loop(proxy.supervisor.stop_listening, "tcp", "127.0.0.1:1")
+            proxy.call(proxy.supervisor.stop_listening("tcp", "127.0.0.1:1"))
 
 
 def refuses(address: tuple[str, int]) -> bool:

@@ -234,8 +234,10 @@ class Refractium:
         self._reloads_failed += 1
         self._last_reload = status.Reload(status.now(), ok=False, errors=tuple(errors))
 
-    def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
+    async def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
         """Give up one of the addresses that `start_tcp` or `start_udp` gave; its connections go on.
+
+        When it returns, the address is free for others.
 
         Raises:
             ValueError: it is not listened on.
@@ -244,6 +246,7 @@ class Refractium:
         for listener in service.listeners if service is not None else ():
             if join_host_port(*listener.address[:2]) == address:
                 service.stop_listening(listener)  # type: ignore[union-attr, arg-type]
+                await asyncio.sleep(0)  # in which the reactor closes the socket
                 return
         raise ValueError(f"{transport}://{address} is not listened on")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from refractium.cli.stdout import say
 from refractium.config.model import listener_name
@@ -23,7 +23,9 @@ Wanted: TypeAlias = "Sequence[tuple[Transport, ListenerConfig]]"
 Key: TypeAlias = tuple[Transport, str, int]
 """As it is configured: port 0 stays 0, and stays the port that it was given."""
 
-_TRIES = 10
+_TRIES: Final = 10
+_PAUSE: Final = 0.2
+"""Seconds between attempts to have a port again that was given up for one which could not be bound."""
 
 
 @dataclass
@@ -112,13 +114,13 @@ class Listening:
             for sock in sockets:
                 sock.close()
         for key in change.closed:
-            await self.carry_out(Change({key: await self._bind(key, {})}))
+            await self.carry_out(Change({key: await self._bind_again(key)}))
 
-    def close_others(self, wanted: Wanted) -> None:
+    async def close_others(self, wanted: Wanted) -> None:
         """Close what is not to be listened on any more; its connections go on."""
         keys = {(transport, one.bind, one.port) for transport, one in wanted}
         for key in [key for key in self._open if key not in keys]:
-            self._end(key)
+            await self._end(key)
 
     async def _bind_all(self, missing: Sequence[Key]) -> Change:
         change = Change()
@@ -140,8 +142,7 @@ class Listening:
                 raise
         for one in in_the_way:
             change.closed.append(one)
-            self._end(one)
-        await asyncio.sleep(0)  # in which they are closed
+            await self._end(one)
         return await self._bind(key, change.bound)
 
     async def _bind(self, key: Key, beside: Mapping[Key, Sequence[socket.socket]]) -> list[socket.socket]:
@@ -153,9 +154,20 @@ class Listening:
         ]
         return await bind(asyncio.get_running_loop(), transport, host, port or (ports[0] if ports else 0))
 
-    def _end(self, key: Key) -> None:
+    async def _bind_again(self, key: Key) -> list[socket.socket]:
+        """Bind where a listener was a moment ago; whoever has taken the port since may leave it."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return await self._bind(key, {})
+            except ListenError:
+                if not tries_left:
+                    raise
+                await asyncio.sleep(_PAUSE)
+        raise AssertionError
+
+    async def _end(self, key: Key) -> None:
         for address in self._open.pop(key):
-            self._service.stop_listening(key[0], address)
+            await self._service.stop_listening(key[0], address)
 
 
 def _listener_on(sock: socket.socket, listeners: Sequence[ListenerConfig]) -> str:

@@ -101,7 +101,7 @@ class Reloader:
             raise
         leave_stdout_to_hooks(assembly)
         await self._listening.carry_out(change)
-        self._listening.close_others(wanted)
+        await self._listening.close_others(wanted)
         await self._observing.change(assembly, exporter)
 
 

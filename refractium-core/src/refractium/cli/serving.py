@@ -41,8 +41,8 @@ class Service(Protocol):
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
         """Serve on a bound socket."""
 
-    def stop_listening(self, transport: Transport, address: str) -> None:
-        """Give up an address."""
+    async def stop_listening(self, transport: Transport, address: str) -> None:
+        """Give up an address; it is free when this returns."""
 
     def reload_failed(self, errors: Sequence[str]) -> None:
         """Have the status tell of it."""

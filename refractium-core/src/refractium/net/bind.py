@@ -104,7 +104,8 @@ def _open(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
         if like is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        elif kind == socket.SOCK_STREAM:
+        if kind == socket.SOCK_STREAM:
+            # Accepted sockets inherit it: without it those in TIME_WAIT keep the port from the next start.
             # Not for UDP, where it would let a second instance take the port silently.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)

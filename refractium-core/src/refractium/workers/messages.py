@@ -65,8 +65,15 @@ class Listen(Struct, frozen=True, tag=True):
 
 
 class StopListening(Struct, frozen=True, tag=True):
-    """Give up an address."""
+    """Give up an address. Answered by `Done`, when its socket is closed.
 
+    Attributes:
+        number: of the call.
+        transport: of the listener.
+        address: of the listener, ``HOST:PORT``.
+    """
+
+    number: int
     transport: Transport
     address: str
 

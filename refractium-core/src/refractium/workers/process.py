@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from refractium.status import Status
     from refractium.workers.limits import LimitTable
-    from refractium.workers.messages import ClientFailed, ClientReached, Configure, Listen, Order, Stop
+    from refractium.workers.messages import (
+        ClientFailed,
+        ClientReached,
+        Configure,
+        Listen,
+        Order,
+        Stop,
+        StopListening,
+    )
 
 _EXIT_SECONDS: Final = 5.0
 """From the end of a worker's channel to the end of its process, before it is killed."""
@@ -84,7 +92,10 @@ class WorkerProcess:
         self._channel.send(order)
 
     async def call(
-        self, order: type[Configure | Listen | Stop], *fields: object, sock: socket.socket | None = None
+        self,
+        order: type[Configure | Listen | StopListening | Stop],
+        *fields: object,
+        sock: socket.socket | None = None,
     ) -> Done:
         """Tell it something, and wait until that is done; a worker that ends meanwhile has failed.
 

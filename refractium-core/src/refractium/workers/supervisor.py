@@ -194,14 +194,18 @@ class Supervisor:
         await self._all_have_served()
         return address
 
-    def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
-        """As of the engine."""
+    async def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
+        """Same as `Refractium.stop_listening`; it returns when all workers have closed their sockets."""
         for one in self._listeners:
             if (one.transport, one.address) == (Transport(transport), address):
                 self._listeners.remove(one)
                 one.close()  # before the workers do, so that they see the end of it
-                for worker in self._workers.values():
-                    worker.send(StopListening(one.transport, one.address))
+                # A worker that does not answer is killed, which answers as well.
+                calls = [
+                    worker.call(StopListening, one.transport, one.address)
+                    for worker in self._workers.values()
+                ]
+                await asyncio.gather(*calls)
                 return
         raise ValueError(f"{transport}://{address} is not listened on")
 

@@ -98,9 +98,8 @@ class Worker:
                 await self._answer(order.number, self._configure, order)
             elif isinstance(order, Listen):
                 await self._answer(order.number, self._listen, order)
-            elif isinstance(order, StopListening) and self._engine is not None:
-                with suppress(ValueError):  # it could not be listened on
-                    self._engine.stop_listening(order.transport, order.address)
+            elif isinstance(order, StopListening):
+                await self._answer(order.number, self._stop_listening, order)
 
     async def _answer(self, number: int, carry_out: Callable[[Any], Any], order: Order) -> None:
         error = ""
@@ -142,6 +141,11 @@ class Worker:
         except BaseException:
             sock.close()
             raise
+
+    async def _stop_listening(self, order: StopListening) -> None:
+        if self._engine is not None:
+            with suppress(ValueError):  # it could not be listened on
+                await self._engine.stop_listening(order.transport, order.address)
 
     async def _stop(self, order: Stop) -> None:
         cut = 0 if self._engine is None else await self._engine.stop(order.drain_timeout_ms)
