@@ -36,7 +36,7 @@ def reload(program: Running, path: Path, text: str) -> bool:
     path.write_text(text)
     lines = program.err.count("is in force") + program.err.count("not reloaded")
     program.signal(signal.SIGHUP)
-    program.await_err(r"(?s)\A(.*?(is in force|not reloaded)){%d}" % (lines + 1))
+    program.await_err(rf"(?s)\A(.*?(is in force|not reloaded)){{{lines + 1}}}")
     last = [line for line in program.err.splitlines() if "is in force" in line or "not reloaded" in line][-1]
     return "is in force" in last
 
