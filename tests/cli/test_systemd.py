@@ -105,6 +105,45 @@ def test_sockets_for_another_process_are_left_alone(tmp_path: Path) -> None:
         assert program.terminate() == 0
 
 
+def handed_down(tmp_path: Path, sock: socket.socket) -> str:
+    """The error where a socket is handed down that clients cannot reach."""
+    shell = f'exec {sys.executable} -c "$HAND_DOWN" {sock.fileno()} {sock.fileno()} "$@"'
+    env = environment(HAND_DOWN=HAND_DOWN)
+    with Running(*ARGUMENTS, cwd=tmp_path, env=env, shell=shell, pass_fds=[sock.fileno()]) as program:
+        assert program.wait() == 1
+        assert "Traceback" not in program.err
+        return program.err
+
+
+def test_a_socket_that_clients_cannot_reach_is_refused_with_a_word(tmp_path: Path) -> None:
+    with socket.socket() as bound, socket.socket(socket.AF_UNIX) as unix:
+        bound.bind(("127.0.0.1", 0))
+        assert "it does not listen: use ListenStream=" in handed_down(tmp_path, bound)
+        unix.bind(str(tmp_path / "socket"))
+        unix.listen()
+        assert "it is no IPv4 or IPv6 socket" in handed_down(tmp_path, unix)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as connected,
+        socket.socket(type=socket.SOCK_DGRAM) as unbound,
+        socket.socket(type=socket.SOCK_DGRAM) as joined,
+    ):
+        assert "it does not listen" in handed_down(tmp_path, connected)
+        assert "it is no UDP socket that is bound to a port" in handed_down(tmp_path, unbound)
+        joined.bind(("127.0.0.1", 0))
+        joined.connect(("127.0.0.1", 9))
+        assert "open to all: use ListenDatagram=" in handed_down(tmp_path, joined)
+
+
+@pytest.mark.parametrize("number", ["abc", "-1", "1.5", ""])
+def test_a_number_of_sockets_that_is_none_is_refused_with_a_word(tmp_path: Path, number: str) -> None:
+    shell = f'LISTEN_PID=$$ LISTEN_FDS="{number}" exec "$@"'
+    with Running(*ARGUMENTS, cwd=tmp_path, shell=shell) as program:
+        assert program.wait() == 1
+        assert "cannot listen on LISTEN_FDS" in program.err
+        assert "is not a number of sockets" in program.err
+
+
 def test_a_descriptor_that_is_no_socket_is_a_clear_error(tmp_path: Path) -> None:
     shell = 'exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
     with Running(*ARGUMENTS, cwd=tmp_path, shell=shell) as program:

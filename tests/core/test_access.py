@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from refractium.access import AccessLog, escape
+from refractium.access import AccessLog
 from refractium.contract import ProtocolMatch, Transport
 from refractium.net.report import Ended, Summary
+from refractium.text import escape
 
 SUMMARY = Summary(
     transport=Transport.TCP,

@@ -18,10 +18,11 @@ import msgspec
 import pytest
 import uvloop
 
-from refractium import Refractium, RefractiumError
+from refractium import Refractium, RefractiumError, control
 from refractium.control import ControlSocket, ask, decode
 from refractium.status import Reload
 from support.clients import PATIENCE
+from support.proxy import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -100,6 +101,23 @@ def test_it_tells_the_status_to_its_own_user_and_is_removed_at_the_end(path: Pat
                 told = await answer(path)
                 assert told.generation == 1
                 assert told.started == engine.status().started
+
+    run(loop, main())
+    assert not path.exists()
+
+
+def test_a_socket_that_somebody_has_removed_comes_back(
+    path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_LOOK", 0.02)
+
+    async def main() -> None:
+        async with opened(path):
+            for _ in range(3):
+                await asyncio.to_thread(path.unlink)
+                await asyncio.to_thread(eventually, path.exists, "it is there again")
+                assert (await answer(path)).generation == 1
+                assert stat.S_IMODE(mode_of(path)) == 0o600
 
     run(loop, main())
     assert not path.exists()
@@ -217,6 +235,40 @@ def test_another_user_is_neither_let_in_nor_answered(path: Path, loop: Loop) -> 
             assert (await answer(path)).generation == 1
 
     run(loop, main())
+
+
+LISTEN_AS_NOBODY = f"""
+import os, socket, sys
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+with socket.socket(socket.AF_UNIX) as server:
+    server.bind(sys.argv[1])
+    server.listen()
+    print("listens", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize(
+    ("mode", "owner", "said"),
+    [(0o1777, 0, "is not answered by you"), (0o755, NOBODY, "does not answer: timed out")],
+)
+def test_only_who_could_have_made_the_socket_is_believed(
+    path: Path, mode: int, owner: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_PATIENCE", 0.3)
+    path.parent.chmod(mode)
+    os.chown(path.parent, owner, owner)
+    command = [sys.executable, "-I", "-c", LISTEN_AS_NOBODY, str(path)]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"listens\n"
+        with pytest.raises(RefractiumError, match=said):
+            ask([path])
+        other.communicate()
 
 
 def test_the_client_says_where_nobody_answers(path: Path) -> None:

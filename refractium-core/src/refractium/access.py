@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Transport
 from refractium.net.report import Ended
+from refractium.text import escape
 
 if TYPE_CHECKING:
     from refractium.net.report import Summary
@@ -29,10 +29,6 @@ class AccessLog:
             log.log(level, "%s", line_of(summary), extra={"connection": summary})
 
 
-_PLAIN: Final = re.compile(r"[!-\[\]-~]*").fullmatch
-"""Printable ASCII, without a space and a backslash."""
-
-
 def line_of(summary: Summary) -> str:
     """A connection in one line of printable text, without an end."""
     told = ""
@@ -45,11 +41,3 @@ def line_of(summary: Summary) -> str:
         f"{'/udp' if summary.transport is Transport.UDP else ''}{told} -> {summary.backend or 'none'}"
         f" up={summary.up} down={summary.down} {summary.seconds:.3f}s {summary.ended}"
     )
-
-
-def escape(value: object) -> str:
-    """Text from the wire as one word of printable ASCII, whatever it holds."""
-    text = str(value)
-    if _PLAIN(text):  # as nearly always
-        return text
-    return text.encode("unicode_escape").decode("ascii").replace(" ", "\\x20")

@@ -34,6 +34,8 @@ _AT_ONCE: Final = 8
 """Connections; one more is closed without an answer."""
 _PATIENCE: Final = 5.0
 """Seconds that an answer may take to be sent, or to come."""
+_LOOK: Final = 5.0
+"""Seconds between looks at whether the file is still there."""
 _MAX_ANSWER: Final = 256 << 20
 """Bytes."""
 
@@ -53,7 +55,7 @@ class ControlSocket:
     """Answers until it is closed.
 
     Args:
-        path: where; `open` makes it, `close` removes it.
+        path: where; `open` makes it, `close` removes it. Whoever removes it meanwhile has it made again.
         status: gives the answer.
     """
 
@@ -63,6 +65,7 @@ class ControlSocket:
         self._server: asyncio.Server | None = None
         self._made: tuple[int, int] | None = None
         self._answering: set[asyncio.Task[None]] = set()
+        self._keeping: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Make the file and answer from now on. What a dead instance has left there is replaced.
@@ -70,6 +73,26 @@ class ControlSocket:
         Raises:
             OSError: it cannot be made, or another instance answers there (EADDRINUSE).
         """
+        await self._listen()
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        """Make the file again where somebody has removed it, such as a cleaner of old files."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            if self.path.exists():
+                continue
+            if self._server is not None:
+                self._server.close()  # before the file is there again, which it may remove (Python 3.13)
+                self._server = None
+            try:
+                await self._listen()
+            except OSError as error:
+                log.debug("no control socket at %s any more: %s", self.path, error)
+            else:
+                log.info("the control socket at %s was removed, and is there again", self.path)
+
+    async def _listen(self) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             os.fchmod(sock.fileno(), _MODE)  # so that the file has these rights from its first moment on
@@ -83,6 +106,9 @@ class ControlSocket:
 
     async def close(self) -> None:
         """Answer no more, and remove the file, if it is still the one that was made."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         if self._server is None:
             return
         with contextlib.suppress(OSError):
@@ -126,6 +152,9 @@ def ask(paths: Sequence[Path]) -> bytes:
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(_PATIENCE)
                 sock.connect(os.fspath(path))
+                if not _is_trusted(sock, path):
+                    reasons.append(f"{path} is not answered by you, by root or by the owner of its folder")
+                    continue
                 answer = _receive_all(sock)
         except FileNotFoundError:
             reasons.append(f"nothing runs at {path}")
@@ -180,6 +209,23 @@ def _is_stale(path: Path) -> bool:
 
 
 def _is_allowed(sock: socket.socket) -> bool:
+    """Return whether a client may be told: it is root's, or of the user that this instance runs as."""
+    return _peer_uid(sock) in {0, os.geteuid()}
+
+
+def _is_trusted(sock: socket.socket, path: Path) -> bool:
+    """Return whether to believe whoever answers: us, root, or the only user who may write to the folder.
+
+    In a folder such as /tmp anybody can make a socket of that name first.
+    """
+    uid = _peer_uid(sock)
+    folder = path.parent.stat()
+    owners = set() if folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else {folder.st_uid}
+    return uid in {0, os.geteuid()} | owners
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    """Return the user who has connected, or of a connecting socket the user who listens (unix(7))."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(raw)
-    return uid in {0, os.geteuid()}
+    return int(uid)

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from refractium.access import escape
 from refractium.assembly import Overrides, assemble, read
 from refractium.cli import configuration, render
 from refractium.cli.options import Flags
 from refractium.contract import MAX_BYTES_LIMIT, NEED_MORE, Protocol, ProtocolMatch, Transport, Verdict
 from refractium.errors import ConfigError, Problem
 from refractium.identify import Candidate, Table
+from refractium.text import escape
 
 
 @click.command("identify")

@@ -15,6 +15,7 @@ from refractium.routing import Member
 from refractium.routing.balancers import DEFAULT
 from refractium.routing.health import PASSIVE
 from refractium.settings import HealthSettings
+from refractium.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,7 +42,7 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str
     for column in drawn.columns:
         column.overflow = "fold"
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(printable, row))
     out = console()
     if not out.is_terminal:
         out.width = 200  # into a file or a pipe, where no line needs to end at 80

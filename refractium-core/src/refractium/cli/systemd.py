@@ -9,6 +9,7 @@ import time
 from typing import Final
 
 from refractium.errors import ListenError
+from refractium.text import escape
 
 _FIRST_INHERITED: Final = 3
 """The first descriptor that is handed down (sd_listen_fds(3))."""
@@ -46,12 +47,15 @@ def inherited() -> list[socket.socket]:
     """The sockets that were handed down to this process (sd_listen_fds(3)), once.
 
     Raises:
-        ListenError: what was handed down is no socket.
+        ListenError: what was handed down is no socket that clients can reach.
     """
     if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
         return []
-    count = int(os.environ.pop("LISTEN_FDS", "0"))
+    number = os.environ.pop("LISTEN_FDS", "0")
     os.environ.pop("LISTEN_FDNAMES", None)
+    if not (number.isascii() and number.isdecimal()):
+        raise ListenError("LISTEN_FDS", f"{escape(number)} is not a number of sockets")
+    count = int(number)
     sockets = []
     for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + count):
         try:
@@ -59,5 +63,27 @@ def inherited() -> list[socket.socket]:
         except OSError as error:
             raise ListenError(f"descriptor {fd} of LISTEN_FDS", error.strerror or str(error)) from error
         sock.set_inheritable(False)
+        if (fault := _fault_of(sock)) is not None:
+            raise ListenError(f"descriptor {fd} of LISTEN_FDS", fault)
         sockets.append(sock)
     return sockets
+
+
+def _fault_of(sock: socket.socket) -> str | None:
+    """Return why clients cannot reach a socket that was handed down; None where they can."""
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return "it is no IPv4 or IPv6 socket: give ListenStream= an address and a port"
+    if sock.type == socket.SOCK_STREAM:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return None if listens else "it does not listen: use ListenStream= with Accept=no"
+    if sock.type != socket.SOCK_DGRAM or not sock.getsockname()[1] or _is_connected(sock):
+        return "it is no UDP socket that is bound to a port and open to all: use ListenDatagram="
+    return None
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

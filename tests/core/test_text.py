@@ -1,0 +1,42 @@
+"""Text that a terminal or a log must take for nothing but text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refractium.text import escape, printable
+
+ANY = st.text(st.characters(exclude_categories=()), max_size=40)
+"""Lone surrogates too: they stand for bytes that are no UTF-8."""
+
+
+@given(ANY)
+def test_a_word_is_printable_ascii_without_a_space(text: str) -> None:
+    word = escape(text)
+    assert word.isascii()
+    assert word.isprintable()
+    assert " " not in word
+
+
+@given(ANY)
+def test_what_is_printed_is_printable_and_can_be_encoded(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    shown.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("caf\u00e9 \u6771\u4eac", "caf\u00e9 \u6771\u4eac"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\x9b31mred", "\\x9b31mred"),
+        ("a\r\nb\0", "a\\r\\nb\\x00"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("\udc80", "\\udc80"),
+    ],
+)
+def test_what_could_move_a_cursor_or_turn_a_line_is_shown(text: str, shown: str) -> None:
+    assert printable(text) == shown
