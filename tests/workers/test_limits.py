@@ -167,3 +167,42 @@ with LimitTable(int(sys.argv[1])):
         )
         assert died.returncode == -signal.SIGKILL
         assert other.enter("a") is None
+
+
+def test_one_that_is_stopped_while_it_lets_somebody_in_holds_the_others_up_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = """
+import sys
+from refractium.workers.limits import LimitTable
+with LimitTable(int(sys.argv[1])):
+    print("inside", flush=True)
+    sys.stdin.read()
+"""
+    waits = []
+    wait = LimitTable._wait_for_lock
+
+    def counted(table: LimitTable) -> bool:
+        waits.append(table)
+        return wait(table)
+
+    monkeypatch.setattr(LimitTable, "_wait_for_lock", counted)
+    monkeypatch.setattr("refractium.workers.limits._PATIENCE", 0.1)
+    monkeypatch.setattr("refractium.workers.limits._HOPELESS", PATIENCE)
+    settings = Settings(max_connections_per_ip=40)
+    command = [sys.executable, "-c", script]
+    with shared(2, settings) as (table, (one, _)):
+        fd = table.fd
+        with subprocess.Popen(
+            [*command, str(fd)], pass_fds=[fd], stdin=PIPE, stdout=PIPE, text=True
+        ) as holder:
+            assert told(holder) == "inside"
+            holder.send_signal(signal.SIGSTOP)
+            try:
+                assert [one.enter("a") for _ in range(41)] == [None] * 40 + ["max_connections_per_ip"]
+                assert len(waits) == 1
+            finally:
+                holder.kill()
+        one.leave("a")
+        assert one.enter("a") is None
+        assert table.active == 40

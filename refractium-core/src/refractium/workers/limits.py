@@ -3,7 +3,7 @@
 Connections are counted in memory that all workers share. Each worker has cells of its own, which nobody else
 writes while it lives, and a limit is compared with the sum over all workers. So what a worker that was killed
 had counted is known without asking it. Whoever lets a connection in holds a record lock meanwhile (fcntl(2),
-F_SETLKW), which the kernel releases when its holder dies.
+F_SETLK), which the kernel releases when its holder dies.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import secrets
 import struct
 from hashlib import blake2b
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Transport
@@ -36,6 +37,14 @@ _MOST_BUCKETS: Final = 1 << 19
 _DIGEST: Final = 16
 """Bytes of an address's digest: keyed, so that nobody can choose addresses that share a bucket."""
 _BUCKET: Final = _ROWS * _DIGEST
+_SPINS: Final = 50
+"""Attempts to get the lock without a pause, 1 us each."""
+_PAUSE: Final = 0.0005
+"""Seconds between attempts after that."""
+_PATIENCE: Final = 1.0
+"""Seconds of attempts at the most: two heartbeats at most, and longer than a busy machine pauses the holder."""
+_HOPELESS: Final = 5.0
+"""Seconds for which nobody waits for the lock any more, after waiting was in vain."""
 _CELL: Final = struct.calcsize("I")
 
 
@@ -56,6 +65,8 @@ class LimitTable:
         self._buckets: int
         self._key: bytes
         self._workers, self._buckets, self._key = _HEADER.unpack_from(self._memory)
+        self._is_locked = False
+        self._hopeless_until = float("-inf")
         rows = self._buckets * _ROWS
         self._cells = memoryview(self._memory)[_HEADER_ROOM + self._buckets * _BUCKET :].cast("I")
         self._columns = [self._workers + worker * rows for worker in range(self._workers)]
@@ -95,11 +106,37 @@ class LimitTable:
         return sum(self._cells[: self._workers])
 
     def __enter__(self) -> None:
-        """Keep all others out."""
-        fcntl.lockf(self.fd, fcntl.LOCK_EX)
+        """Keep all others out, for at most `_PATIENCE` of waiting.
+
+        A process that was stopped inside keeps the lock until the supervisor misses its heartbeats and kills
+        it. The others count without the lock meanwhile: a limit may be passed by a few, and all go on serving.
+        """
+        self._is_locked = self._try_lock() or (monotonic() >= self._hopeless_until and self._wait_for_lock())
 
     def __exit__(self, *_: object) -> None:
-        fcntl.lockf(self.fd, fcntl.LOCK_UN)
+        if self._is_locked:
+            fcntl.lockf(self.fd, fcntl.LOCK_UN)
+
+    def _try_lock(self) -> bool:
+        try:
+            fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # EAGAIN, or EACCES (fcntl(2))
+            return False
+        return True
+
+    def _wait_for_lock(self) -> bool:
+        """Try again and again: waiting in the kernel (F_SETLKW) has no end."""
+        for _ in range(_SPINS):  # held for 10 us, as nearly always
+            os.sched_yield()
+            if self._try_lock():
+                return True
+        end = monotonic() + _PATIENCE
+        while monotonic() < end:
+            sleep(_PAUSE)
+            if self._try_lock():
+                return True
+        self._hopeless_until = monotonic() + _HOPELESS
+        return False
 
     def add(self, worker: int, amount: int) -> None:
         """Count among all connections of a worker."""
