@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from hooks_pcap.capturing import PCAPNG, records_of
 from refractium_hooks_pcap.formats import PcapngWriter
 from refractium_hooks_pcap.hook import PcapHook
+from refractium_hooks_pcap.outputs import FileNames, FileSeries, Rotation
 from refractium_hooks_pcap.settings import PcapSettings, listen_address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -132,6 +135,56 @@ def test_a_capture_a_fifo_and_an_empty_file_can_be_written_to(tmp_path: Path) ->
     assert problems(path=str(tmp_path / "empty")) == []
     assert problems(path=str(tmp_path / "capture")) == []
     assert problems(path=str(tmp_path / "fifo")) == []
+
+
+def of_nobody(path: Path) -> None:
+    path.touch()
+    os.chown(path, 65_534, 65_534)
+
+
+def fifo_of_nobody(path: Path) -> None:
+    os.mkfifo(path)
+    os.chown(path, 65_534, 65_534)
+
+
+def linked(path: Path) -> None:
+    path.touch()
+    path.with_name("other").hardlink_to(path)
+
+
+def open_to_all(path: Path) -> None:
+    path.touch()
+    path.chmod(0o666)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (of_nobody, "it belongs to another user (uid 65534)"),
+        (fifo_of_nobody, "it belongs to another user (uid 65534)"),
+        (linked, "it has another name elsewhere"),
+        (open_to_all, "other users may write to it (mode 0666)"),
+    ],
+)
+def test_what_another_user_may_have_made_is_not_written_to(
+    tmp_path: Path, make: Callable[[Path], None], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither where it is there at the start, nor where it comes later."""
+    path = tmp_path / "a.pcapng"
+    try:
+        make(path)
+    except PermissionError:
+        pytest.skip("only root can give a file away")
+    [(key, text)] = problems(path=str(path))
+    assert key == "path"
+    assert reason in text
+    if not path.is_fifo():
+        files = FileSeries(FileNames.parse(str(path), numbered=False), PCAPNG, Rotation())
+        files.write(records_of(b"packet"))
+        files.close()
+        assert files.lost == 1
+        assert path.read_bytes() == b""
+        assert reason in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from refractium.address import is_host_name
 from refractium.networks import parse_network
 from refractium_hooks_pcap.outputs.names import FileNames
+from refractium_hooks_pcap.outputs.ownership import why_not_ours
 from refractium_hooks_pcap.reader import NotACaptureError, Reader
 
 if TYPE_CHECKING:
@@ -174,13 +175,16 @@ def _check_path(settings: PcapSettings) -> None:
 
 def _check_file(path: Path) -> None:
     try:
-        mode = path.lstat().st_mode
+        status = path.lstat()
     except FileNotFoundError:
         return
+    mode = status.st_mode
     if stat.S_ISLNK(mode):
         raise ValueError(f"{path} is a symbolic link, and these are not followed")
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         raise ValueError(f"{path} is neither a file nor a FIFO")
+    if (fault := why_not_ours(status)) is not None:
+        raise ValueError(f"{path}: {fault}")
     if not os.access(path, os.W_OK if stat.S_ISFIFO(mode) else os.R_OK | os.W_OK):
         raise ValueError(f"{path} cannot be written")
     if stat.S_ISREG(mode):

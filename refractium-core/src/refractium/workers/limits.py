@@ -42,7 +42,7 @@ _SPINS: Final = 50
 _PAUSE: Final = 0.0005
 """Seconds between attempts after that."""
 _PATIENCE: Final = 1.0
-"""Seconds of attempts at the most: two heartbeats at most, and longer than a busy machine pauses the holder."""
+"""Seconds of attempts at the most: fewer than heartbeats may be missed, more than a busy holder is paused."""
 _HOPELESS: Final = 5.0
 """Seconds for which nobody waits for the lock any more, after waiting was in vain."""
 _CELL: Final = struct.calcsize("I")
@@ -109,7 +109,7 @@ class LimitTable:
         """Keep all others out, for at most `_PATIENCE` of waiting.
 
         A process that was stopped inside keeps the lock until the supervisor misses its heartbeats and kills
-        it. The others count without the lock meanwhile: a limit may be passed by a few, and all go on serving.
+        it. The others count without the lock meanwhile: a limit may be passed by a few, and all are served.
         """
         self._is_locked = self._try_lock() or (monotonic() >= self._hopeless_until and self._wait_for_lock())
 

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from refractium_hooks_pcap.formats import LINKTYPE_RAW
+from refractium_hooks_pcap.outputs.ownership import why_not_ours
 from refractium_hooks_pcap.outputs.records import MAX_ROOM
 from refractium_hooks_pcap.reader import PcapHeader, examine
 
@@ -378,8 +379,11 @@ def _open(path: Path, *, is_new: bool) -> int:
 
 def _claim(fd: int, path: Path, form: Form) -> int:
     """Make sure that an open file may be appended to; where its last whole record ends."""
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", path)
+    if (fault := why_not_ours(status)) is not None:
+        raise OSError(errno.EPERM, fault, path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

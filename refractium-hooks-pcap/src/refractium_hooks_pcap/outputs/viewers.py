@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from refractium.throttle import Throttled
+from refractium_hooks_pcap.outputs.ownership import why_not_ours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -203,9 +204,11 @@ class Viewers:
             if error.errno != errno.ENXIO:  # which says that nobody reads
                 self._refusals.warning("cannot write to %s: %s", path, error.strerror)
             return
-        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        is_fifo = stat.S_ISFIFO(status.st_mode)
+        if fault := why_not_ours(status) if is_fifo else "it is no FIFO any more":
             os.close(fd)
-            self._refusals.warning("%s is no FIFO any more", path)
+            self._refusals.warning("cannot write to %s: %s", path, fault)
             return
         with suppress(OSError):  # a user may have too many large ones
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -13,7 +15,8 @@ STDOUT = "-"
 """What stands for stdout instead of a path."""
 
 _STDOUT_FD = 1
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+"""Neither a link is followed nor the reader of a FIFO waited for that somebody else has put there."""
 _CALM = 60.0
 """Seconds without a failure after which the next one is news."""
 
@@ -27,7 +30,7 @@ class LineFile:
         path: of the file, or ``-`` for stdout. A file is made with mode 0600.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or another user may have made it.
     """
 
     def __init__(self, path: str) -> None:
@@ -69,7 +72,15 @@ class LineFile:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, _FLAGS, 0o600)
+    fd = os.open(path, _FLAGS, 0o600)
+    status = os.fstat(fd)
+    is_ours = status.st_uid in {0, os.geteuid()} and status.st_nlink == 1 and not status.st_mode & 0o022
+    if not stat.S_ISCHR(status.st_mode) and not (
+        stat.S_ISREG(status.st_mode) and is_ours
+    ):  # a device is root's
+        os.close(fd)
+        raise OSError(errno.EPERM, "it is no file of ours that only we may write to", str(path))
+    return fd
 
 
 def _is_at(path: Path, fd: int) -> bool:
