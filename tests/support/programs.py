@@ -12,6 +12,7 @@ _PACKAGES: Final = {
     "dig": "bind9-dnsutils",
     "dnsmasq": "dnsmasq-base",
     "ssh": "openssh-client",
+    "ip": "iproute2",
     "sshd": "openssh-server",
     "systemd-analyze": "systemd",
     "nginx": "nginx-light",
