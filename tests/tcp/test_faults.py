@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from refractium.net import dial, tcp, watching, weld
+from refractium.net import dial, reactor, tcp, watching, weld
 from refractium.net.limits import Limits
 from support.backends import Backend, FullUnixQueue, digest, echo, sink
-from support.clients import ask, receive, receive_all
+from support.clients import PATIENCE, ask, receive, receive_all
 from support.proxy import ProxyThread, eventually, quick
 from support.welds import welded
 
@@ -254,6 +254,73 @@ def test_a_client_that_cannot_be_counted_takes_no_neighbour_along(monkeypatch: p
         assert len(proxy.warnings) == 1
         # They were never counted in, so that the invariant accepted == finished + refused does not hold.
         proxy.service.counters.accepted -= 4
+
+
+def test_a_send_to_a_unix_backend_that_fails_for_want_of_memory_ends_both_sides_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    def wait(sock: socket.socket) -> None:
+        ended.append(receive_all(sock).end)
+
+    with (
+        Backend(wait, path=tmp_path / "backend") as backend,
+        ProxyThread(fallback=backend.address) as proxy,
+        proxy.connect() as client,
+    ):
+        client.sendall(b"?")
+        eventually(lambda: bool(proxy.service.connections), "it is served")
+        eventually(lambda: [one._weld for one in proxy.service.connections] != [None], "it is joined")
+        (connection,) = proxy.service.connections
+        assert connection._weld is not None
+
+        def failing(*_: object) -> int:
+            raise OSError(errno.ENOBUFS, "no room")
+
+        monkeypatch.setattr(connection._weld.up, "_send", failing)
+        client.sendall(b"lost")
+        assert receive_all(client).end == "reset"
+        assert proxy.next_end().ended == "internal error"
+        backend.result()
+    assert ended == ["eof"]  # a unix socket knows no reset
+
+
+def test_a_unix_backend_that_only_reads_no_more_is_still_heard(tmp_path: Path) -> None:
+    def deaf(sock: socket.socket) -> None:
+        assert sock.recv(1) == b"?"
+        sock.shutdown(socket.SHUT_RD)
+        deafened.set()
+        assert go_on.wait(PATIENCE)
+        sock.sendall(b"last words")
+
+    deafened, go_on = threading.Event(), threading.Event()
+    with (
+        Backend(deaf, path=tmp_path / "backend") as backend,
+        ProxyThread(fallback=backend.address) as proxy,
+        proxy.connect() as client,
+    ):
+        client.sendall(b"?")
+        assert deafened.wait(PATIENCE)
+        client.sendall(b"not read any more")
+        welds = [one._weld for one in proxy.service.connections if one._weld]
+        eventually(lambda: welds[0].up.done, "nothing more is sent to the backend")
+        go_on.set()
+        assert receive_all(client).data == b"last words"
+
+
+def test_an_end_that_cannot_be_passed_on_ends_both_sides_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.ENOBUFS, "no room")
+
+    with welded() as (weld_, far_client, far_backend, run):
+        weld_.begin(b"", 0, client_ended=False)
+        far_client.shutdown(socket.SHUT_WR)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "shutdown", failing)
+            weld_.up.on_event(reactor.IN)
+        assert run() == "internal error"
+        assert receive_all(far_client).end == receive_all(far_backend).end == "reset"
 
 
 @pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM])

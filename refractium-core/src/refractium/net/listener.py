@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from refractium.net.bind import BACKLOG
 from refractium.net.descriptors import A_CLIENT, EXHAUSTED
 from refractium.net.watching import Watching
+from refractium.net.weld import reset_on_close
 from refractium.networks import plain_ip
 from refractium.throttle import Throttled
 
@@ -99,6 +100,7 @@ class Listener:
             except Exception as error:  # noqa: BLE001 - one client must not take its neighbours along
                 self._faults.error("%r failed with a client from %s", self, peer[0], exc_info=error)
                 self._descriptors.lent -= A_CLIENT
+                reset_on_close(sock)
                 self._reactor.retire(sock)
         return may_be_more
 
@@ -110,7 +112,6 @@ class Listener:
         for _ in range(min(_ACCEPTS_A_TURN, room)):
             try:
                 fd, peer = self._accept()
-                sock = _socket(self._family, SOCK_STREAM, 0, fd)
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -121,7 +122,14 @@ class Listener:
                 # The client was gone before it was accepted (ECONNABORTED and friends): its own affair.
                 log.debug("accept: %s", error)
                 continue
-            sock.setblocking(False)  # noqa: FBT003
+            sock = _socket(self._family, SOCK_STREAM, 0, fd)
+            try:
+                sock.setblocking(False)  # noqa: FBT003
+            except OSError as error:
+                log.debug("accept: %s", error)
+                reset_on_close(sock)
+                sock.close()
+                continue
             found.append((sock, peer))
         return True
 

@@ -186,7 +186,10 @@ class Reactor:
     def _close_retired(self) -> None:
         retired, self._retired = self._retired, []
         for sock in retired:
-            sock.close()
+            try:
+                sock.close()
+            except OSError as error:  # it is closed all the same (close(2))
+                log.debug("close: %s", error)
 
     def _crash(self, handler: Callable[..., None], error: Exception) -> None:
         owner: Owner = handler.__self__  # type: ignore[attr-defined]

@@ -301,6 +301,7 @@ class Connection:
                 return
             except OSError:
                 self._decided(Outcome.LEFT)
+                reset_on_close(self._client)  # should it be this machine that failed, the client must know
                 self._finish(Ended.CLIENT_LEFT)
                 return
             if not chunk:

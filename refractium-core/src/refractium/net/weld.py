@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
@@ -434,7 +435,8 @@ class Flow:
             try:
                 self.opposite.sock.shutdown(socket.SHUT_WR)
             except OSError:
-                self.sink_broke()
+                if not _is_over(self.opposite.sock):
+                    self.weld.abort(Ended.FAULT)  # the end would never be heard of
 
     def sink_broke(self) -> None:
         """The sink takes nothing any more; what it has sent before is still to be read."""
@@ -475,18 +477,29 @@ def _stop_pacing_here(sock: socket.socket) -> None:
 
 
 def _is_over(sock: socket.socket) -> bool:
-    """Return whether a connection was reset or has timed out; True for a unix socket, which cannot tell."""
-    if sock.family == socket.AF_UNIX:
+    """Return whether a socket takes nothing more: it was reset, it timed out, or its peer reads no more."""
+    if sock.family != _AF_UNIX:
+        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
+    try:
+        sock.send(b"")  # a unix socket whose peer reads no more refuses even that (unix_stream_sendmsg)
+    except OSError:
         return True
-    return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))  # EPOLLHUP, which is always asked for: the peer has closed
 
 
 def _unacknowledged(sock: socket.socket) -> int:
     """Bytes that a reset would throw away: that the peer's kernel has not taken. Of a dead connection 0.
 
+    Where the kernel does not tell, they are not waited for.
+
     A unix socket has no reset, and its close throws nothing away.
     """
-    if sock.family == socket.AF_UNIX or _is_over(sock):
+    if sock.family == _AF_UNIX or _is_over(sock):
         return 0
-    (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+    except OSError:
+        return 0
     return int(count)

@@ -1,0 +1,109 @@
+"""System calls of the running program that fail, one in so many: nobody hangs, and nothing stays broken."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.backends import Backend, echo
+from support.clients import PATIENCE, connect, payload, receive_all, sending
+from support.process import Running, serving
+from support.programs import require_program
+from support.proxy import eventually
+from support.status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONFIGURATION = """
+fallback_tcp = "{tcp}"
+[server]
+bind = "127.0.0.1"
+port = 0
+max_connections_per_ip = 5000
+connect_timeout_ms = 2000
+hot_reload = false
+[[protocols]]
+name = "local"
+patterns = ["UNIX"]
+forward_to = "{unix}"
+transport = "tcp"
+"""
+CALLS = [
+    *(f"accept4:{error}:3" for error in ("EMFILE", "ENOMEM", "ECONNABORTED", "EPERM", "EIO")),
+    *(f"connect:{error}:4" for error in ("ENOMEM", "EINTR", "EPERM", "EADDRNOTAVAIL")),
+    *(f"recvfrom:{error}:9" for error in ("ENOMEM", "EIO")),
+    *(f"sendto:{error}:9" for error in ("ENOMEM", "ENOBUFS", "EPERM", "EIO")),
+    *(f"splice:{error}:5" for error in ("ENOMEM", "EIO", "EAGAIN")),
+    *(f"epoll_ctl:{error}:7" for error in ("ENOMEM", "ENOSPC")),
+    *(f"socket:{error}:3" for error in ("EMFILE", "ENOBUFS")),
+    *(f"shutdown:{error}:3" for error in ("ENOTCONN", "ENOBUFS")),
+    *("setsockopt:ENOMEM:5", "getsockopt:ENOBUFS:3", "ioctl:EIO:3", "pipe2:EMFILE:1", "epoll_pwait:EINTR:3"),
+]
+"""A call, its error, and how often."""
+
+
+@contextmanager
+def injecting(program: Running, call: str) -> Iterator[None]:
+    """Have one in so many calls of a running program fail while the block runs."""
+    name, error, each = call.split(":")
+    command = [
+        *(require_program("strace"), "-f", "-qqq", "-o", "/dev/null", "-p", str(program.pid)),
+        *("-e", f"trace={name}", "-e", f"inject={name}:error={error}:when={each}+{each}"),
+    ]
+    with subprocess.Popen(command) as strace:
+        try:
+            eventually(lambda: traced_by(program.pid) != 0, "strace has attached")
+            yield
+        finally:
+            strace.terminate()
+            strace.wait(PATIENCE)
+
+
+def traced_by(pid: int) -> int:
+    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123 - no path of a file
+        (line,) = [line for line in file if line.startswith("TracerPid:")]
+    return int(line.split()[1])
+
+
+def exchange(program: Running, number: int) -> bool:
+    """Send and get back; whether all came. Less must be a part of it, without an orderly end."""
+    size = (10, 3_000, 200_000, 1_500_000)[number % 4]
+    data = (b"UNIX" if number % 3 == 2 else b"?") + payload(number, size)
+    try:
+        with connect(program.address) as sock, sending(sock, data) as sent:
+            received = receive_all(sock)
+    except ConnectionError:
+        return False
+    assert data.startswith(received.data), "bytes of somebody else"
+    whole = received.data == data
+    # A send that learns of the reset takes the error; the next receive looks like an orderly end then.
+    assert whole or received.end == "reset" or not sent.is_set(), "cut off, and shown as whole"
+    return whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_fails_now_and_then_hangs_nobody_and_leaves_nothing(tmp_path: Path, call: str) -> None:
+    path = tmp_path / "refractium.toml"
+    with (
+        Backend(echo) as tcp,
+        Backend(echo, path=tmp_path / "backend") as unix,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        path.write_text(CONFIGURATION.format(tcp=tcp.address, unix=unix.address))
+        with serving("tcp", "-c", path) as program:
+            assert all(pool.map(lambda number: exchange(program, number), range(12)))
+            with injecting(program, call):
+                list(pool.map(lambda number: exchange(program, number), range(48)))
+            assert all(pool.map(lambda number: exchange(program, number), range(24)))
+            eventually(lambda: not status_of(program).tcp.active, "nobody is left")
+            tcp_status = status_of(program).tcp
+            assert tcp_status.accepted == tcp_status.finished + sum(tcp_status.refused.values())
+            assert program.is_idle()
+            assert program.terminate() == 0
