@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from support.cli import Cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ("*.md", "explanation/*.md")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(page for where in FOLDERS for page in sorted((ROOT / "docs").glob(where))),
+]
 GUIDES = [ROOT / "docs" / name for name in ("writing-a-protocol.md", "writing-a-hook.md")]
 """Their examples are the files of distributions, and tested as such."""
 

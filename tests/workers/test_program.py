@@ -21,7 +21,7 @@ import pytest
 from support.backends import Backend, named
 from support.clients import ask, connect, receive, receive_all
 from support.datagrams import UdpBackend, client, echo
-from support.process import Running, environment, free_port, run, serving
+from support.process import Running, children, environment, free_port, run, serving
 from support.proxy import eventually
 from support.status import status_of
 
@@ -65,6 +65,29 @@ def connected(address: tuple[str, int], count: int) -> Iterator[list[socket.sock
             one.sendall(b"hello")
             assert receive(one, 6) == b"ahello"
         yield clients
+
+
+def oom_score_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+def test_where_memory_runs_out_hooks_are_killed_before_workers_and_these_before_their_supervisor(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "{protocol}-{number}.pcapng"
+    more = f'[plugins.pcap]\npath = "{path}"\n'
+    with Backend(named("a")) as backend:
+        configured(tmp_path, top=f'fallback_tcp = "{backend.address}"\n', hooks=["pcap"], more=more)
+        with serving(cwd=tmp_path) as program:
+            supervisor = oom_score_of(program.pid)
+            for worker in pids(program):
+                assert oom_score_of(worker) == min(1000, supervisor + 100)
+                eventually(lambda worker=worker: bool(children(worker)), "the hook has begun")  # type: ignore[misc]
+                (hook,) = children(worker)
+                eventually(
+                    lambda hook=hook: oom_score_of(hook) == min(1000, supervisor + 300),  # type: ignore[misc]
+                    "the hook comes first",
+                )
 
 
 def test_it_is_one_program_to_who_starts_asks_and_ends_it(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from refractium import oom
 from refractium.hooks.counters import Counters
 from refractium.hooks.delivery import Delivery
 from refractium.hooks.memory import keep_freed_memory
@@ -87,6 +88,7 @@ class Reporter:
 
 def main() -> None:
     """Deliver events until they end, or the hook is detached."""
+    oom.volunteer(oom.HOOK)
     events_fd, reports_fd = map(int, sys.argv[1:])
     for fd in (events_fd, reports_fd):
         os.set_inheritable(fd, False)  # noqa: FBT003 - takes it so; what a hook starts must not keep the pipes open

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from refractium import oom
 from refractium.contract import Transport
 from refractium.engine import Refractium, Shared
 from refractium.errors import RefractiumError
@@ -196,6 +197,7 @@ def _tell(state: BackendState, belief: Belief) -> None:
 
 def main() -> None:
     """Run until the supervisor is gone."""
+    oom.volunteer(oom.WORKER)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     channel, tcp, udp, number = map(int, sys.argv[1:])
