@@ -43,6 +43,9 @@ class Watching:
         self.why_paused = ""
         reactor.watch(sock, IN, handler)
 
+    def __repr__(self) -> str:
+        return f"<Watching for {self._handler.__self__!r}>"  # type: ignore[attr-defined]
+
     def pause(self, why: str, seconds: float | None = None) -> None:
         """Stop watching for some seconds, `PAUSE` by default."""
         if self._pause is not None or self._is_over:
