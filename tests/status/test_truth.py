@@ -106,6 +106,7 @@ def configuration(to: Backends, capture: Path, *server: str) -> str:
         'bind = "127.0.0.1"',
         "port = 0",
         f"max_connections_per_ip = {PER_IP}",
+        f"max_udp_sessions_per_ip = {PER_IP}",
         f'deny = ["{DENIED}"]',
         "udp_session_timeout_ms = 2000",
         "hot_reload = false",
@@ -225,7 +226,7 @@ class Clients:
     def send_one_way(self, data: bytes) -> None:
         self._send(data).send(data)
         self.story["identification", "udp", "fallback"] += 1
-        self._has_session("ended", "udp", "fallback", "idle", up=2 * len(data), down=0)
+        self._has_session("ended", "udp", "fallback", "unanswered", up=2 * len(data), down=0)
 
     def send_in_vain(self, data: bytes) -> None:
         self._send(b"mute" + data)
@@ -262,7 +263,7 @@ class Clients:
         for _ in range(REFUSED):
             self._send(b"stay")
         self.story["identification", "udp", "identified"] += PER_IP + REFUSED
-        self.story["refused", "udp", "max_connections_per_ip"] += REFUSED
+        self.story["refused", "udp", "max_udp_sessions_per_ip"] += REFUSED
 
     def _connect(self) -> socket.socket:
         self.story["accepted", "tcp"] += 1
@@ -422,7 +423,7 @@ def test_after_a_mixed_run_with_reloads_status_and_metrics_tell_what_the_clients
             ("ended", "tcp", "good", "client_reset"),
             ("ended", "tcp", "crash", "backend_reset"),
             ("ended", "tcp", "private", "denied"),
-            ("ended", "udp", "fallback", "idle"),
+            ("ended", "udp", "fallback", "unanswered"),
         }
         answer = run("status", "-p", port, "--json")
         assert answer.code == 0

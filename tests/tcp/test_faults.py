@@ -303,8 +303,11 @@ def test_a_unix_backend_that_only_reads_no_more_is_still_heard(tmp_path: Path) -
         client.sendall(b"?")
         assert deafened.wait(PATIENCE)
         client.sendall(b"not read any more")
-        welds = [one._weld for one in proxy.service.connections if one._weld]
-        eventually(lambda: welds[0].up.done, "nothing more is sent to the backend")
+
+        def is_over() -> bool:
+            return [one._weld.up.done for one in proxy.service.connections if one._weld] == [True]
+
+        eventually(is_over, "nothing more is sent to the backend")
         go_on.set()
         assert receive_all(client).data == b"last words"
 
