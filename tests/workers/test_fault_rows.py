@@ -77,7 +77,7 @@ class Proxy:
         tcp, udp = (status := status_of(self.program)).tcp, status.udp
         assert tcp.accepted == tcp.finished + sum(tcp.refused.values()), tcp
         assert udp.sessions == udp.finished, udp
-        assert [one.restarts for one in status.workers] == [0] * len(status.workers)
+        assert [one.restarts for one in status.workers] == [0] * len(status.workers), self.program
         eventually(self._has_no_more_descriptors, "as many descriptors as before")
         eventually(self._is_idle, "nothing is left to do")
 
