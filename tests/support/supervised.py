@@ -84,15 +84,24 @@ class Supervised:
         build: as it takes it.
         workers: how many.
         drain_timeout_ms: of the stop at the end.
+        begin: what each worker does first, as `Supervisor` takes it.
 
     Attributes:
         supervisor: the supervisor.
         address: where TCP is listened on, or UDP, if that is all there is.
     """
 
-    def __init__(self, build: Build, workers: int = 2, *, drain_timeout_ms: int = 0) -> None:
+    def __init__(
+        self,
+        build: Build,
+        workers: int = 2,
+        *,
+        drain_timeout_ms: int = 0,
+        begin: Callable[[], None] | None = None,
+    ) -> None:
         self._build = build
         self._workers = workers
+        self._more = () if begin is None else (begin,)
         self._drain_timeout_ms = drain_timeout_ms
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="supervisor")
@@ -113,7 +122,7 @@ class Supervised:
             self._end()
 
     async def _start(self) -> None:
-        self.supervisor = Supervisor(self._build, self._workers)
+        self.supervisor = Supervisor(self._build, self._workers, *self._more)
         try:
             addresses: tuple[str, ...] = ()
             if self._build.udp:

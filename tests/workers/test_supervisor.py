@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,18 @@ def test_a_worker_that_does_not_answer_is_replaced(
         proxy.await_replaced(1, pid)
         with connected(proxy, 10):
             pass
+
+
+def test_a_worker_that_starts_slowly_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers nobody while it imports its modules, for longer than one that serves may be silent."""
+    monkeypatch.setattr(module, "_BEAT", 0.25)
+    slowly = partial(time.sleep, 1.5 * module._MISSED_BEATS * 0.25)
+    with Backend(named("a")) as backend, Supervised(Build(backend.address), begin=slowly) as proxy:
+        monkeypatch.setattr(module, "_BEAT", 1.0)
+        assert [one.restarts for one in proxy.workers] == [0, 0]
+        assert "does not answer" not in caplog.text
 
 
 def test_a_worker_that_many_ask_at_once_has_as_long_to_answer(

@@ -51,6 +51,8 @@ _BEAT: Final = 1.0
 """Seconds from one question whether a worker is well to the next."""
 _MISSED_BEATS: Final = 8
 """So many answers that do not come, and the worker is replaced."""
+_START_BEATS: Final = 60
+"""The same until it serves: on a busy machine a worker may import modules for many seconds."""
 _STATUS_SECONDS: Final = 1.0
 """How long workers may take to tell their status before what they have told last is taken."""
 _FIRST_PAUSE: Final = 0.1
@@ -360,7 +362,7 @@ class Supervisor:
             with suppress(TimeoutError):
                 await asyncio.wait_for(worker.ended.wait(), _BEAT)
                 break
-            if worker.unanswered >= _MISSED_BEATS:
+            if worker.unanswered >= (_MISSED_BEATS if worker.is_serving else _START_BEATS):
                 worker.kill("it does not answer")
                 break
             worker.beat()
