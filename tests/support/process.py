@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import re
@@ -31,7 +30,6 @@ TESTS: Final = Path(__file__).parents[1]
 
 RUNTIME: Final = tempfile.TemporaryDirectory(prefix="refractium-")
 """Where the instances that tests start have their control sockets."""
-atexit.register(RUNTIME.cleanup)
 
 _WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _LISTENING: Final = re.compile(r"^Listening on (?:tcp|udp)://(\S+)$", re.MULTILINE)

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import pytest
 
+from support.process import RUNTIME
+
 WORKERS_PER_PROCESSOR: Final = 3
 """Most tests wait for a timeout or for another process, so that a processor has time for several of them."""
 
@@ -58,6 +60,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    RUNTIME.cleanup()  # workers leave without doing so
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput[_SENT] = session.config.stash[_LEFT_OUT]
 
