@@ -98,6 +98,24 @@ def test_each_viewer_gets_a_header_and_what_passes_from_then_on(form: Form) -> N
             assert not viewers.lost
 
 
+def test_a_viewer_that_leaves_at_the_end_does_not_end_the_thread_too_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = os.eventfd_write
+    with ExitStack() as stack:
+        viewers = stack.enter_context(viewers_of(PCAPNG, address=LOOPBACK))
+        viewer = Viewer(viewers)
+        stack.callback(viewer.sock.close)
+        eventually(lambda: bool(viewers._viewers), "it has come")
+
+        def late(fd: int, value: int) -> None:
+            viewer.sock.close()  # wakes the thread up, which sees that it is to end
+            viewers._thread.join(0.2)
+            write(fd, value)
+
+        monkeypatch.setattr(os, "eventfd_write", late)
+
+
 def test_a_viewer_is_there_when_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     there = []
 

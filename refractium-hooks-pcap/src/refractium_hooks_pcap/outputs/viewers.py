@@ -113,11 +113,12 @@ class Viewers:
         """Send everybody the rest, as far as they read it at once, and let go of them."""
         with self._lock:
             self._end = time.monotonic() + _LAST_WORDS
-        if self._thread.ident is None:
+            if is_running := self._thread.ident is not None:
+                os.eventfd_write(self._alarm, 1)  # while it cannot end yet, which closes the alarm
+        if is_running:
+            self._thread.join()
+        else:
             self._release()
-            return
-        os.eventfd_write(self._alarm, 1)
-        self._thread.join()
 
     # In the thread
 
