@@ -87,7 +87,6 @@ class Listener:
 
     def _on_event(self, _mask: int) -> None:
         self._accept_some()
-        self._watching.worked()
 
     def _accept_some(self) -> bool:
         """Accept what waits, up to a turn's share; whether there may be more."""

@@ -277,10 +277,6 @@ class UdpListener:
         self.watching.rest()
 
     def _on_event(self, _mask: int) -> None:
-        self._take_some()
-        self.watching.worked()
-
-    def _take_some(self) -> None:
         service = self._service
         buffer, view = service.buffer, service.view
         sessions = service.sessions

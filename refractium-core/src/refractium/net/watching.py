@@ -18,6 +18,9 @@ PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 """Seconds between attempts at the most, while one after the other fails."""
 
+_CALM: Final = 4 * _LONGEST_PAUSE
+"""Seconds without a fault after which those before it are forgotten."""
+
 
 class Watching:
     """Calls a handler while a bound socket has something, with pauses where that fails.
@@ -39,6 +42,7 @@ class Watching:
         self._handler = handler
         self._pause: asyncio.TimerHandle | None = None
         self._faults = 0
+        self._forget_at = float("-inf")
         self._is_over = False
         self.why_paused = ""
         reactor.watch(sock, IN, handler)
@@ -56,14 +60,14 @@ class Watching:
         self._reactor.unwatch(self._sock)
 
     def rest(self) -> None:
-        """Pause after a fault, twice as long after each that follows before an event was handled."""
+        """Pause after a fault, twice as long after each that follows soon."""
+        now = self._reactor.now
+        if now > self._forget_at:
+            self._faults = 0
+        self._forget_at = now + _CALM
         seconds = min(PAUSE * 2**self._faults, _LONGEST_PAUSE)
         self._faults += 1
         self.pause("it failed, see the log", seconds)
-
-    def worked(self) -> None:
-        """An event was handled: forget the faults before it."""
-        self._faults = 0
 
     def stop(self) -> None:
         """Stop watching for good, now."""
