@@ -63,7 +63,7 @@ class Exporter:
 
     Attributes:
         address: what is listened on, ``HOST:PORT``.
-        hosts: the same as the argument; may change.
+        hosts: names that scrapers may use; a reload may change them.
     """
 
     def __init__(

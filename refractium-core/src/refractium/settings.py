@@ -21,11 +21,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_connections: _Count = 10_000
     """TCP connections held at once; one more is closed at accept."""
     max_connections_per_ip: _Count = 50
-    """The same for each client address, or IPv6 network; a mapped IPv4 address counts as the IPv4 address."""
+    """TCP connections held at once for each client address or IPv6 network; mapped IPv4 counts as IPv4."""
     max_udp_sessions: _Count = 10_000
     """UDP sessions held at once. One more takes the place of the oldest that was never answered, if any."""
     max_udp_sessions_per_ip: _Count = 1_000
-    """The same for each client address, or IPv6 network."""
+    """UDP sessions held at once for each client address or IPv6 network."""
     ipv6_prefix_length: Annotated[int, Meta(ge=1, le=128)] = 64
     """IPv6 clients whose addresses share this many bits count as one address; 128 counts each by itself."""
     peek_timeout_ms: Milliseconds = 3_000

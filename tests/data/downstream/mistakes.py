@@ -1,4 +1,4 @@
-"""What a type checker must refuse. An ignore that is not needed is an error under ``mypy --strict``."""
+"""Mistakes that a type checker must refuse. ``mypy --strict`` reports an ignore that is not needed."""
 
 import asyncio
 

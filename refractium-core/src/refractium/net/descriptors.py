@@ -43,7 +43,7 @@ class Descriptors:
 
     @property
     def limit(self) -> int:
-        """How many descriptors this process may have open (RLIMIT_NOFILE)."""
+        """The number of descriptors that this process may have open (RLIMIT_NOFILE)."""
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     def left(self, wanted: int) -> int:

@@ -1,4 +1,4 @@
-"""How many connections or sessions there may be, in all and from one address."""
+"""Limits on connections and UDP sessions, in all and for each client address."""
 
 from __future__ import annotations
 

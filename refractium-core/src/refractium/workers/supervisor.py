@@ -52,7 +52,7 @@ _BEAT: Final = 1.0
 _MISSED_BEATS: Final = 8
 """So many answers that do not come, and the worker is replaced."""
 _START_BEATS: Final = 60
-"""The same until it serves: on a busy machine a worker may import modules for many seconds."""
+"""Missed beats after which the supervisor replaces a worker that does not serve yet: imports take seconds."""
 _STATUS_SECONDS: Final = 1.0
 """How long workers may take to tell their status before what they have told last is taken."""
 _FIRST_PAUSE: Final = 0.1
