@@ -35,6 +35,9 @@ def test_one_turn_moves_no_more_than_its_share() -> None:
         def send(self, data: bytes, _flags: int) -> int:
             return len(data)
 
+        def setsockopt(self, _level: int, _option: int, _value: bytes) -> None:
+            """Take any."""
+
     loop = asyncio.new_event_loop()
     reactor = Reactor(loop)
     endless = cast("socket.socket", Endless())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Transport
 from refractium.errors import ListenError
+from refractium.net.closing import reset_on_close
 
 if TYPE_CHECKING:
     import asyncio
@@ -111,6 +112,9 @@ def _open(
         sock.bind(address)
         if kind == socket.SOCK_STREAM:
             sock.listen(BACKLOG)
+            # Inherited as well. Not by those of a socket that was handed down, which others may accept from
+            # at another time.
+            reset_on_close(sock)
         prepare(sock)
     except OSError:
         sock.close()

@@ -9,9 +9,9 @@ from socket import SOCK_STREAM, SocketType
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from refractium.net.bind import BACKLOG
+from refractium.net.closing import is_reset_on_close, reset_on_close
 from refractium.net.descriptors import A_CLIENT, EXHAUSTED
 from refractium.net.watching import Watching
-from refractium.net.weld import reset_on_close
 from refractium.networks import plain_ip
 from refractium.throttle import Throttled
 
@@ -45,7 +45,8 @@ class Listener:
         reactor: where its events come from.
         descriptors: of which each client takes `A_CLIENT`; they are those of `accepted` to give back.
         sock: bound and listening; the listener's to close.
-        accepted: called with each new socket, already non-blocking, its peer's address and the snapshot.
+        accepted: called with each new socket, its peer's address and the snapshot. The socket does not block,
+            and its close is a reset.
         name: by whose rules it serves.
         snapshot: what it serves by now.
     """
@@ -67,6 +68,7 @@ class Listener:
         self.snapshot = snapshot
         self._accept: Callable[[], tuple[int, Peer]] = sock._accept  # type: ignore[attr-defined]  # noqa: SLF001
         self._family = sock.family.value
+        self._resets = is_reset_on_close(sock)
         self._exhausted = Throttled(log)
         self._faults = Throttled(log)
         self.address: Peer = sock.getsockname()
@@ -99,7 +101,6 @@ class Listener:
             except Exception as error:  # noqa: BLE001 - one client must not take its neighbours along
                 self._faults.error("%r failed with a client from %s", self, peer[0], exc_info=error)
                 self._descriptors.lent -= A_CLIENT
-                reset_on_close(sock)
                 self._reactor.retire(sock)
         return may_be_more
 
@@ -124,9 +125,10 @@ class Listener:
             sock = _socket(self._family, SOCK_STREAM, 0, fd)
             try:
                 sock.setblocking(False)  # noqa: FBT003
+                if not self._resets:
+                    reset_on_close(sock)
             except OSError as error:
                 log.debug("accept: %s", error)
-                reset_on_close(sock)
                 sock.close()
                 continue
             found.append((sock, peer))

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import NEED_MORE, NO, Direction, Transport, Verdict
+from refractium.net.closing import end_on_close
 from refractium.net.counters import DENIED, NO_ROUTE, Counters, Outcome, why_refused
 from refractium.net.descriptors import A_CLIENT
 from refractium.net.dial import Dial
@@ -18,7 +19,7 @@ from refractium.net.reactor import EDGE, IN
 from refractium.net.report import Ended, Summary, join_host_port, metadata_of
 from refractium.net.snapshot import Snapshot
 from refractium.net.taps import open_tap
-from refractium.net.weld import Weld, Welding, reset_on_close
+from refractium.net.weld import Weld, Welding
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class TcpService:
         else:
             reason = DENIED
         if reason is not None:
+            end_on_close(sock)
             self.reactor.retire(sock)
             self.descriptors.lent -= A_CLIENT
             self._count_refused(ip, reason)
@@ -274,8 +276,7 @@ class Connection:
         if self._dial is not None:
             self._dial.cancel()
             self._dial = None
-        reset_on_close(self._client)
-        self._finish(how)
+        self._finish(how, is_orderly=False)
 
     def crash(self) -> None:
         """End at once, after a fault of ours."""
@@ -301,8 +302,8 @@ class Connection:
                 return
             except OSError:
                 self._decided(Outcome.LEFT)
-                reset_on_close(self._client)  # should it be this machine that failed, the client must know
-                self._finish(Ended.CLIENT_LEFT)
+                # Should it be this machine that failed, the client must know.
+                self._finish(Ended.CLIENT_LEFT, is_orderly=False)
                 return
             if not chunk:
                 self._client_ended = True
@@ -341,6 +342,7 @@ class Connection:
         if reason is not None:
             if self._is_awaited:
                 self._snapshot.peeking.discard(self)
+            end_on_close(self._client)
             service.reactor.retire(self._client)
             service.refused_late(self, self._ip, reason)
             return False
@@ -395,9 +397,7 @@ class Connection:
             self._finish(Ended.DENIED)
             return
         if pool.action is not None:
-            if pool.action == "reset":
-                reset_on_close(self._client)
-            self._finish(Ended.REJECTED)
+            self._finish(Ended.REJECTED, is_orderly=pool.action != "reset")
             return
         # Made anew for the fallback, which may want none.
         version = pool.proxy_protocol
@@ -426,9 +426,7 @@ class Connection:
             return
         assert self._dial is not None  # noqa: S101 - who else called
         how = Ended.LOOP if self._dial.loops else Ended.UNREACHABLE
-        if how is Ended.UNREACHABLE:
-            reset_on_close(self._client)
-        self._finish(how)
+        self._finish(how, is_orderly=how is Ended.LOOP)
 
     def reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
         """A backend is connected and has been sent that many of the first bytes: weld."""
@@ -461,7 +459,7 @@ class Connection:
         self._snapshot.idle.discard(self._weld)
         self._finish(how)
 
-    def _finish(self, how: Ended) -> None:
+    def _finish(self, how: Ended, *, is_orderly: bool = True) -> None:
         service = self._service
         if self not in service.connections:
             return
@@ -469,6 +467,8 @@ class Connection:
         if self._weld is None:
             if self._is_awaited:
                 self._snapshot.peeking.discard(self)
+            if is_orderly:
+                end_on_close(self._client)
             service.reactor.retire(self._client)
         else:
             self._weld = None

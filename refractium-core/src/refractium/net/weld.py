@@ -7,6 +7,8 @@ says when it is worth going on. The rules:
 - A reset is passed on as a reset, after the bytes that came before it. The kernel tells of it once: if a send
   learns of it, the next recv looks like an orderly end, so `Flow.broken` remembers.
 - A flow holds at most one buffer of bytes that its sink has not taken; while it does, its source is not read.
+- A sink that has been sent a part of a stream is closed by a reset until that stream has ended, so that a
+  process which is killed leaves no truncated stream that looks whole.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from os import splice
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Direction
+from refractium.net.closing import end_on_close, reset_on_close
 from refractium.net.pipes import SIZE, Pipes
 from refractium.net.reactor import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT
 from refractium.net.report import Ended
@@ -44,7 +47,6 @@ _READS_BEFORE_SPLICE: Final = 3
 """After one more full read than that in one turn it is bulk, and the kernel moves the bytes."""
 _SPLICES_A_TURN: Final = 2
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _RESET_POLL: Final = (0.005, 0.32)
 """Seconds between looks at whether the last bytes before a reset have been taken: at first, and at most."""
 _RESET_PATIENCE: Final = 30.0
@@ -76,8 +78,8 @@ class Weld:
 
     Args:
         shared: reactor, buffer and pipes.
-        client: the client's socket.
-        backend: the backend's socket.
+        client: the client's socket, which is reset on close.
+        backend: the backend's socket, which is not.
         on_end: told how it ended, once, when both sockets have been let go.
 
     Attributes:
@@ -101,6 +103,8 @@ class Weld:
         self.up = up = Flow(self, client, backend, from_unix, may_splice)
         self.down = down = Flow(self, backend, client, to_unix, may_splice)
         up.opposite, down.opposite = down, up
+        down.is_guarded = True
+        up.is_guarded = to_unix  # which has no reset
         self.stamp = shared.reactor.turned
         self._on_end = on_end
         self._timer: asyncio.TimerHandle | None = None
@@ -124,6 +128,7 @@ class Weld:
         backend_was_watched = reactor.watch(down.sock, down.events, down.on_event)
         if sent < len(first):
             up.held = first[sent:]
+            up.guard()
             up.await_room()
         # Events that came before the sockets were the weld's do not come again.
         if client_was_watched or client_ended:
@@ -222,6 +227,7 @@ class Flow:
         near_end: the source has said that its end is near, so it is read until that is reached.
         ended: the source has no more, for whatever reason.
         done: nothing is left to do.
+        is_guarded: the sink is reset if it is closed before this flow has ended.
     """
 
     __slots__ = (
@@ -233,6 +239,7 @@ class Flow:
         "ended",
         "events",
         "held",
+        "is_guarded",
         "is_local",
         "is_unpaced",
         "may_splice",
@@ -266,7 +273,7 @@ class Flow:
         self.pipe: Pipe | None = None
         self.is_local = self.near_end = is_local
         self.may_splice = may_splice
-        self.broken = self.ended = self.done = self.is_unpaced = False
+        self.broken = self.ended = self.done = self.is_guarded = self.is_unpaced = False
 
     def on_event(self, mask: int) -> None:
         """The source's socket has something to read, or takes what the opposite flow has for it."""
@@ -315,6 +322,8 @@ class Flow:
                 self.ended = True
                 self._finish()
                 return
+            if not self.is_guarded:
+                self.guard()
             try:
                 sent = send(view[:got], self.more)
             except BlockingIOError:
@@ -387,6 +396,11 @@ class Flow:
             _stop_pacing_here(self.opposite.sock)
         return True
 
+    def guard(self) -> None:
+        """Have the sink reset if it is closed from now on before this flow has ended."""
+        self.is_guarded = True
+        reset_on_close(self.opposite.sock)
+
     def release(self) -> None:
         """Give the pipe back, if there is one."""
         if self.pipe is not None:
@@ -429,7 +443,10 @@ class Flow:
         self.done = True
         if self.broken:
             self.weld.pass_on_reset(self)
-        elif self.opposite.done:
+            return
+        if self.is_guarded:
+            end_on_close(self.opposite.sock)
+        if self.opposite.done:
             self.weld.end(Ended.CLOSED)
         else:
             try:
@@ -456,12 +473,6 @@ class Flow:
         else:
             opposite.near_end = True
             opposite.run()
-
-
-def reset_on_close(sock: socket.socket) -> None:
-    """Make the close of a TCP socket a reset. A unix socket has no such thing: its peer sees an end."""
-    if sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
 def _stop_pacing_here(sock: socket.socket) -> None:
