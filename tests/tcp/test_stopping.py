@@ -134,7 +134,7 @@ def test_a_stop_at_once_lets_go_of_everything_in_whatever_state(kind: str, tmp_p
     def stall(sock: socket.socket) -> None:
         sock.recv(1)
         if kind == "reset pending":
-            sock.sendall(bytes(MIB))
+            sock.sendall(bytes(MIB // 4))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
             return
         while sock.recv(MIB):

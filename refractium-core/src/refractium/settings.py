@@ -32,6 +32,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long a client may take to show what it speaks, from accept, however it spreads its bytes."""
     peek_buffer_size: Annotated[int, Meta(ge=16, le=65_536)] = 1_024
     """Bytes inspected to tell protocols apart; see `Protocol.max_bytes` for who may read on."""
+    backend_buffer_size: Annotated[int, Meta(ge=0, le=1024 * 1024 * 1024)] = 0
+    """Bytes that the kernel takes from a backend in bulk beyond what its client has taken. With 0 it chooses,
+    up to the last value of ``net.ipv4.tcp_rmem``; it never takes more than ``net.core.rmem_max``."""
     connect_timeout_ms: Milliseconds = 5_000
     """How long one attempt to reach a backend may take."""
     idle_timeout_ms: Milliseconds = 3_600_000

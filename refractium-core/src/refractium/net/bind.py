@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from refractium.contract import Transport
 from refractium.errors import ListenError
 from refractium.net.closing import reset_on_close
+from refractium.net.weld import UNSENT
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,10 +57,11 @@ def prepare(sock: socket.socket) -> None:
     """Give a bound socket the options of a listener."""
     sock.setblocking(False)  # noqa: FBT003 - positional by its nature
     if sock.type == socket.SOCK_STREAM:
-        # Accepted sockets inherit these three, which saves three system calls a connection.
+        # Accepted sockets inherit these four, which saves four system calls a connection.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
     else:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)

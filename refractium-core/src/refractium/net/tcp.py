@@ -69,7 +69,7 @@ class TcpService:
         self.limits = limits
         self.report = report
         self.descriptors = descriptors
-        self.welding = Welding(reactor, descriptors)
+        self.welding = Welding(reactor, descriptors, settings.backend_buffer_size)
         self.counters = Counters()
         self.connections: set[Connection] = set()
         self.own = OwnAddresses()
@@ -98,6 +98,7 @@ class TcpService:
         So do listeners that are not named any more, until they are closed.
         """
         self.snapshots = self._take_snapshots(routers, settings)
+        self.welding.backend_buffer = settings.backend_buffer_size
         for listener in self.listeners:
             listener.snapshot = self.snapshots.get(listener.name, listener.snapshot)
 

@@ -7,6 +7,7 @@ says when it is worth going on. The rules:
 - A reset is passed on as a reset, after the bytes that came before it. The kernel tells of it once: if a send
   learns of it, the next recv looks like an orderly end, so `Flow.broken` remembers.
 - A flow holds at most one buffer of bytes that its sink has not taken; while it does, its source is not read.
+  What the kernel holds is bounded too (`UNSENT`, `UNSENT_IN_BULK`).
 - A sink that has been sent a part of a stream is closed by a reset until that stream has ended, so that a
   process which is killed leaves no truncated stream that looks whole.
 """
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
 
 BUFFER: Final = 65_536
 """Bytes read at once, and the most that a flow holds back."""
+UNSENT: Final = 131_072
+"""Bytes that the kernel takes for a client beyond what is on its way (TCP_NOTSENT_LOWAT, tcp(7)). By itself
+it takes megabytes for one that reads nothing."""
+UNSENT_IN_BULK: Final = 1_048_576
+"""The same for the sinks of bulk, of which less means more changes of processes."""
 _READS_A_TURN: Final = 16
 """After this many full reads a flow lets the others have their turn."""
 _READS_BEFORE_SPLICE: Final = 3
@@ -63,14 +69,20 @@ class Welding:
     Args:
         reactor: where events come from.
         descriptors: what pipes are made of.
+        backend_buffer: as of the attribute.
+
+    Attributes:
+        backend_buffer: bytes that the kernel takes from a backend in bulk beyond what its client has taken.
+            With 0 it chooses.
     """
 
-    def __init__(self, reactor: Reactor, descriptors: Descriptors) -> None:
+    def __init__(self, reactor: Reactor, descriptors: Descriptors, backend_buffer: int = 0) -> None:
         self.reactor = reactor
         # One buffer for all: a flow empties it into its sink, or copies what is left, before the next reads.
         self.buffer = bytearray(BUFFER)
         self.view = memoryview(self.buffer)
         self.pipes = Pipes(reactor.loop, descriptors)
+        self.backend_buffer = backend_buffer
 
 
 class Weld:
@@ -221,6 +233,7 @@ class Flow:
         receive: reads into a buffer, as `socket.recv_into` of the source does; of a session with hooks, tells
             them as well.
         is_local: the source is a unix socket, of which a short read does not say that it is empty.
+        is_bulk: bulk has passed, so the kernel's buffers have been bounded (`_bound_buffers`).
         is_unpaced: it has had a pipe before, so its sink has been seen to (`_stop_pacing_here`).
         more: flag of sends: once the source has announced its end, what is sent waits for that, so that both
             are one segment (MSG_MORE, send(2)), which takes 4 us less of a short connection.
@@ -239,6 +252,7 @@ class Flow:
         "ended",
         "events",
         "held",
+        "is_bulk",
         "is_guarded",
         "is_local",
         "is_unpaced",
@@ -273,7 +287,7 @@ class Flow:
         self.pipe: Pipe | None = None
         self.is_local = self.near_end = is_local
         self.may_splice = may_splice
-        self.broken = self.ended = self.done = self.is_guarded = self.is_unpaced = False
+        self.broken = self.ended = self.done = self.is_bulk = self.is_guarded = self.is_unpaced = False
 
     def on_event(self, mask: int) -> None:
         """The source's socket has something to read, or takes what the opposite flow has for it."""
@@ -385,6 +399,9 @@ class Flow:
 
     def _begin_bulk(self) -> bool:
         """Take a pipe, where one may be used and can be had; whether there is one now."""
+        if not self.is_bulk:
+            self.is_bulk = True
+            self._bound_buffers()
         if not self.may_splice:
             return False
         self.pipe = self.weld.shared.pipes.borrow()
@@ -395,6 +412,15 @@ class Flow:
             self.is_unpaced = True
             _stop_pacing_here(self.opposite.sock)
         return True
+
+    def _bound_buffers(self) -> None:
+        """Bound what the kernel keeps for a slow sink."""
+        sink, size = self.opposite.sock, self.weld.shared.backend_buffer
+        with suppress(OSError):  # it has been reset, and says so at the next turn
+            if sink.family != _AF_UNIX:
+                sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_BULK)
+            if size and self is self.weld.down:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def guard(self) -> None:
         """Have the sink reset if it is closed from now on before this flow has ended."""
