@@ -36,6 +36,10 @@ def imported_by(statement: str) -> set[str]:
             "import refractium.engine",
             {"refractium.cli", "refractium.plugins", "refractium.config", "rich", "click", "rich_click"},
         ),
+        (
+            "from refractium.identify.patterns import *\ncompile_patterns('mine', 'tcp', [Text(b'a')], 9)",
+            {"re2", "asyncio"},
+        ),
         ("import refractium.testing", {"refractium.engine", "pytest", "hypothesis", "asyncio"}),
         ("import refractium_proto_http", {"refractium.engine", "asyncio"}),
         ("import refractium.cli", {"rich", "click", "asyncio", "refractium.engine"}),

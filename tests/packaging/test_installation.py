@@ -86,6 +86,17 @@ def test_a_route_to_a_protocol_that_is_not_installed_stops_the_start(
     assert "Listening" not in output
 
 
+def test_a_regex_needs_its_extra(run: Run, environment: Environment, tmp_path: Path) -> None:
+    file = tmp_path / "refractium.toml"
+    file.write_text(
+        '[[protocols]]\nname = "mine"\npatterns = [{ regex = "^a+b" }]\nforward_to = "127.0.0.1:1"\n'
+    )
+    output = run(environment("refractium-core") / "refractium", "check", "-c", file, status=2)
+    assert f"{file}:3: protocols[0].patterns[0]: a regex needs the package google-re2" in output
+    assert "pip install 'refractium-core[regex]'" in output
+    run(environment("refractium-core[regex]") / "refractium", "check", "-c", file)
+
+
 def test_what_is_uninstalled_is_gone(
     run: Run, uv: str, dist: Path, tmp_path: Path, plugins_in: PluginsIn
 ) -> None:

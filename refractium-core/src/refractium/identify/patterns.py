@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from refractium.contract import (
     NEED_MORE,
@@ -27,17 +27,21 @@ from refractium.contract import (
     Strength,
     Transport,
 )
+from refractium.identify.regexes import translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _EXACT_BYTES: Final = 3
 """From this length on, bytes at a fixed place are taken for magic: chance meets them once in 16 million."""
-_REGEX_SECONDS: Final = 0.02
-"""The processor time that a regex may take for one answer. Only backtracking without end takes this long."""
+_REGEX_BYTES: Final = 1 << 19
+"""The memory that RE2 may take for an expression and its states. It bounds the size of the expression, and so
+the time for each byte."""
 
 _MATCH: Final = ProtocolMatch()
 _Test: TypeAlias = "Callable[[bytes], Identification]"
+_Find: TypeAlias = "Callable[[bytes, int, int], object]"
+"""A method of a compiled regex, called with the bytes and the part of them to look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,9 @@ class Regex:
 
     What it matches must not depend on bytes after the match, or further bytes could take a yes back. So
     ``$``, lookaround, word boundaries, atomic groups and possessive quantifiers are refused. Known are
-    literals, ``.``, classes, groups, ``|``, ``* + ?`` and ``{m,n}`` with their lazy forms, ``^``, ``\A``, the
-    escapes of `re` and the flags ``(?i)`` and ``(?s)``.
+    literals, ``.``, sets, groups, ``|``, ``* + ?`` and ``{m,n}`` with their lazy forms, ``^``, ``\A``, the
+    escapes of `re` and the flags ``(?i)`` and ``(?s)``. Their meaning is that of `re` for bytes: ``\w`` and
+    ``(?i)`` know the letters of ASCII only, and ``.`` matches no line feed without ``(?s)``.
     """
 
     source: str
@@ -99,7 +104,7 @@ def compile_patterns(
 
     Raises:
         ValueError: no pattern; an empty one; one that does not fit into `peek_buffer_size`; a regex that is
-            not valid, not supported, or matches no bytes at all.
+            not valid, not supported, too large, or matches no bytes at all; a regex without google-re2.
     """
     group: dict[Strength, list[_Part]] = {}
     for pattern in patterns:
@@ -146,8 +151,8 @@ class _PatternProtocol(Protocol):
 
 def _parts(pattern: Pattern, size: int) -> Iterable[tuple[Strength, _Part]]:
     if isinstance(pattern, Regex):
-        test = _regex(pattern.source, size)
-        return [(Strength.STRUCTURED if _is_anchored(pattern.source) else Strength.WEAK, _Part(test, size))]
+        strength, test = _regex(pattern.source, size)
+        return [(strength, _Part(test, size))]
     offset = pattern.offset if isinstance(pattern, Hex) else 0
     end = offset + len(pattern.data)
     if not pattern.data:
@@ -188,31 +193,66 @@ def _anywhere(expected: bytes, size: int) -> _Test:
     return test
 
 
-def _regex(source: str, size: int) -> _Test:
-    """The test of a regex; an anchored one says no as soon as no further byte could make it match."""
-    _refuse_unsupported(source)
-    import regex  # type: ignore[import-untyped]  # noqa: PLC0415 - costs 20 ms, and few files have a regex
-
-    pattern = _latin(source, r"write its bytes as \xHH")
-    try:
-        compiled = regex.compile(pattern, regex.VERSION0, cache_pattern=False)
-    except (regex.error, ValueError, OverflowError, RecursionError, IndexError) as error:
-        raise ValueError(f"it is not a valid regex: {error}") from error
-    anchored = _is_anchored(source)
-    find = compiled.match if anchored else compiled.search
-    if find(b""):
+def _regex(source: str, size: int) -> tuple[Strength, _Test]:
+    """Return the test of a regex; an anchored one says no as soon as no further byte could make it match."""
+    _latin(source, r"write its bytes as \xHH")
+    translated = translate(source)
+    matching = _re2(translated.matching)
+    if matching.search(b""):
         raise ValueError("it matches no bytes at all and so would match everything")
+    if not translated.anchored:
+        return Strength.WEAK, _searched(matching.search, size)
+    return Strength.STRUCTURED, _anchored(matching.match, _re2(translated.possible).fullmatch, size)
 
+
+def _anchored(match: _Find, fullmatch: _Find, size: int) -> _Test:
     def test(data: bytes) -> Identification:
-        try:
-            found = find(data, 0, size, partial=anchored, timeout=_REGEX_SECONDS)
-        except TimeoutError:
+        if not fullmatch(data, 0, size):
             return NO
-        if found and not found.partial:
+        if match(data, 0, size):
             return _MATCH
-        return NEED_MORE if len(data) < size and (found or not anchored) else NO
+        return NEED_MORE if len(data) < size else NO
 
     return test
+
+
+def _searched(search: _Find, size: int) -> _Test:
+    def test(data: bytes) -> Identification:
+        if search(data, 0, size):
+            return _MATCH
+        return NEED_MORE if len(data) < size else NO
+
+    return test
+
+
+def _re2(expression: bytes) -> Any:
+    """Compile an expression in the syntax of RE2.
+
+    Raises:
+        ValueError: RE2 is not installed, or the expression is too large for it.
+    """
+    try:
+        # Imported here because it costs 20 ms and few files have a regex. Another package is imported as re2
+        # too, and has no `Options`.
+        from re2 import Options, compile, error  # type: ignore[import-untyped]  # noqa: A004, PLC0415
+    except ImportError as missing:
+        raise ValueError(
+            f"a regex needs the package google-re2 ({missing}): pip install 'refractium-core[regex]', "
+            "or under uv: uv pip install 'refractium-core[regex]'"
+        ) from missing
+    if len(expression) > _REGEX_BYTES:  # RE2 logs about some of these, whatever its options are
+        raise ValueError("it is too large for RE2")
+    options = Options()
+    options.encoding = Options.Encoding.LATIN1
+    options.log_errors = False
+    options.max_mem = _REGEX_BYTES
+    try:
+        return compile(expression, options)
+    except error as refusal:
+        raise ValueError(
+            f"it is too large for RE2: {refusal.args[0].decode()} (counts of repetitions may be up to 1,000, "
+            "multiplied where repetitions are nested)"
+        ) from refusal
 
 
 _ESCAPE: Final = re.compile(rb"\\(\\|x[0-9A-Fa-f]{2}|x)")
@@ -229,48 +269,3 @@ def _latin(text: str, hint: str) -> bytes:
         return text.encode("latin-1")
     except UnicodeEncodeError as error:
         raise ValueError(f"{text[error.start]!r} is not one byte: {hint}") from None
-
-
-_TOKEN: Final = re.compile(
-    r"""
-      (?P<escape> \\ (?P<letter> .?) )
-    | (?P<set> \[ \^? \]? (?: \\. | [^\]\\] )* \] )
-    | (?P<group> \( (?: \? (?P<kind> : | P<\w+> | [is]+[:)] )? | \*)? )
-    | (?P<repeat> (?: [*+?] | \{ \d* (?: ,\d* )? \} ) \?? (?P<possessive> \+)? )
-    | (?P<other> . )
-    """,
-    re.VERBOSE | re.DOTALL | re.ASCII,
-)
-"""As much of the syntax as is needed to see what stands outside of sets and escapes."""
-_KNOWN_LETTERS: Final = frozenset("AdDsSwWnrtfvax0")
-
-
-def _refuse_unsupported(source: str) -> None:
-    r"""Let through only what cannot look at the bytes after a match.
-
-    Raises:
-        ValueError: anything else: ``$`` and ``\Z`` (true only as long as nothing follows), lookaround,
-            ``\b``, atomic groups, possessive quantifiers, and whatever has no standard meaning.
-    """
-    for token in _TOKEN.finditer(source):
-        letter, group = token["letter"], token["group"]
-        if letter is not None and letter.isalnum() and letter not in _KNOWN_LETTERS:
-            refused = token["escape"]
-        elif group is not None and token["kind"] is None and group != "(":
-            refused = source[token.start() : token.start() + 4]
-        elif token["possessive"] is not None or token["other"] in {"$", "{"}:
-            refused = token[0]
-        else:
-            continue
-        raise ValueError(f"{refused!r} is not supported: a match must not depend on the bytes after it")
-
-
-def _is_anchored(source: str) -> bool:
-    r"""Whether it can match at the very start only: ``^`` or ``\A`` ahead of everything, no ``|`` outside."""
-    depth = 0
-    for token in _TOKEN.finditer(source):
-        group = token["group"]
-        depth += (group is not None and not group.endswith(")")) - (token["other"] == ")")
-        if token["other"] == "|" and depth == 0:
-            return False
-    return re.match(r"(?:\(\?[is]+\))*(?:\^|\\A)(?![*?{])", source) is not None
