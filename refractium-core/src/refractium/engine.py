@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from refractium import __version__, status
 from refractium.access import AccessLog
 from refractium.contract import Transport
 from refractium.hooks import Hooks
-from refractium.net.bind import bind, prepare
+from refractium.net.bind import addresses_of, bind, prepare
 from refractium.net.counters import Counters, UdpCounters
 from refractium.net.descriptors import Descriptors
 from refractium.net.limits import Limits
@@ -198,17 +198,33 @@ class Refractium:
             ConfigError: nothing has changed.
             RuntimeError: the engine was stopped.
         """
-        plan = Plan(
-            tcp,
-            udp,
-            fallback_tcp,
-            fallback_udp,
-            settings,
-            listeners,
-            hooks,
-            self._plan,
-            self._authorities,
+        plan = await self.prepare(
+            tcp=tcp,
+            udp=udp,
+            fallback_tcp=fallback_tcp,
+            fallback_udp=fallback_udp,
+            settings=settings,
+            listeners=listeners,
+            hooks=hooks,
         )
+        await self.use(plan)
+
+    async def prepare(self, **arguments: Any) -> Plan:
+        """Do the part of `apply` that takes time and changes nothing: resolve names, check backends.
+
+        To cancel it leaves nothing behind.
+
+        Args:
+            arguments: those of `apply`.
+
+        Returns:
+            What `use` takes; whoever does not come to that stops it.
+
+        Raises:
+            ConfigError: as `apply`, like the other.
+            RuntimeError: the same.
+        """
+        plan = Plan(**arguments, successor_of=self._plan, authorities=self._authorities)
         try:
             for transport in self._plan.prepared:
                 await plan.prepare(transport)
@@ -217,14 +233,18 @@ class Refractium:
         except BaseException:
             await plan.stop()
             raise
+        return plan
+
+    async def use(self, plan: Plan) -> None:
+        """Serve by what `prepare` has returned."""
         former, self._plan = self._plan, plan
         if self._reactor is not None:
             self._hooks.use(plan.hooks)
         for limits in self._limits.values():
-            limits.apply(settings)
+            limits.apply(plan.settings)
         for transport, service in ((Transport.TCP, self._tcp), (Transport.UDP, self._udp)):
             if service is not None:
-                service.apply(plan.routers[transport], settings)
+                service.apply(plan.routers[transport], plan.settings)
         self._generation += 1
         self._last_reload = status.Reload(status.now(), ok=True)
         await former.stop()
@@ -289,7 +309,7 @@ class Refractium:
         if self._stopping:
             raise RuntimeError("the engine was stopped: make a new one")
         self._plan.refuse_unknown(listener)
-        sockets = await bind(asyncio.get_running_loop(), transport, host, port)
+        sockets = bind(transport, host, port, await addresses_of(transport, host, port))
         return await self._listen(transport, sockets, listener)
 
     async def _listen(

@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from refractium.contract import Transport
 from refractium.errors import ListenError
+from refractium.net import names
 from refractium.net.counters import DENIED
 from refractium.net.limits import NAMES
 from refractium.net.report import join_host_port
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from refractium.contract import SocketAddress
     from refractium.status import HookStatus, RouteStatus, Status, TcpStatus, UdpStatus, WorkerStatus
 
 log = logging.getLogger("refractium")
@@ -75,8 +77,11 @@ class Exporter:
         self.hosts = hosts
         self.address = join_host_port(host, port)
 
-    async def open(self) -> None:
+    async def open(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Listen and serve.
+
+        Args:
+            timeout: how long a name server may take (s); by default as long as resolv.conf(5) says.
 
         Raises:
             ListenError: the address cannot be listened on.
@@ -84,8 +89,8 @@ class Exporter:
         registry = CollectorRegistry()
         registry.register(_FromStatus(self._status, asyncio.get_running_loop()))
         try:
-            # In a thread, since a name is looked up.
-            self._server = await asyncio.to_thread(_Server, self._host, self._port)
+            found = await names.addresses(self._host, f"metrics on {self.address}", timeout)
+            self._server = _Server(found[0], self._port)
         except OSError as error:
             raise ListenError(self.address, error.strerror or str(error)) from error
         self._server.set_app(self._only_metrics(make_wsgi_app(registry)))
@@ -140,12 +145,12 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, found: SocketAddress, port: int) -> None:
         self._open: dict[socket.socket, float] = {}
         """Scrapers, and when each has come, in that order."""
         self._lock = threading.Lock()
-        (self.address_family, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        super().__init__((str(address[0]), int(address[1])), _Handler)
+        self.address_family, address = found
+        super().__init__((str(address[0]), port), _Handler)
 
     def server_bind(self) -> None:
         """As WSGIServer does it, but without looking up what the address is called."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from refractium.hooks import HookUse, UsedHook
+    from refractium.net.names import Name
     from refractium.routing import Authority, BackendState, Route
 
 DEFAULTS: Final = Settings()
@@ -116,17 +117,26 @@ class Plan:
             for state in pools.states.values():
                 yield transport, state
 
+    @property
+    def names(self) -> Sequence[Name]:
+        """The host names of backends, once `prepare` has begun."""
+        return self._resolver.names
+
     def refuse_unknown(self, listener: str) -> None:
         """Raise `ValueError` if there are no rules of a listener of this name."""
         if listener not in self.routers[Transport.TCP]:
             names = ", ".join(map(repr, self.routers[Transport.TCP]))
             raise ValueError(f"there is no listener {listener!r}: there are {names}")
 
-    async def prepare(self, transport: Transport) -> None:
-        """Look up names and check backends for the first time; each for a bounded time."""
+    async def resolve(self) -> None:
+        """Look up names for the first time, for a bounded time; then keep them up to date."""
         if not self._is_resolving:
             self._is_resolving = True
             await self._resolver.start(self.settings.connect_timeout_ms)
+
+    async def prepare(self, transport: Transport) -> None:
+        """Look up names and check backends for the first time; each for a bounded time."""
+        await self.resolve()
         if transport in self._checkers:
             await self._checkers[transport].start()
         self.prepared.add(transport)
@@ -151,18 +161,7 @@ def _pools(
     routes = [replace(route, health=resolved(route.health, transport)) for route in routes]
     targets = _addresses(fallback, f"fallback_{transport}")
     known = former.states if former is not None else None
-    pools = Pools(routes, targets, known, hooks=hooks, for_all=for_all)
-    if former is not None:
-        _keep_addresses(pools, former)
-    return pools
-
-
-def _keep_addresses(pools: Pools, former: Pools) -> None:
-    """Until a name is looked up again, and should that fail, the last good answer holds."""
-    found = {backend.address: backend.socket_addresses for backend in former.backends}
-    for backend in pools.backends:
-        if backend.address.is_name:
-            backend.socket_addresses = found.get(backend.address, ())
+    return Pools(routes, targets, known, hooks=hooks, for_all=for_all)
 
 
 def _refuse_bad_rules(listeners: Mapping[str, ListenerRules], routes: Sequence[Route]) -> None:

@@ -11,13 +11,14 @@ from refractium.cli.stdout import say
 from refractium.config.model import listener_name
 from refractium.contract import Transport
 from refractium.errors import ListenError
-from refractium.net.bind import bind
+from refractium.net.bind import addresses_of, bind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from refractium.cli.serving import Service
     from refractium.config import ListenerConfig
+    from refractium.net.names import Found
 
 Wanted: TypeAlias = "Sequence[tuple[Transport, ListenerConfig]]"
 Key: TypeAlias = tuple[Transport, str, int]
@@ -34,11 +35,11 @@ class Change:
 
     Attributes:
         bound: the sockets.
-        closed: what was open and in the way.
+        closed: what was open and in the way, with the addresses it was bound on.
     """
 
     bound: dict[Key, list[socket.socket]] = field(default_factory=dict)
-    closed: list[Key] = field(default_factory=list)
+    closed: dict[Key, Found] = field(default_factory=dict)
 
 
 class Listening:
@@ -51,6 +52,7 @@ class Listening:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._open: dict[Key, tuple[str, ...]] = {}
+        self._bound: dict[Key, Found] = {}
         self._handed_down: dict[tuple[Transport, str], str] = {}
 
     async def take(self, sockets: Sequence[socket.socket], wanted: Wanted) -> None:
@@ -68,10 +70,33 @@ class Listening:
             address = self._handed_down[transport, name] = await self._service.start_on(sock, name)
             say(f"Listening on {transport}://{address}")
 
-    async def prepare(self, wanted: Wanted) -> Change:
+    async def resolve(self, wanted: Wanted, timeout: float | None = None) -> dict[str, Found]:  # noqa: ASYNC109
+        """Look up the names on which `prepare` is going to listen.
+
+        Args:
+            wanted: what is to be listened on.
+            timeout: how long a name server may take (s); by default as long as resolv.conf(5) says.
+
+        Returns:
+            The addresses of each host, which `prepare` takes.
+
+        Raises:
+            ListenError: a name cannot be resolved.
+        """
+        hosts: dict[str, Found] = {}
+        for transport, host, port in self._missing(wanted):
+            if host not in hosts:
+                hosts[host] = await addresses_of(transport, host, port, timeout)
+        return hosts
+
+    async def prepare(self, wanted: Wanted, hosts: Mapping[str, Found]) -> Change:
         """Bind what is to be listened on and is not yet.
 
         What is open stays open, but for an address that is in the way of a new one with the same port.
+
+        Args:
+            wanted: what is to be listened on.
+            hosts: what `resolve` has returned for that.
 
         Returns:
             What `carry_out` takes; or `undo`.
@@ -79,6 +104,17 @@ class Listening:
         Raises:
             ListenError: nothing has changed.
         """
+        missing = self._missing(wanted)
+        # A port that is free for one transport may be taken for the other; then there is another one.
+        for tries_left in reversed(range(_TRIES if any(not port for _, _, port in missing) else 1)):
+            try:
+                return await self._bind_all(missing, hosts)
+            except ListenError:
+                if not tries_left:
+                    raise
+        raise AssertionError
+
+    def _missing(self, wanted: Wanted) -> list[Key]:
         names = {one.name for _, one in wanted}
         for (transport, name), address in self._handed_down.items():
             if name not in names:  # it would go on by the rules that it had, whatever the file says
@@ -89,21 +125,14 @@ class Listening:
             for transport, one in wanted
             if (transport, one.name) not in self._handed_down
         ]
-        missing = [key for key in keys if key not in self._open]
-        # A port that is free for one transport may be taken for the other; then there is another one.
-        for tries_left in reversed(range(_TRIES if any(not port for _, _, port in missing) else 1)):
-            try:
-                return await self._bind_all(missing)
-            except ListenError:
-                if not tries_left:
-                    raise
-        raise AssertionError
+        return [key for key in keys if key not in self._open]
 
     async def carry_out(self, change: Change) -> None:
         """Serve on what was bound, and tell of each socket on stdout."""
         for key, sockets in change.bound.items():
             transport, host, port = key
             name = listener_name(host, port)
+            self._bound[key] = tuple((sock.family, sock.getsockname()) for sock in sockets)
             self._open[key] = tuple([await self._service.start_on(sock, name) for sock in sockets])
             for address in self._open[key]:
                 say(f"Listening on {transport}://{address}")
@@ -113,8 +142,8 @@ class Listening:
         for sockets in change.bound.values():
             for sock in sockets:
                 sock.close()
-        for key in change.closed:
-            await self.carry_out(Change({key: await self._bind_again(key)}))
+        for key, found in change.closed.items():
+            await self.carry_out(Change({key: await self._bind_again(key, found)}))
 
     async def close_others(self, wanted: Wanted) -> None:
         """Close what is not to be listened on any more; its connections go on."""
@@ -122,43 +151,45 @@ class Listening:
         for key in [key for key in self._open if key not in keys]:
             await self._end(key)
 
-    async def _bind_all(self, missing: Sequence[Key]) -> Change:
+    async def _bind_all(self, missing: Sequence[Key], hosts: Mapping[str, Found]) -> Change:
         change = Change()
         for key in missing:
             try:
-                change.bound[key] = await self._bind_here(key, change)
+                change.bound[key] = await self._bind_here(key, hosts[key[1]], change)
             except ListenError:
                 await self.undo(change)
                 raise
         return change
 
-    async def _bind_here(self, key: Key, change: Change) -> list[socket.socket]:
+    async def _bind_here(self, key: Key, found: Found, change: Change) -> list[socket.socket]:
         transport, _, port = key
         try:
-            return await self._bind(key, change.bound)
+            return self._bind(key, found, change.bound)
         except ListenError:
             in_the_way = [one for one in self._open if one[0] is transport and one[2] == port]
             if not in_the_way:
                 raise
         for one in in_the_way:
-            change.closed.append(one)
+            change.closed[one] = self._bound[one]
             await self._end(one)
-        return await self._bind(key, change.bound)
+        return self._bind(key, found, change.bound)
 
-    async def _bind(self, key: Key, beside: Mapping[Key, Sequence[socket.socket]]) -> list[socket.socket]:
+    def _bind(
+        self, key: Key, found: Found, beside: Mapping[Key, Sequence[socket.socket]]
+    ) -> list[socket.socket]:
         """Bind a transport of a listener; where any port will do, the one that its other transport has."""
         transport, host, port = key
         ports = [
             *(found[0].getsockname()[1] for at, found in beside.items() if at[1:] == key[1:]),
             *(int(found[0].rpartition(":")[2]) for at, found in self._open.items() if at[1:] == key[1:]),
         ]
-        return await bind(asyncio.get_running_loop(), transport, host, port or (ports[0] if ports else 0))
+        return bind(transport, host, port or (ports[0] if ports else 0), found)
 
-    async def _bind_again(self, key: Key) -> list[socket.socket]:
+    async def _bind_again(self, key: Key, found: Found) -> list[socket.socket]:
         """Bind where a listener was a moment ago; whoever has taken the port since may leave it."""
         for tries_left in reversed(range(_TRIES)):
             try:
-                return await self._bind(key, {})
+                return self._bind(key, found, {})
             except ListenError:
                 if not tries_left:
                     raise
@@ -166,6 +197,7 @@ class Listening:
         raise AssertionError
 
     async def _end(self, key: Key) -> None:
+        del self._bound[key]
         for address in self._open.pop(key):
             await self._service.stop_listening(key[0], address)
 

@@ -33,8 +33,12 @@ class Observing:
         self._exporter: Exporter | None = None
         self._control: control.ControlSocket | None = None
 
-    async def prepare(self, assembly: Assembly) -> Exporter | None:
+    async def prepare(self, assembly: Assembly, timeout: float | None = None) -> Exporter | None:  # noqa: ASYNC109
         """Open what serves the metrics of a configuration, if it asks for another address than is open.
+
+        Args:
+            assembly: the configuration.
+            timeout: how long a name server may take (s); by default as long as resolv.conf(5) says.
 
         Returns:
             What `change` takes. Whoever does not come to that closes it.
@@ -48,7 +52,7 @@ class Observing:
         from refractium.metrics import Exporter  # noqa: PLC0415 - slow to import, and not always wanted
 
         exporter = Exporter(*metrics_address(bind), self._status, assembly.metrics.hosts)
-        await exporter.open()
+        await exporter.open(timeout)
         return exporter
 
     async def change(self, assembly: Assembly, prepared: Exporter | None) -> None:

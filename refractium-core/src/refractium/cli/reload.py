@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from refractium.cli import configuration, systemd
 from refractium.cli.stdout import leave_stdout_to_hooks
@@ -12,7 +12,7 @@ from refractium.errors import ConfigError, ListenError
 from refractium.watch import changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
     from refractium.assembly import Assembly
@@ -24,9 +24,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("refractium")
 
+_T = TypeVar("_T")
+
+
+class _SupersededError(Exception):
+    """Another reload was asked for while one waited."""
+
 
 class Reloader:
     """Reloads when it is asked to, one time after the other; requests that come meanwhile are one.
+
+    A request ends a reload that still waits for name servers or for checks of backends.
 
     Args:
         serving: what serves.
@@ -69,6 +77,8 @@ class Reloader:
             # Reading and checking a large file takes a while, in which connections are served.
             assembly = await asyncio.to_thread(configuration.assembly, self._flags)
             await self._apply(assembly)
+        except _SupersededError:
+            log.info("not reloaded: superseded by a newer reload")
         except ConfigError as error:
             self._serving.service.reload_failed([str(problem) for problem in error.problems])
             for problem in error.problems:
@@ -88,11 +98,14 @@ class Reloader:
 
     async def _apply(self, assembly: Assembly) -> None:
         wanted = assembly.wanted(self._transports)
-        exporter = await self._observing.prepare(assembly)
+        timeout = self._serving.service.settings.connect_timeout_ms / 1000
+        exporter = await self._unless_superseded(self._observing.prepare(assembly, timeout))
         change = None
         try:
-            change = await self._listening.prepare(wanted)
-            await self._serving.apply(assembly)
+            hosts = await self._unless_superseded(self._listening.resolve(wanted, timeout))
+            change = await self._listening.prepare(wanted, hosts)
+            use = await self._unless_superseded(self._serving.prepare(assembly))
+            await use()
         except BaseException:
             if change is not None:
                 await self._listening.undo(change)
@@ -103,6 +116,20 @@ class Reloader:
         await self._listening.carry_out(change)
         await self._listening.close_others(wanted)
         await self._observing.change(assembly, exporter)
+
+    async def _unless_superseded(self, step: Coroutine[Any, Any, _T]) -> _T:
+        """Wait for a step that changes nothing, or else end it because another reload was asked for."""
+        asked, running = asyncio.create_task(self._asked.wait()), asyncio.create_task(step)
+        try:
+            await asyncio.wait((asked, running), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+            raise _SupersededError
+        finally:
+            asked.cancel()
+            if not running.done():
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
 
 
 async def ask_on_changes(

@@ -133,7 +133,8 @@ async def _start(
     """Listen, and let others see how the run is doing. It takes as long as the first checks of backends."""
     wanted = assembly.wanted(transports)
     await listening.take(systemd.inherited(), wanted)
-    await listening.carry_out(await listening.prepare(wanted))
+    change = await listening.prepare(wanted, await listening.resolve(wanted))
+    await listening.carry_out(change)
     exporter = await observing.prepare(assembly)
     await observing.change(assembly, exporter)
 

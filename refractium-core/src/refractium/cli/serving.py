@@ -12,7 +12,7 @@ from refractium.engine import Refractium
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from refractium.assembly import Assembly
     from refractium.cli.options import Flags
@@ -56,13 +56,14 @@ class Serving(NamedTuple):
 
     Attributes:
         service: the engine, or the supervisor.
-        apply: has it serve by another configuration.
+        prepare: resolves names and checks backends of another configuration, which changes nothing; the
+            function that it returns has the service use the configuration.
         status: what it tells.
         workers: how many processes serve.
     """
 
     service: Service
-    apply: Callable[[Assembly], Awaitable[None]]
+    prepare: Callable[[Assembly], Coroutine[Any, Any, Callable[[], Awaitable[None]]]]
     status: Callable[[], Awaitable[Status]]
     workers: int
 
@@ -82,13 +83,13 @@ def serving(flags: Flags, assembly: Assembly, access: Reporter) -> Serving:
 def _in_this_process(assembly: Assembly, access: Reporter) -> Serving:
     engine = Refractium(**configuration.engine_arguments(assembly), report=access)
 
-    async def apply(changed: Assembly) -> None:
-        await engine.apply(**configuration.engine_arguments(changed))
+    async def prepare(changed: Assembly) -> Callable[[], Awaitable[None]]:
+        return partial(engine.use, await engine.prepare(**configuration.engine_arguments(changed)))
 
     async def status() -> Status:
         return engine.status()
 
-    return Serving(engine, apply, status, 1)
+    return Serving(engine, prepare, status, 1)
 
 
 def _in_workers(flags: Flags, assembly: Assembly, workers: int) -> Serving:
@@ -97,10 +98,10 @@ def _in_workers(flags: Flags, assembly: Assembly, workers: int) -> Serving:
     begin = partial(logs.configure, flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
     supervisor = Supervisor(_Build(flags, assembly.source), workers, begin)
 
-    async def apply(changed: Assembly) -> None:
-        await supervisor.apply(_Build(flags, changed.source))
+    async def prepare(changed: Assembly) -> Callable[[], Awaitable[None]]:
+        return partial(supervisor.use, *await supervisor.prepare(_Build(flags, changed.source)))
 
-    return Serving(supervisor, apply, supervisor.status, workers)
+    return Serving(supervisor, prepare, supervisor.status, workers)
 
 
 @dataclass(frozen=True)

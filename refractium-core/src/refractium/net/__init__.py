@@ -20,6 +20,8 @@ udp
     sessions of datagrams.
 report
     what is told of either when it has ended.
+names
+    host names, looked up by a bounded number of threads.
 resolver
     addresses of backends that are configured by name.
 """

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Transport
 from refractium.errors import ListenError
+from refractium.net import names
 from refractium.net.closing import reset_on_close
 from refractium.net.weld import UNSENT
 
 if TYPE_CHECKING:
-    import asyncio
+    from refractium.net.names import Found
 
 BACKLOG: Final = 4096
 """Clients that may wait to be accepted; the kernel may allow fewer (net.core.somaxconn)."""
@@ -21,36 +22,57 @@ _RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 """Bytes that a UDP listener asks the kernel to queue; the kernel may give less (net.core.rmem_max)."""
 
 
-async def bind(
-    loop: asyncio.AbstractEventLoop, transport: Transport, host: str, port: int
-) -> list[socket.socket]:
-    """Bind on every address that `host` stands for; TCP sockets listen.
+async def addresses_of(
+    transport: Transport,
+    host: str,
+    port: int,
+    timeout: float | None = None,  # noqa: ASYNC109
+) -> Found:
+    """Return the addresses that `host` stands for, which `bind` takes.
 
     Args:
-        loop: looks names up without blocking.
+        transport: of the listener.
+        host: an address or a name.
+        port: of the listener.
+        timeout: how long a name server may take (s); by default as long as resolv.conf(5) says.
+
+    Raises:
+        ListenError: the name cannot be resolved, or not in time.
+    """
+    shown = _shown(transport, host, port)
+    try:
+        return await names.addresses(host, f"listener {shown}", timeout)
+    except OSError as error:
+        raise ListenError(shown, f"{host!r} is not an address of this machine ({error})") from error
+
+
+def bind(transport: Transport, host: str, port: int, found: Found) -> list[socket.socket]:
+    """Bind on every address of a host; TCP sockets listen.
+
+    Args:
         transport: what the sockets are for.
-        host: an address or a name; ``::`` takes IPv4 clients as well.
+        host: an address or a name, for errors; ``::`` takes IPv4 clients as well.
         port: 0 takes a free one, the same for all addresses.
+        found: the addresses of the host (`addresses_of`).
 
     Raises:
         ListenError: one of them cannot be bound; none is kept then.
     """
-    shown = f"{transport}://[{host}]:{port}" if ":" in host else f"{transport}://{host}:{port}"
     kind = socket.SOCK_STREAM if transport is Transport.TCP else socket.SOCK_DGRAM
-    try:
-        found = await loop.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise ListenError(shown, f"{host!r} is not an address of this machine ({error})") from error
     sockets: list[socket.socket] = []
     try:
-        for family, *_, address in dict.fromkeys(found):
+        for family, address in names.at(port, found):
             free_port = sockets[0].getsockname()[1] if sockets and not port else address[1]
             sockets.append(_open(kind, family, (address[0], free_port, *address[2:])))
     except OSError as error:
         for sock in sockets:
             sock.close()
-        raise ListenError(shown, _reason(error)) from error
+        raise ListenError(_shown(transport, host, port), _reason(error)) from error
     return sockets
+
+
+def _shown(transport: Transport, host: str, port: int) -> str:
+    return f"{transport}://[{host}]:{port}" if ":" in host else f"{transport}://{host}:{port}"
 
 
 def prepare(sock: socket.socket) -> None:

@@ -1,25 +1,18 @@
-"""Addresses of backends that are configured by name, looked up off the data path.
-
-Each name has a thread while it is being looked up, because a lookup cannot be cancelled and one that hangs
-must not hold up another. The thread is a daemon: a stop does not wait for it.
-"""
+"""Addresses of backends that are configured by name, looked up off the data path."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
-import threading
+import time
 from typing import TYPE_CHECKING, Final
 
-from refractium.throttle import Throttled
+from refractium.net import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from refractium.routing import Backend, SocketAddress
-
-log = logging.getLogger(__name__)
+    from refractium.net.names import Name
+    from refractium.routing import Backend
 
 _REFRESH: Final = 10.0
 """Seconds between lookups of a name; getaddrinfo does not tell how long its answers are good for."""
@@ -28,78 +21,70 @@ _REFRESH: Final = 10.0
 class Resolver:
     """Keeps `Backend.socket_addresses` of named backends up to date.
 
-    An answer replaces the addresses; a lookup that fails or hangs leaves the last good ones.
+    An answer replaces the addresses; a lookup that fails or hangs leaves the last good ones. The resolvers of
+    a process share their answers, so the resolver of a new configuration begins with those of the former one.
 
     Args:
         backends: those configured by an address are left alone.
     """
 
     def __init__(self, backends: Iterable[Backend]) -> None:
-        self._by_name: dict[tuple[str, int], list[Backend]] = {}
+        self._by_host: dict[str, list[Backend]] = {}
         for backend in backends:
             if backend.address.is_name:
-                self._by_name.setdefault((backend.address.host, backend.address.port), []).append(backend)
+                self._by_host.setdefault(backend.address.host, []).append(backend)
+        self._names: list[Name] = []
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def names(self) -> Sequence[Name]:
+        """The names of the backends, from the start to the stop."""
+        return self._names
+
     async def start(self, timeout_ms: int) -> None:
-        """Look every name up; returns when all have answered or the timeout has passed."""
-        if not self._by_name:
-            return
-        firsts = []
-        for host, port in self._by_name:
-            first = asyncio.Event()
-            self._tasks.append(asyncio.create_task(self._keep_fresh(host, port, first)))
-            firsts.append(asyncio.create_task(first.wait()))
-        _, late = await asyncio.wait(firsts, timeout=timeout_ms / 1000)
-        for task in late:
-            task.cancel()
+        """Look every name up; returns when each has been looked up, or was asked for so long ago.
+
+        A name that somebody else in this process has asked for is waited for that much less.
+        """
+        firsts: dict[asyncio.Future[None], float] = {}
+        for host, backends in self._by_host.items():
+            name = names.name(host)
+            self._names.append(name)
+            _use(name, backends)
+            first = asyncio.get_running_loop().create_future()
+            if name.looked_up == float("-inf"):
+                firsts[first] = name.asked
+            self._tasks.append(asyncio.create_task(_keep_fresh(name, backends, first)))
+        # Later than this each of them has been asked for long enough.
+        deadline = max(firsts.values(), default=0.0) + timeout_ms / 1000
+        if firsts and (seconds := deadline - time.monotonic()) > 0:
+            await asyncio.wait(firsts, timeout=seconds)
 
     async def stop(self) -> None:
         """Look nothing up any more."""
-        for task in self._tasks:
+        tasks, self._tasks = self._tasks, []
+        self._names.clear()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
-
-    async def _keep_fresh(self, host: str, port: int, first: asyncio.Event) -> None:
-        failures = Throttled(log)
-        while True:
-            try:
-                found = await _look_up(host, port)
-            except OSError as error:
-                failures.warning("backend %s:%d: the name cannot be resolved: %s", host, port, error.strerror)
-            else:
-                for backend in self._by_name[host, port]:
-                    backend.socket_addresses = found
-            first.set()
-            await asyncio.sleep(_REFRESH)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _look_up(host: str, port: int) -> tuple[SocketAddress, ...]:
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[tuple[SocketAddress, ...]] = loop.create_future()
-
-    def deliver(found: tuple[SocketAddress, ...] | OSError) -> None:
-        if answer.done():
-            return
-        if isinstance(found, OSError):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
-
-    def run() -> None:
-        found: tuple[SocketAddress, ...] | OSError
+async def _keep_fresh(name: Name, backends: Sequence[Backend], first: asyncio.Future[None]) -> None:
+    what = f"backend {', '.join(dict.fromkeys(str(backend.address) for backend in backends))}"
+    while True:
+        _use(name, backends)
+        if (pause := name.looked_up + _REFRESH - time.monotonic()) > 0:
+            await asyncio.sleep(pause)
+            continue  # somebody else may have looked it up meanwhile
         try:
-            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found = tuple(dict.fromkeys((family, address) for family, *_, address in answers))  # type: ignore[misc]
+            await name.look_up(what)
         except OSError as error:
-            found = error
-        except UnicodeError as error:
-            found = OSError(0, str(error))
-        try:
-            loop.call_soon_threadsafe(deliver, found)
-        except RuntimeError:
-            log.debug("the answer for %s came after the stop", host)
+            name.failures.warning("%s: the name cannot be resolved: %s", what, error)
+        if not first.done():
+            first.set_result(None)
 
-    threading.Thread(target=run, name=f"resolve {host}", daemon=True).start()
-    return await answer
+
+def _use(name: Name, backends: Iterable[Backend]) -> None:
+    if name.found:
+        for backend in backends:
+            backend.socket_addresses = names.at(backend.address.port, name.found)

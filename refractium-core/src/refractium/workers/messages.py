@@ -31,6 +31,22 @@ class Belief(Struct, frozen=True):
     reason: str
 
 
+class KnownName(Struct, frozen=True):
+    """What the supervisor knows of the host name of a backend: see `refractium.net.names.Name`.
+
+    Attributes:
+        host: the name.
+        found: its addresses, each with the number of its family.
+        asked: when it was asked for first (s, monotonic clock, which all processes of a machine share).
+        looked_up: when its last lookup ended (the same).
+    """
+
+    host: str
+    found: tuple[tuple[int, tuple[str | int, ...]], ...]
+    asked: float
+    looked_up: float
+
+
 # What a worker is told
 
 
@@ -43,6 +59,7 @@ class Configure(Struct, frozen=True, tag=True):
         begin: what is called once in a process, pickled.
         build: what gives the arguments of an engine, pickled.
         beliefs: what is believed of the backends.
+        names: what is known of the host names of backends.
     """
 
     number: int
@@ -50,6 +67,7 @@ class Configure(Struct, frozen=True, tag=True):
     begin: bytes
     build: bytes
     beliefs: list[Belief]
+    names: list[KnownName]
 
 
 class Listen(Struct, frozen=True, tag=True):

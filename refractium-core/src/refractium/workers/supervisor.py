@@ -16,7 +16,7 @@ from refractium import __version__, status
 from refractium.contract import Transport
 from refractium.errors import ConfigError, Problem, RefractiumError
 from refractium.hooks import against_several
-from refractium.net.bind import bind, copies, prepare
+from refractium.net.bind import addresses_of, bind, copies, prepare
 from refractium.net.report import join_host_port
 from refractium.plan import Plan
 from refractium.workers.limits import LimitTable
@@ -26,6 +26,7 @@ from refractium.workers.messages import (
     ClientFailed,
     ClientReached,
     Configure,
+    KnownName,
     Listen,
     Stop,
     StopListening,
@@ -136,6 +137,7 @@ class Supervisor:
         # Whoever holds it may rely on what workers have been told.
         self._changing = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._resolved = asyncio.Event()
         self._failure: RefractiumError | None = None
         self._stopping = False
         self._stopped = asyncio.Event()
@@ -186,6 +188,8 @@ class Supervisor:
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
         prepare(sock)
         self._start_workers()
+        await self._plan.resolve()
+        self._resolved.set()
         await self._plan.prepare(transport)
         address = join_host_port(*sock.getsockname()[:2])
         one = _Listener(transport, listener, address, copies(sock, self._count))
@@ -221,6 +225,10 @@ class Supervisor:
             RuntimeError: the supervisor was stopped.
             ValueError: workers cannot import `build`.
         """
+        await self.use(*await self.prepare(build))
+
+    async def prepare(self, build: Build) -> tuple[Plan, bytes]:
+        """Same as `Refractium.prepare`, for `build` as `apply` takes it; returns what `use` takes."""
         pickled = _pickled(build)
         plan = Plan(**await asyncio.to_thread(build), successor_of=self._plan)
         try:
@@ -231,6 +239,10 @@ class Supervisor:
         except BaseException:
             await plan.stop()
             raise
+        return plan, pickled
+
+    async def use(self, plan: Plan, pickled: bytes) -> None:
+        """Have all workers serve by what `prepare` has returned."""
         async with self._changing:
             former, self._plan, self._build = self._plan, plan, pickled
             self._watch_states()
@@ -373,6 +385,7 @@ class Supervisor:
         return how
 
     async def _have_serve(self, worker: WorkerProcess) -> None:
+        await self._resolved.wait()  # so that no worker waits for a name by itself
         async with self._changing:
             await self._configure(worker)
             for one in self._listeners:
@@ -413,7 +426,8 @@ class Supervisor:
 
     async def _configure(self, worker: WorkerProcess) -> None:
         beliefs = [_belief(transport, state) for transport, state in self._plan.states]
-        answer = await worker.call(Configure, sys.path, self._begin, self._build, beliefs)
+        known = [KnownName(name.host, name.found, name.asked, name.looked_up) for name in self._plan.names]
+        answer = await worker.call(Configure, sys.path, self._begin, self._build, beliefs, known)
         self._replace_if_failed(worker, answer.error)
 
     async def _listen(self, worker: WorkerProcess, one: _Listener) -> None:
@@ -454,7 +468,7 @@ class Supervisor:
     async def _start(self, transport: Transport, host: str, port: int, listener: str) -> tuple[str, ...]:
         self._refuse_if_stopped()
         self._plan.refuse_unknown(listener)
-        sockets = await bind(asyncio.get_running_loop(), transport, host, port)
+        sockets = bind(transport, host, port, await addresses_of(transport, host, port))
         return tuple([await self.start_on(sock, listener) for sock in sockets])
 
     async def _run(self, start: Awaitable[object]) -> None:

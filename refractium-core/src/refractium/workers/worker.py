@@ -21,6 +21,7 @@ from refractium.contract import Transport
 from refractium.engine import Refractium, Shared
 from refractium.errors import RefractiumError
 from refractium.loop import run
+from refractium.net import names
 from refractium.routing.health import Status
 from refractium.settings import Settings
 from refractium.workers.channel import Channel
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from refractium.net.names import Name
     from refractium.net.report import Reporter
     from refractium.routing import BackendState
     from refractium.workers.messages import StateKey
@@ -67,6 +69,7 @@ class Worker:
         self._ended = asyncio.Event()
         self._stops: set[asyncio.Task[None]] = set()
         self._engine: Refractium | None = None
+        self._names: list[Name] = []
         self._channel: Channel[Order] = Channel(sock, Order, self._received, self._ended.set)
         self._beliefs = {transport: _Beliefs(transport, self._channel) for transport in Transport}
 
@@ -116,6 +119,11 @@ class Worker:
     async def _configure(self, order: Configure) -> None:
         for transport, beliefs in self._beliefs.items():
             beliefs.hold_only([one for one in order.beliefs if one.transport is transport])
+        # They are kept until the engine asks for them, so that it waits for no name and a worker that is
+        # started while no name server answers has addresses.
+        self._names = [
+            names.told(known.host, known.found, known.asked, known.looked_up) for known in order.names
+        ]
         sys.path[:] = order.path
         build: Callable[[], dict[str, Any]] = pickle.loads(order.build)  # noqa: S301 - of our own supervisor
         if self._engine is None:

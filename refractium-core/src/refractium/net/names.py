@@ -1,0 +1,265 @@
+"""Host names, looked up off the event loops by a bounded number of threads for the whole process.
+
+getaddrinfo follows the whole configuration of the machine (nsswitch.conf(5), hosts(5), resolv.conf(5)). But
+nothing can cancel it, and with a name server that never answers it takes from ten seconds to minutes. So each
+name has one lookup at a time, which all that ask meanwhile share. The threads are daemons: the process ends
+without them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+import time
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, TypeAlias
+from weakref import WeakValueDictionary
+
+from refractium.throttle import Throttled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+log = logging.getLogger(__name__)
+
+Found: TypeAlias = "tuple[tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]], ...]"
+"""Addresses with port 0, in order of preference; `at` gives them a port."""
+
+_SLOW: Final = 5.0
+"""Seconds after which a lookup hangs; resolv.conf(5) asks the next name server after as many."""
+
+
+class Standing(IntEnum):
+    """How the last lookup of a name went, from the best to the worst."""
+
+    PROMPT = 0
+    NEW = 1
+    """There was none yet."""
+    SLOW = 2
+
+
+THREADS: Final[Mapping[Standing, int]] = {Standing.PROMPT: 64, Standing.NEW: 48, Standing.SLOW: 16}
+"""How many lookups there may be at once of names of a standing or a worse one.
+
+So names that hang leave room for new names, and both leave room for names that were answered promptly. A
+thread that waits for a name server takes 36 KiB and a socket.
+"""
+
+
+class Name:
+    """A host name; `name` gives the same object to everybody who asks for it, while anybody has it.
+
+    Attributes:
+        host: the name.
+        found: the last good answer; empty before the first.
+        asked: when it was asked for first (s, monotonic clock).
+        looked_up: when its last lookup ended, well or not; minus infinity before the first.
+        failures: logs what is wrong with it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "asked",
+        "begun",
+        "failures",
+        "found",
+        "host",
+        "looked_up",
+        "standing",
+        "waiters",
+    )
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.found: Found = ()
+        self.asked = time.monotonic()
+        self.looked_up = float("-inf")
+        self.failures = Throttled(log)
+        # These belong to `_Lookups`.
+        self.standing = Standing.NEW
+        self.begun: float | None = None
+        self.waiters: set[asyncio.Future[str]] = set()
+
+    async def look_up(self, what: str) -> Found:
+        """Wait for the lookup that is under way, or for a new one.
+
+        Args:
+            what: the thing that has this name, for the log line about a lookup that hangs.
+
+        Raises:
+            OSError: the name cannot be resolved.
+        """
+        waiter: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        begun = _LOOKUPS.ask(self, waiter)
+        try:
+            pause = max(0.0, begun + _SLOW - time.monotonic())
+            while not (await asyncio.wait((waiter,), timeout=pause))[0]:
+                seconds = time.monotonic() - begun
+                self.failures.warning("%s: the name has not been answered for %d s", what, seconds)
+                pause = max(_SLOW, seconds)
+            error = waiter.result()
+        finally:
+            _LOOKUPS.leave(self, waiter)
+        if error:
+            raise OSError(error)
+        return self.found
+
+    def __repr__(self) -> str:
+        return f"<Name {self.host}>"
+
+
+def name(host: str) -> Name:
+    """Return the name, as everybody in this process has it. It is forgotten when nobody has it any more."""
+    return _LOOKUPS.name(host)
+
+
+async def addresses(host: str, what: str, timeout: float | None = None) -> Found:  # noqa: ASYNC109
+    """Return what a host stands for, which may be an IP address.
+
+    Args:
+        host: a name or an IP address.
+        what: the thing that has this host, for the log line about a lookup that hangs.
+        timeout: how long to wait for an answer (s); by default until getaddrinfo gives up.
+
+    Raises:
+        OSError: the name cannot be resolved, or not in time.
+    """
+    found, _ = _resolve(host, socket.AI_NUMERICHOST)  # which asks nobody
+    if found:
+        return found
+    try:
+        async with asyncio.timeout(timeout):
+            return await name(host).look_up(what)
+    except TimeoutError:
+        raise OSError(f"no name server has answered within {timeout:g} s") from None
+
+
+def told(host: str, found: Sequence[tuple[int, Sequence[str | int]]], asked: float, looked_up: float) -> Name:
+    """Return the name with what another process of this machine knows of it, unless more is known here.
+
+    Args:
+        host: the name.
+        found: `Name.found` in the other process, like the others.
+        asked: the same.
+        looked_up: the same.
+    """
+    known = name(host)
+    known.asked = min(known.asked, asked)
+    if known.looked_up < looked_up:
+        addresses = ((socket.AddressFamily(family), tuple(address)) for family, address in found)
+        known.found = tuple(addresses) or known.found  # type: ignore[arg-type]
+        known.looked_up = looked_up
+    return known
+
+
+def at(port: int, found: Found) -> Found:
+    """Return the addresses with a port."""
+    return tuple((family, (address[0], port, *address[2:])) for family, address in found)
+
+
+class _Lookups:
+    """The threads of this process, and the names that wait for one."""
+
+    def __init__(self) -> None:
+        # Reentrant: a collection of garbage inside of the lock may close a coroutine that leaves.
+        self._lock = threading.RLock()
+        self._names: WeakValueDictionary[str, Name] = WeakValueDictionary()
+        self._queued: dict[Standing, dict[Name, None]] = {standing: {} for standing in Standing}
+        self._running = dict.fromkeys(Standing, 0)
+
+    def name(self, host: str) -> Name:
+        with self._lock:
+            found = self._names.get(host)
+            if found is None:
+                found = self._names[host] = Name(host)
+            return found
+
+    def ask(self, name: Name, waiter: asyncio.Future[str]) -> float:
+        """Have a waiter told when a name has been looked up; returns when that was asked for."""
+        with self._lock:
+            name.waiters.add(waiter)
+            if name.begun is None:
+                name.begun = time.monotonic()
+                self._queued[name.standing][name] = None
+                self._start_threads()
+                return name.begun or time.monotonic()
+            return name.begun
+
+    def leave(self, name: Name, waiter: asyncio.Future[str]) -> None:
+        """Wait no more; a lookup that has not begun and that nobody else waits for never begins."""
+        with self._lock:
+            name.waiters.discard(waiter)
+            if not name.waiters and name in self._queued[name.standing]:
+                del self._queued[name.standing][name]
+                name.begun = None
+
+    def _start_threads(self) -> None:
+        while (following := self._next()) is not None:
+            name, standing = following
+            thread = threading.Thread(
+                target=self._run, args=following, name=f"resolve {name.host}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:  # the machine has no thread left
+                self._ended(name, standing, str(error))
+
+    def _next(self) -> tuple[Name, Standing] | None:
+        """Take the next name out of the queue, if one may be looked up now."""
+        for standing, queued in self._queued.items():
+            if queued and all(
+                sum(self._running[worse] for worse in Standing if worse >= better) < THREADS[better]
+                for better in Standing
+                if better <= standing
+            ):
+                name = next(iter(queued))
+                queued.pop(name, None)
+                self._running[standing] += 1
+                return name, standing
+        return None
+
+    def _run(self, name: Name, standing: Standing) -> None:
+        following: tuple[Name, Standing] | None = (name, standing)
+        while following is not None:
+            name, standing = following
+            threading.current_thread().name = f"resolve {name.host}"
+            begun = time.monotonic()
+            found, error = _resolve(name.host)
+            with self._lock:
+                if not error:
+                    name.found = found
+                took = time.monotonic() - begun
+                name.standing = Standing.PROMPT if took < _SLOW else Standing.SLOW
+                self._ended(name, standing, error)
+                following = self._next()
+
+    def _ended(self, name: Name, standing: Standing, error: str) -> None:
+        self._running[standing] -= 1
+        name.begun = None
+        name.looked_up = time.monotonic()
+        waiters, name.waiters = name.waiters, set()
+        for waiter in waiters:
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                waiter.get_loop().call_soon_threadsafe(_tell, waiter, error)
+
+
+_LOOKUPS: Final = _Lookups()
+
+
+def _tell(waiter: asyncio.Future[str], error: str) -> None:
+    if not waiter.done():
+        waiter.set_result(error)
+
+
+def _resolve(host: str, flags: int = 0) -> tuple[Found, str]:
+    """Return the addresses of a host, or why there are none."""
+    try:
+        answers = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=flags)
+    except OSError as error:
+        return (), error.strerror or str(error)
+    except Exception as error:  # noqa: BLE001 - such as UnicodeError; whoever waits must hear of it
+        return (), str(error) or type(error).__name__
+    return tuple(dict.fromkeys((family, address) for family, *_, address in answers)), ""  # type: ignore[misc]
