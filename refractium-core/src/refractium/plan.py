@@ -128,15 +128,11 @@ class Plan:
             names = ", ".join(map(repr, self.routers[Transport.TCP]))
             raise ValueError(f"there is no listener {listener!r}: there are {names}")
 
-    async def resolve(self) -> None:
-        """Look up names for the first time, for a bounded time; then keep them up to date."""
+    async def prepare(self, transport: Transport) -> None:
+        """Look up names and check backends for the first time; each for a bounded time."""
         if not self._is_resolving:
             self._is_resolving = True
             await self._resolver.start(self.settings.connect_timeout_ms)
-
-    async def prepare(self, transport: Transport) -> None:
-        """Look up names and check backends for the first time; each for a bounded time."""
-        await self.resolve()
         if transport in self._checkers:
             await self._checkers[transport].start()
         self.prepared.add(transport)

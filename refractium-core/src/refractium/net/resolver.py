@@ -79,7 +79,8 @@ async def _keep_fresh(name: Name, backends: Sequence[Backend], first: asyncio.Fu
         try:
             await name.look_up(what)
         except OSError as error:
-            name.failures.warning("%s: the name cannot be resolved: %s", what, error)
+            # As text: a handler that keeps the record must not keep the name by the traceback.
+            name.failures.warning("%s: the name cannot be resolved: %s", what, str(error))
         if not first.done():
             first.set_result(None)
 

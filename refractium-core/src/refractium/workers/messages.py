@@ -59,7 +59,6 @@ class Configure(Struct, frozen=True, tag=True):
         begin: what is called once in a process, pickled.
         build: what gives the arguments of an engine, pickled.
         beliefs: what is believed of the backends.
-        names: what is known of the host names of backends.
     """
 
     number: int
@@ -67,7 +66,6 @@ class Configure(Struct, frozen=True, tag=True):
     begin: bytes
     build: bytes
     beliefs: list[Belief]
-    names: list[KnownName]
 
 
 class Listen(Struct, frozen=True, tag=True):
@@ -102,6 +100,12 @@ class Believe(Struct, frozen=True, tag=True):
     belief: Belief
 
 
+class Know(Struct, frozen=True, tag=True):
+    """What is known of the host names of all backends."""
+
+    names: list[KnownName]
+
+
 class Ask(Struct, frozen=True, tag=True):
     """Tell the status; answered by `Told`. It is asked again and again, to see whether the worker is well."""
 
@@ -115,7 +119,7 @@ class Stop(Struct, frozen=True, tag=True):
     drain_timeout_ms: int | None
 
 
-Order: TypeAlias = Configure | Listen | StopListening | Believe | Ask | Stop
+Order: TypeAlias = Configure | Listen | StopListening | Believe | Know | Ask | Stop
 
 
 # What a worker tells

@@ -26,6 +26,7 @@ from refractium.workers.messages import (
     ClientFailed,
     ClientReached,
     Configure,
+    Know,
     KnownName,
     Listen,
     Stop,
@@ -137,7 +138,6 @@ class Supervisor:
         # Whoever holds it may rely on what workers have been told.
         self._changing = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._resolved = asyncio.Event()
         self._failure: RefractiumError | None = None
         self._stopping = False
         self._stopped = asyncio.Event()
@@ -188,8 +188,6 @@ class Supervisor:
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
         prepare(sock)
         self._start_workers()
-        await self._plan.resolve()
-        self._resolved.set()
         await self._plan.prepare(transport)
         address = join_host_port(*sock.getsockname()[:2])
         one = _Listener(transport, listener, address, copies(sock, self._count))
@@ -385,7 +383,6 @@ class Supervisor:
         return how
 
     async def _have_serve(self, worker: WorkerProcess) -> None:
-        await self._resolved.wait()  # so that no worker waits for a name by itself
         async with self._changing:
             await self._configure(worker)
             for one in self._listeners:
@@ -426,15 +423,21 @@ class Supervisor:
 
     async def _configure(self, worker: WorkerProcess) -> None:
         beliefs = [_belief(transport, state) for transport, state in self._plan.states]
-        known = [KnownName(name.host, name.found, name.asked, name.looked_up) for name in self._plan.names]
-        answer = await worker.call(Configure, sys.path, self._begin, self._build, beliefs, known)
+        self._tell_names(worker)
+        answer = await worker.call(Configure, sys.path, self._begin, self._build, beliefs)
         self._replace_if_failed(worker, answer.error)
 
     async def _listen(self, worker: WorkerProcess, one: _Listener) -> None:
         sock = one.sockets[worker.number - 1]
         if sock is not None:
+            self._tell_names(worker)
             answer = await worker.call(Listen, one.name, sock=sock)
             self._replace_if_failed(worker, answer.error)
+
+    def _tell_names(self, worker: WorkerProcess) -> None:
+        """Tell a worker which names are resolved, so that it waits for none by itself."""
+        names = [KnownName(name.host, name.found, name.asked, name.looked_up) for name in self._plan.names]
+        worker.send(Know(names))
 
     def _replace_if_failed(self, worker: WorkerProcess, error: str) -> None:
         if error and worker.is_well and not self._stopping:

@@ -34,6 +34,7 @@ from refractium.workers.messages import (
     ClientReached,
     Configure,
     Done,
+    Know,
     Listen,
     Order,
     Stop,
@@ -88,6 +89,10 @@ class Worker:
             self._channel.send(Told(order.number, status))
         elif isinstance(order, Believe):
             self._beliefs[order.belief.transport].hold(order.belief)
+        elif isinstance(order, Know):
+            # They are kept until the engine asks for them. So it waits for no name that the supervisor has
+            # waited for, and a worker that is started while no name server answers has addresses.
+            self._names = [names.told(one.host, one.found, one.asked, one.looked_up) for one in order.names]
         elif isinstance(order, Stop):
             # Another one may come while it waits, to make it wait less.
             task = asyncio.create_task(self._stop(order))
@@ -119,11 +124,6 @@ class Worker:
     async def _configure(self, order: Configure) -> None:
         for transport, beliefs in self._beliefs.items():
             beliefs.hold_only([one for one in order.beliefs if one.transport is transport])
-        # They are kept until the engine asks for them, so that it waits for no name and a worker that is
-        # started while no name server answers has addresses.
-        self._names = [
-            names.told(known.host, known.found, known.asked, known.looked_up) for known in order.names
-        ]
         sys.path[:] = order.path
         build: Callable[[], dict[str, Any]] = pickle.loads(order.build)  # noqa: S301 - of our own supervisor
         if self._engine is None:
