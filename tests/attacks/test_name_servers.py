@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import socket
@@ -37,7 +38,8 @@ class Silence:
         self._port = free_port()
         (folder / "resolv.conf").write_text("nameserver 127.0.0.53\noptions timeout:30 attempts:5\n")
         (folder / "nsswitch.conf").write_text("hosts: files dns\n")
-        (folder / "hosts").write_text("127.0.0.1 localhost backend.example\n")
+        self.hosts = folder / "hosts"
+        self.hosts.write_text("127.0.0.1 localhost backend.example\n")
         mounts = [
             f"mount --bind {shlex.quote(str(folder / name))} /etc/{name}"
             for name in ("resolv.conf", "nsswitch.conf", "hosts")
@@ -109,6 +111,24 @@ def test_reloads_make_no_more_threads_and_sockets_than_there_may_be_lookups(
                 most = HOSTS if reload <= 10 else THREADS[Standing.PROMPT]
                 assert max(counts(program)) <= max(before) + most - HOSTS + _MARGIN
             assert ask(program.address, b"\xff\x00").data[:4] == b"here"
+            ends_promptly(program)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_replaced_while_no_name_server_answers_has_addresses(silence: Silence) -> None:
+    with Backend(named("here")) as backend:
+        silence.configure([f"backend.example:{backend.port}"], workers=2, connect_timeout_ms=500)
+        with silence.start() as program:
+            program.await_out("^Listening on")
+            silence.hosts.write_text("127.0.0.1 localhost\n")
+            former = children(program.pid)
+            for pid in former:
+                os.kill(pid, signal.SIGKILL)
+            eventually(
+                lambda: len(set(children(program.pid)) - set(former)) == len(former), "there are new workers"
+            )
+            for _ in range(20):
+                assert ask(program.address, b"\xff\x00").data[:4] == b"here"
             ends_promptly(program)
 
 
