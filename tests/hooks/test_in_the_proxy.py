@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import struct
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +28,7 @@ from refractium import (
     define_protocol,
 )
 from refractium.contract import NO, Identification
+from refractium.hooks import registry, runner
 from refractium.net import tcp, udp, weld
 from refractium.net.taps import open_tap
 from support.backends import Backend, duplex, echo, source
@@ -34,14 +37,25 @@ from support.datagrams import UdpBackend
 from support.datagrams import ask as ask_datagram
 from support.datagrams import client as udp_client
 from support.datagrams import echo as echo_datagram
-from support.hooks import RELEASE, At, Blocking, Hoarding, Raising, Recording, Sleeping, Told, read
+from support.hooks import (
+    RELEASE,
+    At,
+    Blocking,
+    Hoarding,
+    IgnoringApart,
+    Raising,
+    Recording,
+    Sleeping,
+    Told,
+    read,
+)
 from support.lateness import fair_seconds_since
 from support.paths import with_pipes
+from support.process import children
 from support.proxy import ProxyThread, eventually, quick, starting_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from refractium.status import HookTally
 
@@ -343,6 +357,42 @@ def test_a_bad_hook_harms_no_stream_delays_no_stop_and_is_accounted_for(
             assert told.outbound.seen_bytes == 5 * len(down)
             assert told.inbound.seen_bytes == 15
             assert_accounted(proxy, dropped=True)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_hook_that_stands_still_is_shown_as_stalled_until_it_goes_on(
+    isolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(registry, "_LOOK_SECONDS", 0.05)
+    hook = Blocking if isolation == "thread" else IgnoringApart
+    lines = ["hook .* has taken no packet for 0.2 s while [12] wait", "hook .* goes on"]
+    with Backend(echo) as backend:
+        route = Route(starting_with(b"GET", name="get"), backend.address, hooks=[hook])
+        with ProxyThread(route, expected=lines) as proxy:
+
+            def state() -> tuple[str, int]:
+                (told,) = proxy.status().hooks
+                return told.state, told.inbound.delivered + told.outbound.delivered
+
+            assert state() == ("running", 0)
+            child = 0
+            if isolation == "process":
+                assert ask(proxy.address, b"GET").data == b"GET"
+                eventually(lambda: state() == ("running", 2), "the packets are delivered")
+                (child,) = filter(_is_hook, children(os.getpid()))
+                os.kill(child, signal.SIGSTOP)
+            assert ask(proxy.address, b"GET").data == b"GET"
+            eventually(lambda: state()[0] == "stalled", "the hook is stalled")
+            if isolation == "process":
+                os.kill(child, signal.SIGCONT)
+            RELEASE.set()
+            eventually(lambda: state()[0] == "running", "the hook goes on")
+
+
+def _is_hook(pid: int) -> bool:
+    """Whether a process is that of a hook."""
+    return b"refractium.hooks.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_settings_that_are_used_twice_are_one_hook_and_a_reload_changes_them(tmp_path: Path) -> None:

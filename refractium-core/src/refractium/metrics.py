@@ -332,6 +332,11 @@ def _hooks(hooks: tuple[HookStatus, ...]) -> Iterator[Metric]:
     detached = GaugeMetricFamily(
         "refractium_hook_detached", "Whether a hook is told nothing more.", labels=["hook"]
     )
+    stalled = GaugeMetricFamily(
+        "refractium_hook_stalled",
+        "Whether a hook takes none of the packets that wait for it.",
+        labels=["hook"],
+    )
     for name in dict.fromkeys(one.name for one in hooks):
         same = [one for one in hooks if one.name == name]
         for direction in ("inbound", "outbound"):
@@ -342,7 +347,8 @@ def _hooks(hooks: tuple[HookStatus, ...]) -> Iterator[Metric]:
                 moved.add_metric(key, sum(getattr(one, f"{result}_bytes") for one in tallies))
         failures.add_metric([name], sum(one.failures for one in same))
         detached.add_metric([name], int(any(one.state == "detached" for one in same)))
-    yield from (packets, moved, failures, detached)
+        stalled.add_metric([name], int(any(one.state == "stalled" for one in same)))
+    yield from (packets, moved, failures, detached, stalled)
 
 
 def _backends(routes: tuple[RouteStatus, ...]) -> Iterator[Metric]:

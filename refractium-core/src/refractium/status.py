@@ -191,7 +191,8 @@ class HookStatus(Struct, frozen=True):
 
     Attributes:
         name: of the hook.
-        state: ``running``, ``detached`` (it failed too often) or ``stopped`` (no configuration uses it).
+        state: ``running``, ``stalled`` (it takes none of the packets that wait for it), ``detached`` (it has
+            failed too often) or ``stopped`` (no configuration uses it).
         reason: why it is detached.
         failures: exceptions that it has raised.
         inbound: client to backend.
@@ -360,7 +361,7 @@ def udp(counters: UdpCounters, sessions: Collection[_Open], faults: Mapping[str,
 def hooks(those: Hooks) -> Iterator[HookStatus]:
     """Those that run, and those that have been stopped, by name."""
     for one in those.running:
-        yield _hook(one.name, str(one.state), one.reason, one.counters)
+        yield _hook(one.name, "stalled" if one.is_stalled else str(one.state), one.reason, one.counters)
     for name, counters in those.past.items():
         yield _hook(name, "stopped", "", counters)
 

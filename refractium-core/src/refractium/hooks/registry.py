@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 HookUse: TypeAlias = "type[PacketHook[Any]] | tuple[type[PacketHook[Any]], Struct]"
 """A hook as a route names it: its class, alone or with settings."""
 
+_LOOK_SECONDS = 1.0
+"""Between looks at whether a hook is stalled."""
 _RETIRING_SECONDS = 5.0
 """How long a hook that nobody uses any more has for what is in its queue."""
 
@@ -117,6 +119,7 @@ class Hooks:
         self.running: list[Runner] = []
         self.past: dict[str, Counters] = {}
         self._retiring: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     def use(self, hooks: HookSet) -> None:
         """Start those that are new; stop the others when the last of their sessions has ended."""
@@ -129,6 +132,18 @@ class Hooks:
         for runner in self.running:
             if runner not in wanted:
                 runner.retire(self._retire)
+        if self._timer is None:
+            self._look_later()
+
+    def _look(self) -> None:
+        for runner in self.running:
+            runner.look()
+        self._timer = None
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if self.running:
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
     def _retire(self, runner: Runner) -> None:
         task = asyncio.get_running_loop().create_task(self._stop_one(runner, _RETIRING_SECONDS))
@@ -143,5 +158,8 @@ class Hooks:
 
     async def stop(self, seconds: float) -> None:
         """Let all of them have what is in their queues, for so long; then stop them."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         await asyncio.gather(*(self._stop_one(runner, seconds) for runner in list(self.running)))
         await asyncio.gather(*self._retiring, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from enum import StrEnum
@@ -27,6 +28,8 @@ FLUSH_SECONDS: Final = 0.001
 thread or process, so it is not done for every packet."""
 STOP_SECONDS: Final = 1.0
 """How long `PacketHook.stop` may take."""
+STALL_SECONDS: Final = 5.0
+"""A hook that has taken none of the packets that wait for it for so long is stalled."""
 
 _INBOUND: Final = Direction.INBOUND
 _PACKET: Final = EventKind.PACKET
@@ -55,6 +58,7 @@ class Runner(ABC):
         counters: what it has been told; they may be read at any time.
         state: whether it is told anything.
         reason: why it is detached, else empty.
+        is_stalled: packets wait for it, and it takes none (`look`).
         limit: what the queue holds at the most (bytes).
         drops_sessions: whether a packet that does not fit costs its session those that follow.
         put_bytes: what has ever gone into the queue (bytes).
@@ -66,6 +70,9 @@ class Runner(ABC):
         self.counters = Counters()
         self.state = State.RUNNING
         self.reason = ""
+        self.is_stalled = False
+        self._delivered = 0
+        self._progress = 0.0
         self.limit = hook.queue_bytes
         self.drops_sessions = hook.overflow == "drop_session"
         # Two that only grow, because a thread that takes must not write what the data path writes.
@@ -124,6 +131,26 @@ class Runner(ABC):
         """Forget a feed."""
         self._feeds.discard(feed)
         self._tell_if_unused()
+
+    def look(self) -> None:
+        """Find out whether the hook is stalled, and log a change; to be called about once a second."""
+        tallies = self.counters.inbound, self.counters.outbound
+        delivered = sum(tally.delivered for tally in tallies)
+        queued = sum(tally.queued for tally in tallies)
+        now = time.monotonic()
+        if delivered != self._delivered or not queued:
+            self._delivered, self._progress = delivered, now
+            if self.is_stalled:
+                self.is_stalled = False
+                log.warning("hook %s goes on", self.name)
+        elif not self.is_stalled and now - self._progress >= STALL_SECONDS:
+            self.is_stalled = True
+            log.warning(
+                "hook %s has taken no packet for %g s while %d wait; its queue drops what does not fit",
+                self.name,
+                STALL_SECONDS,
+                queued,
+            )
 
     def retire(self, on_unused: Callable[[Runner], None]) -> None:
         """Have `on_unused` called, once, when no session is open that the hook has been told of."""

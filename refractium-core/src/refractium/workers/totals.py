@@ -49,6 +49,7 @@ class _Counted(Protocol):
 
 LOST: Final = "lost"
 """How connections have ended whose worker died."""
+_STALLED: Final = "stalled"
 _STOPPED: Final = "stopped"
 
 
@@ -180,8 +181,8 @@ def with_active(routes: Iterable[RouteStatus], workers: Iterable[Status]) -> Ite
 
 
 def _hook(those: Sequence[HookStatus]) -> HookStatus:
-    # One that has been detached in any worker is what somebody has to know of.
-    worst = next((one for one in those if one.reason), those[0])
+    # One that has been detached in any worker, or else is stalled, is what somebody has to know of.
+    worst = max(those, key=lambda one: (bool(one.reason), one.state == _STALLED))
     return HookStatus(
         worst.name,
         worst.state,
