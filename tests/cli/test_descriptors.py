@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import select
+import shlex
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ import pytest
 from support.backends import Backend, echo
 from support.clients import PATIENCE, connect
 from support.process import Running, children, run
+from support.programs import require_program
 from support.proxy import eventually
+from support.rights import require_root
 from support.status import status_of
 
 if TYPE_CHECKING:
@@ -71,4 +74,33 @@ def test_at_the_limit_clients_wait_and_status_still_answers(tmp_path: Path, work
                     clients.remove(client)
             eventually(lambda: status_of(proxy).tcp.active == 0, "all have left")
             assert status_of(proxy).tcp.accepted == 150
+            assert proxy.terminate() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_without_proc_all_are_served_though_they_are_more_than_there_is_room_for(
+    tmp_path: Path, workers: int
+) -> None:
+    require_root()
+    hide = 'mount -t tmpfs tmpfs /proc && ulimit -n 256 && exec "$@"'
+    shell = f'exec {require_program("unshare")} --mount sh -c {shlex.quote(hide)} sh "$@"'
+    with Backend(echo) as backend:
+        file = configured(tmp_path, backend.address, workers)
+        with Running("--config", file, shell=shell) as proxy, ExitStack() as stack:
+            proxy.await_out("Listening on")
+            clients = [stack.enter_context(connect(proxy.address)) for _ in range(workers * 300)]
+            proxy.await_err("cannot accept: Too many open files; clients wait until there is room again")
+            time.sleep(0.5)  # time for more to come in, which must not: none could reach the backend
+            assert status_of(proxy).tcp.active <= workers * 128
+            for client in clients:
+                client.sendall(b"?")
+            while clients:
+                answered, _, _ = select.select(clients, (), (), PATIENCE)
+                assert answered, f"{len(clients)} are not served"
+                for client in answered:
+                    assert client.recv(1) == b"?"
+                    client.close()
+                    clients.remove(client)
+            eventually(lambda: status_of(proxy).tcp.active == 0, "all have left")
             assert proxy.terminate() == 0

@@ -86,19 +86,45 @@ def test_the_kernel_says_how_many_are_open(kernel: str) -> None:
 
 
 @pytest.mark.usefixtures("limited")
-@pytest.mark.parametrize(
-    ("code", "left"),
-    [(errno.ENOENT, LIMIT - SPARE), (errno.EACCES, LIMIT - SPARE), (errno.EMFILE, 0)],
-    ids=["no /proc", "a forbidden one", "none to look with"],
-)
-def test_where_they_cannot_be_counted(code: int, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_to_look_with_none_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> os.stat_result:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(descriptors, "os", SimpleNamespace(stat=fail, listdir=os.listdir))
+    assert Descriptors(lambda: 0).left(LIMIT) == 0
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES], ids=["no /proc", "a forbidden one"])
+def test_where_nobody_tells_how_many_are_open_those_that_are_lent_count(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_free = 30
+
     def fail(_: str) -> os.stat_result:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(descriptors, "os", SimpleNamespace(stat=fail, listdir=os.listdir))
-    lender = Descriptors(lambda: 0)
-    lender.lent = 100
-    assert lender.left(LIMIT) == left
+    def first(*_: object) -> int:
+        if first_free == LIMIT:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return first_free
+
+    names = {"listdir": os.listdir, "O_PATH": os.O_PATH, "O_CLOEXEC": os.O_CLOEXEC}
+    fake = SimpleNamespace(stat=fail, open=first, close=lambda _: None, **names)
+    monkeypatch.setattr(descriptors, "os", fake)
+    promised = 0
+    lender = Descriptors(lambda: promised)
+    assert lender.left(LIMIT) == LIMIT - SPARE - 30
+    lender.lent, promised = 100, 50
+    first_free = 70  # below it there are 20 of the 50 that are lent and open, and 50 others
+    assert lender.left(LIMIT) == LIMIT - SPARE - 30 - 100
+    first_free = 95  # a few others have been opened
+    assert lender.left(LIMIT) == LIMIT - SPARE - 45 - 100
+    first_free = 3
+    assert lender.left(LIMIT) == LIMIT - SPARE - 45 - 100
+    lender.lent, promised = 800, 0
+    first_free = LIMIT
+    assert lender.left(LIMIT) == 0
 
 
 def test_they_are_counted_when_few_seem_to_be_left_and_not_again_at_once(

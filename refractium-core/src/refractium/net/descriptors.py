@@ -39,6 +39,7 @@ class Descriptors:
         self._unused = unused
         self._trusted_until = float("-inf")
         self._lendable = 0
+        self._others = 0
         self.lent = 0
 
     @property
@@ -63,16 +64,32 @@ class Descriptors:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # What else is opened from time to time (status, health checks, files) is to be had even then.
         spare = min(64, limit // 20)
-        self._lendable = self.lent + limit - spare - _number_open(limit) - self._unused()
+        unused = self._unused()
+        number = _number_open(limit)
+        if number is None:
+            # All descriptors below the first free one are open. Those that are not lent stay about as many.
+            lent = self.lent - unused
+            self._others = max(self._others, _first_free(limit) - lent)
+            number = lent + self._others
+        self._lendable = self.lent + limit - spare - number - unused
         now = monotonic()
         self._trusted_until = now + max(_TRUSTED, _SHARE * (now - began))
 
 
-def _number_open(limit: int) -> int:
-    """How many descriptors this process has open."""
+def _number_open(limit: int) -> int | None:
+    """Return how many descriptors this process has open; None without /proc, which tells it."""
     try:
         # Linux tells it as the directory's size since 6.2. Before, one has to look, at 1 us for each.
         return os.stat(_OPEN).st_size or len(os.listdir(_OPEN)) - 1  # noqa: PTH116, PTH208 - paths cost more
     except OSError as error:
-        # Where there is no /proc, accept and socket say when there are none left.
-        return limit if error.errno in EXHAUSTED else 0
+        return limit if error.errno in EXHAUSTED else None
+
+
+def _first_free(limit: int) -> int:
+    """Return the lowest descriptor that is not open: the kernel gives it to the next open(2)."""
+    try:
+        fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return limit
+    os.close(fd)
+    return fd
