@@ -148,6 +148,30 @@ BAD_FILES = {
         "[plugins.http]\nport = 1\n",
         ":1: plugins.http: this plugin takes no settings",
     ),
+    "an unknown user": (
+        '[server]\nuser = "no such user"\n',
+        ":2: server.user: this machine has no such user",
+    ),
+    "an unknown group": (
+        '[server]\nuser = "nobody"\ngroup = "no such group"\n',
+        ":3: server.group: this machine has no such group",
+    ),
+    "root as the user": ('[server]\nuser = "root"\n', ":2: server.user: root would keep its rights"),
+    "root by number": ("[server]\nuser = 0\n", ":2: server.user: root would keep its rights"),
+    "a user out of range": (
+        "[server]\nuser = 4294967295\n",
+        ":2: server.user: the number 4294967295 is not between 0 and 4294967294",
+    ),
+    "a group out of range": (
+        '[server]\nuser = "nobody"\ngroup = -1\n',
+        ":3: server.group: the number -1 is not between 0 and 4294967294",
+    ),
+    "true for a user": ("[server]\nuser = true\n", ":2: server.user: expected int | str, got bool"),
+    "a group without a user": ('[server]\ngroup = "daemon"\n', ":2: server.group: it goes with a user"),
+    "a user whose group nobody knows": (
+        "[server]\nuser = 54321\n",
+        ":2: server.user: this machine does not know the primary group of that user: add a group",
+    ),
     "nothing to do": ("[server]\nport = 8080\n", ": protocols: no routes: add [[protocols]]"),
 }
 

@@ -25,9 +25,13 @@ from refractium.status import Status
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from refractium.users import Identity
+
 log = logging.getLogger("refractium")
 
+_RUN: Final = Path("/run")
 _MODE: Final = 0o600
+_FOLDER_MODE: Final = 0o755
 _CREDENTIALS: Final = struct.Struct("3i")
 """pid, uid, gid: struct ucred (unix(7), SO_PEERCRED)."""
 _AT_ONCE: Final = 8
@@ -43,7 +47,25 @@ _MAX_ANSWER: Final = 256 << 20
 def folders() -> tuple[Path, ...]:
     """Where control sockets are by default: in the first of them; a client looks into all."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return (*([Path(runtime)] if runtime else []), Path("/run"))
+    return (*([Path(runtime)] if runtime else []), _RUN, *sorted(_RUN.glob("refractium*/")))
+
+
+def folder_for(identity: Identity | None) -> Path:
+    """Return where the control socket is by default.
+
+    Args:
+        identity: whom root starts this instance for, or None. Such a user may not write to ``/run``, and has
+            a folder there (`make_folder`), in which it can make and remove sockets.
+    """
+    return folders()[0] if identity is None or identity.is_current else _RUN / f"refractium-{identity.user}"
+
+
+def make_folder(identity: Identity) -> None:
+    """Make the folder of a user while this process runs as root. A client believes the owner of a folder."""
+    folder = folder_for(identity)
+    with contextlib.suppress(OSError):  # the socket cannot be made then, of which there is a warning
+        folder.mkdir(_FOLDER_MODE, exist_ok=True)
+        os.chown(folder, identity.uid, identity.gid)
 
 
 def file_name(port: int) -> str:

@@ -63,8 +63,10 @@ class ListenError(RefractiumError):
 
     Attributes:
         address: the address, as it was asked for.
+        errno: the error of the system call (errno(3)); 0 where none has failed.
     """
 
-    def __init__(self, address: str, reason: str) -> None:
+    def __init__(self, address: str, reason: str, errno: int = 0) -> None:
         self.address = address
+        self.errno = errno
         super().__init__(f"cannot listen on {address}: {reason}")

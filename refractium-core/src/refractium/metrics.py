@@ -92,7 +92,7 @@ class Exporter:
             found = await names.addresses(self._host, f"metrics on {self.address}", timeout)
             self._server = _Server(found[0], self._port)
         except OSError as error:
-            raise ListenError(self.address, error.strerror or str(error)) from error
+            raise ListenError(self.address, error.strerror or str(error), error.errno or 0) from error
         self._server.set_app(self._only_metrics(make_wsgi_app(registry)))
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from refractium.cli import configuration, render
+from refractium.assembly import read
+from refractium.cli import configuration, render, rights
 from refractium.cli.options import Flags, serving_options
 from refractium.errors import ConfigError, Problem
 
@@ -18,22 +19,25 @@ from refractium.errors import ConfigError, Problem
 @click.pass_context
 def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
     """Validate configuration and plugins; print the routes. Exits 0 if it can be served, else 2."""
+    flags = Flags.of(context)
     try:
-        assembly = configuration.assembly(Flags.of(context))
+        loaded = read(configuration.overrides(flags))
+        assembly = configuration.assembly(flags, loaded)
     except ConfigError as error:
         if not as_json:
             raise
         click.echo(_json(ok=False, problems=_plain(error.problems), warnings=[], listeners=[], routes=[]))
         context.exit(2)
+    warnings = (*assembly.warnings, *rights.doubts(loaded))
     if as_json:
         routes = [render.route_as_dict(route, assembly.hooks) for route in (*assembly.tcp, *assembly.udp)]
         listeners = [msgspec.to_builtins(one) for one in assembly.listeners]
-        warnings = _plain(assembly.warnings)
-        click.echo(_json(ok=True, problems=[], warnings=warnings, listeners=listeners, routes=routes))
+        told = _plain(warnings)
+        click.echo(_json(ok=True, problems=[], warnings=told, listeners=listeners, routes=routes))
         return
     render.listeners(assembly)
     render.routes(assembly)
-    for warning in assembly.warnings:
+    for warning in warnings:
         click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {warning}", err=True)
     click.echo("The configuration is valid.")
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from refractium.assembly import DEFAULT_FILE, Assembly, Overrides, assemble, read
-from refractium.config import parse
 from refractium.plugins import Plugins, load_plugins
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from refractium.cli.options import Flags
-    from refractium.config import Loaded, Source
+    from refractium.config import Loaded
 
 _SERVER_KEYS: Final = {
     "bind": "bind",
@@ -60,17 +59,17 @@ def engine_arguments(assembled: Assembly) -> dict[str, Any]:
     }
 
 
-def assembly(flags: Flags, source: Source | None = None) -> Assembly:
+def assembly(flags: Flags, loaded: Loaded | None = None) -> Assembly:
     """Read the file, load the plugins, put all together.
 
     Args:
         flags: what was given.
-        source: what the file has in it, if it has been read already.
+        loaded: the file, if it has been read already.
 
     Raises:
         ConfigError: with everything that is wrong.
     """
     over = overrides(flags)
-    loaded = read(over) if source is None else parse(source)
+    loaded = loaded or read(over)
     strict = bool(flags.given.get("strict_plugins"))
     return assemble(loaded, over, plugins(flags, loaded), strict_plugins=strict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -12,6 +13,7 @@ from refractium.config.model import listener_name
 from refractium.contract import Transport
 from refractium.errors import ListenError
 from refractium.net.bind import addresses_of, bind
+from refractium.net.report import join_host_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +26,7 @@ Wanted: TypeAlias = "Sequence[tuple[Transport, ListenerConfig]]"
 Key: TypeAlias = tuple[Transport, str, int]
 """As it is configured: port 0 stays 0, and stays the port that it was given."""
 
+_FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM})
 _TRIES: Final = 10
 _PAUSE: Final = 0.2
 """Seconds between attempts to have a port again that was given up for one which could not be bound."""
@@ -36,10 +39,17 @@ class Change:
     Attributes:
         bound: the sockets.
         closed: what was open and in the way, with the addresses it was bound on.
+        taken: sockets that were handed down, each with the name of its listener.
     """
 
     bound: dict[Key, list[socket.socket]] = field(default_factory=dict)
     closed: dict[Key, Found] = field(default_factory=dict)
+    taken: list[tuple[socket.socket, str]] = field(default_factory=list)
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """All sockets that are going to be served."""
+        return [*(sock for sock, _ in self.taken), *(sock for found in self.bound.values() for sock in found)]
 
 
 class Listening:
@@ -55,20 +65,27 @@ class Listening:
         self._bound: dict[Key, Found] = {}
         self._handed_down: dict[tuple[Transport, str], str] = {}
 
-    async def take(self, sockets: Sequence[socket.socket], wanted: Wanted) -> None:
-        """Listen on sockets that were handed down, each for the listener that is configured to be there.
+    async def begin(self, sockets: Sequence[socket.socket], wanted: Wanted) -> Change:
+        """Do what `prepare` does, for the first time.
 
-        Such a listener is bound nowhere else. If only one listener is configured for a transport, the sockets
-        are for that one, wherever they are.
+        Args:
+            sockets: what was handed down, each for the listener that is configured to be there. Such a
+                listener is bound nowhere else. If only one listener is configured for a transport, the
+                sockets are for that one, wherever they are.
+            wanted: as for `prepare`.
 
         Raises:
-            ListenError: one is for none of the listeners.
+            ListenError: an address cannot be listened on, or a socket is for none of the listeners.
         """
+        taken = []
         for sock in sockets:
             transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
             name = _listener_on(sock, [listener for one, listener in wanted if one is transport])
-            address = self._handed_down[transport, name] = await self._service.start_on(sock, name)
-            say(f"Listening on {transport}://{address}")
+            self._handed_down[transport, name] = join_host_port(*sock.getsockname()[:2])
+            taken.append((sock, name))
+        change = await self.prepare(wanted, await self.resolve(wanted))
+        change.taken = taken
+        return change
 
     async def resolve(self, wanted: Wanted, timeout: float | None = None) -> dict[str, Found]:  # noqa: ASYNC109
         """Look up the names on which `prepare` is going to listen.
@@ -128,7 +145,10 @@ class Listening:
         return [key for key in keys if key not in self._open]
 
     async def carry_out(self, change: Change) -> None:
-        """Serve on what was bound, and tell of each socket on stdout."""
+        """Serve on what was bound or handed down, and tell of each socket on stdout."""
+        for sock, name in change.taken:
+            transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
+            say(f"Listening on {transport}://{await self._service.start_on(sock, name)}")
         for key, sockets in change.bound.items():
             transport, host, port = key
             name = listener_name(host, port)
@@ -139,9 +159,8 @@ class Listening:
 
     async def undo(self, change: Change) -> None:
         """Close what was bound; listen again on what was in the way."""
-        for sockets in change.bound.values():
-            for sock in sockets:
-                sock.close()
+        for sock in change.sockets:
+            sock.close()
         for key, found in change.closed.items():
             await self.carry_out(Change({key: await self._bind_again(key, found)}))
 
@@ -165,9 +184,10 @@ class Listening:
         transport, _, port = key
         try:
             return self._bind(key, found, change.bound)
-        except ListenError:
+        except ListenError as error:
             in_the_way = [one for one in self._open if one[0] is transport and one[2] == port]
-            if not in_the_way:
+            # What is closed for an address that this process may not bind could not be bound again either.
+            if not in_the_way or error.errno in _FORBIDDEN:
                 raise
         for one in in_the_way:
             change.closed[one] = self._bound[one]

@@ -25,10 +25,12 @@ class Observing:
 
     Args:
         status: gives the status of what runs.
+        folder: where the control socket is if the configuration does not say it.
     """
 
-    def __init__(self, status: Callable[[], Awaitable[Status]]) -> None:
+    def __init__(self, status: Callable[[], Awaitable[Status]], folder: Path) -> None:
         self._status = status
+        self._folder = folder
         self._bind: str | None = None
         self._exporter: Exporter | None = None
         self._control: control.ControlSocket | None = None
@@ -100,4 +102,4 @@ class Observing:
 
     async def _default(self) -> Path:
         port = int((await self._status()).listeners[0].address.rpartition(":")[2])
-        return control.folders()[0] / control.file_name(port)
+        return self._folder / control.file_name(port)

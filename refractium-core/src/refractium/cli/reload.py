@@ -6,9 +6,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from refractium.cli import configuration, systemd
+from refractium.cli import configuration, rights, systemd
 from refractium.cli.stdout import leave_stdout_to_hooks
 from refractium.errors import ConfigError, ListenError
+from refractium.users import current_user
 from refractium.watch import changes
 
 if TYPE_CHECKING:
@@ -84,8 +85,9 @@ class Reloader:
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)  # noqa: TRY400 - the operator's fault needs no traceback
         except ListenError as error:
-            self._serving.service.reload_failed([str(error)])
-            log.error("not reloaded: %s", error)  # noqa: TRY400 - as above
+            reason = rights.explained(error, self._serving.identity)
+            self._serving.service.reload_failed([reason])
+            log.error("not reloaded: %s", reason)  # noqa: TRY400 - as above
         except Exception as error:
             self._serving.service.reload_failed([f"internal error: {error!r}"])
             log.exception("not reloaded: internal error")
@@ -94,6 +96,8 @@ class Reloader:
                 log.warning("%s", warning)
             if assembly.server.worker_count != self._serving.workers:
                 log.warning("server.workers: there are %d until a restart", self._serving.workers)
+            if assembly.server.identity != self._serving.identity:
+                log.warning("server.user: it runs as %s until a restart", current_user())
             log.info("reloaded: configuration %d is in force", self._serving.service.generation)
 
     async def _apply(self, assembly: Assembly) -> None:

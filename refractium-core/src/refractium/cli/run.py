@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from refractium.cli import configuration, logs, render, systemd
+from refractium import control
+from refractium.assembly import read
+from refractium.cli import configuration, logs, render, rights, systemd
 from refractium.cli.listening import Listening
 from refractium.cli.observing import Observing
 from refractium.cli.options import Flags, serving_options
 from refractium.cli.reload import Reloader, ask_on_changes
-from refractium.cli.serving import Service, is_hot, serving
+from refractium.cli.serving import Service, Serving, is_hot, serving
 from refractium.cli.stdout import leave_stdout_to_hooks
 from refractium.contract import Transport
 from refractium.loop import run
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from refractium.assembly import Assembly
     from refractium.net.report import Reporter
+    from refractium.users import Identity
 
 log = logging.getLogger("refractium")
 
@@ -59,10 +62,12 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
         ConfigError: the configuration cannot be used; nothing was bound.
         ListenError: an address cannot be listened on.
     """
-    access = logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
     file = configuration.file(flags)
     known = digest(file) if file is not None else None
-    assembly = configuration.assembly(flags)
+    loaded = read(configuration.overrides(flags))
+    identity = rights.begin(loaded)  # before the thread of the log
+    access = logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
+    assembly = configuration.assembly(flags, loaded)
     leave_stdout_to_hooks(assembly)
     with contextlib.suppress(OSError):  # nobody reads stdout: no reason not to serve
         render.banner()
@@ -71,7 +76,7 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
     for warning in assembly.warnings:
         log.warning("%s", warning)
     _take_all_descriptors()
-    run(lambda: _serve(flags, assembly, transports, (file, known), access))
+    run(lambda: _serve(flags, assembly, transports, (file, known), access, identity))
 
 
 def _take_all_descriptors() -> None:
@@ -90,12 +95,13 @@ async def _serve(
     transports: Sequence[Transport],
     in_force: tuple[Path | None, bytes | None],
     access: Reporter,
+    identity: Identity | None,
 ) -> None:
-    run_by = serving(flags, assembly, access)
+    run_by = serving(flags, assembly, access, identity)
     service = run_by.service
     listening = Listening(service)
     stopping = _Stopping(service)
-    observing = Observing(run_by.status)
+    observing = Observing(run_by.status, control.folder_for(identity))
     reloader = Reloader(run_by, flags, transports, listening, observing)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -103,13 +109,15 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, reloader.ask)
     tasks: list[asyncio.Task[None]] = []
     try:
-        starting = asyncio.create_task(_start(assembly, transports, listening, observing))
+        starting = asyncio.create_task(_start(run_by, assembly, transports, listening, observing))
         if await stopping.allows(starting):
             systemd.ready()
             # Only now: a reload compares what is wanted with what is open.
             tasks.append(asyncio.create_task(reloader.run()))
             path, known = in_force
             if path is not None:
+                if identity is not None and rights.is_lost(path, identity):
+                    known = digest(path)  # it is a change if that user may read the file later
                 watching = ask_on_changes(path, known, lambda: is_hot(service), reloader)
                 tasks.append(asyncio.create_task(watching))
         await stopping.begun.wait()
@@ -128,14 +136,32 @@ async def _serve(
 
 
 async def _start(
-    assembly: Assembly, transports: Sequence[Transport], listening: Listening, observing: Observing
+    run_by: Serving,
+    assembly: Assembly,
+    transports: Sequence[Transport],
+    listening: Listening,
+    observing: Observing,
 ) -> None:
     """Listen, and let others see how the run is doing. It takes as long as the first checks of backends."""
-    wanted = assembly.wanted(transports)
-    await listening.take(systemd.inherited(), wanted)
-    change = await listening.prepare(wanted, await listening.resolve(wanted))
-    await listening.carry_out(change)
-    exporter = await observing.prepare(assembly)
+    change = await listening.begin(systemd.inherited(), assembly.wanted(transports))
+    try:
+        exporter = await observing.prepare(assembly)
+        if run_by.identity is not None:
+            for sock in change.sockets:
+                run_by.reserve(sock)
+            if assembly.server.control is None and not run_by.identity.is_current:
+                control.make_folder(run_by.identity)
+            rights.give_up(run_by.identity)
+    except BaseException:
+        await listening.undo(change)
+        raise
+    try:
+        # The first client is accepted, and workers and hooks are started, only here.
+        await listening.carry_out(change)
+    except BaseException:
+        if exporter is not None:
+            await exporter.close()
+        raise
     await observing.change(assembly, exporter)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from refractium.cli import configuration, logs
-from refractium.config import ServerConfig
+from refractium.config import ServerConfig, parse
 from refractium.engine import Refractium
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from refractium.net.report import Reporter
     from refractium.settings import Settings
     from refractium.status import Status
+    from refractium.users import Identity
 
 
 class Service(Protocol):
@@ -60,27 +61,34 @@ class Serving(NamedTuple):
             function that it returns has the service use the configuration.
         status: what it tells.
         workers: how many processes serve.
+        reserve: opens whatever else it needs on the address of a bound socket.
+        identity: whom it runs as once all ports are bound; None where that does not change.
     """
 
     service: Service
     prepare: Callable[[Assembly], Coroutine[Any, Any, Callable[[], Awaitable[None]]]]
     status: Callable[[], Awaitable[Status]]
     workers: int
+    reserve: Callable[[socket.socket], None]
+    identity: Identity | None
 
 
-def serving(flags: Flags, assembly: Assembly, access: Reporter) -> Serving:
+def serving(flags: Flags, assembly: Assembly, access: Reporter, identity: Identity | None) -> Serving:
     """Make what serves, with as many processes as the configuration says.
 
     Args:
         flags: what was given.
         assembly: the configuration.
         access: the access log of this process.
+        identity: whom to run as.
     """
     workers = assembly.server.worker_count
-    return _in_this_process(assembly, access) if workers == 1 else _in_workers(flags, assembly, workers)
+    if workers == 1:
+        return _in_this_process(assembly, access, identity)
+    return _in_workers(flags, assembly, workers, identity)
 
 
-def _in_this_process(assembly: Assembly, access: Reporter) -> Serving:
+def _in_this_process(assembly: Assembly, access: Reporter, identity: Identity | None) -> Serving:
     engine = Refractium(**configuration.engine_arguments(assembly), report=access)
 
     async def prepare(changed: Assembly) -> Callable[[], Awaitable[None]]:
@@ -89,10 +97,10 @@ def _in_this_process(assembly: Assembly, access: Reporter) -> Serving:
     async def status() -> Status:
         return engine.status()
 
-    return Serving(engine, prepare, status, 1)
+    return Serving(engine, prepare, status, 1, lambda _: None, identity)
 
 
-def _in_workers(flags: Flags, assembly: Assembly, workers: int) -> Serving:
+def _in_workers(flags: Flags, assembly: Assembly, workers: int, identity: Identity | None) -> Serving:
     from refractium.workers import Supervisor  # noqa: PLC0415 - one process starts faster without
 
     begin = partial(logs.configure, flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
@@ -101,7 +109,7 @@ def _in_workers(flags: Flags, assembly: Assembly, workers: int) -> Serving:
     async def prepare(changed: Assembly) -> Callable[[], Awaitable[None]]:
         return partial(supervisor.use, *await supervisor.prepare(_Build(flags, changed.source)))
 
-    return Serving(supervisor, prepare, supervisor.status, workers)
+    return Serving(supervisor, prepare, supervisor.status, workers, supervisor.reserve, identity)
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ class _Build:
     source: Source
 
     def __call__(self) -> dict[str, Any]:
-        return configuration.engine_arguments(configuration.assembly(self.flags, self.source))
+        return configuration.engine_arguments(configuration.assembly(self.flags, parse(self.source)))
 
 
 def is_hot(service: Service) -> bool:

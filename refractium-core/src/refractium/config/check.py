@@ -36,6 +36,7 @@ def problems(server: ServerConfig, listeners: Listeners, routes: Routes) -> Iter
             for place, backend in _backends(path, route):
                 if backend.is_unix:
                     yield place, "a unix socket takes no datagrams here: write HOST:PORT"
+    yield from _unusable_identity(server)
     if server.fallback_udp is not None and Address.parse(server.fallback_udp).is_unix:
         yield "server.fallback_udp", "a unix socket takes no datagrams here: write HOST:PORT"
     yield from _same_address(listeners)
@@ -83,6 +84,13 @@ def warnings(server: ServerConfig, listeners: Listeners, routes: Routes) -> Iter
     for place, address in targets:
         if any(is_own_address(address, one.bind, one.port) for _, one in listeners):
             yield place, f"{address} is what this server itself listens on; it will never be dialled"
+
+
+def _unusable_identity(server: ServerConfig) -> Iterator[Finding]:
+    try:
+        _ = server.identity
+    except ValueError as error:
+        yield "server.user", str(error)
 
 
 def _backends(path: str, route: RouteConfig) -> Iterator[tuple[str, Address]]:

@@ -40,6 +40,7 @@ from refractium.contract import MAX_BYTES_LIMIT, Transport
 from refractium.identify.patterns import compile_patterns
 from refractium.networks import parse_network
 from refractium.routing import Member
+from refractium.users import gid_of, uid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -121,6 +122,8 @@ def _decode_server(document: dict[str, Any], report: _Report) -> ServerConfig:
         for key in ("bind", "port", "allow", "deny"):
             if key in table:
                 report.add(f"server.{key}", "there are [[listeners]]: it belongs to each of them")
+    if "group" in table and "user" not in table:
+        report.add("server.group", "it goes with a user: add user, or leave group out")
     values = _decode_fields(ServerConfig, outside, "", report) | values
     return ServerConfig(**values)
 
@@ -282,7 +285,7 @@ def _compile(written: str | PatternTable) -> None:
     compile_patterns("pattern", Transport.TCP, (pattern(written),), MAX_BYTES_LIMIT)
 
 
-_CHECKS: Final[Mapping[str, Callable[[str], object]]] = {
+_CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "address": Address.parse,
     "allow": parse_network,
     "alpn": alpn_id,
@@ -292,12 +295,14 @@ _CHECKS: Final[Mapping[str, Callable[[str], object]]] = {
     "fallback_tcp": Address.parse,
     "fallback_udp": Address.parse,
     "forward_to": Address.parse,
+    "group": gid_of,
     "host": request_host,
     "id": route_id,
     "name": protocol_name,
     "proxy_protocol_from": parse_network,
     "routes": route_id,
     "sni": server_name,
+    "user": uid_of,
 }
 _HINTS: Final[Mapping[str, str]] = {
     "action": "write 'reject' or 'reset', or leave it out and say with forward_to where clients go",

@@ -20,6 +20,7 @@ from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text, text_bytes
 from refractium.routing import BALANCERS, Member
 from refractium.settings import Action, HealthSettings, Milliseconds, ProxyVersion, Settings
+from refractium.users import Identity, identity_of
 
 _AddressText = Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
 _Names = str | tuple[str, ...]
@@ -69,11 +70,24 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     control: Annotated[
         str | None, Meta(description="The control socket. Without it: one by the port, in a usual place.")
     ] = None
+    user: Annotated[
+        str | int | None,
+        Meta(description="The user to run as once all ports are bound: a name or a number. Else: no change."),
+    ] = None
+    group: Annotated[
+        str | int | None,
+        Meta(description="The group to run as: a name or a number. Without it: the user's primary group."),
+    ] = None
 
     @property
     def worker_count(self) -> int:
         """How many processes serve: of the processors, those that this one may use count."""
         return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who to run as; None where that is whoever has started the program."""
+        return identity_of(self.user, self.group) if self.user is not None else None
 
 
 class ListenerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -67,7 +67,7 @@ def bind(transport: Transport, host: str, port: int, found: Found) -> list[socke
     except OSError as error:
         for sock in sockets:
             sock.close()
-        raise ListenError(_shown(transport, host, port), _reason(error)) from error
+        raise ListenError(_shown(transport, host, port), _reason(error), error.errno or 0) from error
     return sockets
 
 

@@ -133,6 +133,7 @@ class Supervisor:
         self._have_served: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[_Listener] = []
+        self._reserved: dict[socket.socket, Sequence[socket.socket | None]] = {}
         self._believers: list[_Believer] = []
         self._past = total([])
         # Whoever holds it may rely on what workers have been told.
@@ -186,17 +187,26 @@ class Supervisor:
         self._refuse_if_stopped()
         self._plan.refuse_unknown(listener)
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
-        prepare(sock)
+        self.reserve(sock)
         self._start_workers()
         await self._plan.prepare(transport)
         address = join_host_port(*sock.getsockname()[:2])
-        one = _Listener(transport, listener, address, copies(sock, self._count))
+        one = _Listener(transport, listener, address, self._reserved.pop(sock))
         async with self._changing:
             one.follow(self._plan)
             self._listeners.append(one)
             await asyncio.gather(*(self._listen(worker, one) for worker in self._serving))
         await self._all_have_served()
         return address
+
+    def reserve(self, sock: socket.socket) -> None:
+        """Open the sockets of all workers on the address of a bound one, for `start_on` to serve there.
+
+        `start_on` does so by itself. A program that is about to give up the rights for it does it before.
+        """
+        if sock not in self._reserved:
+            prepare(sock)
+            self._reserved[sock] = copies(sock, self._count)
 
     async def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
         """Same as `Refractium.stop_listening`; it returns when all workers have closed their sockets."""
@@ -283,6 +293,8 @@ class Supervisor:
             finally:
                 for one in kept:
                     one.close()
+                for sock in (sock for found in self._reserved.values() for sock in found if sock is not None):
+                    sock.close()
                 for table in self._tables.values():
                     table.close()
                 self._stopped.set()
