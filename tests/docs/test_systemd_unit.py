@@ -32,10 +32,13 @@ UNITS: Final = {
 SINCE_NOTIFY_RELOAD: Final = 253
 """The version of systemd that knows ``Type=notify-reload``; the page says what to write for older ones."""
 
+EXPOSURE: Final = 20
+"""Tenths of the points of ``systemd-analyze security``, whose best is 0 and whose worst is 100."""
+
 
 def section(name: str) -> Mapping[str, str]:
     """A section of the service's unit."""
-    parser = ConfigParser(interpolation=None)
+    parser = ConfigParser(interpolation=None, strict=False)  # some settings are lists, one item a line
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(UNITS["refractium.service"])
     return parser[name]
@@ -72,6 +75,20 @@ def test_systemd_has_nothing_to_say_against_it(name: str, tmp_path: Path) -> Non
         check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_service_is_exposed_to_little(tmp_path: Path) -> None:
+    analyze = require_program("systemd-analyze")
+    unit = tmp_path / "refractium.service"
+    unit.write_text(for_version(UNITS[unit.name].replace("/usr/local/bin/refractium", PROGRAM), 0))
+    done = subprocess.run(
+        [analyze, "security", "--no-pager", "--offline=true", f"--threshold={EXPOSURE}", str(unit)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_command_of_the_service_is_understood() -> None:
