@@ -9,12 +9,13 @@ import stat
 import sys
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from refractium.access import AccessLog, line_of
-from refractium.cli.lines import LineWriter
+from refractium.logs.lines import LineWriter
 from refractium.net.report import Ended, Reporter
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class _Access:
     """
 
     def __init__(self, form: _Plain | _Json, *, debug: bool) -> None:
-        self.writer = LineWriter(_STDERR)
+        self.writer = LineWriter(_STDERR, partial(_lost, form))
         self._is_read = not _leads_nowhere(_STDERR)
         self._line = form.access
         self._is_debugging = debug
@@ -96,7 +97,7 @@ class _Access:
             except Exception:  # noqa: BLE001 - one line is not worth the log
                 self.writer.lose(1)
         if made:
-            self.writer.write("".join(made), len(made))
+            self.writer.write("".join(made))
 
 
 class _Handler(logging.Handler):
@@ -121,6 +122,12 @@ class _Handler(logging.Handler):
         self._access.flush()
         self._writer.close(_PATIENCE)
         super().close()
+
+
+def _lost(form: logging.Formatter, count: int) -> str:
+    """The line that says how many lines were lost."""
+    text = "%d lines of the log were lost: stderr did not take them"
+    return form.format(logging.LogRecord("refractium", logging.WARNING, "", 0, text, (count,), None)) + "\n"
 
 
 def _leads_nowhere(fd: int) -> bool:

@@ -1,0 +1,187 @@
+"""Lines on their way to stderr, which may be a pipe that nobody reads or a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import stat
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+GATHER: Final = 0.02
+"""Seconds for which lines are gathered, so that a busy proxy writes often enough and not for every line."""
+_MAX_HELD: Final = 4 * 1024 * 1024
+"""Characters that wait to be written; lines that come on top are lost, and counted."""
+_AT_ONCE: Final = 262_144
+"""Characters after which a write begins."""
+_RETRY: Final = 1.0
+"""Seconds between two attempts to write to a disk that is full."""
+_LAST_RETRY: Final = 0.05
+"""The same while the writer is being closed."""
+_NOBODY_READS: Final = (errno.EPIPE, errno.EBADF)
+"""Errors after which no further attempt makes sense: the reader has gone, or the descriptor is closed."""
+
+
+class LineWriter:
+    """Writes lines in a thread of its own, so that a caller never waits for the reader of the lines.
+
+    A write that fails half way through a line goes on with the rest of that line. Meanwhile lines wait, as
+    they do for a pipe that nobody reads. Each line that finds no room is counted, and the count is told once,
+    as soon as lines can be written again.
+
+    Several processes may write to the same file, pipe or socket: each locks it (POSIX record locks, fcntl(2))
+    until its last line is whole.
+
+    Args:
+        fd: where to write.
+        tell_lost: makes the line that says how many lines were lost.
+        gather: seconds for which lines are gathered before a write.
+    """
+
+    def __init__(self, fd: int, tell_lost: Callable[[int], str], gather: float = GATHER) -> None:
+        self._fd = fd
+        self._tell_lost = tell_lost
+        self._gather = gather
+        self._is_shared = _can_be_shared(fd)
+        self._lock = threading.Lock()
+        self._texts: deque[str] = deque()
+        self._held = 0
+        self._lost = 0
+        self._is_asleep = True
+        self._work = threading.Semaphore(0)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        """Write lines soon.
+
+        Args:
+            text: one or more lines, each with its end.
+        """
+        if (
+            not self._thread.is_alive()
+        ):  # the writer is closed, or this process is a fork, which has no thread
+            self._put(_encoded(text), retries=False)
+            return
+        with self._lock:
+            if self._held > _MAX_HELD:
+                self._lost += text.count("\n")
+                return
+            self._held += len(text)
+            self._texts.append(text)
+            if not self._is_asleep:
+                return
+            self._is_asleep = False
+        self._work.release()
+
+    def lose(self, lines: int) -> None:
+        """Count lines that could not be made."""
+        with self._lock:
+            self._lost += lines
+
+    def close(self, timeout: float) -> None:
+        """Write the lines that wait, for `timeout` seconds at the most."""
+        self._closing.set()
+        self._work.release()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            self._work.acquire()
+            if not self._closing.is_set():
+                time.sleep(self._gather)
+            self._write_all()
+            if self._closing.is_set() and not self._texts:
+                return
+
+    def _write_all(self) -> None:
+        while text := self._take():
+            lost = self._put(_encoded(text))
+            with self._lock:
+                self._held -= len(text)
+                self._lost += lost
+        # Lines that are lost from here on are told next time.
+        lost = self._lost
+        if lost and not self._put(_encoded(self._tell_lost(lost))):
+            with self._lock:
+                self._lost -= lost
+
+    def _take(self) -> str:
+        """Take the next texts; without one, the thread sleeps until the next `write`."""
+        taken = []
+        size = 0
+        with self._lock:
+            while self._texts and size < _AT_ONCE:
+                taken.append(self._texts.popleft())
+                size += len(taken[-1])
+            self._is_asleep = not taken
+        return "".join(taken)
+
+    def _put(self, data: bytes, *, retries: bool = True) -> int:
+        """Write whole lines.
+
+        Args:
+            data: the lines.
+            retries: whether to wait while the descriptor takes nothing.
+
+        Returns:
+            How many lines were lost.
+        """
+        rest = memoryview(data)
+        with self._locked():
+            while rest:
+                try:
+                    rest = rest[os.write(self._fd, rest) :]
+                except OSError as error:
+                    if not retries or error.errno in _NOBODY_READS:
+                        return bytes(rest).count(b"\n")
+                    self._wait(error.errno)
+        return 0
+
+    def _wait(self, error: int | None) -> None:
+        """Wait until another attempt makes sense."""
+        if error == errno.EAGAIN:  # somebody else has made the pipe non-blocking (fcntl(2), O_NONBLOCK)
+            poll = select.poll()
+            poll.register(self._fd, select.POLLOUT)
+            poll.poll(_RETRY * 1000)
+        elif self._closing.wait(_RETRY):
+            time.sleep(_LAST_RETRY)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from writing in the midst of a line."""
+        if not self._is_shared:
+            yield
+            return
+        with suppress(OSError):  # a file system without locks
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+
+def _can_be_shared(fd: int) -> bool:
+    """Whether other processes of this program may write to the same file, pipe or socket.
+
+    Not a device: any process of the machine could hold the lock of ``/dev/null``.
+    """
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
