@@ -15,6 +15,7 @@ import pytest
 from support.backends import Backend, named
 from support.clients import ask, connect
 from support.hellos import Builder, records
+from support.jsons import texts
 from support.process import TIMEOUT, Running, environment, serving
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ HOSTILE = {
     "NUL": b"a\0b",
     "format directives": b"%s%d{}{0}",
     "bytes beyond ASCII": b"caf\xc3\xa9 \xff",
+    "a C1 control sequence": b"a\x9b31mb",
+    "a change of direction": "a\u202eb".encode(),
 }
 
 
@@ -108,15 +111,32 @@ def test_whatever_clients_call_themselves_a_line_stays_a_line(backend: Backend, 
         for name in HOSTILE.values():
             ask(proxy.address, b"GET / HTTP/1.1\r\nHost: " + name + b"\r\n\r\n")
             ask(proxy.address, records(builder.hello([builder.sni(name)])))
+            ask(proxy.address, records(builder.hello([builder.alpn(name, name)])))
+            ask(proxy.address, b"GET /" + name.translate(None, b" \n\r\0\x1b") + b" HTTP/1.1\r\n\r\n")
             ask(proxy.address, b"SSH-2.0-" + name + b"\r\n")
         assert proxy.terminate() == 0
         lines = proxy.err.splitlines()
         assert style == "json" or proxy.err.isascii()
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", "".join(lines))
+    assert all(line.isprintable() for line in lines)
     about_connections = [line for line in lines if backend.address in line and "127.0.0.1" in line]
-    assert len(about_connections) == 3 * len(HOSTILE)
+    assert len(about_connections) == 5 * len(HOSTILE)
     if style == "json":
-        assert all(json.loads(line) for line in lines)
+        assert all(text.isprintable() for line in lines for text in texts(json.loads(line)))
+
+
+@pytest.mark.parametrize("style", ["plain", "json"])
+def test_a_client_that_says_much_leaves_a_short_line(backend: Backend, style: str) -> None:
+    builder = Builder()
+    many = [b"x" * 255] * 50
+    with serving(
+        *LOCAL, "-f", f"http={backend.address}", "-f", f"https={backend.address}", "--log-format", style
+    ) as proxy:
+        ask(proxy.address, b"GET /" + b"p" * 8000 + b" HTTP/1.1\r\nHost: " + b"h" * 60 + b"\r\n\r\n")
+        ask(proxy.address, records(builder.hello([builder.sni(b"s" * 250), builder.alpn(*many)])))
+        assert proxy.terminate() == 0
+        lines = [line for line in proxy.err.splitlines() if backend.address in line]
+    assert len(lines) == 2
+    assert all(len(line) < 1500 for line in lines)
 
 
 def test_clients_that_come_and_go_leave_no_line_unless_asked_for(backend: Backend) -> None:

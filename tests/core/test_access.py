@@ -39,6 +39,7 @@ SUMMARY = Summary(
         ("\N{LINE SEPARATOR}\N{NEXT LINE}", r"\u2028\x85"),
         ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher \U0001f4a9", r"b\xfccher\x20\U0001f4a9"),
         ("\ud800", r"\ud800"),
+        ("x" * 8192, "x" * 256 + "..."),
     ],
 )
 def test_a_name_from_the_wire_is_one_escaped_word(

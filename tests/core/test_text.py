@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.text import escape, printable
+from refractium.text import ROOM, brief, brief_word, escape, printable
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=40)
 """Lone surrogates too: they stand for bytes that are no UTF-8."""
@@ -40,3 +40,21 @@ def test_what_is_printed_is_printable_and_can_be_encoded(text: str) -> None:
 )
 def test_what_could_move_a_cursor_or_turn_a_line_is_shown(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=2 * ROOM))
+def test_a_text_is_cut_between_characters_and_never_in_an_escape(text: str) -> None:
+    for cut, whole in ((brief, printable), (brief_word, escape)):
+        shown = cut(text)
+        if len(whole(text)) <= ROOM:
+            assert shown == whole(text)
+        else:
+            kept = shown.removesuffix("...")
+            assert ROOM - len("\\U00000000") < len(kept) <= ROOM
+            assert any(whole(text[:end]) == kept for end in range(len(text)))
+
+
+def test_what_is_cut_says_so() -> None:
+    assert brief("x" * 257) == "x" * 256 + "..."
+    assert brief_word("x" * 256) == "x" * 256
+    assert brief("abcdef", 3) == "abc..."

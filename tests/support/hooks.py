@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +179,53 @@ class Obeying(Recording):
             case b"print":
                 print("printed by the hook")  # noqa: T201 - what the hook is for
                 sys.stdout.flush()
+
+
+class Talking(Ignoring):
+    """Logs, prints and warns as the packets say, each with what a terminal would obey."""
+
+    name = "talking"
+
+    def on_packet(self, _context: HookContext, _direction: Direction, data: bytes) -> None:
+        word = data.decode()
+        getattr(self, word)(f"{word} \x9b2J")
+
+    def logged(self, text: str) -> None:
+        logging.getLogger("talking").warning("%s", text)
+
+    def debugged(self, text: str) -> None:
+        logging.getLogger("refractium.talking").debug("%s", text)
+
+    def printed(self, text: str) -> None:
+        print(text, file=sys.stderr)  # noqa: T201 - what the hook is for
+
+    def half(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def bytes(self, text: str) -> None:
+        sys.stderr.buffer.write(text.encode("latin-1") + b"\n")
+        sys.stderr.flush()
+
+    def warned(self, text: str) -> None:
+        warnings.warn(text, stacklevel=1)
+
+    def thread(self, _text: str) -> None:
+        """Fail in a thread."""
+        thread = threading.Thread(target=Raising.on_packet, args=(self,))
+        thread.start()
+        thread.join()
+
+    def handled(self, text: str) -> None:
+        """Do what a library does that configures logging by itself."""
+        logging.basicConfig(force=True)
+        self.logged(text)
+
+    def fork(self, text: str) -> None:
+        pid = os.fork()
+        if not pid:
+            self.logged(text)
+            os._exit(0)
+        os.waitpid(pid, 0)
 
 
 class NotStarting(Ignoring):

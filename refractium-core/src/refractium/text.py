@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOM: Final = 256
+"""Characters that a text from the wire may take in a line of the log, with its escapes.
+
+A server name has at most 253 (RFC 1035 section 2.3.4), an ALPN protocol 255 bytes (RFC 7301 section 3.1).
+"""
+CUT: Final = "..."
+"""Stands where a text was cut."""
 
 _WORD: Final = re.compile(r"[!-\[\]-~]*").fullmatch
 """Printable ASCII, without a space and a backslash."""
+_BRIEF_WORD: Final = re.compile(rf"[!-\[\]-~]{{0,{ROOM}}}").fullmatch
 
 
 def escape(value: object) -> str:
@@ -24,8 +36,36 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+    return "".join(map(_printable, text))
 
 
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+def brief_word(value: object) -> str:
+    """Return a value as `escape` does, but cut where it would take more than `ROOM` characters."""
+    text = str(value)
+    if _BRIEF_WORD(text):  # as nearly always
+        return text
+    return _cut(text, ROOM, escape)
+
+
+def brief(text: str, room: int = ROOM) -> str:
+    """Return a text as `printable` does, but cut where it would take more than `room` characters."""
+    if len(text) <= room and text.isprintable():  # as nearly always
+        return text
+    return _cut(text, room, _printable)
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+def _cut(text: str, room: int, show: Callable[[str], str]) -> str:
+    """Show as many characters as there is room for; none is shown in part."""
+    shown = []
+    for character in text:
+        word = show(character)
+        room -= len(word)
+        if room < 0:
+            shown.append(CUT)
+            break
+        shown.append(word)
+    return "".join(shown)

@@ -27,6 +27,8 @@ from refractium.hooks.counters import Counters
 from refractium.hooks.delivery import Delivery
 from refractium.hooks.memory import keep_freed_memory
 from refractium.hooks.wire import HURRY, Frames, Report
+from refractium.logs import install
+from refractium.logs.prints import log_what_is_printed
 
 if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
@@ -152,11 +154,8 @@ def _deliver(fd: int, frames: Frames, delivery: Delivery, reporter: Reporter) ->
 
 def _load(start: Start, counters: Counters) -> Delivery:
     sys.path[:] = start.path
-    logging.raiseExceptions = False
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
-    )
+    # At once, so that a crash costs no line that came before it.
+    log_what_is_printed(install(start.style, gather=0))
     for name, level in start.levels.items():
         logging.getLogger(name).setLevel(level)
     hook: Any = operator.attrgetter(start.qualname)(importlib.import_module(start.module))

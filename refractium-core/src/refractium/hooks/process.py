@@ -26,6 +26,7 @@ from refractium.hooks.delivery import ITEM_BYTES
 from refractium.hooks.memory import keep_freed_memory
 from refractium.hooks.runner import FLUSH_SECONDS, STOP_SECONDS, Runner, State
 from refractium.hooks.wire import HEADER, HURRY, START, Report, Start, encode
+from refractium.logs import style_in_use
 
 if TYPE_CHECKING:
     from msgspec import Struct
@@ -146,6 +147,7 @@ class ProcessRunner(Runner):
                 settings=self._encoded_settings,
                 path=sys.path,
                 levels={name: logging.getLogger(name).getEffectiveLevel() for name in ("root", "refractium")},
+                style=style_in_use(),
             )
         )
         self._buffers.extend((_pack(START, 0, len(start), 0, 0, 0), start))

@@ -50,6 +50,7 @@ class Start(Struct, frozen=True):
         settings: those of the hook, as MessagePack.
         path: where modules are looked for, as in the parent.
         levels: from where on loggers log, by name; the root's is empty.
+        style: how lines of the log look, as in the parent (`refractium.logs.install`).
     """
 
     module: str
@@ -57,6 +58,7 @@ class Start(Struct, frozen=True):
     settings: bytes
     path: list[str]
     levels: dict[str, int]
+    style: str
 
 
 class Report(Struct, frozen=True):

@@ -62,7 +62,7 @@ class Summary(Struct, frozen=True):
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:
         """What its first bytes told, by key; some protocols look at them only now."""
-        return metadata_of(self.match)
+        return {} if self.match is None else metadata_of(self.match)
 
     def as_dict(self) -> dict[str, Any]:
         """The attributes, with the metadata for the match."""
@@ -90,15 +90,17 @@ def join_host_port(host: str, port: int) -> str:
 def metadata_of(match: ProtocolMatch | None) -> Mapping[str, MetadataValue]:
     """What the first bytes told, as far as a plugin has kept to `MetadataValue`."""
     try:
-        return {} if match is None else {k: v for k, v in match.metadata.items() if _is_metadata(v)}
+        if match is None:
+            return {}
+        return {k: v for k, v in match.metadata.items() if v.__class__ is str or _is_metadata(v)}
     except Exception:  # noqa: BLE001 - a plugin's fault costs its words in the log, not the connection
         return {}
 
 
-_SCALARS: Final = (str, bool)  # a union would be made anew each time, which takes longer than to look
-
-
 def _is_metadata(value: object) -> bool:
-    return isinstance(value, _SCALARS) or (
-        isinstance(value, tuple) and all(isinstance(one, str) for one in value)
-    )
+    if isinstance(value, tuple):
+        return all([isinstance(one, str) for one in value])  # noqa: C419 - quicker than a generator
+    return isinstance(value, _SCALARS)
+
+
+_SCALARS: Final = (str, bool)  # a union would be made anew each time, which takes longer than to look

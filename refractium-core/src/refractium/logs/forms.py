@@ -1,0 +1,169 @@
+"""How a line of the log looks: plain for files and journals, JSON for machines, rich on a terminal.
+
+Whatever a message, a name or an exception holds, a line is text for a terminal and nothing more: control
+characters (C0, C1, ESC), directional ones (bidi), lone surrogates and line ends are escaped. Only a traceback
+has several lines.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from refractium.text import brief, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STYLES: Final = ("rich", "plain", "json")
+_encode: Final = msgspec.json.Encoder().encode
+_MAX_MESSAGE: Final = 4096
+"""Characters of a message; the rest is cut. An exception of a plugin may hold all that a client has sent."""
+
+
+class Form(logging.Formatter):
+    """Makes lines, without their ends.
+
+    Attributes:
+        style: the name of the form, one of `STYLES`.
+        has_fields: whether a line has fields beside its message.
+    """
+
+    style: str
+    has_fields = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = _Clock()
+
+    @abstractmethod
+    def line(
+        self, at: float, level: str, logger: str, message: str, fields: Mapping[str, Any] | None = None
+    ) -> str:
+        """Make a line of printable text.
+
+        Args:
+            at: when it happened (s since the epoch).
+            level: in lower case.
+            logger: the name of the logger.
+            message: printable text.
+            fields: of printable text, for forms that have fields.
+        """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Make the line of a record, whatever its message and exception hold."""
+        message = brief(record.getMessage(), _MAX_MESSAGE)
+        traceback = ""
+        if record.exc_info:
+            traceback = "\n".join(map(printable, self.formatException(record.exc_info).split("\n")))
+        return self._with_traceback(
+            record.created, record.levelname.lower(), printable(record.name), message, traceback
+        )
+
+    def note(self, level: int, logger: str, message: str, *args: object) -> str:
+        """Make a line, with its end, that does not come from a logger."""
+        return self.format(logging.LogRecord(logger, level, "", 0, message, args, None)) + "\n"
+
+    def _with_traceback(self, at: float, level: str, logger: str, message: str, traceback: str) -> str:
+        # Indented, so that no line of an exception's text can look like a line of the log.
+        rest = "\n  " + traceback.replace("\n", "\n  ") if traceback else ""
+        return self.line(at, level, logger, message) + rest
+
+
+class Plain(Form):
+    """``TIME LEVEL MESSAGE``."""
+
+    style = "plain"
+
+    def line(
+        self,
+        at: float,
+        level: str,
+        logger: str,  # noqa: ARG002 - of no use to people
+        message: str,
+        fields: Mapping[str, Any] | None = None,  # noqa: ARG002 - the message says what matters of them
+    ) -> str:
+        return f"{self._clock.text(at)} {level} {message}"
+
+
+class Json(Form):
+    """One object a line."""
+
+    style = "json"
+    has_fields = True
+
+    def line(
+        self, at: float, level: str, logger: str, message: str, fields: Mapping[str, Any] | None = None
+    ) -> str:
+        line: dict[str, Any] = {
+            "time": self._clock.text(at),
+            "level": level,
+            "logger": logger,
+            "message": message,
+        }
+        if fields:
+            line.update(fields)
+        return _encode(line).decode()
+
+    def _with_traceback(self, at: float, level: str, logger: str, message: str, traceback: str) -> str:
+        return self.line(at, level, logger, message, {"exception": traceback} if traceback else None)
+
+
+class Rich(Form):
+    """Coloured, and folded at the edge of the terminal."""
+
+    style = "rich"
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 - slow to import, and only used here
+        from rich.logging import RichHandler  # noqa: PLC0415
+
+        super().__init__()
+        self._console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self._handler = RichHandler(
+            console=self._console, show_path=False, markup=False, omit_repeated_times=False
+        )
+
+    def line(
+        self,
+        at: float,
+        level: str,
+        logger: str,
+        message: str,
+        fields: Mapping[str, Any] | None = None,  # noqa: ARG002 - as above
+    ) -> str:
+        record = logging.LogRecord(
+            logger, logging.getLevelNamesMapping()[level.upper()], "", 0, message, None, None
+        )
+        record.created = at
+        with self._console.capture() as drawn:
+            self._handler.emit(record)
+        return drawn.get().rstrip("\n")
+
+
+def form_of(style: str) -> Form:
+    """Make the form of a style.
+
+    Args:
+        style: one of `STYLES`.
+    """
+    return {form.style: form for form in (Plain, Json, Rich)}[style]()
+
+
+class _Clock:
+    """Times as ``2026-11-24T05:00:00.000Z``; the second is written once, not for every line."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def text(self, at: float) -> str:
+        """A time since the epoch (s)."""
+        second = int(at)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{int((at - second) * 1000):03}Z"

@@ -1,0 +1,63 @@
+"""What Python prints to stderr in the process of a hook, as lines of the log."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from refractium.logs import STDERR
+
+if TYPE_CHECKING:
+    from refractium.logs import LineHandler
+
+_MAX_REST: Final = 65_536
+"""Bytes without a line end that are kept; a line that is longer becomes several."""
+
+
+def log_what_is_printed(handler: LineHandler) -> None:
+    """Have each line that is printed to `sys.stderr` written as a warning of ``refractium.hooks.stderr``.
+
+    These are prints, Python's warnings and the tracebacks of threads. The descriptor stays as it is, so lines
+    of C libraries and of programs that a hook starts are written as they are.
+    """
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Lines(handler)), "utf-8", "backslashreplace", line_buffering=True
+    )
+
+
+class _Lines(io.RawIOBase):
+    def __init__(self, handler: LineHandler) -> None:
+        super().__init__()
+        self._handler = handler
+        self._rest = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return STDERR
+
+    def write(self, data: Any, /) -> int:
+        written = bytes(data)
+        *lines, self._rest = (self._rest + written).split(b"\n")
+        if len(self._rest) > _MAX_REST:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._log(line)
+        return len(written)
+
+    def close(self) -> None:
+        if self._rest:
+            self._log(self._rest)
+            self._rest = b""
+        super().close()
+
+    def _log(self, line: bytes) -> None:
+        # To the handler itself: a logger may have got a handler by now that prints to sys.stderr.
+        text = line.decode("utf-8", "backslashreplace")
+        self._handler.handle(
+            logging.LogRecord("refractium.hooks.stderr", logging.WARNING, "", 0, "%s", (text,), None)
+        )

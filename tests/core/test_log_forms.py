@@ -1,0 +1,157 @@
+"""Each form of log lines, whatever a message, a name or an exception has in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refractium.cli.logs import access_line
+from refractium.contract import ProtocolMatch, Transport
+from refractium.logs.forms import STYLES, Form, form_of
+from refractium.net.report import Ended, Summary
+from support.jsons import texts
+
+ANY = st.text(st.characters(exclude_categories=()), max_size=400)
+"""Lone surrogates too: they stand for bytes that are no UTF-8."""
+HOSTILE = "\x1b[31m \x9b31m \u202egnp.exe \udc80 \x7f \r\n \u2028 \ufeff"
+AT = 1_800_000_000.25
+
+FORMS = pytest.mark.parametrize("form", [form_of(style) for style in STYLES], ids=STYLES)
+
+
+def record(message: str, exception: BaseException | None = None) -> logging.LogRecord:
+    info = None if exception is None else (type(exception), exception, exception.__traceback__)
+    return logging.LogRecord("plugin\x1b", logging.WARNING, "a.py", 1, "%s", (message,), info)
+
+
+def summary(metadata: dict[str, Any], backend: str = "10.0.0.1:443") -> Summary:
+    return Summary(
+        transport=Transport.TCP,
+        client="192.0.2.7:50000",
+        route="https",
+        match=ProtocolMatch(metadata),
+        backend=backend,
+        up=517,
+        down=4096,
+        seconds=1.25,
+        ended=Ended.CLOSED,
+    )
+
+
+def assert_is_text(form: Form, line: str) -> None:
+    """A line is one row of text, and so is each text in its JSON; rich draws colours and rows of its own."""
+    if form.style == "rich":
+        line = re.sub(r"\x1b\[[0-9;]*m", "", line).replace("\n", "")
+    assert line.isprintable()
+    if form.style == "json":
+        assert all(text.isprintable() for text in texts(json.loads(line)))
+
+
+@FORMS
+@given(message=ANY)
+def test_a_message_is_one_line_of_text(form: Form, message: str) -> None:
+    assert_is_text(form, form.format(record(message)))
+
+
+@FORMS
+def test_nothing_moves_a_cursor_or_turns_a_line(form: Form) -> None:
+    line = form.format(record(HOSTILE))
+    shown = line.replace("\\\\", "\\")
+    for escaped in (r"\x1b[31m", r"\x9b31m", r"\u202egnp.exe", r"\udc80", r"\x7f", r"\r\n", r"\u2028"):
+        assert escaped in shown
+    assert_is_text(form, line)
+
+
+@FORMS
+def test_a_long_message_is_cut_visibly(form: Form) -> None:
+    assert len(form.format(record("x" * 100_000))) < 10_000
+    assert "x..." in form.format(record("x" * 100_000)).replace("\n", "")
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+def failing(text: str) -> BaseException:
+    """An exception with a traceback."""
+    with pytest.raises(ValueError, match=r".") as raised:
+        fail(text)
+    return raised.value
+
+
+def test_no_line_of_a_traceback_looks_like_a_line_of_the_log() -> None:
+    forged = "2026-11-24T05:00:00.000Z error forged"
+    first, *rest = form_of("plain").format(record("failed", failing(f"a\n{forged}\x1b[2J"))).split("\n")
+    assert first.endswith("failed")
+    assert rest[0] == "  Traceback (most recent call last):"
+    assert rest[-1] == rf"  {forged}\x1b[2J"
+    assert all(row.startswith("  ") and row.isprintable() for row in rest)
+
+
+def test_a_traceback_in_json_has_its_lines_and_nothing_else_that_a_terminal_obeys() -> None:
+    line = form_of("json").format(record("failed", failing("a\x1b[2J\nb\u202e")))
+    assert line.isprintable()
+    exception = json.loads(line)["exception"]
+    assert exception.startswith("Traceback (most recent call last):\n")
+    assert exception.endswith("ValueError: a\\x1b[2J\nb\\u202e")
+
+
+@FORMS
+@given(text=ANY, key=ANY)
+def test_a_connection_is_one_line_of_text(form: Form, text: str, key: str) -> None:
+    metadata = {"sni": text, "host": text, "alpn": (text, text), "ech": True, key: text}
+    line = access_line(form, AT, summary(metadata))
+    assert line.endswith("\n")
+    assert_is_text(form, line[:-1])
+
+
+@FORMS
+@pytest.mark.parametrize("character", ["x", "\x00", "\u202e", "\u6771", '"', "\\", "\U000e0001"])
+def test_a_client_cannot_make_a_long_line(form: Form, character: str) -> None:
+    text = character * 8192
+    metadata = {"sni": text, "host": text, "path": text, "alpn": (text,), "names": (character,) * 8192}
+    line = access_line(form, AT, summary(metadata))
+    assert len(line) < 4000
+    assert re.sub(r"\s", "", line).count("...") == (7 if form.style == "json" else 2)
+
+
+def test_json_has_what_was_cut_at_the_end_of_a_text_and_of_a_list() -> None:
+    line = access_line(form_of("json"), AT, summary({"path": "/" + "x" * 300, "names": ("abc",) * 300}))
+    metadata = json.loads(line)["connection"]["metadata"]
+    assert metadata["path"] == "/" + "x" * 255 + "..."
+    assert metadata["names"][-1] == "..."
+    assert set(metadata["names"][:-1]) == {"abc"}
+
+
+def test_json_has_whole_what_is_short() -> None:
+    metadata = {"sni": "caf\u00e9", "alpn": ("h2", "http/1.1"), "ech": True, "path": "/" + "x" * 255}
+    line = access_line(form_of("json"), AT, summary(metadata))
+    assert json.loads(line) == {
+        "time": "2027-01-15T08:00:00.250Z",
+        "level": "info",
+        "logger": "refractium.access",
+        "message": r"192.0.2.7:50000 https sni=caf\xe9 -> 10.0.0.1:443 up=517 down=4096 1.250s closed",
+        "connection": {
+            "transport": "tcp",
+            "client": "192.0.2.7:50000",
+            "route": "https",
+            "backend": "10.0.0.1:443",
+            "up": 517,
+            "down": 4096,
+            "seconds": 1.25,
+            "ended": "closed",
+            "metadata": {**metadata, "alpn": ["h2", "http/1.1"]},
+        },
+    }
+
+
+@FORMS
+def test_the_path_of_a_backend_is_text_too(form: Form) -> None:
+    line = access_line(form, AT, summary({}, backend="unix:/run/\x1b[2J.sock"))
+    assert_is_text(form, line[:-1])

@@ -1,0 +1,117 @@
+"""The log of a hook's process, which goes where that of the proxy goes and looks the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.clients import PATIENCE
+from support.process import able_to_import_tests, free_port, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+_PROXY = """
+import asyncio, logging, sys
+from refractium.contract import Direction, NoSettings
+from refractium.hooks.taps import Taps, make_runner
+from refractium.logs import install
+from support import hooks
+
+async def main():
+    hooks.Talking.isolation = "process"
+    runner = make_runner(hooks.Talking, NoSettings())
+    runner.start()
+    tap = Taps([runner]).open(hooks.context())
+    for word in sys.argv[2:]:
+        tap.packet(Direction.INBOUND, word.encode())
+    while runner.counters.inbound.delivered < len(sys.argv[2:]):
+        await asyncio.sleep(0.01)
+    tap.close("closed")
+    await runner.stop(20)
+
+if sys.argv[1] != "none":
+    install(sys.argv[1])
+    logging.getLogger("refractium").setLevel(logging.DEBUG)
+    logging.getLogger("refractium").info("from the proxy")
+asyncio.run(main())
+"""
+
+
+def said(style: str, *words: str) -> list[str]:
+    """What a proxy and the process of its hook write to stderr, line by line."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PROXY, style, *words],
+        env={**able_to_import_tests(), "COLUMNS": "200"},
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
+    )
+    return done.stderr.decode().splitlines()
+
+
+WORDS = ("logged", "debugged", "printed", "bytes", "warned", "half", "fork")
+
+
+def test_json_is_json_whatever_the_hook_logs_prints_or_warns_of() -> None:
+    lines = [json.loads(line) for line in said("json", *WORDS)]
+    assert all(line.keys() == {"time", "level", "logger", "message"} for line in lines)
+    assert all(line["message"].isprintable() for line in lines)
+    told = {line["message"]: (line["level"], line["logger"]) for line in lines}
+    assert told["from the proxy"] == ("info", "refractium")
+    assert told[r"logged \x9b2J"] == ("warning", "talking")
+    assert told[r"debugged \x9b2J"] == ("debug", "refractium.talking")
+    assert told[r"printed \x9b2J"] == told[r"bytes \x9b2J"] == ("warning", "refractium.hooks.stderr")
+    assert told[r"half \x9b2J"] == ("warning", "refractium.hooks.stderr")
+    assert told[r"fork \x9b2J"] == ("warning", "talking")
+    assert any(message.endswith(r"UserWarning: warned \x9b2J") for message in told)
+
+
+@pytest.mark.parametrize("style", ["plain", "none"])
+def test_plain_lines_are_those_of_the_proxy(style: str) -> None:
+    lines = said(style, *WORDS)
+    assert all(re.match(rf"{TIME} (info|warning|debug) ", line) for line in lines), lines
+    assert all(line.isprintable() for line in lines)
+    assert any(line.endswith(r" warning logged \x9b2J") for line in lines)
+
+
+def test_coloured_lines_are_those_of_the_proxy() -> None:
+    lines = said("rich", *WORDS)
+    (line,) = [line for line in lines if "logged" in line]
+    assert re.match(r"\[.*\] WARNING +logged \\x9b2J", line)
+
+
+def test_the_traceback_of_a_thread_of_the_hook_is_json_too() -> None:
+    messages = [json.loads(line)["message"] for line in said("json", "thread")]
+    assert "ValueError: always" in messages
+
+
+def test_a_hook_that_takes_the_log_for_itself_ends_in_no_circle() -> None:
+    messages = [json.loads(line)["message"] for line in said("json", "handled", "handled")]
+    assert messages.count(r"WARNING:talking:handled \x9b2J") == 2
+
+
+def test_what_a_hook_in_a_process_logs_is_json_where_the_programs_log_is(tmp_path: Path) -> None:
+    (tmp_path / "refractium.toml").write_text(
+        f"""
+        fallback_tcp = "127.0.0.1:9"
+        [server]
+        bind = "127.0.0.1"
+        port = 0
+        hooks = ["pcap"]
+        [plugins.pcap]
+        listen = "127.0.0.1:{free_port()}"
+        """
+    )
+    with serving("--log-format", "json", cwd=tmp_path) as proxy:
+        proxy.await_err("viewers can come")
+        assert proxy.terminate() == 0
+        lines = [json.loads(line) for line in proxy.err.splitlines()]
+    assert {line["logger"].partition(".")[0] for line in lines} == {"refractium", "refractium_hooks_pcap"}
