@@ -40,7 +40,7 @@ def host_of(data: bytes) -> MetadataValue | None:
 @pytest.mark.parametrize(
     ("options", "metadata"),
     [
-        (["http://127.0.0.1:{port}/a?b"], {"method": "GET", "path": "/a?b", "host": "127.0.0.1"}),
+        (["http://127.0.0.1:{port}/a?b"], {"method": "GET", "path": "/a", "host": "127.0.0.1"}),
         (["-I", "http://localhost:{port}"], {"method": "HEAD", "path": "/", "host": "localhost"}),
         (["-0", "http://127.0.0.1:{port}"], {"method": "GET", "version": "1.0", "host": "127.0.0.1"}),
         (["-d", "x=1", "http://127.0.0.1:{port}"], {"method": "POST", "version": "1.1"}),
@@ -62,6 +62,26 @@ def host_of(data: bytes) -> MetadataValue | None:
 )
 def test_curl_is_recognised(options: list[str], metadata: dict[str, str]) -> None:
     assert_identifies(protocol, curl(*options), metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/", "/"),
+        ("/a;b=c/@me?token=secret", "/a;b=c/@me"),
+        ("/a?x=/b@c?token=secret", "/a"),
+        ("*", "*"),
+        ("?token=secret", None),
+        ("http://example.org?token=secret", "http://example.org"),
+        ("http://user:secret@example.org/a@b?c", "http://example.org/a@b"),
+        ("HTTP://user:se@cret@example.org", "HTTP://example.org"),
+        ("user:secret@example.org:80", "example.org:80"),
+    ],
+)
+def test_a_path_has_neither_the_query_nor_a_password(target: str, path: str | None) -> None:
+    match = assert_identifies(protocol, f"GET {target} HTTP/1.1\r\n\r\n".encode())
+    assert match.metadata.get("path") == path
+    assert "secret" not in repr(match)
 
 
 def test_curl_speaking_http2_with_prior_knowledge_is_recognised() -> None:

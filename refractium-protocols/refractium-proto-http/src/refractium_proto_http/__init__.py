@@ -35,7 +35,10 @@ _NOT_IN_TARGET = bytes(range(0x21)) + b"\x7f"
 
 
 class Http(Protocol):
-    """Its matches carry ``method``, ``path`` (the request target), ``version`` and ``host``.
+    """Its matches carry ``method``, ``path``, ``version`` and ``host``.
+
+    ``path`` is the request target without its query and user information, which may hold passwords or tokens.
+    It is absent where nothing is left.
 
     ``host`` comes from the target, where that names one, else from the first Host header. It is lower-case,
     without port and final dot, and absent where it is not a valid name. HTTP/2 hides all but ``version``.
