@@ -33,7 +33,8 @@ def test_every_example_of_the_reference_is_valid(block: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "struct", ["ServerConfig", "ListenerConfig", "RouteConfig", "Member", "HealthConfig", "PluginsConfig"]
+    "struct",
+    ["ServerConfig", "ListenerConfig", "RouteConfig", "Member", "HealthConfig", "LogConfig", "PluginsConfig"],
 )
 def test_the_reference_has_a_row_with_the_default_of_every_key(struct: str) -> None:
     for key, schema in properties(struct).items():
@@ -59,7 +60,7 @@ def test_the_template_switched_on_is_valid_too() -> None:
     assert len(loaded.config.protocols) > 4
 
 
-@pytest.mark.parametrize("struct", ["ServerConfig", "RouteConfig", "PluginsConfig"])
+@pytest.mark.parametrize("struct", ["ServerConfig", "RouteConfig", "LogConfig", "PluginsConfig"])
 def test_the_template_shows_every_key(struct: str) -> None:
     shown = set(re.findall(r"^([a-z0-9_]+) = ", uncommented(template()), re.MULTILINE))
     assert set(properties(struct)) <= shown
@@ -72,6 +73,7 @@ def test_the_schema_describes_the_whole_file() -> None:
         "server",
         "listeners",
         "protocols",
+        "log",
         "metrics",
         "plugins",
         "fallback_tcp",
@@ -84,6 +86,7 @@ def test_the_schema_describes_the_whole_file() -> None:
         "RouteConfig",
         "Member",
         "PatternTable",
+        "LogConfig",
         "MetricsConfig",
     ):
         assert schema["$defs"][struct]["additionalProperties"] is False

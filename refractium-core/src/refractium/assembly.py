@@ -12,6 +12,7 @@ from refractium.address import Address
 from refractium.config import (
     ListenerConfig,
     Loaded,
+    LogConfig,
     MetricsConfig,
     RouteConfig,
     ServerConfig,
@@ -70,6 +71,7 @@ class Assembly:
         tcp: the routes for connections.
         udp: the routes for datagrams.
         warnings: what is allowed and probably not meant.
+        log: how much is logged.
         metrics: how metrics are served.
         hooks: those of every route and of the fallbacks.
         source: what was read.
@@ -80,6 +82,7 @@ class Assembly:
     tcp: tuple[Route, ...]
     udp: tuple[Route, ...]
     warnings: tuple[Problem, ...]
+    log: LogConfig
     metrics: MetricsConfig
     hooks: tuple[HookUse, ...]
     source: Source
@@ -185,6 +188,7 @@ def assemble(
         tuple(route for _, route in routes if route.transport is Transport.TCP),
         tuple(route for _, route in routes if route.transport is Transport.UDP),
         (*warnings, *broken),
+        loaded.config.log,
         loaded.config.metrics,
         hooks,
         Source(loaded.source.text, loaded.source.name),

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _EVERY: Final = 10.0
+_BURST: Final = 10
+"""Seconds over which the lines of an `Allowance` may be spread in any way."""
 
 
 class Throttled:
@@ -40,3 +45,35 @@ class Throttled:
         self._log.log(level, message + more, *args, exc_info=exc_info)
         self._next = now + _EVERY
         self._held_back = 0
+
+
+class Allowance:
+    """Allows so many lines a second, on average over ten seconds (a token bucket).
+
+    Args:
+        per_second: how many lines.
+        clock: tells the time (s).
+
+    Attributes:
+        per_second: the same; it may be changed.
+    """
+
+    def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_second = per_second
+        self._clock = clock
+        self._filled_at = clock()
+        self._room = float(per_second * _BURST)
+
+    def refill(self) -> None:
+        """Take the time into account that has passed since the last call."""
+        now = self._clock()
+        room = self._room + (now - self._filled_at) * self.per_second
+        self._room = min(room, self.per_second * _BURST)
+        self._filled_at = now
+
+    def take(self) -> bool:
+        """Take one line, if there is one to be had until the next `refill`."""
+        if self._room < 1:
+            return False
+        self._room -= 1
+        return True

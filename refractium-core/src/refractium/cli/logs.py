@@ -12,8 +12,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from refractium.access import fields_of, line_of
+from refractium.config import LogConfig
 from refractium.logs import STDERR, install
 from refractium.net.report import Ended
+from refractium.throttle import Allowance
 
 if TYPE_CHECKING:
     from refractium.logs import LineHandler
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 _GATHER: Final = 0.02
 """Seconds for which ended connections are gathered, until their lines are made."""
+_TELL: Final = 1.0
+"""Seconds between two lines that say how many others were left out."""
+_CLIENT_LEFT: Final = Ended.CLIENT_LEFT
+_allowance: Final = Allowance(LogConfig().max_lines_per_second)
+"""Lines of the access log of this process, which are one file as its stderr is."""
 
 
 def configure(style: str | None, *, debug: bool) -> Reporter:
@@ -36,11 +43,16 @@ def configure(style: str | None, *, debug: bool) -> Reporter:
     """
     handler = install(style or ("rich" if sys.stderr.isatty() else "plain"))
     access = _Access(handler, debug=debug)
-    handler.before = access.flush
+    handler.before, handler.before_end = access.flush, access.end
     logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     logging.getLogger("refractium").setLevel(logging.DEBUG if debug else logging.INFO)
     return access
+
+
+def limit(config: LogConfig) -> None:
+    """Have this process log so many connections from now on."""
+    _allowance.per_second = config.max_lines_per_second
 
 
 class _Access:
@@ -49,6 +61,12 @@ class _Access:
     The lines of many connections are made together: one by one, between all else that is done for a
     connection, that takes twice as long. In another thread it would take less of this one's time, were it not
     that both need the interpreter. Where stderr leads nowhere no line is made.
+
+    Clients decide how many connections there are, so there is a limit on their lines.
+
+    Args:
+        handler: writes the lines.
+        debug: whether there are lines of clients that left without a word.
     """
 
     def __init__(self, handler: LineHandler, *, debug: bool) -> None:
@@ -57,15 +75,44 @@ class _Access:
         self._is_read = not _leads_nowhere(STDERR)
         self._is_debugging = debug
         self._ended: deque[tuple[float, Summary]] = deque()
+        self._left_out = 0
+        self._is_turn_due = False
+        self._is_telling_due = False
 
     def is_wanted(self) -> bool:
         return self._is_read
 
     def write(self, summary: Summary) -> None:
-        if summary.ended is not Ended.CLIENT_LEFT or self._is_debugging:
-            if not self._ended:
-                asyncio.get_running_loop().call_later(_GATHER, self.flush)
-            self._ended.append((time.time(), summary))
+        if summary.ended is not _CLIENT_LEFT or self._is_debugging:
+            if not self._is_turn_due:
+                self._is_turn_due = True
+                _allowance.refill()
+                asyncio.get_running_loop().call_later(_GATHER, self._turn)
+            if _allowance.take():
+                self._ended.append((time.time(), summary))
+            else:
+                self._left_out += 1
+
+    def _turn(self) -> None:
+        self._is_turn_due = False
+        self.flush()
+        if self._left_out and not self._is_telling_due:
+            self._is_telling_due = True
+            asyncio.get_running_loop().call_later(_TELL, self._tell)
+
+    def _tell(self) -> None:
+        self._is_telling_due = False
+        left_out, self._left_out = self._left_out, 0
+        text = "%d lines of the access log were left out: log.max_lines_per_second is %d"
+        self._writer.write(
+            self._form.note(logging.WARNING, "refractium.access", text, left_out, _allowance.per_second)
+        )
+
+    def end(self) -> None:
+        """Write what is left to say when the process ends."""
+        self.flush()
+        if self._left_out:
+            self._tell()
 
     def flush(self) -> None:
         """Make the lines of what has ended; in any thread."""

@@ -89,10 +89,17 @@ def serving(flags: Flags, assembly: Assembly, access: Reporter, identity: Identi
 
 
 def _in_this_process(assembly: Assembly, access: Reporter, identity: Identity | None) -> Serving:
+    logs.limit(assembly.log)
     engine = Refractium(**configuration.engine_arguments(assembly), report=access)
 
     async def prepare(changed: Assembly) -> Callable[[], Awaitable[None]]:
-        return partial(engine.use, await engine.prepare(**configuration.engine_arguments(changed)))
+        prepared = await engine.prepare(**configuration.engine_arguments(changed))
+
+        async def use() -> None:
+            await engine.use(prepared)
+            logs.limit(changed.log)
+
+        return use
 
     async def status() -> Status:
         return engine.status()
@@ -120,7 +127,9 @@ class _Build:
     source: Source
 
     def __call__(self) -> dict[str, Any]:
-        return configuration.engine_arguments(configuration.assembly(self.flags, parse(self.source)))
+        assembly = configuration.assembly(self.flags, parse(self.source))
+        logs.limit(assembly.log)
+        return configuration.engine_arguments(assembly)
 
 
 def is_hot(service: Service) -> bool:

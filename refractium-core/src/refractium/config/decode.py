@@ -21,6 +21,7 @@ from refractium.config.model import (
     HealthConfig,
     HookConfig,
     ListenerConfig,
+    LogConfig,
     MetricsConfig,
     PatternTable,
     PluginsConfig,
@@ -106,6 +107,7 @@ def decode(document: dict[str, Any]) -> Decoded:
         server=server,
         listeners=tuple(listeners),
         protocols=tuple(route for _, route in routes),
+        log=LogConfig(**_decode_fields(LogConfig, _table(document, "log", report), "log", report)),
         metrics=_decode_metrics(_table(document, "metrics", report), report),
         plugins=_decode_plugins(_table(document, "plugins", report), report),
     )

@@ -231,6 +231,15 @@ class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """The tables of plugins, by id. In the file each is ``[plugins.ID]``."""
 
 
+class LogConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much is logged."""
+
+    max_lines_per_second: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="Connections logged by each process, on average over 10 s."),
+    ] = 1000
+
+
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How metrics are served."""
 
@@ -250,6 +259,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     listeners: tuple[ListenerConfig, ...] = ()
     protocols: tuple[RouteConfig, ...] = ()
+    log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
     plugins: PluginsConfig = PluginsConfig()
 

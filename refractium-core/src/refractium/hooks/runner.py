@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from refractium.contract import Direction, EventKind
 from refractium.hooks.counters import Counters
 from refractium.hooks.delivery import ITEM_BYTES
+from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +85,7 @@ class Runner(ABC):
         self._on_unused: Callable[[Runner], None] | None = None
         self._is_accepting = False
         self._is_flush_due = False
+        self._untold = Throttled(log)
         self._ended = asyncio.Event()
         self._ended.set()
 
@@ -121,7 +123,7 @@ class Runner(ABC):
             try:
                 self.put(EventKind.OPEN, time, context)
             except Exception as error:  # noqa: BLE001 - what a plugin has put into the metadata cannot be encoded
-                log.warning("hook %s is not told of a session: %s", self.name, error)
+                self._untold.warning("hook %s is not told of a session: %s", self.name, error)
             else:
                 feed.is_open = feed.takes_packets = True
                 self._feeds.add(feed)

@@ -31,7 +31,8 @@ class LineHandler(logging.Handler):
     Attributes:
         form: the same.
         writer: what writes the lines.
-        before: called before each line, and before the end; it may write lines that come first.
+        before: called before each line; it may write lines that come first.
+        before_end: called before the handler is closed; it may write the last lines.
     """
 
     def __init__(self, form: Form, gather: float = GATHER) -> None:
@@ -39,7 +40,8 @@ class LineHandler(logging.Handler):
         self.setFormatter(form)
         self.form = form
         self.writer = LineWriter(STDERR, self._lost, gather)
-        self.before: Callable[[], None] = lambda: None
+        self.before: Callable[[], None] = _nothing
+        self.before_end: Callable[[], None] = _nothing
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record soon."""
@@ -53,7 +55,7 @@ class LineHandler(logging.Handler):
 
     def close(self) -> None:
         """Write what is left, as far as stderr takes it."""
-        self.before()
+        self.before_end()
         self.writer.close(_PATIENCE)
         super().close()
 
@@ -61,6 +63,10 @@ class LineHandler(logging.Handler):
         return self.form.note(
             logging.WARNING, "refractium", "%d lines of the log were lost: stderr did not take them", count
         )
+
+
+def _nothing() -> None:
+    """Write no lines."""
 
 
 def install(style: str, gather: float = GATHER) -> LineHandler:

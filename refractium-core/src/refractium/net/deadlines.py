@@ -6,6 +6,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
+from refractium.throttle import Throttled
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -50,6 +52,7 @@ class Deadlines:
         self._slot_of: dict[Waiting, int] = {}
         self._slots: dict[int, dict[Waiting, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._faults = Throttled(log)
 
     def __len__(self) -> int:
         return len(self._slot_of)
@@ -98,6 +101,6 @@ class Deadlines:
             return
         try:
             waiting.expired()
-        except Exception:
-            log.exception("%r failed; it is ended, the others go on", waiting)
+        except Exception as error:  # noqa: BLE001 - as of the reactor
+            self._faults.error("%r failed; it is ended, the others go on", waiting, exc_info=error)
             waiting.crash()
