@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import subprocess
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from support.clients import ask, connect
 from support.hellos import Builder, records
 from support.jsons import texts
 from support.process import TIMEOUT, Running, environment, serving
+from support.proxy import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 HTTP = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
 LOCAL = ("-b", "127.0.0.1", "-p", 0)
@@ -161,3 +164,27 @@ def test_a_stderr_that_nobody_reads_keeps_nobody_waiting(backend: Backend) -> No
     finally:
         os.close(its_end)
         os.close(unread)
+
+
+@pytest.mark.slow
+def test_on_a_disk_that_was_full_each_line_of_all_workers_is_whole(backend: Backend, tmp_path: Path) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted")
+    log = tmp_path / "log"
+    flags = ("-f", f"http={backend.address}", "--workers", 2, "--log-format", "json")
+    try:
+        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with Running(*LOCAL, *flags, stderr=fd) as proxy:
+            os.close(fd)
+            proxy.await_out("^Listening")
+            for _ in range(600):
+                assert ask(proxy.address, HTTP).data.startswith(b"web")
+            eventually(lambda: log.stat().st_size == 64 * 1024, "the disk is full")
+            subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path)], check=True)
+            eventually(lambda: log.read_bytes().count(b" closed") == 600, "all lines are written")
+            assert proxy.terminate() == 0
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+    assert sum("connection" in line for line in lines) == 600

@@ -69,6 +69,11 @@ def test_nothing_moves_a_cursor_or_turns_a_line(form: Form) -> None:
 
 
 @FORMS
+def test_a_level_without_a_name_has_a_line_too(form: Form) -> None:
+    assert "level 15" in form.format(logging.LogRecord("a", 15, "a.py", 1, "said", None, None)).lower()
+
+
+@FORMS
 def test_a_long_message_is_cut_visibly(form: Form) -> None:
     assert len(form.format(record("x" * 100_000))) < 10_000
     assert "x..." in form.format(record("x" * 100_000)).replace("\n", "")

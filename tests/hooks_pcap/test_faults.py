@@ -220,7 +220,7 @@ def test_a_disk_that_is_full_costs_packets_and_nothing_else(tmp_path: Path) -> N
                 assert ask(proxy.address, data).data == data
             await_captured(proxy)
             assert proxy.terminate() == 0
-            assert proxy.err.count(" ERROR ") == 1
+            assert proxy.err.count(" error ") == 1
             assert f"cannot write {path}, packets are lost: No space left on device" in proxy.err
         assert 30_000 < path.stat().st_size <= 65_536
         assert read_file(path)

@@ -136,9 +136,8 @@ class Rich(Form):
         message: str,
         fields: Mapping[str, Any] | None = None,  # noqa: ARG002 - as above
     ) -> str:
-        record = logging.LogRecord(
-            logger, logging.getLevelNamesMapping()[level.upper()], "", 0, message, None, None
-        )
+        record = logging.LogRecord(logger, logging.INFO, "", 0, message, None, None)
+        record.levelname = level.upper()
         record.created = at
         with self._console.capture() as drawn:
             self._handler.emit(record)
