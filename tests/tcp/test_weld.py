@@ -371,6 +371,19 @@ def test_urgent_data_holds_nothing_up() -> None:
         assert backend.result() == b"abcdefg"
 
 
+def test_an_urgent_byte_of_a_backend_arrives_in_its_place() -> None:
+    """Unix sockets have urgent bytes as well, since Linux 5.15; without SO_OOBINLINE recv leaves them out."""
+
+    def answer(sock: socket.socket) -> None:
+        assert receive_all(sock) == (b"?", "eof")
+        sock.sendall(b"before")
+        sock.send(b"!", socket.MSG_OOB)
+        sock.sendall(b"after")
+
+    with Backend(answer) as backend, ProxyThread(fallback=backend.address) as proxy:
+        assert ask(proxy.address, b"?") == (b"before!after", "eof")
+
+
 def announced(flow: Flow) -> None:
     """Tell a flow of bytes and of the end behind them, as the epoll does where both have come."""
     flow.on_event(reactor.IN | reactor.RDHUP)

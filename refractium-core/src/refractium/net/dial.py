@@ -168,11 +168,11 @@ class Dial:
         family, address = self._current[1]
         try:
             sock = self._sock = new_socket(family, _STREAM)
+            set_option = sock.setsockopt
+            set_option(SOL_SOCKET, SO_OOBINLINE, 1)  # unix sockets have urgent bytes too, since Linux 5.15
             if family != AF_UNIX:
-                set_option = sock.setsockopt
                 set_option(IPPROTO_TCP, TCP_NODELAY, 1)
                 set_option(SOL_SOCKET, SO_KEEPALIVE, 1)
-                set_option(SOL_SOCKET, SO_OOBINLINE, 1)
                 if self._first:
                     # The handshake's last segment goes with them, so that the backend wakes up once.
                     set_option(IPPROTO_TCP, TCP_QUICKACK, 0)
