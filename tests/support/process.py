@@ -286,9 +286,12 @@ class Running:
 
 @contextlib.contextmanager
 def serving(
-    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    *arguments: object,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stderr: int = subprocess.PIPE,
 ) -> Iterator[Running]:
     """A ``refractium`` that listens; its arguments or file name port 0, unless the port itself is tested."""
-    with Running(*arguments, cwd=cwd, env=env) as running:
+    with Running(*arguments, cwd=cwd, env=env, stderr=stderr) as running:
         running.await_out(_LISTENING.pattern)
         yield running
