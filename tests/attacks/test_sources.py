@@ -78,6 +78,22 @@ def test_datagrams_in_the_name_of_an_address_do_not_lock_it_out(network: Callabl
         assert ask_datagram(proxy.address, b"?", source="127.0.0.50") == b"?"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_datagram_in_the_name_of_a_listener_goes_round_in_no_circle(
+    network: Callable[..., None], host: str
+) -> None:
+    del network
+    with (
+        UdpBackend(lambda datagram: [datagram]) as udp,
+        ProxyThread(fallback_udp=udp.address, host=host, settings=quick(udp_session_timeout_ms=500)) as proxy,
+        Forger(("127.0.0.1", proxy.port)) as forger,
+    ):
+        forger.send(("127.0.0.1", proxy.port), b"x")
+        assert ask_datagram(("127.0.0.1", proxy.port), b"?") == b"?"  # behind the forged one
+        counters = proxy.engine.udp_counters
+        assert (counters.sessions, counters.unrouted) == (1, 1)
+
+
 @pytest.mark.parametrize("way", ["plain", "access list", "PROXY header"])
 def test_a_translated_address_is_an_address(network: Callable[..., None], way: str) -> None:
     network("-6", "address", "add", f"{TRANSLATED}/128", "dev", "lo")

@@ -167,6 +167,9 @@ class UdpService:
         if self.is_draining:
             self.counters.unrouted += 1
             return None
+        if (listener.sock.family, client) in self.own:  # forged: each answer would be the next question
+            self.counters.unrouted += 1
+            return None
         ip, router = ip_of(client), listener.router
         if not router.admits(ip):
             self._refuse(ip, DENIED)
