@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 
 from refractium.workers.channel import Channel
 from refractium.workers.messages import Done, Listen
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from refractium.workers.messages import Order, Report
+
+
+class Refusing(socket.socket):
+    """A socket whose next sends fail."""
+
+    errors: list[int]
+
+    def send(self, *args: Any) -> int:
+        if self.errors:
+            raise OSError(self.errors.pop(0), "refused")
+        return super().send(*args)
 
 
 class Ends:
@@ -29,9 +42,13 @@ class Ends:
         self.theirs: Channel[Order] = Channel(theirs, Listen, self.orders.put_nowait, self.over.set)
 
 
-def with_ends(test: Callable[[Ends], Awaitable[None]]) -> None:
+def with_ends(test: Callable[[Ends], Awaitable[None]], *errors: int) -> None:
+    """Run a test with both ends; the first sends of their side fail so."""
+
     async def run() -> None:
-        ours, theirs = socket.socketpair()
+        ours, other = socket.socketpair()
+        theirs = Refusing(fileno=other.detach())
+        theirs.errors = [*errors]
         ends = Ends(ours, theirs)
         try:
             async with asyncio.timeout(20):
@@ -118,3 +135,25 @@ def test_descriptors_that_could_not_be_sent_are_closed() -> None:
             assert other.recv(1) == b""
 
     with_ends(test)
+
+
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM])
+def test_a_message_for_which_there_is_no_memory_arrives_when_there_is(error: int) -> None:
+    async def test(ends: Ends) -> None:
+        for number in range(3):
+            ends.theirs.send(Done(number))
+        assert [await ends.reports.get() for _ in range(3)] == [Done(number) for number in range(3)]
+        assert not ends.over.is_set()
+
+    with_ends(test, error, error)
+
+
+def test_both_ends_see_the_end_where_a_message_cannot_be_sent() -> None:
+    async def test(ends: Ends) -> None:
+        ends.ours.send(Listen(1, ""))
+        ends.theirs.send(Done(1))
+        await ends.over.wait()
+        assert await ends.orders.get() == Listen(1, "")
+        assert ends.reports.empty()
+
+    with_ends(test, errno.EIO)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import struct
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
@@ -19,6 +21,10 @@ Incoming = TypeVar("Incoming")
 _LENGTH: Final = struct.Struct("!I")
 _CHUNK: Final = 262_144
 _FDS_AT_ONCE: Final = 64
+_MOMENTARY: Final = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
+"""Errors of a send that may succeed a moment later."""
+_RETRY: Final = 0.1
+"""Seconds until then."""
 
 
 class Channel(Generic[Incoming]):
@@ -58,6 +64,9 @@ class Channel(Generic[Incoming]):
         Args:
             message: one of those that the other end knows.
             sock: what goes along with it; it stays the caller's.
+
+        Raises:
+            OSError: there is no descriptor for a copy of `sock`; nothing is sent.
         """
         if self._sock.fileno() < 0:
             return
@@ -79,6 +88,8 @@ class Channel(Generic[Incoming]):
             os.close(self.fds.popleft())
 
     def _write(self) -> None:
+        if self._sock.fileno() < 0:
+            return
         while self._output:
             data, fd = self._output[0]
             try:
@@ -86,8 +97,15 @@ class Channel(Generic[Incoming]):
             except BlockingIOError:
                 self._loop.add_writer(self._sock, self._write)
                 return
-            except OSError:
-                self._drop_output()  # the end of what comes in tells that the other end is gone
+            except OSError as error:
+                if error.errno in _MOMENTARY:
+                    self._loop.remove_writer(self._sock)
+                    self._loop.call_later(_RETRY, self._write)
+                    return
+                # A message is lost, and so are those that rely on it: both ends are to see the end.
+                self._drop_output()
+                with suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
                 break
             if fd is not None:
                 os.close(fd)

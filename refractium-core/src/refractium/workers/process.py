@@ -152,9 +152,11 @@ class WorkerProcess:
             return Done(number, "it has ended")
         future: asyncio.Future[Done | Told] = asyncio.get_running_loop().create_future()
         self._calls[number] = future
-        self._channel.send(order(number, *fields), sock)  # type: ignore[arg-type]
         try:
+            self._channel.send(order(number, *fields), sock)  # type: ignore[arg-type]
             return await future
+        except OSError as error:
+            return Done(number, f"it cannot be given a socket: {error.strerror}")
         finally:
             del self._calls[number]
 
