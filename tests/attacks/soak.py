@@ -199,7 +199,9 @@ def sample(program: Running, begun: float) -> Sample:
     for pid in (program.pid, *workers):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is being replaced
             status = Path(f"/proc/{pid}/status").read_text()
-            kib[pid] = int(status.partition("VmRSS:")[2].split()[0] or 0)
+            if "VmRSS:" not in status:  # it has been killed, and not been waited for yet
+                continue
+            kib[pid] = int(status.partition("VmRSS:")[2].split()[0])
             threads += int(status.partition("Threads:")[2].split()[0])
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - the same, in a line
     largest = max((kib[pid] for pid in workers if pid in kib), default=0)

@@ -172,6 +172,20 @@ def test_a_killed_worker_takes_its_own_connections_with_it_and_is_replaced() -> 
         assert not is_running(pid)
 
 
+def test_a_killed_worker_is_replaced_on_a_machine_without_a_free_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            pid = proxy.kill(1)
+            proxy.await_replaced(1, pid)
+        assert ask(proxy.address, b"x").data == b"ax"
+
+
 def test_what_a_killed_worker_had_counted_is_free_again() -> None:
     build = Build(settings={"max_connections_per_ip": 20})
     with Backend(named("a")) as backend, ExitStack() as stack:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _EXIT_SECONDS: Final = 5.0
 """From the end of a worker's channel to the end of its process, before it is killed."""
+_FIRST_LOOK: Final = 0.001
+_LONGEST_LOOK: Final = 0.05
+"""Seconds between looks at whether the process has ended."""
 
 
 class WorkerProcess:
@@ -136,13 +139,24 @@ class WorkerProcess:
         """
         self._channel.close()
         self._end()
-        try:
-            code = await asyncio.to_thread(self._process.wait, _EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
+        if (code := await self._wait(_EXIT_SECONDS)) is None:
             self._process.kill()
-            code = await asyncio.to_thread(self._process.wait)
+            while (code := await self._wait(_EXIT_SECONDS)) is None:
+                pass  # the kernel has to finish what it does for the process
         how = f"it was killed by signal {-code}" if code < 0 else f"it ended with status {code}"
         return self._fault or how
+
+    async def _wait(self, seconds: float) -> int | None:
+        """Wait for the end of the process without a thread, which a machine may not have left.
+
+        Returns:
+            How it ended; None if it has not ended in so many seconds.
+        """
+        deadline, pause = time.monotonic() + seconds, _FIRST_LOOK
+        while (code := self._process.poll()) is None and time.monotonic() < deadline:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_LOOK)
+        return code
 
     async def _call(
         self, order: type[Order], *fields: object, sock: socket.socket | None = None
