@@ -111,8 +111,6 @@ def test_what_goes_through_a_pipe_to_this_machine_is_not_paced(
     path: str, source: str, *, is_unpaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weld_module, "_READS_BEFORE_SPLICE", 0)
-    if path == "copy":
-        monkeypatch.setattr(Pipes, "borrow", lambda _: None)
     data = payload("bulk", 4 * MIB)
 
     def take() -> Received:
@@ -124,6 +122,7 @@ def test_what_goes_through_a_pipe_to_this_machine_is_not_paced(
         weld.up.sock.dup() as client,
         ThreadPoolExecutor(1) as pool,
     ):
+        weld.down.may_splice = path == "splice"
         usual = congestion_control(client)
         weld.begin(b"", 0, client_ended=False)
         with sending(far_backend, data):

@@ -1,14 +1,14 @@
 """What the close of a TCP socket means to its peer: an orderly end, or a reset.
 
 Also a process that is killed closes its sockets, and a peer cannot tell that end from any other. So a socket
-that may have been sent a part of a stream is reset on close until the stream has ended. A unix socket has no
-reset: its peer always sees an end.
+that may have been sent a part of a stream is reset on close until the stream has ended. A unix socket takes
+the option too, but has no reset: its peer always sees an end.
 """
 
 from __future__ import annotations
 
 import struct
-from socket import AF_UNIX, SO_LINGER, SOL_SOCKET
+from socket import SO_LINGER, SOL_SOCKET
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -16,19 +16,18 @@ if TYPE_CHECKING:
 
 _RESET: Final = struct.pack("ii", 1, 0)
 """A struct linger (socket(7)): on, for no time."""
-_END: Final = struct.pack("ii", 0, 0)
+END_ON_CLOSE: Final = struct.pack("ii", 0, 0)
+"""The same, off."""
 
 
 def reset_on_close(sock: socket.socket) -> None:
     """Make the close of a TCP socket a reset; sockets that it accepts inherit that."""
-    if sock.family != AF_UNIX:
-        sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+    sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
 
 
 def end_on_close(sock: socket.socket) -> None:
     """Make the close of a TCP socket an orderly end, which it is unless it was made a reset."""
-    if sock.family != AF_UNIX:
-        sock.setsockopt(SOL_SOCKET, SO_LINGER, _END)
+    sock.setsockopt(SOL_SOCKET, SO_LINGER, END_ON_CLOSE)
 
 
 def is_reset_on_close(sock: socket.socket) -> bool:

@@ -25,7 +25,7 @@ from os import splice
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Direction
-from refractium.net.closing import end_on_close, reset_on_close
+from refractium.net.closing import END_ON_CLOSE, reset_on_close
 from refractium.net.pipes import SIZE, Pipes
 from refractium.net.reactor import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT
 from refractium.net.report import Ended
@@ -59,6 +59,8 @@ _RESET_PATIENCE: Final = 30.0
 """Seconds without progress after which the reset goes out without them."""
 _EVENTS: Final = IN | EDGE
 _AF_UNIX: Final = int(socket.AF_UNIX)
+_SOL_SOCKET: Final = int(socket.SOL_SOCKET)
+_SO_LINGER: Final = int(socket.SO_LINGER)
 _TCP_CLOSE: Final = 7
 """tcpi_state of a connection that is over (Linux, net/tcp_states.h)."""
 
@@ -116,7 +118,6 @@ class Weld:
         self.down = down = Flow(self, backend, client, to_unix, may_splice)
         up.opposite, down.opposite = down, up
         down.is_guarded = True
-        up.is_guarded = to_unix  # which has no reset
         self.stamp = shared.reactor.turned
         self._on_end = on_end
         self._timer: asyncio.TimerHandle | None = None
@@ -233,8 +234,7 @@ class Flow:
         receive: reads into a buffer, as `socket.recv_into` of the source does; of a session with hooks, tells
             them as well.
         is_local: the source is a unix socket, of which a short read does not say that it is empty.
-        is_bulk: bulk has passed, so the kernel's buffers have been bounded (`_bound_buffers`).
-        is_unpaced: it has had a pipe before, so its sink has been seen to (`_stop_pacing_here`).
+        is_bulk: bulk has passed, so its sockets have been seen to (`_prepare_bulk`).
         more: flag of sends: once the source has announced its end, what is sent waits for that, so that both
             are one segment (MSG_MORE, send(2)), which takes 4 us less of a short connection.
         near_end: the source has said that its end is near, so it is read until that is reached.
@@ -255,7 +255,6 @@ class Flow:
         "is_bulk",
         "is_guarded",
         "is_local",
-        "is_unpaced",
         "may_splice",
         "more",
         "near_end",
@@ -287,7 +286,7 @@ class Flow:
         self.pipe: Pipe | None = None
         self.is_local = self.near_end = is_local
         self.may_splice = may_splice
-        self.broken = self.ended = self.done = self.is_bulk = self.is_guarded = self.is_unpaced = False
+        self.broken = self.ended = self.done = self.is_bulk = self.is_guarded = False
 
     def on_event(self, mask: int) -> None:
         """The source's socket has something to read, or takes what the opposite flow has for it."""
@@ -401,21 +400,18 @@ class Flow:
         """Take a pipe, where one may be used and can be had; whether there is one now."""
         if not self.is_bulk:
             self.is_bulk = True
-            self._bound_buffers()
+            self._prepare_bulk()
         if not self.may_splice:
             return False
         self.pipe = self.weld.shared.pipes.borrow()
-        if self.pipe is None:
-            return False
-        # Only now: what is copied gained a fifth, and a hook that was told of it missed half, not a fifth.
-        if not self.is_unpaced:
-            self.is_unpaced = True
-            _stop_pacing_here(self.opposite.sock)
-        return True
+        return self.pipe is not None
 
-    def _bound_buffers(self) -> None:
-        """Bound what the kernel keeps for a slow sink."""
+    def _prepare_bulk(self) -> None:
+        """Bound what the kernel keeps for a slow sink; let a sink on this machine send without pauses."""
         sink, size = self.opposite.sock, self.weld.shared.backend_buffer
+        # Not what is copied: it gained a fifth, and a hook that was told of it missed half, not a fifth.
+        if self.may_splice:
+            _stop_pacing_here(sink)
         with suppress(OSError):  # it has been reset, and says so at the next turn
             if sink.family != _AF_UNIX:
                 sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_BULK)
@@ -471,7 +467,7 @@ class Flow:
             self.weld.pass_on_reset(self)
             return
         if self.is_guarded:
-            end_on_close(self.opposite.sock)
+            self.opposite.sock.setsockopt(_SOL_SOCKET, _SO_LINGER, END_ON_CLOSE)
         if self.opposite.done:
             self.weld.end(Ended.CLOSED)
         else:
