@@ -21,7 +21,7 @@ from support.clients import ask, connect, receive
 from support.datagrams import UdpBackend
 from support.datagrams import ask as ask_datagram
 from support.datagrams import echo as echo_datagram
-from support.process import Running, children, run
+from support.process import Running, children, environment, run
 from support.proxy import eventually
 from support.rights import Rights, for_every_user, require_root, rights_of
 
@@ -80,6 +80,8 @@ def configured(folder: Path, backend: Backend, *, more: str = "", **server: obje
 
 def started(folder: Path, *, then: str = "", **running: Any) -> Running:
     place = Path(tempfile.mkdtemp(dir=folder))
+    # Who measures coverage could not write down what another user's processes have run.
+    running.setdefault("env", {key: of for key, of in environment().items() if "COVERAGE" not in key})
     return Running("-c", folder / "refractium.toml", shell=for_every_user(place, then), **running)
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import sys
+import threading
 import traceback
 import warnings
 from collections import Counter, defaultdict
@@ -212,11 +213,18 @@ def _describe(entry_point: EntryPoint) -> PluginReport:
     )
 
 
+_ALONE: Final = threading.RLock()
+
+
 def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, Given]:
     """Import one plugin and ask it, in a manager of its own so that it cannot disturb another."""
     try:
         # What a plugin prints or warns about must not end up in the data of a command, nor stop it.
-        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(sys.stderr):
+        with (
+            _ALONE,  # both belong to the whole process, and two threads would take back each other's
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(sys.stderr),
+        ):
             plugin = entry_point.load()
             version = getattr(plugin, "refractium_api_version", API_VERSION)
             if version != API_VERSION:

@@ -19,7 +19,7 @@ from refractium.cli.observing import Observing
 from refractium.cli.options import Flags, serving_options
 from refractium.cli.reload import Reloader, ask_on_changes
 from refractium.cli.serving import Service, Serving, is_hot, serving
-from refractium.cli.stdout import leave_stdout_to_hooks
+from refractium.cli.stdout import claimed_stdout, leave_stdout_to_hooks
 from refractium.contract import Transport
 from refractium.loop import run
 from refractium.watch import digest
@@ -68,15 +68,16 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
     identity = rights.begin(loaded)  # before the thread of the log
     access = logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
     assembly = configuration.assembly(flags, loaded)
-    leave_stdout_to_hooks(assembly)
-    with contextlib.suppress(OSError):  # nobody reads stdout: no reason not to serve
-        render.banner()
-        render.listeners(assembly)
-        render.routes(assembly)
-    for warning in assembly.warnings:
-        log.warning("%s", warning)
-    _take_all_descriptors()
-    run(lambda: _serve(flags, assembly, transports, (file, known), access, identity))
+    with claimed_stdout():
+        leave_stdout_to_hooks(assembly)
+        with contextlib.suppress(OSError):  # nobody reads stdout: no reason not to serve
+            render.banner()
+            render.listeners(assembly)
+            render.routes(assembly)
+        for warning in assembly.warnings:
+            log.warning("%s", warning)
+        _take_all_descriptors()
+        run(lambda: _serve(flags, assembly, transports, (file, known), access, identity))
 
 
 def _take_all_descriptors() -> None:
