@@ -39,7 +39,8 @@ CALLS = [
     *(f"connect:{error}:4" for error in ("ENOMEM", "EINTR", "EPERM", "EADDRNOTAVAIL")),
     *(f"recvfrom:{error}:9" for error in ("ENOMEM", "EIO")),
     *(f"sendto:{error}:9" for error in ("ENOMEM", "ENOBUFS", "EPERM", "EIO")),
-    *(f"splice:{error}:5" for error in ("ENOMEM", "EIO", "EAGAIN")),
+    # No EAGAIN: a kernel that says so tells later, by an event, when to go on. strace says so without that.
+    *(f"splice:{error}:5" for error in ("ENOMEM", "EIO")),
     *(f"epoll_ctl:{error}:7" for error in ("ENOMEM", "ENOSPC")),
     *(f"socket:{error}:3" for error in ("EMFILE", "ENOBUFS")),
     *(f"shutdown:{error}:3" for error in ("ENOTCONN", "ENOBUFS")),
@@ -105,5 +106,5 @@ def test_a_call_that_fails_now_and_then_hangs_nobody_and_leaves_nothing(tmp_path
             eventually(lambda: not status_of(program).tcp.active, "nobody is left")
             tcp_status = status_of(program).tcp
             assert tcp_status.accepted == tcp_status.finished + sum(tcp_status.refused.values())
-            assert program.is_idle()
+            eventually(program.is_idle, "it is idle")
             assert program.terminate() == 0

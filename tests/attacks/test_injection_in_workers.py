@@ -52,7 +52,8 @@ OF_WORKERS: Final = [
     *(f"connect:{error}:4" for error in ("ENOMEM", "EINTR", "EADDRNOTAVAIL")),
     *(f"recvfrom:{error}:9" for error in ("ENOMEM", "EIO")),
     *(f"sendto:{error}:9" for error in ("ENOMEM", "ENOBUFS", "EIO")),
-    *(f"splice:{error}:5" for error in ("ENOMEM", "EIO", "EAGAIN")),
+    # No EAGAIN: a kernel that says so tells later, by an event, when to go on. strace says so without that.
+    *(f"splice:{error}:5" for error in ("ENOMEM", "EIO")),
     *(f"epoll_ctl:{error}:7" for error in ("ENOMEM", "ENOSPC")),
     *(f"socket:{error}:3" for error in ("EMFILE", "ENOBUFS")),
     *(f"shutdown:{error}:3" for error in ("ENOTCONN", "ENOBUFS")),
