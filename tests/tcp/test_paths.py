@@ -69,6 +69,23 @@ def test_one_turn_of_a_pipe_moves_no_more_than_its_share() -> None:
         weld.shared.pipes.close()
 
 
+def test_bytes_behind_an_urgent_byte_arrive_before_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a source that was reset, splice tells at the mark already (tcp_splice_read)."""
+
+    def at_the_mark(*_: object, **__: object) -> int:
+        raise ConnectionResetError
+
+    with welded() as (weld, far_client, far_backend, run):
+        monkeypatch.setattr(weld_module, "splice", at_the_mark)
+        weld.up.pipe = weld.shared.pipes.borrow()
+        far_client.sendall(b"tail")
+        far_client.shutdown(socket.SHUT_WR)
+        weld.begin(b"", 0, client_ended=False)
+        assert run() == "client reset"
+        assert receive_all(far_backend) == (b"tail", "reset")
+        weld.shared.pipes.close()
+
+
 @pytest.mark.parametrize("path", ["splice", "copy"])
 def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
     path: str, monkeypatch: pytest.MonkeyPatch

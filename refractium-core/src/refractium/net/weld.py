@@ -376,7 +376,8 @@ class Flow:
                         return False
                     break
                 except OSError:
-                    self.broken = self.ended = True
+                    # Of a source that was reset, splice says so at an urgent byte already.
+                    self.broken, self.ended = True, not self._has_more()
                 # Of nothing, recv says whether it is the end: splice also stops at an urgent byte with 0.
                 if not pipe.count:
                     break
@@ -395,6 +396,13 @@ class Flow:
             return False
         self.release()
         return True
+
+    def _has_more(self) -> bool:
+        """Return whether the source has bytes to read."""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def _begin_bulk(self) -> bool:
         """Take a pipe, where one may be used and can be had; whether there is one now."""
