@@ -92,6 +92,17 @@ def test_a_silent_client_gets_the_whole_connect_timeout(tmp_path: Path) -> None:
         assert fair_seconds_since(begun) < 2
 
 
+def test_time_spent_waiting_for_a_silent_client_is_no_time_of_its_connect() -> None:
+    # Two connect timeouts are the budget of a connect; this peek timeout is longer than both.
+    settings = quick(peek_timeout_ms=1_000, connect_timeout_ms=200)
+    with (
+        Backend(named("fallback")) as backend,
+        ProxyThread(fallback=backend.address, settings=settings) as proxy,
+        proxy.connect() as client,
+    ):
+        assert receive(client, 8) == b"fallback"
+
+
 def test_a_few_bytes_and_the_end_are_decided_at_once() -> None:
     with (
         Backend(sink) as backend,

@@ -1,4 +1,4 @@
-"""What the close of a TCP socket means to its peer: an orderly end, or a reset.
+"""The close of a TCP socket, which its peer sees as an orderly end or as a reset.
 
 Also a process that is killed closes its sockets, and a peer cannot tell that end from any other. So a socket
 that may have been sent a part of a stream is reset on close until the stream has ended. A unix socket takes
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 _RESET: Final = struct.pack("ii", 1, 0)
 """A struct linger (socket(7)): on, for no time."""
-END_ON_CLOSE: Final = struct.pack("ii", 0, 0)
-"""The same, off."""
+_END: Final = struct.pack("ii", 0, 0)
 
 
 def reset_on_close(sock: socket.socket) -> None:
@@ -27,7 +26,7 @@ def reset_on_close(sock: socket.socket) -> None:
 
 def end_on_close(sock: socket.socket) -> None:
     """Make the close of a TCP socket an orderly end, which it is unless it was made a reset."""
-    sock.setsockopt(SOL_SOCKET, SO_LINGER, END_ON_CLOSE)
+    sock.setsockopt(SOL_SOCKET, SO_LINGER, _END)
 
 
 def is_reset_on_close(sock: socket.socket) -> bool:

@@ -111,7 +111,7 @@ class Dial:
         self._snapshot = snapshot
         self._first = first
         self._caller = caller
-        self._began = self.stamp = service.reactor.turned
+        self._began = self.stamp = monotonic()
         self._attempts = pool.targets(client)
         self._current: tuple[Backend, SocketAddress] | None = None
         self._sock: socket.socket | None = None

@@ -75,11 +75,8 @@ class Limits:
         """
         if self.active >= self._max:
             return self.names.total
-        if origin is not None:
-            mine = self._by_ip.get(origin, 0)
-            if mine >= self._max_per_ip:
-                return self.names.per_ip
-            self._by_ip[origin] = mine + 1
+        if origin is not None and (limit := self.assign(origin)) is not None:
+            return limit
         self.active += 1
         return None
 

@@ -25,7 +25,7 @@ from os import splice
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Direction
-from refractium.net.closing import END_ON_CLOSE, reset_on_close
+from refractium.net.closing import end_on_close, reset_on_close
 from refractium.net.pipes import SIZE, Pipes
 from refractium.net.reactor import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT
 from refractium.net.report import Ended
@@ -46,7 +46,7 @@ UNSENT: Final = 131_072
 """Bytes that the kernel takes for a client beyond what is on its way (TCP_NOTSENT_LOWAT, tcp(7)). By itself
 it takes megabytes for one that reads nothing."""
 UNSENT_IN_BULK: Final = 1_048_576
-"""The same for the sinks of bulk, of which less means more changes of processes."""
+"""The same bytes for the sinks of bulk. Fewer mean more changes of processes."""
 _READS_A_TURN: Final = 16
 """After this many full reads a flow lets the others have their turn."""
 _READS_BEFORE_SPLICE: Final = 3
@@ -59,8 +59,6 @@ _RESET_PATIENCE: Final = 30.0
 """Seconds without progress after which the reset goes out without them."""
 _EVENTS: Final = IN | EDGE
 _AF_UNIX: Final = int(socket.AF_UNIX)
-_SOL_SOCKET: Final = int(socket.SOL_SOCKET)
-_SO_LINGER: Final = int(socket.SO_LINGER)
 _TCP_CLOSE: Final = 7
 """tcpi_state of a connection that is over (Linux, net/tcp_states.h)."""
 
@@ -475,7 +473,7 @@ class Flow:
             self.weld.pass_on_reset(self)
             return
         if self.is_guarded:
-            self.opposite.sock.setsockopt(_SOL_SOCKET, _SO_LINGER, END_ON_CLOSE)
+            end_on_close(self.opposite.sock)
         if self.opposite.done:
             self.weld.end(Ended.CLOSED)
         else:
