@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import re
 import secrets
 import signal
 import socket
@@ -62,6 +63,7 @@ _IP_BIND_ADDRESS_NO_PORT: Final = 24
 _PROXY_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _LISTEN_EVENTS: Final = 1  # EPOLLIN, level-triggered
 _ZOMBIE: Final = "Z"
+_STALL: Final = re.compile(r"hook \S+ (?:has taken no packet for .*|goes on)")
 
 
 @dataclass(frozen=True)
@@ -504,7 +506,8 @@ def _unexpected(path: Path, *, kills: int) -> Iterator[str]:
             said = json.loads(line)
             if said["level"] == "warning" and "cannot be reached" in str(said):
                 continue
-            if said["logger"] == "refractium.hooks.runner":  # hooks have the lowest priority and may stall
+            # Hooks have the lowest priority: on a busy machine one may stall, and go on.
+            if said["level"] == "warning" and _STALL.fullmatch(said["message"]):
                 continue
             if "was killed by signal 9" in str(said):
                 deaths += 1

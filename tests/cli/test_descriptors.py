@@ -20,6 +20,7 @@ from support.rights import require_root
 from support.status import status_of
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
 
@@ -35,6 +36,17 @@ def configured(folder: Path, fallback: str, workers: int) -> Path:
         "max_connections_per_ip = 10000\npeek_timeout_ms = 5000\n"
     )
     return path
+
+
+def take_answers(clients: list[socket.socket]) -> None:
+    """Take one byte for each client and let the client leave, which makes room for those that wait."""
+    while clients:
+        answered, _, _ = select.select(clients, (), (), PATIENCE)
+        assert answered, f"{len(clients)} are not served"
+        for client in answered:
+            assert client.recv(1) == b"?"
+            client.close()
+            clients.remove(client)
 
 
 def test_it_takes_as_many_as_it_may_have(tmp_path: Path) -> None:
@@ -65,13 +77,7 @@ def test_at_the_limit_clients_wait_and_status_still_answers(tmp_path: Path, work
             assert status_of(proxy).tcp.active <= workers * 40
             assert run("status", "-p", proxy.port).code == 0
             # Those that leave make room for those that wait, until all have been served.
-            while clients:
-                answered, _, _ = select.select(clients, (), (), PATIENCE)
-                assert answered, f"{len(clients)} are not served"
-                for client in answered:
-                    assert client.recv(1) == b"?"
-                    client.close()
-                    clients.remove(client)
+            take_answers(clients)
             eventually(lambda: status_of(proxy).tcp.active == 0, "all have left")
             assert status_of(proxy).tcp.accepted == 150
             assert proxy.terminate() == 0
@@ -95,12 +101,6 @@ def test_without_proc_all_are_served_though_they_are_more_than_there_is_room_for
             assert status_of(proxy).tcp.active <= workers * 128
             for client in clients:
                 client.sendall(b"?")
-            while clients:
-                answered, _, _ = select.select(clients, (), (), PATIENCE)
-                assert answered, f"{len(clients)} are not served"
-                for client in answered:
-                    assert client.recv(1) == b"?"
-                    client.close()
-                    clients.remove(client)
+            take_answers(clients)
             eventually(lambda: status_of(proxy).tcp.active == 0, "all have left")
             assert proxy.terminate() == 0

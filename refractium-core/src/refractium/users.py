@@ -76,7 +76,7 @@ def gid_of(group: str | int) -> int:
 
 
 def identity_of(user: str | int, group: str | int | None = None) -> Identity:
-    """Return who a user and a group are.
+    """Return the identity that a user and a group stand for.
 
     Args:
         user: a name or a number.

@@ -86,7 +86,7 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def identity(self) -> Identity | None:
-        """Who to run as; None where that is whoever has started the program."""
+        """The user and group to run as; None keeps those that the program was started with."""
         return identity_of(self.user, self.group) if self.user is not None else None
 
 
@@ -232,7 +232,7 @@ class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How much is logged."""
+    """The limits of the log."""
 
     max_lines_per_second: Annotated[
         int,

@@ -1,4 +1,4 @@
-"""How a line of the log looks: plain for files and journals, JSON for machines, rich on a terminal.
+"""The forms of a log line: plain for files and journals, JSON for machines, rich on a terminal.
 
 Whatever a message, a name or an exception holds, a line is text for a terminal and nothing more: control
 characters (C0, C1, ESC), directional ones (bidi), lone surrogates and line ends are escaped. Only a traceback

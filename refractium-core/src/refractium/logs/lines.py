@@ -25,7 +25,7 @@ _AT_ONCE: Final = 262_144
 _RETRY: Final = 1.0
 """Seconds between two attempts to write to a disk that is full."""
 _LAST_RETRY: Final = 0.05
-"""The same while the writer is being closed."""
+"""Seconds between two attempts while the writer is being closed."""
 _NOBODY_READS: Final = (errno.EPIPE, errno.EBADF)
 """Errors after which no further attempt makes sense: the reader has gone, or the descriptor is closed."""
 
@@ -34,8 +34,8 @@ class LineWriter:
     """Writes lines in a thread of its own, so that a caller never waits for the reader of the lines.
 
     A write that fails half way through a line goes on with the rest of that line. Meanwhile lines wait, as
-    they do for a pipe that nobody reads. Each line that finds no room is counted, and the count is told once,
-    as soon as lines can be written again.
+    they do for a pipe that nobody reads. The writer counts each line that finds no room, and writes the count
+    once, as soon as lines can be written again.
 
     Several processes may write to the same file, pipe or socket: each locks it (POSIX record locks, fcntl(2))
     until its last line is whole.
@@ -109,7 +109,7 @@ class LineWriter:
             with self._lock:
                 self._held -= len(text)
                 self._lost += lost
-        # Lines that are lost from here on are told next time.
+        # The next call writes the count of lines that are lost from here on.
         lost = self._lost
         if lost and not self._put(_encoded(self._tell_lost(lost))):
             with self._lock:
