@@ -384,6 +384,21 @@ def test_an_urgent_byte_of_a_backend_arrives_in_its_place() -> None:
         assert ask(proxy.address, b"?") == (b"before!after", "eof")
 
 
+def test_a_small_piece_does_not_wait_for_the_one_before_to_be_acknowledged() -> None:
+    with welded() as (weld, far_client, far_backend, run):
+        weld.begin(b"", 0, client_ended=False)
+        far_client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for number in range(1, 9):
+            far_backend.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # acknowledge late
+            far_client.sendall(b"p")
+            weld.up.on_event(reactor.IN)
+            assert len(far_backend.recv(9, socket.MSG_DONTWAIT | socket.MSG_PEEK)) == number
+        assert receive(far_backend, 8) == b"p" * 8
+        far_client.close()
+        far_backend.close()
+        assert run() == "closed"
+
+
 def announced(flow: Flow) -> None:
     """Tell a flow of bytes and of the end behind them, as the epoll does where both have come."""
     flow.on_event(reactor.IN | reactor.RDHUP)

@@ -61,14 +61,19 @@ class Deadlines:
         """Set the deadline of something that has none: its stamp and the timeout."""
         slot = int((waiting.stamp + self._timeout) / self._slot_seconds) + 1
         self._slot_of[waiting] = slot
-        self._slots.setdefault(slot, {})[waiting] = None
+        due = self._slots.get(slot)
+        if due is None:
+            self._slots[slot] = {waiting: None}
+        else:
+            due[waiting] = None
         if self._timer is None:
             self._arm()
 
     def discard(self, waiting: Waiting) -> None:
         """Take the deadline away, if there is one."""
-        if (slot := self._slot_of.pop(waiting, None)) in self._slots:
-            self._slots[slot].pop(waiting, None)
+        slot = self._slot_of.pop(waiting, None)
+        if slot is not None and (due := self._slots.get(slot)) is not None:
+            due.pop(waiting, None)
 
     def close(self) -> None:
         """Forget everything."""

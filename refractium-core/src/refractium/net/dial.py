@@ -14,7 +14,6 @@ from socket import (
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
-    TCP_NODELAY,
     TCP_QUICKACK,
     SocketType,
 )
@@ -171,7 +170,6 @@ class Dial:
             set_option = sock.setsockopt
             set_option(SOL_SOCKET, SO_OOBINLINE, 1)  # unix sockets have urgent bytes too, since Linux 5.15
             if family != AF_UNIX:
-                set_option(IPPROTO_TCP, TCP_NODELAY, 1)
                 set_option(SOL_SOCKET, SO_KEEPALIVE, 1)
                 if self._first:
                     # The handshake's last segment goes with them, so that the backend wakes up once.

@@ -12,7 +12,6 @@ from refractium.net.bind import BACKLOG
 from refractium.net.closing import is_reset_on_close, reset_on_close
 from refractium.net.descriptors import A_CLIENT, EXHAUSTED
 from refractium.net.watching import Watching
-from refractium.networks import plain_ip
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
@@ -31,11 +30,6 @@ Peer: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"
 _socket = cast("type[socket.socket]", SocketType)
 """The class below Python's own, which costs 3 us more a connection, for nothing that is used."""
 _ACCEPTS_A_TURN: Final = 64
-
-
-def ip_of(peer: Peer) -> str:
-    """Return the IP address of a peer as the rest of the program knows it."""
-    return plain_ip(peer[0])
 
 
 class Listener:

@@ -12,7 +12,7 @@ from refractium.net.closing import end_on_close
 from refractium.net.counters import DENIED, NO_ROUTE, Counters, Outcome, why_refused
 from refractium.net.descriptors import A_CLIENT
 from refractium.net.dial import Dial
-from refractium.net.listener import Listener, ip_of
+from refractium.net.listener import Listener
 from refractium.net.locality import OwnAddresses
 from refractium.net.proxy_protocol import build, parse
 from refractium.net.reactor import EDGE, IN
@@ -20,6 +20,7 @@ from refractium.net.report import Ended, Summary, join_host_port, metadata_of
 from refractium.net.snapshot import Snapshot
 from refractium.net.taps import open_tap
 from refractium.net.weld import Weld, Welding
+from refractium.networks import plain_ip
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class TcpService:
 
     def _accepted(self, sock: socket.socket, peer: Peer, snapshot: Snapshot) -> None:
         self.counters.accepted += 1
-        ip = ip_of(peer)
+        ip = plain_ip(peer[0])
         trusted, access = snapshot.trusted, snapshot.router.access
         # A trusted proxy has as many connections as all of its clients, and is let in for those that may.
         is_trusted = trusted is not None and ip in trusted

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from refractium.contract import Direction, Transport, Verdict
 from refractium.net.counters import DENIED, REJECTED, Outcome, UdpCounters, why_refused
 from refractium.net.deadlines import Deadlines
-from refractium.net.listener import ip_of
 from refractium.net.locality import OwnAddresses
 from refractium.net.proxy_protocol import build
 from refractium.net.reactor import IN
 from refractium.net.report import Ended, Summary, join_host_port, metadata_of
 from refractium.net.taps import address_of, open_tap
 from refractium.net.watching import Watching
+from refractium.networks import plain_ip
 from refractium.routing import LOCAL_ERRORS
 from refractium.throttle import Throttled
 
@@ -170,7 +170,7 @@ class UdpService:
         if (listener.sock.family, client) in self.own:  # forged: each answer would be the next question
             self.counters.unrouted += 1
             return None
-        ip, router = ip_of(client), listener.router
+        ip, router = plain_ip(client[0]), listener.router
         if not router.admits(ip):
             self._refuse(ip, DENIED)
             return None
@@ -364,7 +364,7 @@ class Session:
         self._client = client
         self._control = control
         self.key = key
-        self.ip = ip_of(client)
+        self.ip = plain_ip(client[0])
         self.origin = self._service.limits.origin(self.ip)
         self._pool = pool
         self._match = match

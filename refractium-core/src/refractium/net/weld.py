@@ -425,9 +425,16 @@ class Flow:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def guard(self) -> None:
-        """Have the sink reset if it is closed from now on before this flow has ended."""
+        """Have the sink reset if it is closed from now on before this flow has ended.
+
+        The sink also sends at once from now on. Its first bytes needed no option for that: the kernel holds
+        back a small segment only behind another small one (Minshall's form of Nagle's algorithm).
+        """
         self.is_guarded = True
-        reset_on_close(self.opposite.sock)
+        sink = self.opposite
+        reset_on_close(sink.sock)
+        if not sink.is_local:
+            sink.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def release(self) -> None:
         """Give the pipe back, if there is one."""
