@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,13 +23,26 @@ from msgspec import Struct
 from refractium.contract import Direction, EventKind, NoSettings, PacketHook, SessionStats
 from refractium.hooks.memory import keep_freed_memory
 from refractium.hooks.process import ProcessRunner
-from refractium.hooks.runner import State
+from refractium.hooks.runner import STOP_SECONDS, State
 from refractium.hooks.taps import Taps, make_runner
 from refractium.hooks.wire import HEADER, START, Frames, Start, encode
-from support.hooks import PATIENCE, At, Blocking, Ignoring, IgnoringApart, Obeying, context, read, until
+from support.hooks import (
+    PATIENCE,
+    At,
+    Blocking,
+    Ignoring,
+    IgnoringApart,
+    Obeying,
+    ThoroughApart,
+    context,
+    read,
+    until,
+)
 from support.process import TESTS, able_to_import_tests
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from refractium.hooks.delivery import Item
 
 IN, OUT = Direction.INBOUND, Direction.OUTBOUND
@@ -200,6 +214,44 @@ def test_the_child_has_the_lowest_priority(tmp_path: Path) -> None:
         await runner.stop(PATIENCE)
 
     uvloop.run(session())
+
+
+@pytest.mark.slow
+def test_a_child_that_waits_for_a_processor_is_given_more_time_to_stop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Beside two busy programs the lowest priority gets a hundredth: 40 ms of work take four seconds."""
+
+    async def session() -> None:
+        runner = ProcessRunner(ThoroughApart, NoSettings())
+        runner.start()
+        tap = Taps([runner]).open(context(1))
+        tap.packet(IN, b"first")
+        await until(lambda: runner.counters.inbound.delivered == 1)
+        assert runner._child is not None
+        tap.close("closed")
+        with busy_beside(runner._child.pid):
+            await runner.stop(STOP_SECONDS)
+
+    uvloop.run(session())
+    assert not caplog.records
+
+
+@contextlib.contextmanager
+def busy_beside(pid: int) -> Iterator[None]:
+    """Have a process share one processor with two busy programs."""
+    processor = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(pid, {processor})
+    loop = f"import os; os.sched_setaffinity(0, {{{processor}}}); print(flush=True)\nwhile True: pass"
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            program = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", loop], stdout=subprocess.PIPE)
+            )
+            stack.callback(program.kill)
+            assert program.stdout is not None
+            program.stdout.readline()
+        yield
 
 
 def test_memory_is_dealt_with_as_before_where_that_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:

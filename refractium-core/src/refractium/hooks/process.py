@@ -17,6 +17,7 @@ import time
 from collections import deque
 from contextlib import ExitStack, suppress
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -53,6 +54,9 @@ _STEADY: Final = 60.0
 """A child that has lived for as many seconds has not died in a row with the one before."""
 _REPORTS_AT_ONCE: Final = 65_536
 
+_RUNNABLE: Final = "R"
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
 _pack: Final = HEADER.pack
 _INBOUND: Final = Direction.INBOUND
 _PACKET: Final = EventKind.PACKET
@@ -81,6 +85,7 @@ class ProcessRunner(Runner):
         self._reports = b""
         self._child_ended = asyncio.Event()
         self._finishing = asyncio.Event()
+        self._may_use = 0.0
 
     def start(self) -> None:
         keep_freed_memory()
@@ -178,7 +183,16 @@ class ProcessRunner(Runner):
 
     def _finish(self) -> None:
         self._finishing.set()
+        if self._child is not None:
+            self._may_use = _usage(self._child.pid)[1] + STOP_SECONDS
         self._flush()
+
+    def _is_kept_waiting(self) -> bool:
+        # The process has the lowest priority: beside two busy ones it gets a hundredth of a processor.
+        if self._child is None:
+            return False
+        state, used = _usage(self._child.pid)
+        return state == _RUNNABLE and used < self._may_use
 
     def _hurry(self) -> None:
         self._close_events()
@@ -332,6 +346,17 @@ def _reap(child: subprocess.Popen[bytes]) -> int:
     except subprocess.TimeoutExpired:
         child.kill()
         return child.wait()
+
+
+def _usage(pid: int) -> tuple[str, float]:
+    """Return the state of a process and the processor time (s) that it has used (proc_pid_stat(5))."""
+    try:
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+    except OSError:
+        return "", 0.0
+    return fields[0], (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _require_importable(hook: type[PacketHook[Any]]) -> None:

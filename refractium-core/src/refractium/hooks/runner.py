@@ -31,6 +31,10 @@ STOP_SECONDS: Final = 1.0
 """How long `PacketHook.stop` may take."""
 STALL_SECONDS: Final = 5.0
 """A hook that has taken none of the packets that wait for it for so long is stalled."""
+_LOOK_SECONDS: Final = 0.1
+"""Seconds between looks at whether a hook that should have ended waits for a processor."""
+_KEPT_WAITING: Final = 10
+"""A hook that waits for a processor is given as many times the time to end."""
 
 _INBOUND: Final = Direction.INBOUND
 _PACKET: Final = EventKind.PACKET
@@ -103,7 +107,8 @@ class Runner(ABC):
 
         Args:
             timeout: seconds that the hook has for the queue; what is left then counts as dropped. After them
-                it has `STOP_SECONDS` for its `PacketHook.stop`, and is left to itself or killed.
+                it has `STOP_SECONDS` for its `PacketHook.stop`, and is left to itself or killed. A process
+                that waits for a processor meanwhile has up to ten times as long for either.
         """
         if self.state is State.RUNNING:
             self.state = State.STOPPED
@@ -197,7 +202,20 @@ class Runner(ABC):
     def _drop_queue(self) -> None:
         """Count what is on its way as dropped, and free it."""
 
+    def _is_kept_waiting(self) -> bool:
+        """Return whether the hook would go on if it had a processor."""
+        return False
+
     async def _await_end(self, seconds: float) -> bool:
+        """Wait for the hook's end, longer where the machine keeps the hook waiting; whether it came."""
+        latest = time.monotonic() + _KEPT_WAITING * seconds
+        while not await self._ends_within(seconds):
+            if time.monotonic() >= latest or not self._is_kept_waiting():
+                return False
+            seconds = _LOOK_SECONDS
+        return True
+
+    async def _ends_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ended.wait()
