@@ -41,7 +41,7 @@ from support.status import status_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from refractium.status import Status
+    from refractium.observe.status import Status
 
 _PATIENCE: Final = 60.0
 """Seconds after which an open connection hangs. The proxy itself waits for 30 s for an end that takes no byte

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import pytest
 
-from refractium.control import ask, decode
 from refractium.errors import RefractiumError
+from refractium.observe.control import ask, decode
 from support.backends import Backend, echo
 from support.clients import PATIENCE, connect, payload, receive_all, sending
 from support.process import children, free_port, serving
@@ -24,7 +24,7 @@ from support.proxy import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from refractium.status import Status
+    from refractium.observe.status import Status
     from support.process import Running
 
 pytestmark = pytest.mark.slow

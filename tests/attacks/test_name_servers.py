@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from refractium.net.names import THREADS, Standing
+from refractium.sockets.names import THREADS, Standing
 from support.backends import Backend, named
 from support.clients import ask
 from support.lateness import fair_seconds_since

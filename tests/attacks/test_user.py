@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import refractium
-from refractium.control import ask as ask_control
-from refractium.control import decode
+from refractium.observe.control import ask as ask_control
+from refractium.observe.control import decode
 from support.backends import Backend, echo, named
 from support.clients import ask, connect, receive
 from support.datagrams import UdpBackend
@@ -28,7 +28,7 @@ from support.rights import Rights, for_every_user, require_root, rights_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from refractium.status import Status
+    from refractium.observe.status import Status
 
     Network = Callable[..., None]
 

@@ -6,7 +6,7 @@ python copying.py ARGUMENTS, those of ``refractium``
 from __future__ import annotations
 
 from refractium.cli import main
-from refractium.net.pipes import Pipes
+from refractium.sockets.pipes import Pipes
 
 
 def lend_none(_: Pipes) -> None:

@@ -42,7 +42,7 @@ from benchmarks.report import machine, number
 from benchmarks.streams import receive_all_the_time
 from benchmarks.work import WORK, Counter, Job, counting_cost
 from refractium.contract import Direction, HookContext, NoSettings, PacketHook, hookimpl
-from refractium.control import ask, decode, file_name
+from refractium.observe.control import ask, decode, file_name
 from support.process import PROGRAM, RUNTIME, TIMEOUT, free_port, is_listening
 
 if TYPE_CHECKING:

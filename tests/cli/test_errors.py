@@ -265,7 +265,7 @@ def test_a_fault_of_ours_is_one_message_and_exits_1(cli: Cli, monkeypatch: pytes
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("refractium.cli.configuration.load_plugins", fail)
+    monkeypatch.setattr("refractium.assembly.assembly.load_plugins", fail)
     done = cli("check", "-f", "http=127.0.0.1:80")
     assert done.code == 1
     assert done.err == "error: internal error: ZeroDivisionError('oops'); --debug shows where\n"

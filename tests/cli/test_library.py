@@ -30,19 +30,29 @@ def imported_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ("statement", "unwanted"),
     [
-        ("import refractium", {"refractium.contract", "refractium.engine", "asyncio", "msgspec"}),
-        ("import refractium.contract", {"refractium.engine", "refractium.plugins", "asyncio", "socket"}),
+        ("import refractium", {"refractium.contract", "refractium.engine.engine", "asyncio", "msgspec"}),
         (
-            "import refractium.engine",
-            {"refractium.cli", "refractium.plugins", "refractium.config", "rich", "click", "rich_click"},
+            "import refractium.contract",
+            {"refractium.engine.engine", "refractium.plugins.loading", "asyncio", "socket"},
+        ),
+        (
+            "import refractium.engine.engine",
+            {
+                "refractium.cli",
+                "refractium.plugins.loading",
+                "refractium.config",
+                "rich",
+                "click",
+                "rich_click",
+            },
         ),
         (
             "from refractium.identify.patterns import *\ncompile_patterns('mine', 'tcp', [Text(b'a')], 9)",
             {"re2", "asyncio"},
         ),
-        ("import refractium.testing", {"refractium.engine", "pytest", "hypothesis", "asyncio"}),
-        ("import refractium_proto_http", {"refractium.engine", "asyncio"}),
-        ("import refractium.cli", {"rich", "click", "asyncio", "refractium.engine"}),
+        ("import refractium.testing", {"refractium.engine.engine", "pytest", "hypothesis", "asyncio"}),
+        ("import refractium_proto_http", {"refractium.engine.engine", "asyncio"}),
+        ("import refractium.cli", {"rich", "click", "asyncio", "refractium.engine.engine"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from refractium.cli.app import _COMMANDS
-from refractium.plugins import COMMANDS
+from refractium.plugins.loading import COMMANDS
 from support.process import Finished, environment, run
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import pytest
 
-from refractium.control import ask as ask_control
-from refractium.control import decode, file_name
+from refractium.observe.control import ask as ask_control
+from refractium.observe.control import decode, file_name
 from support.backends import Backend
 from support.clients import PATIENCE, connect, payload, receive
 from support.datagrams import UdpBackend
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from refractium.status import Status
+    from refractium.observe.status import Status
 
 HEALTH: Final = '[protocols.health]\nkind = "tcp"\ninterval_ms = 100\ntimeout_ms = 100'
 GROWTH: Final = 16 << 20

@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from refractium.cli import stdout
+from refractium.daemon import stdout
 from refractium.plugins import load_plugins
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from refractium.control import ask, decode, file_name
+from refractium.observe.control import ask, decode, file_name
 from support.backends import Backend
 from support.clients import MIB, connect, receive, receive_all
 from support.process import RUNTIME, Running, serving

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from refractium.access import AccessLog
 from refractium.contract import ProtocolMatch, Transport
-from refractium.net.report import Ended, Summary
-from refractium.text import escape
+from refractium.observe.access_log import AccessLog
+from refractium.proxy.outcome import Ended, Summary
+from refractium.wire.text import escape
 
 SUMMARY = Summary(
     transport=Transport.TCP,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.address import Address, is_host_name, is_own_address
+from refractium.addresses.address import Address, is_host_name, is_own_address
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.address import Address
+from refractium.addresses.address import Address
+from refractium.backends.backend import Backend
 from refractium.contract import Balancer, problems_of_balancer
-from refractium.routing import BALANCERS, Backend
+from refractium.routing import BALANCERS
 from refractium.routing.balancers import First, LeastConnections, RandomTwo, RoundRobin, SourceHash
 
 if TYPE_CHECKING:

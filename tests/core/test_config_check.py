@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from refractium.assembly.check import problems, warnings
 from refractium.config import Config, ListenerConfig, RouteConfig, ServerConfig, listeners_of
-from refractium.config.check import problems, warnings
 from refractium.contract import Transport
 from refractium.routing import Member
 

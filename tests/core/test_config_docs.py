@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from refractium.config import Config, ServerConfig, Source, json_schema, parse, template
-from refractium.net.checks import CHECKS
+from refractium.assembly.sources import parse
+from refractium.backends.checks import CHECKS
+from refractium.config import Config, ServerConfig, Source, json_schema, template
 from refractium.routing import BALANCERS
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from refractium.config import Source, listeners_of, parse
+from refractium.assembly.sources import parse
+from refractium.config import Source, listeners_of
 from refractium.contract import Transport
 
 ROUTES = """

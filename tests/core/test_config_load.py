@@ -8,14 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.address import Address
-from refractium.config import HealthConfig, Loaded, Source, load, parse, read
+from refractium.addresses.address import Address
+from refractium.assembly.sources import load, parse
+from refractium.config import HealthConfig, Loaded, Source, read
 from refractium.config.decode import MAX_FINDINGS
 from refractium.contract import Transport
-from refractium.errors import ConfigError, Problem
-from refractium.files import MAX_FILE_SIZE
+from refractium.errors import ConfigError
 from refractium.identify.patterns import Hex, Regex, Text
+from refractium.problems import Problem
 from refractium.routing import Member
+from refractium.system.files import MAX_FILE_SIZE
 from support.lateness import fair_seconds_since
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "example.toml"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.net import deadlines
-from refractium.net.deadlines import Deadlines
+from refractium.sockets import deadlines
+from refractium.sockets.deadlines import Deadlines
 
 if TYPE_CHECKING:
     import asyncio

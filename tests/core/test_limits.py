@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refractium import Settings
-from refractium.net.limits import Limits
+from refractium.proxy.limits import Limits
 
 
 def test_it_says_which_limit_keeps_a_client_out() -> None:

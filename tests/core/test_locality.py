@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from refractium.net.locality import OwnAddresses, is_self_connected
+from refractium.addresses.local import OwnAddresses, is_self_connected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from refractium.routing import SocketAddress
+    from refractium.contract import SocketAddress
 
 
 def target(host: str, port: int) -> SocketAddress:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.cli.logs import access_line
 from refractium.contract import ProtocolMatch, Transport
+from refractium.daemon.logs import access_line
 from refractium.logs.forms import STYLES, Form, form_of
-from refractium.net.report import Ended, Summary
+from refractium.proxy.outcome import Ended, Summary
 from support.jsons import texts
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=400)

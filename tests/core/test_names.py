@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from refractium.address import Address
-from refractium.net import names, resolver
-from refractium.net.names import THREADS, Standing
-from refractium.net.resolver import Resolver
-from refractium.routing import Backend
+from refractium.addresses.address import Address
+from refractium.backends import resolver
+from refractium.backends.backend import Backend
+from refractium.backends.resolver import Resolver
+from refractium.sockets import names
+from refractium.sockets.names import THREADS, Standing
 from support.clients import PATIENCE
 from support.lateness import fair_seconds_since
 from support.proxy import eventually

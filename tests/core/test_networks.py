@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.networks import Access, Networks, parse_network, plain_ip
+from refractium.addresses.networks import Access, Networks, parse_network, plain_ip
 
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 NETWORKS = (

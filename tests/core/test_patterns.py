@@ -5,8 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refractium.contract import NEED_MORE, NO, Protocol, ProtocolMatch, Strength, Transport
-from refractium.identify.patterns import Hex, Pattern, Regex, Text, compile_patterns, text_bytes
+from refractium.identify.patterns import Hex, Pattern, Regex, Text, compile_patterns
 from refractium.testing import assert_identifies, assert_lawful, assert_rejects
+from refractium.wire.text import text_bytes
 
 SIZE = 32
 LETTERS = st.binary(max_size=SIZE + 8).map(lambda data: bytes(b"abAB10\n "[byte % 8] for byte in data))

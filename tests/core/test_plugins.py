@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from refractium.contract import API_VERSION
-from refractium.plugins import DISABLE_VARIABLE, PluginReport, Plugins, load_plugins
+from refractium.plugins.installed import PluginReport, Plugins
+from refractium.plugins.loading import DISABLE_VARIABLE, load_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -357,7 +358,7 @@ def test_with_nothing_installed_the_way_to_all_protocols_is_told(site: Site) -> 
 
 def test_the_cause_is_logged_with_its_traceback(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     site.install("proto-a", "a", "raise ValueError('boom')")
-    with caplog.at_level("DEBUG", logger="refractium.plugins"):
+    with caplog.at_level("DEBUG", logger="refractium.plugins.loading"):
         site.load()
     assert "plugin 'a' of proto-a 1.0 failed" in caplog.text
     assert "fake_proto_a.py" in caplog.text

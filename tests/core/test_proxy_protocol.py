@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refractium.contract import NEED_MORE, NO, Transport, Verdict
-from refractium.net.proxy_protocol import (
+from refractium.wire.proxy_protocol import (
     MAX_BYTES,
     PP2_TYPE_ALPN,
     PP2_TYPE_AUTHORITY,

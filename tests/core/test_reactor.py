@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from refractium.net.reactor import EDGE, IN, OUT, Reactor
+from refractium.sockets.reactor import EDGE, IN, OUT, Reactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refractium.config import Source, parse
+from refractium.assembly.sources import parse
+from refractium.config import Source
 from refractium.contract import NEED_MORE, NO, Protocol, ProtocolMatch, Strength, Transport, Verdict
 from refractium.identify.patterns import Regex, compile_patterns
 from refractium.testing import assert_lawful

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from refractium import ConfigError, Route
-from refractium.address import Address
+from refractium.addresses.address import Address
 from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, define_protocol
 from refractium.routing import Pool, Pools, Router
 

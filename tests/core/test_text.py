@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.text import ROOM, brief, brief_word, escape, printable
+from refractium.wire.text import ROOM, brief, brief_word, escape, printable
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=40)
 """Lone surrogates too: they stand for bytes that are no UTF-8."""

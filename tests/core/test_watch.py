@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from refractium.watch import changes, digest
+from refractium.daemon.watch import changes, digest
 from support.clients import PATIENCE
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def test_a_file_that_is_being_written_is_no_change_yet(
             assert looked == [b"known", b"", b"half", b"whole", b"whole"]
             return
 
-    monkeypatch.setattr("refractium.watch.digest", look)
+    monkeypatch.setattr("refractium.daemon.watch.digest", look)
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert looked
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from refractium import Refractium
-from refractium.assembly import Overrides, assemble
-from refractium.config import Source, parse
-from refractium.plugins import load_plugins
+from refractium.assembly.assembly import assemble
+from refractium.assembly.sources import Overrides, parse
+from refractium.config import Source
+from refractium.plugins.loading import load_plugins
 from support.clients import PATIENCE
 from support.process import PROGRAM
 

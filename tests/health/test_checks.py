@@ -16,13 +16,16 @@ import pytest
 import uvloop
 
 from refractium import Endpoint, Transport
-from refractium.address import Address
+from refractium.addresses.address import Address
+from refractium.backends import checker as checker_module
+from refractium.backends import checks
+from refractium.backends.backend import Backend
+from refractium.backends.checker import Checker
+from refractium.backends.checks import CHECKS, HexBytes
+from refractium.backends.health import Health
+from refractium.backends.state import BackendState
 from refractium.contract import HealthCheck, problems_of_health_check
-from refractium.net import checker as checker_module
-from refractium.net import checks
-from refractium.net.checker import Checker
-from refractium.net.checks import CHECKS, HexBytes
-from refractium.routing import LOCAL_ERRORS, Backend, BackendState, Health
+from refractium.sockets.descriptors import LOCAL_ERRORS
 from support.backends import Backend as Server
 from support.backends import FullUnixQueue, hanging, refusing
 from support.clients import receive, reset

@@ -10,18 +10,19 @@ import pytest
 from click.testing import CliRunner
 
 from refractium import Balancer, ConfigError, Endpoint, Health, HealthCheck, Member, Route, Transport
-from refractium.assembly import Assembly, Overrides, assemble
+from refractium.assembly.assembly import Assembly, assemble
+from refractium.assembly.sources import Overrides, parse
+from refractium.backends.checks import CHECKS
 from refractium.cli.app import app
-from refractium.config import Source, json_schema, parse
-from refractium.net.checks import CHECKS
-from refractium.plugins import Given, Plugins
+from refractium.config import Source, json_schema
+from refractium.plugins.installed import Given, Plugins
 from support.proxy import starting_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from refractium.errors import Problem
+    from refractium.problems import Problem
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from refractium import ConfigError, Health, Member, Refractium, Route, Transport
-from refractium.net import dial
+from refractium.proxy import dial
 from support.backends import Backend, hanging, named, refusing
 from support.clients import PATIENCE, ask, receive, receive_all
 from support.datagrams import UdpBackend, client
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
-    from refractium.routing import BackendState
+    from refractium.backends.state import BackendState
 
 HELLO = b"magic hello"
 INTERVAL_MS = 200
@@ -61,7 +61,7 @@ class Changes(logging.Handler):
 
 @pytest.fixture
 def changes() -> Iterator[list[str]]:
-    log = logging.getLogger("refractium.routing.health")
+    log = logging.getLogger("refractium.backends.state")
     handler, level = Changes(), log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -9,10 +9,12 @@ import pytest
 
 from refractium import Balancer, HealthCheck, Transport
 from refractium.contract import hookimpl, problems_of_health_check
-from refractium.plugins import PluginReport, load_plugins
+from refractium.plugins.loading import load_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from refractium.plugins.installed import PluginReport
 
 
 class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +71,7 @@ class EntryPoint:
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def install(*found: EntryPoint) -> None:
-        monkeypatch.setattr("refractium.plugins.entry_points", lambda **_: found)
+        monkeypatch.setattr("refractium.plugins.loading.entry_points", lambda **_: found)
 
     return install
 

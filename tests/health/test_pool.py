@@ -8,10 +8,12 @@ import weakref
 import pytest
 
 from refractium import Health, Member, Route, define_protocol
-from refractium.address import Address
+from refractium.addresses.address import Address
+from refractium.backends.backend import Backend
+from refractium.backends.checks import CHECKS
+from refractium.backends.state import BackendState
 from refractium.contract import NO, Identification, Protocol
-from refractium.net.checks import CHECKS
-from refractium.routing import Backend, BackendState, Pool, Pools
+from refractium.routing import Pool, Pools
 
 
 class Clock:

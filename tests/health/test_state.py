@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refractium import ConfigError
-from refractium.address import Address
-from refractium.net.checks import CHECKS
-from refractium.routing import BackendState, Health
+from refractium.addresses.address import Address
+from refractium.backends.checks import CHECKS
+from refractium.backends.health import Health
+from refractium.backends.state import BackendState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,7 @@ def changes(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
         def __repr__(self) -> str:
             return repr([one.getMessage() for one in caplog.records])
 
-    with caplog.at_level(logging.INFO, "refractium.routing.health"):
+    with caplog.at_level(logging.INFO, "refractium.backends.state"):
         yield Lines()
 
 

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from refractium.assembly import Overrides, assemble
-from refractium.config import Source, parse
+from refractium.assembly.assembly import assemble
+from refractium.assembly.hooks import plugin_table_problems
+from refractium.assembly.sources import Overrides, parse
+from refractium.config import Source
 from refractium.errors import ConfigError
-from refractium.hooking import plugin_table_problems
-from refractium.plugins import load_plugins
+from refractium.plugins.loading import load_plugins
 from refractium_hooks_pcap.hook import PcapHook
 from support.process import run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from refractium.assembly import Assembly
+    from refractium.assembly.assembly import Assembly
 
 SSH = '[[protocols]]\nname = "ssh"\nforward_to = "127.0.0.1:22"\n'
 

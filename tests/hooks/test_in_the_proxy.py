@@ -29,8 +29,8 @@ from refractium import (
 )
 from refractium.contract import NO, Identification
 from refractium.hooks import registry, runner
-from refractium.net import tcp, udp, weld
-from refractium.net.taps import open_tap
+from refractium.proxy import tcp, udp, weld
+from refractium.proxy.tapping import open_tap
 from support.backends import Backend, duplex, echo, source
 from support.clients import ask, connect, payload, receive, receive_all, reset, sending
 from support.datagrams import UdpBackend
@@ -57,7 +57,7 @@ from support.proxy import ProxyThread, eventually, quick, starting_with
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from refractium.status import HookTally
+    from refractium.observe.status import HookTally
 
 MIB = 1 << 20
 

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from refractium.contract import Direction, EventKind, NoSettings, PacketHook, SessionStats
+from refractium.hooks.frames import HEADER, START, Frames, Start, encode
 from refractium.hooks.memory import keep_freed_memory
 from refractium.hooks.process import ProcessRunner
 from refractium.hooks.runner import STOP_SECONDS, State
 from refractium.hooks.taps import Taps, make_runner
-from refractium.hooks.wire import HEADER, START, Frames, Start, encode
 from support.hooks import (
     PATIENCE,
     At,

@@ -14,7 +14,7 @@ from support.status import status_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from refractium.status import HookTally
+    from refractium.observe.status import HookTally
 
 
 def configuration(fallback: str, path: Path | str, *more: str, port: int = 0, **pcap: object) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 LIST = """
 import json
-from refractium.plugins import load_plugins
+from refractium.plugins.loading import load_plugins
 print(json.dumps([report.as_dict() for report in load_plugins().reports]))
 """
 

@@ -7,10 +7,11 @@ import pytest
 import tomli
 
 from refractium import ConfigError, Route
-from refractium.assembly import Assembly, Overrides, assemble
+from refractium.assembly.assembly import Assembly, assemble
+from refractium.assembly.sources import Overrides, parse
 from refractium.cli import render
-from refractium.config import Source, json_schema, parse
-from refractium.plugins import load_plugins
+from refractium.config import Source, json_schema
+from refractium.plugins.loading import load_plugins
 
 SERVED = """
 [server]

@@ -10,7 +10,7 @@ import pytest
 
 from refractium import Health, Identification, ProtocolMatch, Route, define_protocol
 from refractium.contract import Transport, Verdict
-from refractium.net.proxy_protocol import Header, parse
+from refractium.wire.proxy_protocol import Header, parse
 from support.clients import PATIENCE
 from support.datagrams import UdpBackend, client, echo
 from support.process import free_port

@@ -12,8 +12,8 @@ import pytest
 
 from refractium import ConfigError, Refractium, Route, Settings
 from refractium.contract import Transport
-from refractium.net.proxy_protocol import build_v1, build_v2, parse
-from refractium.net.report import Ended
+from refractium.proxy.outcome import Ended
+from refractium.wire.proxy_protocol import build_v1, build_v2, parse
 from support.backends import Backend, named, sink
 from support.clients import ask, connect, receive, receive_all, reset
 from support.proxy import ProxyThread, eventually, quick, starting_with

@@ -16,7 +16,7 @@ from proxy_protocol import programs
 from proxy_protocol.programs import haproxy
 from refractium import Route
 from refractium.contract import Transport, Verdict
-from refractium.net.proxy_protocol import Header, parse
+from refractium.wire.proxy_protocol import Header, parse
 from support.backends import Backend, named
 from support.clients import connect, receive, receive_all
 from support.process import free_port

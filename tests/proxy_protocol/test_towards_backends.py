@@ -17,7 +17,7 @@ from refractium import (
     define_protocol,
 )
 from refractium.contract import Transport, Verdict
-from refractium.net.proxy_protocol import Header, parse
+from refractium.wire.proxy_protocol import Header, parse
 from refractium_proto_https import Https
 from support.backends import Backend, hanging, refusing, sink
 from support.clients import MIB, ask, connect, payload, receive, receive_all

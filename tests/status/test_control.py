@@ -18,16 +18,17 @@ import msgspec
 import pytest
 import uvloop
 
-from refractium import Refractium, RefractiumError, control
-from refractium.control import ControlSocket, ask, decode
-from refractium.status import Reload
+from refractium import Refractium, RefractiumError
+from refractium.observe import control
+from refractium.observe.control import ControlSocket, ask, decode
+from refractium.observe.status import Reload
 from support.clients import PATIENCE
 from support.proxy import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
-    from refractium.status import Status
+    from refractium.observe.status import Status
 
     Loop = Callable[[], asyncio.AbstractEventLoop]
 

@@ -16,11 +16,12 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from refractium import NEED_MORE, Identification, Refractium, Route, Transport, define_protocol, metrics
-from refractium.metrics import Exporter, families
-from refractium.net.counters import BOUNDS, Counters, Outcome
-from refractium.net.report import Ended
-from refractium.status import WorkerStatus
+from refractium import NEED_MORE, Identification, Refractium, Route, Transport, define_protocol
+from refractium.observe import metrics
+from refractium.observe.metrics import Exporter, families
+from refractium.observe.status import WorkerStatus
+from refractium.proxy.counters import BOUNDS, Counters, Outcome
+from refractium.proxy.outcome import Ended
 from support import datagrams
 from support.backends import Backend, echo, refusing
 from support.clients import connect, receive_all
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from refractium.status import RouteTraffic, Status
+    from refractium.observe.status import RouteTraffic, Status
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 RESET = struct.pack("ii", 1, 0)

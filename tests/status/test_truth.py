@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from refractium.control import ask, decode, file_name
+from refractium.observe.control import ask, decode, file_name
 from support.backends import Backend, echo, named, refusing
 from support.clients import connect, receive, receive_all, reset
 from support.datagrams import UdpBackend
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
-    from refractium.status import Status
+    from refractium.observe.status import Status
 
 Story: TypeAlias = "Counter[tuple[str, ...]]"
 """How often what has happened, or how many bytes. Stories are compared without what has not."""

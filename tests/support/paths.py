@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import pytest
 
 from refractium import define_hook
-from refractium.net import weld
-from refractium.net.pipes import Pipes
+from refractium.proxy import weld
+from refractium.sockets.pipes import Pipes
 from support import backends, datagrams, proxy
 
 if TYPE_CHECKING:

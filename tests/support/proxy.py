@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
     from refractium import Route
     from refractium.hooks import HookUse
-    from refractium.net.counters import Counters
-    from refractium.net.report import Summary
-    from refractium.net.tcp import TcpService
-    from refractium.status import Status
+    from refractium.observe.status import Status
+    from refractium.proxy.counters import Counters
+    from refractium.proxy.outcome import Summary
+    from refractium.proxy.tcp import TcpService
 
     LoopKind = Literal["uvloop", "asyncio"]
 

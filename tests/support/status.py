@@ -6,13 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refractium.control import ask, decode, file_name
 from refractium.errors import RefractiumError
+from refractium.observe.control import ask, decode, file_name
 from support.process import RUNTIME
 from support.proxy import eventually
 
 if TYPE_CHECKING:
-    from refractium.status import Status
+    from refractium.observe.status import Status
     from support.process import Running
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from refractium.hooks import HookUse
-    from refractium.status import Status, WorkerStatus
+    from refractium.observe.status import Status, WorkerStatus
 
 INTERVAL_MS: Final = 100
 

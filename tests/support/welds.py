@@ -7,9 +7,9 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from refractium.net.descriptors import Descriptors
-from refractium.net.reactor import Reactor
-from refractium.net.weld import Weld, Welding
+from refractium.proxy.weld import Weld, Welding
+from refractium.sockets.descriptors import Descriptors
+from refractium.sockets.reactor import Reactor
 from support.clients import PATIENCE, connect
 
 if TYPE_CHECKING:

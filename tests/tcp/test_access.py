@@ -19,8 +19,8 @@ from refractium import (
     Route,
     define_protocol,
 )
-from refractium.net.counters import Outcome
-from refractium.net.report import Ended
+from refractium.proxy.counters import Outcome
+from refractium.proxy.outcome import Ended
 from support.backends import Backend, echo, named
 from support.clients import ask, receive_all
 from support.datagrams import UdpBackend

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from refractium import Route
-from refractium.net import dial, resolver
+from refractium.backends import resolver
+from refractium.proxy import dial
 from support.backends import Backend, FullUnixQueue, digest, hanging, named, refusing, sink, source
 from support.clients import MIB, PATIENCE, ask, payload, receive, receive_all, reset
 from support.lateness import fair_seconds_since, seconds_since

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from refractium.net import descriptors
-from refractium.net.descriptors import Descriptors
-from refractium.net.pipes import Pipe, Pipes
+from refractium.sockets import descriptors
+from refractium.sockets.descriptors import Descriptors
+from refractium.sockets.pipes import Pipe, Pipes
 from support.backends import Backend, echo
 from support.clients import MIB, payload, receive
 from support.datagrams import UdpBackend, ask, client
@@ -64,7 +64,7 @@ def test_what_is_open_or_promised_is_not_lent_and_a_few_are_spared(
 
 COUNTING = """
 import os, resource, sys
-from refractium.net import descriptors
+from refractium.sockets import descriptors
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 if sys.argv[1] == "older kernel":
     os.stat = lambda path: os.stat_result([0] * 10)

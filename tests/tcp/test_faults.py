@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from refractium.net import dial, reactor, tcp, watching, weld
-from refractium.net.limits import Limits
+from refractium.proxy import dial, tcp, weld
+from refractium.proxy.limits import Limits
+from refractium.sockets import reactor, watching
 from support.backends import Backend, FullUnixQueue, digest, echo, sink
 from support.clients import PATIENCE, ask, receive, receive_all
 from support.proxy import ProxyThread, eventually, quick

@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import pytest
 
-from refractium.net import weld as weld_module
-from refractium.net.descriptors import Descriptors
-from refractium.net.pipes import Pipes
-from refractium.net.reactor import Reactor
-from refractium.net.weld import Weld, Welding
+from refractium.proxy import weld as weld_module
+from refractium.proxy.weld import Weld, Welding
+from refractium.sockets.descriptors import Descriptors
+from refractium.sockets.pipes import Pipes
+from refractium.sockets.reactor import Reactor
 from support.backends import Backend, duplex
 from support.clients import MIB, PATIENCE, Received, payload, receive, receive_all, reset, sending
 from support.proxy import ProxyThread

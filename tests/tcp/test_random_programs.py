@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import pytest
 
-from refractium.net import weld
+from refractium.proxy import weld
 from support.backends import Backend
 from support.clients import PATIENCE, Received, payload, receive_all, reset
 from support.proxy import ProxyThread

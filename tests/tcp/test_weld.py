@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from refractium.net import reactor
+from refractium.sockets import reactor
 from support.backends import Backend, digest, duplex, echo, named, sink, source
 from support.clients import MIB, PATIENCE, Received, ask, payload, receive, receive_all, reset, sending
 from support.lateness import fair_seconds_since, seconds_since
@@ -25,7 +25,7 @@ from support.proxy import ProxyThread, eventually, quick, resident
 from support.welds import welded
 
 if TYPE_CHECKING:
-    from refractium.net.weld import Flow
+    from refractium.proxy.weld import Flow
     from support.proxy import LoopKind
 
 pytestmark = pytest.mark.usefixtures("data_path")

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Final
 
 from refractium import Settings
-from refractium.workers.limits import LimitTable, SharedLimits
+from refractium.workers.shared_limits import LimitTable, SharedLimits
 
 ADDRESSES: Final = ("192.0.2.1", "192.0.2.2", "2001:db8::1")
 COUNTED: Final = Settings(max_connections=500, max_connections_per_ip=120)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refractium import Settings
-from refractium.workers.limits import LimitTable, SharedLimits
+from refractium.workers.shared_limits import LimitTable, SharedLimits
 from support.clients import PATIENCE
 from support.process import able_to_import_tests
 from workers.counting import ADDRESSES, COUNTED
@@ -77,8 +77,8 @@ def test_an_address_without_a_row_left_is_kept_out_and_others_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All addresses in one bucket, which a table of the size of ours does not see."""
-    monkeypatch.setattr("refractium.workers.limits._FEWEST_BUCKETS", 1)
-    monkeypatch.setattr("refractium.workers.limits._ROOM", 1)
+    monkeypatch.setattr("refractium.workers.shared_limits._FEWEST_BUCKETS", 1)
+    monkeypatch.setattr("refractium.workers.shared_limits._ROOM", 1)
     with shared(1, Settings(max_connections=16)) as (_, (limits,)):
         limits.apply(Settings())
         assert [limits.enter(str(number)) for number in range(17)] == [None] * 16 + ["max_connections"]
@@ -154,7 +154,7 @@ def say(process: subprocess.Popen[str], line: str) -> None:
 def test_one_that_is_killed_while_it_lets_somebody_in_keeps_nobody_waiting() -> None:
     script = """
 import os, signal, sys
-from refractium.workers.limits import LimitTable
+from refractium.workers.shared_limits import LimitTable
 with LimitTable(int(sys.argv[1])):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -174,7 +174,7 @@ def test_one_that_is_stopped_while_it_lets_somebody_in_holds_the_others_up_for_a
 ) -> None:
     script = """
 import sys
-from refractium.workers.limits import LimitTable
+from refractium.workers.shared_limits import LimitTable
 with LimitTable(int(sys.argv[1])):
     print("inside", flush=True)
     sys.stdin.read()
@@ -187,8 +187,8 @@ with LimitTable(int(sys.argv[1])):
         return wait(table)
 
     monkeypatch.setattr(LimitTable, "_wait_for_lock", counted)
-    monkeypatch.setattr("refractium.workers.limits._PATIENCE", 0.1)
-    monkeypatch.setattr("refractium.workers.limits._HOPELESS", PATIENCE)
+    monkeypatch.setattr("refractium.workers.shared_limits._PATIENCE", 0.1)
+    monkeypatch.setattr("refractium.workers.shared_limits._HOPELESS", PATIENCE)
     settings = Settings(max_connections_per_ip=40)
     command = [sys.executable, "-c", script]
     with shared(2, settings) as (table, (one, _)):

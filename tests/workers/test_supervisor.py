@@ -34,7 +34,7 @@ from support.supervised import INTERVAL_MS, Build, Supervised, checked, counted,
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from refractium.status import Status
+    from refractium.observe.status import Status
 
 
 def is_running(pid: int) -> bool:

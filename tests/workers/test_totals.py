@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import asdict, replace
 
 from refractium.contract import Transport
-from refractium.net.counters import Counters, UdpCounters
-from refractium.status import (
+from refractium.observe.collect import tcp, udp
+from refractium.observe.status import (
     BackendStatus,
     HookStatus,
     HookTally,
     RouteStatus,
     RouteTraffic,
     Status,
-    tcp,
-    udp,
 )
+from refractium.proxy.counters import Counters, UdpCounters
 from refractium.workers.totals import Counts, total, with_active, without_open
 
 if TYPE_CHECKING:

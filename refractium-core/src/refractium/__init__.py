@@ -2,7 +2,7 @@
 
 Bytes take one way through::
 
-    bytes in -> net.listener -> identify -> routing -> net.weld <-> backend
+    bytes in -> proxy.listener -> identify -> routing -> proxy.weld <-> backend
 
 Terms, as they are used throughout:
 
@@ -33,9 +33,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-__version__: Final = "0.1.0"
+from refractium._version import __version__
 
 if TYPE_CHECKING:
+    from refractium.backends.health import Health
     from refractium.contract import (
         NEED_MORE,
         NO,
@@ -55,9 +56,10 @@ if TYPE_CHECKING:
         define_protocol,
         hookimpl,
     )
-    from refractium.engine import Refractium
-    from refractium.errors import ConfigError, ListenError, Problem, RefractiumError
-    from refractium.routing import Health, ListenerRules, Member, Route
+    from refractium.engine.engine import Refractium
+    from refractium.errors import ConfigError, ListenError, RefractiumError
+    from refractium.problems import Problem
+    from refractium.routing import ListenerRules, Member, Route
     from refractium.settings import Settings
     from refractium.workers import Supervisor
 
@@ -66,7 +68,7 @@ _HOME: Final = {
     "ConfigError": "errors",
     "Direction": "contract",
     "Endpoint": "contract",
-    "Health": "routing",
+    "Health": "backends.health",
     "HealthCheck": "contract",
     "HookContext": "contract",
     "Identification": "contract",
@@ -76,10 +78,10 @@ _HOME: Final = {
     "NEED_MORE": "contract",
     "NO": "contract",
     "PacketHook": "contract",
-    "Problem": "errors",
+    "Problem": "problems",
     "Protocol": "contract",
     "ProtocolMatch": "contract",
-    "Refractium": "engine",
+    "Refractium": "engine.engine",
     "RefractiumError": "errors",
     "Route": "routing",
     "SessionStats": "contract",

@@ -6,44 +6,23 @@
     ├── ConfigError     the operator's: flags, file, routes; carries every problem found
     └── ListenError     the machine's: an address that cannot be listened on
 
-A plugin's fault is not raised but reported (`refractium.plugins.PluginReport`) and becomes a `ConfigError`
-where a route needs that plugin. A peer's fault ends its connection and is counted, nothing more.
+A plugin's fault is not raised but reported (`refractium.plugins.loading.PluginReport`) and becomes a
+`ConfigError` where a route needs that plugin. A peer's fault ends its connection and is counted, nothing
+more.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from refractium.problems import Problem
+
 
 class RefractiumError(Exception):
     """The base of all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing wrong with a configuration, or worth a warning.
-
-    Attributes:
-        message: what is wrong and, where it can be said, what to do.
-        where: the key path (``protocols[1].forward_to``), the flag, or nothing.
-        source: the file, where it came from one.
-        line: the line in `source`, from 1, where it can be had.
-    """
-
-    message: str
-    where: str = ""
-    source: str | None = None
-    line: int | None = None
-
-    def __str__(self) -> str:
-        place = self.source or ""
-        if self.line is not None:
-            place += f":{self.line}"
-        return ": ".join(part for part in (place, self.where, self.message) if part)
 
 
 class ConfigError(RefractiumError):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from refractium import __version__
+from refractium._version import VERSION_LINE
 
-__all__ = ["VERSION_LINE", "main"]
-
-VERSION_LINE = f"refractium, version {__version__}"
+__all__ = ["main"]
 
 
 def main() -> None:

@@ -10,14 +10,13 @@ from typing import Any, Final
 import rich_click as click
 from click.exceptions import Exit
 
-from refractium import __version__
-from refractium.cli import VERSION_LINE
+from refractium._version import VERSION_LINE, __version__
 from refractium.cli.options import Flags, serving_options
 from refractium.errors import ConfigError, RefractiumError
 
 _COMMANDS: Final = {
-    "tcp": "run",
-    "udp": "run",
+    "tcp": "serve",
+    "udp": "serve",
     "init": "init",
     "check": "check",
     "plugins": "plugins",
@@ -94,6 +93,6 @@ def app(context: click.Context, /, **_given: Any) -> None:
     """
     context.obj = Flags.of(context)
     if context.invoked_subcommand is None:
-        from refractium.cli.run import serve  # noqa: PLC0415 - not needed by the other commands
+        from refractium.cli.serve import serve  # noqa: PLC0415 - not needed by the other commands
 
         serve(context.obj)

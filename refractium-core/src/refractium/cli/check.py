@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import rich_click as click
 
-from refractium.assembly import read
-from refractium.cli import configuration, render, rights
+from refractium.assembly.assembly import assembled
+from refractium.assembly.sources import read_sources
+from refractium.cli import render
 from refractium.cli.options import Flags, serving_options
-from refractium.errors import ConfigError, Problem
+from refractium.daemon import rights
+from refractium.errors import ConfigError
+
+if TYPE_CHECKING:
+    from refractium.problems import Problem
 
 
 @click.command("check")
@@ -21,8 +26,8 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
     """Validate configuration and plugins; print the routes. Exits 0 if it can be served, else 2."""
     flags = Flags.of(context)
     try:
-        loaded = read(configuration.overrides(flags))
-        assembly = configuration.assembly(flags, loaded)
+        loaded = read_sources(flags.overrides)
+        assembly = assembled(flags.overrides, loaded)
     except ConfigError as error:
         if not as_json:
             raise

@@ -9,12 +9,16 @@ from dataclasses import asdict
 import msgspec
 import rich_click as click
 
-from refractium.cli import configuration, logs, render
+from refractium import terminal
+from refractium.assembly import assembly
+from refractium.cli import render
 from refractium.cli.options import Flags
-from refractium.cli.stdout import say
+from refractium.daemon import logs
+from refractium.daemon.stdout import say
 from refractium.demo import SCENES, Outcome, Stage
-from refractium.errors import ConfigError, Problem
-from refractium.loop import run
+from refractium.engine.loop import run
+from refractium.errors import ConfigError
+from refractium.problems import Problem
 
 
 @click.command("demo")
@@ -29,7 +33,7 @@ def command(context: click.Context, /, *, serve: bool, port: int, as_json: bool)
     """
     flags = Flags.of(context)
     logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
-    installed = configuration.plugins(flags, None).protocols
+    installed = assembly.installed(flags.overrides, None).protocols
     names = [name for name in SCENES if any(one.name == name for one in installed)]
     if not names:
         raise ConfigError([Problem("nothing to show: pip install 'refractium-protocols[all]'")])
@@ -63,7 +67,7 @@ def _print(outcomes: list[Outcome], port: int, *, as_json: bool) -> None:
         )
         for one in outcomes
     ]
-    render.table(f"{len(outcomes)} protocols on 127.0.0.1:{port}", columns, rows)
+    terminal.table(f"{len(outcomes)} protocols on 127.0.0.1:{port}", columns, rows)
 
 
 async def _keep_serving(port: int, names: list[str]) -> None:

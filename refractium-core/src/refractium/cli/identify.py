@@ -8,13 +8,15 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from refractium.assembly import Overrides, assemble, read
-from refractium.cli import configuration, render
+from refractium import terminal
+from refractium.assembly.assembly import assemble, installed
+from refractium.assembly.sources import Overrides, read_sources
 from refractium.cli.options import Flags
 from refractium.contract import MAX_BYTES_LIMIT, NEED_MORE, Protocol, ProtocolMatch, Transport, Verdict
-from refractium.errors import ConfigError, Problem
+from refractium.errors import ConfigError
 from refractium.identify import Candidate, Table
-from refractium.text import escape
+from refractium.problems import Problem
+from refractium.wire.text import escape
 
 
 @click.command("identify")
@@ -52,7 +54,7 @@ def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, a
         return
     columns = ("asked in this order", "strength", "answer", "tells")
     rows = [(one.name, one.strength.name.lower(), said, _tells(answer)) for one, said, answer in answers]
-    render.table(None, columns, rows)
+    terminal.table(None, columns, rows)
     click.echo(f"{len(data)} bytes over {transport}: {name or 'not identified'}")
     if may_change:
         click.echo("Further bytes could still decide it; this is what the peek timeout would make of it.")
@@ -71,8 +73,8 @@ def _bytes(file: Any, hex_: str | None) -> bytes:
 
 def _candidates(flags: Flags, transport: Transport) -> list[Candidate[str]]:
     """All that is installed, and what the file defines by patterns."""
-    loaded = read(configuration.overrides(flags))
-    plugins = configuration.plugins(flags, loaded)
+    loaded = read_sources(flags.overrides)
+    plugins = installed(flags.overrides, loaded)
     protocols = list(plugins.protocols)
     if loaded.routes or loaded.problems:
         assembly = assemble(loaded, Overrides(), plugins)

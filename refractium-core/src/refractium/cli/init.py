@@ -6,10 +6,11 @@ from pathlib import Path
 
 import rich_click as click
 
-from refractium.assembly import DEFAULT_FILE
+from refractium.assembly.sources import DEFAULT_FILE
 from refractium.cli.options import Flags
 from refractium.config import template
-from refractium.errors import ConfigError, Problem, RefractiumError
+from refractium.errors import ConfigError, RefractiumError
+from refractium.problems import Problem
 
 
 @click.command("init")

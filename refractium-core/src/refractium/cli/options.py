@@ -14,6 +14,8 @@ import rich_click as click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from refractium.assembly.sources import Overrides
+
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
@@ -90,6 +92,18 @@ def serving_options(command: F) -> F:
     return command
 
 
+_SERVER_KEYS: Final = {
+    "bind": "bind",
+    "port": "port",
+    "peek_timeout": "peek_timeout_ms",
+    "peek_buffer": "peek_buffer_size",
+    "max_connections": "max_connections",
+    "max_connections_per_ip": "max_connections_per_ip",
+    "workers": "workers",
+}
+"""Flags that stand for a key of ``[server]``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flags:
     """What was given, by name of the option; what was not given is None or empty."""
@@ -107,3 +121,20 @@ class Flags:
             elif value is not None:
                 merged[name] = value
         return cls(merged)
+
+    @property
+    def overrides(self) -> Overrides:
+        """What was given and comes before the file."""
+        from refractium.assembly.sources import Overrides  # noqa: PLC0415 - not every command needs it
+
+        given = self.given
+        server = {key: given[flag] for flag, key in _SERVER_KEYS.items() if flag in given}
+        if given.get("no_hot_reload"):
+            server["hot_reload"] = False
+        return Overrides(
+            given.get("config"),
+            given.get("forward", ()),
+            server,
+            disabled=given.get("disable_plugin", ()),
+            strict_plugins=bool(given.get("strict_plugins")),
+        )

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import rich_click as click
 
-from refractium.assembly import read
-from refractium.cli import configuration, render
+from refractium import terminal
+from refractium.assembly import assembly
+from refractium.assembly.sources import read_sources
 from refractium.cli.options import Flags
-from refractium.errors import ConfigError, Problem
-from refractium.plugins import Given
+from refractium.errors import ConfigError
+from refractium.plugins.installed import Given
+from refractium.problems import Problem
 
 if TYPE_CHECKING:
     from refractium.contract import Protocol
-    from refractium.plugins import Plugins
+    from refractium.plugins.installed import Plugins
 
 _THINGS: Final = ("protocols", "health_checks", "balancers", "hooks", "commands")
 """What a plugin can give, as JSON names it."""
@@ -43,7 +45,7 @@ def list_(context: click.Context, *, as_json: bool) -> None:
         click.echo("No plugins are installed. For all protocols: pip install 'refractium-protocols[all]'")
         return
     columns = ("id", "kind", "transports", "distribution", "version", "status", "about")
-    render.table(
+    terminal.table(
         None,
         columns,
         [
@@ -81,16 +83,16 @@ def info(context: click.Context, id_: str, *, as_json: bool) -> None:
         rows = [(key, _text(value)) for key, value in one.items() if value]
         for thing in things:
             rows += [(key, _text(value)) for key, value in thing.items()]
-        render.table(None, ("", ""), rows)
+        terminal.table(None, ("", ""), rows)
 
 
 def installed(flags: Flags) -> Plugins:
     """Load the plugins that a run would load. A file that cannot be read must not hide the plugins."""
     try:
-        loaded = read(configuration.overrides(flags))
+        loaded = read_sources(flags.overrides)
     except ConfigError:
         loaded = None
-    return configuration.plugins(flags, loaded)
+    return assembly.installed(flags.overrides, loaded)
 
 
 def _describe_given(given: Given) -> dict[str, list[dict[str, Any]]]:

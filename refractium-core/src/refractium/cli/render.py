@@ -5,48 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import asdict
-from rich.console import Console
-from rich.table import Table
 
-from refractium import __version__
-from refractium.address import Address
+from refractium._version import __version__
+from refractium.addresses.address import Address
+from refractium.backends.health import PASSIVE
 from refractium.hooks import merged, used
 from refractium.routing import Member
 from refractium.routing.balancers import DEFAULT
-from refractium.routing.health import PASSIVE
 from refractium.settings import HealthSettings
-from refractium.text import printable
+from refractium.terminal import console, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from refractium.assembly import Assembly
+    from refractium.assembly.assembly import Assembly
+    from refractium.backends.health import Health
     from refractium.hooks import HookUse, UsedHook
-    from refractium.routing import Health, Route
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave it to the caller whether the program ends because nobody reads; rich would end it."""
-        raise  # noqa: PLE0704 - rich calls this while it handles the error
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A console that shows names from files and wires as they are, not as markup."""
-    return _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
-
-
-def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; on a terminal too narrow for it, cells wrap rather than vanish."""
-    drawn = Table(*columns, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for column in drawn.columns:
-        column.overflow = "fold"
-    for row in rows:
-        drawn.add_row(*map(printable, row))
-    out = console()
-    if not out.is_terminal:
-        out.width = 200  # into a file or a pipe, where no line needs to end at 80
-    out.print(drawn)
+    from refractium.routing import Route
 
 
 def banner() -> None:

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import rich_click as click
 
-from refractium import control
-from refractium.assembly import read
-from refractium.cli import configuration, render
+from refractium import terminal
+from refractium.assembly.sources import read_sources
 from refractium.cli.options import Flags
 from refractium.config import listeners_of
-from refractium.errors import ConfigError, Problem
+from refractium.errors import ConfigError
+from refractium.observe import control
+from refractium.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from refractium.status import HookStatus, RouteStatus, RouteTraffic, Status, WorkerStatus
+    from refractium.observe.status import HookStatus, RouteStatus, RouteTraffic, Status, WorkerStatus
 
 
 @click.command("status")
@@ -46,8 +47,8 @@ def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **
 
 def _paths(flags: Flags) -> list[Path]:
     """Where an instance with these flags would have its control socket."""
-    over = configuration.overrides(flags)
-    config = read(over).config
+    over = flags.overrides
+    config = read_sources(over).config
     server = msgspec.structs.replace(config.server, **over.server)
     if server.control is not None:
         return [Path(server.control)]
@@ -58,10 +59,10 @@ def _paths(flags: Flags) -> list[Path]:
 
 
 def _show(status: Status) -> None:
-    out = render.console()
+    out = terminal.console()
     out.print(f"refractium {status.version}, since {_time(status.started)}", style="bold")
     out.print(f"configuration {status.generation}{_last_reload(status)}")
-    render.table(
+    terminal.table(
         "\nListeners",
         ("transport", "address", "routes", ""),
         [
@@ -70,19 +71,19 @@ def _show(status: Status) -> None:
         ],
     )
     columns = ["route", "transport", "when", "backend", "state", "since", "active", "", "why"]
-    render.table("\nRoutes", columns, [row for route in status.routes for row in _backends(route)])
+    terminal.table("\nRoutes", columns, [row for route in status.routes for row in _backends(route)])
     if status.workers:
         columns = ["worker", "pid", "since", "restarts", "active"]
-        render.table("\nWorkers", columns, [_worker(one) for one in status.workers])
+        terminal.table("\nWorkers", columns, [_worker(one) for one in status.workers])
     columns = ["route", "transport", "active", "ended", "bytes up", "bytes down", "how they ended"]
     traffic = [(route, "tcp") for route in status.tcp.routes] + [
         (route, "udp") for route in status.udp.routes
     ]
-    render.table("\nConnections and sessions", columns, [_traffic(*one) for one in traffic])
-    render.table("\nCounts", ("", "tcp", "udp"), _counts(status))
+    terminal.table("\nConnections and sessions", columns, [_traffic(*one) for one in traffic])
+    terminal.table("\nCounts", ("", "tcp", "udp"), _counts(status))
     if status.hooks:
         columns = ["hook", "state", "seen", "delivered", "dropped", "bytes dropped", "exceptions", "why"]
-        render.table("\nHooks", columns, [_hook(one) for one in status.hooks])
+        terminal.table("\nHooks", columns, [_hook(one) for one in status.hooks])
 
 
 def _worker(worker: WorkerStatus) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""The configuration file: what it may say (`model`), how it is read (`load`), what is checked (`check`)."""
+"""The configuration file: what it may say (`model`), how it is read (`load`) and decoded (`decode`)."""
 
-from refractium.config.load import Loaded, Source, load, parse, read
+from refractium.config.load import Loaded, Source, read
 from refractium.config.model import (
     Config,
     HealthConfig,
@@ -12,9 +12,9 @@ from refractium.config.model import (
     PluginsConfig,
     RouteConfig,
     ServerConfig,
-    json_schema,
     listeners_of,
 )
+from refractium.config.schema import json_schema
 from refractium.config.template import template
 
 __all__ = [
@@ -32,8 +32,6 @@ __all__ = [
     "Source",
     "json_schema",
     "listeners_of",
-    "load",
-    "parse",
     "read",
     "template",
 ]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from refractium.address import Address
+from refractium.addresses.address import Address
+from refractium.addresses.networks import parse_network
 from refractium.config.lines import join
 from refractium.config.model import (
     FALLBACKS,
@@ -27,11 +28,13 @@ from refractium.config.model import (
     PluginsConfig,
     RouteConfig,
     ServerConfig,
+    pattern,
+)
+from refractium.config.values import (
     alpn_id,
     bind_address,
     control_path,
     metrics_address,
-    pattern,
     protocol_name,
     request_host,
     route_id,
@@ -39,14 +42,13 @@ from refractium.config.model import (
 )
 from refractium.contract import MAX_BYTES_LIMIT, Transport
 from refractium.identify.patterns import compile_patterns
-from refractium.networks import parse_network
 from refractium.routing import Member
-from refractium.users import gid_of, uid_of
+from refractium.system.users import gid_of, uid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from refractium.config.check import Finding, Routes
+    from refractium.config.model import Finding, Routes
 
 MAX_FINDINGS: Final = 100
 """As many are reported; a file with more is not a configuration."""

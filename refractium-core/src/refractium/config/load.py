@@ -1,20 +1,16 @@
-"""From a file to a `Config`, with everything that is wrong in it found at once."""
+"""The text of a configuration, and what it says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import tomli
-
-from refractium.config import check
-from refractium.config.decode import MAX_FINDINGS, decode
 from refractium.config.lines import Lines
-from refractium.config.model import FALLBACKS, Config, listeners_of
-from refractium.errors import ConfigError, Problem
-from refractium.files import NotAFileError, read_regular
+from refractium.config.model import FALLBACKS, Config, Routes
+from refractium.errors import ConfigError
+from refractium.problems import Problem
+from refractium.system.files import NotAFileError, read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +49,8 @@ class Loaded:
 
     source: Source
     config: Config
-    routes: check.Routes
-    sound_routes: check.Routes
+    routes: Routes
+    sound_routes: Routes
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
 
@@ -64,20 +60,11 @@ class Loaded:
 
     def problem(self, where: str, message: str) -> Problem:
         """A problem, or a warning, at a key path of this source."""
-        return _problem(self.source, where, message)
-
-
-def load(path: Path) -> Loaded:
-    """Read and parse a file.
-
-    Raises:
-        ConfigError: it cannot be read. What is wrong inside of it is in the result.
-    """
-    return parse(read(path))
+        return problem_at(self.source, where, message)
 
 
 def read(path: Path) -> Source:
-    """Read a file: regular, UTF-8 (a byte order mark is ignored), not too large (`refractium.files`).
+    """Read a file: regular, UTF-8 (a byte order mark is ignored), not too large (`refractium.system.files`).
 
     Raises:
         ConfigError: it is none of that, or not there.
@@ -97,41 +84,12 @@ def read(path: Path) -> Source:
         raise _unreadable(path, f"byte 0x{raw[error.start]:02x} is not UTF-8", line) from None
 
 
-def parse(source: Source) -> Loaded:
-    """Decode and check a text. Raises nothing: what is wrong is in the result."""
-    problems: list[Problem] = []
-    document: dict[str, Any] = {}
-    try:
-        document = tomli.loads(source.text)
-    except tomli.TOMLDecodeError as error:
-        problems.append(Problem(error.msg, source=source.name, line=error.lineno))
-    except RecursionError:
-        problems.append(Problem("nested too deeply", source=source.name))
-    except ValueError:  # Python's own bound on the digits of a number
-        problems.append(Problem("a number has too many digits", source=source.name))
-    decoded = decode(document)
-    server = decoded.config.server
-    listeners = listeners_of(decoded.config, server)
-    found = check.problems(server, listeners, decoded.sound_routes)
-    findings = [*decoded.findings, *islice(found, MAX_FINDINGS)]
-    problems += (_problem(source, where, message) for where, message in findings)
-    problems.sort(key=lambda problem: problem.line or 0)
-    warnings = () if problems else check.warnings(server, listeners, decoded.routes)
-    return Loaded(
-        source,
-        decoded.config,
-        decoded.routes,
-        decoded.sound_routes,
-        tuple(problems),
-        tuple(_problem(source, where, message) for where, message in warnings),
-    )
-
-
 def _unreadable(path: Path, message: str, line: int | None = None) -> ConfigError:
     return ConfigError([Problem(message, source=str(path), line=line)])
 
 
-def _problem(source: Source, where: str, message: str) -> Problem:
+def problem_at(source: Source, where: str, message: str) -> Problem:
+    """A problem, or a warning, at a key path of a source."""
     return Problem(message, where, source.name, _locate(source, where))
 
 

@@ -57,7 +57,7 @@ class SessionStats(Struct, frozen=True, array_like=True):
         inbound: bytes that the client sent, dropped ones included.
         outbound: bytes that the backend sent, dropped ones included.
         ended: how it ended: ``closed``, ``client_reset``, ``backend_reset``, ``idle``, ``drained`` ... (the
-            names of `refractium.net.report.Ended`, in lower case).
+            names of `refractium.proxy.outcome.Ended`, in lower case).
     """
 
     seconds: float

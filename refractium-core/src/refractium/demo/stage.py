@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from refractium.contract import Transport
 from refractium.demo import backends
 from refractium.demo.scenes import SCENES
-from refractium.engine import Refractium
+from refractium.engine.engine import Refractium
 from refractium.routing import Route
 from refractium.settings import Settings
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from refractium.contract import Protocol
     from refractium.demo.backends import Handler
-    from refractium.net.report import Summary
+    from refractium.proxy.outcome import Summary
 
 _PEEK_TIMEOUT_MS: Final = 300
 """Short, because the clients whose server speaks first wait for it."""

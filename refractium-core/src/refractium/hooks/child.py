@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from refractium import oom
 from refractium.hooks.counters import Counters
 from refractium.hooks.delivery import Delivery
+from refractium.hooks.frames import HURRY, Frames, Report
 from refractium.hooks.memory import keep_freed_memory
-from refractium.hooks.wire import HURRY, Frames, Report
 from refractium.logs import install
 from refractium.logs.prints import log_what_is_printed
+from refractium.system import oom
 
 if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
-    from refractium.hooks.wire import Start
+    from refractium.hooks.frames import Start
 
 _CHUNK: Final = 262_144
 _REPORT_SECONDS: Final = 0.2

@@ -24,9 +24,9 @@ import msgspec
 
 from refractium.contract import Direction, EventKind
 from refractium.hooks.delivery import ITEM_BYTES
+from refractium.hooks.frames import HEADER, HURRY, START, Report, Start, encode
 from refractium.hooks.memory import keep_freed_memory
 from refractium.hooks.runner import FLUSH_SECONDS, STOP_SECONDS, Runner, State
-from refractium.hooks.wire import HEADER, HURRY, START, Report, Start, encode
 from refractium.logs import style_in_use
 
 if TYPE_CHECKING:

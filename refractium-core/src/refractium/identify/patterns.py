@@ -14,7 +14,6 @@ A `Text` is in two of them: at the very start it proves much, anywhere it proves
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -28,6 +27,7 @@ from refractium.contract import (
     Transport,
 )
 from refractium.identify.regexes import translate
+from refractium.wire.text import latin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -74,18 +74,6 @@ class Regex:
 
 
 Pattern: TypeAlias = Text | Hex | Regex
-
-
-def text_bytes(text: str) -> bytes:
-    r"""The bytes that a string stands for: each character is the byte of its number.
-
-    The four characters ``\xHH``, which a TOML literal string keeps, are the byte HH, and ``\\`` is one
-    backslash. Any other backslash is itself.
-
-    Raises:
-        ValueError: a character above U+00FF, or ``\x`` without two hex digits.
-    """
-    return _ESCAPE.sub(_unescape, _latin(text, "write its bytes as hex: { hex = 'e2 82 ac' }"))
 
 
 def compile_patterns(
@@ -195,7 +183,7 @@ def _anywhere(expected: bytes, size: int) -> _Test:
 
 def _regex(source: str, size: int) -> tuple[Strength, _Test]:
     """Return the test of a regex; an anchored one says no as soon as no further byte could make it match."""
-    _latin(source, r"write its bytes as \xHH")
+    latin(source, r"write its bytes as \xHH")
     translated = translate(source)
     matching = _re2(translated.matching)
     if matching.search(b""):
@@ -253,19 +241,3 @@ def _re2(expression: bytes) -> Any:
             f"it is too large for RE2: {refusal.args[0].decode()} (counts of repetitions may be up to 1,000, "
             "multiplied where repetitions are nested)"
         ) from refusal
-
-
-_ESCAPE: Final = re.compile(rb"\\(\\|x[0-9A-Fa-f]{2}|x)")
-
-
-def _unescape(escape: re.Match[bytes]) -> bytes:
-    if escape[1] == b"x":
-        raise ValueError(r"\x needs two hex digits; write \\ for a backslash")
-    return b"\\" if escape[1] == b"\\" else bytes((int(escape[1][1:], 16),))
-
-
-def _latin(text: str, hint: str) -> bytes:
-    try:
-        return text.encode("latin-1")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{text[error.start]!r} is not one byte: {hint}") from None

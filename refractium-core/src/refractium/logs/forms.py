@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from refractium.text import brief, printable
+from refractium.wire.text import brief, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

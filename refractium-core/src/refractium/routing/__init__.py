@@ -1,13 +1,16 @@
 """Where connections go: routes, their conditions, pools of backends, and the order in which to try them."""
 
-from refractium.routing.backend import Backend, SocketAddress
+from refractium.backends.backend import Backend
+from refractium.backends.health import Health
+from refractium.backends.state import Authority, BackendState
+from refractium.contract import SocketAddress
 from refractium.routing.balancers import BALANCERS
-from refractium.routing.health import LOCAL_ERRORS, Authority, BackendState, Health
 from refractium.routing.pool import Pool
 from refractium.routing.pools import Pools
 from refractium.routing.route import Member, Route
 from refractium.routing.router import Router
 from refractium.routing.rules import ListenerRules
+from refractium.sockets.descriptors import LOCAL_ERRORS
 
 __all__ = [
     "BALANCERS",

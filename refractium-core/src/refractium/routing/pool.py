@@ -9,10 +9,10 @@ from refractium.routing.balancers import RoundRobin
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from refractium.addresses.networks import Access
+    from refractium.backends.backend import Backend
     from refractium.contract import Balancer, SocketAddress
     from refractium.hooks import Taps
-    from refractium.networks import Access
-    from refractium.routing.backend import Backend
     from refractium.settings import Action, ProxyVersion
 
 

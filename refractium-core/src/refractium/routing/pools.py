@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from refractium.address import Address
-from refractium.errors import ConfigError, Problem
+from refractium.addresses.address import Address
+from refractium.backends.backend import Backend
+from refractium.backends.health import PASSIVE
+from refractium.backends.state import BackendState
+from refractium.errors import ConfigError
 from refractium.hooks import HookSet, merged
-from refractium.routing.backend import Backend
-from refractium.routing.health import PASSIVE, BackendState
+from refractium.problems import Problem
 from refractium.routing.pool import Pool
 from refractium.routing.route import Member
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from refractium.backends.health import Health, StateKey
     from refractium.hooks import Taps, UsedHook
-    from refractium.routing.health import Health, StateKey
     from refractium.routing.route import Route
     from refractium.settings import ProxyVersion
 

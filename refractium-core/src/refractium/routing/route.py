@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
-from refractium.address import Address
+from refractium.addresses.address import Address
+from refractium.addresses.networks import Access, access_of, network_problems
+from refractium.backends.health import PASSIVE, Health
 from refractium.contract import Balancer, Protocol, Transport
-from refractium.errors import ConfigError, Problem
+from refractium.errors import ConfigError
 from refractium.hooks import HookUse, UsedHook, used
-from refractium.networks import Access, parse_network
+from refractium.problems import Problem, unknown_name
 from refractium.routing.balancers import BALANCERS, DEFAULT
-from refractium.routing.health import PASSIVE, Health
 from refractium.settings import Action, ProxyVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 Names: TypeAlias = "str | Sequence[str]"
 
@@ -191,16 +191,6 @@ def _member_problems(members: Sequence[Member]) -> Iterator[Problem]:
             yield Problem(str(error), where="forward_to")
 
 
-def network_problems(allow: Sequence[str], deny: Sequence[str]) -> Iterator[Problem]:
-    """What is wrong with lists of who may come in."""
-    for key, texts in (("allow", allow), ("deny", deny)):
-        for at, text in enumerate(texts):
-            try:
-                parse_network(text)
-            except ValueError as error:
-                yield Problem(str(error), where=f"{key}[{at}]")
-
-
 def hook_problems(hooks: Sequence[HookUse]) -> Iterator[Problem]:
     """What is wrong with the hooks of a route, or of all."""
     for at, use in enumerate(hooks):
@@ -208,16 +198,3 @@ def hook_problems(hooks: Sequence[HookUse]) -> Iterator[Problem]:
             used(use)
         except ValueError as error:
             yield Problem(str(error), where=f"hooks[{at}]")
-
-
-def access_of(allow: Sequence[str], deny: Sequence[str]) -> Access | None:
-    """Who may come in; None for everybody, so that nobody needs to be asked."""
-    return Access(allow, deny) if allow or deny else None
-
-
-def unknown_name(name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is none of those that are known."""
-    names = sorted(known)
-    close = get_close_matches(name.lower(), names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{name!r} is not known: {hint}there are {', '.join(names)}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
+from refractium.addresses.networks import access_of
 from refractium.contract import NO, ProtocolMatch, Verdict
-from refractium.errors import ConfigError, Problem
+from refractium.errors import ConfigError
 from refractium.identify import Candidate, Table
-from refractium.routing.route import access_of
+from refractium.problems import Problem
 from refractium.routing.rules import EVERY_ROUTE_FOR_EVERYBODY
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from refractium.errors import Problem
-from refractium.routing.route import network_problems, unknown_name
+from refractium.addresses.networks import network_problems
+from refractium.problems import Problem, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

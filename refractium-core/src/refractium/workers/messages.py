@@ -7,7 +7,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from refractium.contract import Transport
-from refractium.status import Status
+from refractium.observe.status import Status
 
 StateKey: TypeAlias = tuple[str, ...]
 """`refractium.routing.BackendState.key`."""
@@ -32,7 +32,7 @@ class Belief(Struct, frozen=True):
 
 
 class KnownName(Struct, frozen=True):
-    """What the supervisor knows of the host name of a backend: see `refractium.net.names.Name`.
+    """What the supervisor knows of the host name of a backend: see `refractium.sockets.names.Name`.
 
     Attributes:
         host: the name.

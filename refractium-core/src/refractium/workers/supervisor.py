@@ -12,14 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from refractium import __version__, status
+from refractium._version import __version__
+from refractium.addresses.address import join_host_port
 from refractium.contract import Transport
-from refractium.errors import ConfigError, Problem, RefractiumError
+from refractium.engine.plan import Plan
+from refractium.errors import ConfigError, RefractiumError
 from refractium.hooks import against_several
-from refractium.net.bind import addresses_of, bind, copies, prepare
-from refractium.net.report import join_host_port
-from refractium.plan import Plan
-from refractium.workers.limits import LimitTable
+from refractium.observe import collect, status
+from refractium.problems import Problem
+from refractium.sockets.bind import addresses_of, bind, copies, prepare
 from refractium.workers.messages import (
     Belief,
     Believe,
@@ -32,15 +33,16 @@ from refractium.workers.messages import (
     Stop,
     StopListening,
 )
-from refractium.workers.process import WorkerProcess
+from refractium.workers.shared_limits import LimitTable
 from refractium.workers.totals import paused, total, with_active, without_open
+from refractium.workers.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from typing import Self
 
-    from refractium.net.report import Reporter
-    from refractium.routing import BackendState
+    from refractium.backends.state import BackendState
+    from refractium.proxy.outcome import Reporter
     from refractium.settings import Settings
 
 log = logging.getLogger("refractium")
@@ -327,7 +329,7 @@ class Supervisor:
                     (
                         found
                         for transport, those in self._plan.pools.items()
-                        for found in status.routes(transport, those)
+                        for found in collect.routes(transport, those)
                     ),
                     told,
                 )

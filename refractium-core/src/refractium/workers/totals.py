@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 from msgspec.structs import replace
 
 from refractium.contract import Transport
-from refractium.net.counters import Counters, UdpCounters
-from refractium.status import (
+from refractium.observe.collect import tcp, udp
+from refractium.observe.status import (
     HookStatus,
     HookTally,
     RouteStatus,
     RouteTraffic,
     TcpStatus,
     UdpStatus,
-    tcp,
-    udp,
 )
+from refractium.proxy.counters import Counters, UdpCounters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from refractium.status import Status
+    from refractium.observe.status import Status
 
 _Counts = TypeVar("_Counts", TcpStatus, UdpStatus)
 

@@ -16,16 +16,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from refractium import oom
+from refractium.backends.state import Status
 from refractium.contract import Transport
-from refractium.engine import Refractium, Shared
+from refractium.engine.engine import Refractium, Shared
+from refractium.engine.loop import run
 from refractium.errors import RefractiumError
-from refractium.loop import run
-from refractium.net import names
-from refractium.routing.health import Status
 from refractium.settings import Settings
+from refractium.sockets import names
+from refractium.system import oom
 from refractium.workers.channel import Channel
-from refractium.workers.limits import LimitTable, SharedLimits
 from refractium.workers.messages import (
     Ask,
     Belief,
@@ -41,14 +40,15 @@ from refractium.workers.messages import (
     StopListening,
     Told,
 )
+from refractium.workers.shared_limits import LimitTable, SharedLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from refractium.net.names import Name
-    from refractium.net.report import Reporter
-    from refractium.routing import BackendState
+    from refractium.backends.state import BackendState
+    from refractium.proxy.outcome import Reporter
+    from refractium.sockets.names import Name
     from refractium.workers.messages import StateKey
 
 log = logging.getLogger("refractium")

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from refractium.cli import render
+from refractium import terminal
 from refractium_hooks_pcap.capture.sessions import Session, Sessions, State
 
 _SECOND: Final = 1_000_000_000
@@ -66,7 +66,7 @@ class FinalTable(Display):
     def finish(self, sessions: Sessions) -> None:
         kept = sorted(sessions, key=lambda session: session.started)
         columns = (*_WHO, "in", "out", "state", "began", "took")
-        console = render.console()
+        console = terminal.console()
         # Into a file or a pipe goes all of it.
         is_shown = [not console.is_terminal or console.width >= _WANTS.get(column, 0) for column in columns]
         rows = [
@@ -82,14 +82,14 @@ class FinalTable(Display):
         ]
         if earlier := sessions.count - len(kept):
             click.echo(f"{earlier} earlier sessions are left out.")
-        render.table(None, [*compress(columns, is_shown)], [[*compress(row, is_shown)] for row in rows])
+        terminal.table(None, [*compress(columns, is_shown)], [[*compress(row, is_shown)] for row in rows])
 
 
 class LiveTable(FinalTable):
     """As many sessions as the terminal has room for, those first where something happened last."""
 
     def __init__(self) -> None:
-        self._console = render.console()
+        self._console = terminal.console()
         self._live = Live(console=self._console, screen=True, auto_refresh=False)
         self._drawn = float("-inf")
 

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from refractium.address import Address
-from refractium.errors import ConfigError, Problem
+from refractium.addresses.address import Address
+from refractium.errors import ConfigError
+from refractium.problems import Problem
 from refractium_hooks_pcap.capture.intake import STDOUT, CaptureError, Copy, Intake, reason_of
 from refractium_hooks_pcap.settings import LOOPBACK, is_fifo, listen_address
 

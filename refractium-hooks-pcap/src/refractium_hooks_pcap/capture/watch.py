@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from refractium.assembly import Overrides, read
+from refractium.assembly.sources import Overrides, read_sources
 from refractium.errors import ConfigError
-from refractium.tables import table_problems
+from refractium.problems import table_problems
 from refractium_hooks_pcap.capture.displays import Display, FinalTable, JsonLines, LiveTable
 from refractium_hooks_pcap.capture.intake import STDOUT, CaptureError, Copy, NobodyReadsError
 from refractium_hooks_pcap.capture.sessions import Sessions
@@ -92,7 +92,7 @@ def _display(source: Source, target: str | None, *, as_json: bool) -> Display:
 
 def _configured(file: Path | None, *, follow: bool) -> Source:
     """What ``[plugins.pcap]`` says."""
-    loaded = read(Overrides(file))
+    loaded = read_sources(Overrides(file))
     where = f"plugins.{_PLUGIN}"
     table = loaded.config.plugins.settings.get(_PLUGIN, {})
     problems = [

@@ -1,0 +1,8 @@
+"""The version, in a module that imports nothing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__version__: Final = "0.1.0"
+VERSION_LINE: Final = f"refractium, version {__version__}"

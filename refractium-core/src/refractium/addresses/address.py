@@ -1,0 +1,187 @@
+"""Addresses as they are written: ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH``. Nothing is resolved here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, TypeAlias
+
+_MAX_PORT: Final = 65_535
+_MAX_PORT_DIGITS: Final = 5
+_MAX_NAME: Final = 253
+"""The longest host name in characters: 255 bytes on the wire (RFC 1035 section 2.3.4)."""
+_MAX_UNIX_PATH: Final = 107
+"""What ``sun_path`` holds beside its NUL on Linux, in bytes (unix(7))."""
+_LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
+"""Letters, digits and hyphens (RFC 1123 section 2.1), and the underscore, which is in use."""
+_SHOWN: Final = 40
+_EVERY_IPV4: Final = IPv4Address(0)
+_EVERY_IPV6: Final = IPv6Address(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a stream or a datagram can be sent.
+
+    Attributes:
+        host: an IP address without brackets or a host name in lower case; empty for a unix socket.
+        port: from 1 to 65535; 0 for a unix socket.
+        path: the file name of a unix socket, else None.
+    """
+
+    host: str
+    port: int
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read an address.
+
+        Args:
+            text: ``10.0.0.1:443``, ``[::1]:443``, ``name.example:80`` or ``unix:/run/web.sock``.
+
+        Raises:
+            ValueError: it is none; the message says what is wrong.
+        """
+        if text.startswith("unix:"):
+            return cls("", 0, _unix_path(text.removeprefix("unix:")))
+        host, colon, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            return cls(_ipv6(host[1:-1]), _port(port))
+        if "//" in text:
+            raise ValueError("write HOST:PORT, not a URL")
+        if not colon or text.endswith("]"):
+            raise ValueError("no port: write HOST:PORT")
+        if ":" in host:
+            raise ValueError("an IPv6 address needs brackets: [::1]:443")
+        return cls(_host(host), _port(port))
+
+    @property
+    def is_unix(self) -> bool:
+        return self.path is not None
+
+    @property
+    def is_name(self) -> bool:
+        """Whether it must be resolved before it can be used."""
+        return self.path is None and _ip(self.host) is None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_host_name(text: str) -> bool:
+    """Whether `text` is a host name: labels of letters, digits, ``-`` and ``_``; one dot may end it.
+
+    ``10.0.0.1`` is none: the last label of a name is never a number (RFC 1123 section 2.1).
+    """
+    labels = text.removesuffix(".").split(".")
+    return (
+        len(text) <= _MAX_NAME + text.endswith(".")
+        and all(map(_LABEL.fullmatch, labels))
+        and not labels[-1].isdecimal()
+    )
+
+
+def is_own_address(address: Address, bind: str, port: int) -> bool:
+    """Whether connecting to `address` would reach the listener on `bind` and `port` itself.
+
+    What is written is compared, without resolving names or asking for the addresses of this machine: a
+    listener on every address (``0.0.0.0``, ``::``) is reached by loopback addresses and ``localhost``.
+
+    Args:
+        address: a backend or fallback.
+        bind: what is listened on: an IP address or a host name.
+        port: the listener's; with 0 the system chooses one, which no address can name.
+    """
+    if port == 0 or address.port != port or address.is_unix:
+        return False
+    mine, theirs = _reach(bind), {_dialled(ip) for ip in _reach(address.host)}
+    if not mine or not theirs:
+        return bind.lower() == address.host
+    if _EVERY_IPV6 in mine:  # such a listener takes IPv4 as well
+        return any(ip.is_loopback for ip in theirs)
+    if _EVERY_IPV4 in mine:
+        return any(ip.is_loopback and ip.version == _EVERY_IPV4.version for ip in theirs)
+    return not mine.isdisjoint(theirs)
+
+
+def _reach(host: str) -> set[IPv4Address | IPv6Address]:
+    """The addresses that are known without resolving: an address itself, loopback for ``localhost``.
+
+    ``localhost`` and what is below it are loopback (RFC 6761 section 6.3).
+    """
+    name = host.lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return {IPv4Address("127.0.0.1"), IPv6Address("::1")}
+    ip = _ip(host)
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
+        return {ip.ipv4_mapped}
+    return set() if ip is None else {ip}
+
+
+def _dialled(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Connecting to the unspecified address means loopback on Linux."""
+    if ip == _EVERY_IPV4:
+        return IPv4Address("127.0.0.1")
+    return IPv6Address("::1") if ip == _EVERY_IPV6 else ip
+
+
+def _ip(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _ipv6(text: str) -> str:
+    ip = _ip(text)
+    if not isinstance(ip, IPv6Address):
+        raise ValueError(f"{_show(text)} is not an IPv6 address")  # noqa: TRY004 - it is text
+    return str(ip)
+
+
+def _host(text: str) -> str:
+    if not text:
+        raise ValueError("no host: write HOST:PORT")
+    if (ip := _ip(text)) is not None:
+        return str(ip)
+    if text.removesuffix(".").rpartition(".")[2].isdecimal():
+        raise ValueError(f"{_show(text)} is not an IPv4 address")
+    if not is_host_name(text):
+        raise ValueError(f"{_show(text)} is not a host name")
+    return text.lower()
+
+
+def _port(text: str) -> int:
+    if not text:
+        raise ValueError("no port: write HOST:PORT")
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"port {_show(text)} is not a number")
+    if len(text) > _MAX_PORT_DIGITS or not 1 <= int(text) <= _MAX_PORT:
+        raise ValueError(f"port {text[:_SHOWN]} is not between 1 and {_MAX_PORT}")
+    return int(text)
+
+
+def _unix_path(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("a unix socket needs its whole path: unix:/run/web.sock")
+    if "\0" in path:
+        raise ValueError("a path cannot contain NUL")
+    if len(path.encode("utf-8", "surrogateescape")) > _MAX_UNIX_PATH:
+        raise ValueError(f"the path of a unix socket is at most {_MAX_UNIX_PATH} bytes long")
+    return path
+
+
+def _show(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def join_host_port(host: str, port: int) -> str:
+    """``HOST:PORT``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+Peer: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"

@@ -1,0 +1,99 @@
+"""From the hooks that a configuration names to those that plugins give, with their settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from refractium.config import HookConfig
+from refractium.problems import table_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from refractium.config.model import Finding
+    from refractium.hooks import HookUse
+    from refractium.plugins.installed import Plugins
+
+
+def resolve_hooks(
+    where: str,
+    named: Sequence[str | HookConfig],
+    tables: Mapping[str, Mapping[str, Any]],
+    plugins: Plugins,
+    findings: list[Finding],
+) -> tuple[HookUse, ...]:
+    """The hooks that a route, or the server, names.
+
+    Args:
+        where: the key path of the list.
+        named: the list.
+        tables: the settings of plugins, by id.
+        plugins: what is installed.
+        findings: what is wrong is added here, with its key path; such a hook is left out.
+    """
+    return tuple(
+        use
+        for at, one in enumerate(named)
+        for use in _resolve(f"{where}[{at}]", one, tables, plugins, findings)
+    )
+
+
+def _resolve(
+    where: str,
+    named: str | HookConfig,
+    tables: Mapping[str, Mapping[str, Any]],
+    plugins: Plugins,
+    findings: list[Finding],
+) -> Iterator[HookUse]:
+    name, options = (named.name, named.options) if isinstance(named, HookConfig) else (named, {})
+    found = plugins.hooks.get(name)
+    if found is None:
+        findings.append((where, plugins.explain_missing_hook(name)))
+        return
+    hook, id_ = found
+    table = tables.get(id_, {})
+    merged = {**table, **options}
+    wrong = list(table_problems(hook.settings_type, merged, f"plugin {id_!r}", ("name",)))
+    settings = None
+    if not wrong:
+        settings = msgspec.convert(merged, hook.settings_type)
+        wrong = list(hook.problems(settings))
+    for key, message in wrong:
+        # What the plugin's own table says is its fault, everything else that of this use.
+        top = key.partition("[")[0].partition(".")[0]
+        place = f"plugins.{id_}" if top in table and top not in options else where
+        findings.append((f"{place}.{key}", message))
+    if settings is not None and not wrong:
+        yield hook, settings
+
+
+def plugin_table_problems(tables: Mapping[str, Mapping[str, Any]], plugins: Plugins) -> Iterator[Finding]:
+    """What is wrong with ``[plugins.ID]`` tables, whether or not anything uses them.
+
+    That of a plugin which is installed and did not load is left alone: what it may say is not known.
+    """
+    reports = {report.id: report for report in plugins.reports}
+    for id_, table in tables.items():
+        where = f"plugins.{id_}"
+        report = reports.get(id_)
+        if report is None:
+            known = ", ".join(reports) or "none"
+            yield where, f"no plugin has this id; installed: {known}"
+        elif report.status == "loaded":
+            structs = [hook.settings_type for hook in plugins.given[id_].hooks]
+            if not any(struct.__struct_fields__ for struct in structs):
+                yield where, "this plugin takes no settings"
+            else:
+                yield from _table_problems(where, table, structs, id_)
+
+
+def _table_problems(
+    where: str, table: Mapping[str, Any], structs: Iterable[type[msgspec.Struct]], id_: str
+) -> Iterator[Finding]:
+    """Keys by themselves: one that is missing may stand where the hook is used."""
+    for struct in structs:
+        for key, message in table_problems(struct, table, f"plugin {id_!r}"):
+            if key in table or message != "is missing":
+                yield f"{where}.{key}", message

@@ -1,0 +1,146 @@
+"""Asks the backends how they are, all of them side by side, and tells their states what it hears."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+from typing import TYPE_CHECKING, Any, Final
+
+from refractium.backends.state import Status
+from refractium.contract import Endpoint
+from refractium.sockets.descriptors import LOCAL_ERRORS
+from refractium.throttle import Throttled
+from refractium.wire import proxy_protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from refractium.backends.backend import Backend
+    from refractium.backends.state import BackendState
+    from refractium.contract import HealthCheck, SocketAddress, Transport
+
+log = logging.getLogger(__name__)
+
+_JITTER: Final = 0.1
+"""By how much of itself a pause is shortened at most, so that checks begun together do not stay together."""
+_SHORTEST: Final = 0.005
+"""Seconds between two checks of one backend at least."""
+_GRACE: Final = 0.05
+"""Seconds that a check which has timed out is given to say so."""
+
+
+class Checker:
+    """Runs the active checks of some backends. Backends that share a state are checked once.
+
+    Args:
+        transport: how clients reach them.
+        backends: those without a check are left alone.
+    """
+
+    def __init__(self, transport: Transport, backends: Iterable[Backend]) -> None:
+        self._transport = transport
+        self._backends = {backend.state: backend for backend in backends if backend.state.is_checked}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Check every backend; returns when all that nothing was known of have been checked.
+
+        That takes the longest of their timeouts at most. Once it has been started, it goes on as it is.
+        """
+        if self._tasks:
+            return
+        watches = [_Watch(self._transport, backend) for backend in self._backends.values()]
+        new = [state for state in self._backends if state.status is Status.UNKNOWN]
+        self._tasks = [asyncio.create_task(watch.run()) for watch in watches]
+        longest = max((state.health.timeout_ms / 1000 for state in new), default=0.0)
+        with contextlib.suppress(TimeoutError):  # a plugin's check may not end when it should
+            async with asyncio.timeout(longest + _GRACE):
+                await asyncio.gather(*(watch.asked.wait() for watch in watches if watch.state in new))
+
+    async def stop(self) -> None:
+        """Check nothing any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+
+class _Watch:
+    """Checks one backend again and again.
+
+    Attributes:
+        state: what is known of it.
+        asked: set once it has been checked for the first time.
+    """
+
+    def __init__(self, transport: Transport, backend: Backend) -> None:
+        self._transport = transport
+        self._backend = backend
+        self.state = backend.state
+        self._settings = backend.state.health.settings
+        version = backend.state.proxy_protocol
+        self._preface = proxy_protocol.build(version, transport, None, None, {}) if version else b""
+        self._changed = asyncio.Event()
+        self._troubles = Throttled(log)
+        self.asked = asyncio.Event()
+        self.state.watch(self)
+
+    def refresh(self) -> None:
+        """The state has changed, perhaps by what clients met with: the pause may be another now."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            begun = loop.time()
+            await self._ask(self.state)
+            self.asked.set()
+            share = random.uniform(1 - _JITTER, 1)  # noqa: S311 - spreads load
+            await asyncio.sleep(_SHORTEST)
+            while (left := begun + self.state.pause * share - loop.time()) > 0:
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await self._changed.wait()
+
+    async def _ask(self, state: BackendState) -> None:
+        """One check of every address that the backend has now: one that is well is enough."""
+        check = state.health.check
+        assert check is not None  # noqa: S101 - others are not watched
+        targets = self._backend.socket_addresses
+        found = await asyncio.gather(*(self._ask_one(check, target) for target in targets))
+        reasons = [one for one in found if isinstance(one, str)]
+        if None in found:
+            state.check_passed()
+        elif len(reasons) == len(found):
+            state.check_failed(f"{check.name} check: {reasons[0] if reasons else 'its name has no address'}")
+
+    async def _ask_one(self, check: HealthCheck[Any], target: SocketAddress) -> str | OSError | None:
+        """Why it is not well; or None, it is; or what on this machine kept the check from being made."""
+        health = self.state.health
+        timeout = health.timeout_ms / 1000
+        try:
+            async with asyncio.timeout(timeout):
+                endpoint = Endpoint(self._transport, target, self._preface)
+                return await check.check(endpoint, self._settings, timeout)
+        except TimeoutError as error:
+            return _reason(error) if error.errno else f"no answer within {health.timeout_ms} ms"
+        except OSError as error:
+            if error.errno in LOCAL_ERRORS:
+                self._troubles.warning(
+                    "backend %s cannot be checked now: %s", self._backend.address, _reason(error)
+                )
+                return error
+            return _reason(error)
+        except Exception as error:
+            # A plugin's fault; its check has failed all the same.
+            log.debug("check %r of backend %s", check.name, self._backend.address, exc_info=error)
+            return f"{type(error).__name__}: {error}"
+
+
+def _reason(error: OSError) -> str:
+    """The system's words; event loops have others of their own."""
+    return os.strerror(error.errno) if error.errno else str(error)

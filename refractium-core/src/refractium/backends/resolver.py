@@ -1,0 +1,91 @@
+"""Addresses of backends that are configured by name, looked up off the data path."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from refractium.sockets import names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from refractium.backends.backend import Backend
+    from refractium.sockets.names import Name
+
+_REFRESH: Final = 10.0
+"""Seconds between lookups of a name; getaddrinfo does not tell how long its answers are good for."""
+
+
+class Resolver:
+    """Keeps `Backend.socket_addresses` of named backends up to date.
+
+    An answer replaces the addresses; a lookup that fails or hangs leaves the last good ones. The resolvers of
+    a process share their answers, so the resolver of a new configuration begins with those of the former one.
+
+    Args:
+        backends: those configured by an address are left alone.
+    """
+
+    def __init__(self, backends: Iterable[Backend]) -> None:
+        self._by_host: dict[str, list[Backend]] = {}
+        for backend in backends:
+            if backend.address.is_name:
+                self._by_host.setdefault(backend.address.host, []).append(backend)
+        self._names: list[Name] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def names(self) -> Sequence[Name]:
+        """The names of the backends, from the start to the stop."""
+        return self._names
+
+    async def start(self, timeout_ms: int) -> None:
+        """Look every name up; returns when each has been looked up, or was asked for so long ago.
+
+        A name that somebody else in this process has asked for is waited for that much less.
+        """
+        firsts: dict[asyncio.Future[None], float] = {}
+        for host, backends in self._by_host.items():
+            name = names.name(host)
+            self._names.append(name)
+            _use(name, backends)
+            first = asyncio.get_running_loop().create_future()
+            if name.looked_up == float("-inf"):
+                firsts[first] = name.asked
+            self._tasks.append(asyncio.create_task(_keep_fresh(name, backends, first)))
+        # Later than this each of them has been asked for long enough.
+        deadline = max(firsts.values(), default=0.0) + timeout_ms / 1000
+        if firsts and (seconds := deadline - time.monotonic()) > 0:
+            await asyncio.wait(firsts, timeout=seconds)
+
+    async def stop(self) -> None:
+        """Look nothing up any more."""
+        tasks, self._tasks = self._tasks, []
+        self._names.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _keep_fresh(name: Name, backends: Sequence[Backend], first: asyncio.Future[None]) -> None:
+    what = f"backend {', '.join(dict.fromkeys(str(backend.address) for backend in backends))}"
+    while True:
+        _use(name, backends)
+        if (pause := name.looked_up + _REFRESH - time.monotonic()) > 0:
+            await asyncio.sleep(pause)
+            continue  # somebody else may have looked it up meanwhile
+        try:
+            await name.look_up(what)
+        except OSError as error:
+            # As text: a handler that keeps the record must not keep the name by the traceback.
+            name.failures.warning("%s: the name cannot be resolved: %s", what, str(error))
+        if not first.done():
+            first.set_result(None)
+
+
+def _use(name: Name, backends: Iterable[Backend]) -> None:
+    if name.found:
+        for backend in backends:
+            backend.socket_addresses = names.at(backend.address.port, name.found)

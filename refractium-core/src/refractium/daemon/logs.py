@@ -1,0 +1,146 @@
+"""The logs of a run: rich on a terminal, plain lines for files and journals, JSON for machines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from refractium.config import LogConfig
+from refractium.logs import STDERR, install
+from refractium.observe.access_log import fields_of, line_of
+from refractium.proxy.outcome import Ended
+from refractium.throttle import Allowance
+
+if TYPE_CHECKING:
+    from refractium.logs import LineHandler
+    from refractium.logs.forms import Form
+    from refractium.proxy.outcome import Reporter, Summary
+
+_GATHER: Final = 0.02
+"""Seconds for which ended connections are gathered, until their lines are made."""
+_TELL: Final = 1.0
+"""Seconds between two lines that say how many others were left out."""
+_CLIENT_LEFT: Final = Ended.CLIENT_LEFT
+_allowance: Final = Allowance(LogConfig().max_lines_per_second)
+"""Lines of the access log of this process, which are one file as its stderr is."""
+
+
+def configure(style: str | None, *, debug: bool) -> Reporter:
+    """Send all logs to stderr.
+
+    Args:
+        style: ``rich``, ``plain``, ``json``; None takes rich on a terminal, else plain.
+        debug: whether to show what only developers want to know.
+
+    Returns:
+        The access log.
+    """
+    handler = install(style or ("rich" if sys.stderr.isatty() else "plain"))
+    access = _Access(handler, debug=debug)
+    handler.before, handler.before_end = access.flush, access.end
+    logging.getLogger().setLevel(logging.INFO)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    logging.getLogger("refractium").setLevel(logging.DEBUG if debug else logging.INFO)
+    return access
+
+
+def limit(config: LogConfig) -> None:
+    """Have this process log so many connections from now on."""
+    _allowance.per_second = config.max_lines_per_second
+
+
+class _Access:
+    """The access log without the detour of log records, which cost as much as half a connection.
+
+    The lines of many connections are made together: one by one, between all else that is done for a
+    connection, that takes twice as long. In another thread it would take less of this one's time, were it not
+    that both need the interpreter. Where stderr leads nowhere no line is made.
+
+    Clients decide how many connections there are, so there is a limit on their lines.
+
+    Args:
+        handler: writes the lines.
+        debug: whether there are lines of clients that left without a word.
+    """
+
+    def __init__(self, handler: LineHandler, *, debug: bool) -> None:
+        self._form = handler.form
+        self._writer = handler.writer
+        self._is_read = not _leads_nowhere(STDERR)
+        self._is_debugging = debug
+        self._ended: deque[tuple[float, Summary]] = deque()
+        self._left_out = 0
+        self._is_turn_due = False
+        self._is_telling_due = False
+
+    def is_wanted(self) -> bool:
+        return self._is_read
+
+    def write(self, summary: Summary) -> None:
+        if summary.ended is not _CLIENT_LEFT or self._is_debugging:
+            if not self._is_turn_due:
+                self._is_turn_due = True
+                _allowance.refill()
+                asyncio.get_running_loop().call_later(_GATHER, self._turn)
+            if _allowance.take():
+                self._ended.append((time.time(), summary))
+            else:
+                self._left_out += 1
+
+    def _turn(self) -> None:
+        self._is_turn_due = False
+        self.flush()
+        if self._left_out and not self._is_telling_due:
+            self._is_telling_due = True
+            asyncio.get_running_loop().call_later(_TELL, self._tell)
+
+    def _tell(self) -> None:
+        self._is_telling_due = False
+        left_out, self._left_out = self._left_out, 0
+        text = "%d lines of the access log were left out: log.max_lines_per_second is %d"
+        self._writer.write(
+            self._form.note(logging.WARNING, "refractium.access", text, left_out, _allowance.per_second)
+        )
+
+    def end(self) -> None:
+        """Write what is left to say when the process ends."""
+        self.flush()
+        if self._left_out:
+            self._tell()
+
+    def flush(self) -> None:
+        """Make the lines of what has ended; in any thread."""
+        made = []
+        while True:
+            try:
+                at, summary = self._ended.popleft()
+            except IndexError:  # another thread may have taken it
+                break
+            try:
+                made.append(access_line(self._form, at, summary))
+            except Exception:  # noqa: BLE001 - one line is not worth the log
+                self._writer.lose(1)
+        if made:
+            self._writer.write("".join(made))
+
+
+def access_line(form: Form, at: float, summary: Summary) -> str:
+    """Make the line, with its end, of a connection that has ended at some time (s since the epoch)."""
+    metadata = summary.metadata
+    fields = {"connection": fields_of(summary, metadata)} if form.has_fields else None
+    return form.line(at, "info", "refractium.access", line_of(summary, metadata), fields) + "\n"
+
+
+def _leads_nowhere(fd: int) -> bool:
+    """Whether it is closed, or the null device."""
+    try:
+        told = os.fstat(fd)
+    except OSError:
+        return True
+    return stat.S_ISCHR(told.st_mode) and told.st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116 - no path

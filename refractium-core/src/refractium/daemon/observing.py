@@ -1,0 +1,105 @@
+"""What lets others see how a run is doing: the control socket and the metrics."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from refractium.config.values import metrics_address
+from refractium.daemon.stdout import say
+from refractium.observe import control
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from refractium.assembly.assembly import Assembly
+    from refractium.observe.metrics import Exporter
+    from refractium.observe.status import Status
+
+log = logging.getLogger("refractium")
+
+
+class Observing:
+    """Both, as the configuration in force wants them.
+
+    Args:
+        status: gives the status of what runs.
+        folder: where the control socket is if the configuration does not say it.
+    """
+
+    def __init__(self, status: Callable[[], Awaitable[Status]], folder: Path) -> None:
+        self._status = status
+        self._folder = folder
+        self._bind: str | None = None
+        self._exporter: Exporter | None = None
+        self._control: control.ControlSocket | None = None
+
+    async def prepare(self, assembly: Assembly, timeout: float | None = None) -> Exporter | None:  # noqa: ASYNC109
+        """Open what serves the metrics of a configuration, if it asks for another address than is open.
+
+        Args:
+            assembly: the configuration.
+            timeout: how long a name server may take (s); by default as long as resolv.conf(5) says.
+
+        Returns:
+            What `change` takes. Whoever does not come to that closes it.
+
+        Raises:
+            ListenError: the address cannot be listened on; nothing has changed.
+        """
+        bind = assembly.metrics.bind
+        if bind is None or bind == self._bind:
+            return None
+        from refractium.observe.metrics import Exporter  # noqa: PLC0415 - slow to import, and not always wanted
+
+        exporter = Exporter(*metrics_address(bind), self._status, assembly.metrics.hosts)
+        await exporter.open(timeout)
+        return exporter
+
+    async def change(self, assembly: Assembly, prepared: Exporter | None) -> None:
+        """Go over to a configuration; the engine listens as it says already."""
+        bind = assembly.metrics.bind
+        if bind != self._bind:
+            former, self._exporter, self._bind = self._exporter, prepared, bind
+            if former is not None:
+                await former.close()
+            if prepared is not None:
+                say(f"Metrics on http://{prepared.address}/metrics")
+        if self._exporter is not None:
+            self._exporter.hosts = assembly.metrics.hosts
+        await self._change_control(assembly.server.control)
+
+    async def close(self) -> None:
+        """End both."""
+        if self._exporter is not None:
+            await self._exporter.close()
+            self._exporter = None
+        if self._control is not None:
+            await self._control.close()
+            self._control = None
+
+    async def _change_control(self, configured: str | None) -> None:
+        path = Path(configured) if configured is not None else await self._default()
+        if self._control is not None and self._control.path == path:
+            return
+        if self._control is not None:
+            await self._control.close()
+            self._control = None
+        wanted = control.ControlSocket(path, self._status)
+        try:
+            await wanted.open()
+        except OSError as error:
+            # By default it is a courtesy, which a user without a folder for it can do without.
+            level = (
+                logging.DEBUG
+                if configured is None and isinstance(error, PermissionError)
+                else logging.WARNING
+            )
+            log.log(level, "no control socket at %s: %s", path, error.strerror or error)
+        else:
+            self._control = wanted
+
+    async def _default(self) -> Path:
+        port = int((await self._status()).listeners[0].address.rpartition(":")[2])
+        return self._folder / control.file_name(port)

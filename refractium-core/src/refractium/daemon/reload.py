@@ -1,0 +1,146 @@
+"""Taking a changed configuration over while serving, as a whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from refractium.assembly.assembly import assembled
+from refractium.daemon import rights, systemd
+from refractium.daemon.stdout import leave_stdout_to_hooks
+from refractium.daemon.watch import changes
+from refractium.errors import ConfigError, ListenError
+from refractium.system.users import current_user
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from pathlib import Path
+
+    from refractium.assembly.assembly import Assembly
+    from refractium.assembly.sources import Overrides
+    from refractium.contract import Transport
+    from refractium.daemon.listening import Listening
+    from refractium.daemon.observing import Observing
+    from refractium.daemon.serving import Serving
+
+log = logging.getLogger("refractium")
+
+_T = TypeVar("_T")
+
+
+class _SupersededError(Exception):
+    """Another reload was asked for while one waited."""
+
+
+class Reloader:
+    """Reloads when it is asked to, one time after the other; requests that come meanwhile are one.
+
+    A request ends a reload that still waits for name servers or for checks of backends.
+
+    Args:
+        serving: what serves.
+        overrides: what was given on the command line; it still comes before the file.
+        transports: what was asked to be served.
+        listening: the sockets.
+        observing: control socket and metrics.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        overrides: Overrides,
+        transports: Sequence[Transport],
+        listening: Listening,
+        observing: Observing,
+    ) -> None:
+        self._serving = serving
+        self._overrides = overrides
+        self._transports = transports
+        self._listening = listening
+        self._observing = observing
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Reload soon."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Reload whenever asked; ends only by cancelling."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            systemd.reloading()
+            await self._reload()
+            systemd.ready()
+
+    async def _reload(self) -> None:
+        try:
+            # Reading and checking a large file takes a while, in which connections are served.
+            assembly = await asyncio.to_thread(assembled, self._overrides)
+            await self._apply(assembly)
+        except _SupersededError:
+            log.info("not reloaded: superseded by a newer reload")
+        except ConfigError as error:
+            self._serving.service.reload_failed([str(problem) for problem in error.problems])
+            for problem in error.problems:
+                log.error("not reloaded: %s", problem)  # noqa: TRY400 - the operator's fault needs no traceback
+        except ListenError as error:
+            reason = rights.explained(error, self._serving.identity)
+            self._serving.service.reload_failed([reason])
+            log.error("not reloaded: %s", reason)  # noqa: TRY400 - as above
+        except Exception as error:
+            self._serving.service.reload_failed([f"internal error: {error!r}"])
+            log.exception("not reloaded: internal error")
+        else:
+            for warning in assembly.warnings:
+                log.warning("%s", warning)
+            if assembly.server.worker_count != self._serving.workers:
+                log.warning("server.workers: there are %d until a restart", self._serving.workers)
+            if assembly.server.identity != self._serving.identity:
+                log.warning("server.user: it runs as %s until a restart", current_user())
+            log.info("reloaded: configuration %d is in force", self._serving.service.generation)
+
+    async def _apply(self, assembly: Assembly) -> None:
+        wanted = assembly.wanted(self._transports)
+        timeout = self._serving.service.settings.connect_timeout_ms / 1000
+        exporter = await self._unless_superseded(self._observing.prepare(assembly, timeout))
+        change = None
+        try:
+            hosts = await self._unless_superseded(self._listening.resolve(wanted, timeout))
+            change = await self._listening.prepare(wanted, hosts)
+            use = await self._unless_superseded(self._serving.prepare(assembly))
+            await use()
+        except BaseException:
+            if change is not None:
+                await self._listening.undo(change)
+            if exporter is not None:
+                await exporter.close()
+            raise
+        leave_stdout_to_hooks(assembly)
+        await self._listening.carry_out(change)
+        await self._listening.close_others(wanted)
+        await self._observing.change(assembly, exporter)
+
+    async def _unless_superseded(self, step: Coroutine[Any, Any, _T]) -> _T:
+        """Wait for a step that changes nothing, or else end it because another reload was asked for."""
+        asked, running = asyncio.create_task(self._asked.wait()), asyncio.create_task(step)
+        try:
+            await asyncio.wait((asked, running), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+            raise _SupersededError
+        finally:
+            asked.cancel()
+            if not running.done():
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+
+async def ask_on_changes(
+    path: Path, known: bytes | None, is_wanted: Callable[[], bool], reloader: Reloader
+) -> None:
+    """Have every change of a file reloaded, as long as that is wanted; ends only by cancelling."""
+    async for _ in changes(path, known):
+        if is_wanted():
+            reloader.ask()

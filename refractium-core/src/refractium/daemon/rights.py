@@ -1,0 +1,112 @@
+"""From root to the user that the configuration names: what has to be done when, and what goes wrong then."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from refractium.errors import ConfigError, RefractiumError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from refractium.config import Loaded
+    from refractium.errors import ListenError
+    from refractium.problems import Problem
+    from refractium.system.users import Identity
+
+log = logging.getLogger("refractium")
+
+_PACKAGE: Final = Path(__file__).parents[1] / "__init__.py"
+
+
+def begin(loaded: Loaded) -> Identity | None:
+    """Return who to run as, and give up what has to be given up before the first thread begins.
+
+    Returns:
+        What `give_up` takes; None where the configuration names no user, or is not valid.
+
+    Raises:
+        ConfigError: this process cannot become that user.
+        RefractiumError: the kernel refuses it.
+    """
+    if loaded.problems or (identity := loaded.config.server.identity) is None:
+        return None
+    if os.geteuid() != 0 and not identity.is_current:
+        reason = "only root can run as another user or group: start it as root, or leave user and group out"
+        raise ConfigError([loaded.problem("server.user", reason)])
+    from refractium.system import privileges  # noqa: PLC0415 - with ctypes, which is not always wanted
+
+    try:
+        privileges.forgo_new_privileges()
+    except OSError as error:
+        raise _refused(identity, error) from error
+    return identity
+
+
+def give_up(identity: Identity) -> None:
+    """Run as that user from now on.
+
+    Raises:
+        RefractiumError: the kernel refuses it, or that user could not run the program.
+    """
+    from refractium.system import privileges  # noqa: PLC0415 - as above
+
+    try:
+        privileges.become(identity)
+    except OSError as error:
+        raise _refused(identity, error) from error
+    # Workers and processes of hooks are new interpreters, and modules are imported when they are needed.
+    for path, mode in ((sys.executable, os.X_OK), (os.__file__, os.R_OK), (_PACKAGE, os.R_OK)):
+        if not os.access(path, mode):
+            reason = f"user {identity.user} cannot read {path}"
+            raise RefractiumError(f"{reason}: install Python and Refractium where that user can read them")
+
+
+def is_lost(path: Path, identity: Identity) -> bool:
+    """Return whether the configuration file, which a reload reads, cannot be read any more; warn if so."""
+    if os.access(path, os.R_OK):
+        return False
+    log.warning("server.user: %s", _unreadable(path, identity))
+    return True
+
+
+def doubts(loaded: Loaded) -> Iterator[Problem]:
+    """Yield a warning if the user could not read the configuration file; only root can find out."""
+    if loaded.problems or (identity := loaded.config.server.identity) is None or os.geteuid() != 0:
+        return
+    try:
+        asked = subprocess.run(  # noqa: S603 - the name of the file is one argument
+            ["test", "-r", loaded.source.name],  # noqa: S607 - a program of POSIX
+            check=False,
+            user=identity.uid,
+            group=identity.gid,
+            extra_groups=identity.groups,
+        )
+    except OSError:  # a container without the right to change the user, or without that program
+        return
+    if asked.returncode == 1:
+        yield loaded.problem("server.user", _unreadable(loaded.source.name, identity))
+
+
+def explained(error: ListenError, identity: Identity | None) -> str:
+    """Return what to say of an address that a reload could not bind."""
+    if identity is None or error.errno != errno.EACCES:
+        return str(error)
+    ways = "restart it, or lower net.ipv4.ip_unprivileged_port_start (sysctl)"
+    return f"{error}; user {identity.user} has neither: {ways}"
+
+
+def _unreadable(path: Path | str, identity: Identity) -> str:
+    reason = f"{identity.user} cannot read {path}, so every reload will fail"
+    return f"{reason}: let that user or its group read the file"
+
+
+def _refused(identity: Identity, error: OSError) -> RefractiumError:
+    hint = "a container must leave root the capabilities SETUID and SETGID"
+    return RefractiumError(f"cannot run as user {identity.user}: {error.strerror}: {hint}")

@@ -1,0 +1,188 @@
+"""A run, from the first bound port to the last connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+from typing import TYPE_CHECKING
+
+from refractium.assembly.assembly import assembled
+from refractium.assembly.sources import file_of, read_sources
+from refractium.daemon import rights, systemd
+from refractium.daemon.listening import Listening
+from refractium.daemon.observing import Observing
+from refractium.daemon.reload import Reloader, ask_on_changes
+from refractium.daemon.serving import Service, Serving, is_hot, serving
+from refractium.daemon.stdout import claimed_stdout, leave_stdout_to_hooks
+from refractium.daemon.watch import digest
+from refractium.engine.loop import run
+from refractium.observe import control
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from refractium.assembly.assembly import Assembly
+    from refractium.assembly.sources import Overrides
+    from refractium.contract import Transport
+    from refractium.proxy.outcome import Reporter
+
+
+log = logging.getLogger("refractium")
+
+
+def serve(
+    overrides: Overrides,
+    transports: Sequence[Transport],
+    begin: Callable[[], Reporter],
+    announce: Callable[[Assembly], None],
+) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        overrides: what was given on the command line.
+        transports: what to serve. One without routes and fallback is left out, unless it is the only one.
+        begin: sends the logs of a process to stderr; returns its access log.
+        announce: says on stdout what is going to be served.
+
+    Raises:
+        ConfigError: the configuration cannot be used; nothing was bound.
+        ListenError: an address cannot be listened on.
+    """
+    file = file_of(overrides)
+    known = digest(file) if file is not None else None
+    loaded = read_sources(overrides)
+    identity = rights.begin(loaded)  # before the thread of the log
+    access = begin()
+    assembly = assembled(overrides, loaded)
+    with claimed_stdout():
+        leave_stdout_to_hooks(assembly)
+        with contextlib.suppress(OSError):  # nobody reads stdout: no reason not to serve
+            announce(assembly)
+        for warning in assembly.warnings:
+            log.warning("%s", warning)
+        _take_all_descriptors()
+        run_by = serving(overrides, assembly, begin, access, identity)
+        run(lambda: _serve(run_by, overrides, assembly, transports, (file, known)))
+
+
+def _take_all_descriptors() -> None:
+    """Use as many as the administrator allows: the lower limit is for programs that call select(2).
+
+    So says systemd.exec(5) of LimitNOFILE. By default it is 1,024, which is 500 connections.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # fs.nr_open has been lowered since
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(
+    run_by: Serving,
+    overrides: Overrides,
+    assembly: Assembly,
+    transports: Sequence[Transport],
+    in_force: tuple[Path | None, bytes | None],
+) -> None:
+    service, identity = run_by.service, run_by.identity
+    listening = Listening(service)
+    stopping = _Stopping(service)
+    observing = Observing(run_by.status, control.folder_for(identity))
+    reloader = Reloader(run_by, overrides, transports, listening, observing)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.on_signal, number)
+    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        starting = asyncio.create_task(_start(run_by, assembly, transports, listening, observing))
+        if await stopping.allows(starting):
+            systemd.ready()
+            # Only now: a reload compares what is wanted with what is open.
+            tasks.append(asyncio.create_task(reloader.run()))
+            path, known = in_force
+            if path is not None:
+                if identity is not None and rights.is_lost(path, identity):
+                    known = digest(path)  # it is a change if that user may read the file later
+                watching = ask_on_changes(path, known, lambda: is_hot(service), reloader)
+                tasks.append(asyncio.create_task(watching))
+        await stopping.begun.wait()
+        systemd.stopping()
+        for task in tasks:
+            task.cancel()
+        await stopping.done.wait()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await observing.close()
+        await service.stop(0)
+    status = await run_by.status()
+    log.info("stopped after %d connections and %d sessions", status.tcp.accepted, status.udp.sessions)
+
+
+async def _start(
+    run_by: Serving,
+    assembly: Assembly,
+    transports: Sequence[Transport],
+    listening: Listening,
+    observing: Observing,
+) -> None:
+    """Listen, and let others see how the run is doing. It takes as long as the first checks of backends."""
+    change = await listening.begin(systemd.inherited(), assembly.wanted(transports))
+    try:
+        exporter = await observing.prepare(assembly)
+        if run_by.identity is not None:
+            for sock in change.sockets:
+                run_by.reserve(sock)
+            if assembly.server.control is None and not run_by.identity.is_current:
+                control.make_folder(run_by.identity)
+            rights.give_up(run_by.identity)
+    except BaseException:
+        await listening.undo(change)
+        raise
+    try:
+        # The first client is accepted, and workers and hooks are started, only here.
+        await listening.carry_out(change)
+    except BaseException:
+        if exporter is not None:
+            await exporter.close()
+        raise
+    await observing.change(assembly, exporter)
+
+
+class _Stopping:
+    """The first signal drains, the second ends at once."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._tasks: list[asyncio.Task[None]] = []
+        self.begun = asyncio.Event()
+        self.done = asyncio.Event()
+
+    async def allows(self, starting: asyncio.Task[None]) -> bool:
+        """Wait for a start, which a signal ends; whether it has come to its end."""
+        begun = asyncio.create_task(self.begun.wait())
+        await asyncio.wait((starting, begun), return_when=asyncio.FIRST_COMPLETED)
+        begun.cancel()
+        if self.begun.is_set():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return False
+        await starting
+        return True
+
+    def on_signal(self, number: signal.Signals) -> None:
+        self.begun.set()
+        if self._tasks:
+            log.info("%s again: ending at once", number.name)
+            self._tasks.append(asyncio.create_task(self._stop(0)))
+        else:
+            log.info("%s: %d connections may finish", number.name, self._service.active)
+            self._tasks.append(asyncio.create_task(self._stop(None)))
+
+    async def _stop(self, drain_timeout_ms: int | None) -> None:
+        await self._service.stop(drain_timeout_ms)
+        self.done.set()

@@ -1,0 +1,89 @@
+"""What systemd and the program tell each other, where systemd has started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from typing import Final
+
+from refractium.errors import ListenError
+from refractium.wire.text import escape
+
+_FIRST_INHERITED: Final = 3
+"""The first descriptor that is handed down (sd_listen_fds(3))."""
+
+
+def notify(*states: str) -> None:
+    """Tell the service manager, if there is one that wants to know (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):  # in the abstract namespace
+        address = "\0" + address[1:]
+    # Nobody there any more is no reason not to serve.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(address)
+        sock.send("\n".join(states).encode())
+
+
+def ready() -> None:
+    """It listens, or it has reloaded."""
+    notify("READY=1")
+
+
+def reloading() -> None:
+    """It has begun to reload; `ready` follows, however that ends."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+
+def stopping() -> None:
+    """It accepts nothing any more."""
+    notify("STOPPING=1")
+
+
+def inherited() -> list[socket.socket]:
+    """The sockets that were handed down to this process (sd_listen_fds(3)), once.
+
+    Raises:
+        ListenError: what was handed down is no socket that clients can reach.
+    """
+    if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
+        return []
+    number = os.environ.pop("LISTEN_FDS", "0")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if not (number.isascii() and number.isdecimal()):
+        raise ListenError("LISTEN_FDS", f"{escape(number)} is not a number of sockets")
+    count = int(number)
+    sockets = []
+    for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + count):
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError as error:
+            raise ListenError(f"descriptor {fd} of LISTEN_FDS", error.strerror or str(error)) from error
+        sock.set_inheritable(False)
+        if (fault := _fault_of(sock)) is not None:
+            raise ListenError(f"descriptor {fd} of LISTEN_FDS", fault)
+        sockets.append(sock)
+    return sockets
+
+
+def _fault_of(sock: socket.socket) -> str | None:
+    """Return why clients cannot reach a socket that was handed down; None where they can."""
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return "it is no IPv4 or IPv6 socket: give ListenStream= an address and a port"
+    if sock.type == socket.SOCK_STREAM:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return None if listens else "it does not listen: use ListenStream= with Accept=no"
+    if sock.type != socket.SOCK_DGRAM or not sock.getsockname()[1] or _is_connected(sock):
+        return "it is no UDP socket that is bound to a port and open to all: use ListenDatagram="
+    return None
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""One engine: its arguments, its plan, its start, changes, drain and stop."""

@@ -1,0 +1,195 @@
+"""A plan: what one configuration comes to, before and while it is served by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from refractium.addresses.address import Address
+from refractium.addresses.networks import parse_network
+from refractium.backends.checker import Checker
+from refractium.backends.checks import resolved
+from refractium.backends.resolver import Resolver
+from refractium.contract import Transport
+from refractium.errors import ConfigError
+from refractium.hooks import HookSet, used
+from refractium.problems import Problem
+from refractium.routing import ListenerRules, Pools, Router
+from refractium.routing.route import hook_problems
+from refractium.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from refractium.backends.state import Authority, BackendState
+    from refractium.hooks import HookUse, UsedHook
+    from refractium.routing import Route
+    from refractium.sockets.names import Name
+
+DEFAULTS: Final = Settings()
+ONE_LISTENER: Final = {"": ListenerRules()}
+
+
+class Plan:
+    """What one configuration comes to: routers, settings, and who keeps the backends' addresses and states.
+
+    Args:
+        tcp: as `Refractium` takes them, like the others.
+        udp: the same.
+        fallback_tcp: the same.
+        fallback_udp: the same.
+        settings: the same.
+        listeners: the same.
+        hooks: the same.
+        successor_of: whose knowledge of backends is taken over.
+        authorities: who decides what is believed of backends; without any they are checked here.
+
+    Attributes:
+        settings: limits and timeouts.
+        hooks: the hooks, which whoever serves starts.
+        pools: the routes of each transport, with their backends.
+        routers: for each transport, what each listener does with its clients, by its name.
+        faults: how often each protocol raised instead of answering.
+        prepared: the transports whose backends are watched.
+    """
+
+    def __init__(
+        self,
+        tcp: Sequence[Route] = (),
+        udp: Sequence[Route] = (),
+        fallback_tcp: str | Sequence[str] = (),
+        fallback_udp: str | Sequence[str] = (),
+        settings: Settings = DEFAULTS,
+        listeners: Mapping[str, ListenerRules] = ONE_LISTENER,
+        hooks: Sequence[HookUse] = (),
+        successor_of: Plan | None = None,
+        authorities: Mapping[Transport, Authority] | None = None,
+    ) -> None:
+        _refuse_bad_networks(settings)
+        self.settings = settings
+        if problems := list(hook_problems(hooks)):
+            raise ConfigError(problems)
+        self.hooks: HookSet = HookSet(successor_of.hooks if successor_of is not None else None)
+        for_all = tuple(map(used, hooks))
+        self.pools: dict[Transport, Pools] = {
+            transport: _pools(
+                transport,
+                routes,
+                fallback,
+                successor_of.pools[transport] if successor_of is not None else None,
+                self.hooks,
+                for_all,
+            )
+            for transport, routes, fallback in (
+                (Transport.TCP, tcp, fallback_tcp),
+                (Transport.UDP, udp, fallback_udp),
+            )
+        }
+        _refuse_bad_rules(listeners, (*tcp, *udp))
+        # They are counted from the start on.
+        self.faults: dict[Transport, Counter[str]] = (
+            successor_of.faults
+            if successor_of is not None
+            else {transport: Counter() for transport in Transport}
+        )
+        self.routers = {
+            transport: {
+                name: Router(pools, settings.peek_buffer_size, rules, self.faults[transport])
+                for name, rules in listeners.items()
+            }
+            for transport, pools in self.pools.items()
+        }
+        self._resolver = Resolver([backend for pools in self.pools.values() for backend in pools.backends])
+        self._is_resolving = False
+        self._checkers: dict[Transport, Checker] = {}
+        self.prepared: set[Transport] = set()
+        if authorities is None:
+            self._checkers = {
+                transport: Checker(transport, pools.backends) for transport, pools in self.pools.items()
+            }
+        else:
+            for transport, state in self.states:
+                authorities[transport].adopt(state)
+
+    @property
+    def states(self) -> Iterator[tuple[Transport, BackendState]]:
+        """What is known of every backend."""
+        for transport, pools in self.pools.items():
+            for state in pools.states.values():
+                yield transport, state
+
+    @property
+    def names(self) -> Sequence[Name]:
+        """The host names of backends, once `prepare` has begun."""
+        return self._resolver.names
+
+    def refuse_unknown(self, listener: str) -> None:
+        """Raise `ValueError` if there are no rules of a listener of this name."""
+        if listener not in self.routers[Transport.TCP]:
+            names = ", ".join(map(repr, self.routers[Transport.TCP]))
+            raise ValueError(f"there is no listener {listener!r}: there are {names}")
+
+    async def prepare(self, transport: Transport) -> None:
+        """Look up names and check backends for the first time; each for a bounded time."""
+        if not self._is_resolving:
+            self._is_resolving = True
+            await self._resolver.start(self.settings.connect_timeout_ms)
+        if transport in self._checkers:
+            await self._checkers[transport].start()
+        self.prepared.add(transport)
+
+    async def stop(self) -> None:
+        """Look nothing up and check nothing any more."""
+        for checker in self._checkers.values():
+            await checker.stop()
+        await self._resolver.stop()
+
+
+def _pools(
+    transport: Transport,
+    routes: Sequence[Route],
+    fallback: str | Sequence[str],
+    former: Pools | None,
+    hooks: HookSet,
+    for_all: Sequence[UsedHook],
+) -> Pools:
+    if wrong := [route for route in routes if route.transport is not transport]:
+        raise ConfigError(Problem(f"{one} is not a route for {transport}", where=transport) for one in wrong)
+    routes = [replace(route, health=resolved(route.health, transport)) for route in routes]
+    targets = _addresses(fallback, f"fallback_{transport}")
+    known = former.states if former is not None else None
+    return Pools(routes, targets, known, hooks=hooks, for_all=for_all)
+
+
+def _refuse_bad_rules(listeners: Mapping[str, ListenerRules], routes: Sequence[Route]) -> None:
+    labels = {name for route in routes for name in (route.label, route.name)}
+    if problems := [
+        Problem(problem.message, where=f"listeners[{name!r}].{problem.where}")
+        for name, rules in listeners.items()
+        for problem in rules.problems(labels)
+    ]:
+        raise ConfigError(problems)
+
+
+def _refuse_bad_networks(settings: Settings) -> None:
+    problems = []
+    for index, text in enumerate(settings.proxy_protocol_from):
+        try:
+            parse_network(text)
+        except ValueError as error:
+            problems.append(Problem(str(error), where=f"settings.proxy_protocol_from[{index}]"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _addresses(texts: str | Sequence[str], where: str) -> tuple[Address, ...]:
+    found, problems = [], []
+    for text in (texts,) if isinstance(texts, str) else texts:
+        try:
+            found.append(Address.parse(text))
+        except ValueError as error:
+            problems.append(Problem(str(error), where=where))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(found)

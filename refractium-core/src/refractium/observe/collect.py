@@ -1,0 +1,166 @@
+"""How the status of an engine is gathered from what the engine counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+from refractium.addresses.address import join_host_port
+from refractium.observe.status import (
+    BackendStatus,
+    HookStatus,
+    HookTally,
+    Listener,
+    RouteStatus,
+    RouteTraffic,
+    TcpStatus,
+    UdpStatus,
+    moment,
+)
+from refractium.proxy.counters import BOUNDS, Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from refractium.addresses.address import Peer
+    from refractium.contract import Transport
+    from refractium.hooks import Hooks
+    from refractium.hooks.counters import Counters as HookCounters
+    from refractium.proxy.counters import Counters, UdpCounters
+    from refractium.routing import Pools
+
+
+class _Serving(Protocol):
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+
+class _Listening(Protocol):
+    @property
+    def address(self) -> Peer: ...
+
+    @property
+    def router(self) -> _Serving: ...
+
+    @property
+    def paused(self) -> str: ...
+
+
+class _Open(Protocol):
+    """A connection or a session."""
+
+    @property
+    def route(self) -> str: ...
+
+    @property
+    def moved(self) -> tuple[int, int]: ...
+
+
+def listeners(transport: Transport, those: Iterable[_Listening]) -> Iterator[Listener]:
+    """Those of one transport."""
+    for one in those:
+        yield Listener(transport, join_host_port(*one.address[:2]), one.router.labels, one.paused)
+
+
+def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
+    """Those of one transport and its fallback, with their backends as they are now."""
+    active: Counter[str] = Counter()
+    for state in pools.states.values():
+        active[str(state.address)] += state.active
+    conditions = {pool: route.conditions for route, pool in pools.routes}
+    for pool in pools:
+        asked = conditions.get(pool, {})
+        yield RouteStatus(
+            pool.label,
+            transport,
+            {key: names for key, names in asked.items() if names},
+            tuple(
+                BackendStatus(
+                    str(one.address),
+                    str(one.state.status),
+                    moment(one.state.since),
+                    one.state.reason,
+                    active[str(one.address)],
+                    one.weight,
+                    one.is_backup,
+                )
+                for one in pool.backends
+            ),
+            pool.action,
+        )
+
+
+def tcp(counters: Counters, connections: Collection[_Open], faults: Mapping[str, int]) -> TcpStatus:
+    """Counts of connections, with those that are open."""
+    return TcpStatus(
+        accepted=counters.accepted,
+        refused=dict(counters.refusals),
+        finished=counters.finished,
+        active=len(connections),
+        loops=counters.loops,
+        outcomes={str(outcome): count for outcome, count in counters.outcomes.items()},
+        identification_seconds=counters.seconds,
+        identification_buckets=tuple(_cumulative(counters.buckets)),
+        faults=dict(faults),
+        routes=_traffic(counters.routes, connections),
+    )
+
+
+def udp(counters: UdpCounters, sessions: Collection[_Open], faults: Mapping[str, int]) -> UdpStatus:
+    """Counts of sessions, with those that are open."""
+    return UdpStatus(
+        sessions=counters.sessions,
+        refused=dict(counters.refusals),
+        finished=counters.finished,
+        active=len(sessions),
+        outcomes={str(outcome): count for outcome, count in counters.outcomes.items()},
+        unrouted=counters.unrouted,
+        dropped=counters.dropped,
+        faults=dict(faults),
+        routes=_traffic(counters.routes, sessions),
+    )
+
+
+def hooks(those: Hooks) -> Iterator[HookStatus]:
+    """Those that run, and those that have been stopped, by name."""
+    for one in those.running:
+        yield _hook(one.name, "stalled" if one.is_stalled else str(one.state), one.reason, one.counters)
+    for name, counters in those.past.items():
+        yield _hook(name, "stopped", "", counters)
+
+
+def _hook(name: str, state: str, reason: str, counters: HookCounters) -> HookStatus:
+    tallies = [
+        HookTally(*(getattr(tally, field) for field in HookTally.__struct_fields__))
+        for tally in (counters.inbound, counters.outbound)
+    ]
+    return HookStatus(name, state, reason, counters.failures, *tallies)
+
+
+def _cumulative(buckets: Sequence[int]) -> Iterator[tuple[float, int]]:
+    total = 0
+    for bound, count in zip(BOUNDS, buckets, strict=False):
+        total += count
+        yield bound, total
+
+
+def _traffic(finished: dict[str, Traffic], still_open: Iterable[_Open]) -> tuple[RouteTraffic, ...]:
+    active: Counter[str] = Counter()
+    up: Counter[str] = Counter()
+    down: Counter[str] = Counter()
+    for one in still_open:
+        active[one.route] += 1
+        moved_up, moved_down = one.moved
+        up[one.route] += moved_up
+        down[one.route] += moved_down
+    nothing = Traffic()
+    return tuple(
+        RouteTraffic(
+            name,
+            active[name],
+            {how.name.lower(): count for how, count in finished.get(name, nothing).ended.items()},
+            finished.get(name, nothing).bytes_up + up[name],
+            finished.get(name, nothing).bytes_down + down[name],
+        )
+        for name in dict.fromkeys((*finished, *active))
+    )

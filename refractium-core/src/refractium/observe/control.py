@@ -1,0 +1,253 @@
+"""The control socket: a unix socket on which a running instance tells its status.
+
+Whoever connects is sent one JSON document (`refractium.observe.status.Status`), and the connection is closed.
+Nothing is read. Only root and the user that the instance runs as are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from refractium.errors import RefractiumError
+from refractium.observe.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from refractium.system.users import Identity
+
+log = logging.getLogger("refractium")
+
+_RUN: Final = Path("/run")
+_MODE: Final = 0o600
+_FOLDER_MODE: Final = 0o755
+_CREDENTIALS: Final = struct.Struct("3i")
+"""pid, uid, gid: struct ucred (unix(7), SO_PEERCRED)."""
+_AT_ONCE: Final = 8
+"""Connections; one more is closed without an answer."""
+_PATIENCE: Final = 5.0
+"""Seconds that an answer may take to be sent, or to come."""
+_LOOK: Final = 5.0
+"""Seconds between looks at whether the file is still there."""
+_MAX_ANSWER: Final = 256 << 20
+"""Bytes."""
+
+
+def folders() -> tuple[Path, ...]:
+    """Where control sockets are by default: in the first of them; a client looks into all."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return (*([Path(runtime)] if runtime else []), _RUN, *sorted(_RUN.glob("refractium*/")))
+
+
+def folder_for(identity: Identity | None) -> Path:
+    """Return where the control socket is by default.
+
+    Args:
+        identity: whom root starts this instance for, or None. Such a user may not write to ``/run``, and has
+            a folder there (`make_folder`), in which it can make and remove sockets.
+    """
+    return folders()[0] if identity is None or identity.is_current else _RUN / f"refractium-{identity.user}"
+
+
+def make_folder(identity: Identity) -> None:
+    """Make the folder of a user while this process runs as root. A client believes the owner of a folder."""
+    folder = folder_for(identity)
+    with contextlib.suppress(OSError):  # the socket cannot be made then, of which there is a warning
+        folder.mkdir(_FOLDER_MODE, exist_ok=True)
+        os.chown(folder, identity.uid, identity.gid)
+
+
+def file_name(port: int) -> str:
+    """What the control socket of the instance that listens on a port is called by default."""
+    return f"refractium-{port}.sock"
+
+
+class ControlSocket:
+    """Answers until it is closed.
+
+    Args:
+        path: where; `open` makes it, `close` removes it. Whoever removes it meanwhile has it made again.
+        status: gives the answer.
+    """
+
+    def __init__(self, path: Path, status: Callable[[], Awaitable[Status]]) -> None:
+        self.path = path
+        self._status = status
+        self._server: asyncio.Server | None = None
+        self._made: tuple[int, int] | None = None
+        self._answering: set[asyncio.Task[None]] = set()
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Make the file and answer from now on. What a dead instance has left there is replaced.
+
+        Raises:
+            OSError: it cannot be made, or another instance answers there (EADDRINUSE).
+        """
+        await self._listen()
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        """Make the file again where somebody has removed it, such as a cleaner of old files."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            if self.path.exists():
+                continue
+            if self._server is not None:
+                self._server.close()  # before the file is there again, which it may remove (Python 3.13)
+                self._server = None
+            try:
+                await self._listen()
+            except OSError as error:
+                log.debug("no control socket at %s any more: %s", self.path, error)
+            else:
+                log.info("the control socket at %s was removed, and is there again", self.path)
+
+    async def _listen(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            os.fchmod(sock.fileno(), _MODE)  # so that the file has these rights from its first moment on
+            _bind(sock, self.path)
+            made = self.path.stat()
+            self._made = made.st_dev, made.st_ino
+            self._server = await asyncio.start_unix_server(self._answer, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def close(self) -> None:
+        """Answer no more, and remove the file, if it is still the one that was made."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        if self._server is None:
+            return
+        with contextlib.suppress(OSError):
+            now = self.path.stat()
+            if (now.st_dev, now.st_ino) == self._made:
+                self.path.unlink()
+        self._server.close()
+        self._server = None
+        for task in self._answering:
+            task.cancel()
+        await asyncio.gather(*self._answering, return_exceptions=True)
+
+    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio makes one
+        self._answering.add(task)
+        try:
+            if len(self._answering) <= _AT_ONCE and _is_allowed(writer.get_extra_info("socket")):
+                writer.transport.set_write_buffer_limits(0)  # so that drain waits for the last byte
+                writer.write(msgspec.json.encode(await self._status()))
+                await asyncio.wait_for(writer.drain(), _PATIENCE)
+            writer.close()
+        except (OSError, TimeoutError):
+            pass
+        except Exception:
+            log.exception("the control socket cannot tell the status")
+        finally:
+            self._answering.discard(task)
+            writer.transport.abort() if not writer.is_closing() else writer.close()
+
+
+def ask(paths: Sequence[Path]) -> bytes:
+    """The status that the first of several control sockets tells that is there, as JSON.
+
+    Raises:
+        RefractiumError: nobody answers there, or not us.
+    """
+    reasons = []
+    for path in paths:
+        try:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(_PATIENCE)
+                sock.connect(os.fspath(path))
+                if not _is_trusted(sock, path):
+                    reasons.append(f"{path} is not answered by you, by root or by the owner of its folder")
+                    continue
+                answer = _receive_all(sock)
+        except FileNotFoundError:
+            reasons.append(f"nothing runs at {path}")
+        except ConnectionRefusedError:
+            reasons.append(f"nothing runs at {path} any more")
+        except PermissionError:
+            reasons.append(f"{path} is another user's: only that user and root are told")
+        except OSError as error:
+            reasons.append(f"{path} does not answer: {error.strerror or error}")
+        else:
+            if answer:
+                return answer
+            reasons.append(f"{path} gives no answer: it may be busy, or another user's")
+    raise RefractiumError("; ".join(reasons))
+
+
+def decode(answer: bytes) -> Status:
+    """What `ask` was told.
+
+    Raises:
+        RefractiumError: it is of another version, or not of Refractium.
+    """
+    try:
+        return msgspec.json.decode(answer, type=Status)
+    except msgspec.DecodeError as error:
+        raise RefractiumError(f"the answer is not understood ({error}): is it of another version?") from error
+
+
+def _receive_all(sock: socket.socket) -> bytes:
+    answer = bytearray()
+    while len(answer) < _MAX_ANSWER and (chunk := sock.recv(65_536)):
+        answer += chunk
+    return bytes(answer)
+
+
+def _bind(sock: socket.socket, path: Path) -> None:
+    try:
+        sock.bind(os.fspath(path))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not _is_stale(path):
+            raise
+        path.unlink()
+        sock.bind(os.fspath(path))
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether it is a socket on which nobody listens any more."""
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED
+
+
+def _is_allowed(sock: socket.socket) -> bool:
+    """Return whether a client may be told: it is root's, or of the user that this instance runs as."""
+    return _peer_uid(sock) in {0, os.geteuid()}
+
+
+def _is_trusted(sock: socket.socket, path: Path) -> bool:
+    """Return whether to believe whoever answers: us, root, or the only user who may write to the folder.
+
+    In a folder such as /tmp anybody can make a socket of that name first.
+    """
+    uid = _peer_uid(sock)
+    folder = path.parent.stat()
+    owners = set() if folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else {folder.st_uid}
+    return uid in {0, os.geteuid()} | owners
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    """Return the user who has connected, or of a connecting socket the user who listens (unix(7))."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(raw)
+    return int(uid)

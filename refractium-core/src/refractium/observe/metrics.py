@@ -1,0 +1,398 @@
+"""Metrics for Prometheus, read from the status of the engine whenever they are asked for.
+
+They are served by a thread of their own, so a slow scraper keeps nobody waiting. ``docs/metrics.md`` lists
+them. No label is ever taken from the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from refractium.addresses.address import join_host_port
+from refractium.addresses.networks import is_ip_address
+from refractium.contract import Transport
+from refractium.errors import ListenError
+from refractium.proxy.counters import DENIED
+from refractium.proxy.limits import NAMES
+from refractium.sockets import names
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from prometheus_client.metrics_core import Metric
+
+    from refractium.contract import SocketAddress
+    from refractium.observe.status import (
+        HookStatus,
+        RouteStatus,
+        Status,
+        TcpStatus,
+        UdpStatus,
+        WorkerStatus,
+    )
+
+log = logging.getLogger("refractium")
+
+_PATIENCE: Final = 5.0
+"""Seconds that a scrape may take in all, and the loop to tell the status; a scrape fails after that."""
+_MOST: Final = 16
+"""Scrapers served at once. One more takes the place of the oldest: a scrape takes milliseconds."""
+_PAUSE: Final = 0.1
+"""Seconds until the next accept, after the process has run out of descriptors."""
+_PATH: Final = "/metrics"
+
+
+class Exporter:
+    """Serves metrics over HTTP at one address until it is closed.
+
+    Args:
+        host: the address, without brackets.
+        port: 0 takes a free one.
+        status: gives the status; it is called in the loop that `open` runs in.
+        hosts: names by which scrapers call this machine, beside addresses, its host name, ``localhost``.
+
+    Attributes:
+        address: what is listened on, ``HOST:PORT``.
+        hosts: names that scrapers may use; a reload may change them.
+    """
+
+    def __init__(
+        self, host: str, port: int, status: Callable[[], Awaitable[Status]], hosts: Sequence[str] = ()
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._status = status
+        self.hosts = hosts
+        self.address = join_host_port(host, port)
+
+    async def open(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Listen and serve.
+
+        Args:
+            timeout: how long a name server may take (s); by default as long as resolv.conf(5) says.
+
+        Raises:
+            ListenError: the address cannot be listened on.
+        """
+        registry = CollectorRegistry()
+        registry.register(_FromStatus(self._status, asyncio.get_running_loop()))
+        try:
+            found = await names.addresses(self._host, f"metrics on {self.address}", timeout)
+            self._server = _Server(found[0], self._port)
+        except OSError as error:
+            raise ListenError(self.address, error.strerror or str(error), error.errno or 0) from error
+        self._server.set_app(self._only_metrics(make_wsgi_app(registry)))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+        self.address = join_host_port(self._host, self._server.server_port)
+
+    async def close(self) -> None:
+        """Listen no more."""
+        await asyncio.to_thread(self._end)
+
+    def _only_metrics(self, metrics: WSGIApplication) -> WSGIApplication:
+        """Return an application that answers for one path, to requests that name this machine as their host.
+
+        The page of a site whose name has come to mean this address (DNS rebinding) names that site instead.
+        """
+
+        def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            if not self._is_called_by(environ.get("HTTP_HOST", "")):
+                return _refuse(start_response, "403 Forbidden", "unknown Host: name it in [metrics] hosts\n")
+            if environ["PATH_INFO"] != _PATH:
+                return _refuse(start_response, "404 Not Found", f"metrics are at {_PATH}\n")
+            return metrics(environ, start_response)
+
+        return application
+
+    def _is_called_by(self, host: str) -> bool:
+        name = host.lower()
+        if name.startswith("["):
+            name = name.partition("]")[0].removeprefix("[")
+        elif name.count(":") == 1:
+            name = name.partition(":")[0]
+        own = ("", "localhost", self._host.lower(), socket.gethostname().lower())
+        return name in own or name in self.hosts or is_ip_address(name)
+
+    def _end(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _PATIENCE
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: scrapes come every few seconds."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each scraper, so that one that is slow keeps no other waiting."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, found: SocketAddress, port: int) -> None:
+        self._open: dict[socket.socket, float] = {}
+        """Scrapers, and when each has come, in that order."""
+        self._lock = threading.Lock()
+        self.address_family, address = found
+        super().__init__((str(address[0]), port), _Handler)
+
+    def server_bind(self) -> None:
+        """As WSGIServer does it, but without looking up what the address is called."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept; where there are no descriptors, after a pause: the next attempt would fail at once."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_PAUSE)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a scraper in a thread of its own, in the place of the oldest if there are too many."""
+        with self._lock:
+            if len(self._open) >= _MOST:
+                self._cut_off(next(iter(self._open)))
+            self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Twice a second: cut off who has not been served in time."""
+        due = time.monotonic() - _PATIENCE
+        with self._lock:
+            for request in [one for one, begun in self._open.items() if begun <= due]:
+                self._cut_off(request)
+
+    def _cut_off(self, request: socket.socket) -> None:
+        """Have the thread of a scraper meet an end, and close the socket itself."""
+        del self._open[request]
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, _request: object, client_address: object) -> None:
+        """A scraper that goes away or says nothing is its own problem."""
+        log.debug("metrics for %s failed: %r", client_address, sys.exception())
+
+
+class _FromStatus(Collector):
+    def __init__(self, status: Callable[[], Awaitable[Status]], loop: asyncio.AbstractEventLoop) -> None:
+        self._status = status
+        self._loop = loop
+
+    def collect(self) -> Iterator[Metric]:
+        return families(self._ask())
+
+    def _ask(self) -> Status:
+        """The status, as the loop's thread sees it: between two events, where all counts fit together."""
+
+        async def tell() -> Status:
+            return await self._status()
+
+        return asyncio.run_coroutine_threadsafe(tell(), self._loop).result(_PATIENCE)
+
+
+def _refuse(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return [text.encode()]
+
+
+def families(status: Status) -> Iterator[Metric]:
+    """All metrics of a status."""
+    build = InfoMetricFamily("refractium_build", "The program.")
+    build.add_metric([], {"version": status.version})
+    yield build
+    yield GaugeMetricFamily(
+        "refractium_start_time_seconds", "When it was started.", status.started.timestamp()
+    )
+    yield GaugeMetricFamily(
+        "refractium_config_generation", "How many configurations have been in force.", status.generation
+    )
+    reloads = CounterMetricFamily("refractium_reloads", "Reloads by result.", labels=["result"])
+    reloads.add_metric(["ok"], status.generation - 1)
+    reloads.add_metric(["failed"], status.reloads_failed)
+    yield reloads
+    last_ok = status.last_reload is None or status.last_reload.ok
+    yield GaugeMetricFamily(
+        "refractium_config_last_reload_successful", "Whether the last reload succeeded.", int(last_ok)
+    )
+    yield from _traffic(status)
+    yield from _identification(status.tcp, status.udp)
+    yield from _faults(status.tcp, status.udp)
+    yield from _datagrams(status.udp)
+    yield from _backends(status.routes)
+    yield from _hooks(status.hooks)
+    yield from _workers(status.workers)
+
+
+def _traffic(status: Status) -> Iterator[Metric]:
+    accepted = CounterMetricFamily(
+        "refractium_accepted", "Connections accepted and UDP sessions begun.", labels=["transport"]
+    )
+    accepted.add_metric(["tcp"], status.tcp.accepted)
+    accepted.add_metric(["udp"], status.udp.sessions)
+    yield accepted
+    refusals = CounterMetricFamily(
+        "refractium_refusals",
+        "Clients not served because of a limit, a rule or a loop.",
+        labels=["transport", "reason"],
+    )
+    for whose, refused in ((Transport.TCP, status.tcp.refused), (Transport.UDP, status.udp.refused)):
+        for reason in dict.fromkeys((*NAMES[whose], DENIED, *refused)):
+            refusals.add_metric([whose, reason], refused.get(reason, 0))
+    refusals.add_metric(["tcp", "loop"], status.tcp.loops)
+    yield refusals
+    by_route = ["transport", "route"]
+    ended = CounterMetricFamily(
+        "refractium_connections", "Connections and UDP sessions that have ended.", labels=[*by_route, "ended"]
+    )
+    active = GaugeMetricFamily(
+        "refractium_connections_active", "Connections and UDP sessions open now.", labels=by_route
+    )
+    moved = CounterMetricFamily(
+        "refractium_bytes", "Bytes passed on, up to the backend or down.", labels=[*by_route, "direction"]
+    )
+    for transport, routes in (("tcp", status.tcp.routes), ("udp", status.udp.routes)):
+        for route in routes:
+            for how, count in route.ended.items():
+                ended.add_metric([transport, route.name, how], count)
+            active.add_metric([transport, route.name], route.active)
+            moved.add_metric([transport, route.name, "up"], route.bytes_up)
+            moved.add_metric([transport, route.name, "down"], route.bytes_down)
+    yield from (ended, active, moved)
+
+
+def _identification(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
+    outcomes = CounterMetricFamily(
+        "refractium_identifications", "How identifications came out.", labels=["transport", "result"]
+    )
+    for transport, found in (("tcp", tcp.outcomes), ("udp", udp.outcomes)):
+        for outcome, count in found.items():
+            outcomes.add_metric([transport, outcome], count)
+    yield outcomes
+    buckets = [(str(bound), float(count)) for bound, count in tcp.identification_buckets]
+    yield HistogramMetricFamily(
+        "refractium_identification_seconds",
+        "Time from accept until it was decided where a connection goes.",
+        buckets=[*buckets, ("+Inf", sum(tcp.outcomes.values()))],
+        sum_value=tcp.identification_seconds,
+    )
+
+
+def _faults(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
+    faults = CounterMetricFamily(
+        "refractium_identification_faults",
+        "How often a protocol raised instead of answering.",
+        labels=["transport", "protocol"],
+    )
+    for transport, found in (("tcp", tcp.faults), ("udp", udp.faults)):
+        for protocol, count in found.items():
+            faults.add_metric([transport, protocol], count)
+    yield faults
+
+
+def _datagrams(udp: UdpStatus) -> Iterator[Metric]:
+    yield CounterMetricFamily("refractium_udp_unrouted", "Datagrams without a route.", udp.unrouted)
+    yield CounterMetricFamily("refractium_udp_dropped", "Datagrams that were not passed on.", udp.dropped)
+
+
+def _hooks(hooks: tuple[HookStatus, ...]) -> Iterator[Metric]:
+    """One sample for each name; what it was told with whichever settings is added up."""
+    packets = CounterMetricFamily(
+        "refractium_hook_packets",
+        "Packets of sessions that have hooks, by what became of them.",
+        labels=["hook", "direction", "result"],
+    )
+    moved = CounterMetricFamily(
+        "refractium_hook_bytes", "Their bytes.", labels=["hook", "direction", "result"]
+    )
+    failures = CounterMetricFamily("refractium_hook_failures", "Exceptions of hooks.", labels=["hook"])
+    detached = GaugeMetricFamily(
+        "refractium_hook_detached", "Whether a hook is told nothing more.", labels=["hook"]
+    )
+    stalled = GaugeMetricFamily(
+        "refractium_hook_stalled",
+        "Whether a hook takes none of the packets that wait for it.",
+        labels=["hook"],
+    )
+    for name in dict.fromkeys(one.name for one in hooks):
+        same = [one for one in hooks if one.name == name]
+        for direction in ("inbound", "outbound"):
+            tallies = [getattr(one, direction) for one in same]
+            for result in ("seen", "delivered", "dropped"):
+                key = [name, direction, result]
+                packets.add_metric(key, sum(getattr(one, result) for one in tallies))
+                moved.add_metric(key, sum(getattr(one, f"{result}_bytes") for one in tallies))
+        failures.add_metric([name], sum(one.failures for one in same))
+        detached.add_metric([name], int(any(one.state == "detached" for one in same)))
+        stalled.add_metric([name], int(any(one.state == "stalled" for one in same)))
+    yield from (packets, moved, failures, detached, stalled)
+
+
+def _backends(routes: tuple[RouteStatus, ...]) -> Iterator[Metric]:
+    """One sample for each address; where routes differ about one, since they check unlike, it is down."""
+    labels = ["transport", "backend"]
+    up = GaugeMetricFamily("refractium_backend_up", "Whether clients are sent there.", labels=labels)
+    active = GaugeMetricFamily(
+        "refractium_backend_active", "Connections and UDP sessions that it has now.", labels=labels
+    )
+    since = GaugeMetricFamily(
+        "refractium_backend_state_change_timestamp_seconds", "When it went up or down.", labels=labels
+    )
+    found = {}
+    for route in routes:
+        for backend in route.backends:
+            key = (str(route.transport), backend.address)
+            if key not in found or backend.state == "down":
+                found[key] = backend
+    for key, backend in found.items():
+        up.add_metric(key, int(backend.state != "down"))
+        active.add_metric(key, backend.active)
+        since.add_metric(key, backend.since.timestamp())
+    yield from (up, active, since)
+
+
+def _workers(workers: tuple[WorkerStatus, ...]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("refractium_worker_up", "Whether there is the process.", labels=["worker"])
+    active = GaugeMetricFamily(
+        "refractium_worker_active", "Connections and UDP sessions that it has now.", labels=["worker"]
+    )
+    restarts = CounterMetricFamily(
+        "refractium_worker_restarts", "How often it was replaced.", labels=["worker"]
+    )
+    for one in workers:
+        label = [str(one.number)]
+        up.add_metric(label, int(one.pid is not None))
+        active.add_metric(label, one.active)
+        restarts.add_metric(label, one.restarts)
+    if workers:
+        yield from (up, active, restarts)

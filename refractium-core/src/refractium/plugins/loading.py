@@ -1,0 +1,204 @@
+"""Finds the installed plugins, asks each for what it gives and reports on every one.
+
+This is the only user of pluggy's manager and of entry points. A broken plugin becomes a report, never an
+exception, and the order in which plugins are found decides nothing: what two of them claim, neither gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import traceback
+import warnings
+from collections import Counter, defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import pluggy
+from importlib_metadata import EntryPoint, entry_points
+
+from refractium.contract import (
+    API_VERSION,
+    ENTRY_POINT_GROUP,
+    hookspecs,
+    problems_of,
+    problems_of_balancer,
+    problems_of_health_check,
+    problems_of_hook,
+)
+from refractium.plugins.installed import Given, Kind, PluginReport, Plugins
+from refractium.routing import BALANCERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+
+DISABLE_VARIABLE: Final = "REFRACTIUM_DISABLE_PLUGINS"
+"""The environment variable that lists ids to leave out, separated by commas."""
+
+COMMANDS: Final = ("tcp", "udp", "init", "check", "plugins", "identify", "schema", "demo", "status")
+"""The commands of the program itself, which are above this module (`refractium.cli.app`)."""
+
+
+_log = logging.getLogger(__name__)
+
+
+def load_plugins(disabled: Collection[str] = ()) -> Plugins:
+    """Load every installed plugin that is not disabled.
+
+    Args:
+        disabled: ids to leave out, before they are imported; those of `DISABLE_VARIABLE` are added.
+
+    Returns:
+        A report on each plugin, and what those that loaded give.
+    """
+    by_environment = (id_.strip() for id_ in os.environ.get(DISABLE_VARIABLE, "").split(","))
+    blocked = dict.fromkeys(by_environment, f"disabled by {DISABLE_VARIABLE}")
+    blocked |= dict.fromkeys(disabled, "disabled by --disable-plugin or by disable under [plugins]")
+    found = [(_describe(entry_point), entry_point) for entry_point in entry_points(group=ENTRY_POINT_GROUP)]
+    found.sort(key=lambda one: (one[0].id, one[0].distribution, one[0].version))
+    claimants: defaultdict[str, list[str]] = defaultdict(list)
+    for report, _ in found:
+        claimants[report.id].append(f"{report.distribution} {report.version}")
+
+    loaded: list[tuple[PluginReport, Given]] = []
+    for report, entry_point in found:
+        if report.id in blocked:
+            loaded.append((replace(report, status="blocked", error=blocked[report.id]), Given()))
+        elif len(names := claimants[report.id]) > 1:
+            error = f"{' and '.join(names)} claim the id {report.id!r}: uninstall all but one"
+            loaded.append((replace(report, status="failed", error=error), Given()))
+        else:
+            loaded.append(_load(report, entry_point))
+    return _without_contested(loaded)
+
+
+def _describe(entry_point: EntryPoint) -> PluginReport:
+    """The report on a plugin before anything is known but who installed it."""
+    about: Mapping[str, str] = {}
+    with contextlib.suppress(Exception):  # a distribution without readable metadata still gets its row
+        metadata = entry_point.dist.metadata  # type: ignore[union-attr]
+        about = {key: metadata.get(key) or "" for key in ("Name", "Version", "Summary")}
+    return PluginReport(
+        id=entry_point.name,
+        distribution=about.get("Name") or "unknown",
+        version=about.get("Version") or "unknown",
+        summary=about.get("Summary", ""),
+    )
+
+
+_ALONE: Final = threading.RLock()
+
+
+def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, Given]:
+    """Import one plugin and ask it, in a manager of its own so that it cannot disturb another."""
+    try:
+        # What a plugin prints or warns about must not end up in the data of a command, nor stop it.
+        with (
+            _ALONE,  # both belong to the whole process, and two threads would take back each other's
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(sys.stderr),
+        ):
+            plugin = entry_point.load()
+            version = getattr(plugin, "refractium_api_version", API_VERSION)
+            if version != API_VERSION:
+                error = f"written for version {version!r} of the plugin contract, not for {API_VERSION}"
+                return replace(report, status="incompatible", error=error), Given()
+            manager = pluggy.PluginManager("refractium")
+            manager.add_hookspecs(hookspecs)
+            manager.register(plugin, report.id)
+            manager.check_pending()
+            report = replace(report, kind=_kind(manager))
+            given = _given_by(manager)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
+        _log.debug("%s failed", report, exc_info=error)
+        # One line, with the place of a SyntaxError, and safe from an exception that cannot be printed.
+        text = " ".join("".join(traceback.format_exception_only(error)).split())
+        return replace(report, status="failed", error=text), Given()
+    transports = {protocol.transport.value for protocol in given.protocols}
+    return replace(report, transports=tuple(sorted(transports))), given
+
+
+def _problems_of_command(command: object) -> Iterator[str]:
+    from click import Command  # noqa: PLC0415 - only where a plugin brings one
+
+    if not (isinstance(command, Command) and command.name):
+        yield f"{command!r} is not a click.Command with a name"
+
+
+_HOOKS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {
+    "refractium_protocols": ("protocol", problems_of),
+    "refractium_health_checks": ("health_check", problems_of_health_check),
+    "refractium_balancers": ("balancer", problems_of_balancer),
+    "refractium_hooks": ("hook", problems_of_hook),
+    "refractium_commands": ("command", _problems_of_command),
+}
+"""Each hookspec with the kind of plugin that implements it, and what finds fault with one thing it gives."""
+
+
+def _kind(manager: pluggy.PluginManager) -> Kind:
+    """The kind of the one plugin of `manager`."""
+    kinds = (kind for hook, (kind, _) in _HOOKS.items() if getattr(manager.hook, hook).get_hookimpls())
+    return next(kinds, "unknown")
+
+
+def _given_by(manager: pluggy.PluginManager) -> Given:
+    """What the one plugin of `manager` gives; raises whatever shows that the plugin is broken."""
+    given: list[list[Any]] = []
+    answers = 0
+    for hook, (_, problems_in) in _HOOKS.items():
+        results = getattr(manager.hook, hook)()
+        answers += len(results)  # pluggy drops None
+        given.append([one for result in results for one in result])
+        if problems := [problem for one in given[-1] for problem in problems_in(one)]:
+            raise TypeError("; ".join(problems))
+    if not answers:
+        raise TypeError(f"no @hookimpl function {'() or '.join(_HOOKS)}(), or it returns None")
+    found = Given(*map(tuple, given))
+    for claim, times in Counter(found.claims).items():
+        what, name, _ = claim
+        if times > 1:
+            raise ValueError(f"gives a {what} twice: {name!r}")
+        if name in _built_in(what):
+            raise ValueError(f"gives {what} {name!r}, which is built in: give it another name")
+    return found
+
+
+def _built_in(what: str) -> Collection[str]:
+    """The names that no plugin can have."""
+    if what == "balancer":
+        return BALANCERS
+    if what == "command":
+        return COMMANDS
+    if what == "health check":
+        from refractium.backends.checks import CHECKS, NONE  # noqa: PLC0415 - slow to import, and seldom needed
+
+        return {*CHECKS, NONE}
+    return ()
+
+
+def _without_contested(loaded: Collection[tuple[PluginReport, Given]]) -> Plugins:
+    """Refuse all plugins that give the same thing as another: the same protocol for the same transport."""
+    givers: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for report, given in loaded:
+        for claim in given.claims:
+            givers[claim].append(str(report))
+    reports: list[PluginReport] = []
+    refused: dict[str, PluginReport] = {}
+    taken: dict[str, Given] = {}
+    for report, given in loaded:
+        if contested := [claim for claim in given.claims if len(givers[claim]) > 1]:
+            what, name, _ = contested[0]
+            who = " and ".join(givers[contested[0]])
+            error = f"{who} give {what} {name!r}: uninstall or disable all but one"
+            reports.append(replace(report, status="failed", error=error))
+            refused |= dict.fromkeys((protocol.name for protocol in given.protocols), reports[-1])
+        else:
+            reports.append(report)
+            taken[report.id] = given
+    protocols = [protocol for given in taken.values() for protocol in given.protocols]
+    protocols.sort(key=lambda protocol: (protocol.name, protocol.transport))
+    return Plugins(tuple(reports), tuple(protocols), refused, taken)

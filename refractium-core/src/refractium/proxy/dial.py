@@ -1,0 +1,271 @@
+"""Reaching a backend: one after the other of a pool, until one is connected or none is left."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from socket import (
+    AF_UNIX,
+    IPPROTO_TCP,
+    SO_ERROR,
+    SO_KEEPALIVE,
+    SO_OOBINLINE,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_QUICKACK,
+    SocketType,
+)
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from refractium.addresses.local import is_self_connected
+from refractium.sockets.descriptors import EXHAUSTED, LOCAL_ERRORS
+from refractium.sockets.reactor import EDGE, IN, OUT
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+
+    from refractium.backends.backend import Backend
+    from refractium.contract import SocketAddress
+    from refractium.proxy.snapshot import Snapshot
+    from refractium.proxy.tcp import TcpService
+    from refractium.routing import Pool
+
+log = logging.getLogger(__name__)
+
+_BUDGET: Final = 2
+"""No further backend is tried once this many connect timeouts have passed."""
+_RETRY: Final = 0.01
+"""Seconds until the same is tried again, where the epoll cannot tell when: a unix socket whose queue is full,
+or a machine without a free descriptor."""
+
+
+new_socket = cast("type[socket.socket]", SocketType)
+"""The class below Python's own, which costs 3 us more a connection."""
+_STREAM: Final = SOCK_STREAM | SOCK_NONBLOCK
+
+
+class Caller(Protocol):
+    """Whom a dial is for."""
+
+    def reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
+        """Take the connected socket; `sent` bytes of what the client sent first have gone out already.
+
+        It counts among the backend's active connections, until the caller takes it off.
+        """
+
+    def unreachable(self) -> None:
+        """No backend is left to try."""
+
+    def crash(self) -> None:
+        """End at once, after a fault of ours."""
+
+
+class Dial:
+    """Connects one client to one backend of a pool.
+
+    A backend that cannot be reached, or not within the connect timeout, is followed by the next; none is
+    tried twice, and none after bytes were sent to one.
+
+    Args:
+        service: reactor and counters.
+        snapshot: timeouts.
+        pool: the backends to try.
+        first: what the client has sent so far; it goes out with the connect.
+        caller: told how it went, once.
+        client: the client's IP address, by which a balancer may choose.
+
+    Attributes:
+        stamp: monotonic time (s) at which the present attempt began.
+        loops: targets that were left out because they are this proxy's own listeners.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_began",
+        "_caller",
+        "_current",
+        "_first",
+        "_is_cancelled",
+        "_retry",
+        "_service",
+        "_snapshot",
+        "_sock",
+        "loops",
+        "stamp",
+    )
+
+    def __init__(
+        self,
+        service: TcpService,
+        snapshot: Snapshot,
+        pool: Pool,
+        first: bytes,
+        caller: Caller,
+        client: str,
+    ) -> None:
+        self._service = service
+        self._snapshot = snapshot
+        self._first = first
+        self._caller = caller
+        self._began = self.stamp = monotonic()
+        self._attempts = pool.targets(client)
+        self._current: tuple[Backend, SocketAddress] | None = None
+        self._sock: socket.socket | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._is_cancelled = False
+        self.loops = 0
+
+    def __repr__(self) -> str:
+        return f"<Dial {self._current}>"
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether an attempt is under way, and not only waited with."""
+        return self._sock is not None
+
+    def begin(self) -> None:
+        """Try one target after the other, until one is connected or must be waited for."""
+        if self._is_cancelled:
+            return
+        service = self._service
+        for backend, target in self._attempts:
+            now = monotonic()
+            if now - self._began >= _BUDGET * self._snapshot.settings.connect_timeout_ms / 1000:
+                break
+            if target in service.own:
+                self.loops += 1
+                service.counters.loops += 1
+                continue
+            self._current = backend, target
+            backend.state.active += 1
+            self.stamp = now
+            if self._connect():
+                return
+        self._caller.unreachable()
+
+    def cancel(self) -> None:
+        """Give up; nobody is told."""
+        self._is_cancelled = True
+        self._let_go()
+
+    def expired(self) -> None:
+        """The connect timeout has passed."""
+        # Who waits for room on this machine, or in a unix socket's queue, has learnt nothing of the backend.
+        self._give_up_on_current(errno.ETIMEDOUT, is_local=self._retry is not None)
+        self.begin()
+
+    def crash(self) -> None:
+        """End at once, after a fault of ours."""
+        self._caller.crash()
+
+    def _connect(self) -> bool:
+        """Start connecting to the current target; whether it is under way or done."""
+        assert self._current is not None  # noqa: S101 - set by the only caller
+        family, address = self._current[1]
+        try:
+            sock = self._sock = new_socket(family, _STREAM)
+            set_option = sock.setsockopt
+            set_option(SOL_SOCKET, SO_OOBINLINE, 1)  # unix sockets have urgent bytes too, since Linux 5.15
+            if family != AF_UNIX:
+                set_option(SOL_SOCKET, SO_KEEPALIVE, 1)
+                if self._first:
+                    # The handshake's last segment goes with them, so that the backend wakes up once.
+                    set_option(IPPROTO_TCP, TCP_QUICKACK, 0)
+            code = sock.connect_ex(address)
+        except OSError as error:
+            code = error.errno or errno.EINVAL
+        if code and code != errno.EINPROGRESS:
+            if code in EXHAUSTED or (code == errno.EAGAIN and family == AF_UNIX):
+                if code in EXHAUSTED:
+                    self._service.descriptors.ran_out()
+                self._wait_for_room()
+                return True
+            self._give_up_on_current(code)
+            return False
+        # On this machine the handshake is over before connect returns, and the bytes can go at once.
+        return self._send_first(is_connected=code == 0)
+
+    def _send_first(self, *, is_connected: bool) -> bool:
+        """Send what there is; whether the backend is reached or must be waited for."""
+        assert self._sock is not None  # noqa: S101 - an attempt is under way
+        sent = 0
+        if self._first:
+            try:
+                sent = self._sock.send(self._first)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._give_up_on_current(error.errno or 0)
+                return False
+        if not sent and not is_connected:
+            self._service.reactor.watch(self._sock, IN | OUT | EDGE, self._on_event)
+            self._snapshot.connecting.add(self)
+            return True
+        return self._arrive(sent)
+
+    def _on_event(self, mask: int) -> None:
+        assert self._sock is not None  # noqa: S101 - it is watched
+        code = self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
+        if code:
+            self._give_up_on_current(code)
+            self.begin()
+        elif mask & OUT:
+            self._snapshot.connecting.discard(self)
+            if not self._send_first(is_connected=True):
+                self.begin()
+
+    def _arrive(self, sent: int) -> bool:
+        assert self._sock is not None  # noqa: S101
+        assert self._current is not None  # noqa: S101
+        backend, target = self._current
+        if is_self_connected(self._sock, target):
+            self._give_up_on_current(errno.ECONNREFUSED)
+            return False
+        if backend.state.failed_clients:
+            backend.state.client_reached()
+        sock, self._sock = self._sock, None
+        self._current = None
+        self._caller.reached(backend, sock, sent)
+        return True
+
+    def _wait_for_room(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        self._snapshot.connecting.add(self)
+        self._retry = self._service.reactor.later(_RETRY, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._snapshot.connecting.discard(self)
+        if not self._connect():
+            self.begin()
+
+    def _give_up_on_current(self, code: int, *, is_local: bool = False) -> None:
+        assert self._current is not None  # noqa: S101 - an attempt is under way
+        backend, target = self._current
+        self._let_go()
+        reason = os.strerror(code)
+        self._service.failures.warning(
+            "backend %s cannot be reached (%s): %s", backend.address, target[1], reason
+        )
+        # One of several addresses tells nothing of the backend while there is another to try.
+        is_last = backend.socket_addresses[-1:] == (target,)
+        if is_last and not is_local and code not in LOCAL_ERRORS:
+            backend.state.client_failed(f"it cannot be reached: {reason}")
+
+    def _let_go(self) -> None:
+        if self._current is not None:
+            self._current[0].state.active -= 1
+            self._current = None
+        self._snapshot.connecting.discard(self)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._sock is not None:
+            self._service.reactor.retire(self._sock)
+            self._sock = None

@@ -1,0 +1,1 @@
+"""The tools underneath: the epoll, timeouts, bound sockets, descriptors, pipes and names."""
