@@ -171,7 +171,8 @@ class Dial:
             set_option = sock.setsockopt
             set_option(SOL_SOCKET, SO_OOBINLINE, 1)  # unix sockets have urgent bytes too, since Linux 5.15
             if family != AF_UNIX:
-                set_option(SOL_SOCKET, SO_KEEPALIVE, 1)
+                if self._snapshot.keeps_alive:
+                    set_option(SOL_SOCKET, SO_KEEPALIVE, 1)
                 if self._first:
                     # The handshake's last segment goes with them, so that the backend wakes up once.
                     set_option(IPPROTO_TCP, TCP_QUICKACK, 0)
