@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from refractium.proxy import dial, tcp, weld
+from refractium.proxy import connection, dial, weld
 from refractium.proxy.limits import Limits
 from refractium.sockets import reactor, watching
 from support.backends import Backend, FullUnixQueue, digest, echo, sink
@@ -49,8 +49,8 @@ def failing_once(original: Callable[..., Any], error: Exception) -> Callable[...
         (dial.Dial, "begin"),
         (dial.Dial, "_send_first"),
         (dial.Dial, "_arrive"),
-        (tcp.Connection, "receive"),
-        (tcp.Connection, "_follow"),
+        (connection.Connection, "receive"),
+        (connection.Connection, "_follow"),
     ],
 )
 def test_a_fault_anywhere_ends_its_connection_only(

@@ -23,16 +23,20 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from refractium.addresses.local import is_self_connected
 from refractium.sockets.descriptors import EXHAUSTED, LOCAL_ERRORS
 from refractium.sockets.reactor import EDGE, IN, OUT
+from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
     import asyncio
     import socket
 
+    from refractium.addresses.local import OwnAddresses
     from refractium.backends.backend import Backend
     from refractium.contract import SocketAddress
+    from refractium.proxy.counters import Counters
     from refractium.proxy.snapshot import Snapshot
-    from refractium.proxy.tcp import TcpService
     from refractium.routing import Pool
+    from refractium.sockets.descriptors import Descriptors
+    from refractium.sockets.reactor import Reactor
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,29 @@ class Caller(Protocol):
         """End at once, after a fault of ours."""
 
 
+class Dialing:
+    """What all dials of an engine share.
+
+    Args:
+        reactor: where events come from.
+        descriptors: where a dial finds out that none is free.
+        own: the listeners' addresses, none of which is dialled.
+        counters: where such targets are counted.
+
+    Attributes:
+        failures: log lines of backends that could not be reached, at a limited rate.
+    """
+
+    def __init__(
+        self, reactor: Reactor, descriptors: Descriptors, own: OwnAddresses, counters: Counters
+    ) -> None:
+        self.reactor = reactor
+        self.descriptors = descriptors
+        self.own = own
+        self.counters = counters
+        self.failures = Throttled(log)
+
+
 class Dial:
     """Connects one client to one backend of a pool.
 
@@ -71,7 +98,7 @@ class Dial:
     tried twice, and none after bytes were sent to one.
 
     Args:
-        service: reactor and counters.
+        shared: reactor, descriptors and counters.
         snapshot: timeouts.
         pool: the backends to try.
         first: what the client has sent so far; it goes out with the connect.
@@ -91,7 +118,7 @@ class Dial:
         "_first",
         "_is_cancelled",
         "_retry",
-        "_service",
+        "_shared",
         "_snapshot",
         "_sock",
         "loops",
@@ -100,14 +127,14 @@ class Dial:
 
     def __init__(
         self,
-        service: TcpService,
+        shared: Dialing,
         snapshot: Snapshot,
         pool: Pool,
         first: bytes,
         caller: Caller,
         client: str,
     ) -> None:
-        self._service = service
+        self._shared = shared
         self._snapshot = snapshot
         self._first = first
         self._caller = caller
@@ -131,14 +158,14 @@ class Dial:
         """Try one target after the other, until one is connected or must be waited for."""
         if self._is_cancelled:
             return
-        service = self._service
+        shared = self._shared
         for backend, target in self._attempts:
             now = monotonic()
             if now - self._began >= _BUDGET * self._snapshot.settings.connect_timeout_ms / 1000:
                 break
-            if target in service.own:
+            if target in shared.own:
                 self.loops += 1
-                service.counters.loops += 1
+                shared.counters.loops += 1
                 continue
             self._current = backend, target
             backend.state.active += 1
@@ -182,7 +209,7 @@ class Dial:
         if code and code != errno.EINPROGRESS:
             if code in EXHAUSTED or (code == errno.EAGAIN and family == AF_UNIX):
                 if code in EXHAUSTED:
-                    self._service.descriptors.ran_out()
+                    self._shared.descriptors.ran_out()
                 self._wait_for_room()
                 return True
             self._give_up_on_current(code)
@@ -203,7 +230,7 @@ class Dial:
                 self._give_up_on_current(error.errno or 0)
                 return False
         if not sent and not is_connected:
-            self._service.reactor.watch(self._sock, IN | OUT | EDGE, self._on_event)
+            self._shared.reactor.watch(self._sock, IN | OUT | EDGE, self._on_event)
             self._snapshot.connecting.add(self)
             return True
         return self._arrive(sent)
@@ -238,7 +265,7 @@ class Dial:
             self._sock.close()
             self._sock = None
         self._snapshot.connecting.add(self)
-        self._retry = self._service.reactor.later(_RETRY, self._try_again)
+        self._retry = self._shared.reactor.later(_RETRY, self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -251,7 +278,7 @@ class Dial:
         backend, target = self._current
         self._let_go()
         reason = os.strerror(code)
-        self._service.failures.warning(
+        self._shared.failures.warning(
             "backend %s cannot be reached (%s): %s", backend.address, target[1], reason
         )
         # One of several addresses tells nothing of the backend while there is another to try.
@@ -268,5 +295,5 @@ class Dial:
             self._retry.cancel()
             self._retry = None
         if self._sock is not None:
-            self._service.reactor.retire(self._sock)
+            self._shared.reactor.retire(self._sock)
             self._sock = None

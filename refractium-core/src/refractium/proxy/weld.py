@@ -7,35 +7,23 @@ says when it is worth going on. The rules:
 - A reset is passed on as a reset, after the bytes that came before it. The kernel tells of it once: if a send
   learns of it, the next recv looks like an orderly end, so `Flow.broken` remembers.
 - A flow holds at most one buffer of bytes that its sink has not taken; while it does, its source is not read.
-  What the kernel holds is bounded too (`UNSENT`, `UNSENT_IN_BULK`).
+  What the kernel holds is bounded too (`sockets.bind`, `sockets.bulk`).
 - A sink that has been sent a part of a stream is closed by a reset until that stream has ended, so that a
   process which is killed leaves no truncated stream that looks whole.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+from contextlib import suppress
+from os import splice
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Direction
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
-
-    from refractium.hooks import Tap
-
-import fcntl
-import os
-import select
-import socket
-import struct
-import termios
-from contextlib import suppress
-from os import splice
-from typing import TYPE_CHECKING
-
 from refractium.proxy.outcome import Ended
-from refractium.sockets.closing import end_on_close, reset_on_close
+from refractium.sockets.bulk import bound_sink, bound_source, stop_pacing_here
+from refractium.sockets.closing import end_on_close, is_over, reset_on_close, unacknowledged
 from refractium.sockets.pipes import SIZE, Pipes
 from refractium.sockets.reactor import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT
 
@@ -50,8 +38,6 @@ if TYPE_CHECKING:
 
 BUFFER: Final = 65_536
 """Bytes read at once, and the most that a flow holds back."""
-UNSENT_IN_BULK: Final = 1_048_576
-"""The same bytes for the sinks of bulk. Fewer mean more changes of processes."""
 _READS_A_TURN: Final = 16
 """After this many full reads a flow lets the others have their turn."""
 _READS_BEFORE_SPLICE: Final = 3
@@ -64,8 +50,6 @@ _RESET_PATIENCE: Final = 30.0
 """Seconds without progress after which the reset goes out without them."""
 _EVENTS: Final = IN | EDGE
 _AF_UNIX: Final = int(socket.AF_UNIX)
-_TCP_CLOSE: Final = 7
-"""tcpi_state of a connection that is over (Linux, net/tcp_states.h)."""
 
 
 class Welding:
@@ -201,7 +185,7 @@ class Weld:
 
         def look() -> None:
             nonlocal waiting, since, pause
-            left = _unacknowledged(sink)
+            left = unacknowledged(sink)
             now = reactor.now
             if left != waiting:
                 waiting, since, pause = left, now, _RESET_POLL[0]
@@ -418,16 +402,13 @@ class Flow:
         return self.pipe is not None
 
     def _prepare_bulk(self) -> None:
-        """Bound what the kernel keeps for a slow sink; let a sink on this machine send without pauses."""
         sink, size = self.opposite.sock, self.weld.shared.backend_buffer
         # Not what is copied: it gained a fifth, and a hook that was told of it missed half, not a fifth.
         if self.may_splice:
-            _stop_pacing_here(sink)
-        with suppress(OSError):  # it has been reset, and says so at the next turn
-            if sink.family != _AF_UNIX:
-                sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_BULK)
-            if size and self is self.weld.down:
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+            stop_pacing_here(sink)
+        bound_sink(sink)
+        if size and self is self.weld.down:
+            bound_source(self.sock, size)
 
     def guard(self) -> None:
         """Have the sink reset if it is closed from now on before this flow has ended.
@@ -492,7 +473,7 @@ class Flow:
             try:
                 self.opposite.sock.shutdown(socket.SHUT_WR)
             except OSError:
-                if not _is_over(self.opposite.sock):
+                if not is_over(self.opposite.sock):
                     self.weld.abort(Ended.FAULT)  # the end would never be heard of
 
     def sink_broke(self) -> None:
@@ -500,7 +481,7 @@ class Flow:
         if self.done:
             return
         opposite = self.opposite
-        if not _is_over(opposite.sock):
+        if not is_over(opposite.sock):
             # This machine failed (ENOBUFS, ENOMEM): the sink goes on and no event will ever tell of it.
             self.weld.abort(Ended.FAULT)
             return
@@ -513,47 +494,6 @@ class Flow:
         else:
             opposite.near_end = True
             opposite.run()
-
-
-def _stop_pacing_here(sock: socket.socket) -> None:
-    """Let a TCP socket whose peer is on this machine send without pauses.
-
-    BBR, where that is the machine's congestion control, paces by timers and looks for the width of a path
-    that has none: bulk takes 1.6 times as long. Reno is in every kernel (tcp(7), TCP_CONGESTION), and its
-    window only grows where nothing is lost. What leaves the machine goes by the machine's own rules.
-    """
-    with suppress(OSError):  # it has been reset, and says so at the next turn
-        if sock.getpeername()[0] == sock.getsockname()[0]:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
-
-
-def _is_over(sock: socket.socket) -> bool:
-    """Return whether a socket takes nothing more: it was reset, it timed out, or its peer reads no more."""
-    if sock.family != _AF_UNIX:
-        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
-    try:
-        sock.send(b"")  # a unix socket whose peer reads no more refuses even that (unix_stream_sendmsg)
-    except OSError:
-        return True
-    poll = select.poll()
-    poll.register(sock, 0)
-    return bool(poll.poll(0))  # EPOLLHUP, which is always asked for: the peer has closed
-
-
-def _unacknowledged(sock: socket.socket) -> int:
-    """Bytes that a reset would throw away: that the peer's kernel has not taken. Of a dead connection 0.
-
-    Where the kernel does not tell, they are not waited for.
-
-    A unix socket has no reset, and its close throws nothing away.
-    """
-    if sock.family == _AF_UNIX or _is_over(sock):
-        return 0
-    try:
-        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
-    except OSError:
-        return 0
-    return int(count)
 
 
 def tapped(flow: Flow, tap: Tap, direction: Direction) -> Callable[[memoryview], int]:

@@ -7,16 +7,20 @@ the option too, but has no reset: its peer always sees an end.
 
 from __future__ import annotations
 
+import fcntl
+import select
+import socket
 import struct
+import termios
 from socket import SO_LINGER, SOL_SOCKET
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    import socket
+from typing import Final
 
 _RESET: Final = struct.pack("ii", 1, 0)
 """A struct linger (socket(7)): on, for no time."""
 _END: Final = struct.pack("ii", 0, 0)
+_AF_UNIX: Final = int(socket.AF_UNIX)
+_TCP_CLOSE: Final = 7
+"""tcpi_state of a connection that is over (Linux, net/tcp_states.h)."""
 
 
 def reset_on_close(sock: socket.socket) -> None:
@@ -32,3 +36,32 @@ def end_on_close(sock: socket.socket) -> None:
 def is_reset_on_close(sock: socket.socket) -> bool:
     """Return whether the close of a socket is a reset."""
     return sock.getsockopt(SOL_SOCKET, SO_LINGER, len(_RESET)) == _RESET
+
+
+def is_over(sock: socket.socket) -> bool:
+    """Return whether a socket takes nothing more: it was reset, it timed out, or its peer reads no more."""
+    if sock.family != _AF_UNIX:
+        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
+    try:
+        sock.send(b"")  # a unix socket whose peer reads no more refuses even that (unix_stream_sendmsg)
+    except OSError:
+        return True
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))  # EPOLLHUP, which is always asked for: the peer has closed
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes that a reset would throw away: that the peer's kernel has not taken. Of a dead connection 0.
+
+    Where the kernel does not tell, they are not waited for.
+
+    A unix socket has no reset, and its close throws nothing away.
+    """
+    if sock.family == _AF_UNIX or is_over(sock):
+        return 0
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+    except OSError:
+        return 0
+    return int(count)

@@ -8,11 +8,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 ROOM: Final = 256
 """Characters that a text from the wire may take in a line of the log, with its escapes.
 

@@ -1,0 +1,314 @@
+"""A UDP session: one client's datagrams, and the answers of its backend."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from refractium.addresses.address import join_host_port
+from refractium.addresses.networks import plain_ip
+from refractium.contract import Direction, Transport
+from refractium.proxy.outcome import Ended, Summary, metadata_of
+from refractium.proxy.tapping import address_of, open_tap
+from refractium.sockets.descriptors import LOCAL_ERRORS
+from refractium.sockets.pktinfo import Control, asked
+from refractium.sockets.reactor import IN
+from refractium.wire.proxy_protocol import build
+
+if TYPE_CHECKING:
+    from refractium.addresses.address import Peer
+    from refractium.backends.backend import Backend
+    from refractium.contract import ProtocolMatch
+    from refractium.hooks import Tap
+    from refractium.proxy.udp import UdpListener
+    from refractium.routing import Pool
+
+
+class Session:
+    """One client's datagrams and the answers to them.
+
+    Attributes:
+        stamp: monotonic time (s) of the last datagram, in whichever direction.
+        listener: what its client's datagrams come through.
+        origin: what the limits count it as.
+        up: bytes from client to backend.
+        down: bytes from backend to client.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_backend",
+        "_client",
+        "_control",
+        "_header",
+        "_is_answered",
+        "_is_header_due",
+        "_match",
+        "_pool",
+        "_service",
+        "_silence",
+        "_sock",
+        "_started",
+        "down",
+        "ip",
+        "key",
+        "listener",
+        "origin",
+        "stamp",
+        "up",
+    )
+
+    def __init__(
+        self,
+        listener: UdpListener,
+        client: Peer,
+        control: Control,
+        key: tuple[object, ...],
+        pool: Pool,
+        match: ProtocolMatch | None,
+    ) -> None:
+        self._service = listener._service  # noqa: SLF001 - of one piece with it
+        self.listener = listener
+        self._answer = listener.answer
+        self._client = client
+        self._control = control
+        self.key = key
+        self.ip = plain_ip(client[0])
+        self.origin = self._service.limits.origin(self.ip)
+        self._pool = pool
+        self._match = match
+        self._started = self.stamp = self._service.reactor.now
+        self._is_answered = False
+        self._silence = self._service.silence(pool, answered=False)
+        self._silence.add(self)
+        self._backend: Backend | None = None
+        self._sock: socket.socket | None = None
+        self._header = self._build_header()
+        self._is_header_due = False
+        self.up = 0
+        self.down = 0
+
+    def __repr__(self) -> str:
+        return f"<Session of {join_host_port(self.ip, self._client[1])}>"
+
+    @property
+    def route(self) -> str:
+        """The label of where it goes."""
+        return self._pool.label
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes that have gone to the backend and to the client."""
+        return self.up, self.down
+
+    def send_up(self, datagram: memoryview) -> bool:
+        """Send a datagram to the backend; to the next one, should this one refuse. Whether it was sent."""
+        self.stamp = self._service.reactor.turned
+        for _ in range(1 + len(self._pool.backends)):
+            if self._sock is None and not self._connect():
+                break
+            assert self._sock is not None  # noqa: S101 - connected
+            try:
+                if self._is_header_due:
+                    self._sock.sendmsg([self._header, datagram])
+                    self._is_header_due = False
+                    self.up += len(datagram)
+                else:
+                    self.up += self._sock.send(datagram)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    break
+                # It is about an earlier datagram, and this one was not sent.
+                self._disconnect(error)
+            else:
+                return True
+        self._service.counters.dropped += 1
+        return False
+
+    def expired(self) -> None:
+        """Nothing has passed in either direction for the timeout."""
+        self.end(Ended.IDLE if self._is_answered else Ended.UNANSWERED)
+
+    def crash(self) -> None:
+        """End at once, after a fault of ours."""
+        self.end(Ended.FAULT)
+
+    def end(self, how: Ended) -> None:
+        """Let the backend's socket go; the client's next datagram begins a new session."""
+        self._silence.discard(self)
+        self._let_go()
+        self._service.ended(self, how)
+
+    def summary(self, how: Ended) -> Summary:
+        """For the access log."""
+        return Summary(
+            transport=Transport.UDP,
+            client=join_host_port(self.ip, self._client[1]),
+            route=self._pool.label,
+            match=self._match,
+            backend=str(self._backend.address) if self._backend is not None else None,
+            up=self.up,
+            down=self.down,
+            seconds=self._service.reactor.loop.time() - self._started,
+            ended=how,
+        )
+
+    def _build_header(self) -> bytes:
+        """What each backend of this session is sent ahead of its first datagram, in the same one."""
+        version = self._pool.proxy_protocol
+        if version is None:
+            return b""
+        destination = (asked(self._control) or self.listener.address[0], self.listener.address[1])
+        source = self.ip, self._client[1]
+        return build(version, Transport.UDP, source, destination, metadata_of(self._match))
+
+    def _connect(self) -> bool:
+        """Connect a socket to the next target; whether there is one."""
+        service = self._service
+        if not service.descriptors.left(1):
+            service.failures.warning("no socket for a session: %s", os.strerror(errno.EMFILE))
+            return False
+        for backend, target in self._pool.targets(self.ip):
+            if target in service.own:
+                service.counters.unrouted += 1
+                continue
+            family, address = target
+            try:
+                sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            except OSError as error:
+                service.failures.warning("no socket for a session: %s", error.strerror)
+                return False
+            try:
+                sock.connect(address)
+            except OSError as error:
+                sock.close()
+                service.failures.warning("backend %s cannot be reached: %s", backend.address, error.strerror)
+                _blame(backend, "it cannot be reached", error)
+                continue
+            self._backend = backend
+            backend.state.active += 1
+            service.descriptors.lent += 1
+            self._sock = sock
+            self._is_header_due = bool(self._header)
+            service.reactor.watch(sock, IN, self._on_event)
+            return True
+        return False
+
+    def _disconnect(self, error: OSError) -> None:
+        """Give this backend up; the next datagram takes the pool's next one."""
+        assert self._sock is not None  # noqa: S101 - it has just failed
+        assert self._backend is not None  # noqa: S101
+        self._service.failures.warning("backend %s refuses: %s", self._backend.address, error.strerror)
+        self._let_go()
+        _blame(self._backend, "it refuses", error)
+
+    def _let_go(self) -> None:
+        """Part with the backend, if there is one now."""
+        if self._sock is not None and self._backend is not None:
+            self._backend.state.active -= 1
+            self._service.reactor.retire(self._sock)
+            self._service.descriptors.lent -= 1
+            self._sock = None
+
+    def _on_event(self, _mask: int) -> None:
+        sock, backend = self._sock, self._backend
+        assert sock is not None  # noqa: S101 - it is watched
+        assert backend is not None  # noqa: S101
+        service = self._service
+        self.stamp = service.reactor.turned
+        # Only one: mostly there is no other, and to ask costs a tenth of a query. The epoll tells of more.
+        try:
+            size = sock.recv_into(service.buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._disconnect(error)
+            return
+        if not self._is_answered:
+            self._first_answer()
+        if backend.state.failed_clients:
+            backend.state.client_reached()
+        try:
+            self._answer(service.view[:size], self._client, self._control)
+        except OSError:
+            service.counters.dropped += 1
+        else:
+            self.down += size
+
+    def _first_answer(self) -> None:
+        self._is_answered = True
+        self._service.answered(self)
+        self._silence.discard(self)
+        self._silence = self._service.silence(self._pool, answered=True)
+        self._silence.add(self)
+
+
+class TappedSession(Session):
+    """One whose hooks are told of every datagram that was passed on.
+
+    Where it goes over to another backend, hooks are told of a session that ends and of one that begins: what
+    passes is between the client and one backend.
+    """
+
+    __slots__ = ("_began", "_peer", "_tap")
+
+    def __init__(
+        self,
+        listener: UdpListener,
+        client: Peer,
+        control: Control,
+        key: tuple[object, ...],
+        pool: Pool,
+        match: ProtocolMatch | None,
+    ) -> None:
+        super().__init__(listener, client, control, key, pool, match)
+        self._tap: Tap | None = None
+        self._peer: tuple[str, int] | str | None = None
+        self._began = self._started
+        self._answer = self._answer_and_tell
+
+    def send_up(self, datagram: memoryview) -> bool:
+        if not super().send_up(datagram):
+            return False
+        if self._tap is None:
+            assert self._sock is not None  # noqa: S101 - it was sent
+            assert self._backend is not None  # noqa: S101
+            client = self.ip, self._client[1]
+            self._tap = open_tap(
+                self._pool, Transport.UDP, client, self._backend, self._sock, self._match, self._began
+            )
+        self._tap.packet(Direction.INBOUND, bytes(datagram))
+        return True
+
+    def _connect(self) -> bool:
+        if not super()._connect():
+            return False
+        assert self._sock is not None  # noqa: S101 - connected
+        assert self._backend is not None  # noqa: S101
+        peer = address_of(self._backend, self._sock)
+        if self._tap is not None and peer != self._peer:
+            self._tap.close(Ended.BACKEND_RESET.name.lower())
+            self._tap = None
+            self._began = self.stamp
+        self._peer = peer
+        return True
+
+    def end(self, how: Ended) -> None:
+        super().end(how)
+        if self._tap is not None:
+            self._tap.close(how.name.lower())
+
+    def _answer_and_tell(self, datagram: memoryview, client: Peer, control: Control) -> None:
+        self.listener.answer(datagram, client, control)
+        if self._tap is not None:
+            self._tap.packet(Direction.OUTBOUND, bytes(datagram))
+
+
+def _blame(backend: Backend, what: str, error: OSError) -> None:
+    """Count that a client could not reach a backend, unless this machine is to blame."""
+    if error.errno not in LOCAL_ERRORS:
+        backend.state.client_failed(f"{what}: {error.strerror}")
