@@ -186,4 +186,4 @@ class Supervised:
 
     @property
     def all_serve(self) -> bool:
-        return bool(self.in_loop(lambda: len(self.supervisor._serving) == self._workers))
+        return bool(self.in_loop(lambda: len(self.supervisor._crew.serving) == self._workers))

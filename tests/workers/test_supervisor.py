@@ -24,7 +24,7 @@ from refractium import (
     Supervisor,
 )
 from refractium.contract import NoSettings
-from refractium.workers import supervisor as module
+from refractium.workers import crew
 from support.backends import Backend, named, refusing
 from support.clients import PATIENCE, ask, connect, receive, receive_all
 from support.datagrams import UdpBackend, client, echo
@@ -205,7 +205,7 @@ def test_a_worker_that_does_not_answer_is_replaced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
-        monkeypatch.setattr(module, "_BEAT", 0.1)  # not while workers start, which takes longer
+        monkeypatch.setattr(crew, "_BEAT", 0.1)  # not while workers start, which takes longer
         (pid, _) = [one.pid for one in proxy.workers]
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
@@ -213,7 +213,7 @@ def test_a_worker_that_does_not_answer_is_replaced(
         assert len(proxy.status().workers) == 2  # the status does not wait for it
         assert time.monotonic() - began < 10
         eventually(lambda: f"worker 1 (process {pid}): it does not answer" in caplog.text, "it is noticed")
-        monkeypatch.setattr(module, "_BEAT", 1.0)
+        monkeypatch.setattr(crew, "_BEAT", 1.0)
         proxy.await_replaced(1, pid)
         with connected(proxy, 10):
             pass
@@ -223,10 +223,10 @@ def test_a_worker_that_starts_slowly_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It answers nobody while it imports its modules, for longer than one that serves may be silent."""
-    monkeypatch.setattr(module, "_BEAT", 0.25)
-    slowly = partial(time.sleep, 1.5 * module._MISSED_BEATS * 0.25)
+    monkeypatch.setattr(crew, "_BEAT", 0.25)
+    slowly = partial(time.sleep, 1.5 * crew._MISSED_BEATS * 0.25)
     with Backend(named("a")) as backend, Supervised(Build(backend.address), begin=slowly) as proxy:
-        monkeypatch.setattr(module, "_BEAT", 1.0)
+        monkeypatch.setattr(crew, "_BEAT", 1.0)
         assert [one.restarts for one in proxy.workers] == [0, 0]
         assert "does not answer" not in caplog.text
 
@@ -235,7 +235,7 @@ def test_a_worker_that_many_ask_at_once_has_as_long_to_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
-        monkeypatch.setattr(module, "_BEAT", 0.5)
+        monkeypatch.setattr(crew, "_BEAT", 0.5)
         pid = proxy.kill(1, signal.SIGSTOP)
 
         async def ask_often() -> None:
@@ -455,7 +455,7 @@ def test_a_second_stop_makes_the_first_one_wait_no_longer() -> None:
 
 
 def test_a_worker_that_dies_while_it_stops_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(crew, "_FIRST_PAUSE", 0.0)
     with (
         Backend(named("a")) as backend,
         Supervised(Build(backend.address)) as proxy,

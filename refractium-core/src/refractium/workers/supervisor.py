@@ -7,8 +7,6 @@ import logging
 import pickle
 import socket
 import sys
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -16,11 +14,12 @@ from refractium._version import __version__
 from refractium.addresses.address import join_host_port
 from refractium.contract import Transport
 from refractium.engine.plan import Plan
-from refractium.errors import ConfigError, RefractiumError
+from refractium.errors import ConfigError
 from refractium.hooks import against_several
 from refractium.observe import collect, status
 from refractium.problems import Problem
 from refractium.sockets.bind import addresses_of, bind, copies, prepare
+from refractium.workers.crew import Crew
 from refractium.workers.messages import (
     Belief,
     Believe,
@@ -30,12 +29,10 @@ from refractium.workers.messages import (
     Know,
     KnownName,
     Listen,
-    Stop,
     StopListening,
 )
 from refractium.workers.shared_limits import LimitTable
-from refractium.workers.totals import paused, total, with_active, without_open
-from refractium.workers.worker_process import WorkerProcess
+from refractium.workers.totals import paused, with_active
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -44,6 +41,7 @@ if TYPE_CHECKING:
     from refractium.backends.state import BackendState
     from refractium.proxy.outcome import Reporter
     from refractium.settings import Settings
+    from refractium.workers.worker_process import WorkerProcess
 
 log = logging.getLogger("refractium")
 
@@ -51,23 +49,8 @@ Build: TypeAlias = "Callable[[], dict[str, Any]]"
 """Gives the arguments of `refractium.Refractium.apply`: a function at the top of a module, or whatever else
 pickle takes."""
 
-_BEAT: Final = 1.0
-"""Seconds from one question whether a worker is well to the next."""
-_MISSED_BEATS: Final = 8
-"""So many answers that do not come, and the worker is replaced."""
-_START_BEATS: Final = 60
-"""Missed beats after which the supervisor replaces a worker that does not serve yet: imports take seconds."""
 _STATUS_SECONDS: Final = 1.0
 """How long workers may take to tell their status before what they have told last is taken."""
-_FIRST_PAUSE: Final = 0.1
-"""Seconds from a worker's end to its replacement, if it has not lived for long; each time, twice as long."""
-_LONGEST_PAUSE: Final = 5.0
-_LONG: Final = 10.0
-"""Seconds after which a worker that ends has not failed at its start: it is replaced at once."""
-_TRIES: Final = 3
-"""So often a worker may end before it serves for the first time; then none is started any more."""
-_GRACE: Final = 5.0
-"""Seconds that a worker may take to say that it has stopped, after its drain timeout."""
 
 
 def _nothing() -> Reporter | None:
@@ -129,20 +112,13 @@ class Supervisor:
         self._plan = Plan(**build())
         self._refuse_hooks(self._plan)
         self._tables = LimitTable.create_all(workers, self.settings)
+        self._crew = Crew(workers, self._tables, self._have_serve, self._client_met)
         self._started = status.now()
-        self._workers: dict[int, WorkerProcess] = {}
-        self._restarts = dict.fromkeys(range(1, workers + 1), 0)
-        self._have_served: set[int] = set()
-        self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[_Listener] = []
         self._reserved: dict[socket.socket, Sequence[socket.socket | None]] = {}
         self._believers: list[_Believer] = []
-        self._past = total([])
         # Whoever holds it may rely on what workers have been told.
         self._changing = asyncio.Lock()
-        self._changed = asyncio.Event()
-        self._failure: RefractiumError | None = None
-        self._stopping = False
         self._stopped = asyncio.Event()
         self._generation = 1
         self._reloads_failed = 0
@@ -197,8 +173,8 @@ class Supervisor:
         async with self._changing:
             one.follow(self._plan)
             self._listeners.append(one)
-            await asyncio.gather(*(self._listen(worker, one) for worker in self._serving))
-        await self._all_have_served()
+            await asyncio.gather(*(self._listen(worker, one) for worker in self._crew.serving))
+        await self._crew.all_have_served()
         return address
 
     def reserve(self, sock: socket.socket) -> None:
@@ -217,10 +193,7 @@ class Supervisor:
                 self._listeners.remove(one)
                 one.close()  # before the workers do, so that they see the end of it
                 # A worker that does not answer is killed, which answers as well.
-                calls = [
-                    worker.call(StopListening, one.transport, one.address)
-                    for worker in self._workers.values()
-                ]
+                calls = [worker.call(StopListening, one.transport, one.address) for worker in self._crew]
                 await asyncio.gather(*calls)
                 return
         raise ValueError(f"{transport}://{address} is not listened on")
@@ -258,7 +231,7 @@ class Supervisor:
             self._watch_states()
             for one in self._listeners:
                 one.follow(plan)
-            await asyncio.gather(*map(self._configure, self._serving))
+            await asyncio.gather(*map(self._configure, self._crew.serving))
         self._generation += 1
         self._last_reload = status.Reload(status.now(), ok=True)
         await former.stop()
@@ -271,26 +244,19 @@ class Supervisor:
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
         """As of the engine, with all workers at once; then there are none any more."""
         timeout_ms = self.settings.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
-        already_stopping, self._stopping = self._stopping, True
-        self._changed.set()
+        already_stopping = self._crew.is_stopping
         listeners, self._listeners = self._listeners, []
         # For datagrams it keeps its sockets: with one less, the kernel would send those of sessions astray.
         kept = [one for one in listeners if one.transport is Transport.UDP]
         for one in listeners:
             if one not in kept:
                 one.close()
-        patience = timeout_ms / 1000 + _GRACE
-        workers = list(self._workers.values())
-        calls = [asyncio.wait_for(worker.call(Stop, timeout_ms), patience) for worker in workers]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
+        cut = await self._crew.drain(timeout_ms)
         if already_stopping:
             await self._stopped.wait()
         else:
             try:
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
-                await asyncio.gather(*map(self._end, [*self._workers.values()]))
+                await self._crew.dismiss()
                 await self._plan.stop()
             finally:
                 for one in kept:
@@ -300,17 +266,12 @@ class Supervisor:
                 for table in self._tables.values():
                     table.close()
                 self._stopped.set()
-        return sum(answer.cut for answer in answers if not isinstance(answer, BaseException))
+        return cut
 
     async def status(self) -> status.Status:
         """All that is known at this moment, of all workers together."""
-        asked = [asyncio.create_task(worker.ask()) for worker in self._workers.values()]
-        if asked:
-            _, late = await asyncio.wait(asked, timeout=_STATUS_SECONDS)
-            for task in late:
-                task.cancel()
-        told = [one.status for one in self._workers.values() if one.status is not None]
-        counts = total([*told, self._past])
+        told = await self._crew.told(_STATUS_SECONDS)
+        counts = self._crew.counts(told)
         return status.Status(
             version=__version__,
             started=self._started,
@@ -337,103 +298,25 @@ class Supervisor:
             tcp=counts.tcp,
             udp=counts.udp,
             hooks=counts.hooks,
-            workers=tuple(
-                _worker_status(number, restarts, self._workers.get(number))
-                for number, restarts in self._restarts.items()
-            ),
+            workers=self._crew.status(),
         )
 
-    # Workers, from their start to their end
+    # What workers are told, and tell
 
     def _start_workers(self) -> None:
-        if not self._tasks:
+        if not self._crew.has_started:
             self._watch_states()
-            self._tasks = [asyncio.create_task(self._keep(number)) for number in self._restarts]
+            self._crew.start()
 
-    async def _keep(self, number: int) -> None:
-        """Have one worker, always; ends only by cancelling, or when it cannot be started at all."""
-        pause = _FIRST_PAUSE
-        tries_left = _TRIES
-        while True:
-            begun = time.monotonic()
-            try:
-                worker = WorkerProcess(number, self._tables, self._client_met)
-            except OSError as error:
-                how = error.strerror or str(error)
-                log.error("worker %d: %s", number, how)  # noqa: TRY400 - of the machine
-            else:
-                self._workers[number] = worker
-                how = await self._watch(worker)
-            if self._stopping:
-                return
-            if number not in self._have_served:
-                tries_left -= 1
-                if not tries_left:
-                    self._failure = RefractiumError(f"worker {number} does not start: {how}")
-                    self._changed.set()
-                    return
-            if time.monotonic() - begun > _LONG:
-                pause = _FIRST_PAUSE
-            else:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            self._restarts[number] += 1
-
-    async def _watch(self, worker: WorkerProcess) -> str:
-        """Have a worker serve until it ends; returns why it did."""
-        configuring = asyncio.create_task(self._have_serve(worker))
-        while not worker.ended.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(worker.ended.wait(), _BEAT)
-                break
-            if worker.unanswered >= (_MISSED_BEATS if worker.is_serving else _START_BEATS):
-                worker.kill("it does not answer")
-                break
-            worker.beat()
-        configuring.cancel()
-        how = await self._end(worker)
-        if not self._stopping:
-            log.error("%s: %s", worker, how)
-        return how
-
-    async def _have_serve(self, worker: WorkerProcess) -> None:
+    async def _have_serve(self, worker: WorkerProcess) -> bool:
         async with self._changing:
             await self._configure(worker)
             for one in self._listeners:
                 if one.name in self._plan.routers[one.transport]:  # else it is about to be closed
                     await self._listen(worker, one)
-            if worker.is_well and not self._stopping:
+            if worker.is_well and not self._crew.is_stopping:
                 worker.is_serving = True
-                self._have_served.add(worker.number)
-        self._changed.set()
-
-    async def _end(self, worker: WorkerProcess) -> str:
-        how = await worker.leave()
-        if self._workers.get(worker.number) is worker:
-            del self._workers[worker.number]
-            for table in self._tables.values():
-                table.forget(worker.number - 1)
-            if worker.status is not None:
-                self._past = total([self._past, without_open(worker.status)])
-        return how
-
-    async def _all_have_served(self) -> None:
-        """Wait until they have begun to. One that is being replaced later on keeps nobody waiting.
-
-        Raises:
-            RefractiumError: one of them cannot be started.
-        """
-        while len(self._have_served) < self._count and not self._stopping:
-            if self._failure is not None:
-                raise self._failure
-            self._changed.clear()
-            await self._changed.wait()
-
-    @property
-    def _serving(self) -> list[WorkerProcess]:
-        return [worker for worker in self._workers.values() if worker.is_serving]
-
-    # What workers are told, and tell
+            return worker.is_serving
 
     async def _configure(self, worker: WorkerProcess) -> None:
         beliefs = [_belief(transport, state) for transport, state in self._plan.states]
@@ -454,7 +337,7 @@ class Supervisor:
         worker.send(Know(names))
 
     def _replace_if_failed(self, worker: WorkerProcess, error: str) -> None:
-        if error and worker.is_well and not self._stopping:
+        if error and worker.is_well and not self._crew.is_stopping:
             worker.kill(error)
 
     def _refuse_hooks(self, plan: Plan) -> None:
@@ -463,14 +346,14 @@ class Supervisor:
             raise ConfigError(Problem(reason, where="hooks") for reason in reasons)
 
     def _refuse_if_stopped(self) -> None:
-        if self._stopping:
+        if self._crew.is_stopping:
             raise RuntimeError("the supervisor was stopped: make a new one")
 
     def _watch_states(self) -> None:
         self._believers = [_Believer(transport, state, self._tell) for transport, state in self._plan.states]
 
     def _tell(self, belief: Belief) -> None:
-        for worker in self._workers.values():
+        for worker in self._crew:
             worker.send(Believe(belief))
 
     def _client_met(self, what: ClientFailed | ClientReached) -> None:
@@ -516,14 +399,6 @@ class _Believer:
 
     def refresh(self) -> None:
         self._tell(_belief(self._transport, self._state))
-
-
-def _worker_status(number: int, restarts: int, worker: WorkerProcess | None) -> status.WorkerStatus:
-    if worker is None:
-        return status.WorkerStatus(number, None, None, restarts, 0)
-    told = worker.status
-    active = told.tcp.active + told.udp.active if told is not None else 0
-    return status.WorkerStatus(number, worker.pid, status.moment(worker.since), restarts, active)
 
 
 def _belief(transport: Transport, state: BackendState) -> Belief:
