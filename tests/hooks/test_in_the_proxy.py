@@ -16,6 +16,7 @@ import pytest
 from refractium import (
     ConfigError,
     Direction,
+    EngineSpec,
     HookContext,
     PacketHook,
     Protocol,
@@ -29,7 +30,7 @@ from refractium import (
 )
 from refractium.contract import NO, Identification
 from refractium.hooks import registry, runner
-from refractium.proxy import tcp, udp, weld
+from refractium.proxy import connection, udp_session, weld
 from refractium.proxy.tapping import open_tap
 from support.backends import Backend, duplex, echo, source
 from support.clients import ask, connect, payload, receive, receive_all, reset, sending
@@ -186,7 +187,7 @@ def test_a_route_without_hooks_pays_nothing_for_those_of_another(
         return open_tap(*args)
 
     monkeypatch.setattr(weld, "splice", splice)
-    for module in (tcp, udp):
+    for module in (connection, udp_session):
         monkeypatch.setattr(module, "open_tap", tap)
     down = payload("down", 4 * MIB)
     with (
@@ -414,7 +415,7 @@ def test_settings_that_are_used_twice_are_one_hook_and_a_reload_changes_them(tmp
             with proxy.connect() as client:
                 client.sendall(b"ONE before")
                 assert receive(client, 10) == b"ONE before"
-                proxy.call(proxy.engine.apply(routes(new), settings=quick()))
+                proxy.call(proxy.engine.apply(EngineSpec(routes(new), settings=quick())))
                 assert ask(proxy.address, b"TWO after").data == b"TWO after"
                 client.sendall(b" and after")
                 assert receive(client, 10) == b" and after"
@@ -426,7 +427,7 @@ def test_settings_that_are_used_twice_are_one_hook_and_a_reload_changes_them(tmp
             )
             assert_accounted(proxy)
             # Nothing that is used on goes through a stop.
-            proxy.call(proxy.engine.apply(routes(new), settings=quick()))
+            proxy.call(proxy.engine.apply(EngineSpec(routes(new), settings=quick())))
             assert len(proxy.status().hooks) == 2
     told = read(old)
     (session,) = (one.session for one in told if one.what == "open")

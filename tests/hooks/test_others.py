@@ -52,7 +52,7 @@ async def main(name, isolation, backend):
     stopped = time.monotonic() - began
     tallies = [
         (one.seen, one.delivered, one.dropped)
-        for hook in engine.status().hooks
+        for hook in engine.status_now().hooks
         for one in (hook.inbound, hook.outbound)
     ]
     print(json.dumps({"grown": grown, "stopped": stopped, "tallies": tallies}), flush=True)

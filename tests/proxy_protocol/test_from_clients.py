@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from refractium import ConfigError, Refractium, Route, Settings
+from refractium import ConfigError, EngineSpec, Refractium, Route, Settings
 from refractium.contract import Transport
 from refractium.proxy.outcome import Ended
 from refractium.wire.proxy_protocol import build_v1, build_v2, parse
@@ -276,7 +276,7 @@ def test_a_reload_changes_who_is_trusted_for_those_to_come() -> None:
         proxy.connect() as before,
     ):
         proxy.await_active(1)
-        proxy.call(proxy.engine.apply(fallback_tcp=backend.address, settings=quick()))
+        proxy.call(proxy.engine.apply(EngineSpec(fallback_tcp=backend.address, settings=quick())))
         ask(proxy.address, b"no header")
         assert backend.result().data == b"no header"
         before.sendall(build_v1(CLIENT, ASKED) + b"with")

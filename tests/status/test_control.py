@@ -55,7 +55,7 @@ def run(loop: Loop, coroutine: Coroutine[None, None, None]) -> None:
 
 
 async def status_of_nothing() -> Status:
-    return Refractium().status()
+    return await Refractium().status()
 
 
 @asynccontextmanager
@@ -92,7 +92,7 @@ def test_it_tells_the_status_to_its_own_user_and_is_removed_at_the_end(path: Pat
         engine = Refractium()
 
         async def status() -> Status:
-            return engine.status()
+            return engine.status_now()
 
         async with opened(path, status):
             mode = mode_of(path)
@@ -101,7 +101,7 @@ def test_it_tells_the_status_to_its_own_user_and_is_removed_at_the_end(path: Pat
             for _ in range(20):
                 told = await answer(path)
                 assert told.generation == 1
-                assert told.started == engine.status().started
+                assert told.started == engine.status_now().started
 
     run(loop, main())
     assert not path.exists()
@@ -169,7 +169,7 @@ def test_who_does_not_read_keeps_neither_others_nor_the_end_waiting(path: Path, 
     engine = Refractium()
 
     async def status() -> Status:
-        return msgspec.structs.replace(engine.status(), last_reload=large)
+        return msgspec.structs.replace(engine.status_now(), last_reload=large)
 
     async def main() -> None:
         async with opened(path, status):
@@ -186,7 +186,7 @@ def test_beyond_eight_at_once_nobody_is_answered(path: Path, loop: Loop) -> None
     engine = Refractium()
 
     async def status() -> Status:
-        return msgspec.structs.replace(engine.status(), last_reload=large)
+        return msgspec.structs.replace(engine.status_now(), last_reload=large)
 
     async def main() -> None:
         async with opened(path, status):

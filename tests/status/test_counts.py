@@ -16,7 +16,7 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from refractium import NEED_MORE, Identification, Refractium, Route, Transport, define_protocol
+from refractium import NEED_MORE, EngineSpec, Identification, Refractium, Route, Transport, define_protocol
 from refractium.observe import metrics
 from refractium.observe.metrics import Exporter, families
 from refractium.observe.status import WorkerStatus
@@ -86,7 +86,7 @@ class Run:
 
     async def tell(self) -> Status:
         """The same, in the proxy's loop."""
-        return self.proxy.engine.status()
+        return self.proxy.engine.status_now()
 
     def scrape(self) -> list[Metric]:
         """The metrics, as a scraper gets them."""
@@ -282,7 +282,7 @@ def test_reloads_good_and_failed_are_counted_and_counts_outlive_them(run: Run) -
     assert (failed.generation, failed.reloads_failed) == (1, 1)
     assert (failed.last_reload.ok, failed.last_reload.errors) == (False, ("line 3: no",))
     assert run.samples()["refractium_config_last_reload_successful"] == 0
-    run.proxy.call(run.proxy.engine.apply([Route(faulty, "127.0.0.1:1")], settings=quick()))
+    run.proxy.call(run.proxy.engine.apply(EngineSpec([Route(faulty, "127.0.0.1:1")], settings=quick())))
     status = run.status()
     assert status.last_reload is not None
     assert (status.generation, status.last_reload.ok, status.last_reload.errors) == (2, True, ())
@@ -295,7 +295,7 @@ def test_reloads_good_and_failed_are_counted_and_counts_outlive_them(run: Run) -
 def test_the_page_lists_exactly_the_metrics_that_are_scraped(run: Run) -> None:
     mixed(run)
     routes = [Route(faulty, "127.0.0.1:1")]
-    run.proxy.call(run.proxy.engine.apply(routes, settings=quick(), hooks=[Ignoring]))
+    run.proxy.call(run.proxy.engine.apply(EngineSpec(routes, settings=quick(), hooks=[Ignoring])))
     rows = re.findall(r"^\| `(refractium_\w+)` \| (\w+) \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
     listed = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     status = run.status()
@@ -396,7 +396,7 @@ def test_an_identification_is_in_the_bucket_of_its_time() -> None:
 
 
 def test_an_engine_that_serves_nothing_yet_has_a_status() -> None:
-    status = Refractium([Route(starting_with(b"A"), "127.0.0.1:1")]).status()
+    status = Refractium([Route(starting_with(b"A"), "127.0.0.1:1")]).status_now()
     assert (status.listeners, status.tcp.accepted, status.udp.sessions) == ((), 0, 0)
     assert [one.name for one in status.routes] == ["magic"]
 

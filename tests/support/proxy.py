@@ -205,7 +205,7 @@ class ProxyThread:
         """What the engine tells of itself."""
 
         async def told() -> Status:
-            return self.engine.status()
+            return self.engine.status_now()
 
         found: Status = self.call(told())
         return found

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
-from refractium import Direction, Health, HookContext, ListenerRules, Route, Supervisor, define_hook
+from refractium import (
+    Direction,
+    EngineSpec,
+    Health,
+    HookContext,
+    ListenerRules,
+    Route,
+    Supervisor,
+    define_hook,
+)
 from support.clients import PATIENCE
 from support.proxy import eventually, quick, starting_with
 
@@ -44,7 +53,7 @@ def counted(_context: HookContext, _direction: Direction, _data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Build:
-    """What workers can make the arguments of an engine from.
+    """Makes what an engine serves, in this process and in workers.
 
     Args:
         tcp: the fallback for connections.
@@ -64,17 +73,17 @@ class Build:
     hooks: tuple[HookUse, ...] = ()
     only_in: int | None = None
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> EngineSpec:
         if self.only_in not in {None, os.getpid()}:
             raise ValueError("not here")
-        return {
-            "tcp": () if self.routes is None else self.routes(self.tcp),
-            "fallback_tcp": self.tcp if self.routes is None else (),
-            "fallback_udp": self.udp,
-            "settings": quick(**self.settings),
-            "listeners": dict.fromkeys(self.listeners, ListenerRules()),
-            "hooks": self.hooks,
-        }
+        return EngineSpec(
+            tcp=() if self.routes is None else self.routes(self.tcp),
+            fallback_tcp=self.tcp if self.routes is None else (),
+            fallback_udp=self.udp,
+            settings=quick(**self.settings),
+            listeners=dict.fromkeys(self.listeners, ListenerRules()),
+            hooks=self.hooks,
+        )
 
 
 class Supervised:

@@ -171,7 +171,7 @@ def test_an_engine_serves_once() -> None:
 
 async def listening_twice(engine: Refractium) -> None:
     """Until what was started last serves as well; a stop before that is another matter."""
-    while len(engine.status().listeners) < 2:  # noqa: ASYNC110 - nothing tells of it
+    while len(engine.status_now().listeners) < 2:  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(0.01)
 
 

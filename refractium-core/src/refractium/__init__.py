@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         hookimpl,
     )
     from refractium.engine.engine import Refractium
+    from refractium.engine.spec import EngineSpec
     from refractium.errors import ConfigError, ListenError, RefractiumError
     from refractium.problems import Problem
     from refractium.routing import ListenerRules, Member, Route
@@ -68,6 +69,7 @@ _HOME: Final = {
     "ConfigError": "errors",
     "Direction": "contract",
     "Endpoint": "contract",
+    "EngineSpec": "engine.spec",
     "Health": "backends.health",
     "HealthCheck": "contract",
     "HookContext": "contract",
@@ -101,6 +103,7 @@ __all__ = [
     "ConfigError",
     "Direction",
     "Endpoint",
+    "EngineSpec",
     "Health",
     "HealthCheck",
     "HookContext",

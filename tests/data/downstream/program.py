@@ -79,7 +79,7 @@ async def converse(address: str) -> bytes:
     writer.write_eof()
     answer = await reader.read()
     writer.close()
-    status = engine.status()
+    status = await engine.status()
     assert_type(status.tcp.accepted, int)
     assert status.tcp.accepted == 1
     await engine.stop()

@@ -27,6 +27,7 @@ from refractium.config import (
     listeners_of,
 )
 from refractium.contract import Strength, Transport
+from refractium.engine.spec import EngineSpec
 from refractium.errors import ConfigError
 from refractium.hooks import against_several, used
 from refractium.plugins.loading import load_plugins
@@ -92,6 +93,19 @@ class Assembly:
         ]
         return somewhere or everywhere[:1]
 
+    @property
+    def spec(self) -> EngineSpec:
+        """What an engine serves by this configuration."""
+        return EngineSpec(
+            self.tcp,
+            self.udp,
+            self.server.fallback_tcp or (),
+            self.server.fallback_udp or (),
+            self.server,
+            {one.name: self.rules(one) for one in self.listeners},
+            self.hooks,
+        )
+
     @staticmethod
     def rules(listener: ListenerConfig) -> ListenerRules:
         """What one listener does, as the engine takes it."""
@@ -116,20 +130,6 @@ def assembled(overrides: Overrides, loaded: Loaded | None = None) -> Assembly:
     """
     loaded = loaded or read_sources(overrides)
     return assemble(loaded, overrides, installed(overrides, loaded))
-
-
-def engine_arguments(assembly: Assembly) -> dict[str, Any]:
-    """Return what `Refractium` and `Refractium.apply` take."""
-    server = assembly.server
-    return {
-        "tcp": assembly.tcp,
-        "udp": assembly.udp,
-        "fallback_tcp": server.fallback_tcp or (),
-        "fallback_udp": server.fallback_udp or (),
-        "settings": server,
-        "hooks": assembly.hooks,
-        "listeners": {one.name: assembly.rules(one) for one in assembly.listeners},
-    }
 
 
 def assemble(loaded: Loaded, overrides: Overrides, plugins: Plugins) -> Assembly:

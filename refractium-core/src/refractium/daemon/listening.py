@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from refractium.addresses.address import join_host_port
 from refractium.config.model import listener_name
@@ -59,7 +59,7 @@ class Listening:
         service: what serves.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service[Any]) -> None:
         self._service = service
         self._open: dict[Key, tuple[str, ...]] = {}
         self._bound: dict[Key, Found] = {}

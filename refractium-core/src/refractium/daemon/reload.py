@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from refractium.assembly.assembly import assembled
-from refractium.daemon import rights, systemd
+from refractium.daemon import logs, rights, systemd
 from refractium.daemon.stdout import leave_stdout_to_hooks
 from refractium.daemon.watch import changes
 from refractium.errors import ConfigError, ListenError
@@ -109,14 +109,15 @@ class Reloader:
         try:
             hosts = await self._unless_superseded(self._listening.resolve(wanted, timeout))
             change = await self._listening.prepare(wanted, hosts)
-            use = await self._unless_superseded(self._serving.prepare(assembly))
-            await use()
+            serve = await self._unless_superseded(self._serving.prepare(assembly))
+            await serve()
         except BaseException:
             if change is not None:
                 await self._listening.undo(change)
             if exporter is not None:
                 await exporter.close()
             raise
+        logs.limit(assembly.log)
         leave_stdout_to_hooks(assembly)
         await self._listening.carry_out(change)
         await self._listening.close_others(wanted)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import resource
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refractium.assembly.assembly import assembled
 from refractium.assembly.sources import file_of, read_sources
@@ -89,7 +89,7 @@ async def _serve(
     service, identity = run_by.service, run_by.identity
     listening = Listening(service)
     stopping = _Stopping(service)
-    observing = Observing(run_by.status, control.folder_for(identity))
+    observing = Observing(service.status, control.folder_for(identity))
     reloader = Reloader(run_by, overrides, transports, listening, observing)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,7 +119,7 @@ async def _serve(
         await asyncio.gather(*tasks, return_exceptions=True)
         await observing.close()
         await service.stop(0)
-    status = await run_by.status()
+    status = await service.status()
     log.info("stopped after %d connections and %d sessions", status.tcp.accepted, status.udp.sessions)
 
 
@@ -136,7 +136,7 @@ async def _start(
         exporter = await observing.prepare(assembly)
         if run_by.identity is not None:
             for sock in change.sockets:
-                run_by.reserve(sock)
+                run_by.service.reserve(sock)
             if assembly.server.control is None and not run_by.identity.is_current:
                 control.make_folder(run_by.identity)
             rights.give_up(run_by.identity)
@@ -156,7 +156,7 @@ async def _start(
 class _Stopping:
     """The first signal drains, the second ends at once."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service[Any]) -> None:
         self._service = service
         self._tasks: list[asyncio.Task[None]] = []
         self.begun = asyncio.Event()

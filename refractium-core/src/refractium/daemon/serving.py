@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from refractium.assembly.assembly import assembled, engine_arguments
+from refractium.assembly.assembly import assembled
 from refractium.assembly.sources import parse
 from refractium.config import ServerConfig
 from refractium.daemon import logs
@@ -14,20 +14,24 @@ from refractium.engine.engine import Refractium
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from refractium.assembly.assembly import Assembly
     from refractium.assembly.sources import Overrides
     from refractium.config import Source
     from refractium.contract import Transport
+    from refractium.engine.spec import EngineSpec
     from refractium.observe.status import Status
     from refractium.proxy.outcome import Reporter
     from refractium.settings import Settings
     from refractium.system.users import Identity
 
 
-class Service(Protocol):
-    """What an engine and a supervisor have in common; see `refractium.Refractium`."""
+SpecT_contra = TypeVar("SpecT_contra", contravariant=True)
+
+
+class Service(Protocol[SpecT_contra]):
+    """The common shape of an engine and a supervisor; see `refractium.Refractium`."""
 
     @property
     def settings(self) -> Settings:
@@ -35,11 +39,14 @@ class Service(Protocol):
 
     @property
     def active(self) -> int:
-        """Connections and UDP sessions open now."""
+        """The number of connections and UDP sessions open now."""
 
     @property
     def generation(self) -> int:
-        """How many configurations have been in force."""
+        """The number of configurations that have been in force."""
+
+    def reserve(self, sock: socket.socket) -> None:
+        """Open all further sockets that are needed on the address of a bound one."""
 
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
         """Serve on a bound socket."""
@@ -47,32 +54,38 @@ class Service(Protocol):
     async def stop_listening(self, transport: Transport, address: str) -> None:
         """Give up an address; it is free when this returns."""
 
+    async def prepare(self, spec: SpecT_contra, /) -> Callable[[], Awaitable[None]]:
+        """Resolve names and check backends, which changes nothing; return the function that changes over."""
+
     def reload_failed(self, errors: Sequence[str]) -> None:
-        """Have the status tell of it."""
+        """Have the status tell of a configuration that could not be taken over."""
+
+    async def status(self) -> Status:
+        """Tell everything that is known at this moment."""
 
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
         """Let connections finish, and end."""
 
 
-class Serving(NamedTuple):
-    """Whatever serves.
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """An engine or a supervisor, with what the daemon knows of it.
 
     Attributes:
-        service: the engine, or the supervisor.
-        prepare: resolves names and checks backends of another configuration, which changes nothing; the
-            function that it returns has the service use the configuration.
-        status: what it tells.
-        workers: how many processes serve.
-        reserve: opens whatever else it needs on the address of a bound socket.
-        identity: whom it runs as once all ports are bound; None where that does not change.
+        service: the engine or the supervisor.
+        spec_of: makes of a configuration what `Service.prepare` takes.
+        workers: the number of processes that serve.
+        identity: the user to run as once all ports are bound; None where that does not change.
     """
 
-    service: Service
-    prepare: Callable[[Assembly], Coroutine[Any, Any, Callable[[], Awaitable[None]]]]
-    status: Callable[[], Awaitable[Status]]
+    service: Service[Any]
+    spec_of: Callable[[Assembly], Any]
     workers: int
-    reserve: Callable[[socket.socket], None]
     identity: Identity | None
+
+    async def prepare(self, assembly: Assembly) -> Callable[[], Awaitable[None]]:
+        """Same as `Service.prepare`, for a configuration."""
+        return await self.service.prepare(self.spec_of(assembly))
 
 
 def serving(
@@ -82,70 +95,40 @@ def serving(
     access: Reporter,
     identity: Identity | None,
 ) -> Serving:
-    """Make what serves, with as many processes as the configuration says.
+    """Make an engine or a supervisor, depending on the number of processes in the configuration.
 
     Args:
-        overrides: what was given on the command line.
+        overrides: the options of the command line.
         assembly: the configuration.
         begin: sends the logs of a worker to stderr; returns its access log.
         access: the access log of this process.
-        identity: whom to run as.
+        identity: the user to run as.
     """
+    logs.limit(assembly.log)
     workers = assembly.server.worker_count
     if workers == 1:
-        return _in_this_process(assembly, access, identity)
-    return _in_workers(overrides, assembly, workers, begin, identity)
-
-
-def _in_this_process(assembly: Assembly, access: Reporter, identity: Identity | None) -> Serving:
-    logs.limit(assembly.log)
-    engine = Refractium(**engine_arguments(assembly), report=access)
-
-    async def prepare(changed: Assembly) -> Callable[[], Awaitable[None]]:
-        prepared = await engine.prepare(**engine_arguments(changed))
-
-        async def use() -> None:
-            await engine.use(prepared)
-            logs.limit(changed.log)
-
-        return use
-
-    async def status() -> Status:
-        return engine.status()
-
-    return Serving(engine, prepare, status, 1, lambda _: None, identity)
-
-
-def _in_workers(
-    overrides: Overrides,
-    assembly: Assembly,
-    workers: int,
-    begin: Callable[[], Reporter],
-    identity: Identity | None,
-) -> Serving:
+        return Serving(Refractium.of(assembly.spec, report=access), attrgetter("spec"), 1, identity)
     from refractium.workers import Supervisor  # noqa: PLC0415 - one process starts faster without
 
-    supervisor = Supervisor(_Build(overrides, assembly.source), workers, begin)
+    def build_of(changed: Assembly) -> _Build:
+        return _Build(overrides, changed.source)
 
-    async def prepare(changed: Assembly) -> Callable[[], Awaitable[None]]:
-        return partial(supervisor.use, *await supervisor.prepare(_Build(overrides, changed.source)))
-
-    return Serving(supervisor, prepare, supervisor.status, workers, supervisor.reserve, identity)
+    return Serving(Supervisor(build_of(assembly), workers, begin), build_of, workers, identity)
 
 
 @dataclass(frozen=True)
 class _Build:
-    """What a worker does to have the same configuration: it reads the same text, wherever the file is now."""
+    """Makes the same configuration in a worker, from the same text, wherever the file is now."""
 
     overrides: Overrides
     source: Source
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> EngineSpec:
         assembly = assembled(self.overrides, parse(self.source))
         logs.limit(assembly.log)
-        return engine_arguments(assembly)
+        return assembly.spec
 
 
-def is_hot(service: Service) -> bool:
+def is_hot(service: Service[Any]) -> bool:
     """Whether the configuration in force wants changes of its file to be taken over."""
     return isinstance(service.settings, ServerConfig) and service.settings.hot_reload

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from refractium._version import __version__
 from refractium.addresses.address import join_host_port
 from refractium.contract import Transport
-from refractium.engine.plan import DEFAULTS, ONE_LISTENER, Plan
+from refractium.engine.plan import Plan
+from refractium.engine.spec import DEFAULTS, ONE_LISTENER, EngineSpec
 from refractium.hooks import Hooks
 from refractium.observe import collect, status
 from refractium.observe.access_log import AccessLog
@@ -24,11 +26,12 @@ from refractium.sockets.descriptors import Descriptors
 from refractium.sockets.reactor import Reactor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from typing import Self
 
     from refractium.backends.state import Authority
     from refractium.hooks import HookUse
+    from refractium.observe.status import Status
     from refractium.proxy.outcome import Reporter
     from refractium.routing import ListenerRules, Route
     from refractium.settings import Settings
@@ -64,15 +67,13 @@ class Refractium:
     installs no signal handlers and configures no logging.
 
     Args:
-        tcp: the routes for connections, in order.
-        udp: the routes for datagrams, in order.
-        fallback_tcp: ``HOST:PORT`` (or several) for connections that no route matches; without it they are
-            closed.
-        fallback_udp: the same for datagrams; without it they are dropped.
-        settings: limits and timeouts.
-        listeners: the rules of listeners, by a name that `start_tcp`, `start_udp` and `start_on` are given.
-            By default there is one, which they need not be told, and it serves every route to everybody.
-        hooks: packet hooks of every route and of the fallbacks, as `Route` takes them.
+        tcp: like the arguments up to `hooks`, the attribute of `EngineSpec` of this name.
+        udp: see `EngineSpec`.
+        fallback_tcp: see `EngineSpec`.
+        fallback_udp: see `EngineSpec`.
+        settings: see `EngineSpec`.
+        listeners: see `EngineSpec`.
+        hooks: see `EngineSpec`.
         report: told of every connection and session that ended; by default the access log.
         shared: what it has in common with other engines, if it is one of several (`refractium.workers`).
 
@@ -96,16 +97,8 @@ class Refractium:
         self._started = status.now()
         self._report = report or AccessLog()
         self._authorities = shared.authorities if shared is not None else None
-        self._plan = Plan(
-            tcp,
-            udp,
-            fallback_tcp,
-            fallback_udp,
-            settings,
-            listeners,
-            hooks,
-            authorities=self._authorities,
-        )
+        spec = EngineSpec(tcp, udp, fallback_tcp, fallback_udp, settings, listeners, hooks)
+        self._plan = Plan(spec, authorities=self._authorities)
         self._hooks = Hooks()
         self._limits = (
             shared.limits
@@ -121,6 +114,25 @@ class Refractium:
         self._generation = 1
         self._reloads_failed = 0
         self._last_reload: status.Reload | None = None
+
+    @classmethod
+    def of(cls, spec: EngineSpec, *, report: Reporter | None = None, shared: Shared | None = None) -> Self:
+        """Make an engine of a spec; the other arguments are those of the class.
+
+        Raises:
+            ConfigError: routes that cannot be used together, a bad address.
+        """
+        return cls(
+            spec.tcp,
+            spec.udp,
+            fallback_tcp=spec.fallback_tcp,
+            fallback_udp=spec.fallback_udp,
+            settings=spec.settings,
+            listeners=spec.listeners,
+            hooks=spec.hooks,
+            report=report,
+            shared=shared,
+        )
 
     @property
     def settings(self) -> Settings:
@@ -164,6 +176,9 @@ class Refractium:
         (address,) = await self._listen(transport, [sock], listener)
         return address
 
+    def reserve(self, sock: socket.socket) -> None:
+        """Do nothing: one process needs no socket beside the bound one (see `Supervisor.reserve`)."""
+
     async def run_tcp(self, host: str, port: int, listener: str = "") -> None:
         """Listen and serve until `stop` has been called, or this task is cancelled.
 
@@ -180,54 +195,33 @@ class Refractium:
         await self.start_udp(host, port, listener)
         await self._run()
 
-    async def apply(
-        self,
-        tcp: Sequence[Route] = (),
-        udp: Sequence[Route] = (),
-        *,
-        fallback_tcp: str | Sequence[str] = (),
-        fallback_udp: str | Sequence[str] = (),
-        settings: Settings = DEFAULTS,
-        listeners: Mapping[str, ListenerRules] = ONE_LISTENER,
-        hooks: Sequence[HookUse] = (),
-    ) -> None:
-        """Serve by other routes, limits and timeouts from now on; the arguments are those of the class.
+    async def apply(self, spec: EngineSpec) -> None:
+        """Serve by other routes, limits and timeouts from now on.
 
-        Connections and sessions that are there keep what they were begun with. What is known of backends that
-        stay is kept. New backends are resolved and checked first, as at the start. A listener that has no
-        rules any more goes on by those it had, until it is stopped.
+        Open connections and sessions keep the routes and timeouts that they began with. What is known of
+        backends that stay is kept. New backends are resolved and checked first, as at the start. A listener
+        that `spec` does not name goes on by its former rules until it is stopped.
 
         Raises:
             ConfigError: nothing has changed.
             RuntimeError: the engine was stopped.
         """
-        plan = await self.prepare(
-            tcp=tcp,
-            udp=udp,
-            fallback_tcp=fallback_tcp,
-            fallback_udp=fallback_udp,
-            settings=settings,
-            listeners=listeners,
-            hooks=hooks,
-        )
-        await self.use(plan)
+        serve = await self.prepare(spec)
+        await serve()
 
-    async def prepare(self, **arguments: Any) -> Plan:
+    async def prepare(self, spec: EngineSpec) -> Callable[[], Awaitable[None]]:
         """Do the part of `apply` that takes time and changes nothing: resolve names, check backends.
 
-        To cancel it leaves nothing behind.
-
-        Args:
-            arguments: those of `apply`.
+        Cancelling leaves nothing behind.
 
         Returns:
-            What `use` takes; whoever does not come to that stops it.
+            The rest of `apply`, to be called once.
 
         Raises:
-            ConfigError: as `apply`, like the other.
-            RuntimeError: the same.
+            ConfigError: same as `apply`.
+            RuntimeError: same as `apply`.
         """
-        plan = Plan(**arguments, successor_of=self._plan, authorities=self._authorities)
+        plan = Plan(spec, successor_of=self._plan, authorities=self._authorities)
         try:
             for transport in self._plan.prepared:
                 await plan.prepare(transport)
@@ -236,10 +230,9 @@ class Refractium:
         except BaseException:
             await plan.stop()
             raise
-        return plan
+        return partial(self._serve_by, plan)
 
-    async def use(self, plan: Plan) -> None:
-        """Serve by what `prepare` has returned."""
+    async def _serve_by(self, plan: Plan) -> None:
         former, self._plan = self._plan, plan
         if self._reactor is not None:
             self._hooks.use(plan.hooks)
@@ -379,8 +372,12 @@ class Refractium:
         """How many configurations have been in force: one more with every `apply`."""
         return self._generation
 
-    def status(self) -> status.Status:
-        """All that is known at this moment. To be called where the engine runs, in the thread of its loop."""
+    async def status(self) -> Status:
+        """Tell everything that is known at this moment."""
+        return self.status_now()
+
+    def status_now(self) -> Status:
+        """Same as `status`, for callers that run in the loop of the engine and cannot wait."""
         pools = self._plan.pools
         tcp, udp = self._tcp, self._udp
         return status.Status(

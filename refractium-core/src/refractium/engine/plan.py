@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from refractium.addresses.address import Address
 from refractium.addresses.networks import parse_network
@@ -17,31 +17,23 @@ from refractium.hooks import HookSet, used
 from refractium.problems import Problem
 from refractium.routing import ListenerRules, Pools, Router
 from refractium.routing.route import hook_problems
-from refractium.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from refractium.backends.state import Authority, BackendState
-    from refractium.hooks import HookUse, UsedHook
+    from refractium.engine.spec import EngineSpec
+    from refractium.hooks import UsedHook
     from refractium.routing import Route
+    from refractium.settings import Settings
     from refractium.sockets.names import Name
-
-DEFAULTS: Final = Settings()
-ONE_LISTENER: Final = {"": ListenerRules()}
 
 
 class Plan:
     """What one configuration comes to: routers, settings, and who keeps the backends' addresses and states.
 
     Args:
-        tcp: as `Refractium` takes them, like the others.
-        udp: the same.
-        fallback_tcp: the same.
-        fallback_udp: the same.
-        settings: the same.
-        listeners: the same.
-        hooks: the same.
+        spec: what is to be served.
         successor_of: whose knowledge of backends is taken over.
         authorities: who decides what is believed of backends; without any they are checked here.
 
@@ -56,37 +48,28 @@ class Plan:
 
     def __init__(
         self,
-        tcp: Sequence[Route] = (),
-        udp: Sequence[Route] = (),
-        fallback_tcp: str | Sequence[str] = (),
-        fallback_udp: str | Sequence[str] = (),
-        settings: Settings = DEFAULTS,
-        listeners: Mapping[str, ListenerRules] = ONE_LISTENER,
-        hooks: Sequence[HookUse] = (),
+        spec: EngineSpec,
         successor_of: Plan | None = None,
         authorities: Mapping[Transport, Authority] | None = None,
     ) -> None:
+        settings = self.settings = spec.settings
         _refuse_bad_networks(settings)
-        self.settings = settings
-        if problems := list(hook_problems(hooks)):
+        if problems := list(hook_problems(spec.hooks)):
             raise ConfigError(problems)
         self.hooks: HookSet = HookSet(successor_of.hooks if successor_of is not None else None)
-        for_all = tuple(map(used, hooks))
+        for_all = tuple(map(used, spec.hooks))
         self.pools: dict[Transport, Pools] = {
             transport: _pools(
                 transport,
-                routes,
-                fallback,
+                spec.routes(transport),
+                spec.fallback(transport),
                 successor_of.pools[transport] if successor_of is not None else None,
                 self.hooks,
                 for_all,
             )
-            for transport, routes, fallback in (
-                (Transport.TCP, tcp, fallback_tcp),
-                (Transport.UDP, udp, fallback_udp),
-            )
+            for transport in Transport
         }
-        _refuse_bad_rules(listeners, (*tcp, *udp))
+        _refuse_bad_rules(spec.listeners, (*spec.tcp, *spec.udp))
         # They are counted from the start on.
         self.faults: dict[Transport, Counter[str]] = (
             successor_of.faults
@@ -96,7 +79,7 @@ class Plan:
         self.routers = {
             transport: {
                 name: Router(pools, settings.peek_buffer_size, rules, self.faults[transport])
-                for name, rules in listeners.items()
+                for name, rules in spec.listeners.items()
             }
             for transport, pools in self.pools.items()
         }

@@ -8,6 +8,7 @@ import pickle
 import socket
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from refractium._version import __version__
@@ -39,15 +40,15 @@ if TYPE_CHECKING:
     from typing import Self
 
     from refractium.backends.state import BackendState
+    from refractium.engine.spec import EngineSpec
     from refractium.proxy.outcome import Reporter
     from refractium.settings import Settings
     from refractium.workers.worker_process import WorkerProcess
 
 log = logging.getLogger("refractium")
 
-Build: TypeAlias = "Callable[[], dict[str, Any]]"
-"""Gives the arguments of `refractium.Refractium.apply`: a function at the top of a module, or whatever else
-pickle takes."""
+Build: TypeAlias = "Callable[[], EngineSpec]"
+"""Makes what is to be served: a function at the top of a module, or another object that pickle takes."""
 
 _STATUS_SECONDS: Final = 1.0
 """How long workers may take to tell their status before what they have told last is taken."""
@@ -94,8 +95,8 @@ class Supervisor:
     event loop from its first start on.
 
     Args:
-        build: called in this process and in every worker; gives the arguments of `Refractium.apply`, by name.
-            It goes to the workers by pickle: a function at the top of a module that they can import.
+        build: called in this process and in every worker; makes what is to be served. It goes to the workers
+            by pickle: a function at the top of a module that they can import.
         workers: how many processes serve.
         begin: called once in every worker before anything else, for instance to configure logging; what it
             returns is the ``report`` of its engine. It goes there as `build` does.
@@ -109,7 +110,7 @@ class Supervisor:
         self._begin = _pickled(begin)
         self._build = _pickled(build)
         self._count = workers
-        self._plan = Plan(**build())
+        self._plan = Plan(build())
         self._refuse_hooks(self._plan)
         self._tables = LimitTable.create_all(workers, self.settings)
         self._crew = Crew(workers, self._tables, self._have_serve, self._client_met)
@@ -208,12 +209,13 @@ class Supervisor:
             RuntimeError: the supervisor was stopped.
             ValueError: workers cannot import `build`.
         """
-        await self.use(*await self.prepare(build))
+        serve = await self.prepare(build)
+        await serve()
 
-    async def prepare(self, build: Build) -> tuple[Plan, bytes]:
-        """Same as `Refractium.prepare`, for `build` as `apply` takes it; returns what `use` takes."""
+    async def prepare(self, build: Build) -> Callable[[], Awaitable[None]]:
+        """Same as `Refractium.prepare`, with the argument of `apply`."""
         pickled = _pickled(build)
-        plan = Plan(**await asyncio.to_thread(build), successor_of=self._plan)
+        plan = Plan(await asyncio.to_thread(build), successor_of=self._plan)
         try:
             self._refuse_hooks(plan)
             for transport in self._plan.prepared:
@@ -222,10 +224,9 @@ class Supervisor:
         except BaseException:
             await plan.stop()
             raise
-        return plan, pickled
+        return partial(self._serve_by, plan, pickled)
 
-    async def use(self, plan: Plan, pickled: bytes) -> None:
-        """Have all workers serve by what `prepare` has returned."""
+    async def _serve_by(self, plan: Plan, pickled: bytes) -> None:
         async with self._changing:
             former, self._plan, self._build = self._plan, plan, pickled
             self._watch_states()

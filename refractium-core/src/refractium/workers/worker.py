@@ -21,7 +21,6 @@ from refractium.contract import Transport
 from refractium.engine.engine import Refractium, Shared
 from refractium.engine.loop import run
 from refractium.errors import RefractiumError
-from refractium.settings import Settings
 from refractium.sockets import names
 from refractium.system import oom
 from refractium.workers.channel import Channel
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from refractium.backends.state import BackendState
+    from refractium.engine.spec import EngineSpec
     from refractium.proxy.outcome import Reporter
     from refractium.sockets.names import Name
     from refractium.workers.messages import StateKey
@@ -85,7 +85,7 @@ class Worker:
 
     def _received(self, order: Order) -> None:
         if isinstance(order, Ask):
-            status = None if self._engine is None else self._engine.status()
+            status = None if self._engine is None else self._engine.status_now()
             self._channel.send(Told(order.number, status))
         elif isinstance(order, Believe):
             self._beliefs[order.belief.transport].hold(order.belief)
@@ -125,22 +125,21 @@ class Worker:
         for transport, beliefs in self._beliefs.items():
             beliefs.hold_only([one for one in order.beliefs if one.transport is transport])
         sys.path[:] = order.path
-        build: Callable[[], dict[str, Any]] = pickle.loads(order.build)  # noqa: S301 - of our own supervisor
+        build: Callable[[], EngineSpec] = pickle.loads(order.build)  # noqa: S301 - of our own supervisor
         if self._engine is None:
             begin: Callable[[], Reporter | None] = pickle.loads(order.begin)  # noqa: S301 - as above
             report = begin()
             # Reading and checking a large file takes a while, in which the supervisor asks for answers.
-            arguments = await asyncio.to_thread(build)
-            settings = arguments.get("settings", Settings())
+            spec = await asyncio.to_thread(build)
             limits = {
-                transport: SharedLimits(table, self._number - 1, settings, transport)
+                transport: SharedLimits(table, self._number - 1, spec.settings, transport)
                 for transport, table in self._tables.items()
             }
             shared = Shared(limits, self._beliefs)
-            self._engine = Refractium(**arguments, report=report, shared=shared)
+            self._engine = Refractium.of(spec, report=report, shared=shared)
         else:
             # In which connections are served.
-            await self._engine.apply(**await asyncio.to_thread(build))
+            await self._engine.apply(await asyncio.to_thread(build))
 
     async def _listen(self, order: Listen) -> None:
         assert self._engine is not None  # noqa: S101 - it is configured first
@@ -159,7 +158,7 @@ class Worker:
     async def _stop(self, order: Stop) -> None:
         cut = 0 if self._engine is None else await self._engine.stop(order.drain_timeout_ms)
         if self._engine is not None:
-            self._channel.send(Told(0, self._engine.status()))
+            self._channel.send(Told(0, self._engine.status_now()))
         self._channel.send(Done(order.number, cut=cut))
 
 
