@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from proxy.tcp.test_random_programs import Program
 from support import hellos
 from support.backends import Backend, digest, duplex, echo, named, sink, source
 from support.clients import MIB, PATIENCE, ask, connect, payload, receive, receive_all, reset, sending
@@ -25,7 +26,6 @@ from support.datagrams import echo as echo_datagram
 from support.process import Running, free_port, serving
 from support.proxy import eventually
 from support.status import status_of
-from tcp.test_random_programs import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

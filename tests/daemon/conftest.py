@@ -1,0 +1,5 @@
+"""Same as for the commands: the command line, and plugins that nobody has installed."""
+
+from support.cli import broken_plugin, cli
+
+__all__ = ["broken_plugin", "cli"]
