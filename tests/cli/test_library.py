@@ -50,6 +50,18 @@ def imported_by(statement: str) -> set[str]:
             "from refractium.identify.patterns import *\ncompile_patterns('mine', 'tcp', [Text(b'a')], 9)",
             {"re2", "asyncio"},
         ),
+        (
+            "from refractium.kit import Address, Networks, OwnTable, Problem, RefractiumError, Throttled",
+            {"refractium.engine", "refractium.routing", "refractium.config", "rich", "click", "asyncio"},
+        ),
+        (
+            "from refractium.kit import *",
+            {"refractium.engine", "refractium.routing", "refractium.config", "refractium.cli", "asyncio"},
+        ),
+        (
+            "import refractium_hooks_pcap.hook",
+            {"refractium.engine", "refractium.routing", "refractium.config", "rich", "click", "numpy"},
+        ),
         ("import refractium.testing", {"refractium.engine.engine", "pytest", "hypothesis", "asyncio"}),
         ("import refractium_proto_http", {"refractium.engine.engine", "asyncio"}),
         ("import refractium.cli", {"rich", "click", "asyncio", "refractium.engine.engine"}),

@@ -38,6 +38,24 @@ def command(context, who, loud):
 """
 
 
+SETTLED: Final = """\
+import msgspec
+from refractium.kit import ConfigError, OwnTable, config_option, table
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    greeting: str = "Hello"
+
+@click.command("greet")
+@config_option()
+def command(config):
+    \"\"\"Greet somebody.\"\"\"
+    own = OwnTable.read("politeness", Settings, config)
+    if not own.settings.greeting:
+        raise ConfigError([own.problem("is empty", "greeting")])
+    table(None, ("greeting", "file"), [(own.settings.greeting, str(config))])
+"""
+
+
 class Site:
     """A folder with plugins, which are installed as far as a process knows that is started by `run`."""
 
@@ -79,6 +97,21 @@ def test_the_command_of_a_plugin_is_in_the_help_and_runs(site: Site) -> None:
     assert "WHO" in site.run("greet", "--help").out
     assert site.run("greet").code == 2
     assert (site.row("politeness")["kind"], site.row("politeness")["status"]) == ("command", "loaded")
+
+
+def test_a_command_reads_the_table_of_its_plugin(site: Site) -> None:
+    site.add("politeness", HEAD + SETTLED)
+    (site.folder / "kind.toml").write_text('[plugins.politeness]\ngreeting = "[b]\\u001b"\n')
+    (site.folder / "rude.toml").write_text('[plugins.politeness]\ngreeting = ""\n')
+    for arguments, rows in (
+        ("greet", "Hello None"),
+        ("-c kind.toml greet", r"[b]\x1b kind.toml"),
+        ("-c rude.toml greet --config kind.toml", r"[b]\x1b kind.toml"),
+    ):
+        done = site.run(*arguments.split())
+        assert (done.code, done.out.split()[2:], done.err) == (0, rows.split(), "")
+    message = "error: rude.toml:2: plugins.politeness.greeting: is empty\n"
+    assert site.run("greet", "-c", "rude.toml") == (2, "", message)
 
 
 def test_it_is_shown_by_plugins_info(site: Site) -> None:

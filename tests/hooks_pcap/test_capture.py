@@ -612,7 +612,7 @@ def test_a_port_where_something_else_listens_is_no_capture() -> None:
             2,
             "plugins.pcap.paht: unknown key for plugin 'pcap': did you mean 'path'?",
         ),
-        ("[plugins.pcap\n", 2, ""),
+        ("[plugins.pcap\n", 2, "refractium.toml:1: "),
         ('[plugins.pcap]\npath = "{nobody}"\n', 2, "{nobody} is not known"),
         ('[plugins.pcap]\npath = "later-{date}.pcapng"\n', 1, "there is no file later-{date}.pcapng yet"),
     ],

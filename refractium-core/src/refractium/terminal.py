@@ -20,12 +20,22 @@ class _Console(Console):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that shows names from files and wires as they are, not as markup."""
+    """Return a rich console that shows names from files and wires as they are, not as markup.
+
+    Args:
+        stderr: whether it prints to stderr instead of stdout.
+    """
     return _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; on a terminal too narrow for it, cells wrap rather than vanish."""
+    """Print a table to stdout. On a terminal that is too narrow for it, the text of cells is folded.
+
+    Args:
+        title: the line above the table; None for no such line.
+        columns: the heading of each column.
+        rows: the text of each cell, shown as `printable` returns it; one cell for each column.
+    """
     drawn = Table(*columns, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in drawn.columns:
         column.overflow = "fold"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from refractium.addresses.networks import Networks
 from refractium.contract import EventKind, PacketHook
+from refractium.kit import Networks
 from refractium_hooks_pcap.outputs import CaptureFiles, Form, Output, Rotation, Stdout, Viewers
 from refractium_hooks_pcap.packets import SessionRenderer
 from refractium_hooks_pcap.settings import (

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from refractium.addresses.address import is_host_name
-from refractium.addresses.networks import parse_network
+from refractium.kit import is_host_name, parse_network
 from refractium_hooks_pcap.outputs.names import FileNames
 from refractium_hooks_pcap.outputs.ownership import why_not_ours
 from refractium_hooks_pcap.reader import NotACaptureError, Reader

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 Network: TypeAlias = IPv4Network | IPv6Network
+"""A network, or an address as the network of itself alone."""
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 """Where IPv6 has the IPv4 addresses (RFC 4291 section 2.5.5.2)."""
 _COLONS_OF_MAPPED: Final = 3
@@ -55,13 +56,13 @@ def parse_network(text: str) -> Network:
 
 
 class Networks:
-    """Those of a list, in which an address is found in a time that does not depend on how many there are.
+    """A list of networks in which an IP address is found in a time that does not depend on the length.
 
     Args:
-        texts: as `parse_network` reads them.
+        texts: networks and addresses, as `parse_network` reads them.
 
     Raises:
-        ValueError: one is none.
+        ValueError: one of the texts is neither.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -75,6 +76,14 @@ class Networks:
         return any(self._prefixes.values())
 
     def __contains__(self, ip: str) -> bool:
+        """Return whether an IP address is in one of the networks.
+
+        Args:
+            ip: without brackets; an IPv4 address in its own form, not mapped into IPv6.
+
+        Raises:
+            ValueError: it is not an IP address.
+        """
         address = ip_address(ip)
         number = int(address)
         return any(number >> shift in those for shift, those in self._prefixes[address.version].items())

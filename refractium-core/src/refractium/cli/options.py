@@ -6,10 +6,11 @@ Nothing heavy is imported here: every command needs this, even ``--version``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import rich_click as click
+
+from refractium.kit.options import config_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,13 +36,7 @@ _SERVING: Final = (
     click.option(
         "-p", "--port", type=click.IntRange(0, 65535), metavar="N", help="Port; 0 = any.  [file, else 8080]"
     ),
-    click.option(
-        "-c",
-        "--config",
-        type=click.Path(path_type=Path),
-        metavar="PATH",
-        help="Configuration file.  [refractium.toml, where there is one]",
-    ),
+    config_option(),
     click.option(
         "-f",
         "--forward",

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from refractium import terminal
+from refractium.kit import console, table
 from refractium_hooks_pcap.capture.sessions import Session, Sessions, State
 
 _SECOND: Final = 1_000_000_000
@@ -66,9 +66,9 @@ class FinalTable(Display):
     def finish(self, sessions: Sessions) -> None:
         kept = sorted(sessions, key=lambda session: session.started)
         columns = (*_WHO, "in", "out", "state", "began", "took")
-        console = terminal.console()
+        out = console()
         # Into a file or a pipe goes all of it.
-        is_shown = [not console.is_terminal or console.width >= _WANTS.get(column, 0) for column in columns]
+        is_shown = [not out.is_terminal or out.width >= _WANTS.get(column, 0) for column in columns]
         rows = [
             (
                 *_who(session),
@@ -82,14 +82,14 @@ class FinalTable(Display):
         ]
         if earlier := sessions.count - len(kept):
             click.echo(f"{earlier} earlier sessions are left out.")
-        terminal.table(None, [*compress(columns, is_shown)], [[*compress(row, is_shown)] for row in rows])
+        table(None, [*compress(columns, is_shown)], [[*compress(row, is_shown)] for row in rows])
 
 
 class LiveTable(FinalTable):
     """As many sessions as the terminal has room for, those first where something happened last."""
 
     def __init__(self) -> None:
-        self._console = terminal.console()
+        self._console = console()
         self._live = Live(console=self._console, screen=True, auto_refresh=False)
         self._drawn = float("-inf")
 
@@ -106,14 +106,14 @@ class LiveTable(FinalTable):
     def _picture(self) -> Group:
         sessions, now = self._sessions, self._sessions.now
         width, height = self._console.size
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+        drawn = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
         is_shown = [width >= _WANTS.get(column, 0) for column in _WHO]
         for column in compress(_WHO, is_shown):
-            table.add_column(column)
+            drawn.add_column(column)
         for column in ("state", "in", "out", "in/s", "out/s", "age"):
-            table.add_column(column, no_wrap=True, justify="left" if column == "state" else "right")
+            drawn.add_column(column, no_wrap=True, justify="left" if column == "state" else "right")
         for session in nlargest(height - _OTHER_LINES, sessions, key=lambda one: one.latest):
-            table.add_row(
+            drawn.add_row(
                 *map(_fitting, compress(_who(session), is_shown)),
                 session.state,
                 _short(session.inbound.bytes),
@@ -124,7 +124,7 @@ class LiveTable(FinalTable):
                 style=_STYLES[session.state],
             )
         summary = f"{self._source}: {len(sessions.open)} open of {sessions.count} sessions"
-        return Group(_fitting(summary, style="bold"), table)
+        return Group(_fitting(summary, style="bold"), drawn)
 
 
 def as_dict(session: Session) -> dict[str, Any]:

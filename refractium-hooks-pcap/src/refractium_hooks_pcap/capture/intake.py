@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from refractium.errors import RefractiumError
+from refractium.kit import RefractiumError
 from refractium_hooks_pcap.reader import NotACaptureError, Reader
 
 if TYPE_CHECKING:

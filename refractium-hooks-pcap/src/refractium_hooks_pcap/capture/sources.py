@@ -11,9 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from refractium.addresses.address import Address
-from refractium.errors import ConfigError
-from refractium.problems import Problem
+from refractium.kit import Address, ConfigError, Problem
 from refractium_hooks_pcap.capture.intake import STDOUT, CaptureError, Copy, Intake, reason_of
 from refractium_hooks_pcap.settings import LOOPBACK, is_fifo, listen_address
 

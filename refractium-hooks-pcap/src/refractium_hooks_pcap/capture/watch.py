@@ -9,11 +9,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
-from refractium.assembly.sources import Overrides, read_sources
-from refractium.errors import ConfigError
-from refractium.problems import table_problems
+from refractium.kit import ConfigError, OwnTable
 from refractium_hooks_pcap.capture.displays import Display, FinalTable, JsonLines, LiveTable
 from refractium_hooks_pcap.capture.intake import STDOUT, CaptureError, Copy, NobodyReadsError
 from refractium_hooks_pcap.capture.sessions import Sessions
@@ -23,8 +20,6 @@ from refractium_hooks_pcap.settings import PcapSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_PLUGIN = "pcap"
 
 
 def watch(
@@ -92,19 +87,11 @@ def _display(source: Source, target: str | None, *, as_json: bool) -> Display:
 
 def _configured(file: Path | None, *, follow: bool) -> Source:
     """What ``[plugins.pcap]`` says."""
-    loaded = read_sources(Overrides(file))
-    where = f"plugins.{_PLUGIN}"
-    table = loaded.config.plugins.settings.get(_PLUGIN, {})
-    problems = [
-        loaded.problem(f"{where}.{key}", message)
-        for key, message in table_problems(PcapSettings, table, f"plugin {_PLUGIN!r}")
-    ]
-    if problems:
-        raise ConfigError(problems)
+    own = OwnTable.read("pcap", PcapSettings, file)
     try:
-        return open_configured(msgspec.convert(table, PcapSettings), follow=follow)
+        return open_configured(own.settings, follow=follow)
     except ValueError as error:
-        raise ConfigError([loaded.problem(where, str(error))]) from None
+        raise ConfigError([own.problem(str(error))]) from None
 
 
 @contextmanager

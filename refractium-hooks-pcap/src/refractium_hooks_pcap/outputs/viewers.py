@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from refractium.throttle import Throttled
+from refractium.kit import Throttled
 from refractium_hooks_pcap.outputs.ownership import why_not_ours
 
 if TYPE_CHECKING:

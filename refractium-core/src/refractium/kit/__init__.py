@@ -1,0 +1,93 @@
+"""The kit: what a plugin may use of Refractium beside the contract.
+
+`refractium.contract` says what a plugin implements. The kit holds tools for a plugin that is more than a
+protocol: a hook that filters by networks, or a command with settings and a table. A plugin imports
+`refractium.contract`, `refractium.kit` and, in its tests, `refractium.testing`; everything else of
+`refractium` may change in any release.
+
+Errors that end a command, each as one message without a traceback:
+
+- `RefractiumError`: the base class; the program exits with status 1.
+- `ConfigError`: a configuration that cannot be used; the program exits with status 2.
+- `Problem`: one message of a `ConfigError`, with its key path, file and line.
+
+The command line and the configuration:
+
+- `config_option`: the option ``-c/--config`` of a command.
+- `OwnTable`: the plugin's own table ``[plugins.ID]``, decoded.
+
+Addresses:
+
+- `Address`: ``HOST:PORT`` or ``unix:PATH``, parsed.
+- `Network`, `parse_network`: an IP address or a network, parsed.
+- `Networks`: a list of networks in which an IP address is found quickly.
+- `is_host_name`: whether a text is a host name.
+
+The terminal and the log:
+
+- `console`: a rich console that prints names as they are.
+- `table`: print a table.
+- `printable`: escape what a terminal would not take for text.
+- `Throttled`: log warnings at a limited rate.
+
+Each name is imported when it is first used. So a hook that needs networks loads neither rich nor the command
+line into its process, and nothing here loads the engine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from refractium.addresses.address import Address, is_host_name
+    from refractium.addresses.networks import Network, Networks, parse_network
+    from refractium.errors import ConfigError, RefractiumError
+    from refractium.kit.options import config_option
+    from refractium.kit.own_table import OwnTable
+    from refractium.problems import Problem
+    from refractium.terminal import console, table
+    from refractium.throttle import Throttled
+    from refractium.wire.text import printable
+
+_HOME: Final = {
+    "Address": "addresses.address",
+    "ConfigError": "errors",
+    "Network": "addresses.networks",
+    "Networks": "addresses.networks",
+    "OwnTable": "kit.own_table",
+    "Problem": "problems",
+    "RefractiumError": "errors",
+    "Throttled": "throttle",
+    "config_option": "kit.options",
+    "console": "terminal",
+    "is_host_name": "addresses.address",
+    "parse_network": "addresses.networks",
+    "printable": "wire.text",
+    "table": "terminal",
+}
+
+__all__ = [
+    "Address",
+    "ConfigError",
+    "Network",
+    "Networks",
+    "OwnTable",
+    "Problem",
+    "RefractiumError",
+    "Throttled",
+    "config_option",
+    "console",
+    "is_host_name",
+    "parse_network",
+    "printable",
+    "table",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if (home := _HOME.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"refractium.{home}"), name)
+    globals()[name] = value
+    return value

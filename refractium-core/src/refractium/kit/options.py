@@ -1,0 +1,43 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_ABOUT: Final = "Configuration file.  [refractium.toml, where there is one]"
+
+
+def config_option(about: str = _ABOUT) -> Callable[[F], F]:
+    """Return a decorator that gives a command the option ``-c/--config``.
+
+    The function of the command gets the parameter ``config``: the path (`pathlib.Path`) that was given after
+    the name of the command or before it, else None. Whether the file exists is not checked here.
+
+    Args:
+        about: the line of ``--help`` for the option.
+    """
+    return click.option(
+        "-c",
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        callback=_given_or_inherited,
+        help=about,
+    )
+
+
+def _given_or_inherited(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+    """Return the path, or the path that was given to the nearest command around this one."""
+    outer = context.parent
+    while path is None and outer is not None:
+        path = outer.params.get("config")
+        outer = outer.parent
+    return path

@@ -1,0 +1,86 @@
+"""The table of a plugin in the configuration, for a command of that plugin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from refractium.errors import ConfigError
+from refractium.problems import table_problems
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from refractium.config.load import Source
+    from refractium.problems import Problem
+
+SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTable(Generic[SettingsT]):
+    """The table ``[plugins.ID]`` of one plugin, as its settings.
+
+    A hook gets its settings from Refractium. A command reads them itself::
+
+        own = OwnTable.read("greeter", GreeterSettings, config)
+        if not own.settings.greeting:
+            raise ConfigError([own.problem("is empty", "greeting")])
+
+    Attributes:
+        settings: the table as a Struct; a key that is missing has its default.
+    """
+
+    settings: SettingsT
+    _source: Source = field(repr=False)
+    _where: str = field(repr=False)
+
+    @classmethod
+    def read(
+        cls, plugin: str, settings_type: type[SettingsT], file: Path | None = None
+    ) -> OwnTable[SettingsT]:
+        """Read the configuration file and decode the table; a table that is missing is an empty table.
+
+        Only this table is judged. A mistake in a route does not keep a command from its settings.
+
+        Args:
+            plugin: the id of the plugin, which is the name of its entry point.
+            settings_type: a msgspec Struct that forbids unknown fields.
+            file: the configuration file, as `config_option` gives it. None means ``refractium.toml`` in the
+                current folder, or no configuration where there is no such file.
+
+        Raises:
+            ConfigError: the file cannot be read, it is not TOML, or the table does not fit `settings_type`.
+                All problems of the table are in the error, with file and line.
+        """
+        from refractium.assembly.sources import Overrides, read_sources  # noqa: PLC0415 - a hook has no need
+        from refractium.config.lines import join  # noqa: PLC0415 - the same
+        from refractium.config.load import problem_at  # noqa: PLC0415 - the same
+
+        loaded = read_sources(Overrides(file))
+        where = join("plugins", plugin)
+        # A problem of the whole file, such as its syntax, has no key path.
+        if problems := [one for one in loaded.problems if one.where in {"", "plugins", where}]:
+            raise ConfigError(problems)
+        table = loaded.config.plugins.settings.get(plugin, {})
+        problems = [
+            problem_at(loaded.source, f"{where}.{key}", message)
+            for key, message in table_problems(settings_type, table, f"plugin {plugin!r}")
+        ]
+        if problems:
+            raise ConfigError(problems)
+        return cls(msgspec.convert(table, settings_type), loaded.source, where)
+
+    def problem(self, message: str, key: str = "") -> Problem:
+        """Return a problem with the settings, for a `ConfigError`.
+
+        Args:
+            message: what is wrong and what to do.
+            key: the key of the table that is wrong; without it the problem is with the table.
+        """
+        from refractium.config.load import problem_at  # noqa: PLC0415 - see `read`
+
+        where = f"{self._where}.{key}" if key else self._where
+        return problem_at(self._source, where, message)
