@@ -1,0 +1,149 @@
+"""What the sources of each distribution import: declared by it and, of the core, public."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+MEMBERS = [folder for pattern in TOOLS["uv"]["workspace"]["members"] for folder in ROOT.glob(pattern)]
+THIRD_PARTIES = [
+    file.parent
+    for where in ("docs/examples", "tests/data")
+    for file in ROOT.glob(f"{where}/*/pyproject.toml")
+]
+DISTRIBUTIONS = sorted(MEMBERS + THIRD_PARTIES)
+PUBLIC = {"refractium.contract", "refractium.kit", "refractium.testing"}
+"""The modules of the core that a plugin may import; the modules inside of them are private."""
+
+
+def project_of(folder: Path) -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    return project
+
+
+def is_plugin(folder: Path) -> bool:
+    return "refractium" in project_of(folder).get("entry-points", {})
+
+
+def packages_of(folder: Path) -> set[str]:
+    return {package.name for package in folder.glob("src/*") if package.is_dir()}
+
+
+def imports_of(folder: Path) -> Iterator[tuple[str, str]]:
+    """Pairs of a place and the module imported there, wherever in a file the import stands."""
+    for file in sorted(folder.glob("src/**/*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module == "refractium" and node.level == 0:
+                modules = [f"refractium.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [str(node.module)]
+            else:
+                continue
+            for module in modules:
+                yield f"{file.relative_to(ROOT)}:{node.lineno}", module
+
+
+def normalized(requirement: str) -> str:
+    """The name of a requirement, in the one form that names of distributions are compared in."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
+
+
+def undeclared(folder: Path) -> list[str]:
+    """The imports of packages that are in no requirement of the distribution, nor of an extra of it."""
+    project = project_of(folder)
+    requirements = [
+        *project.get("dependencies", ()),
+        *chain.from_iterable(project.get("optional-dependencies", {}).values()),
+    ]
+    declared = {normalized(requirement) for requirement in requirements}
+    # An editable installation does not tell its packages.
+    of_workspace = {package: [member.name] for member in MEMBERS for package in packages_of(member)}
+    distributions = {**packages_distributions(), **of_workspace}
+    own = packages_of(folder)
+    return [
+        f"{place}: {module}"
+        for place, module in imports_of(folder)
+        if (package := module.partition(".")[0]) not in own | sys.stdlib_module_names
+        and not declared & {normalized(name) for name in distributions.get(package, [package])}
+    ]
+
+
+def not_public(folder: Path) -> list[str]:
+    """The imports of modules of the core that are not for plugins."""
+    return [
+        f"{place}: {module}"
+        for place, module in imports_of(folder)
+        if module.partition(".")[0] == "refractium" and module not in PUBLIC
+    ]
+
+
+@pytest.fixture
+def offender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A plugin that imports what it should not, in the ways that there are."""
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    package = tmp_path / "src/offender"
+    package.mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "offender"\ndependencies = ["Refractium_Core>=0.1,<1"]\n'
+        "[project.optional-dependencies]\nhelp = [\"rich-click; python_version > '3'\"]\n"
+    )
+    (package / "__init__.py").write_text(
+        "import os.path, click\n"
+        "import refractium.contract, refractium.kit.options\n"
+        "from refractium import Protocol, kit\n"
+        "from refractium.testing import run_hook\n"
+        "from . import refractium\n"
+        "from offender import click\n"
+        "def late():\n"
+        "    import rich_click, nobody_has_this\n"
+        "    from google.protobuf import message\n"
+    )
+    return tmp_path
+
+
+def test_what_is_not_declared_is_found(offender: Path) -> None:
+    assert undeclared(offender) == [
+        "src/offender/__init__.py:1: click",
+        "src/offender/__init__.py:8: nobody_has_this",
+        "src/offender/__init__.py:9: google.protobuf",
+    ]
+
+
+def test_what_is_not_public_is_found(offender: Path) -> None:
+    assert not_public(offender) == [
+        "src/offender/__init__.py:2: refractium.kit.options",
+        "src/offender/__init__.py:3: refractium.Protocol",
+    ]
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS, ids=lambda folder: folder.name)
+def test_every_import_is_declared(folder: Path) -> None:
+    assert undeclared(folder) == []
+
+
+@pytest.mark.parametrize("folder", [*filter(is_plugin, DISTRIBUTIONS)], ids=lambda folder: folder.name)
+def test_a_plugin_imports_only_what_is_public(folder: Path) -> None:
+    assert not_public(folder) == []
+
+
+def test_all_packages_of_the_workspace_are_under_import_contracts() -> None:
+    linter = TOOLS["importlinter"]
+    packages = {package for folder in MEMBERS for package in packages_of(folder)}
+    assert set(linter["root_packages"]) == packages
+    of_plugins = [set(one["source_modules"]) for one in linter["contracts"] if one["type"] == "forbidden"]
+    assert set.union(*of_plugins) == packages - {"refractium"}
