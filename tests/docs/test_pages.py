@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from refractium import Refractium
+from refractium import Refractium, kit
 from refractium.assembly.assembly import assemble
 from refractium.assembly.sources import Overrides, parse
 from refractium.config import Source
@@ -96,6 +96,11 @@ def test_the_example_of_the_readme_serves(monkeypatch: pytest.MonkeyPatch) -> No
         asyncio.run_coroutine_threadsafe(engines[0].stop(0), loop).result(PATIENCE)
         thread.join(PATIENCE)
         loop.close()
+
+
+def test_the_page_of_the_library_lists_the_whole_kit() -> None:
+    page = (ROOT / "docs/library.md").read_text(encoding="utf-8").partition("### The kit")[2]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(kit.__all__)
 
 
 def commands() -> list[object]:

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     PluginsIn = Callable[[Path], list[dict[str, Any]]]
 
 NAMES = ["hexdump", "trafficlog"]
-SHOWN = ["pyproject.toml", "src/refractium_hooks_trafficlog/__init__.py", "tests/test_trafficlog.py"]
+SHOWN = [
+    "pyproject.toml",
+    "src/refractium_hooks_trafficlog/__init__.py",
+    "src/refractium_hooks_trafficlog/command.py",
+    "tests/test_trafficlog.py",
+]
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
 DATAGRAM = b"\xffping\x00"
 CONFIGURATION = """
@@ -242,6 +247,7 @@ def test_both_tell_exactly_what_passes_a_running_proxy(
                 )
             )
             assert proxy.terminate() == 0
+        rows = run(bin_ / "refractium", "traffic", cwd=tmp_path).splitlines()[1:]
         request = web.result()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     http_lines, udp_lines = (
@@ -257,6 +263,8 @@ def test_both_tell_exactly_what_passes_a_running_proxy(
         {"protocol": "fallback", "route": "fallback", "client": udp, "backend": other.address},
         {"inbound": len(DATAGRAM), "outbound": len(DATAGRAM), "ended": "idle"},
     )
+    shown = [row.split()[1:4] for row in rows]
+    assert sorted(shown) == [["fallback", udp, other.address], ["http", tcp, web.address]]
     sessions = [http_lines[0]["session"], udp_lines[0]["session"]]
     assert dumped == [sessions[0]] * 2 + [sessions[1]] * 3
     assert len(set(sessions)) == 2

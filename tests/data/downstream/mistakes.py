@@ -2,8 +2,11 @@
 
 import asyncio
 
+from msgspec import Struct
+
 from refractium import Health, Member, ProtocolMatch, Refractium, Route, Settings, Transport, define_protocol
 from refractium.contract import Protocol
+from refractium.kit import Networks, OwnTable
 
 
 @define_protocol("any", max_bytes=1)
@@ -16,6 +19,10 @@ def anything(data: bytes) -> ProtocolMatch:
 def text(data: str) -> ProtocolMatch:
     del data
     return ProtocolMatch()
+
+
+class Own(Struct):
+    """Settings without a greeting."""
 
 
 class Half(Protocol):
@@ -31,5 +38,9 @@ def mistakes() -> None:
     Health(kind="tcp", interval_ms="1s")  # type: ignore[arg-type]
     Settings(max_connections="many")  # type: ignore[arg-type]
     Refractium(anything)  # type: ignore[arg-type]
+    Networks([10])  # type: ignore[list-item]
+    OwnTable.read("half", dict)  # type: ignore[type-var]
+    OwnTable.read("half", Own, "refractium.toml")  # type: ignore[arg-type]
+    OwnTable.read("half", Own).settings.greeting  # type: ignore[attr-defined]  # noqa: B018
     Transport.SCTP  # type: ignore[attr-defined]  # noqa: B018
     asyncio.run(Refractium().run_tcp(8080))  # type: ignore[call-arg, arg-type]

@@ -1,8 +1,14 @@
-"""A plugin of a third party: one of each kind that the contract knows, and its author's tests."""
+"""A plugin of a third party: one of each kind that the contract knows, the kit, and its author's tests."""
 
+import logging
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import assert_type
 
 import click
+from click.testing import CliRunner
 from msgspec import Struct
 
 from refractium.contract import (
@@ -24,6 +30,22 @@ from refractium.contract import (
     Strength,
     Transport,
     hookimpl,
+)
+from refractium.kit import (
+    Address,
+    ConfigError,
+    Network,
+    Networks,
+    OwnTable,
+    Problem,
+    RefractiumError,
+    Throttled,
+    config_option,
+    console,
+    is_host_name,
+    parse_network,
+    printable,
+    table,
 )
 from refractium.testing import assert_identifies, assert_lawful, assert_rejects, run_hook
 
@@ -96,6 +118,46 @@ class Total(PacketHook[HookSettings]):
         self.ends.append(stats.ended)
 
 
+class LookUpError(RefractiumError):
+    """An error of this plugin."""
+
+
+class CommandSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the command."""
+
+    servers: tuple[str, ...] = ("127.0.0.1:80",)
+    networks: tuple[str, ...] = ()
+
+
+@click.command("typed-command")
+@config_option("Where the servers are.")
+def command(config: Path | None) -> None:
+    own = OwnTable.read("typed", CommandSettings, config)
+    assert_type(own, OwnTable[CommandSettings])
+    assert_type(own.settings.servers, tuple[str, ...])
+    if not own.settings.servers:
+        problem = own.problem("are none", "servers")
+        assert_type(problem, Problem)
+        raise ConfigError([problem])
+    try:
+        addresses = [Address.parse(server) for server in own.settings.servers]
+    except ValueError as error:
+        raise LookUpError(printable(str(error))) from None
+    near = Networks(own.settings.networks)
+    rows = [
+        (address.host, str(is_host_name(address.host)), str(address.host in near)) for address in addresses
+    ]
+    table("Servers", ("host", "name", "near"), rows)
+    console(stderr=True).print("[all]")
+    Throttled(logging.getLogger(__name__)).warning("%s servers", len(rows))
+
+
+def size(text: str) -> int:
+    network: Network = parse_network(text)
+    assert_type(network, IPv4Network | IPv6Network)
+    return network.num_addresses
+
+
 class Batches(PacketHook[HookSettings]):
     name = "typed-batches"
     settings_type = HookSettings
@@ -126,7 +188,7 @@ def refractium_hooks() -> list[type[PacketHook[HookSettings]]]:
 
 @hookimpl
 def refractium_commands() -> list[click.Command]:
-    return [click.Command("typed-command")]
+    return [command]
 
 
 def test_it() -> None:
@@ -138,5 +200,21 @@ def test_it() -> None:
     assert hook.total == 5
 
 
+def test_the_command() -> None:
+    assert size("10.0.0.0/30") == 4
+    with TemporaryDirectory() as folder:
+        config = Path(folder, "refractium.toml")
+        arguments = ["--config", str(config)]
+        config.write_text('[plugins.typed]\nservers = ["10.0.0.1:80"]\nnetworks = ["10.0.0.0/8"]\n')
+        done = CliRunner().invoke(command, arguments)
+        assert done.stdout.split() == ["Servers", "host", "name", "near", "10.0.0.1", "False", "True"]
+        assert "[all]" in done.stderr
+        config.write_text("[plugins.typed]\nservers = []\n")
+        assert isinstance(CliRunner().invoke(command, arguments).exception, ConfigError)
+        config.write_text('[plugins.typed]\nservers = [":80"]\n')
+        assert isinstance(CliRunner().invoke(command, arguments).exception, LookUpError)
+
+
 if __name__ == "__main__":
     test_it()
+    test_the_command()

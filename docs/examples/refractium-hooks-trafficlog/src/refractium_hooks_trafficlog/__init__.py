@@ -15,6 +15,8 @@ from refractium_hooks_trafficlog.line_file import STDOUT, LineFile
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from click import Command
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -98,3 +100,12 @@ def join(address: tuple[str, int] | str) -> str:
 def refractium_hooks() -> list[type[PacketHook[Any]]]:
     """The hook ``trafficlog``."""
     return [TrafficLog]
+
+
+@hookimpl
+def refractium_commands() -> list[Command]:
+    """The command ``traffic``."""
+    # The process of a hook imports this module and has no use for a command line.
+    from refractium_hooks_trafficlog.command import command  # noqa: PLC0415 - see above
+
+    return [command]
