@@ -179,7 +179,7 @@ def terminal_table(report: Report) -> Table:
 
 
 def markdown_table(report: Report) -> Iterator[str]:
-    """For docs/performance.md; its lines."""
+    """For docs/explanation/performance.md; its lines."""
     told = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     paced = f", paced work at {report.paced:,.0f} requests/s" if report.paced else ""
     yield f"{report.made[:10]}: {told}; {report.rounds} rounds of {number(report.seconds)} s{paced}."

@@ -12,7 +12,7 @@ from refractium.backends.checks import CHECKS
 from refractium.config import Config, ServerConfig, Source, json_schema, template
 from refractium.routing import BALANCERS
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
+REFERENCE = Path(__file__).parents[2] / "docs/reference/configuration.md"
 TEXT = REFERENCE.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```toml\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 
@@ -97,7 +97,7 @@ def test_the_schema_describes_the_whole_file() -> None:
     assert schema["$defs"]["ListenerConfig"]["required"] == ["port"]
 
 
-PAGE = REFERENCE.with_name("health-and-balancing.md").read_text(encoding="utf-8")
+PAGE = REFERENCE.with_name("health-checks.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", CHECKS)

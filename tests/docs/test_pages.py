@@ -21,6 +21,7 @@ from refractium.assembly.sources import Overrides, parse
 from refractium.config import Source
 from refractium.plugins.loading import load_plugins
 from support.clients import PATIENCE
+from support.pages import pages
 from support.process import PROGRAM
 
 if TYPE_CHECKING:
@@ -29,20 +30,20 @@ if TYPE_CHECKING:
     from support.cli import Cli
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("*.md", "explanation/*.md")
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    *(page for where in FOLDERS for page in sorted((ROOT / "docs").glob(where))),
-]
-GUIDES = [ROOT / "docs" / name for name in ("writing-a-protocol.md", "writing-a-hook.md")]
-"""Their examples are the files of distributions, and tested as such."""
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages()]
+GUIDES = [DOCS / "tutorials" / name for name in ("writing-a-protocol.md", "writing-a-hook.md")]
+"""Their examples are the files of distributions, and tests/packaging tests them as such."""
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks(language: str, *, without: Sequence[Path] = ()) -> list[object]:
     fence = re.compile(rf"^```{language}\n(.*?)^```$", re.DOTALL | re.MULTILINE)
     return [
-        pytest.param(text, id=f"{page.name}-{number}")
+        pytest.param(text, id=f"{name_of(page)}-{number}")
         for page in PAGES
         if page not in without
         for number, text in enumerate(fence.findall(page.read_text(encoding="utf-8")))
@@ -110,7 +111,7 @@ def commands() -> list[object]:
         for line in re.findall(r"^\$ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
             command = line.rpartition("&& ")[2].rpartition("| ")[2].removeprefix("uv run ")
             if command.startswith("refractium"):
-                found[f"{page.name}: {command}"] = shlex.split(command)[1:]
+                found[f"{name_of(page)}: {command}"] = shlex.split(command)[1:]
     return [pytest.param(words, id=name) for name, words in found.items()]
 
 
@@ -121,7 +122,7 @@ def test_a_command_is_understood(cli: Cli, words: list[str]) -> None:
     assert "Usage" in done.out
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_to_pages(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target

@@ -13,16 +13,16 @@ import pytest
 
 from refractium import Settings
 from support.clients import PATIENCE
+from support.pages import pages
 from support.process import PROGRAM, run
 from support.programs import require_program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DOCS: Final = Path(__file__).parents[2] / "docs"
 UNITS: Final = {
     name: text
-    for page in sorted(DOCS.glob("*.md"))
+    for page in pages()
     for name, text in re.findall(
         r"^`/etc/systemd/system/(\S+)`:\n\n```ini\n(.*?)^```$",
         page.read_text("utf-8"),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from refractium.observe.status import RouteTraffic, Status
 
-PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/metrics.md"
 RESET = struct.pack("ii", 1, 0)
 
 

@@ -68,7 +68,7 @@ def bin_(environment: Environment) -> Path:
 
 
 def guide(root: Path) -> str:
-    return (root / "docs/writing-a-hook.md").read_text()
+    return (root / "docs/tutorials/writing-a-hook.md").read_text()
 
 
 def files_in(guide: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ print(*tests)
 
 def blocks_of(root: Path) -> dict[str, str]:
     """The guide's code blocks that carry a file's name."""
-    guide = (root / "docs/writing-a-protocol.md").read_text()
+    guide = (root / "docs/tutorials/writing-a-protocol.md").read_text()
     return dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL))
 
 

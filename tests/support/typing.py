@@ -8,14 +8,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from support.pages import pages
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _ROOT: Final = Path(__file__).parents[2]
 DOWNSTREAM: Final = _ROOT / "tests/data/downstream"
 """A user's program, a third party's plugin, and mistakes."""
-PAGES: Final = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
-_NAMES: Final = {"writing-a-hook-0": "shout"}
+PAGES: Final = [_ROOT / "README.md", *pages()]
+_NAMES: Final = {"docs_tutorials_writing_a_hook_0": "shout"}
 """Examples that others import, with the names that they import them by."""
 _FENCE: Final = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -26,8 +28,8 @@ def write_downstream(folder: Path) -> None:
         (folder / source.name).write_text(source.read_text())
     for page in PAGES:
         for number, block in enumerate(_FENCE.findall(page.read_text(encoding="utf-8"))):
-            name = f"{page.stem}-{number}"
-            (folder / f"{_NAMES.get(name, name).replace('-', '_')}.py").write_text(block, encoding="utf-8")
+            name = re.sub(r"\W", "_", f"{page.relative_to(_ROOT).with_suffix('')}_{number}")
+            (folder / f"{_NAMES.get(name, name)}.py").write_text(block, encoding="utf-8")
 
 
 def check_types(

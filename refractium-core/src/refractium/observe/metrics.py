@@ -1,6 +1,6 @@
 """Metrics for Prometheus, read from the status of the engine whenever they are asked for.
 
-They are served by a thread of their own, so a slow scraper keeps nobody waiting. ``docs/metrics.md`` lists
+A thread of their own serves them, so a slow scraper keeps nobody waiting. ``docs/reference/metrics.md`` lists
 them. No label is ever taken from the wire.
 """
 
