@@ -122,10 +122,31 @@ def test_a_command_is_understood(cli: Cli, words: list[str]) -> None:
     assert "Usage" in done.out
 
 
+def prose_of(page: Path) -> str:
+    """Return the text of a page without its examples."""
+    return re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def headings_of(page: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", prose_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_to_pages(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
+def test_links_lead_to_pages_and_headings(page: Path) -> None:
+    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", prose_of(page)):
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        assert not heading or heading in headings_of(linked), f"{target}#{heading}"
+
+
+def test_the_index_links_every_page_and_the_architecture_every_decision() -> None:
+    def linked(page: Path) -> set[Path]:
+        return {(page.parent / target).resolve() for target in re.findall(r"\]\(([^)#:]+)", prose_of(page))}
+
+    index, architecture = DOCS / "README.md", DOCS / "explanation/architecture.md"
+    assert linked(index) | linked(architecture) | {index} >= set(pages())
 
 
 def test_the_demo_of_the_readme_works() -> None:

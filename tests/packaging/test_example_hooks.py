@@ -83,10 +83,13 @@ def test_the_guide_shows_the_files_as_they_are(root: Path, examples: Path) -> No
         assert blocks[name] == (examples / "refractium-hooks-trafficlog" / name).read_text(), name
 
 
-def test_the_python_in_the_guide_does_what_it_says(run: Run, bin_: Path, root: Path, tmp_path: Path) -> None:
+def test_the_python_of_the_guide_and_the_reference_does_what_it_says(
+    run: Run, bin_: Path, root: Path, tmp_path: Path
+) -> None:
+    python = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     text = guide(root)
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    shout, its_test, first_answer = (block for block in blocks if block not in files_in(text).values())
+    shout, its_test = (block for block in python.findall(text) if block not in files_in(text).values())
+    (first_answer,) = python.findall((root / "docs/reference/packet-hooks.md").read_text())
     (tmp_path / "shout.py").write_text(shout)
     (tmp_path / "test_shout.py").write_text(its_test)
     assert "1 passed" in run(bin_ / "python", "-m", "pytest", "-q", "-W", "error", cwd=tmp_path)

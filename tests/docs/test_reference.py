@@ -1,0 +1,25 @@
+"""The tables of the reference hold every key, option, metric and name that the code has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from docs.reference import COMMAND, current
+from support.pages import DOCS, pages
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WITH_TABLES = [page for page in pages() if "<!-- table: " in page.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("page", WITH_TABLES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_the_tables_of_a_page_are_those_of_the_code(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert current(text) == text, f"{page} is out of date: run {COMMAND!r}, and complete new rows"
+
+
+def test_pages_have_tables() -> None:
+    assert len(WITH_TABLES) >= 6
