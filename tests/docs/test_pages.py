@@ -36,6 +36,9 @@ GUIDES = [DOCS / "tutorials" / name for name in ("writing-a-protocol.md", "writi
 """Their examples are the files of distributions, and tests/packaging tests them as such."""
 
 
+DECISION = ["Context", "Decision", "Consequence"]
+
+
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
@@ -147,6 +150,12 @@ def test_the_index_links_every_page_and_the_architecture_every_decision() -> Non
 
     index, architecture = DOCS / "README.md", DOCS / "explanation/architecture.md"
     assert linked(index) | linked(architecture) | {index} >= set(pages())
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "explanation/decisions").glob("*.md")), ids=name_of)
+def test_a_decision_has_its_headings(page: Path) -> None:
+    headings = re.findall(r"^## (.*)$", prose_of(page), re.MULTILINE)
+    assert headings in (DECISION, [*DECISION, "Measured"])
 
 
 def test_the_demo_of_the_readme_works() -> None:

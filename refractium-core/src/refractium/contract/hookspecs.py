@@ -33,24 +33,24 @@ hookimpl = pluggy.HookimplMarker("refractium")
 
 @hookspec
 def refractium_protocols() -> Iterable[Protocol]:  # type: ignore[empty-body]
-    """The protocols this plugin recognises, one object for each name and transport."""
+    """Return the protocols that the plugin recognises, one object for each name and transport."""
 
 
 @hookspec
 def refractium_health_checks() -> Iterable[HealthCheck[Any]]:  # type: ignore[empty-body]
-    """The kinds of health check this plugin brings, one object for each."""
+    """Return the kinds of health check of the plugin, one object for each kind."""
 
 
 @hookspec
 def refractium_balancers() -> Iterable[type[Balancer]]:  # type: ignore[empty-body]
-    """The ways to balance this plugin brings, one class for each."""
+    """Return the balancing methods of the plugin, one class for each method."""
 
 
 @hookspec
 def refractium_hooks() -> Iterable[type[PacketHook[Any]]]:  # type: ignore[empty-body]
-    """The packet hooks this plugin brings, one class for each. Their settings are ``[plugins.ID]``."""
+    """Return the packet hooks of the plugin, one class for each hook. Their settings are ``[plugins.ID]``."""
 
 
 @hookspec
 def refractium_commands() -> Iterable[Command]:  # type: ignore[empty-body]
-    """The commands this plugin adds to ``refractium``. What only they need had better be imported late."""
+    """Return the commands that the plugin adds to ``refractium``. Help loads them, too: import late."""
