@@ -103,7 +103,7 @@ def test_the_example_of_the_readme_serves(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_page_of_the_library_lists_the_whole_kit() -> None:
-    page = (ROOT / "docs/library.md").read_text(encoding="utf-8").partition("### The kit")[2]
+    page = (ROOT / "docs/reference/library.md").read_text(encoding="utf-8").partition("## The kit")[2]
     assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(kit.__all__)
 
 
