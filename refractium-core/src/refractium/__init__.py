@@ -33,6 +33,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from refractium._platform import ELSEWHERE, can_serve
 from refractium._version import __version__
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ _HOME: Final = {
     "hookimpl": "contract",
 }
 
+_PORTABLE: Final = frozenset({"contract", "errors", "problems", "settings"})
+"""The modules that need nothing of Linux."""
+
 __all__ = [
     "NEED_MORE",
     "NO",
@@ -133,6 +137,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if (home := _HOME.get(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if home not in _PORTABLE and not can_serve():
+        raise ImportError(ELSEWHERE)
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from refractium._platform import ELSEWHERE, can_serve
 from refractium._version import VERSION_LINE
 
 __all__ = ["main"]
@@ -17,6 +18,8 @@ def main() -> None:
         # Scripts ask for it often, and it takes ten times as long to import what parses a command line.
         sys.stdout.write(VERSION_LINE + "\n")
         sys.exit(0)
+    if not can_serve():
+        sys.exit(f"error: {ELSEWHERE}")
     from refractium.cli.app import app  # noqa: PLC0415 - the entry point is imported by tools that only look
 
     app()

@@ -1,0 +1,16 @@
+"""The platforms on which Refractium serves."""
+
+from __future__ import annotations
+
+import select
+import sys
+
+ELSEWHERE = (
+    f"refractium serves on Linux only: it needs epoll, which {sys.platform} lacks. On other systems you can "
+    "write and test plugins, with refractium.contract, refractium.kit and refractium.testing."
+)
+
+
+def can_serve() -> bool:
+    """Return whether this system has what the data path stands on."""
+    return hasattr(select, "epoll")
