@@ -71,7 +71,7 @@ def of_page(path: Path) -> Iterator[Finding]:
 
 
 def _of_text(path: Path, line: int, text: str) -> Iterator[Finding]:
-    text = re.sub(r"``.*?``|`[^`\n]*`|\]\([^)]*\)", " code ", text)
+    text = re.sub(r"``.*?``|`[^`\n]*`|\]\([^)]*\)", " Code ", text)
     if found := _PASSIVE.search(text):
         yield Finding(path, line + text.count("\n", 0, found.start()), "is told", found[0])
     at = 0
