@@ -175,7 +175,8 @@ def test_nobody_else_notices_a_bad_hook(hook: str, isolation: str, without: Resu
         without, result = measure("-"), measure(hook, isolation)
     print(hook, isolation, result, without)  # noqa: T201 - shown where it fails
     assert harms_nobody(result, without)
-    assert result.told.stopped < 4
+    # A process that computes is given more time where the machine keeps it waiting (`Runner.stop`).
+    assert result.told.stopped < (22 if (hook, isolation) == ("Computing", "process") else 4)
     seen = 0
     for all_of_them, delivered, dropped in result.told.tallies:
         assert all_of_them == delivered + dropped

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 import signal
 import subprocess
@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from refractium.contract import Direction, EventKind, NoSettings, PacketHook, SessionStats
+from refractium.hooks import process
+from refractium.hooks import runner as runner_module
 from refractium.hooks.frames import HEADER, START, Frames, Start, encode
 from refractium.hooks.memory import keep_freed_memory
 from refractium.hooks.process import ProcessRunner
-from refractium.hooks.runner import STOP_SECONDS, State
+from refractium.hooks.runner import State
 from refractium.hooks.taps import Taps, make_runner
 from support.hooks import (
     PATIENCE,
@@ -33,16 +35,14 @@ from support.hooks import (
     Ignoring,
     IgnoringApart,
     Obeying,
-    ThoroughApart,
     context,
     read,
     until,
 )
 from support.process import TESTS, able_to_import_tests
+from support.proxy import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from refractium.hooks.delivery import Item
 
 IN, OUT = Direction.INBOUND, Direction.OUTBOUND
@@ -216,42 +216,42 @@ def test_the_child_has_the_lowest_priority(tmp_path: Path) -> None:
     uvloop.run(session())
 
 
-@pytest.mark.slow
 def test_a_child_that_waits_for_a_processor_is_given_more_time_to_stop(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside two busy programs the lowest priority gets a hundredth: 40 ms of work take four seconds."""
+    seconds = 0.2
+    for module in (process, runner_module):
+        monkeypatch.setattr(module, "STOP_SECONDS", seconds)
+    monkeypatch.setattr(runner_module, "_KEPT_WAITING", PATIENCE / seconds)
+    monkeypatch.setattr(process, "_usage", lambda _: ("R", 0.0))
 
     async def session() -> None:
-        runner = ProcessRunner(ThoroughApart, NoSettings())
+        runner = ProcessRunner(IgnoringApart, NoSettings())
         runner.start()
         tap = Taps([runner]).open(context(1))
         tap.packet(IN, b"first")
         await until(lambda: runner.counters.inbound.delivered == 1)
         assert runner._child is not None
         tap.close("closed")
-        with busy_beside(runner._child.pid):
-            await runner.stop(STOP_SECONDS)
+        os.kill(runner._child.pid, signal.SIGSTOP)  # in the place of programs that keep all processors busy
+        stopping = asyncio.create_task(runner.stop(seconds))
+        await asyncio.sleep(4 * seconds)
+        os.kill(runner._child.pid, signal.SIGCONT)
+        await stopping
 
     uvloop.run(session())
     assert not caplog.records
 
 
-@contextlib.contextmanager
-def busy_beside(pid: int) -> Iterator[None]:
-    """Have a process share one processor with two busy programs."""
-    processor = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(pid, {processor})
-    loop = f"import os; os.sched_setaffinity(0, {{{processor}}}); print(flush=True)\nwhile True: pass"
-    with contextlib.ExitStack() as stack:
-        for _ in range(2):
-            program = stack.enter_context(
-                subprocess.Popen([sys.executable, "-c", loop], stdout=subprocess.PIPE)
-            )
-            stack.callback(program.kill)
-            assert program.stdout is not None
-            program.stdout.readline()
-        yield
+@pytest.mark.parametrize(("code", "state"), [("while True: pass", "R"), ("input()", "S")])
+def test_a_process_that_computes_is_told_from_one_that_sleeps(code: str, state: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as program:
+        eventually(lambda: process._usage(program.pid)[0] == state, "its state")
+        used = process._usage(program.pid)[1]
+        if state == "R":
+            eventually(lambda: process._usage(program.pid)[1] > used, "it uses processor time")
+        program.kill()
+    assert process._usage(program.pid) == ("", 0.0)
 
 
 def test_memory_is_dealt_with_as_before_where_that_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,15 +91,6 @@ class IgnoringApart(Ignoring):
     isolation = "process"
 
 
-class ThoroughApart(IgnoringApart):
-    """Needs some processor time to stop."""
-
-    def stop(self) -> None:
-        end = time.process_time() + 0.04
-        while time.process_time() < end:
-            pass
-
-
 class _Writing(PacketHook[At]):
     settings_type = At
 
