@@ -101,8 +101,8 @@ def test_a_plugin_may_bring_both(install: Callable[..., None]) -> None:
         ({"checks": [Check("a"), Check("a")]}, "twice"),
         ({"balancers": [way("a"), way("a")]}, "twice"),
         ({"balancers": [dict]}, "is not a class derived from Balancer"),
-        ({"checks": [Check("A B")]}, "name 'A B': must be lower-case"),
-        ({"checks": ["deep"]}, "'deep' is not a HealthCheck"),
+        ({"checks": [Check("A B")]}, 'name "A B": must be lower-case'),
+        ({"checks": ["deep"]}, '"deep" is not a HealthCheck'),
         ({}, "or it returns None"),
     ],
 )

@@ -226,13 +226,13 @@ def test_a_hook_that_is_not_in_the_contract_fails_its_plugin(site: Site, source:
     [
         ("return None", "or it returns None"),
         ("return 42", "TypeError: 'int' object is not iterable"),
-        ("return 'ssh'", "TypeError: 's' is not a Protocol"),
+        ("return 'ssh'", 'TypeError: "s" is not a Protocol'),
         ("return [Protocol]", "is not a Protocol"),
         ("yield 1 / 0", "ZeroDivisionError: division by zero"),
         ("raise OSError('no table')", "OSError: no table"),
         ("raise SystemExit(0)", "SystemExit: 0"),
-        ("return [define_protocol('A', max_bytes=1)(len)]", "ValueError: name 'A': must be lower-case"),
-        ("return [Bad()]", "bad: max_bytes 0 is not between 1 and"),
+        ("return [define_protocol('A', max_bytes=1)(len)]", 'ValueError: name "A": must be lower-case'),
+        ("return [Bad()]", "bad: max_bytes 0 is not an int between 1 and"),
         (f"return [{protocol('a')}, {protocol('a')}]", "ValueError: gives a protocol twice"),
     ],
 )

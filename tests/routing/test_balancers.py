@@ -197,8 +197,8 @@ class Unmade(Balancer):
         (RoundRobin(), "is not a class derived from Balancer"),
         (dict, "is not a class derived from Balancer"),
         (Unmade, "cannot be made without arguments"),
-        (Balancer, "name None: must be lower-case"),
-        (type("Named", (RoundRobin,), {"name": "A B"}), "name 'A B': must be lower-case"),
+        (Balancer, 'name "None": must be lower-case'),
+        (type("Named", (RoundRobin,), {"name": "A B"}), 'name "A B": must be lower-case'),
     ],
 )
 def test_what_is_no_balancer_is_told_why(thing: object, problem: str) -> None:

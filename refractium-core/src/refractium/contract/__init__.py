@@ -1,4 +1,4 @@
-"""What plugins import: the whole of it, and nothing that moves a byte.
+"""The plugin contract: every name that a plugin imports. No code of this package moves a byte.
 
 A protocol plugin is a module with one function::
 
@@ -8,10 +8,10 @@ A protocol plugin is a module with one function::
     def refractium_protocols() -> list[Protocol]:
         return [MyProtocol()]
 
-named by an entry point of the group ``refractium``; the entry point's name is the plugin's id. Kinds of
-health check (`HealthCheck`), balancers (`Balancer`) and packet hooks (`PacketHook`) are handed out in the
-same way. This package does no I/O and imports neither the engine nor the plugin manager, so that plugins
-depend on something small and stable. `API_VERSION` counts its incompatible changes.
+An entry point of the group ``refractium`` names the module; the name of the entry point is the plugin's id.
+Plugins return kinds of health check (`HealthCheck`), balancers (`Balancer`) and packet hooks (`PacketHook`)
+in the same way. This package does no I/O and imports neither the engine nor the plugin manager, so that
+plugins depend on a small and stable package. `API_VERSION` counts the incompatible changes of this package.
 """
 
 from refractium.contract.balancer import Balanced, BalancedT, Balancer, problems_of_balancer

@@ -1,4 +1,4 @@
-"""What a balancer is: the order in which the backends of a pool are tried, for each client anew."""
+"""The contract of balancers: the order, for each client, in which to try the backends of a pool."""
 
 from __future__ import annotations
 
@@ -12,58 +12,59 @@ if TYPE_CHECKING:
 
 
 class Balanced(Protocol):
-    """What a balancer may know of a backend. It is hashable, and the same object for as long as it serves."""
+    """A backend as a balancer sees it. It is hashable, and stays the same object while the backend serves."""
 
     @property
     def address(self) -> Hashable:
-        """As configured; `str` of it is how it is written."""
+        """The address as configured; `str` returns it as the configuration writes it."""
 
     @property
     def weight(self) -> int:
-        """Its share compared with the others', from 1 to 1000."""
+        """The backend's share of the clients, relative to the weights of the other backends: 1 to 1000."""
 
     @property
     def active(self) -> int:
-        """Connections and UDP sessions that it has now, those under way to it included."""
+        """Count of the backend's present connections and UDP sessions, including connections being opened."""
 
 
 BalancedT = TypeVar("BalancedT", bound=Balanced)
-"""For the annotations of `Balancer.order`: the backends that come out are those that went in."""
+"""The type of backends in `Balancer.order`: it takes and returns backends of one type."""
 
 
 class Balancer(ABC):
-    """Orders the backends of one pool. Each pool makes an instance of its own, without arguments.
+    """The base class of balancers, which order the backends of one pool.
 
-    It is asked on the data path, once for each client, so it must be quick and must not wait for anything.
+    Each pool makes its own instance, without arguments. The proxy calls the balancer on the data path, once
+    for each client, so the balancer must be quick and must not wait.
     """
 
     name: str
-    """What `balance` says: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
+    """Value of the setting `balance`: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     summary: str = ""
 
     @abstractmethod
     def order(self, backends: Sequence[BalancedT], client: str) -> Iterable[BalancedT]:
-        """The order in which to try backends for one client.
+        """Return the order in which to try the backends for one client.
 
         Args:
-            backends: those that are up, at least one, in the order of the configuration. It is the very same
-                object for as long as none has come or gone.
+            backends: the backends that are up, at least one, in the order of the configuration. The argument
+                is the same object at every call until a backend joins or leaves.
             client: the client's IP address.
 
         Returns:
-            Each backend at most once. The first is the choice; the next is asked for only when that one
-            cannot be reached.
+            Each backend at most once. The proxy connects to the first backend. It asks for the next backend
+            only if the connection fails.
         """
 
 
 def problems_of_balancer(balancer: object) -> Iterator[str]:
-    """What is wrong with an object that a plugin hands out as a kind of balancer; nothing if it is one."""
+    """Yield each violation of the contract in an object that a plugin returns as a balancer."""
     if not (isinstance(balancer, type) and issubclass(balancer, Balancer)):
-        yield f"{balancer!r} is not a class derived from Balancer"
+        yield f'"{balancer}" is not a class derived from Balancer'
         return
     name = getattr(balancer, "name", None)
     yield from problems_of_name(name)
     try:
         balancer()
-    except Exception as error:  # noqa: BLE001 - a plugin's
-        yield f"{name}: cannot be made without arguments: {error!r}"
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+        yield f"{name}: cannot be made without arguments: {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""What a health check is: a kind, the settings it takes, and one question asked of one backend."""
+"""The contract of health checks: a kind has a name, settings, and a method that checks one backend."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
 SocketAddress: TypeAlias = "tuple[AddressFamily, str | tuple[str, int] | tuple[str, int, int, int]]"
-"""A family and what `socket.connect` takes for it."""
+"""The address family, and the address as `socket.connect` takes it."""
 
 S = TypeVar("S", bound="Struct")
 
 SHARED_KEYS: Final = frozenset({"kind", "interval_ms", "timeout_ms", "rise", "fall"})
-"""The keys of every health check, whatever its kind; the settings of a kind have other names."""
+"""The keys that every kind of health check has. The settings of a kind must use other names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a backend is reached now. Names have been looked up.
+    """The present address of a backend, with its host name resolved.
 
     Attributes:
-        transport: how clients reach it.
-        target: family and address, as `socket.connect` takes it.
-        preface: bytes that it must be sent ahead of everything else, in one datagram with what follows: the
-            PROXY header that it waits for.
+        transport: the transport over which clients reach the backend.
+        target: the address family, and the address as `socket.connect` takes it.
+        preface: the PROXY header that the backend expects, or no bytes. The check must send it before its
+            own first bytes; over UDP in the same datagram as these.
     """
 
     transport: Transport
@@ -40,37 +40,38 @@ class Endpoint:
 
 
 class HealthCheck(ABC, Generic[S]):
-    """One kind of health check. It keeps no state: the same object checks every backend of its kind."""
+    """The base class of health checks. It keeps no state: one object checks all backends of its kind."""
 
     name: str
-    """What `kind` says: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
+    """Value of the setting `kind`: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     transports: frozenset[Transport] = frozenset({Transport.TCP})
-    """Whose backends it can check."""
+    """The transports whose backends this kind can check."""
     settings: type[S]
-    """What the kind takes beside `SHARED_KEYS`: a Struct that is frozen and forbids unknown fields."""
+    """Struct of the kind's settings beside `SHARED_KEYS`. It is frozen and forbids unknown fields."""
     summary: str = ""
 
     @abstractmethod
     async def check(self, endpoint: Endpoint, settings: S, timeout: float) -> str | None:  # noqa: ASYNC109 - for checks in a thread
-        """Ask one backend whether it is well.
+        """Check whether one backend is well.
 
-        It is cancelled once `timeout` has passed, and must then close what it has opened. An `OSError` that
-        tells of a shortage on this machine (`EMFILE`, `EADDRNOTAVAIL` ...) counts neither way.
+        Refractium cancels the check after `timeout`; the check must then close what it opened. An `OSError`
+        that shows a shortage on this machine (`EMFILE`, `EADDRNOTAVAIL` ...) counts neither as a success nor
+        as a failure.
 
         Args:
-            endpoint: where it is.
-            settings: those of the route.
-            timeout: how long it may take (s).
+            endpoint: the backend's present address.
+            settings: the settings of the route's health check.
+            timeout: time for the check (s).
 
         Returns:
-            None if it is well, else why it is not, in a few words.
+            None if the backend is well, else the reason in a few words.
 
         Raises:
-            Exception: it is not well; the exception says why.
+            Exception: the backend is not well; the text of the exception is the reason.
         """
 
     def problems(self, settings: S) -> Iterable[tuple[str, str]]:
-        """What is wrong with settings whose types are right: pairs of a key and a message."""
+        """Return the mistakes in settings of the right types, as pairs of key and message."""
         del settings
         return ()
 
@@ -79,17 +80,17 @@ class HealthCheck(ABC, Generic[S]):
 
 
 def problems_of_health_check(check: object) -> Iterator[str]:
-    """What is wrong with an object that a plugin hands out as a health check; nothing if it is one."""
+    """Yield each violation of the contract in an object that a plugin returns as a health check."""
     if not isinstance(check, HealthCheck):
-        yield f"{check!r} is not a HealthCheck"
+        yield f'"{check}" is not a HealthCheck'
         return
     name = getattr(check, "name", None)
     yield from problems_of_name(name)
     if not check.transports or not all(isinstance(one, Transport) for one in check.transports):
-        yield f"{name}: transports {check.transports!r} is not a set of Transport"
+        yield f"{name}: transports {check.transports} is not a set of Transport"
     settings = getattr(check, "settings", None)
     config = getattr(settings, "__struct_config__", None)
     if config is None or not (config.frozen and config.forbid_unknown_fields):
-        yield f"{name}: settings {settings!r} is not a Struct that is frozen and forbids unknown fields"
+        yield f"{name}: settings {settings} is not a Struct that is frozen and forbids unknown fields"
     elif taken := SHARED_KEYS.intersection(settings.__struct_fields__):  # type: ignore[union-attr]
         yield f"{name}: settings has {', '.join(sorted(taken))}, which every health check has already"

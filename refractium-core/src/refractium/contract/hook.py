@@ -1,4 +1,4 @@
-"""What a packet hook is: somebody who is told of all that passes, beside the data path and never on it."""
+"""The contract of packet hooks. A packet hook gets all bytes that pass, beside the data path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HookAddress: TypeAlias = "tuple[str, int] | str"
 
 
 class Direction(StrEnum):
-    """Which way bytes go."""
+    """Direction of bytes."""
 
     INBOUND = "inbound"
     """From the client to the backend."""
@@ -29,14 +29,15 @@ class HookContext(Struct, frozen=True, array_like=True):
     """One connection or UDP session, as it was when its backend had been reached.
 
     Attributes:
-        session: 64 bits; no two sessions of a run have the same.
-        transport: how the client came.
-        protocol: the name of the protocol, or ``fallback``.
-        route: the label of the route: its id where it has one, else the protocol.
-        client: IP address and port of the client; of the real one, where a trusted proxy has told it.
-        backend: where the bytes go: address and port, or the path of a unix socket.
-        metadata: what the first bytes told, such as sni, alpn and host.
-        started: when the client came (ns since the epoch).
+        session: number of 64 bits, unique within a run of the program.
+        transport: transport over which the client came.
+        protocol: name of the protocol, or ``fallback``.
+        route: label of the route: its id, or its protocol if it has no id.
+        client: IP address and port of the client. If a trusted proxy sent a PROXY header, the address that
+            the header names.
+        backend: address and port of the backend, or the path of its unix socket.
+        metadata: facts that the protocol read from the first bytes, such as sni, alpn and host.
+        started: time when the client came (ns since the epoch).
     """
 
     session: int
@@ -50,14 +51,14 @@ class HookContext(Struct, frozen=True, array_like=True):
 
 
 class SessionStats(Struct, frozen=True, array_like=True):
-    """How a session came out.
+    """The result of a session.
 
     Attributes:
-        seconds: from the client's coming to the end.
-        inbound: bytes that the client sent, dropped ones included.
-        outbound: bytes that the backend sent, dropped ones included.
-        ended: how it ended: ``closed``, ``client_reset``, ``backend_reset``, ``idle``, ``drained`` ... (the
-            names of `refractium.proxy.outcome.Ended`, in lower case).
+        seconds: time from the client's arrival to the end of the session (s).
+        inbound: bytes that the client sent, including bytes that were dropped for the hook.
+        outbound: bytes that the backend sent, including bytes that were dropped for the hook.
+        ended: the way in which the session ended: ``closed``, ``client_reset``, ``backend_reset``, ``idle``,
+            ``drained`` ... (the names of `refractium.proxy.outcome.Ended`, in lower case).
     """
 
     seconds: float
@@ -67,29 +68,29 @@ class SessionStats(Struct, frozen=True, array_like=True):
 
 
 class EventKind(IntEnum):
-    """What an event tells."""
+    """Kind of an event."""
 
     OPEN = 0
     """The session has begun."""
     PACKET = 1
-    """Bytes, or one datagram."""
+    """A piece of a stream, or one datagram, has passed."""
     END = 2
-    """One direction of a connection has ended in an orderly way; nothing more follows in it."""
+    """One direction of a connection has ended in an orderly way. No more bytes follow in this direction."""
     CLOSE = 3
-    """The session has ended; it is the last of its events."""
+    """The session has ended. This is its last event."""
 
 
 class Event(NamedTuple):
-    """One thing that happened to one session.
+    """One event of one session.
 
     Attributes:
-        kind: what.
-        time: when (ns since the epoch; it never goes back within a run).
-        context: to which session.
-        direction: of `EventKind.PACKET` and `EventKind.END`.
-        data: of `EventKind.PACKET`.
-        offset: how many bytes went before in this direction, whether or not they were dropped.
-        stats: of `EventKind.CLOSE`.
+        kind: kind of the event.
+        time: time of the event (ns since the epoch). Within a run, times never go back.
+        context: the session.
+        direction: direction of the bytes, for `EventKind.PACKET` and `EventKind.END`.
+        data: the bytes, for `EventKind.PACKET`.
+        offset: count of the earlier bytes in this direction, including bytes that were dropped for the hook.
+        stats: result of the session, for `EventKind.CLOSE`.
     """
 
     kind: EventKind
@@ -102,7 +103,7 @@ class Event(NamedTuple):
 
 
 class NoSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Of a hook that takes none."""
+    """Settings of a hook or health check that has none."""
 
 
 S = TypeVar("S", bound=Struct)
@@ -112,29 +113,31 @@ Overflow: TypeAlias = Literal["drop", "drop_session"]
 
 
 class PacketHook(Generic[S]):
-    """A hook. One instance is made for each distinct settings and serves all routes that have these.
+    """The base class of packet hooks.
 
-    It runs in a thread of its own, or in a process, so it may block; what does not fit into its queue
-    meanwhile is dropped and counted. Its methods are never called at the same time. Events of one session
-    come in order. An exception is counted and logged, and after repeated ones the hook is told nothing more.
+    Each distinct settings value gets one instance, which serves all routes with these settings.
+
+    A hook runs in its own thread or in its own process, so it may block. While it blocks, packets that do not
+    fit into its queue are dropped and counted. The methods never run at the same time. Events of one session
+    come in order. Refractium counts and logs each exception, and detaches the hook after repeated exceptions.
 
     Args:
-        settings: those of the configuration.
+        settings: the settings from the configuration.
     """
 
     name: str
-    """What ``hooks`` says: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
+    """Name in the setting ``hooks``: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     settings_type: type[Struct] = NoSettings
-    """What ``[plugins.NAME]`` takes: a Struct that is frozen and forbids unknown fields. Made without
-    arguments it must be valid, or the hook needs its table in the file."""
+    """Struct of the table ``[plugins.NAME]``. It is frozen and forbids unknown fields. If the Struct made
+    without arguments is not valid, the hook needs its table in the configuration file."""
     isolation: Isolation = "thread"
-    """Where it runs. A thread takes turns with the proxy; a hook that computes belongs into a process. That
-    one imports the module of the hook, so the class must be found there by its name."""
+    """Place where the hook runs. A thread takes turns with the proxy, so a hook that computes belongs into a
+    process. The process imports the hook's module, and must find the class there by its name."""
     overflow: Overflow = "drop"
-    """What is done without when the queue is full: ``drop``, the packets that do not fit;
-    ``drop_session``, from then on every packet of their session, so that streams have an end, not holes."""
+    """Packets to drop when the queue is full. ``drop`` drops packets that do not fit. ``drop_session`` also
+    drops the rest of their session, so that a stream ends early instead of having gaps."""
     queue_bytes: int = 16 * 1024 * 1024
-    """What the queue holds at the most (bytes); every packet counts with some bytes more than it has."""
+    """Largest size of the queue (bytes). Every packet counts some bytes more than its data."""
     summary: str = ""
 
     def __init__(self, settings: S) -> None:
@@ -142,46 +145,52 @@ class PacketHook(Generic[S]):
 
     @classmethod
     def problems(cls, settings: S) -> Iterable[tuple[str, str]]:
-        """What is wrong with settings whose types are right: pairs of a key and a message."""
+        """Return the mistakes in settings of the right types, as pairs of key and message."""
         del settings
         return ()
 
     @classmethod
     def takes_stdout(cls, settings: S) -> bool:
-        """Whether the hook writes to stdout, so that nothing else may."""
+        """Return whether the hook writes to stdout, so that nothing else may write to stdout."""
         del settings
         return False
 
     @classmethod
     def needs_one_process(cls, settings: S) -> str:
-        """Why the hook cannot be there several times, once in each worker process; empty if it can."""
-        return "several would write to stdout" if cls.takes_stdout(settings) else ""
+        """Return the reason why only one worker process may run the hook, or an empty string if all may."""
+        return "several workers would write to stdout" if cls.takes_stdout(settings) else ""
 
     def start(self) -> None:
-        """Called once, where the hook runs, before the first event. If it raises, the hook is not used."""
+        """Prepare the hook, in its own thread or process.
+
+        Called once, before the first event. If it raises, the hook is not used.
+        """
 
     def on_open(self, context: HookContext) -> None:
-        """A session has begun."""
+        """Handle the beginning of a session."""
 
     def on_packet(self, context: HookContext, direction: Direction, data: bytes) -> None:
-        """Bytes have passed: a piece of a stream, or one datagram (which may be empty)."""
+        """Handle bytes that passed: a piece of a stream, or one datagram, which may be empty."""
 
     def on_close(self, context: HookContext, stats: SessionStats) -> None:
-        """A session has ended. Called exactly once for each that was opened, after its last packet."""
+        """Handle the end of a session. Called exactly once for each opened session, after its last packet."""
 
     def on_batch(self, events: Sequence[Event]) -> None:
-        """Take several events at once.
+        """Handle several events at once, with their times and offsets.
 
-        Override it to have times and offsets as well; the methods for single events are then not called.
+        For a hook that overrides this method, `on_open`, `on_packet` and `on_close` are not called.
         """
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Called once, where the hook runs, after the last event; it has about a second."""
+        """Finish the work of the hook, in its own thread or process.
+
+        Called once, after the last event. The call has about one second.
+        """
 
 
 class _FunctionHook(PacketHook[NoSettings]):
-    """What `define_hook` makes of a plain function."""
+    """The base class of hooks that `define_hook` makes of functions."""
 
     function: Callable[[HookContext, Direction, bytes], object]
 
@@ -192,7 +201,7 @@ class _FunctionHook(PacketHook[NoSettings]):
 def define_hook(
     name: str, *, summary: str = ""
 ) -> Callable[[Callable[[HookContext, Direction, bytes], object]], type[PacketHook[NoSettings]]]:
-    r"""Make a packet hook of a plain function.
+    r"""Make a packet hook of a function.
 
     ::
 
@@ -202,7 +211,7 @@ def define_hook(
 
         Route(http, "127.0.0.1:8000", hooks=[shout])
 
-    The function is its `PacketHook.on_packet`; it runs in a thread.
+    The function becomes `PacketHook.on_packet`. The hook runs in a thread.
 
     Raises:
         ValueError: the name is not valid.
@@ -235,21 +244,21 @@ _MIN_QUEUE: Final = 65_536
 
 
 def problems_of_hook(hook: object) -> Iterator[str]:
-    """What is wrong with an object that a plugin hands out as a packet hook; nothing if it is one."""
+    """Yield each violation of the contract in an object that a plugin returns as a packet hook."""
     if not (isinstance(hook, type) and issubclass(hook, PacketHook)):
-        yield f"{hook!r} is not a class derived from PacketHook"
+        yield f'"{hook}" is not a class derived from PacketHook'
         return
     name = getattr(hook, "name", None)
     yield from problems_of_name(name)
     config: Any = getattr(hook.settings_type, "__struct_config__", None)
     if config is None or not (config.frozen and config.forbid_unknown_fields):
         yield (
-            f"{name}: settings_type {hook.settings_type!r} is not a Struct that is frozen and forbids unknown"
+            f"{name}: settings_type {hook.settings_type} is not a Struct that is frozen and forbids unknown"
             " fields"
         )
     if hook.isolation not in _ISOLATIONS:
-        yield f"{name}: isolation {hook.isolation!r} is none of {', '.join(_ISOLATIONS)}"
+        yield f'{name}: isolation "{hook.isolation}" is none of {", ".join(_ISOLATIONS)}'
     if hook.overflow not in _OVERFLOWS:
-        yield f"{name}: overflow {hook.overflow!r} is none of {', '.join(_OVERFLOWS)}"
+        yield f'{name}: overflow "{hook.overflow}" is none of {", ".join(_OVERFLOWS)}'
     if type(hook.queue_bytes) is not int or hook.queue_bytes < _MIN_QUEUE:
-        yield f"{name}: queue_bytes {hook.queue_bytes!r} is not an int of at least {_MIN_QUEUE}"
+        yield f"{name}: queue_bytes {hook.queue_bytes} is not an int of at least {_MIN_QUEUE}"

@@ -1,6 +1,7 @@
-"""The hookspecs: what a plugin may implement.
+"""The hookspecs: the functions that a plugin may implement.
 
-They are called once, when plugins are loaded, and *return* objects. Nothing here runs while bytes move.
+Refractium calls each function once, when it loads plugins. The functions return objects and run before any
+byte moves.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
     from refractium.contract.protocol import Protocol
 
 API_VERSION: Final = 1
-"""Counts incompatible changes of the contract. A plugin may state the one it was written for in its
-attribute ``refractium_api_version`` (an int); without it, it is taken to fit."""
+"""Number of the contract, which counts its incompatible changes. A plugin may state the number for which it
+was written in its attribute ``refractium_api_version`` (an int). A plugin without this attribute is taken to
+fit."""
 
 ENTRY_POINT_GROUP: Final = "refractium"
 
 hookspec = pluggy.HookspecMarker("refractium")
 hookimpl = pluggy.HookimplMarker("refractium")
-"""Marks a plugin's function as the implementation of the hookspec of the same name."""
+"""Marks a function of a plugin as the implementation of the hookspec with the same name."""
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""What a protocol is: a name, some declared bounds and one pure function from bytes to an answer."""
+"""The contract of protocols: a name, declared bounds, and one pure function from bytes to an answer."""
 
 from __future__ import annotations
 
@@ -12,52 +12,52 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 MetadataValue: TypeAlias = str | bool | tuple[str, ...]
-"""A value learnt from the first bytes: one name, one flag or several names in the order of the wire."""
+"""A value that the first bytes contain: one name, one flag, or several names in the order of the wire."""
 
 MAX_BYTES_LIMIT: Final = 65536
-"""The most bytes any protocol may ask for: what one connection may make the proxy hold."""
+"""Largest `Protocol.max_bytes`: the bytes of one connection that a protocol may make the proxy hold."""
 
 
 class Transport(StrEnum):
-    """How the bytes arrive: as a stream, or as one datagram that is all there is."""
+    """The transport of the bytes: a stream (TCP), or a single datagram that is complete (UDP)."""
 
     TCP = "tcp"
     UDP = "udp"
 
 
 class Strength(IntEnum):
-    """How much a yes proves. Stronger protocols are asked first, whatever the order of the routes."""
+    """The strength of a match as evidence. Stronger protocols are asked first, in any order of the routes."""
 
     EXACT = 0
-    """Magic bytes that nothing else starts with."""
+    """The bytes start with magic bytes that no other protocol starts with."""
     STRUCTURED = 1
-    """Several fields checked against each other and against a specification."""
+    """Several fields of the bytes agree with each other and with a specification."""
     WEAK = 2
-    """Something that other traffic could contain as well."""
+    """The bytes could also be traffic of other protocols."""
 
 
 class Verdict(Enum):
-    """The answers that carry no data."""
+    """The answers of a protocol that carry no data."""
 
     NO = "no"
     NEED_MORE = "need more"
 
 
 NO: Final = Verdict.NO
-"""These bytes are not mine, and no further byte can change that."""
+"""These bytes are of another protocol, and no further byte can change that."""
 NEED_MORE: Final = Verdict.NEED_MORE
-"""All bytes so far fit, and they are too few to tell. In a datagram this means no."""
+"""All bytes so far fit this protocol, but are too few to decide. In a datagram this answer means `NO`."""
 
 _NOTHING: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
 
 
 class ProtocolMatch:
-    """Yes, these bytes are mine.
+    """The answer that the bytes are of this protocol.
 
     Attributes:
-        metadata: what the bytes tell, by key: ``sni``, ``alpn`` and ``host`` are what routes can ask for.
-            A key that is not known is absent. Further bytes may add keys, never change one.
-        pending: the keys that further bytes may still add. A route that asks for such a key waits for it;
+        metadata: facts that the protocol read from the bytes, by key. Routes can ask for ``sni``, ``alpn``
+            and ``host``. An unknown fact has no key. Further bytes may add keys, but never change a value.
+        pending: keys that further bytes may still add. A route that asks for a pending key waits for it;
             every other route is taken at once.
     """
 
@@ -78,14 +78,15 @@ class ProtocolMatch:
 
 
 class DeferredMatch(ProtocolMatch):
-    """A match that reads its metadata from the bytes only when somebody asks, and then once.
+    """A match that reads its metadata when somebody asks for it, and reads it once.
 
-    Most routes ask for none, so a protocol whose metadata costs more than its yes should answer with this.
+    Most routes ask for no metadata, so a protocol should answer with this class if its metadata costs more
+    than its match.
 
     Args:
-        read: the metadata and the pending keys of `data`; as pure as `Protocol.identify` and, for bytes that
-            were recognised, as total.
-        data: the bytes that were recognised.
+        read: function that returns the metadata and the pending keys of `data`. It must be pure, like
+            `Protocol.identify`, and must raise no exception for bytes that the protocol recognised.
+        data: bytes that the protocol recognised.
     """
 
     __slots__ = ("_data", "_found", "_read")
@@ -112,43 +113,47 @@ class DeferredMatch(ProtocolMatch):
 
 
 Identification: TypeAlias = ProtocolMatch | Literal[Verdict.NO, Verdict.NEED_MORE]
-"""One of three: a match, `NO` or `NEED_MORE`."""
+"""The answer of a protocol: a match, `NO` or `NEED_MORE`."""
 
 
 class Protocol(ABC):
-    """One protocol on one transport. Subclass it, fill in the attributes, write `identify`.
+    """The base class of protocols: one protocol on one transport.
 
-    A protocol that exists on both transports is two objects of the same name.
+    Subclass it, set the attributes, and write `identify`. A protocol that exists on both transports is two
+    objects with one name.
     """
 
     name: str
-    """What routes call it: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
+    """Name in routes: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     transport: Transport = Transport.TCP
     strength: Strength = Strength.STRUCTURED
     max_bytes: int
-    """How many bytes it may ask for: with this many it must not answer `NEED_MORE` any more.
+    """Bytes after which the protocol must decide: given this many bytes, `identify` must not return
+    `NEED_MORE`.
 
-    What is inspected to tell protocols apart is bounded by ``peek_buffer_size``; a protocol that has still
-    not said no by then has recognised its own beginning and may read on to this bound.
+    A weak protocol (`Strength.WEAK`) can wait for at most ``peek_buffer_size`` bytes. A stronger protocol may
+    read on to this bound: if it has not said no by then, it has recognised its own beginning.
     """
     prefixes: tuple[bytes, ...] = ()
-    """Where every message starts with one of a few fixed strings: those strings, so that other traffic does
-    not cost a call. Empty where there are none."""
+    """The fixed strings with which every message starts, so that other traffic does not cost a call of
+    `identify`. Empty if messages can start in other ways."""
     metadata_keys: frozenset[str] = frozenset()
-    """The keys its matches can carry. A route that asks for any other is refused when it is configured."""
+    """Keys that the matches can have. A route that asks for another key is refused when it is configured."""
     server_first: bool = False
-    """Whether its ordinary client waits for the server to speak, so that it is known by its silence."""
+    """Whether ordinary clients wait for the server to speak, so that silence identifies them."""
     summary: str = ""
 
     @abstractmethod
     def identify(self, data: bytes) -> Identification:
-        """Tell whether a connection that starts with `data` (or a datagram that is `data`) is this protocol.
+        """Return whether a connection that starts with `data`, or the datagram `data`, is of this protocol.
 
-        It must be total (an answer for any bytes, never an exception), stateless, bounded by `max_bytes` and
-        monotone (a match or a `NO` stays what it is, whatever follows). `refractium.testing` checks it.
+        The function must be total (an answer for any bytes, never an exception), stateless, bounded by
+        `max_bytes` and monotone (further bytes never change a match or a `NO`). `refractium.testing` checks
+        these laws.
 
         Args:
-            data: all bytes received so far, at least one; not only the latest ones. A datagram may be empty.
+            data: all bytes received so far, not only the latest bytes. A connection has at least one byte; a
+                datagram may be empty.
         """
 
     def __repr__(self) -> str:
@@ -156,7 +161,7 @@ class Protocol(ABC):
 
 
 class _FunctionProtocol(Protocol):
-    """What `define_protocol` makes of a plain function."""
+    """The protocol that `define_protocol` makes of a function."""
 
     def __init__(self, function: Callable[[bytes], Identification]) -> None:
         self._function = function
@@ -176,7 +181,7 @@ def define_protocol(
     server_first: bool = False,
     summary: str = "",
 ) -> Callable[[Callable[[bytes], Identification]], Protocol]:
-    r"""Make a protocol of a plain function.
+    r"""Make a protocol of a function.
 
     ::
 
@@ -186,10 +191,10 @@ def define_protocol(
                 return ProtocolMatch()
             return NEED_MORE if b"KNOCK\n".startswith(data) else NO
 
-    The arguments are the attributes of `Protocol`, the function is its `identify`.
+    The arguments are the attributes of `Protocol`. The function becomes `Protocol.identify`.
 
     Raises:
-        ValueError: an argument is not valid; the message names each.
+        ValueError: arguments are not valid; the message names each mistake.
     """
 
     def decorate(identify: Callable[[bytes], Identification]) -> Protocol:
@@ -213,29 +218,29 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 def problems_of_name(name: object) -> Iterator[str]:
-    """What is wrong with the name of something that a configuration refers to."""
+    """Yield the violation of the contract in a name that configurations refer to, if there is one."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        yield f"name {name!r}: must be lower-case letters, digits, _ and -, starting with a letter"
+        yield f'name "{name}": must be lower-case letters, digits, _ and -, starting with a letter'
 
 
 def problems_of(protocol: object) -> Iterator[str]:
-    """What is wrong with an object that a plugin hands out as a protocol; nothing if it is one."""
+    """Yield each violation of the contract in an object that a plugin returns as a protocol."""
     if not isinstance(protocol, Protocol):
-        yield f"{protocol!r} is not a Protocol"
+        yield f'"{protocol}" is not a Protocol'
         return
     name = getattr(protocol, "name", None)
     yield from problems_of_name(name)
     if not isinstance(protocol.transport, Transport):
-        yield f"{name}: transport {protocol.transport!r} is not a Transport"
+        yield f'{name}: transport "{protocol.transport}" is not a Transport'
     if not isinstance(protocol.strength, Strength):
-        yield f"{name}: strength {protocol.strength!r} is not a Strength"
+        yield f'{name}: strength "{protocol.strength}" is not a Strength'
     max_bytes = getattr(protocol, "max_bytes", None)
     if type(max_bytes) is not int or not 1 <= max_bytes <= MAX_BYTES_LIMIT:
-        yield f"{name}: max_bytes {max_bytes!r} is not between 1 and {MAX_BYTES_LIMIT}"
+        yield f"{name}: max_bytes {max_bytes} is not an int between 1 and {MAX_BYTES_LIMIT}"
     if not _is_all(protocol.prefixes, tuple, bytes) or not all(protocol.prefixes):
-        yield f"{name}: prefixes {protocol.prefixes!r} is not a tuple of non-empty bytes"
+        yield f"{name}: prefixes {protocol.prefixes} is not a tuple of non-empty bytes"
     if not _is_all(protocol.metadata_keys, frozenset, str):
-        yield f"{name}: metadata_keys {protocol.metadata_keys!r} is not a frozenset of str"
+        yield f"{name}: metadata_keys {protocol.metadata_keys} is not a frozenset of str"
     if not callable(protocol.identify):
         yield f"{name}: identify is not callable"
 
