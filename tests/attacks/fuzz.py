@@ -63,7 +63,7 @@ _IP_BIND_ADDRESS_NO_PORT: Final = 24
 _PROXY_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _LISTEN_EVENTS: Final = 1  # EPOLLIN, level-triggered
 _ZOMBIE: Final = "Z"
-_STALL: Final = re.compile(r"hook \S+ (?:has taken no packet for .*|goes on)")
+_STALL: Final = re.compile(r"hook \S+ (?:has taken no packet for .*|takes packets again)")
 
 
 @dataclass(frozen=True)

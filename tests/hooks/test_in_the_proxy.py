@@ -367,7 +367,7 @@ def test_a_hook_that_stands_still_is_shown_as_stalled_until_it_goes_on(
     monkeypatch.setattr(runner, "STALL_SECONDS", 0.2)
     monkeypatch.setattr(registry, "_LOOK_SECONDS", 0.05)
     hook = Blocking if isolation == "thread" else IgnoringApart
-    lines = ["hook .* has taken no packet for 0.2 s while [12] wait", "hook .* goes on"]
+    lines = ["hook .* has taken no packet for 0.2 s while [12] packets wait", "hook .* takes packets again"]
     with Backend(echo) as backend:
         route = Route(starting_with(b"GET", name="get"), backend.address, hooks=[hook])
         with ProxyThread(route, expected=lines) as proxy:

@@ -332,7 +332,7 @@ class Untold(PacketHook[Untellable]):
 
 def test_settings_that_cannot_be_told_to_a_process_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refractium.hooks.process._require_importable", lambda _hook: None)
-    with pytest.raises(ValueError, match="hook untold wants a process, which cannot be told Untellable"):
+    with pytest.raises(ValueError, match=r"hook untold .*Untellable cannot be sent"):
         make_runner(Untold, Untellable(what=object()))
 
 
@@ -370,7 +370,7 @@ def test_a_session_that_cannot_be_told_is_dropped_and_nothing_raised(
     uvloop.run(session())
     assert [t.what for t in read(tmp_path / "told")] == ["start", "stop"]
     # Clients choose what they call themselves: they must not choose how much is logged.
-    assert caplog.text.count("is not told of a session") == 1
+    assert caplog.text.count("misses a session") == 1
 
 
 @pytest.mark.usefixtures("_apart")

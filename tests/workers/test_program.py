@@ -484,7 +484,7 @@ def test_what_can_be_there_once_only_is_refused_with_several_workers(tmp_path: P
     for command in ((), ("check",)):
         done = run(*command, cwd=tmp_path)
         assert done.code == 2
-        assert "server.workers: hook pcap can be there once only, not in each worker" in done.err
+        assert "server.workers: hook pcap can run in one process only, not in each worker" in done.err
     assert run("check", "--workers", 1, cwd=tmp_path).code == 0
 
 

@@ -334,11 +334,11 @@ class Loud(PacketHook[NoSettings]):
 def test_a_hook_that_can_be_there_once_only_is_refused_but_with_one_worker() -> None:
     async def run() -> None:
         build = Build("127.0.0.1:9", hooks=(Loud,))
-        with pytest.raises(ConfigError, match=r"hook loud can be there once only.*stdout"):
+        with pytest.raises(ConfigError, match=r"hook loud can run in one process only.*stdout"):
             Supervisor(build, 2)
         await Supervisor(build, 1).stop()
         supervisor = Supervisor(Build("127.0.0.1:9"), 2)
-        with pytest.raises(ConfigError, match="hook loud can be there once only"):
+        with pytest.raises(ConfigError, match="hook loud can run in one process only"):
             await supervisor.apply(build)
         await supervisor.stop()
 

@@ -1,4 +1,4 @@
-"""Packet hooks at work, beside the data path and never on it.
+"""Delivery of events to packet hooks, beside the data path and never on it.
 
 ::
 
@@ -6,18 +6,15 @@
     (a route)     (a session)   (one hook)
                             +--> Feed --> ProcessRunner --queue--> pipe --> child: Delivery --> PacketHook
 
-taps
-    The data path's side: `Taps` of a route, a `Tap` for each of its sessions.
-runner
-    What takes the events of one hook, counts them and bounds their queue: `Runner`, with a `Feed` for each
-    session. `refractium.hooks.thread` and `refractium.hooks.process` are the two kinds.
-delivery
-    Hands events to the hook where it runs, and counts what it raises.
-wire, child
-    What goes between the proxy and the process of a hook, and that process.
+- ``taps``: the side of the data path, with `Taps` of a route and a `Tap` for each of its sessions.
+- ``runner``: `Runner` takes the events of one hook, counts them and bounds their queue. It has a `Feed` for
+  each session. ``thread`` and ``process`` have the two kinds of runner.
+- ``delivery`` hands events to the hook, in its thread or process, and counts the exceptions of the hook.
+- ``frames`` and ``child``: the format of events and reports between the proxy and the process of a hook, and
+  that process.
 
-Who is done without when a hook is too slow is its `PacketHook.overflow`; for each hook and direction holds
-``seen == delivered + dropped + queued``, whatever the hook does.
+`PacketHook.overflow` says which packets a hook that is too slow does not get. For each hook and direction
+``seen == delivered + dropped + queued`` holds, whatever the hook does.
 """
 
 from refractium.hooks.registry import Hooks, HookSet, HookUse, UsedHook, against_several, merged, used

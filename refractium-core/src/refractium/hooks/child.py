@@ -1,8 +1,8 @@
-"""The process of a hook: ``python -m refractium.hooks.child EVENTS REPORTS``, two descriptors of pipes.
+"""The process of a hook: ``python -m refractium.hooks.child EVENTS REPORTS``, two file descriptors of pipes.
 
-It ends when all events have been delivered that came before the end of the pipe, whether the proxy has closed
-that or died. Signals do not end it before: a service manager sends them to all processes, while one drains or
-is to reload.
+The process delivers all events in the events pipe and ends when that pipe ends, because the proxy has closed
+it or has died. SIGINT, SIGTERM and SIGHUP do not end the process: a service manager sends them to all
+processes at a reload, or while the proxy drains.
 """
 
 from __future__ import annotations
@@ -36,22 +36,23 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 262_144
 _REPORT_SECONDS: Final = 0.2
-"""Between reports, and from a delivery to its report."""
+"""Seconds between two reports, and from a delivery to its report."""
 
 
 _COLLECT_AFTER: Final = 50_000
-"""New objects after which garbage is looked for."""
+"""Count of new objects after which Python looks for garbage."""
 _NICENESS: Final = 19
-"""The lowest priority: what a hook has to do must not hold up what passes. Where they share two processors
-with client and backend, a quarter more small requests pass that are mirrored to files; none is dropped."""
+"""The lowest priority, so that the work of a hook does not hold up the data path. Measured on two processors
+shared with client and backend, with a mirror to files: a quarter more small requests pass, and the mirror
+drops none."""
 
 
 class Reporter:
-    """Tells the proxy what has been delivered.
+    """Sender of reports about deliveries to the proxy.
 
     Args:
-        fd: of the pipe that takes the reports.
-        counters: what has been delivered since the last report; a report sets them back.
+        fd: writing end of the reports pipe.
+        counters: deliveries and failures since the last report. Each report sets them back to zero.
     """
 
     def __init__(self, fd: int, counters: Counters) -> None:
@@ -61,18 +62,22 @@ class Reporter:
 
     @property
     def wait_ms(self) -> int | None:
-        """Milliseconds until a report is due; None while there is nothing to report."""
+        """Milliseconds until a report is due; None if there is nothing to report."""
         if self._counters == Counters():
             return None
         return max(0, int((self._due - time.monotonic()) * 1000) + 1)
 
     def report_if_due(self) -> None:
-        """Report, unless it has just been done."""
+        """Report, unless the last report is less than `_REPORT_SECONDS` old."""
         if time.monotonic() >= self._due:
             self.report()
 
     def report(self, detached: str = "") -> None:
-        """Report now."""
+        """Report now.
+
+        Args:
+            detached: reason why the hook is detached, or empty.
+        """
         counters = self._counters
         inbound, outbound = counters.inbound, counters.outbound
         report = Report(
@@ -84,17 +89,18 @@ class Reporter:
         inbound.delivered = inbound.delivered_bytes = outbound.delivered = outbound.delivered_bytes = 0
         counters.failures = 0
         self._due = time.monotonic() + _REPORT_SECONDS
-        with suppress(OSError):  # nobody reads them any more, and still the hook is to have all events
+        with suppress(OSError):  # the proxy has died, but the hook still gets all events
             os.write(self._fd, msgspec.json.encode(report) + b"\n")
 
 
 def main() -> None:
-    """Deliver events until they end, or the hook is detached."""
+    """Deliver events until they end or the hook is detached."""
     oom.volunteer(oom.HOOK)
     events_fd, reports_fd = map(int, sys.argv[1:])
     for fd in (events_fd, reports_fd):
-        os.set_inheritable(fd, False)  # noqa: FBT003 - takes it so; what a hook starts must not keep the pipes open
-    # Not SIG_IGN, which what a hook starts would inherit.
+        # Programs that the hook starts must not keep the pipes open.
+        os.set_inheritable(fd, False)  # noqa: FBT003 - takes no keyword
+    # A handler, because programs that the hook starts would inherit SIG_IGN.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _ignore)
     frames = Frames()
@@ -108,14 +114,14 @@ def main() -> None:
     reporter = Reporter(reports_fd, counters)
     try:
         delivery = _load(start, counters)
-    except BaseException as error:  # noqa: BLE001 - whatever a module does when it is imported
+    except BaseException as error:  # noqa: BLE001 - the import of a module may raise anything
         reporter.report(f"its process cannot import it: {type(error).__name__}: {error}")
         return
-    # A read brings thousands of events, none of which is garbage before it has been delivered.
+    # A read brings thousands of events, and none of them is garbage before its delivery.
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
     keep_freed_memory()
-    with suppress(OSError):  # of a sandbox that does not let it
+    with suppress(OSError):  # a sandbox may forbid it
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     delivery.start()
     if not delivery.detached:
@@ -154,7 +160,7 @@ def _deliver(fd: int, frames: Frames, delivery: Delivery, reporter: Reporter) ->
 
 def _load(start: Start, counters: Counters) -> Delivery:
     sys.path[:] = start.path
-    # At once, so that a crash costs no line that came before it.
+    # Each line is written at once, so that a crash loses no earlier line.
     log_what_is_printed(install(start.style, gather=0))
     for name, level in start.levels.items():
         logging.getLogger(name).setLevel(level)
@@ -164,7 +170,7 @@ def _load(start: Start, counters: Counters) -> Delivery:
 
 
 def _ignore(*_: object) -> None:
-    """Take no notice of a signal."""
+    """Ignore a signal."""
 
 
 if __name__ == "__main__":

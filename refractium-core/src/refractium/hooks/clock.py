@@ -1,4 +1,4 @@
-"""The time of events: that of the wall clock, and yet it never goes back."""
+"""The clock of events: wall-clock time that never goes back."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from time import monotonic_ns, time_ns
 from typing import Final
 
 EPOCH: Final = time_ns() - monotonic_ns()
-"""Added to the monotonic clock (ns). The wall clock is read once, so that setting it changes nothing."""
+"""Nanoseconds to add to the monotonic clock. The wall clock is read once, so setting it changes nothing."""
 
 
 def timestamp() -> int:
-    """Now (ns since the epoch)."""
+    """Return the present time (ns since the epoch)."""
     return monotonic_ns() + EPOCH

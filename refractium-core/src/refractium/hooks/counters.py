@@ -1,4 +1,4 @@
-"""What one hook has been told, as plain integers that only grow."""
+"""Counters of one hook, as plain integers that only grow in the proxy."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from refractium.contract import Direction
 
 @dataclass(slots=True)
 class Tally:
-    """Packets and bytes of one direction. ``seen == delivered + dropped + queued``."""
+    """Packets and bytes of one hook in one direction. ``seen == delivered + dropped + queued``."""
 
     seen: int = 0
-    """Packets that have passed."""
+    """Packets that have passed the data path."""
     seen_bytes: int = 0
     delivered: int = 0
     """Packets handed to the hook, whether or not it raised."""
     delivered_bytes: int = 0
     dropped: int = 0
-    """Packets that the hook was not told of: they did not fit, or the hook was detached or stopped."""
+    """Packets that the hook did not get: they did not fit, or the hook was detached or stopped."""
     dropped_bytes: int = 0
 
     @property
@@ -28,23 +28,23 @@ class Tally:
 
     @property
     def queued_bytes(self) -> int:
-        """The bytes of those."""
+        """Bytes of the packets on their way to the hook."""
         return self.seen_bytes - self.delivered_bytes - self.dropped_bytes
 
     def drop(self, size: int) -> None:
-        """Count a packet of `size` bytes that the hook is not told of."""
+        """Count a packet of `size` bytes as dropped."""
         self.dropped += 1
         self.dropped_bytes += size
 
     def drop_queued(self) -> None:
-        """Count what is on its way as dropped: nobody takes it any more."""
+        """Count all packets on their way to the hook as dropped, because the hook will not take them."""
         self.dropped += self.queued
         self.dropped_bytes += self.queued_bytes
 
 
 @dataclass(slots=True)
 class Counters:
-    """Of one hook. Each integer has one writer: the data path, or where the hook runs."""
+    """Counters of one hook. Each integer has one writer: the data path, or the hook's thread or process."""
 
     inbound: Tally = field(default_factory=Tally)
     """From client to backend."""
@@ -54,12 +54,12 @@ class Counters:
     """Exceptions that the hook has raised."""
 
     def add(self, other: Counters) -> None:
-        """Count what another has counted."""
+        """Add the counts of another object to this one."""
         self.failures += other.failures
         for mine, its in ((self.inbound, other.inbound), (self.outbound, other.outbound)):
             for name in Tally.__slots__:
                 setattr(mine, name, getattr(mine, name) + getattr(its, name))
 
     def tally(self, direction: Direction) -> Tally:
-        """That of a direction."""
+        """Return the tally of a direction."""
         return self.inbound if direction is Direction.INBOUND else self.outbound

@@ -1,4 +1,4 @@
-"""Hands events to a hook, in the thread or process where it runs, and survives whatever it raises."""
+"""Delivery of events to a hook, in the hook's thread or process. It survives all exceptions of the hook."""
 
 from __future__ import annotations
 
@@ -20,37 +20,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Item: TypeAlias = tuple[EventKind, int, HookContext, Direction, bytes, int, SessionStats | None]
-"""The fields of an `Event`. It is made one only for a hook that wants it: that costs more than a tuple."""
+"""The fields of an `Event`. Only hooks with `on_batch` get an `Event`, because a tuple costs less to make."""
 
 ITEM_BYTES: Final = 256
-"""What an event counts in a queue, beside its data: about what its objects take."""
+"""Bytes that an event counts in a queue beside its data: about the size of its objects."""
 FAILURES_IN_A_ROW: Final = 10
-"""After as many without a success between them a hook is detached."""
+"""Count of exceptions, without a success between them, after which a hook is detached."""
 
 _AT_ONCE: Final = 64
-"""The most events that are taken off the queue in one go."""
+"""Largest number of events that `Delivery.take` hands to the methods for single events."""
 _BATCH: Final = 256
-"""The same of a hook that takes batches. What it does at the end of each, a write, is done less often."""
+"""Largest number of events in one `on_batch`. Large batches let the hook do its work at the end of a batch,
+such as a write, less often."""
 _BATCH_BYTES: Final = 1 << 20
-"""What they count in the queue, after which there are enough of them."""
+"""Bytes in the queue, events included, after which a batch takes no more events."""
 _INBOUND: Final = Direction.INBOUND
 _OPEN: Final = EventKind.OPEN
 _PACKET: Final = EventKind.PACKET
 _CLOSE: Final = EventKind.CLOSE
 _event: Final[Callable[[type[Event], Item], Event]] = tuple.__new__
-"""What `Event._make` does, in half of its time."""
+"""Does the work of `Event._make` in half of the time."""
 
 
 class Delivery:
-    """One instance of a hook.
+    """One instance of a hook, and the delivery of events to it.
 
     Args:
-        hook: its class.
-        settings: what the instance is made with.
-        counters: where ``delivered`` and `Counters.failures` are counted.
+        hook: class of the hook.
+        settings: settings for the instance.
+        counters: counters to which delivered packets and failures are added.
 
     Attributes:
-        detached: why the hook is told nothing more; empty while it is told.
+        detached: reason why the hook gets no more events; empty while it gets them.
     """
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct, counters: Counters) -> None:
@@ -63,35 +64,35 @@ class Delivery:
         self._throttled = Throttled(log)
 
     def start(self) -> None:
-        """Make the hook and start it; if that raises, it is detached."""
+        """Make the hook and start it. Detach it if either raises."""
         try:
             hook = self._type(self._settings)
             hook.start()
-        except BaseException as error:  # noqa: BLE001 - SystemExit too: nothing that a hook does ends the proxy
+        except BaseException as error:  # noqa: BLE001 - also SystemExit: no hook may end the proxy
             self.detached = f"it cannot be started: {_Described(error)}"
             return
         self._hook = hook
         self._on_batch = _overridden(hook, "on_batch")
-        # A method that does nothing is not called, so it is no success between failures either.
+        # A method that is not overridden is not called, so it does not count as a success between failures.
         self._on_open = _overridden(hook, "on_open")
         self._on_packet = _overridden(hook, "on_packet")
         self._on_close = _overridden(hook, "on_close")
 
     def take(self, events: deque[Item]) -> int:
-        """Hand over some of the events. Each leaves the queue, and is counted, before the hook sees it.
+        """Hand some of the events to the hook. Each event leaves the queue, and is counted, before delivery.
 
         Returns:
-            What they have counted in the queue (bytes).
+            Bytes that these events counted in the queue.
         """
         return self._take_batch(events) if self._on_batch else self._take_one_by_one(events)
 
     def stop(self) -> None:
-        """Stop the hook, if it was started; a detached one too, so that it lets go of what it holds."""
+        """Stop the hook if it was started. A detached hook is stopped too, to release its resources."""
         if self._hook is None:
             return
         try:
             self._hook.stop()
-        except BaseException as error:  # noqa: BLE001 - as above
+        except BaseException as error:  # noqa: BLE001 - no hook may end the proxy
             log.warning("hook %s failed when it was stopped: %s", self._type.name, _Described(error))
 
     def _take_one_by_one(self, events: deque[Item]) -> int:
@@ -117,7 +118,7 @@ class Delivery:
                     self._on_close(context, stats)
                 else:
                     continue
-            except BaseException as error:  # noqa: BLE001 - as above
+            except BaseException as error:  # noqa: BLE001 - no hook may end the proxy
                 self._failed(error)
                 if self.detached:
                     break
@@ -144,11 +145,11 @@ class Delivery:
             batch.append(_event(Event, item))
             if freed >= _BATCH_BYTES:
                 break
-        if not batch:  # somebody has dropped what was in the queue
+        if not batch:  # the event loop has dropped the queue meanwhile
             return freed
         try:
             self._on_batch(batch)
-        except BaseException as error:  # noqa: BLE001 - as above
+        except BaseException as error:  # noqa: BLE001 - no hook may end the proxy
             self._failed(error)
         else:
             self._failures_in_a_row = 0
@@ -164,13 +165,13 @@ class Delivery:
 
 
 def _overridden(hook: PacketHook[Any], method: str) -> Any:
-    """A method of the hook, or None if it is the one that does nothing."""
+    """Return a method of the hook, or None if the hook does not override it."""
     found = getattr(hook, method)
     return None if getattr(found, "__func__", None) is getattr(PacketHook, method) else found
 
 
 class _Described:
-    """An exception as a log line tells it: what, and where. Made text only where it is written."""
+    """An exception as text for a log line, with its place. The text is made only when the line is written."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -179,7 +180,7 @@ class _Described:
         error = self._error
         try:
             what = f"{type(error).__name__}: {error}"
-        except Exception:  # noqa: BLE001 - its own text fails as well
+        except Exception:  # noqa: BLE001 - the exception's own text may raise, too
             what = type(error).__name__
         frames = traceback.extract_tb(error.__traceback__)
         return f"{what} ({frames[-1].filename}:{frames[-1].lineno})" if frames else what

@@ -1,10 +1,10 @@
-"""What goes between the proxy and the process of a hook, over two pipes.
+"""The format of the two pipes between the proxy and the process of a hook.
 
-To the child: frames, each a header and a body (`HEADER`). The first is a `Start`, then come events: of
-`EventKind.OPEN` the body is the `HookContext`, of `EventKind.PACKET` the data, of `EventKind.CLOSE` the
-`SessionStats`. The end of the pipe is the end of the events.
+To the process: frames, each a header (`HEADER`) and a body. The first frame is a `Start`, all others are
+events. The body is the `HookContext` for `EventKind.OPEN`, the data for `EventKind.PACKET`, and the
+`SessionStats` for `EventKind.CLOSE`. The end of the pipe is the end of the events.
 
-From the child: lines of JSON, each a `Report`. Structs in frames are MessagePack.
+From the process: lines of JSON, each a `Report`. Structs in frames are MessagePack.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
 
 HEADER: Final = struct.Struct("<BBxxIQQQ")
-"""Kind, whether outbound, length of the body, session, time, offset; as in `refractium.contract.Event`."""
+"""Header of a frame: kind, whether outbound, length of the body (bytes), then session, time and offset as in
+`refractium.contract.Event`."""
 
 START: Final = 255
-"""The kind of the first frame."""
+"""Kind of the first frame."""
 
 HURRY: Final = signal.SIGUSR1
-"""Has the child stop the hook as soon as that is done with what it has in hand."""
+"""Signal on which the process stops the hook as soon as the hook has handled its present events."""
 
 encode: Final = msgspec.msgpack.Encoder().encode
-"""A struct as the body of a frame."""
+"""Encodes a struct as the body of a frame."""
 
 _CONTEXT: Final = msgspec.msgpack.Decoder(HookContext)
 _STATS: Final = msgspec.msgpack.Decoder(SessionStats)
@@ -42,15 +43,15 @@ _DIRECTIONS: Final = (Direction.INBOUND, Direction.OUTBOUND)
 
 
 class Start(Struct, frozen=True):
-    """What the child is to do.
+    """The first frame: the hook to run, and the settings of its process.
 
     Attributes:
-        module: where the class of the hook is.
-        qualname: what it is called there.
-        settings: those of the hook, as MessagePack.
-        path: where modules are looked for, as in the parent.
-        levels: from where on loggers log, by name; the root's is empty.
-        style: how lines of the log look, as in the parent (`refractium.logs.install`).
+        module: module that has the class of the hook.
+        qualname: qualified name of the class in its module.
+        settings: settings of the hook, as MessagePack.
+        path: folders in which to look for modules: `sys.path` of the proxy.
+        levels: level of each logger, by the name of the logger.
+        style: style of log lines, which is the proxy's style (`refractium.logs.install`).
     """
 
     module: str
@@ -62,13 +63,13 @@ class Start(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """What has been done since the last one.
+    """The deliveries and failures since the last report.
 
     Attributes:
-        inbound: packets delivered, and their bytes.
-        outbound: the same of the other direction.
-        failures: exceptions that the hook has raised.
-        detached: why the hook is told nothing more; empty while it is.
+        inbound: count of packets delivered from clients to backends, and their bytes.
+        outbound: count of packets delivered from backends to clients, and their bytes.
+        failures: count of exceptions that the hook has raised.
+        detached: reason why the hook is detached; empty while it gets events.
     """
 
     inbound: tuple[int, int]
@@ -78,10 +79,10 @@ class Report(Struct, frozen=True):
 
 
 class Frames:
-    """Makes events of what comes through the pipe, in whatever pieces.
+    """Decoder of frames. It takes the bytes of the pipe in pieces of any size and makes events of them.
 
     Attributes:
-        sessions: the contexts of the sessions that are open, by `HookContext.session`.
+        sessions: contexts of the open sessions, by `HookContext.session`.
     """
 
     def __init__(self) -> None:
@@ -89,7 +90,7 @@ class Frames:
         self._rest = b""
 
     def start(self, chunk: bytes) -> Start | None:
-        """Take a first piece; None while the first frame is not whole."""
+        """Take a first piece of the pipe. Return the first frame, or None while it is incomplete."""
         self._rest += chunk
         if len(self._rest) < HEADER.size:
             return None
@@ -101,10 +102,10 @@ class Frames:
         return start
 
     def feed(self, chunk: bytes, events: deque[Item]) -> None:
-        """Take a piece, and append the events that are whole with it."""
+        """Take a piece of the pipe, and append the events that it completes."""
         at = 0
         if self._rest:
-            # Only the frame that was begun is put together: with all of the piece all would be copied.
+            # Join only the incomplete frame. Joining the whole piece would copy all of it.
             at = self._needed(chunk)
             whole = self._rest + chunk[:at]
             self._rest = whole[self._take(whole, 0, events) :]
@@ -112,16 +113,16 @@ class Frames:
             self._rest = chunk[self._take(chunk, at, events) :]
 
     def _needed(self, chunk: bytes) -> int:
-        """How many bytes of a piece the frame needs that was begun; all, where that cannot be told yet."""
+        """Return how many bytes of a piece the incomplete frame needs: all while its length is unknown."""
         head = (self._rest[: HEADER.size] + chunk[: HEADER.size])[: HEADER.size]
         if len(head) < HEADER.size:
             return len(chunk)
         needed = HEADER.size + int(HEADER.unpack(head)[2]) - len(self._rest)
-        # Behind the first frame of all there may be whole ones.
+        # Behind the `Start` frame there may be whole frames.
         return min(needed, len(chunk)) if needed > 0 else len(chunk)
 
     def _take(self, data: bytes, at: int, events: deque[Item]) -> int:
-        """Append the whole events from a position on; the position after them."""
+        """Append the complete events from a position on. Return the position after the last of them."""
         sessions, unpack, header = self.sessions, HEADER.unpack_from, HEADER.size
         last = len(data) - header
         while at <= last:

@@ -1,8 +1,8 @@
-"""A hook in a process of its own, which is told through a pipe.
+"""The runner of a hook in its own process, which gets its events through a pipe.
 
-The child is a new interpreter, not a fork: nothing of the proxy is in it, no descriptor, no lock. What the
-pipe does not take stays in the queue. The child ends when the pipe does, so it outlives a proxy that was
-killed by just the time that it needs for what the pipe still holds.
+The process is a new interpreter, not a fork, so it has no descriptor and no lock of the proxy. Events that do
+not fit into the pipe stay in the queue. The process ends when the pipe ends. If the proxy is killed, the
+process lives until it has handled the events in the pipe.
 """
 
 from __future__ import annotations
@@ -37,21 +37,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PIPE_BYTES: Final = 1024 * 1024
-"""What an unprivileged user may ask for (pipe(7), pipe-max-size)."""
+"""Size of the events pipe (bytes): the largest for an unprivileged user (pipe(7), pipe-max-size)."""
 _BUFFERS_AT_ONCE: Final = 512
-"""Less than IOV_MAX (writev(2))."""
+"""Buffers in one write: fewer than IOV_MAX (writev(2))."""
 _BUFFER_BYTES: Final = ITEM_BYTES // 2
-"""What a buffer counts in the queue, beside its bytes. An event has two, of header and body."""
+"""Bytes that a buffer counts in the queue beside its own. An event has two buffers: header and body."""
 _EVENT_BYTES: Final = ITEM_BYTES + HEADER.size
-"""What an event counts, beside its body."""
+"""Bytes that an event counts in the queue beside its body."""
 _ENOUGH: Final = 262_144
-"""Bytes after which the pipe is filled at once. A turn of the data path may pass more than the pipe and the
-queue hold together; besides, what is written soon is still in the cache of the processor."""
+"""Bytes in the queue after which they are written to the pipe at once. One turn of the data path can pass
+more bytes than pipe and queue hold together. Besides, new bytes are still in the cache of the processor."""
 _RESTARTS: Final = 5
+"""Deaths in a row after which the process is started again; one more death detaches the hook."""
 _FIRST_PAUSE: Final = 0.1
-"""Seconds before the first restart; each further one waits twice as long."""
+"""Seconds before the first restart. The pause doubles with each further restart."""
 _STEADY: Final = 60.0
-"""A child that has lived for as many seconds has not died in a row with the one before."""
+"""Seconds of life after which the death of a process does not count as one in a row with earlier deaths."""
 _REPORTS_AT_ONCE: Final = 65_536
 
 _RUNNABLE: Final = "R"
@@ -64,12 +65,12 @@ _END: Final = EventKind.END
 
 
 class ProcessRunner(Runner):
-    """Runs a hook in a child process, and starts another one if it dies.
+    """A runner that runs the hook in a child process, and starts a new process if that dies.
 
-    The sessions that were open then are told nothing more: streams without a beginning are of no use.
+    The new process gets nothing of the sessions that were open: streams without a beginning are of no use.
 
     Raises:
-        ValueError: the child could not import the class, or not be told the settings.
+        ValueError: the child cannot import the class, or the settings cannot be sent to it.
     """
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
@@ -144,7 +145,7 @@ class ProcessRunner(Runner):
             self._ended.set()
 
     def _begin(self) -> None:
-        """Take events for a new child."""
+        """Queue the `Start` frame for a new child, and accept events."""
         start = encode(
             Start(
                 module=self._hook.__module__,
@@ -157,15 +158,15 @@ class ProcessRunner(Runner):
         )
         self._buffers.extend((_pack(START, 0, len(start), 0, 0, 0), start))
         self.put_bytes += _EVENT_BYTES + len(start)
-        self._is_flush_due = True  # by whoever has started the child
+        self._is_flush_due = True  # `_run_child` flushes once the child runs
         self._is_accepting = True
 
     async def _run_child(self) -> str:
-        """Start a child and wait for its end; how it came."""
+        """Start a child and wait for its end. Return how it ended, as words for a log line."""
         self._reports = b""
         self._child_ended.clear()
         try:
-            # In a thread, because it takes milliseconds.
+            # In a thread, because a start takes milliseconds.
             child, events, reports = await self._loop.run_in_executor(None, _spawn)
         except OSError as error:
             return f"cannot be started ({error})"
@@ -188,7 +189,7 @@ class ProcessRunner(Runner):
         self._flush()
 
     def _is_kept_waiting(self) -> bool:
-        # The process has the lowest priority: beside two busy ones it gets a hundredth of a processor.
+        # The process has the lowest priority: beside two busy processes it gets 1 % of a processor.
         if self._child is None:
             return False
         state, used = _usage(self._child.pid)
@@ -211,7 +212,7 @@ class ProcessRunner(Runner):
     # What goes to the child
 
     def _flush(self) -> None:
-        """Write what the pipe takes; the rest when it takes more."""
+        """Write the queue to the pipe as far as it fits. Write the rest when the pipe has room."""
         self._flush_at = self.put_bytes + _ENOUGH
         if self._events_fd < 0:
             return
@@ -222,7 +223,7 @@ class ProcessRunner(Runner):
             except BlockingIOError:
                 pass
             except OSError:
-                # The child is gone; the end of its reports tells.
+                # The child is gone. `_read_reports` notices the end of its reports.
                 self._wait_for_room(wait=False)
                 return
         self._is_flush_due = bool(buffers)
@@ -231,9 +232,9 @@ class ProcessRunner(Runner):
             self._close_events()
 
     def _written(self, count: int) -> None:
-        """Take the first `count` bytes off the queue."""
+        """Remove the first `count` bytes from the queue."""
         buffers = self._buffers
-        if count == self.put_bytes - self.taken_bytes - len(buffers) * _BUFFER_BYTES:  # all, as nearly always
+        if count == self.put_bytes - self.taken_bytes - len(buffers) * _BUFFER_BYTES:  # all: the usual case
             buffers.clear()
             self.taken_bytes = self.put_bytes
             return
@@ -255,14 +256,14 @@ class ProcessRunner(Runner):
         self._waits_for_room = wait
 
     def _close_events(self) -> None:
-        """Have the child see the end, when it has read what is in the pipe."""
+        """Close the events pipe, so that the child ends after it has read the pipe."""
         if self._events_fd >= 0:
             self._wait_for_room(wait=False)
             os.close(self._events_fd)
             self._events_fd = -1
 
     def _drop_queue(self) -> None:
-        """What the child has not reported as delivered counts as dropped."""
+        """Drop the queue, and count all packets that the child has not reported as delivered."""
         self.counters.inbound.drop_queued()
         self.counters.outbound.drop_queued()
         self._buffers.clear()
@@ -280,7 +281,7 @@ class ProcessRunner(Runner):
             try:
                 self._take_report(msgspec.json.decode(line, type=Report))
             except msgspec.MsgspecError as error:
-                log.warning("hook %s: its process reports nonsense: %s", self.name, error)
+                log.warning("hook %s: its process sent a report that cannot be read: %s", self.name, error)
         if not chunk:
             self._loop.remove_reader(self._reports_fd)
             self._child_ended.set()
@@ -302,17 +303,17 @@ class ProcessRunner(Runner):
 
 
 def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
-    """Start a child: itself, the pipe for its events and that of its reports, neither of which blocks.
+    """Start a child. Return the child, its events pipe and its reports pipe. Neither pipe blocks.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the child cannot be started.
     """
     with ExitStack() as ours, ExitStack() as childs:
         events_of_child, events = _pipe(reader=childs, writer=ours)
         reports, reports_of_child = _pipe(reader=ours, writer=childs)
         os.set_blocking(events, False)
         os.set_blocking(reports, False)
-        with suppress(OSError):  # what the pipes of a user may hold in all is used up: a smaller one will do
+        with suppress(OSError):  # the user's pipes may hold no more bytes in total: a small pipe suffices
             fcntl.fcntl(events, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         child = subprocess.Popen(  # noqa: S603 - nothing of the command comes from outside
             [
@@ -325,14 +326,14 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
             ],
             stdin=subprocess.DEVNULL,
             pass_fds=(events_of_child, reports_of_child),
-            process_group=0,  # Ctrl-C goes to the group of the proxy
+            process_group=0,  # so that Ctrl-C reaches the proxy only
         )
         ours.pop_all()
         return child, events, reports
 
 
 def _pipe(*, reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
-    """A pipe, and who closes its ends."""
+    """Make a pipe, whose ends the two stacks close. Return the reading end and the writing end."""
     read, write = os.pipe()
     reader.callback(os.close, read)
     writer.callback(os.close, write)
@@ -340,7 +341,7 @@ def _pipe(*, reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
 
 
 def _reap(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a child that has closed its reports, or kill it."""
+    """Wait for a child that has closed its reports, and kill it if it does not end. Return its exit code."""
     try:
         return child.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -365,8 +366,9 @@ def _require_importable(hook: type[PacketHook[Any]]) -> None:
         found = getattr(found, name, None)
     if found is not hook or hook.__module__ == "__main__":
         raise ValueError(
-            f"hook {hook.name} wants a process, which cannot import {hook.__module__}:{hook.__qualname__}:"
-            " define the class at the top of a module other than the program itself, or run it in a thread"
+            f"hook {hook.name} must run in a process, which cannot import"
+            f" {hook.__module__}:{hook.__qualname__}: define the class at the top of a module other than the"
+            " program itself, or run the hook in a thread"
         )
 
 
@@ -376,6 +378,7 @@ def _encode_settings(hook: type[PacketHook[Any]], settings: Struct) -> bytes:
         msgspec.msgpack.decode(encoded, type=hook.settings_type)
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise ValueError(
-            f"hook {hook.name} wants a process, which cannot be told {type(settings).__qualname__}: {error}"
+            f"hook {hook.name} must run in a process, to which its settings {type(settings).__qualname__}"
+            f" cannot be sent: {error}"
         ) from None
     return encoded

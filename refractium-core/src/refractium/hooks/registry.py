@@ -1,4 +1,4 @@
-"""The hooks of one engine: which run, for which routes, and what those have seen that run no more."""
+"""The hooks of one engine: the running hooks, the hooks of each route, and the counts of stopped hooks."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
 HookUse: TypeAlias = "type[PacketHook[Any]] | tuple[type[PacketHook[Any]], Struct]"
-"""A hook as a route names it: its class, alone or with settings."""
+"""A hook in a route's settings: its class, or a pair of class and settings."""
 
 _LOOK_SECONDS = 1.0
-"""Between looks at whether a hook is stalled."""
+"""Seconds between checks whether a hook is stalled."""
 _RETIRING_SECONDS = 5.0
-"""How long a hook that nobody uses any more has for what is in its queue."""
+"""Seconds that a hook which no route uses any more has for its queue."""
 
 
 class UsedHook(NamedTuple):
-    """A hook and the settings it is used with."""
+    """A hook and its settings."""
 
     hook: type[PacketHook[Any]]
     settings: Struct
 
 
 def used(use: HookUse) -> UsedHook:
-    """A hook with its settings, those by default if it has none.
+    """Return a hook with its settings: the given settings, or else the default settings of the hook.
 
     Raises:
-        ValueError: it is no hook, or its settings are not valid; the message says why.
+        ValueError: the object is not a hook, or its settings are not valid; the message says why.
     """
     hook, settings = use if isinstance(use, tuple) else (use, None)
     problems = list(problems_of_hook(hook))
@@ -43,35 +43,38 @@ def used(use: HookUse) -> UsedHook:
         try:
             settings = hook.settings_type()
         except TypeError as error:
-            problems = [f"hook {hook.name}: it needs settings: {error}"]
+            problems = [f"hook {hook.name}: settings are missing: {error}"]
     if not problems and not isinstance(settings, hook.settings_type):
-        problems = [f"hook {hook.name}: {settings!r} is not a {hook.settings_type.__name__}"]
+        problems = [
+            f"hook {hook.name}: settings of the type {type(settings).__name__} are not"
+            f" {hook.settings_type.__name__}"
+        ]
     if not problems:
         problems = [f"hook {hook.name}: {key}: {message}" for key, message in hook.problems(settings)]
     if problems:
         raise ValueError("; ".join(problems))
-    assert settings is not None  # noqa: S101 - it would have been a problem
+    assert settings is not None  # noqa: S101 - None would have been a problem above
     return UsedHook(hook, settings)
 
 
 def merged(for_all: Sequence[UsedHook], own: Sequence[UsedHook]) -> list[UsedHook]:
-    """The hooks of a route: those for all, and its own, which come before one of the same name."""
+    """Return the hooks of a route: the hooks for all routes, replaced by own hooks of equal names."""
     return list(({one.hook.name: one for one in for_all} | {one.hook.name: one for one in own}).values())
 
 
 def against_several(hooks: Iterable[UsedHook]) -> Iterator[str]:
-    """Why some hooks cannot be there several times, once in each worker process."""
+    """Yield a message for each hook that cannot run in several worker processes."""
     reasons = {(hook.name, hook.needs_one_process(settings)): None for hook, settings in hooks}
     for name, reason in reasons:
         if reason:
-            yield f"hook {name} can be there once only, not in each worker: {reason}"
+            yield f"hook {name} can run in one process only, not in each worker: {reason}"
 
 
 class HookSet:
-    """The hooks of one configuration. Routes that use the same one with the same settings share its runner.
+    """The hooks of one configuration. Routes that use one hook with equal settings share its runner.
 
     Args:
-        former: those of the configuration that this one takes the place of; what is used in both goes on.
+        former: hooks of the configuration that this one replaces. Hooks in both configurations keep running.
 
     Attributes:
         in_use: each hook with its runner.
@@ -82,16 +85,16 @@ class HookSet:
         self.in_use: list[tuple[UsedHook, Runner]] = []
 
     def taps(self, hooks: Sequence[UsedHook]) -> Taps | None:
-        """What the sessions of a route are told to; nothing where no hook wants to know.
+        """Return the taps for the sessions of a route, or None if the route has no hooks.
 
         Raises:
-            ValueError: a hook cannot be had where it wants to run.
+            ValueError: a hook cannot run in its thread or process.
         """
         return Taps([self._runner(one) for one in hooks]) if hooks else None
 
     @property
     def runners(self) -> Iterator[Runner]:
-        """Each once."""
+        """Yield each runner once."""
         for _, runner in self.in_use:
             yield runner
 
@@ -111,8 +114,8 @@ class Hooks:
     """Starts and stops the hooks of an engine.
 
     Attributes:
-        running: those that are told something, or still have sessions of an earlier configuration.
-        past: what those have been told that were stopped, by name, so that nothing is forgotten.
+        running: runners that get events, or still have sessions of an earlier configuration.
+        past: counters of the stopped hooks, by name, so that no count is lost.
     """
 
     def __init__(self) -> None:
@@ -122,7 +125,7 @@ class Hooks:
         self._timer: asyncio.TimerHandle | None = None
 
     def use(self, hooks: HookSet) -> None:
-        """Start those that are new; stop the others when the last of their sessions has ended."""
+        """Start the new hooks. Stop each hook that is not in `hooks` when its last session has ended."""
         wanted = list(hooks.runners)
         for runner in wanted:
             runner.reinstate()
@@ -157,7 +160,7 @@ class Hooks:
             self.past.setdefault(runner.name, Counters()).add(runner.counters)
 
     async def stop(self, seconds: float) -> None:
-        """Let all of them have what is in their queues, for so long; then stop them."""
+        """Give all hooks some seconds for their queues, then stop them."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""What takes the events of one hook on the data path: counts them, and bounds what waits for the hook."""
+"""The side of a hook that the data path sees: it counts the events of the hook and bounds their queue."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS: Final = 0.001
-"""How long events are collected before the hook is woken. That takes a system call and a turn of the other
-thread or process, so it is not done for every packet."""
+"""Seconds for which events are collected before the hook is woken. Waking takes a system call and a turn of
+the hook's thread or process, so it is not done for every packet."""
 STOP_SECONDS: Final = 1.0
-"""How long `PacketHook.stop` may take."""
+"""Seconds that `PacketHook.stop` has."""
 STALL_SECONDS: Final = 5.0
-"""A hook that has taken none of the packets that wait for it for so long is stalled."""
+"""Seconds without a delivery, while packets wait, after which a hook counts as stalled."""
 _LOOK_SECONDS: Final = 0.1
-"""Seconds between looks at whether a hook that should have ended waits for a processor."""
+"""Seconds between checks whether a hook that should have ended waits for a processor."""
 _KEPT_WAITING: Final = 10
-"""A hook that waits for a processor is given as many times the time to end."""
+"""Factor by which a hook that waits for a processor gets more time to end."""
 
 _INBOUND: Final = Direction.INBOUND
 _PACKET: Final = EventKind.PACKET
 
 
 class State(StrEnum):
-    """Whether a hook is told of anything."""
+    """State of a hook: only a running hook gets events."""
 
     RUNNING = "running"
     DETACHED = "detached"
-    """It could not be started, has failed too often, or its process has died too often."""
+    """The hook could not be started, has failed too often, or its process has died too often."""
     STOPPED = "stopped"
 
 
 class Runner(ABC):
-    """One hook with one settings, wherever it runs. Everything is called in the thread of the event loop.
+    """One hook with one settings value, in a thread or process. All methods run in the event loop's thread.
 
-    No method waits for the hook, and none raises what the hook raises.
+    No method waits for the hook, and no method raises an exception of the hook.
 
     Args:
-        hook: the class of the hook.
-        settings: what it is made with.
+        hook: class of the hook.
+        settings: settings for the instance.
 
     Attributes:
-        name: of the hook.
-        counters: what it has been told; they may be read at any time.
-        state: whether it is told anything.
-        reason: why it is detached, else empty.
-        is_stalled: packets wait for it, and it takes none (`look`).
-        limit: what the queue holds at the most (bytes).
-        drops_sessions: whether a packet that does not fit costs its session those that follow.
-        put_bytes: what has ever gone into the queue (bytes).
-        taken_bytes: what has ever left it.
+        name: name of the hook.
+        counters: counters of the hook, which may be read at any time.
+        state: state of the hook.
+        reason: reason why the hook is detached, else empty.
+        is_stalled: whether packets wait for the hook and it takes none (`look`).
+        limit: largest size of the queue (bytes).
+        drops_sessions: whether a packet that does not fit makes the hook lose the rest of the session.
+        put_bytes: total bytes that have gone into the queue.
+        taken_bytes: total bytes that have left the queue.
     """
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
@@ -80,7 +80,7 @@ class Runner(ABC):
         self._progress = 0.0
         self.limit = hook.queue_bytes
         self.drops_sessions = hook.overflow == "drop_session"
-        # Two that only grow, because a thread that takes must not write what the data path writes.
+        # Two counters that only grow, because a thread that takes must not write what the data path writes.
         self.put_bytes = 0
         self.taken_bytes = 0
         self._hook = hook
@@ -98,17 +98,17 @@ class Runner(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start the hook, in a running event loop. Events are taken at once."""
+        """Start the hook, in a running event loop. Its queue accepts events at once."""
 
-    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - what is left when it passes is dropped
-        """Take no more events, let the hook have those in the queue, stop it.
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - then the rest of the queue is dropped
+        """Accept no more events, let the hook handle its queue, and stop it.
 
-        The sessions have been closed before: one that is still open is told nothing more.
+        The caller closes the sessions before. A session that is still open sends the hook nothing more.
 
         Args:
-            timeout: seconds that the hook has for the queue; what is left then counts as dropped. After them
-                it has `STOP_SECONDS` for its `PacketHook.stop`, and is left to itself or killed. A process
-                that waits for a processor meanwhile has up to ten times as long for either.
+            timeout: time that the hook has for its queue (s). Packets that remain count as dropped. Then the
+                hook has `STOP_SECONDS` for its `PacketHook.stop`; after that, a thread is left behind and a
+                process is killed. A process that waits for a processor has up to ten times as long for each.
         """
         if self.state is State.RUNNING:
             self.state = State.STOPPED
@@ -117,18 +117,18 @@ class Runner(ABC):
         if not await self._await_end(timeout):
             self._hurry()
             if not await self._await_end(STOP_SECONDS):
-                log.warning("hook %s does not stop; it is given up", self.name)
+                log.warning("hook %s does not stop and is abandoned", self.name)
                 await self._give_up()
         self._drop_queue()
 
     def open(self, time: int, context: HookContext) -> Feed:
-        """Begin a session. One that does not fit gets a feed as well, which counts what it drops."""
+        """Begin a session. A session that does not fit into the queue gets a feed that counts its drops."""
         feed = Feed(self, context)
         if self._is_accepting and self.put_bytes - self.taken_bytes + ITEM_BYTES <= self.limit:
             try:
                 self.put(EventKind.OPEN, time, context)
-            except Exception as error:  # noqa: BLE001 - what a plugin has put into the metadata cannot be encoded
-                self._untold.warning("hook %s is not told of a session: %s", self.name, error)
+            except Exception as error:  # noqa: BLE001 - a plugin's metadata may be impossible to encode
+                self._untold.warning("hook %s misses a session that cannot be encoded: %s", self.name, error)
             else:
                 feed.is_open = feed.takes_packets = True
                 self._feeds.add(feed)
@@ -140,7 +140,7 @@ class Runner(ABC):
         self._tell_if_unused()
 
     def look(self) -> None:
-        """Find out whether the hook is stalled, and log a change; to be called about once a second."""
+        """Check whether the hook is stalled, and log a change. Call it about once a second."""
         tallies = self.counters.inbound, self.counters.outbound
         delivered = sum(tally.delivered for tally in tallies)
         queued = sum(tally.queued for tally in tallies)
@@ -149,23 +149,24 @@ class Runner(ABC):
             self._delivered, self._progress = delivered, now
             if self.is_stalled:
                 self.is_stalled = False
-                log.warning("hook %s goes on", self.name)
+                log.warning("hook %s takes packets again", self.name)
         elif not self.is_stalled and now - self._progress >= STALL_SECONDS:
             self.is_stalled = True
             log.warning(
-                "hook %s has taken no packet for %g s while %d wait; its queue drops what does not fit",
+                "hook %s has taken no packet for %g s while %d packets wait; its queue drops packets that do"
+                " not fit",
                 self.name,
                 STALL_SECONDS,
                 queued,
             )
 
     def retire(self, on_unused: Callable[[Runner], None]) -> None:
-        """Have `on_unused` called, once, when no session is open that the hook has been told of."""
+        """Call `on_unused` once, as soon as the hook has no open session."""
         self._on_unused = on_unused
         self._tell_if_unused()
 
     def reinstate(self) -> None:
-        """Take `retire` back."""
+        """Cancel `retire`."""
         self._on_unused = None
 
     def _tell_if_unused(self) -> None:
@@ -184,30 +185,30 @@ class Runner(ABC):
         offset: int = 0,
         stats: SessionStats | None = None,
     ) -> None:
-        """Put an event into the queue; its fields are those of `Event`."""
+        """Put an event into the queue. The arguments are the fields of `Event`."""
 
     @abstractmethod
     def _finish(self) -> None:
-        """Have the hook stopped when the queue is empty; `_ended` is set then."""
+        """Let the hook stop when its queue is empty. The subclass then sets `_ended`."""
 
     @abstractmethod
     def _hurry(self) -> None:
-        """Have it stopped as soon as it is done with what it has in hand."""
+        """Let the hook stop as soon as it has handled its present events."""
 
     @abstractmethod
     async def _give_up(self) -> None:
-        """Let go of a hook that does not stop."""
+        """Abandon a hook that does not stop."""
 
     @abstractmethod
     def _drop_queue(self) -> None:
-        """Count what is on its way as dropped, and free it."""
+        """Count all packets on their way to the hook as dropped, and free them."""
 
     def _is_kept_waiting(self) -> bool:
-        """Return whether the hook would go on if it had a processor."""
+        """Return whether the hook could go on if it had a processor."""
         return False
 
     async def _await_end(self, seconds: float) -> bool:
-        """Wait for the hook's end, longer where the machine keeps the hook waiting; whether it came."""
+        """Wait for the hook's end, longer where the hook waits for a processor. Return whether it ended."""
         latest = time.monotonic() + _KEPT_WAITING * seconds
         while not await self._ends_within(seconds):
             if time.monotonic() >= latest or not self._is_kept_waiting():
@@ -222,15 +223,15 @@ class Runner(ABC):
         return self._ended.is_set()
 
     def _detach(self, reason: str) -> None:
-        """Tell the hook nothing more."""
+        """Send the hook no more events, and log the reason."""
         if self.state is State.RUNNING:
             self.state = State.DETACHED
             self.reason = reason
-            log.error("hook %s is told nothing more: %s", self.name, reason)
+            log.error("hook %s detached: %s", self.name, reason)
             self._shut()
 
     def _shut(self) -> None:
-        """Put nothing into the queue any more: neither of the sessions there are, nor of new ones."""
+        """Close the queue: events of the present sessions and of new sessions are not accepted."""
         self._is_accepting = False
         for feed in self._feeds:
             feed.is_open = feed.takes_packets = False
@@ -238,11 +239,11 @@ class Runner(ABC):
 
 
 class Feed:
-    """What one hook is told of one session.
+    """The connection between one session and the queue of one hook.
 
     Attributes:
-        is_open: the hook has been told that the session is open, and will be told that it is closed.
-        takes_packets: what comes is put into the queue if it fits.
+        is_open: whether the hook got the beginning of the session. Then it also gets the end of the session.
+        takes_packets: whether packets that fit are put into the queue.
     """
 
     __slots__ = ("_context", "_inbound", "_outbound", "_runner", "is_open", "takes_packets")
@@ -270,15 +271,16 @@ class Feed:
         tally.drop(size)
 
     def end(self, time: int, direction: Direction, offset: int) -> None:
-        """Tell that a direction has ended, unless packets were dropped that the hook would take for sent.
+        """Report the end of a direction, unless the rest of the session is dropped.
 
-        This always fits: a session has two.
+        A hook would take the shortened stream for complete. The event may exceed `Runner.limit`, because a
+        session has only two such events.
         """
         if self.takes_packets:
             self._runner.put(EventKind.END, time, self._context, direction, b"", offset)
 
     def close(self, time: int, stats: SessionStats) -> None:
-        """Tell that the session has ended, if the hook has been told that it is open. This always fits."""
+        """Report the end of a session whose beginning the hook got. The event may exceed `Runner.limit`."""
         if self.is_open:
             self._runner.put(EventKind.CLOSE, time, self._context, _INBOUND, b"", 0, stats)
             self._runner.closed(self)

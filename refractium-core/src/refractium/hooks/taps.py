@@ -1,4 +1,4 @@
-"""Where the data path tells of what passes."""
+"""The taps: the interface through which the data path reports sessions and packets to hooks."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _INBOUND: Final = Direction.INBOUND
 
 
 def make_runner(hook: type[PacketHook[Any]], settings: Struct) -> Runner:
-    """The runner for a hook where its `PacketHook.isolation` wants it; it is not started yet.
+    """Return a new runner of the kind that `PacketHook.isolation` names. It is not started yet.
 
     Args:
-        hook: the class of the hook, one that `problems_of_hook` finds nothing wrong with.
-        settings: those of the configuration, which `PacketHook.problems` finds nothing wrong with.
+        hook: class of the hook, without findings of `problems_of_hook`.
+        settings: settings of the hook, without findings of `PacketHook.problems`.
 
     Raises:
-        ValueError: the hook wants a process, and cannot be had there; the message says what to do.
+        ValueError: the hook cannot run in a process; the message says what to do.
     """
     return (ProcessRunner if hook.isolation == "process" else ThreadRunner)(hook, settings)
 
 
 class Taps:
-    """The hooks that are told of the sessions of one route.
+    """The hooks that get the sessions of one route.
 
     Args:
-        runners: one for each hook. A runner may serve many routes.
+        runners: one runner for each hook. A runner may serve many routes.
     """
 
     def __init__(self, runners: Iterable[Runner]) -> None:
@@ -50,13 +50,13 @@ class Taps:
 
 
 class Tap:
-    """What the hooks are told of one session: of each byte once, in order.
+    """The reports of one session to its hooks: each byte once, in order.
 
-    Nothing here waits or raises, and after `close` nothing has any effect.
+    No method waits or raises, and after `close` no method has an effect.
 
     Args:
-        runners: those of the hooks.
-        context: of the session.
+        runners: runners of the hooks.
+        context: the session.
     """
 
     __slots__ = ("_context", "_feeds", "_inbound", "_outbound")
@@ -69,7 +69,7 @@ class Tap:
         self._outbound = 0
 
     def packet(self, direction: Direction, data: bytes) -> None:
-        """Tell of a piece of a stream, or of a datagram, which may be empty."""
+        """Report a piece of a stream, or a datagram, which may be empty."""
         time = monotonic_ns() + EPOCH
         if direction is _INBOUND:
             offset = self._inbound
@@ -81,17 +81,17 @@ class Tap:
             feed.packet(time, direction, data, offset)
 
     def end(self, direction: Direction) -> None:
-        """Tell that a direction has ended in an orderly way."""
+        """Report that a direction has ended in an orderly way."""
         time = timestamp()
         offset = self._inbound if direction is _INBOUND else self._outbound
         for feed in self._feeds:
             feed.end(time, direction, offset)
 
     def close(self, ended: str) -> None:
-        """Tell that the session has ended.
+        """Report that the session has ended.
 
         Args:
-            ended: how, as `SessionStats.ended` says it.
+            ended: the way in which it ended, as in `SessionStats.ended`.
         """
         time = timestamp()
         seconds = max(0, time - self._context.started) / 1e9

@@ -1,8 +1,9 @@
-"""A hook in a thread of its own.
+"""The runner of a hook in its own thread.
 
-That thread and the data path take turns: only one of them runs Python at a time, and with each system call
-the data path offers the other its turn. A hook that computes would keep it for 5 ms (`sys.getswitchinterval`)
-every time, so the interval is shortened, and a hook that uses the processor pauses for as long as it did.
+The thread and the data path take turns: only one of them runs Python at a time, and each system call of the
+data path lets the thread run. A hook that computes would then keep its turn for 5 ms
+(`sys.getswitchinterval`). So the interval is shortened, and the thread pauses for as long as it used the
+processor.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
 
 _SWITCH_SECONDS: Final = 0.0001
-"""What the data path waits at the most for the thread to let go, where that runs Python."""
+"""Seconds that the data path waits at most until a thread that runs Python yields."""
 _SLICE_SECONDS: Final = 0.0005
-"""Processor time after which the thread pauses, for as long."""
+"""Seconds of processor time after which the thread pauses for as long as it used the processor."""
 _LONGEST_PAUSE: Final = 0.1
-"""Seconds; a stop does not wait much longer for a hook that takes long for a single event."""
+"""Seconds of the longest pause, so that a stop does not wait much longer for a hook with a slow event."""
 
 
 class ThreadRunner(Runner):
-    """Runs a hook in a daemon thread, which the interpreter does not wait for when it exits."""
+    """A runner with a daemon thread for the hook, so that the interpreter exits without waiting for it."""
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
         super().__init__(hook, settings)
-        # Shared with the thread: one end is filled here, the other emptied there, each by atomic operations.
+        # Shared with the thread: the event loop appends, the thread pops, both by atomic operations.
         self._events: deque[Item] = deque()
         self._is_asleep = False
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
@@ -56,7 +57,7 @@ class ThreadRunner(Runner):
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
         try:
             threading.Thread(target=self._run, name=f"hook {self.name}", daemon=True).start()
-        except RuntimeError as error:  # there are as many threads as there may be
+        except RuntimeError as error:  # the limit on threads is reached
             self._detach(f"it cannot be started: {error}")
             self._ended.set()
 
@@ -90,10 +91,10 @@ class ThreadRunner(Runner):
         self._drop_queue()
 
     async def _give_up(self) -> None:
-        """Nothing to do: a thread cannot be ended, and this one finds nothing more to hand over."""
+        """Do nothing: a thread cannot be ended, and this one finds no more events."""
 
     def _drop_queue(self) -> None:
-        """What the thread has taken off the queue is the hook's, even if this one never gets any further."""
+        """Drop the queue. Events that the thread has taken off are not dropped, even if the hook hangs."""
         with suppress(IndexError):
             while True:
                 kind, _, _, direction, data, _, _ = self._events.popleft()
@@ -117,9 +118,8 @@ class ThreadRunner(Runner):
         events = self._events
         rested = time.thread_time()
         while not delivery.detached:
-            is_finishing = (
-                self._is_finishing
-            )  # read before the queue: nothing is put into it after this is set
+            # Read before the queue: once it is set, no event is put into the queue.
+            is_finishing = self._is_finishing
             if events:
                 self.taken_bytes += delivery.take(events)
                 if (used := time.thread_time() - rested) > _SLICE_SECONDS:
@@ -129,14 +129,14 @@ class ThreadRunner(Runner):
                 return
             else:
                 self._is_asleep = True
-                # Whoever has put something in before that was set has not seen that it must wake this thread.
+                # For events that were put in before `_is_asleep` was set, the event loop wakes nobody.
                 if not events and not self._is_finishing:
                     self._wake_ups.get()
                 self._is_asleep = False
 
     def _tell(self, function: Callable[..., object], *args: object) -> None:
-        """Have the event loop call a function."""
-        with suppress(RuntimeError):  # the loop has been closed: nobody wants to know any more
+        """Call a function in the event loop."""
+        with suppress(RuntimeError):  # the loop is closed, and nobody needs the call any more
             self._loop.call_soon_threadsafe(function, *args)
 
     # In the event loop again
