@@ -186,10 +186,10 @@ def test_what_is_sent_and_expected_may_be_any_bytes(send: object, request_: byte
 def test_another_answer_is_not_the_expected_one_and_none_is_none() -> None:
     with Server(answering(b"-LOADING\r\n")) as server:
         found = ask(server.address, "send_expect", send="PING", expect="+PONG")
-        assert found == "send_expect check: the answer is not the expected one"
+        assert found == "send_expect check: the answer lacks the expected bytes"
     with Server(answering()) as server:
         found = ask(server.address, "send_expect", send="PING", expect="+PONG")
-        assert found == "send_expect check: no answer before the end"
+        assert found == "send_expect check: the connection ended before an answer"
     with Server(saying(b"hello")) as server:
         found = ask(server.address, "send_expect", timeout_ms=50, expect="+PONG")
         assert found == "send_expect check: no answer within 50 ms"
@@ -205,7 +205,7 @@ def test_an_endless_answer_is_read_to_a_bound() -> None:
 
     with Server(flood) as server:
         found = ask(server.address, "send_expect", expect="never")
-        assert found == "send_expect check: the answer is not the expected one"
+        assert found == "send_expect check: the answer lacks the expected bytes"
 
 
 @LOOPS
@@ -274,7 +274,7 @@ def test_a_web_server_is_well_by_its_status(loop: Callable[[], asyncio.AbstractE
         ((b"HTTP/1.1 20 OK\r\n",), "http check: the answer is not HTTP/1"),
         ((b"SSH-2.0-x\r\n",), "http check: the answer is not HTTP/1"),
         ((b"x" * 9_000,), "http check: the answer is not HTTP/1"),
-        ((), "http check: no answer before the end"),
+        ((), "http check: the connection ended before an answer"),
     ],
 )
 def test_only_a_status_line_is_an_answer(answers: tuple[bytes, ...], found: str) -> None:
@@ -355,7 +355,7 @@ def test_a_name_server_on_tcp_is_asked_with_a_length() -> None:
     with Server(answer()) as server:
         assert ask(server.address, "dns") == "up"
     with Server(answer(cut=9)) as server:
-        assert ask(server.address, "dns") == "dns check: no answer before the end"
+        assert ask(server.address, "dns") == "dns check: the connection ended before an answer"
     with Server(saying(b"\0\x0cHTTP/1.1 400")) as server:
         assert ask(server.address, "dns") == "dns check: the answer is not DNS"
 

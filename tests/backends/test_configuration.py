@@ -124,7 +124,7 @@ def test_backups_alone_are_allowed() -> None:
             4,
             "there are dns, greeting, http, none, send_expect, tcp",
         ),
-        ("[protocols.health]\nkind = 'tcp'\npath = '/'", "health.path", 6, "for a check of kind 'tcp'"),
+        ("[protocols.health]\nkind = 'tcp'\npath = '/'", "health.path", 6, 'for a check of kind "tcp"'),
         (
             "[protocols.health]\nkind = 'tcp'\ninterval = 9",
             "health.interval",
@@ -133,7 +133,7 @@ def test_backups_alone_are_allowed() -> None:
         ),
         ("[protocols.health]\nkind = 'none'\npath = '/'", "health.path", 6, "for a check of kind 'none'"),
         ("health = { kind = 'http', pth = '/' }", "health.pth", 4, "did you mean 'path'?"),
-        ("health = { kind = 'http', path = 'x' }", "health.path", 4, "begins with /"),
+        ("health = { kind = 'http', path = 'x' }", "health.path", 4, "must begin with /"),
         ("health = { kind = 'http', status = [1] }", "health.status", 4, "between 100 and 599"),
         ("health = { kind = 'http', status = ['a'] }", "health.status[0]", 4, "expected int, got str"),
         ("health = { kind = 'send_expect' }", "health.expect", 4, "is missing"),

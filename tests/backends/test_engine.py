@@ -445,7 +445,7 @@ def test_a_check_that_cannot_be_is_refused_before_anything_starts(health: Health
 
 
 def test_a_check_for_the_other_transport_is_refused() -> None:
-    with pytest.raises(ConfigError, match="a check of kind 'http' is not for udp"):
+    with pytest.raises(ConfigError, match='a check of kind "http" is not for udp'):
         Refractium(udp=[datagrams("127.0.0.1:1", health=Health(kind="http"))])
 
 

@@ -1,1 +1,1 @@
-"""Which backends there are and how well they are: state, health checks, names."""
+"""The backends of routes: their states, their health checks and their addresses."""

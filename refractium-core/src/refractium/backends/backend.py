@@ -1,4 +1,4 @@
-"""One backend of one pool: the address as it was configured, and the socket addresses it stands for now."""
+"""One backend of one pool: its configured address, and the socket addresses for which this stands now."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Backend", "SocketAddress"]
 
 
 class Backend:
-    """Shared by all connections to it.
+    """A backend of a pool, shared by all connections to it.
 
     Args:
-        address: as configured.
-        weight: its share compared with the pool's others, from 1 to 1000.
-        is_backup: whether it is used only when none of the others is up.
-        state: what is known of it; by default its own, and nothing.
+        address: address as configured.
+        weight: share of the clients, relative to the weights of the pool's other backends: 1 to 1000.
+        is_backup: whether the backend is used only while all other backends of the pool are down.
+        state: state of the backend; by default a new state, in which nothing is known.
 
     Attributes:
-        socket_addresses: where to connect, in order of preference; empty while a name is not resolved.
-            Replaced as a whole when a name's addresses change.
+        socket_addresses: addresses to connect to, in order of preference; empty while a name is not resolved.
+            The tuple is replaced as a whole when the addresses of the name change.
     """
 
     __slots__ = ("address", "is_backup", "socket_addresses", "state", "weight")
@@ -46,7 +46,7 @@ class Backend:
 
     @property
     def active(self) -> int:
-        """Connections and UDP sessions that it has now."""
+        """Count of present connections and UDP sessions of the backend."""
         return self.state.active
 
     def __repr__(self) -> str:

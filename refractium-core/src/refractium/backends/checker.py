@@ -1,4 +1,4 @@
-"""Asks the backends how they are, all of them side by side, and tells their states what it hears."""
+"""The checker: runs the health checks of all backends side by side, and reports to the backends' states."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _JITTER: Final = 0.1
-"""By how much of itself a pause is shortened at most, so that checks begun together do not stay together."""
+"""Largest part of a pause by which it is shortened, so that checks that began together drift apart."""
 _SHORTEST: Final = 0.005
 """Seconds between two checks of one backend at least."""
 _GRACE: Final = 0.05
-"""Seconds that a check which has timed out is given to say so."""
+"""Seconds beyond its timeout that a check has to report the timeout."""
 
 
 class Checker:
-    """Runs the active checks of some backends. Backends that share a state are checked once.
+    """Runs the health checks of some backends. Backends that share a state are checked once.
 
     Args:
-        transport: how clients reach them.
-        backends: those without a check are left alone.
+        transport: transport over which clients reach the backends.
+        backends: backends to check; backends without a health check are ignored.
     """
 
     def __init__(self, transport: Transport, backends: Iterable[Backend]) -> None:
@@ -46,9 +46,9 @@ class Checker:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Check every backend; returns when all that nothing was known of have been checked.
+        """Start to check every backend. Return when all backends of unknown state have been checked.
 
-        That takes the longest of their timeouts at most. Once it has been started, it goes on as it is.
+        That takes at most the longest timeout of their checks. A second call does nothing.
         """
         if self._tasks:
             return
@@ -56,12 +56,12 @@ class Checker:
         new = [state for state in self._backends if state.status is Status.UNKNOWN]
         self._tasks = [asyncio.create_task(watch.run()) for watch in watches]
         longest = max((state.health.timeout_ms / 1000 for state in new), default=0.0)
-        with contextlib.suppress(TimeoutError):  # a plugin's check may not end when it should
+        with contextlib.suppress(TimeoutError):  # the check of a plugin may run longer than its timeout
             async with asyncio.timeout(longest + _GRACE):
                 await asyncio.gather(*(watch.asked.wait() for watch in watches if watch.state in new))
 
     async def stop(self) -> None:
-        """Check nothing any more."""
+        """Stop all checks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -69,11 +69,11 @@ class Checker:
 
 
 class _Watch:
-    """Checks one backend again and again.
+    """A task that checks one backend again and again.
 
     Attributes:
-        state: what is known of it.
-        asked: set once it has been checked for the first time.
+        state: state of the backend.
+        asked: set once the backend has been checked for the first time.
     """
 
     def __init__(self, transport: Transport, backend: Backend) -> None:
@@ -89,7 +89,7 @@ class _Watch:
         self.state.watch(self)
 
     def refresh(self) -> None:
-        """The state has changed, perhaps by what clients met with: the pause may be another now."""
+        """Recompute the pause before the next check, because the state has changed."""
         self._changed.set()
 
     async def run(self) -> None:
@@ -107,9 +107,9 @@ class _Watch:
                         await self._changed.wait()
 
     async def _ask(self, state: BackendState) -> None:
-        """One check of every address that the backend has now: one that is well is enough."""
+        """Check every present address of the backend once. If one address is well, the backend is well."""
         check = state.health.check
-        assert check is not None  # noqa: S101 - others are not watched
+        assert check is not None  # noqa: S101 - `Checker` has left out backends without a check
         targets = self._backend.socket_addresses
         found = await asyncio.gather(*(self._ask_one(check, target) for target in targets))
         reasons = [one for one in found if isinstance(one, str)]
@@ -119,7 +119,12 @@ class _Watch:
             state.check_failed(f"{check.name} check: {reasons[0] if reasons else 'its name has no address'}")
 
     async def _ask_one(self, check: HealthCheck[Any], target: SocketAddress) -> str | OSError | None:
-        """Why it is not well; or None, it is; or what on this machine kept the check from being made."""
+        """Check one address.
+
+        Returns:
+            None if the backend is well, the reason if it is not, or the error if this machine lacks the
+            resources for a check.
+        """
         health = self.state.health
         timeout = health.timeout_ms / 1000
         try:
@@ -136,11 +141,11 @@ class _Watch:
                 return error
             return _reason(error)
         except Exception as error:
-            # A plugin's fault; its check has failed all the same.
-            log.debug("check %r of backend %s", check.name, self._backend.address, exc_info=error)
+            # A mistake of the plugin counts as a failed check, too.
+            log.debug("check %s of backend %s raised", check.name, self._backend.address, exc_info=error)
             return f"{type(error).__name__}: {error}"
 
 
 def _reason(error: OSError) -> str:
-    """The system's words; event loops have others of their own."""
+    """Return the system's text for an error, because event loops use texts of their own."""
     return os.strerror(error.errno) if error.errno else str(error)

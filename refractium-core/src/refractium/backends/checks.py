@@ -1,4 +1,4 @@
-"""The built-in kinds of health check. Each opens a socket of its own, asks once, and closes it."""
+"""The built-in kinds of health check. Each check opens its own socket, sends one request and closes it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 4096
 _MAX_ANSWER: Final = 65_536
-"""Bytes of an answer that are looked at."""
+"""Bytes of an answer in which the expected bytes are looked for."""
 _MAX_STATUS_LINE: Final = 8_000
-"""What a receiver should take of a start line at least (RFC 9112 section 3)."""
+"""Bytes of a start line that a receiver should accept at least (RFC 9112 section 3)."""
+_NO_ANSWER: Final = "the connection ended before an answer"
 
 
 class HexBytes(Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,39 +43,39 @@ Bytes: TypeAlias = str | HexBytes
 
 
 class NoSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a kind takes that takes nothing."""
+    """Settings of a kind that has none."""
 
 
 class SendExpectSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is sent, and what must be in the answer."""
+    """Settings of the kind `send_expect`: bytes to send, and bytes that the answer must contain."""
 
-    expect: Annotated[Bytes, Meta(description=r"What the answer must contain: text with \xHH, or hex.")]
-    send: Annotated[Bytes, Meta(description=r"What is sent first: text with \xHH, or hex.")] = ""
+    expect: Annotated[Bytes, Meta(description=r"Bytes that the answer must contain: text with \xHH, or hex.")]
+    send: Annotated[Bytes, Meta(description=r"Bytes to send first: text with \xHH, or hex.")] = ""
 
 
 class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is asked for, and with which status it must be answered."""
+    """Settings of the kind `http`: the request, and the statuses of a good answer."""
 
-    path: Annotated[str, Meta(description="What is asked for.")] = "/"
+    path: Annotated[str, Meta(description="The path of the request.")] = "/"
     host: Annotated[str, Meta(description="The Host of the request. Without it: the backend's address.")] = ""
     status: Annotated[
         int | tuple[int, ...],
-        Meta(description="The status, or several, that mean it is well. Without it: 200 to 399."),
+        Meta(description="The status, or several, of a good answer. Without it: 200 to 399."),
     ] = ()
 
 
 class DnsSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The question."""
+    """Settings of the kind `dns`: the query."""
 
-    query: Annotated[str, Meta(description="The name that is asked for.")] = "."
+    query: Annotated[str, Meta(description="The name to ask for.")] = "."
     type: Annotated[
         Literal["A", "AAAA", "CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TXT"],
-        Meta(description="The type of record that is asked for."),
+        Meta(description="The type of record to ask for."),
     ] = "NS"
 
 
 class TcpCheck(HealthCheck[NoSettings]):
-    """It is well if it takes a connection."""
+    """A check that passes if the backend accepts a connection."""
 
     name = "tcp"
     settings = NoSettings
@@ -87,7 +88,7 @@ class TcpCheck(HealthCheck[NoSettings]):
 
 
 class SendExpectCheck(HealthCheck[SendExpectSettings]):
-    """It is well if its answer, or what it says by itself, contains certain bytes."""
+    """A check that passes if the answer, or the greeting, of the backend contains certain bytes."""
 
     name = "send_expect"
     transports = frozenset(Transport)
@@ -103,13 +104,13 @@ class SendExpectCheck(HealthCheck[SendExpectSettings]):
             answer = b""
             while len(answer) < _MAX_ANSWER:
                 part = await connection.receive()
-                # A datagram is an answer by itself, also an empty one; of a stream nothing means the end.
+                # Over UDP each datagram, even an empty one, is an answer. Over TCP no bytes are the end.
                 answer = part if endpoint.transport is Transport.UDP else answer + part
                 if expected in answer:
                     return None
                 if not part and endpoint.transport is Transport.TCP:
                     break
-        return "the answer is not the expected one" if answer else "no answer before the end"
+        return "the answer lacks the expected bytes" if answer else _NO_ANSWER
 
     def problems(self, settings: SendExpectSettings) -> Iterator[tuple[str, str]]:
         for key, written in (("send", settings.send), ("expect", settings.expect)):
@@ -119,11 +120,11 @@ class SendExpectCheck(HealthCheck[SendExpectSettings]):
                 yield key, str(error)
             else:
                 if key == "expect" and not found:
-                    yield key, "is empty: every answer contains that; use kind 'tcp' for a mere connection"
+                    yield key, 'must not be empty; use kind = "tcp" to check only for a connection'
 
 
 class HttpCheck(HealthCheck[HttpSettings]):
-    """It is well if it answers GET with a certain status."""
+    """A check that passes if the backend answers GET with a certain status."""
 
     name = "http"
     settings = HttpSettings
@@ -146,22 +147,22 @@ class HttpCheck(HealthCheck[HttpSettings]):
         # RFC 9112 section 4
         line = re.match(rb"HTTP/1\.[0-9] ([0-9]{3})(?: [^\r\n]*)?\r?\n", answer)
         if line is None:
-            return "the answer is not HTTP/1" if answer else "no answer before the end"
+            return "the answer is not HTTP/1" if answer else _NO_ANSWER
         status = int(line[1])
         return None if _is_good(status, settings.status) else f"status {status}"
 
     def problems(self, settings: HttpSettings) -> Iterator[tuple[str, str]]:
         if not re.fullmatch(r"/[!-~]*", settings.path):
-            yield "path", "begins with / and is printable ASCII without blanks"
+            yield "path", "must begin with / and be printable ASCII without blanks"
         if not re.fullmatch(r"[!-~]*", settings.host):
-            yield "host", "is printable ASCII without blanks"
+            yield "host", "must be printable ASCII without blanks"
         wanted = (settings.status,) if isinstance(settings.status, int) else settings.status
         if not all(100 <= status <= 599 for status in wanted):  # noqa: PLR2004 - RFC 9110 section 15
-            yield "status", "is between 100 and 599"
+            yield "status", "must be between 100 and 599"
 
 
 class DnsCheck(HealthCheck[DnsSettings]):
-    """It is well if it answers a query, with any outcome but SERVFAIL."""
+    """A check that passes if the backend answers a DNS query with any response code but SERVFAIL."""
 
     name = "dns"
     transports = frozenset(Transport)
@@ -173,7 +174,7 @@ class DnsCheck(HealthCheck[DnsSettings]):
         query = _query(settings)
         is_stream = endpoint.transport is Transport.TCP
         async with _connected(endpoint) as connection:
-            # On TCP a length goes before each message (RFC 1035 section 4.2.2).
+            # Over TCP the length precedes each message (RFC 1035 section 4.2.2).
             await connection.send(len(query).to_bytes(2, "big") + query if is_stream else query)
             while True:
                 if is_stream:
@@ -191,7 +192,7 @@ class DnsCheck(HealthCheck[DnsSettings]):
             all(re.fullmatch(r"[!-~]{1,63}", label) for label in labels)
             and sum(len(label) + 1 for label in labels) < _MAX_NAME
         ):
-            yield "query", "is not a DNS name: labels of 1 to 63 ASCII characters, 255 bytes in all"
+            yield "query", "must be a DNS name: labels of 1 to 63 ASCII characters, at most 255 bytes in all"
 
 
 _DNS_HEADER: Final = 12
@@ -199,7 +200,7 @@ _QR: Final = 0x80
 _RCODE: Final = 0x0F
 _SERVFAIL: Final = 2
 _MAX_NAME: Final = 255
-"""RFC 1035 sections 4.1.1 and 2.3.4."""
+"""Sizes, flags and codes of messages (RFC 1035 sections 4.1.1 and 2.3.4)."""
 _TYPES: Final = {
     "A": 1,
     "NS": 2,
@@ -211,11 +212,11 @@ _TYPES: Final = {
     "AAAA": 28,
     "SRV": 33,
 }
-"""RFC 1035 section 3.2.2, RFC 3596 section 2.1, RFC 2782."""
+"""Numbers of the types of records (RFC 1035 section 3.2.2, RFC 3596 section 2.1, RFC 2782)."""
 
 
 def _query(settings: DnsSettings) -> bytes:
-    """One question, recursion desired (RFC 1035 section 4.1)."""
+    """Return a query with one question and recursion desired (RFC 1035 section 4.1)."""
     labels = [label.encode("ascii") for label in settings.query.removesuffix(".").split(".") if label]
     name = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
     header = secrets.token_bytes(2) + b"\x01\0" + b"\0\x01" + bytes(6)
@@ -228,7 +229,7 @@ def _bytes(written: Bytes) -> bytes:
     try:
         return bytes.fromhex(written.hex)
     except ValueError:
-        raise ValueError("hex is pairs of hex digits: 'ff 00'") from None
+        raise ValueError('hex must be pairs of hex digits, such as "ff 00"') from None
 
 
 def _is_good(status: int, wanted: int | tuple[int, ...]) -> bool:
@@ -238,13 +239,13 @@ def _is_good(status: int, wanted: int | tuple[int, ...]) -> bool:
 
 
 def _host(endpoint: Endpoint) -> str:
-    """RFC 9112 section 3.2 wants a Host; a unix socket has none."""
+    """Return the Host of a request (RFC 9112 section 3.2): the address, or localhost for a unix socket."""
     address = endpoint.target[1]
     return "localhost" if isinstance(address, str) else join_host_port(address[0], address[1])
 
 
 class _Connection:
-    """A connected socket, in coroutines."""
+    """A connected socket with coroutines to send and receive."""
 
     def __init__(self, sock: socket.socket, preface: bytes) -> None:
         self._sock = sock
@@ -253,7 +254,7 @@ class _Connection:
 
     async def send(self, data: bytes) -> None:
         if self._sock.type == socket.SOCK_DGRAM:
-            self._sock.send(self._preface + data)  # at once or not at all, also where it is empty
+            self._sock.send(self._preface + data)  # a datagram, maybe empty, is sent whole or not at all
         else:
             await self._loop.sock_sendall(self._sock, data)
 
@@ -265,17 +266,17 @@ class _Connection:
         while len(data) < size:
             part = await self._loop.sock_recv(self._sock, size - len(data))
             if not part:
-                raise ConnectionResetError("no answer before the end")
+                raise ConnectionResetError(_NO_ANSWER)
             data += part
         return data
 
 
 @asynccontextmanager
 async def _connected(endpoint: Endpoint) -> AsyncIterator[_Connection]:
-    """Connect while the block runs.
+    """Connect to the backend for as long as the block runs.
 
     Raises:
-        OSError: it cannot be reached. A connection that meets itself counts as refused.
+        OSError: the backend cannot be reached. A self-connection counts as refused.
     """
     family, address = endpoint.target
     is_stream = endpoint.transport is Transport.TCP
@@ -284,7 +285,7 @@ async def _connected(endpoint: Endpoint) -> AsyncIterator[_Connection]:
         if is_stream and family != socket.AF_UNIX:
             await asyncio.get_running_loop().sock_connect(sock, address)
         else:
-            # Done at once. A unix socket whose queue is full says EAGAIN: a loop would take it for progress.
+            # Returns at once. `sock_connect` would wait on EAGAIN, with which a full unix socket refuses.
             sock.connect(address)
         if is_self_connected(sock, endpoint.target):
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
@@ -297,16 +298,16 @@ async def _connected(endpoint: Endpoint) -> AsyncIterator[_Connection]:
 CHECKS: Final[dict[str, HealthCheck[Any]]] = {
     check.name: check for check in (TcpCheck(), SendExpectCheck(), HttpCheck(), DnsCheck())
 }
-"""By what `kind` says."""
+"""The built-in kinds of health check, by the value of the setting `kind`."""
 NONE: Final = "none"
-"""The kind that checks nothing."""
+"""The kind without a check."""
 
 
 def resolved(health: Health, transport: Transport) -> Health:
-    """The same with a check in the place of its name.
+    """Return the settings with the check in place of its name.
 
     Raises:
-        ConfigError: there is no such check, it is not for this transport, or its options are not valid.
+        ConfigError: there is no such check, it cannot check this transport, or its options are not valid.
     """
     if isinstance(health.kind, str) and health.kind != NONE:
         if health.kind not in CHECKS:
@@ -314,6 +315,6 @@ def resolved(health: Health, transport: Transport) -> Health:
             raise ConfigError([Problem(message, where="health.kind")])
         health = Health(**msgspec.structs.asdict(health) | {"kind": CHECKS[health.kind]})
     if health.check is not None and transport not in health.check.transports:
-        message = f"a check of kind {health.check.name!r} is not for {transport}"
+        message = f'a check of kind "{health.check.name}" is not for {transport}'
         raise ConfigError([Problem(message, where="health.kind")])
     return health

@@ -1,7 +1,7 @@
-"""Whether a backend is up: what checks and clients have found, and how many of them it takes to believe it.
+"""The health settings of backends: the check, and how many checks in a row change the state.
 
-Nothing here opens a socket or waits: `refractium.backends.checker` asks, and the data path tells what clients
-met.
+Nothing here opens a socket or waits. `refractium.backends.checker` runs the checks, and the data path reports
+which clients could not reach a backend.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ StateKey: TypeAlias = tuple[str, ...]
 
 
 def option_problems(check: HealthCheck[Any], options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with what a kind of check is given: pairs of a key and a message."""
-    what = f"a check of kind {check.name!r}"
+    """Yield the mistakes in the options of a kind of check, as pairs of key and message."""
+    what = f'a check of kind "{check.name}"'
     if findings := list(table_problems(check.settings, options, what, SHARED_KEYS)):
         yield from findings
     else:
@@ -32,15 +32,15 @@ def option_problems(check: HealthCheck[Any], options: Mapping[str, Any]) -> Iter
 
 
 class Health(HealthSettings, frozen=True, kw_only=True):
-    """How the backends of a route are watched.
+    """The health settings of a route's backends.
 
     Args:
-        kind: the name of a built-in kind of check, an object of another one, or ``none``: then clients that
-            cannot reach a backend are all that is known of it.
-        options: what the kind takes, by key.
+        kind: name of a built-in kind of check, object of another kind, or ``none``. With ``none``, only
+            clients that cannot reach a backend show that it is down.
+        options: settings of the kind, by key.
 
     Raises:
-        ConfigError: a number is out of range, or an option is not one of the kind's.
+        ConfigError: a number is out of range, or an option is unknown to the kind.
     """
 
     kind: str | HealthCheck[Any] = "none"
@@ -52,27 +52,27 @@ class Health(HealthSettings, frozen=True, kw_only=True):
         if self.check is not None:
             findings += option_problems(self.check, self.options)
         elif self.kind == "none":
-            findings += [(key, "there is no check that takes it") for key in self.options]
+            findings += [(key, 'a check of kind "none" takes no options') for key in self.options]
         if findings:
             raise ConfigError(Problem(message, where=f"health.{key}") for key, message in findings)
 
     @property
     def check(self) -> HealthCheck[Any] | None:
-        """The kind of check, where it is known."""
+        """The kind of check, or None while `kind` is a name."""
         return self.kind if isinstance(self.kind, HealthCheck) else None
 
     @property
     def settings(self) -> Any:
-        """The options as the Struct that the kind of check takes."""
+        """The options as the Struct of the kind of check, or None without a check."""
         return None if self.check is None else msgspec.convert(self.options, self.check.settings)
 
     @property
     def key(self) -> StateKey:
-        """Equal for what asks the same question of a backend and believes the answer at the same time."""
+        """Equal for routes with identical health settings, so that they share one backend state."""
         name = self.kind.name if isinstance(self.kind, HealthCheck) else self.kind
         numbers = [str(getattr(self, key)) for key in HealthSettings.__struct_fields__]
         return name, msgspec.json.encode(self.options, order="deterministic").decode(), *numbers
 
 
 PASSIVE: Final = Health()
-"""For backends that nobody checks."""
+"""The health settings of backends without a check."""

@@ -1,4 +1,4 @@
-"""Addresses of backends that are configured by name, looked up off the data path."""
+"""Lookups of the host names of backends, outside of the data path."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from refractium.sockets.names import Name
 
 _REFRESH: Final = 10.0
-"""Seconds between lookups of a name; getaddrinfo does not tell how long its answers are good for."""
+"""Seconds between lookups of a name, because getaddrinfo does not return the lifetime of its answers."""
 
 
 class Resolver:
-    """Keeps `Backend.socket_addresses` of named backends up to date.
+    """Keeps `Backend.socket_addresses` of backends with host names up to date.
 
-    An answer replaces the addresses; a lookup that fails or hangs leaves the last good ones. The resolvers of
-    a process share their answers, so the resolver of a new configuration begins with those of the former one.
+    An answer replaces the addresses. A lookup that fails or hangs leaves the last good addresses. The
+    resolvers of a process share their answers, so a new configuration begins with the answers of the former.
 
     Args:
-        backends: those configured by an address are left alone.
+        backends: backends to look up; backends with an IP address or a path are ignored.
     """
 
     def __init__(self, backends: Iterable[Backend]) -> None:
@@ -38,13 +38,14 @@ class Resolver:
 
     @property
     def names(self) -> Sequence[Name]:
-        """The names of the backends, from the start to the stop."""
+        """The names of the backends; empty before the start and after the stop."""
         return self._names
 
     async def start(self, timeout_ms: int) -> None:
-        """Look every name up; returns when each has been looked up, or was asked for so long ago.
+        """Look up every name. Return when each name has its first result, or has been waited for long enough.
 
-        A name that somebody else in this process has asked for is waited for that much less.
+        Args:
+            timeout_ms: time to wait for a name (ms), counted from the first request for it in this process.
         """
         firsts: dict[asyncio.Future[None], float] = {}
         for host, backends in self._by_host.items():
@@ -55,13 +56,13 @@ class Resolver:
             if name.looked_up == float("-inf"):
                 firsts[first] = name.asked
             self._tasks.append(asyncio.create_task(_keep_fresh(name, backends, first)))
-        # Later than this each of them has been asked for long enough.
+        # After the deadline, every name has been waited for long enough.
         deadline = max(firsts.values(), default=0.0) + timeout_ms / 1000
         if firsts and (seconds := deadline - time.monotonic()) > 0:
             await asyncio.wait(firsts, timeout=seconds)
 
     async def stop(self) -> None:
-        """Look nothing up any more."""
+        """Stop all lookups."""
         tasks, self._tasks = self._tasks, []
         self._names.clear()
         for task in tasks:
@@ -75,11 +76,11 @@ async def _keep_fresh(name: Name, backends: Sequence[Backend], first: asyncio.Fu
         _use(name, backends)
         if (pause := name.looked_up + _REFRESH - time.monotonic()) > 0:
             await asyncio.sleep(pause)
-            continue  # somebody else may have looked it up meanwhile
+            continue  # another resolver may have looked it up meanwhile
         try:
             await name.look_up(what)
         except OSError as error:
-            # As text: a handler that keeps the record must not keep the name by the traceback.
+            # As text: a handler that keeps the record must not keep the name alive by the traceback.
             name.failures.warning("%s: the name cannot be resolved: %s", what, str(error))
         if not first.done():
             first.set_result(None)

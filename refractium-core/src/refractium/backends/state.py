@@ -1,4 +1,4 @@
-"""What is known of a backend: whether it is up, by what checks and clients have found."""
+"""The state of a backend: up or down, as checks and clients have found."""
 
 from __future__ import annotations
 
@@ -21,53 +21,53 @@ log = logging.getLogger(__name__)
 
 
 class Status(StrEnum):
-    """What is believed of a backend."""
+    """Status of a backend."""
 
     UNKNOWN = "unknown"
-    """Nobody has asked yet; it counts as up."""
+    """Nothing has been found yet. The backend counts as up."""
     UP = "up"
     DOWN = "down"
 
 
 class Watcher(Protocol):
-    """Whoever must know at once when a backend goes up or down."""
+    """An object that is notified when a backend goes up or down."""
 
     def refresh(self) -> None:
-        """Look at the state again."""
+        """Read the state again, because it has changed."""
 
 
 class Authority(Protocol):
-    """Who decides what is believed of backends, where that is not decided by their states themselves."""
+    """The judge of whether backends are up, in place of the backends' own states."""
 
     def adopt(self, state: BackendState) -> None:
-        """Decide for a state from now on, and tell it what is believed already (`BackendState.believe`)."""
+        """Judge a state from now on, and set it to what is known already (`BackendState.believe`)."""
 
     def client_failed(self, state: BackendState, reason: str) -> None:
-        """A client could not reach the backend."""
+        """Note that a client could not reach the backend."""
 
     def client_reached(self, state: BackendState) -> None:
-        """A client has reached it after others could not."""
+        """Note that a client has reached the backend after others could not."""
 
 
 class BackendState:
-    """What is known of one backend, shared by all who ask the same of it.
+    """The state of one backend, shared by all routes with identical health settings.
 
-    A new set of routes takes over the states of the old one by their keys, so that nothing has to be found
-    out again.
+    New routes take over the states of the old routes by their keys, so that nothing has to be found out
+    again.
 
     Args:
-        address: as configured.
-        health: when to believe what. Its kind is resolved: a check, or ``none``.
-        clock: monotonic time (s).
-        proxy_protocol: the version of the PROXY header that checks begin with, as clients' connections do.
+        address: address as configured.
+        health: health settings. Their kind is resolved: a check, or ``none``.
+        clock: function that returns monotonic time (s).
+        proxy_protocol: version of the PROXY header with which checks begin, as clients' connections do.
 
     Attributes:
-        status: what is believed.
-        reason: why it is down; empty while it is not.
-        since: when `status` became what it is, in seconds since the epoch, to show it.
-        active: connections and UDP sessions that it has now.
-        failed_clients: how many clients in a row could not reach it.
-        authority: who decides what is believed of it, if somebody else does.
+        status: whether the backend is up.
+        reason: reason why the backend is down; empty while it is not.
+        since: time of the last change of `status` (s since the epoch), for display.
+        active: count of present connections and UDP sessions.
+        failed_clients: count of clients in a row that could not reach the backend.
+        authority: judge of the status, or None if this state judges by itself.
     """
 
     __slots__ = (
@@ -115,25 +115,25 @@ class BackendState:
 
     @property
     def key(self) -> StateKey:
-        """The address and the definition of its health."""
+        """The address and the health settings, as a key for states to share."""
         return str(self.address), self.proxy_protocol or "", *self.health.key
 
     @property
     def is_up(self) -> bool:
-        """Whether clients may be sent there."""
+        """Whether clients may be sent to the backend."""
         return self.status is not Status.DOWN
 
     @property
     def is_checked(self) -> bool:
-        """Whether anybody but clients finds out how it is."""
+        """Whether the backend has a health check."""
         return self.health.check is not None
 
     @property
     def pause(self) -> float:
-        """How long after the beginning of one check the next one is due (s).
+        """Seconds from the beginning of one check to the beginning of the next.
 
-        While it is down, or about to be, the interval is divided by the checks that are needed, so that it is
-        back within one interval.
+        For a backend that is down, the interval is divided by `rise`; after a failed check of a backend that
+        is up, by `fall`. So a change is believed within one interval.
         """
         interval = self.health.interval_ms / 1000
         if self.status is Status.DOWN:
@@ -141,11 +141,11 @@ class BackendState:
         return interval / self.health.fall if self._failed_checks else interval
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell `watcher` of every change, for as long as somebody else holds it."""
+        """Notify `watcher` of every change, while another object holds a reference to it."""
         self._watchers.add(watcher)
 
     def check_passed(self) -> None:
-        """A check has found it well."""
+        """Count a check that passed."""
         self._failed_checks = self.failed_clients = 0
         self._passed_checks += 1
         if self.status is Status.UNKNOWN:
@@ -154,14 +154,17 @@ class BackendState:
             self._become(Status.UP, f"passed {_times(self._passed_checks, 'check')} in a row")
 
     def check_failed(self, reason: str) -> None:
-        """A check has found it not well. The very first one is believed at once."""
+        """Count a check that failed. The very first check is believed at once."""
         self._passed_checks = 0
         self._failed_checks += 1
         if self.status is Status.UNKNOWN or self._has_failed_enough:
             self._go_down(reason)
 
     def client_failed(self, reason: str) -> None:
-        """A client could not reach it, through no fault of this machine: that counts as a failed check."""
+        """Count a client that could not reach the backend as a failed check.
+
+        The caller leaves out clients that failed for a shortage on this machine.
+        """
         self.failed_clients += 1
         if self.authority is not None:
             self.authority.client_failed(self, reason)
@@ -169,7 +172,7 @@ class BackendState:
             self._go_down(reason)
 
     def client_reached(self) -> None:
-        """A client has reached it after others could not (`failed_clients`)."""
+        """Note that a client has reached the backend after others could not (`failed_clients`)."""
         self.failed_clients = 0
         if self.authority is not None:
             self.authority.client_reached(self)
@@ -177,18 +180,18 @@ class BackendState:
             self._become(Status.UP, "a client has reached it")
 
     def believe(self, status: Status, since: float, reason: str) -> None:
-        """What the authority has decided; the arguments are the attributes of these names."""
+        """Take over the decision of the authority. The arguments are the attributes of these names."""
         self.status, self.since, self.reason = status, since, reason
         self.failed_clients = 0
         if status is Status.DOWN:
-            self.failed_clients = 1  # so that the first client to reach it is told of
+            self.failed_clients = 1  # so that `client_reached` is called for the first client that succeeds
             self._rest()
         self._tell_watchers()
 
     def may_try(self) -> bool:
-        """Whether it is time for a client to find out about a backend that is down and that nobody checks.
+        """Return whether a client may try a backend that is down and has no check.
 
-        A yes is for one client: the next one is given an interval later.
+        A True is for one client. The next client may try one interval later.
         """
         now = self._clock()
         if now < self._retry_at:

@@ -45,10 +45,8 @@ def used(use: HookUse) -> UsedHook:
         except TypeError as error:
             problems = [f"hook {hook.name}: settings are missing: {error}"]
     if not problems and not isinstance(settings, hook.settings_type):
-        problems = [
-            f"hook {hook.name}: settings of the type {type(settings).__name__} are not"
-            f" {hook.settings_type.__name__}"
-        ]
+        wanted = hook.settings_type.__name__
+        problems = [f"hook {hook.name}: settings are {type(settings).__name__}, not {wanted}"]
     if not problems:
         problems = [f"hook {hook.name}: {key}: {message}" for key, message in hook.problems(settings)]
     if problems:
