@@ -1,4 +1,4 @@
-"""From bytes to an answer, without I/O: the dispatch table, and protocols made of patterns."""
+"""Identification of protocols by bytes, without I/O: the dispatch table, and protocols made of patterns."""
 
 from refractium.identify.table import Candidate, Table
 

@@ -1,15 +1,17 @@
-r"""Protocols made of patterns: what a configuration file says where no plugin is installed.
+r"""Protocols made of the patterns of a configuration file, for traffic that no plugin recognises.
 
 Bytes at a fixed place prove far more than the same bytes anywhere, and they decide sooner. So one set of
-patterns becomes up to three protocols of one name, one for each strength that its patterns have:
+patterns becomes up to three protocols of one name, one for each strength of its patterns:
 
+======================================== ==========
+pattern                                  strength
 ======================================== ==========
 bytes at a fixed place, three or more    EXACT
 a regex that starts with ``^`` or ``\A`` STRUCTURED
-all else                                 WEAK
+every other pattern                      WEAK
 ======================================== ==========
 
-A `Text` is in two of them: at the very start it proves much, anywhere it proves little.
+A `Text` of three or more bytes is in two of these protocols: EXACT at the start of the data, WEAK elsewhere.
 """
 
 from __future__ import annotations
@@ -33,27 +35,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _EXACT_BYTES: Final = 3
-"""From this length on, bytes at a fixed place are taken for magic: chance meets them once in 16 million."""
+"""Length from which bytes at a fixed place count as magic: chance produces them once in 16 million."""
 _REGEX_BYTES: Final = 1 << 19
-"""The memory that RE2 may take for an expression and its states. It bounds the size of the expression, and so
-the time for each byte."""
+"""Bytes of memory that RE2 may take for an expression and its states. They bound the size of the expression,
+and so the time for each byte."""
 
 _MATCH: Final = ProtocolMatch()
 _Test: TypeAlias = "Callable[[bytes], Identification]"
 _Find: TypeAlias = "Callable[[bytes, int, int], object]"
-"""A method of a compiled regex, called with the bytes and the part of them to look at."""
+"""A method of a compiled regex. Its arguments are the bytes, and the start and end of the part to look at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Bytes that may be anywhere in what is inspected."""
+    """Bytes that may be anywhere in the inspected bytes."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Hex:
-    """Bytes that must be at `offset` (bytes from the start) exactly."""
+    """Bytes that must be exactly at `offset` (bytes from the start)."""
 
     data: bytes
     offset: int = 0
@@ -61,13 +63,14 @@ class Hex:
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    r"""A regular expression on bytes; a character from U+0080 to U+00FF is the byte of that number.
+    r"""A regular expression on bytes. A character from U+0080 to U+00FF means the byte of that number.
 
-    What it matches must not depend on bytes after the match, or further bytes could take a yes back. So
-    ``$``, lookaround, word boundaries, atomic groups and possessive quantifiers are refused. Known are
-    literals, ``.``, sets, groups, ``|``, ``* + ?`` and ``{m,n}`` with their lazy forms, ``^``, ``\A``, the
-    escapes of `re` and the flags ``(?i)`` and ``(?s)``. Their meaning is that of `re` for bytes: ``\w`` and
-    ``(?i)`` know the letters of ASCII only, and ``.`` matches no line feed without ``(?s)``.
+    A match must not depend on bytes after it, because further bytes could then revoke the match. So ``$``,
+    lookaround, word boundaries, atomic groups and possessive quantifiers are refused.
+
+    Supported are literals, ``.``, sets, groups, ``|``, ``* + ?`` and ``{m,n}`` with their lazy forms, ``^``,
+    ``\A``, the escapes of `re` and the flags ``(?i)`` and ``(?s)``. They mean the same as in `re` for bytes:
+    ``\w`` and ``(?i)`` know the letters of ASCII only, and ``.`` matches no line feed without ``(?s)``.
     """
 
     source: str
@@ -79,20 +82,20 @@ Pattern: TypeAlias = Text | Hex | Regex
 def compile_patterns(
     name: str, transport: Transport, patterns: Iterable[Pattern], peek_buffer_size: int
 ) -> tuple[Protocol, ...]:
-    """Make protocols of patterns; each matches where one of its patterns does.
+    """Make protocols of patterns. Each protocol matches if one of its patterns matches.
 
     Args:
-        name: what the protocols are called.
-        transport: what they are for.
-        patterns: at least one.
-        peek_buffer_size: how many bytes are inspected; what stands behind them is not seen.
+        name: name of the protocols.
+        transport: transport of the protocols.
+        patterns: at least one pattern.
+        peek_buffer_size: count of inspected bytes. Bytes behind them have no effect.
 
     Returns:
         One protocol for each strength that occurs, strongest first.
 
     Raises:
-        ValueError: no pattern; an empty one; one that does not fit into `peek_buffer_size`; a regex that is
-            not valid, not supported, too large, or matches no bytes at all; a regex without google-re2.
+        ValueError: there is no pattern; a pattern is empty or does not fit into `peek_buffer_size`; a regex
+            is not valid, not supported, too large, or matches no bytes at all; google-re2 is missing.
     """
     group: dict[Strength, list[_Part]] = {}
     for pattern in patterns:
@@ -107,7 +110,7 @@ def compile_patterns(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One test with its bound (bytes) and, where it has one, the fixed string that it starts with."""
+    """One test with its bound (bytes), and with the fixed string that its matches start with, if any."""
 
     test: _Test
     bound: int
@@ -115,7 +118,7 @@ class _Part:
 
 
 class _PatternProtocol(Protocol):
-    """Any of its parts' yes is its yes; only when all said no, it is no."""
+    """A protocol that answers yes if one of its parts does, and no only if all of its parts do."""
 
     def __init__(self, name: str, transport: Transport, strength: Strength, parts: list[_Part]) -> None:
         self.name = name
@@ -182,7 +185,7 @@ def _anywhere(expected: bytes, size: int) -> _Test:
 
 
 def _regex(source: str, size: int) -> tuple[Strength, _Test]:
-    """Return the test of a regex; an anchored one says no as soon as no further byte could make it match."""
+    """Return the strength and the test of a regex. An anchored regex says no as soon as it cannot match."""
     latin(source, r"write its bytes as \xHH")
     translated = translate(source)
     matching = _re2(translated.matching)
@@ -217,18 +220,18 @@ def _re2(expression: bytes) -> Any:
     """Compile an expression in the syntax of RE2.
 
     Raises:
-        ValueError: RE2 is not installed, or the expression is too large for it.
+        ValueError: RE2 is not installed, or the expression is too large for RE2.
     """
     try:
-        # Imported here because it costs 20 ms and few files have a regex. Another package is imported as re2
-        # too, and has no `Options`.
+        # Imported here, because the import takes 20 ms and few files have a regex. Another package, which has
+        # no `Options`, is imported as re2, too.
         from re2 import Options, compile, error  # type: ignore[import-untyped]  # noqa: A004, PLC0415
     except ImportError as missing:
         raise ValueError(
             f"a regex needs the package google-re2 ({missing}): pip install 'refractium-core[regex]', "
             "or under uv: uv pip install 'refractium-core[regex]'"
         ) from missing
-    if len(expression) > _REGEX_BYTES:  # RE2 logs about some of these, whatever its options are
+    if len(expression) > _REGEX_BYTES:  # RE2 logs about some of these expressions, whatever its options are
         raise ValueError("it is too large for RE2")
     options = Options()
     options.encoding = Options.Encoding.LATIN1

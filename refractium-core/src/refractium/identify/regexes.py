@@ -1,21 +1,19 @@
-r"""Translate a regular expression of a configuration file for RE2, and what can still match it.
+r"""Translation of the regular expressions of a configuration file for RE2, and of all beginnings of matches.
 
 RE2 needs time linear in the bytes that it reads, whatever the expression is. It lacks one answer that
 identification needs: whether further bytes could make the bytes so far match. So each part of an expression
 is translated twice:
 
-======= ==========================================================================
-`whole` matches the same bytes as the part
-`begun` matches every beginning of such bytes, the complete ones perhaps left out
-======= ==========================================================================
+- ``whole`` matches the same bytes as the part.
+- ``begun`` matches every beginning of such bytes, perhaps without the complete ones.
 
 Both follow from the elements of the part. In a sequence, the bytes end inside of an element, and the elements
 before it are complete. In a repetition, the bytes end inside of a round, and the rounds before it are
 complete. Every part matches some bytes, because sets without a byte and a misplaced ``^`` are refused. So a
 part that has begun can also be completed.
 
-`re`, whose syntax this is, says which bytes a literal, an escape or a set stands for. RE2 gets the numbers of
-those bytes, so that no difference between the two dialects matters.
+The syntax is the syntax of `re`, and `re` says which bytes a literal, an escape or a set stands for. RE2 gets
+the numbers of these bytes, so that no difference between the two dialects matters.
 """
 
 from __future__ import annotations
@@ -50,10 +48,10 @@ class Translation:
     """An expression in the syntax of RE2, for bytes as Latin-1.
 
     Attributes:
-        anchored: whether it can match at the very start only.
-        matching: finds what the expression matches.
-        possible: matches all of some bytes if they match, or could match with further bytes after them. It
-            is for anchored expressions: any other could still match further on.
+        anchored: whether the expression can match only at the very start.
+        matching: expression that finds the matches.
+        possible: expression that matches all given bytes if they match, or could match with further bytes
+            after them. It is for anchored expressions only: others could still match at a later position.
     """
 
     anchored: bool
@@ -65,9 +63,9 @@ def translate(source: str) -> Translation:
     r"""Translate an expression whose characters are bytes, U+0000 to U+00FF.
 
     Raises:
-        ValueError: it is not valid, has a set that matches no byte, or has what is not supported: ``$`` and
-            ``\Z`` (true only as long as nothing follows), lookaround, ``\b``, atomic groups, possessive
-            quantifiers, ``^`` after something else, and whatever has no standard meaning.
+        ValueError: the expression is not valid, has a set that matches no byte, or has unsupported elements:
+            ``$`` and ``\Z`` (true only until more bytes follow), lookaround, ``\b``, atomic groups,
+            possessive quantifiers, ``^`` after another element, and elements without a standard meaning.
     """
     tokens = list(_TOKEN.finditer(source))
     for token in tokens:
@@ -85,10 +83,10 @@ def _refuse_unsupported(token: re.Match[str]) -> None:
     letter, other = token["letter"], token["other"]
     for operator in filter(None, _SET_OPERATOR.findall(token["members"] or "")):
         raise ValueError(
-            f"{operator!r} in a set is not supported, because dialects read it in different ways: "
+            f'"{operator}" in a set is not supported, because dialects read it in different ways: '
             f"write \\{operator[0]} for the byte"
         )
-    if other == "[":  # `re` would warn of what follows before it refuses it
+    if other == "[":  # checked here, because `re` would warn of the bytes behind it before it refuses it
         raise ValueError("it is not a valid regex: a set without its end: write \\[ for the byte")
     unknown = letter and letter.isalnum() and letter not in _KNOWN_LETTERS
     if unknown or token["possessive"] or other in {"$", "{"}:
@@ -97,12 +95,12 @@ def _refuse_unsupported(token: re.Match[str]) -> None:
         refused = token.string[token.start() : token.start() + 4]
     else:
         return
-    raise ValueError(f"{refused!r} is not supported: a match must not depend on the bytes after it")
+    raise ValueError(f'"{refused}" is not supported: a match must not depend on the bytes after it')
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part of an expression, in the syntax of RE2; see the head of this module."""
+    """A part of an expression in the syntax of RE2. The docstring of this module defines both attributes."""
 
     whole: str
     begun: str
@@ -115,8 +113,8 @@ def _read(tokens: Iterator[re.Match[str]], flags: int, *, at_start: bool) -> _Pa
     """Read a valid expression up to the end of its group.
 
     Args:
-        tokens: the tokens that are left; the ``)`` of the group is taken from them.
-        flags: the flags of `re` that hold in the group.
+        tokens: the remaining tokens. The ``)`` of the group is consumed.
+        flags: flags of `re` that hold in the group.
         at_start: whether nothing stands before the group.
     """
     branches: list[_Part] = []
@@ -138,10 +136,10 @@ def _read(tokens: Iterator[re.Match[str]], flags: int, *, at_start: bool) -> _Pa
         elif token[0] in {"^", r"\A"}:
             if not first:
                 raise ValueError(
-                    f"{token[0]!r} is not supported after something else: it holds at the start only"
+                    f'"{token[0]}" is not supported after another element: it holds at the start only'
                 )
             items.append(_START)
-        elif not token["global"]:  # `flags` has those
+        elif not token["global"]:  # `flags` already has the global flags
             items.append(_one_of(_bytes_of(token[0], flags)))
     branches.append(_sequence(items))
     return branches[0] if len(branches) == 1 else _choice(branches)
@@ -162,7 +160,7 @@ def _sequence(items: Sequence[_Part]) -> _Part:
 
 def _repeat(part: _Part, least: int, most: int | None) -> _Part:
     if r"\A" in part.whole and most != 1:
-        raise ValueError("'^' is not supported in a repetition: it holds at the start only")
+        raise ValueError('"^" is not supported in a repetition: it holds at the start only')
     if most is None:
         return _Part(f"(?:{part.whole}){{{least},}}", f"(?:{part.whole})*{part.begun}")
     if most == 0:
@@ -172,7 +170,7 @@ def _repeat(part: _Part, least: int, most: int | None) -> _Part:
 
 
 def _counts(token: re.Match[str]) -> tuple[int, int | None]:
-    """Return how often a repetition matches at least and at most."""
+    """Return the least and the greatest count of a repetition. The greatest is None if unbounded."""
     if token["times"]:
         return int(token["times"]), int(token["times"])
     if token["most"] is not None:
@@ -184,7 +182,7 @@ def _bytes_of(source: str, flags: int) -> bytes:
     """Return the bytes that a literal, an escape, a set or ``.`` matches."""
     found = b"".join(re.findall(source.encode("latin-1"), _EVERY_BYTE, flags))
     if not found:
-        raise ValueError(f"the set {source!r} matches no byte")
+        raise ValueError(f'the set "{source}" matches no byte')
     return found
 
 
@@ -192,7 +190,7 @@ def _one_of(expected: bytes) -> _Part:
     """Return a part that matches one byte.
 
     Args:
-        expected: the bytes that it may be, in ascending order.
+        expected: the possible values of that byte, in ascending order.
     """
     if len(expected) == 1:
         return _Part(rf"\x{expected[0]:02x}", "")

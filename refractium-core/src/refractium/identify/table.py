@@ -1,7 +1,7 @@
-"""The dispatch table: asks the right protocols in the right order.
+"""The dispatch table, which asks the protocols of one transport in order of their strength.
 
-It is immutable and keeps nothing of a connection: whoever holds the bytes asks again when there are more.
-The laws of `Protocol.identify` make that the same as asking once with all of them.
+The table is immutable and keeps no state of a connection: the caller asks again with all bytes when more have
+come. By the laws of `Protocol.identify`, the answer is the same as for asking once with all bytes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Generic[T]):
-    """A protocol and what its match leads to.
+    """A protocol, and the outcome of its match.
 
     Attributes:
-        protocol: the protocol to ask.
-        select: from a match to the outcome, or `NO` if it meets no condition. Where it asks for nothing it is
-            called once, when the table is made.
-        asks_for: the metadata keys that `select` looks at; while a match has one of them pending, more bytes
-            are waited for.
+        protocol: protocol to ask.
+        select: function that returns the outcome of a match, or `NO` if the match meets no condition. If
+            `asks_for` is empty, it is called once, when the table is made.
+        asks_for: metadata keys that `select` reads. While a match has one of them pending, the table asks for
+            more bytes.
     """
 
     protocol: Protocol
@@ -42,14 +42,14 @@ class Table(Generic[T]):
     """The protocols of one transport, strongest first, indexed by the first byte.
 
     Args:
-        candidates: in the order of the configuration, which decides among equals in strength.
-        peek_buffer_size: how many bytes a weak protocol may inspect; the others have recognised their own
-            beginning if they have not said no by then, and may read on to their `Protocol.max_bytes`.
-        faults: how often each protocol (by name) raised instead of answering; counted on.
+        candidates: candidates in the order of the configuration, which decides between equal strengths.
+        peek_buffer_size: count of bytes for which a weak protocol may ask. A stronger protocol may read on to
+            its `Protocol.max_bytes`: if it has not said no by then, it has recognised its own beginning.
+        faults: counts, by name of the protocol, of exceptions and invalid answers; a new counter by default.
 
     Attributes:
-        bound: the most bytes (count) that any answer can depend on.
-        faults: the same as the argument, or counted from here on.
+        bound: largest count of bytes on which any answer can depend.
+        faults: the counter of the argument, or the new one.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Table(Generic[T]):
         entries = [
             _Entry(
                 one.protocol.identify,
-                # What asks for nothing is the same for every match.
+                # Without conditions the outcome is the same for every match.
                 one.select if one.asks_for else None,
                 one.asks_for,
                 NO if one.asks_for else one.select(ProtocolMatch()),
@@ -68,7 +68,7 @@ class Table(Generic[T]):
             for one in sorted(candidates, key=lambda candidate: candidate.protocol.strength)
         ]
         self._by_first_byte = [
-            # The function stands beside its entry because a no, the usual answer, needs nothing else.
+            # The function stands beside its entry, because the usual answer, a no, needs only the function.
             tuple((entry.identify, entry) for entry in entries if _may_start_with(entry.protocol, first))
             for first in range(256)
         ]
@@ -78,16 +78,17 @@ class Table(Generic[T]):
         self.faults: Counter[str] = Counter() if faults is None else faults
 
     def decide(self, data: bytes, *, final: bool = False) -> tuple[T, ProtocolMatch] | Verdict:
-        """Decide as soon as it can be decided.
+        """Return the decision as soon as the bytes allow one.
 
         Args:
-            data: all bytes so far; none only for an empty datagram.
-            final: nothing will follow: a datagram, or the deadline or the end has come. Every "need more" is
-                a no then, and conditions on what is still pending are not met.
+            data: all bytes so far; empty only for an empty datagram.
+            final: whether nothing will follow: the data is a datagram, or the deadline or the end of the
+                stream has come. Then `NEED_MORE` counts as `NO`, and conditions on pending keys are not met.
 
         Returns:
-            The outcome with the match it rests on; `NO` if nothing can match any more; `NEED_MORE` (never if
-            final) if something ahead of every match so far has not said no.
+            The outcome with the match that led to it; `NO` if nothing can match any more; `NEED_MORE` if a
+            protocol that is asked earlier than every match so far has not said no. The last is never
+            returned if `final` is set.
         """
         for identify, entry in self._by_first_byte[data[0]] if data else self._for_nothing:
             try:
@@ -99,7 +100,7 @@ class Table(Generic[T]):
                         continue
                     return NEED_MORE
                 if not isinstance(answer, ProtocolMatch):
-                    raise TypeError(f"{answer!r} is not an answer")  # noqa: TRY301 - a fault like any other
+                    raise TypeError(f'"{answer}" is not an answer')  # noqa: TRY301 - counted as a fault
                 if entry.select is None:
                     outcome = entry.outcome
                 elif entry.asks_for & answer.pending and not final and len(data) < entry.bound:
@@ -108,25 +109,25 @@ class Table(Generic[T]):
                     outcome = entry.select(answer)
                 if outcome is not NO:
                     return outcome, answer
-            except Exception as error:  # noqa: BLE001 - whatever a plugin does, it is a no for this connection
+            except Exception as error:  # noqa: BLE001 - any exception of a plugin is a no for this connection
                 self._note_fault(entry.protocol, data, error)
         return NO
 
     def explain(self, data: bytes) -> Iterator[tuple[Protocol, Identification]]:
-        """Every protocol's own answer to `data`, in the order in which they are asked."""
+        """Yield each protocol with its own answer to `data`, in the order in which protocols are asked."""
         for entry in self._entries:
             try:
                 yield entry.protocol, entry.identify(data)
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - any exception of a plugin is a no
                 self._note_fault(entry.protocol, data, error)
                 yield entry.protocol, NO
 
     def _note_fault(self, protocol: Protocol, data: bytes, error: Exception) -> None:
-        """Count each; log the first of each protocol, since any client can cause thousands."""
+        """Count a fault. Log only the first fault of each protocol, because a client can cause thousands."""
         self.faults[protocol.name] += 1
         if self.faults[protocol.name] == 1:
             log.error(
-                "protocol %s failed on %d bytes; taken as a no, here and from now on silently",
+                "protocol %s failed on %d bytes, which counts as no match; its next failures are not logged",
                 protocol.name,
                 len(data),
                 exc_info=error,
@@ -134,7 +135,7 @@ class Table(Generic[T]):
 
 
 class _Entry(NamedTuple, Generic[T]):
-    """A candidate, laid out for the loop that every connection goes through."""
+    """A candidate, laid out for the loop that runs for every connection."""
 
     identify: Callable[[bytes], Identification]
     select: Callable[[ProtocolMatch], T | Literal[Verdict.NO]] | None
