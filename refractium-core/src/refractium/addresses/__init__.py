@@ -1,1 +1,1 @@
-"""Addresses as they are written, compared and mapped, and which of them are this machine's."""
+"""Network addresses: their text forms, networks, and the addresses of this machine."""

@@ -1,4 +1,4 @@
-"""Addresses as they are written: ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH``. Nothing is resolved here."""
+"""Text forms of addresses: ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH``. Names are not resolved here."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final, TypeAlias
 _MAX_PORT: Final = 65_535
 _MAX_PORT_DIGITS: Final = 5
 _MAX_NAME: Final = 253
-"""The longest host name in characters: 255 bytes on the wire (RFC 1035 section 2.3.4)."""
+"""Characters of the longest host name, which takes 255 bytes on the wire (RFC 1035 section 2.3.4)."""
 _MAX_UNIX_PATH: Final = 107
-"""What ``sun_path`` holds beside its NUL on Linux, in bytes (unix(7))."""
+"""Bytes of the longest path in ``sun_path`` on Linux, without its NUL (unix(7))."""
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
-"""Letters, digits and hyphens (RFC 1123 section 2.1), and the underscore, which is in use."""
+"""Matches a label of letters, digits, hyphens (RFC 1123 section 2.1) and underscores, which are in use."""
 _SHOWN: Final = 40
 _EVERY_IPV4: Final = IPv4Address(0)
 _EVERY_IPV6: Final = IPv6Address(0)
@@ -22,12 +22,12 @@ _EVERY_IPV6: Final = IPv6Address(0)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a stream or a datagram can be sent.
+    """A destination of streams or datagrams.
 
     Attributes:
-        host: an IP address without brackets or a host name in lower case; empty for a unix socket.
-        port: from 1 to 65535; 0 for a unix socket.
-        path: the file name of a unix socket, else None.
+        host: IP address without brackets, or host name in lower case; empty for a unix socket.
+        port: port from 1 to 65535; 0 for a unix socket.
+        path: path of a unix socket, else None.
     """
 
     host: str
@@ -36,13 +36,14 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read an address.
+        """Parse an address.
 
         Args:
-            text: ``10.0.0.1:443``, ``[::1]:443``, ``name.example:80`` or ``unix:/run/web.sock``.
+            text: address such as ``10.0.0.1:443``, ``[::1]:443``, ``name.example:80`` or
+                ``unix:/run/web.sock``.
 
         Raises:
-            ValueError: it is none; the message says what is wrong.
+            ValueError: the text is not an address; the message says why.
         """
         if text.startswith("unix:"):
             return cls("", 0, _unix_path(text.removeprefix("unix:")))
@@ -63,7 +64,7 @@ class Address:
 
     @property
     def is_name(self) -> bool:
-        """Whether it must be resolved before it can be used."""
+        """Whether the address has a host name, which must be resolved before use."""
         return self.path is None and _ip(self.host) is None
 
     def __str__(self) -> str:
@@ -73,9 +74,9 @@ class Address:
 
 
 def is_host_name(text: str) -> bool:
-    """Whether `text` is a host name: labels of letters, digits, ``-`` and ``_``; one dot may end it.
+    """Return whether `text` is a host name: labels of letters, digits, ``-`` and ``_``, perhaps a final dot.
 
-    ``10.0.0.1`` is none: the last label of a name is never a number (RFC 1123 section 2.1).
+    ``10.0.0.1`` is not a host name: the last label of a name is never a number (RFC 1123 section 2.1).
     """
     labels = text.removesuffix(".").split(".")
     return (
@@ -86,22 +87,22 @@ def is_host_name(text: str) -> bool:
 
 
 def is_own_address(address: Address, bind: str, port: int) -> bool:
-    """Whether connecting to `address` would reach the listener on `bind` and `port` itself.
+    """Return whether a connection to `address` would reach the listener on `bind` and `port` itself.
 
-    What is written is compared, without resolving names or asking for the addresses of this machine: a
-    listener on every address (``0.0.0.0``, ``::``) is reached by loopback addresses and ``localhost``.
+    Only the texts are compared: names are not resolved, and this machine is not asked for its addresses. So
+    loopback addresses and ``localhost`` reach a listener on every address (``0.0.0.0``, ``::``).
 
     Args:
-        address: a backend or fallback.
-        bind: what is listened on: an IP address or a host name.
-        port: the listener's; with 0 the system chooses one, which no address can name.
+        address: address of a backend or a fallback.
+        bind: IP address or host name on which the listener listens.
+        port: port of the listener. For 0 the system chooses a port, which no configured address can name.
     """
     if port == 0 or address.port != port or address.is_unix:
         return False
     mine, theirs = _reach(bind), {_dialled(ip) for ip in _reach(address.host)}
     if not mine or not theirs:
         return bind.lower() == address.host
-    if _EVERY_IPV6 in mine:  # such a listener takes IPv4 as well
+    if _EVERY_IPV6 in mine:  # a listener on :: accepts IPv4, too
         return any(ip.is_loopback for ip in theirs)
     if _EVERY_IPV4 in mine:
         return any(ip.is_loopback and ip.version == _EVERY_IPV4.version for ip in theirs)
@@ -109,9 +110,9 @@ def is_own_address(address: Address, bind: str, port: int) -> bool:
 
 
 def _reach(host: str) -> set[IPv4Address | IPv6Address]:
-    """The addresses that are known without resolving: an address itself, loopback for ``localhost``.
+    """Return the addresses of a host that are known without resolving: an IP address, or loopback.
 
-    ``localhost`` and what is below it are loopback (RFC 6761 section 6.3).
+    ``localhost`` and all names below it are loopback (RFC 6761 section 6.3).
     """
     name = host.lower().removesuffix(".")
     if name == "localhost" or name.endswith(".localhost"):
@@ -123,7 +124,7 @@ def _reach(host: str) -> set[IPv4Address | IPv6Address]:
 
 
 def _dialled(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Connecting to the unspecified address means loopback on Linux."""
+    """Return the address that a connect reaches: on Linux, the unspecified address means loopback."""
     if ip == _EVERY_IPV4:
         return IPv4Address("127.0.0.1")
     return IPv6Address("::1") if ip == _EVERY_IPV6 else ip
@@ -180,7 +181,7 @@ def _show(text: str) -> str:
 
 
 def join_host_port(host: str, port: int) -> str:
-    """``HOST:PORT``, with brackets around an IPv6 address."""
+    """Return ``HOST:PORT``, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

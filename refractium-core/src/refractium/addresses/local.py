@@ -1,4 +1,4 @@
-"""Which addresses are this machine's, and which of them this proxy listens on."""
+"""Addresses of this machine, and the addresses on which this proxy listens."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 _Ip: TypeAlias = IPv4Address | IPv6Address
 
 _ANY_PORT: Final = 9
-"""Connecting a datagram socket sends nothing, so the port does not matter."""
+"""Port for a connect of a datagram socket, which sends nothing, so that any port serves."""
 _PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class OwnAddresses:
-    """The listeners' addresses, so that no client is ever sent round in a circle."""
+    """The addresses of the listeners, so that the proxy never connects a client to itself."""
 
     def __init__(self) -> None:
         self._bound: list[tuple[_Ip, int]] = []
         self._ports: set[int] = set()
 
     def add(self, sock: socket.socket) -> None:
-        """Note a bound socket."""
+        """Add the address of a bound socket."""
         host, port = sock.getsockname()[:2]
         self._bound.append((ip_address(host), port))
         self._ports.add(port)
 
     def discard(self, bound: tuple[Any, ...]) -> None:
-        """Forget a socket that was bound to this address."""
+        """Remove the address to which a socket was bound."""
         self._bound.remove((ip_address(bound[0]), bound[1]))
         self._ports = {port for _, port in self._bound}
 
@@ -44,14 +44,17 @@ class OwnAddresses:
 
 
 def _takes(bound: _Ip, ip: _Ip) -> bool:
-    """Whether a listener on `bound` takes what is sent to `ip`; one on ``::`` takes IPv4 as well."""
+    """Return whether a listener on `bound` gets connections to `ip`. A listener on ``::`` gets IPv4, too."""
     if bound.is_unspecified:
         return (bound.version == ip.version or isinstance(ip, IPv4Address)) and _is_local(ip)
     return ip == _reached_by(str(bound))
 
 
 def _reached_by(host: str) -> _Ip:
-    """The address that a connect to `host` reaches: loopback for none, and IPv4 mapped into IPv6 as IPv4."""
+    """Return the address that a connect to `host` reaches: loopback for ``::`` and ``0.0.0.0``, else `host`.
+
+    IPv4 addresses mapped into IPv6 are returned as IPv4.
+    """
     ip = ip_address(host)
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
@@ -61,7 +64,7 @@ def _reached_by(host: str) -> _Ip:
 
 
 def _is_local(ip: _Ip) -> bool:
-    """Whether the address is this machine's: what goes there comes from there."""
+    """Return whether the address is this machine's: a socket connected to it has it as its own address."""
     if ip.is_loopback:
         return True
     family = socket.AF_INET if isinstance(ip, IPv4Address) else socket.AF_INET6
@@ -82,12 +85,12 @@ def _ephemeral_ports() -> range:
 
 
 EPHEMERAL_PORTS: Final = _ephemeral_ports()
-"""Where the kernel takes local ports from. A connect to such a port of this machine on which nobody listens
-can meet itself: TCP's simultaneous open, with one socket in both roles."""
+"""Ports from which the kernel takes local ports. A connect to such a port of this machine on which no socket
+listens can connect a socket to itself: TCP's simultaneous open with one socket in both roles."""
 
 
 def is_self_connected(sock: socket.socket, target: SocketAddress) -> bool:
-    """Whether a connected socket is its own peer."""
+    """Return whether a connected socket is its own peer."""
     family, address = target
     if family == socket.AF_UNIX or address[1] not in EPHEMERAL_PORTS:
         return False
@@ -95,5 +98,5 @@ def is_self_connected(sock: socket.socket, target: SocketAddress) -> bool:
         own = sock.getsockname()
         return bool(own[1] == address[1] and own == sock.getpeername())
     except OSError:
-        # It has been reset already, so there was somebody else.
+        # The connection has already been reset, so the peer was another socket.
         return False

@@ -1,4 +1,4 @@
-"""Networks as they are written, and lists of them that say who may come in."""
+"""Text forms of networks, and lists of networks that allow or deny clients."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 Network: TypeAlias = IPv4Network | IPv6Network
-"""A network, or an address as the network of itself alone."""
+"""A network, or an address as a network of one address."""
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
-"""Where IPv6 has the IPv4 addresses (RFC 4291 section 2.5.5.2)."""
+"""The network of IPv4 addresses mapped into IPv6 (RFC 4291 section 2.5.5.2)."""
 _COLONS_OF_MAPPED: Final = 3
 
 
@@ -28,10 +28,10 @@ def is_ip_address(text: str) -> bool:
 
 
 def plain_ip(host: str) -> str:
-    """Return an address as a socket shows it; an IPv4 address mapped into IPv6 without the part around it.
+    """Return an address as a socket shows it, and an IPv4 address mapped into IPv6 as the IPv4 address.
 
-    Such an address, ``::ffff:192.0.2.1``, has three colons. An IPv4-translated one, ``::ffff:0:192.0.2.1``
-    (RFC 2765 section 2.1), begins alike, has four and stays an IPv6 address.
+    A mapped address, ``::ffff:192.0.2.1``, has three colons. An IPv4-translated address,
+    ``::ffff:0:192.0.2.1`` (RFC 2765 section 2.1), begins alike, has four colons and stays an IPv6 address.
     """
     if host.startswith("::ffff:") and host.count(":") == _COLONS_OF_MAPPED and "." in host:
         return host[7:]
@@ -39,10 +39,10 @@ def plain_ip(host: str) -> str:
 
 
 def parse_network(text: str) -> Network:
-    """Read a network, ``10.0.0.0/8``, or an address, which is the network of itself alone.
+    """Parse a network, such as ``10.0.0.0/8``, or an address, which becomes a network of one address.
 
     Raises:
-        ValueError: it is neither; the message says what is wrong.
+        ValueError: the text is neither a network nor an address; the message says why.
     """
     try:
         network = ip_network(text)
@@ -51,22 +51,22 @@ def parse_network(text: str) -> Network:
             raise ValueError(f"the network is {ip_network(text, strict=False)}") from None
         raise ValueError("not an address or a network: write 10.0.0.0/8 or ::1") from None
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        raise ValueError("IPv4 clients are known by their IPv4 addresses: write those")
+        raise ValueError("IPv4 clients are known by their IPv4 addresses: write the IPv4 form")
     return network
 
 
 class Networks:
-    """A list of networks in which an IP address is found in a time that does not depend on the length.
+    """A list of networks that finds an IP address in a time that does not depend on the list's length.
 
     Args:
-        texts: networks and addresses, as `parse_network` reads them.
+        texts: networks and addresses, in the forms of `parse_network`.
 
     Raises:
-        ValueError: one of the texts is neither.
+        ValueError: a text is neither a network nor an address.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        # By IP version and the number of bits that do not count: the other bits of each network.
+        # By IP version and the number of host bits: the remaining bits of each network.
         self._prefixes: dict[int, defaultdict[int, set[int]]] = {4: defaultdict(set), 6: defaultdict(set)}
         for network in map(parse_network, texts):
             shift = network.max_prefixlen - network.prefixlen
@@ -79,10 +79,10 @@ class Networks:
         """Return whether an IP address is in one of the networks.
 
         Args:
-            ip: without brackets; an IPv4 address in its own form, not mapped into IPv6.
+            ip: IP address without brackets. An IPv4 address must have its own form, not the mapped form.
 
         Raises:
-            ValueError: it is not an IP address.
+            ValueError: the text is not an IP address.
         """
         address = ip_address(ip)
         number = int(address)
@@ -90,14 +90,14 @@ class Networks:
 
 
 class Access:
-    """Who may come in: who is allowed, or everybody if nobody is named, but for those who are denied.
+    """The clients that a route accepts: the allowed clients, or all if none is allowed, without the denied.
 
     Args:
-        allow: addresses and networks, as `parse_network` reads them.
-        deny: the same.
+        allow: addresses and networks to accept, in the forms of `parse_network`.
+        deny: addresses and networks to refuse, in the forms of `parse_network`.
 
     Raises:
-        ValueError: one is none.
+        ValueError: a text is neither a network nor an address.
     """
 
     def __init__(self, allow: Iterable[str], deny: Iterable[str]) -> None:
@@ -105,12 +105,12 @@ class Access:
         self._denied = Networks(deny)
 
     def admits(self, ip: str) -> bool:
-        """Whether a client with this IP address may come in."""
+        """Return whether a client with this IP address is accepted."""
         return (not self._allowed or ip in self._allowed) and ip not in self._denied
 
 
 def network_problems(allow: Sequence[str], deny: Sequence[str]) -> Iterator[Problem]:
-    """What is wrong with lists of who may come in."""
+    """Yield the mistakes in lists of allowed and denied networks."""
     for key, texts in (("allow", allow), ("deny", deny)):
         for at, text in enumerate(texts):
             try:
@@ -120,5 +120,5 @@ def network_problems(allow: Sequence[str], deny: Sequence[str]) -> Iterator[Prob
 
 
 def access_of(allow: Sequence[str], deny: Sequence[str]) -> Access | None:
-    """Who may come in; None for everybody, so that nobody needs to be asked."""
+    """Return the access rules, or None if both lists are empty, so that no client needs to be checked."""
     return Access(allow, deny) if allow or deny else None

@@ -1,1 +1,1 @@
-"""Formats without input or output: PROXY headers, and text that is fit for a terminal."""
+"""Formats without I/O: PROXY headers, and text that is safe for a terminal."""

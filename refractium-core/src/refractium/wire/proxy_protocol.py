@@ -1,11 +1,11 @@
-"""The PROXY protocol, versions 1 and 2: who the client is, told ahead of its first byte.
+"""The PROXY protocol, versions 1 and 2: a header before the first byte that names the client.
 
-Only bytes are made and understood here. Whose headers are believed is for the caller to decide; a header from
-anybody but a trusted proxy is a lie at will. The rules and the section numbers are those of HAProxy's
+This module only makes and parses bytes. The caller decides whose headers it believes: a sender that is not a
+trusted proxy can write any address. The rules and the section numbers are from HAProxy's
 ``proxy-protocol.txt`` of 2020/03/05.
 
-IPv4 addresses mapped into IPv6 are IPv4 addresses throughout: a listener on ``::`` shows IPv4 clients in that
-form, and they are the same clients.
+IPv4 addresses mapped into IPv6 are treated as IPv4 addresses everywhere, because a listener on ``::`` shows
+IPv4 clients in the mapped form.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ PP2_TYPE_AUTHORITY: Final = 0x02
 PP2_TYPE_CRC32C: Final = 0x03
 
 MAX_BYTES: Final = 16 + 2_048
-"""The longest header that is read: one that declares more is refused before the rest of it has come. Headers
-are meant to fit the 536 bytes of the smallest TCP segment (section 2); certificates can take more."""
+"""Length of the longest accepted header (bytes). A header that declares more is refused before the rest of it
+has come. Headers should fit the 536 bytes of the smallest TCP segment (section 2); certificates need more."""
 
 _V1_LONGEST: Final = {
     b"PROXY TCP4 ": 56,
@@ -41,7 +41,7 @@ _V1_LONGEST: Final = {
     b"PROXY UNKNOWN ": 107,
     b"PROXY UNKNOWN\r\n": 15,
 }
-"""How lines of version 1 start, and the greatest length of each in bytes (section 2.1)."""
+"""Starts of lines of version 1, each with the greatest length of its line in bytes (section 2.1)."""
 _V1_TCP: Final = re.compile(
     rb"PROXY TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})\r\n"
 )
@@ -50,7 +50,8 @@ _V1_UNKNOWN: Final = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
 _V2_SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _V2_LOCAL: Final = _V2_SIGNATURE + b"\x20"
 _V2_PROXY: Final = _V2_SIGNATURE + b"\x21"
-"""Version 2 in the upper four bits of the last byte, the command in the lower (section 2.2)."""
+"""Starts of headers of version 2. The last byte has the version in its upper four bits and the command in its
+lower four bits (section 2.2)."""
 _UNTOLD: Final = struct.Struct("")
 _IPV4: Final = struct.Struct("!4s4sHH")
 _IPV6: Final = struct.Struct("!16s16sHH")
@@ -65,30 +66,31 @@ _V2_ADDRESSES: Final = {
     _V2_PROXY + b"\x31": _UNIX,
     _V2_PROXY + b"\x32": _UNIX,
 }
-"""How headers of version 2 start, and the addresses that follow the length. The last byte has the family in
-its upper four bits and the transport in its lower; after LOCAL it is discarded, whatever it is."""
+"""Starts of headers of version 2, each with the format of the addresses after the length. The last byte of a
+PROXY start has the family in its upper four bits and the transport in its lower four bits. After LOCAL that
+byte is discarded, whatever its value."""
 _V2_TRANSPORT: Final = {Transport.TCP: 1, Transport.UDP: 2}
 _V2_START: Final = 16
-"""Where the addresses begin; the two bytes before tell the length of what follows."""
+"""Offset of the addresses. The two bytes before them are the length of the rest of the header."""
 _TLV: Final = struct.Struct("!BH")
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-"""Before an IPv4 address, the IPv6 form of it (RFC 4291 section 2.5.5.2)."""
+"""Bytes before an IPv4 address in its IPv6 form (RFC 4291 section 2.5.5.2)."""
 _IPV4_SIZE: Final = 4
 _MAX_PORT: Final = 65_535
 _MAX_NAME: Final = 255
-"""The longest ALPN name (RFC 7301 section 3.1) and the longest server name that HAProxy takes, in bytes."""
+"""Bytes of the longest ALPN name (RFC 7301 section 3.1) and of the longest server name that HAProxy takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a header tells.
+    """The contents of a header.
 
     Attributes:
-        transport: what the client and the sender speak; None if that is not told.
-        source: where the client is; None if that is not told.
-        destination: what the client connected to; None exactly if `source` is.
-        tlvs: the values of `PP2_TYPE_ALPN` and `PP2_TYPE_AUTHORITY`, where they were sent, as on the wire.
+        transport: transport between client and sender; None if unknown.
+        source: address of the client; None if unknown.
+        destination: address to which the client connected; None exactly if `source` is None.
+        tlvs: values of `PP2_TYPE_ALPN` and `PP2_TYPE_AUTHORITY`, as on the wire, if they were sent.
     """
 
     transport: Transport | None = None
@@ -98,16 +100,16 @@ class Header:
 
     @property
     def is_local(self) -> bool:
-        """Whether the real peer is the client, as far as one can know.
+        """Whether the peer of the socket counts as the client.
 
-        So it is where the sender connected for itself (``LOCAL``: a health check), and where it knows of no
-        address (``UNKNOWN``, ``UNSPEC``) or of a unix socket only.
+        This is so if the sender connected for itself (``LOCAL``: a health check), if it knows no address
+        (``UNKNOWN``, ``UNSPEC``), or if it knows only a unix socket.
         """
         return self.source is None
 
 
 Parsed: TypeAlias = tuple[Header, int] | Literal[Verdict.NO, Verdict.NEED_MORE]
-"""A header and its length in bytes, or the answer that there is none, or none yet."""
+"""A header and its length in bytes, `NO` if there is no header, or `NEED_MORE` if it is incomplete."""
 
 
 def build(
@@ -117,20 +119,20 @@ def build(
     destination: Endpoint | None,
     metadata: Mapping[str, MetadataValue],
 ) -> bytes:
-    """Write the header of either version.
+    """Build the header of either version.
 
-    Version 2 also tells the ``sni`` of `metadata` and the first, which is the preferred one, of its ``alpn``;
-    not where a plugin's are no names that the protocol can tell.
+    A header of version 2 has the ``sni`` of `metadata` and the first of its ``alpn``, which is the preferred
+    name. Values of a plugin that are not names for a TLV are left out.
 
     Args:
-        version: which. Version 1 is for TCP only.
-        transport: what the client speaks.
-        source: where the client is.
-        destination: what it connected to.
-        metadata: what its first bytes told.
+        version: version of the header. Version 1 is for TCP only.
+        transport: transport of the client.
+        source: address of the client.
+        destination: address to which the client connected.
+        metadata: metadata from the first bytes of the client.
 
     Raises:
-        ValueError: as `build_v1`, for addresses and ports.
+        ValueError: an address is not an IP address, or a port is not from 0 to 65535.
     """
     if version == "v1":
         return build_v1(source, destination)
@@ -145,20 +147,20 @@ def build(
 
 
 def build_v1(source: Endpoint | None, destination: Endpoint | None) -> bytes:
-    """Write a header of version 1, for TCP.
+    """Build a header of version 1, for TCP.
 
-    Where only one address is IPv4, it is sent mapped into IPv6. Where one is not known (None; a client on a
-    unix socket has none), the line is ``PROXY UNKNOWN``.
+    If only one address is IPv4, it is sent mapped into IPv6. If an address is None, such as the address of a
+    client on a unix socket, the line is ``PROXY UNKNOWN``.
 
     Raises:
-        ValueError: an address is not an IP address, or a port not from 0 to 65535.
+        ValueError: an address is not an IP address, or a port is not from 0 to 65535.
     """
     if source is None or destination is None:
         return b"PROXY UNKNOWN\r\n"
     family, hosts, ports = _pair(source, destination)
     texts = [inet_ntop(family, host) for host in hosts]
     if family == AF_INET6:
-        # The protocol knows no IPv6 address that ends in an IPv4 one, as inet_ntop writes some.
+        # Version 1 forbids IPv6 addresses that end in an IPv4 address, which inet_ntop writes for some.
         texts = [host.hex(":", 2) if "." in text else text for host, text in zip(hosts, texts, strict=True)]
     version = 4 if family == AF_INET else 6
     return f"PROXY TCP{version} {' '.join(texts)} {ports[0]} {ports[1]}\r\n".encode("ascii")
@@ -172,22 +174,22 @@ def build_v2(
     sni: str | None = None,
     alpn: str | None = None,
 ) -> bytes:
-    """Write a header of version 2.
+    """Build a header of version 2.
 
-    Where only one address is IPv4, it is sent mapped into IPv6. Where one is not known (None; a client on a
-    unix socket has none), the command is ``LOCAL``, which every receiver must accept, and nothing else is
-    told: receivers discard what follows it.
+    If only one address is IPv4, it is sent mapped into IPv6. If an address is None, such as the address of a
+    client on a unix socket, the command is ``LOCAL``, which every receiver must accept. Such a header has no
+    other contents, because receivers discard them.
 
     Args:
-        transport: what the client speaks.
-        source: where the client is.
-        destination: what it connected to.
-        sni: the server name that it asked for.
-        alpn: the protocol's name by ALPN, each character one byte.
+        transport: transport of the client.
+        source: address of the client.
+        destination: address to which the client connected.
+        sni: server name that the client asked for.
+        alpn: name of the protocol by ALPN; each character means one byte.
 
     Raises:
-        ValueError: an address is not an IP address, a port not from 0 to 65535, or a name not from 1 to 255
-            bytes long.
+        ValueError: an address is not an IP address, a port is not from 0 to 65535, or a name is not from 1 to
+            255 bytes long.
     """
     if source is None or destination is None:
         return _V2_LOCAL + bytes(3)
@@ -202,14 +204,14 @@ def build_v2(
 
 
 def parse(data: bytes) -> Parsed:
-    """Read the header that `data` starts with. No answer but `NEED_MORE` changes with more bytes.
+    """Parse the header at the start of `data`. Further bytes change no answer but `NEED_MORE`.
 
     Args:
-        data: all bytes received so far; with `MAX_BYTES` of them the answer is never `NEED_MORE`.
+        data: all bytes received so far. With `MAX_BYTES` bytes the answer is never `NEED_MORE`.
 
     Returns:
-        The header and how many bytes it takes; `NO` if this is none, or not exactly one; `NEED_MORE` if it
-        is the beginning of one.
+        The header and its length in bytes; `NO` if the data does not start with exactly one valid header;
+        `NEED_MORE` if the data is the beginning of a header.
     """
     for start, longest in _V1_LONGEST.items():
         if data.startswith(start):
@@ -237,8 +239,8 @@ def _read_v1(line: bytes) -> Header | None:
     version, *hosts, source_port, destination_port = (part.decode("ascii") for part in match.groups())
     ports = int(source_port), int(destination_port)
     try:
-        # inet_pton takes the exact forms only: four numbers without leading zeros, no zone. An IPv6 address
-        # may end in an IPv4 one, which is how HAProxy writes the mapped ones.
+        # inet_pton takes exact forms only: four numbers without leading zeros, no zone. An IPv6 address may
+        # end in an IPv4 address: HAProxy writes mapped addresses so.
         family = AF_INET if version == "4" else AF_INET6
         source, destination = (_text(inet_pton(family, host)) for host in hosts)
     except OSError:
@@ -262,7 +264,7 @@ def _parse_v2(data: bytes, addresses: struct.Struct) -> Parsed:
 
 def _read_v2(header: bytes, addresses: struct.Struct) -> Header | None:
     if addresses is _UNTOLD:
-        # The rest is to be skipped (section 2.2), a checksum with it: nothing says where TLVs would begin.
+        # Section 2.2: skip the rest, including a checksum, because no field says where TLVs would begin.
         return Header()
     if (tlvs := _read_tlvs(header, _V2_START + addresses.size)) is None:
         return None
@@ -279,9 +281,9 @@ def _read_v2(header: bytes, addresses: struct.Struct) -> Header | None:
 
 
 def _read_tlvs(header: bytes, at: int) -> dict[int, bytes] | None:
-    """The values we know, from `at` to the end; None if these are no TLVs or the checksum is wrong.
+    """Return the known values from `at` to the end, or None if a TLV or the checksum is not valid.
 
-    One that we know must not come twice: receivers would differ in which of the two they believe.
+    A known TLV must not come twice, because receivers would differ in which of the two they believe.
     """
     found: dict[int, bytes] = {}
     while at < len(header):
@@ -302,12 +304,12 @@ def _read_tlvs(header: bytes, at: int) -> dict[int, bytes] | None:
 
 
 def _checksum(header: bytes, at: int) -> bytes:
-    """What should stand at `at`: computed over the whole header, with zeros there (section 2.2.3)."""
+    """Return the checksum for `at`, over the whole header with zeros in its place (section 2.2.3)."""
     return _crc32c(header[:at] + bytes(4) + header[at + 4 :]).to_bytes(4, "big")
 
 
 def _name(value: MetadataValue | None, encoding: str) -> str | None:
-    """The value, if it is a name that a TLV takes."""
+    """Return the value if it is a valid name for a TLV, else None."""
     try:
         fits = isinstance(value, str) and 1 <= len(value.encode(encoding)) <= _MAX_NAME
     except UnicodeEncodeError:
@@ -322,7 +324,7 @@ def _tlv(kind: int, value: bytes) -> bytes:
 
 
 def _pair(source: Endpoint, destination: Endpoint) -> tuple[int, list[bytes], list[int]]:
-    """Both addresses in the one family that holds both, and both ports."""
+    """Return both addresses in the family that holds both, and both ports."""
     hosts = [_packed(source[0]), _packed(destination[0])]
     ports = [source[1], destination[1]]
     if not all(0 <= port <= _MAX_PORT for port in ports):
@@ -333,16 +335,16 @@ def _pair(source: Endpoint, destination: Endpoint) -> tuple[int, list[bytes], li
 
 
 def _packed(host: str) -> bytes:
-    """The 4 or 16 bytes of an address, without the zone that a link-local one can have (``fe80::1%eth0``)."""
+    """Return the 4 or 16 bytes of an address, without the zone of a link-local address (``fe80::1%eth0``)."""
     try:
         packed = inet_pton(AF_INET6 if ":" in host else AF_INET, host.partition("%")[0])
     except (OSError, ValueError):
-        raise ValueError(f"{host!r} is not an IP address") from None
+        raise ValueError(f'"{host}" is not an IP address') from None
     return packed.removeprefix(_MAPPED)
 
 
 def _text(packed: bytes) -> str:
-    """An address as sockets show it."""
+    """Return the text of an address, as sockets show it."""
     packed = packed.removeprefix(_MAPPED)
     return inet_ntop(AF_INET if len(packed) == _IPV4_SIZE else AF_INET6, packed)
 
@@ -357,7 +359,7 @@ _CRC32C_TABLE: Final = tuple(map(_crc32c_row, range(256)))
 
 
 def _crc32c(data: bytes) -> int:
-    """Castagnoli's checksum (RFC 4960 appendix B)."""
+    """Return Castagnoli's checksum (RFC 4960 appendix B)."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC32C_TABLE[(crc ^ byte) & 0xFF]

@@ -1,4 +1,4 @@
-"""Text from wires, plugins and other programs, made fit for a terminal or a log."""
+"""Text from the wire, from plugins and from other programs, made safe for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOM: Final = 256
-"""Characters that a text from the wire may take in a line of the log, with its escapes.
+"""Characters, escapes included, that a text from the wire may take in a log line.
 
-A server name has at most 253 (RFC 1035 section 2.3.4), an ALPN protocol 255 bytes (RFC 7301 section 3.1).
+A server name has at most 253 characters (RFC 1035 section 2.3.4), an ALPN name at most 255 bytes (RFC 7301
+section 3.1).
 """
 CUT: Final = "..."
-"""Stands where a text was cut."""
+"""Marks the place where a text was cut."""
 
 _WORD: Final = re.compile(r"[!-\[\]-~]*").fullmatch
-"""Printable ASCII, without a space and a backslash."""
+"""Matches printable ASCII without spaces and backslashes."""
 _BRIEF_WORD: Final = re.compile(rf"[!-\[\]-~]{{0,{ROOM}}}").fullmatch
 
 
 def escape(value: object) -> str:
-    """Return a value as one word of printable ASCII, whatever it holds."""
+    """Return any value as one word of printable ASCII."""
     text = str(value)
-    if _WORD(text):  # as nearly always
+    if _WORD(text):  # the usual case
         return text
     return text.encode("unicode_escape").decode("ascii").replace(" ", "\\x20")
 
 
 def printable(text: str) -> str:
-    """Return a text with everything escaped that a terminal could take for more than text.
+    """Return a text in which everything is escaped that a terminal would not show as text.
 
-    These are control characters (C0, C1, ESC), directional ones (bidi) and lone surrogates; line ends too.
+    Escaped are control characters (C0, C1, ESC), bidirectional controls, lone surrogates and line ends.
     """
     if text.isprintable():
         return text
@@ -40,16 +41,16 @@ def printable(text: str) -> str:
 
 
 def brief_word(value: object) -> str:
-    """Return a value as `escape` does, but cut where it would take more than `ROOM` characters."""
+    """Return a value as `escape` does, cut to at most `ROOM` characters."""
     text = str(value)
-    if _BRIEF_WORD(text):  # as nearly always
+    if _BRIEF_WORD(text):  # the usual case
         return text
     return _cut(text, ROOM, escape)
 
 
 def brief(text: str, room: int = ROOM) -> str:
-    """Return a text as `printable` does, but cut where it would take more than `room` characters."""
-    if len(text) <= room and text.isprintable():  # as nearly always
+    """Return a text as `printable` does, cut to at most `room` characters."""
+    if len(text) <= room and text.isprintable():  # the usual case
         return text
     return _cut(text, room, _printable)
 
@@ -59,7 +60,7 @@ def _printable(character: str) -> str:
 
 
 def _cut(text: str, room: int, show: Callable[[str], str]) -> str:
-    """Show as many characters as there is room for; none is shown in part."""
+    """Return the text up to the last character whose whole shown form has room."""
     shown = []
     for character in text:
         word = show(character)
@@ -72,13 +73,13 @@ def _cut(text: str, room: int, show: Callable[[str], str]) -> str:
 
 
 def text_bytes(text: str) -> bytes:
-    r"""The bytes that a string stands for: each character is the byte of its number.
+    r"""Return the bytes that a string stands for: each character means the byte of its number.
 
-    The four characters ``\xHH``, which a TOML literal string keeps, are the byte HH, and ``\\`` is one
-    backslash. Any other backslash is itself.
+    The four characters ``\xHH``, which a TOML literal string keeps, mean the byte HH, and ``\\`` means one
+    backslash. Any other backslash means itself.
 
     Raises:
-        ValueError: a character above U+00FF, or ``\x`` without two hex digits.
+        ValueError: a character is above U+00FF, or ``\x`` comes without two hex digits.
     """
     return _ESCAPE.sub(_unescape, latin(text, "write its bytes as hex: { hex = 'e2 82 ac' }"))
 
@@ -93,12 +94,12 @@ def _unescape(escape: re.Match[bytes]) -> bytes:
 
 
 def latin(text: str, hint: str) -> bytes:
-    """Return the bytes that characters up to U+00FF stand for.
+    """Return the bytes that a text stands for: each character up to U+00FF means the byte of its number.
 
     Raises:
-        ValueError: another character; the message says what to write instead (`hint`).
+        ValueError: the text has another character. The message ends with `hint`, which says what to write.
     """
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as error:
-        raise ValueError(f"{text[error.start]!r} is not one byte: {hint}") from None
+        raise ValueError(f'"{printable(text[error.start])}" is not one byte: {hint}') from None
