@@ -1,6 +1,6 @@
-"""Log lines, the same in every process of the program: how they look, and how they get to stderr.
+"""Log lines, which look alike in every process of the program, and their way to stderr.
 
-Nothing heavy is imported here, because the process of a hook needs it too.
+This package imports nothing heavy, because the process of a hook imports it, too.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 STDERR: Final = 2
 _PATIENCE: Final = 1.0
-"""Seconds that the last lines have at the end."""
+"""Seconds that the last lines have to be written when the handler is closed."""
 
 
 class LineHandler(logging.Handler):
-    """Writes records in one form.
+    """A handler that writes records to stderr in one form.
 
     Args:
-        form: how they look.
+        form: form of the lines.
         gather: seconds for which lines are gathered before a write.
 
     Attributes:
-        form: the same.
-        writer: what writes the lines.
-        before: called before each line; it may write lines that come first.
-        before_end: called before the handler is closed; it may write the last lines.
+        form: form of the lines.
+        writer: writer of the lines.
+        before: function called before each line; it may write lines that come first.
+        before_end: function called before the handler is closed; it may write the last lines.
     """
 
     def __init__(self, form: Form, gather: float = GATHER) -> None:
@@ -44,17 +44,17 @@ class LineHandler(logging.Handler):
         self.before_end: Callable[[], None] = _nothing
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record soon."""
+        """Queue the line of a record for the writer."""
         self.before()
         try:
             text = self.form.format(record) + "\n"
-        except Exception:  # noqa: BLE001 - wrong arguments of a plugin cost its line
+        except Exception:  # noqa: BLE001 - a plugin that logs with wrong arguments loses its line
             self.writer.lose(1)
         else:
             self.writer.write(text)
 
     def close(self) -> None:
-        """Write what is left, as far as stderr takes it."""
+        """Write the remaining lines, as far as stderr takes them."""
         self.before_end()
         self.writer.close(_PATIENCE)
         super().close()
@@ -73,7 +73,7 @@ def install(style: str, gather: float = GATHER) -> LineHandler:
     """Send the records of all loggers to stderr.
 
     Args:
-        style: how they look, one of `refractium.logs.forms.STYLES`.
+        style: style of the lines, one of `refractium.logs.forms.STYLES`.
         gather: seconds for which lines are gathered before a write.
     """
     # A full disk or a closed stderr costs log lines, never a connection.
@@ -84,6 +84,6 @@ def install(style: str, gather: float = GATHER) -> LineHandler:
 
 
 def style_in_use() -> str:
-    """Return the style of this process: plain, unless `install` was told another one."""
+    """Return the style of log lines in this process: the style passed to `install`, or else plain."""
     styles = [one.form.style for one in logging.getLogger().handlers if isinstance(one, LineHandler)]
     return styles[0] if styles else "plain"

@@ -1,8 +1,8 @@
 """The forms of a log line: plain for files and journals, JSON for machines, rich on a terminal.
 
-Whatever a message, a name or an exception holds, a line is text for a terminal and nothing more: control
-characters (C0, C1, ESC), directional ones (bidi), lone surrogates and line ends are escaped. Only a traceback
-has several lines.
+Every line is safe text for a terminal, whatever a message, a name or an exception holds. Control characters
+(C0, C1, ESC), bidirectional controls, lone surrogates and line ends are escaped. Only a traceback has several
+lines.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 STYLES: Final = ("rich", "plain", "json")
 _encode: Final = msgspec.json.Encoder().encode
 _MAX_MESSAGE: Final = 4096
-"""Characters of a message; the rest is cut. An exception of a plugin may hold all that a client has sent."""
+"""Characters of a message at most; the rest is cut. A plugin's exception may hold all bytes of a client."""
 
 
 class Form(logging.Formatter):
-    """Makes lines, without their ends.
+    """A formatter that makes lines without their line ends.
 
     Attributes:
-        style: the name of the form, one of `STYLES`.
+        style: name of the form, one of `STYLES`.
         has_fields: whether a line has fields beside its message.
     """
 
@@ -47,15 +47,15 @@ class Form(logging.Formatter):
         """Make a line of printable text.
 
         Args:
-            at: when it happened (s since the epoch).
-            level: in lower case.
-            logger: the name of the logger.
+            at: time of the event (s since the epoch).
+            level: level in lower case.
+            logger: name of the logger.
             message: printable text.
-            fields: of printable text, for forms that have fields.
+            fields: fields of printable text, for forms that have fields.
         """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Make the line of a record, whatever its message and exception hold."""
+        """Make the line of a record, for any message and exception."""
         message = brief(record.getMessage(), _MAX_MESSAGE)
         traceback = ""
         if record.exc_info:
@@ -65,7 +65,7 @@ class Form(logging.Formatter):
         )
 
     def note(self, level: int, logger: str, message: str, *args: object) -> str:
-        """Make a line, with its end, that does not come from a logger."""
+        """Make a line, with its line end, that does not come from a logger."""
         return self.format(logging.LogRecord(logger, level, "", 0, message, args, None)) + "\n"
 
     def _with_traceback(self, at: float, level: str, logger: str, message: str, traceback: str) -> str:
@@ -75,7 +75,7 @@ class Form(logging.Formatter):
 
 
 class Plain(Form):
-    """``TIME LEVEL MESSAGE``."""
+    """The plain form: ``TIME LEVEL MESSAGE``."""
 
     style = "plain"
 
@@ -83,15 +83,15 @@ class Plain(Form):
         self,
         at: float,
         level: str,
-        logger: str,  # noqa: ARG002 - of no use to people
+        logger: str,  # noqa: ARG002 - readers do not need it
         message: str,
-        fields: Mapping[str, Any] | None = None,  # noqa: ARG002 - the message says what matters of them
+        fields: Mapping[str, Any] | None = None,  # noqa: ARG002 - the message has the important fields
     ) -> str:
         return f"{self._clock.text(at)} {level} {message}"
 
 
 class Json(Form):
-    """One object a line."""
+    """The form for machines: one JSON object in each line."""
 
     style = "json"
     has_fields = True
@@ -114,12 +114,12 @@ class Json(Form):
 
 
 class Rich(Form):
-    """Coloured, and folded at the edge of the terminal."""
+    """The form for terminals: coloured, and folded at the edge of the terminal."""
 
     style = "rich"
 
     def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - slow to import, and only used here
+        from rich.console import Console  # noqa: PLC0415 - slow to import, and only this form needs it
         from rich.logging import RichHandler  # noqa: PLC0415
 
         super().__init__()
@@ -134,7 +134,7 @@ class Rich(Form):
         level: str,
         logger: str,
         message: str,
-        fields: Mapping[str, Any] | None = None,  # noqa: ARG002 - as above
+        fields: Mapping[str, Any] | None = None,  # noqa: ARG002 - the message has the important fields
     ) -> str:
         record = logging.LogRecord(logger, logging.INFO, "", 0, message, None, None)
         record.levelname = level.upper()
@@ -154,14 +154,18 @@ def form_of(style: str) -> Form:
 
 
 class _Clock:
-    """Times as ``2026-11-24T05:00:00.000Z``; the second is written once, not for every line."""
+    """Formatter of times as ``2026-11-24T05:00:00.000Z``. It formats a second once, not for every line."""
 
     def __init__(self) -> None:
         self._second = 0
         self._text = ""
 
     def text(self, at: float) -> str:
-        """A time since the epoch (s)."""
+        """Return the text of a time.
+
+        Args:
+            at: time since the epoch (s).
+        """
         second = int(at)
         if second != self._second:
             self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))

@@ -1,4 +1,4 @@
-"""Lines on their way to stderr, which may be a pipe that nobody reads or a disk that is full."""
+"""The writer of log lines. Stderr may be a pipe that no process reads, or a file on a full disk."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 GATHER: Final = 0.02
-"""Seconds for which lines are gathered, so that a busy proxy writes often enough and not for every line."""
+"""Seconds for which lines are gathered, so that a busy proxy does not write once for every line."""
 _MAX_HELD: Final = 4 * 1024 * 1024
-"""Characters that wait to be written; lines that come on top are lost, and counted."""
+"""Characters that may wait to be written. Further lines are lost and counted."""
 _AT_ONCE: Final = 262_144
 """Characters after which a write begins."""
 _RETRY: Final = 1.0
-"""Seconds between two attempts to write to a disk that is full."""
+"""Seconds between two attempts to write to a full disk."""
 _LAST_RETRY: Final = 0.05
 """Seconds between two attempts while the writer is being closed."""
 _NOBODY_READS: Final = (errno.EPIPE, errno.EBADF)
-"""Errors after which no further attempt makes sense: the reader has gone, or the descriptor is closed."""
+"""Errors after which another attempt is useless: the reader has gone, or the descriptor is closed."""
 
 
 class LineWriter:
-    """Writes lines in a thread of its own, so that a caller never waits for the reader of the lines.
+    """A writer with a thread of its own, so that a caller never waits for the reader of the lines.
 
-    A write that fails half way through a line goes on with the rest of that line. Meanwhile lines wait, as
-    they do for a pipe that nobody reads. The writer counts each line that finds no room, and writes the count
-    once, as soon as lines can be written again.
+    If a write fails within a line, the writer later writes the rest of that line. Meanwhile lines wait, as
+    they do for a pipe that no process reads. The writer counts each line that finds no room, and writes the
+    count once, as soon as lines can be written again.
 
-    Several processes may write to the same file, pipe or socket: each locks it (POSIX record locks, fcntl(2))
-    until its last line is whole.
+    Several processes may write to one file, pipe or socket. Each process locks it (POSIX record locks,
+    fcntl(2)) until its last line is complete.
 
     Args:
-        fd: where to write.
-        tell_lost: makes the line that says how many lines were lost.
+        fd: file descriptor to write to.
+        tell_lost: function that makes the line with the count of lost lines.
         gather: seconds for which lines are gathered before a write.
     """
 
@@ -62,14 +62,13 @@ class LineWriter:
         self._thread.start()
 
     def write(self, text: str) -> None:
-        """Write lines soon.
+        """Queue lines for the thread.
 
         Args:
-            text: one or more lines, each with its end.
+            text: one or more lines, each with its line end.
         """
-        if (
-            not self._thread.is_alive()
-        ):  # the writer is closed, or this process is a fork, which has no thread
+        # The writer is closed, or this process is a fork, which has no thread.
+        if not self._thread.is_alive():
             self._put(_encoded(text), retries=False)
             return
         with self._lock:
@@ -84,12 +83,12 @@ class LineWriter:
         self._work.release()
 
     def lose(self, lines: int) -> None:
-        """Count lines that could not be made."""
+        """Count lines that could not be made as lost."""
         with self._lock:
             self._lost += lines
 
     def close(self, timeout: float) -> None:
-        """Write the lines that wait, for `timeout` seconds at the most."""
+        """Write the waiting lines, for at most `timeout` seconds."""
         self._closing.set()
         self._work.release()
         self._thread.join(timeout)
@@ -130,11 +129,11 @@ class LineWriter:
         """Write whole lines.
 
         Args:
-            data: the lines.
+            data: whole lines.
             retries: whether to wait while the descriptor takes nothing.
 
         Returns:
-            How many lines were lost.
+            Count of lost lines.
         """
         rest = memoryview(data)
         with self._locked():
@@ -149,7 +148,7 @@ class LineWriter:
 
     def _wait(self, error: int | None) -> None:
         """Wait until another attempt makes sense."""
-        if error == errno.EAGAIN:  # somebody else has made the pipe non-blocking (fcntl(2), O_NONBLOCK)
+        if error == errno.EAGAIN:  # another process has made the pipe non-blocking (fcntl(2), O_NONBLOCK)
             poll = select.poll()
             poll.register(self._fd, select.POLLOUT)
             poll.poll(_RETRY * 1000)
@@ -158,11 +157,11 @@ class LineWriter:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes from writing in the midst of a line."""
+        """Keep other processes from writing within a line while the block runs."""
         if not self._is_shared:
             yield
             return
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # the file system may have no locks
             fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
             yield
@@ -172,9 +171,9 @@ class LineWriter:
 
 
 def _can_be_shared(fd: int) -> bool:
-    """Whether other processes of this program may write to the same file, pipe or socket.
+    """Return whether other processes of this program may write to the same file, pipe or socket.
 
-    Not a device: any process of the machine could hold the lock of ``/dev/null``.
+    A device is not shared: any process of the machine could hold the lock of ``/dev/null``.
     """
     try:
         mode = os.fstat(fd).st_mode

@@ -1,4 +1,4 @@
-"""What Python prints to stderr in the process of a hook, as lines of the log."""
+"""Prints of Python code to stderr in the process of a hook, as log lines."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from refractium.logs import LineHandler
 
 _MAX_REST: Final = 65_536
-"""Bytes without a line end that are kept; a line that is longer becomes several."""
+"""Bytes without a line end that are kept. A longer line becomes several lines."""
 
 
 def log_what_is_printed(handler: LineHandler) -> None:
-    """Have each line that is printed to `sys.stderr` written as a warning of ``refractium.hooks.stderr``.
+    """Log each line that is printed to `sys.stderr` as a warning of ``refractium.hooks.stderr``.
 
-    These are prints, Python's warnings and the tracebacks of threads. The descriptor stays as it is, so lines
-    of C libraries and of programs that a hook starts are written as they are.
+    The lines are prints, Python's warnings and the tracebacks of threads. The file descriptor stays
+    unchanged, so lines of C libraries and of programs that a hook starts are written unchanged.
     """
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(_Lines(handler)), "utf-8", "backslashreplace", line_buffering=True
@@ -56,7 +56,7 @@ class _Lines(io.RawIOBase):
         super().close()
 
     def _log(self, line: bytes) -> None:
-        # To the handler itself: a logger may have got a handler by now that prints to sys.stderr.
+        # To the handler itself: a logger may have got a handler that prints to sys.stderr, which would loop.
         text = line.decode("utf-8", "backslashreplace")
         self._handler.handle(
             logging.LogRecord("refractium.hooks.stderr", logging.WARNING, "", 0, "%s", (text,), None)
