@@ -1,1 +1,1 @@
-"""What the machine is asked for: files, users, rights, and who is killed when memory runs out."""
+"""Services of the machine: files, users, privileges, and the kernel's choice when memory runs out."""

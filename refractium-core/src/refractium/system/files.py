@@ -1,4 +1,4 @@
-"""Reading a file that an operator names, whatever somebody has put in its place."""
+"""Safe reading of a file that an operator names, whatever is in its place."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_FILE_SIZE: Final = 1024 * 1024
-"""The largest file that is read (bytes)."""
+"""Bytes of the largest file that is read."""
 
 
 class NotAFileError(Exception):
-    """A path leads to a directory, a FIFO, a device or a socket, or to a file that is too large."""
+    """The path leads to a directory, a FIFO, a device or a socket, or to a file that is too large."""
 
 
 def read_regular(path: Path) -> bytes:
     """Return the content of a regular file of at most `MAX_FILE_SIZE`.
 
-    The kind of the file is asked after it was opened, so that nobody can swap it in between, and opening does
-    not wait for the writer of a FIFO (O_NONBLOCK, open(2)).
+    The kind of the file is checked after it is opened, so that nobody can replace the file in between. The
+    opening does not wait for the writer of a FIFO (O_NONBLOCK, open(2)).
 
     Args:
-        path: the file; links are followed.
+        path: path of the file; links are followed.
 
     Raises:
-        NotAFileError: it is no regular file, or larger.
-        OSError: it cannot be read.
+        NotAFileError: the file is not a regular file, or it is too large.
+        OSError: the file cannot be read.
         ValueError: the path has a NUL byte.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Which process the kernel kills when memory runs out (proc(5), oom_score_adj)."""
+"""The order in which the kernel kills processes when memory runs out (proc(5), oom_score_adj)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Final
 _ADJUSTMENT: Final = Path("/proc/self/oom_score_adj")
 _MOST: Final = 1_000
 HOOK: Final = 200
-"""The process of a hook is killed first: nothing but its packets are lost."""
+"""Points of the process of a hook, which is killed first, because only the hook's packets are lost."""
 WORKER: Final = 100
-"""A worker before its supervisor, which starts another one and keeps the sockets meanwhile."""
+"""Points of a worker, which is killed before its supervisor. The supervisor keeps the sockets and starts
+another worker."""
 
 
 def volunteer(points: int) -> None:
-    """Make the kernel choose this process before those that have not volunteered for as much.
+    """Raise this process's score, so that the kernel kills it before processes with fewer points.
 
-    Every process may raise its own score; where there is no /proc nothing happens.
+    Every process may raise its own score. Without /proc nothing happens.
 
     Args:
-        points: thousandths of all memory, by which the process counts as larger than it is.
+        points: thousandths of the machine's memory that are added to the memory of the process in its score.
     """
     with suppress(OSError, ValueError):
         now = int(_ADJUSTMENT.read_text(encoding="ascii"))

@@ -1,7 +1,7 @@
-"""Giving up the rights of root: another user and group, no capability, and no way to regain any of them.
+"""Drop of root's rights: to another user and group, without capabilities and without a way back.
 
-The kernel keeps some of these rights per thread, so they are given up in two steps. `forgo_new_privileges`
-runs before the first thread begins, because new threads and processes inherit what it sets. `become` runs
+The kernel keeps some of these rights per thread, so they are dropped in two steps. `forgo_new_privileges`
+runs before the first thread begins, because new threads and processes inherit its changes. `become` runs
 when all ports are bound; the C library changes user and groups in every thread (nptl(7)).
 """
 
@@ -29,12 +29,13 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def forgo_new_privileges() -> None:
-    """Keep this thread, and all that it starts from now on, from gaining rights by executing a program.
+    """Keep this thread, and all that it starts from now on, from gaining rights by executing programs.
 
-    That is PR_SET_NO_NEW_PRIVS (prctl(2)). What the process may do stays, such as binding a port below 1024.
+    The function sets PR_SET_NO_NEW_PRIVS (prctl(2)). The process keeps its present rights, such as the right
+    to bind a port below 1024.
 
     Raises:
-        OSError: the kernel refuses it.
+        OSError: the kernel refuses the change.
     """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     # Without new privileges the bounding set grants nothing, but auditors look at it. A container may
@@ -42,17 +43,18 @@ def forgo_new_privileges() -> None:
     with suppress(PermissionError):
         _empty_bounding_set()
     effective, permitted, _ = _capabilities()
-    # No program that is started inherits any; the ambient ones go with these (capabilities(7)).
+    # Started programs inherit no capability. This also clears the ambient capabilities (capabilities(7)).
     _set_capabilities(effective, permitted, 0)
 
 
 def become(identity: Identity) -> None:
     """Run as another user and group from now on, without any capability.
 
-    A process that runs as them already keeps its capabilities, such as the one to bind ports below 1024.
+    A process that already runs as this user and group keeps its capabilities, such as the capability to bind
+    ports below 1024.
 
     Raises:
-        OSError: the kernel refuses it, or some right is still there: do not serve then.
+        OSError: the kernel refuses the change, or some rights remain. Do not serve then.
     """
     if identity.is_current:
         return
@@ -61,7 +63,7 @@ def become(identity: Identity) -> None:
     os.setresuid(identity.uid, identity.uid, identity.uid)
     _set_capabilities(0, 0, 0)
     if not identity.is_current or any(_capabilities()):
-        raise OSError(errno.EPERM, "some rights are still there")
+        raise OSError(errno.EPERM, "some rights of root remain")
 
 
 def _empty_bounding_set() -> None:
@@ -100,7 +102,7 @@ def _prctl(option: int, argument: int) -> int:
 
 
 def _check(result: int) -> int:
-    """Return what a function of the C library has returned.
+    """Return the result of a function of the C library.
 
     Raises:
         OSError: the function failed.

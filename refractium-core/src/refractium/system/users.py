@@ -1,4 +1,4 @@
-"""Users and groups of this machine, as an operator names them: who the program is to run as."""
+"""Users and groups of this machine by name or number, for the identity under which the program runs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _NO_CHANGE: Final = 2**32 - 1
-"""The one number that no user or group has: it means "leave as it is" (setresuid(2))."""
+"""The only number that no user or group can have: it means "leave unchanged" (setresuid(2))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and a group to run as.
+    """A user and a group for this process.
 
     Attributes:
-        uid: the number of the user.
-        gid: the number of the group.
-        user: the user's name, or the number where the user database has no name for it.
-        groups: the numbers of all groups of that user, and `gid`.
+        uid: number of the user.
+        gid: number of the group.
+        user: name of the user, or the number if the user database has no name for it.
+        groups: numbers of all groups of the user, and `gid`.
     """
 
     uid: int
@@ -30,12 +30,12 @@ class Identity:
 
     @property
     def is_current(self) -> bool:
-        """Whether this process runs as that user and group already."""
+        """Whether this process already runs as this user and group."""
         return os.getresuid() == (self.uid,) * 3 and os.getresgid() == (self.gid,) * 3
 
 
 def current_user() -> str:
-    """Return the name of the user that this process runs as, or the number where there is no name."""
+    """Return the name of the user as whom this process runs, or the user's number without a name."""
     entry = _entry_of(os.geteuid())
     return entry.pw_name if entry is not None else str(os.geteuid())
 
@@ -44,10 +44,10 @@ def uid_of(user: str | int) -> int:
     """Return the number of a user.
 
     Args:
-        user: a name of the user database, or a number, which needs no entry there.
+            user: name in the user database, or a number, which needs no entry in it.
 
     Raises:
-        ValueError: this machine has no such user, or it is root.
+            ValueError: this machine has no such user, or the user is root.
     """
     if isinstance(user, int):
         uid = _below_the_last(user)
@@ -62,7 +62,10 @@ def uid_of(user: str | int) -> int:
 
 
 def gid_of(group: str | int) -> int:
-    """Return the number of a group, which is given by name or number.
+    """Return the number of a group.
+
+    Args:
+        group: name in the group database, or a number, which needs no entry in it.
 
     Raises:
         ValueError: this machine has no such group.
@@ -76,14 +79,14 @@ def gid_of(group: str | int) -> int:
 
 
 def identity_of(user: str | int, group: str | int | None = None) -> Identity:
-    """Return the identity that a user and a group stand for.
+    """Return the identity of a user and a group.
 
     Args:
-        user: a name or a number.
-        group: the same; None takes the user's primary group.
+        user: name or number of the user.
+        group: name or number of the group; None means the user's primary group.
 
     Raises:
-        ValueError: this machine has no such user or group, or the user has no primary group.
+        ValueError: this machine has no such user or group, the user is root, or the primary group is unknown.
     """
     uid = uid_of(user)
     entry = _entry_of(uid)
