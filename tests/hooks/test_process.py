@@ -316,7 +316,7 @@ def test_a_class_that_a_process_cannot_import_is_refused_with_what_to_do(
         Local.__qualname__ = "Local"
         Local.__module__ = "__main__" if where == "__main__" else "nowhere.at_all"
         monkeypatch.setattr(sys.modules["__main__"], "Local", Local, raising=False)
-    with pytest.raises(ValueError, match=r"define the class at the top of a module .* run it in a thread"):
+    with pytest.raises(ValueError, match=r"define the class at the top of a module .* in a thread"):
         make_runner(Local, NoSettings())
 
 

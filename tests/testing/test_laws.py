@@ -166,7 +166,7 @@ def test_what_is_not_recognised_is_not_identified() -> None:
 
 def test_other_metadata_than_expected_is_found() -> None:
     protocol = protocol_of(lambda _: ProtocolMatch({"host": "a"}))
-    with pytest.raises(AssertionError, match="host is 'a', not 'b'"):
+    with pytest.raises(AssertionError, match='host is "a", not "b"'):
         assert_identifies(protocol, MAGIC, metadata={"host": "b"})
 
 

@@ -1,6 +1,7 @@
-r"""For authors of plugins. Nothing here needs a test framework.
+r"""Tests for plugins. This package works with any test framework, and without one.
 
-Checks that an identifier keeps the contract raise `AssertionError` with the bytes that broke a law::
+Some functions assert that a protocol keeps the contract. They raise `AssertionError` with the bytes that
+broke a law::
 
     from refractium.testing import assert_identifies, assert_rejects
 
@@ -8,7 +9,7 @@ Checks that an identifier keeps the contract raise `AssertionError` with the byt
         assert_identifies(knock, b"KNOCK\n", metadata={})
         assert_rejects(knock, b"GET / HTTP/1.1\r\n\r\n")
 
-A packet hook is told of one session, right here, and can be asked what it made of that::
+`run_hook` runs one session through a packet hook in this thread, and returns the hook::
 
     from refractium.testing import run_hook
 

@@ -1,4 +1,4 @@
-"""A packet hook, told of one session."""
+"""One session through a packet hook, for tests."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ def run_hook(
     transport: Transport = Transport.TCP,
     ended: str = "closed",
 ) -> H:
-    r"""Have a hook see one session from its beginning to its end, right here, and stop it.
+    r"""Run one session through a hook in this thread, from its beginning to its end, and stop the hook.
 
     ::
 
         hook = run_hook(CountBytes, inbound=[b"GET / HTTP/1.1\r\n\r\n"], outbound=[b"HTTP/1.1 404 "])
         assert hook.total == 31
 
-    The client speaks first: all of `inbound` comes before `outbound`. Addresses are those of RFC 5737.
+    The client speaks first: all of `inbound` comes before `outbound`. The addresses are from RFC 5737.
 
     Args:
-        hook: the class, whatever its isolation.
-        inbound: what the client sends, a packet each.
-        outbound: what the backend sends.
-        settings: of the hook; by default those it has when nothing is configured.
-        protocol: the name of the protocol, and of the route.
-        metadata: what the first bytes told.
-        transport: how the client came.
-        ended: how the session ended.
+        hook: class of the hook; its isolation has no effect.
+        inbound: packets that the client sends.
+        outbound: packets that the backend sends.
+        settings: settings of the hook; by default its default settings.
+        protocol: name of the protocol, and of the route.
+        metadata: metadata from the first bytes.
+        transport: transport of the client.
+        ended: the way in which the session ended.
 
     Returns:
-        The instance.
+        The instance of the hook.
 
     Raises:
-        AssertionError: the class is none of a hook, or the hook objects to the settings.
-        Exception: whatever the hook raises.
+        AssertionError: the class is not a hook, or the hook refuses the settings.
+        Exception: an exception of the hook.
     """
     if problems := list(problems_of_hook(hook)):
         raise AssertionError("; ".join(problems))
@@ -104,7 +104,7 @@ def run_hook(
 def _events(
     context: HookContext, packets: Mapping[Direction, list[bytes]], stats: SessionStats
 ) -> list[Event]:
-    """The same, as events a millisecond apart from each other."""
+    """Return the session as events, one millisecond apart."""
     events = [Event(EventKind.OPEN, context.started, context)]
 
     def add(kind: EventKind, direction: Direction = Direction.INBOUND, **fields: Any) -> None:

@@ -26,12 +26,12 @@ _SHOWN: Final = 60
 def assert_identifies(
     protocol: Protocol, data: bytes, *, metadata: Mapping[str, MetadataValue] | None = None
 ) -> ProtocolMatch:
-    """Assert that `data` is recognised, in whatever pieces it arrives, and that the laws hold around it.
+    """Assert that `data` is recognised, in pieces of any size, and that the laws hold around it.
 
     Args:
-        protocol: the protocol under test.
-        data: a real first message: what a client sends before it hears anything.
-        metadata: what the match must carry; keys not named here may have any value.
+        protocol: protocol under test.
+        data: a real first message, as a client sends it before it hears anything.
+        metadata: values that the match must have. Other keys may have any value.
 
     Returns:
         The match for the whole of `data`.
@@ -48,15 +48,15 @@ def assert_identifies(
     for key, value in (metadata or {}).items():
         found = answer.metadata.get(key)
         if found != value:
-            raise AssertionError(f"{protocol}: {key} is {found!r}, not {value!r}, for {_show(data)}")
+            raise AssertionError(f'{protocol}: {key} is "{found}", not "{value}", for {_show(data)}')
     return answer
 
 
 def assert_rejects(protocol: Protocol, data: bytes) -> None:
-    """Assert that `data` is answered with `NO`, in whatever pieces it arrives, and that the laws hold.
+    """Assert that `data` is answered with `NO`, in pieces of any size, and that the laws hold.
 
     Raises:
-        AssertionError: any other answer, or a broken law.
+        AssertionError: the answer is not `NO`, or a law is broken.
     """
     assert_lawful(protocol, data)
     answer = protocol.identify(data)
@@ -65,10 +65,10 @@ def assert_rejects(protocol: Protocol, data: bytes) -> None:
 
 
 def assert_lawful(protocol: Protocol, data: bytes) -> None:
-    """Assert the laws for any bytes: total, stateless, bounded, monotone, true to what is declared.
+    """Assert the laws for any bytes: total, stateless, bounded, monotone, true to declared attributes.
 
-    Every prefix of `data` is asked (of a datagram: `data` alone), so the cost is quadratic in its length.
-    Good with hypothesis: ``@given(st.binary())``.
+    The protocol is asked about every prefix of `data`, so the time is quadratic in its length. A UDP protocol
+    is asked about `data` only. Suited to hypothesis: ``@given(st.binary())``.
 
     Raises:
         AssertionError: a law is broken; the message names it and the bytes.
@@ -87,11 +87,13 @@ def assert_lawful(protocol: Protocol, data: bytes) -> None:
 
 
 def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
-    """Ask twice; check what can be checked of one answer by itself."""
+    """Ask twice, and check everything that concerns a single answer."""
     try:
         answer, again = _read(protocol.identify(data)), _read(protocol.identify(data))
     except Exception as error:
-        raise AssertionError(f"not total: {protocol} raises {error!r} for {_show(data)}") from error
+        raise AssertionError(
+            f"not total: {protocol} raises {type(error).__name__}: {error} for {_show(data)}"
+        ) from error
     if isinstance(answer, ProtocolMatch) and isinstance(again, ProtocolMatch):
         if dict(answer.metadata) != dict(again.metadata) or answer.pending != again.pending:
             raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
@@ -100,7 +102,7 @@ def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
     elif answer is not again:
         raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
     elif answer is not NO and answer is not NEED_MORE:
-        raise AssertionError(f"not an answer: {protocol} answers {answer!r} to {_show(data)}")
+        raise AssertionError(f'not an answer: {protocol} answers "{answer}" to {_show(data)}')
     elif answer is NEED_MORE and len(data) >= protocol.max_bytes:
         raise AssertionError(f"not bounded: {protocol} needs more than its {protocol.max_bytes} max_bytes")
     _assert_declared_prefix(protocol, data, answer)
@@ -114,7 +116,7 @@ def _assert_declared_prefix(protocol: Protocol, data: bytes, answer: Identificat
 
 
 def _read(answer: Identification) -> Identification:
-    """Have a deferred match read its bytes, which must be as total as the answer was."""
+    """Make a deferred match read its bytes now. Like the answer itself, this must not raise."""
     return ProtocolMatch(answer.metadata, answer.pending) if isinstance(answer, ProtocolMatch) else answer
 
 
@@ -131,7 +133,7 @@ def _assert_monotone(protocol: Protocol, data: bytes, before: Identification, an
 
 
 def _damaged(data: bytes) -> list[bytes]:
-    """Copies with bytes changed, removed or put in; the same ones for the same `data`."""
+    """Return copies with bytes changed, removed or inserted. Equal `data` gives equal copies."""
     rng = random.Random(data)  # noqa: S311 - chooses test data
     copies = []
     for _ in range(_DAMAGED_COPIES if len(data) <= _DAMAGED_COPIES else _DAMAGED_COPIES // 10):
