@@ -85,8 +85,8 @@ def _ephemeral_ports() -> range:
 
 
 EPHEMERAL_PORTS: Final = _ephemeral_ports()
-"""Ports from which the kernel takes local ports. A connect to such a port of this machine on which no socket
-listens can connect a socket to itself: TCP's simultaneous open with one socket in both roles."""
+"""The range from which the kernel takes local ports. A connect to such a port of this machine, on which no
+socket listens, can connect a socket to itself: TCP's simultaneous open with one socket in both roles."""
 
 
 def is_self_connected(sock: socket.socket, target: SocketAddress) -> bool:

@@ -66,7 +66,7 @@ class Networks:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        # By IP version and the number of host bits: the remaining bits of each network.
+        # By IP version and the number of host bits: the network bits of each network.
         self._prefixes: dict[int, defaultdict[int, set[int]]] = {4: defaultdict(set), 6: defaultdict(set)}
         for network in map(parse_network, texts):
             shift = network.max_prefixlen - network.prefixlen
@@ -90,10 +90,10 @@ class Networks:
 
 
 class Access:
-    """The clients that a route accepts: the allowed clients, or all if none is allowed, without the denied.
+    """Rules for clients: all clients or only the allowed clients are accepted, but no denied client.
 
     Args:
-        allow: addresses and networks to accept, in the forms of `parse_network`.
+        allow: addresses and networks to accept, in the forms of `parse_network`; none means all clients.
         deny: addresses and networks to refuse, in the forms of `parse_network`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One backend of one pool: its configured address, and the socket addresses for which this stands now."""
+"""One backend of one pool, with its configured address and its present socket addresses."""
 
 from __future__ import annotations
 

@@ -285,7 +285,8 @@ async def _connected(endpoint: Endpoint) -> AsyncIterator[_Connection]:
         if is_stream and family != socket.AF_UNIX:
             await asyncio.get_running_loop().sock_connect(sock, address)
         else:
-            # Returns at once. `sock_connect` would wait on EAGAIN, with which a full unix socket refuses.
+            # Returns at once. A unix socket with a full queue answers EAGAIN, which `sock_connect` would take
+            # for a connection in progress.
             sock.connect(address)
         if is_self_connected(sock, endpoint.target):
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))

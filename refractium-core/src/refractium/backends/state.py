@@ -62,7 +62,7 @@ class BackendState:
         proxy_protocol: version of the PROXY header with which checks begin, as clients' connections do.
 
     Attributes:
-        status: whether the backend is up.
+        status: present status: unknown, up or down.
         reason: reason why the backend is down; empty while it is not.
         since: time of the last change of `status` (s since the epoch), for display.
         active: count of present connections and UDP sessions.

@@ -47,13 +47,13 @@ class Balancer(ABC):
         """Return the order in which to try the backends for one client.
 
         Args:
-            backends: the backends that are up, at least one, in the order of the configuration. The argument
-                is the same object at every call until a backend joins or leaves.
+            backends: the backends that are up, at least one, in the order of the configuration. Every call
+                gets the same object until the set of these backends changes.
             client: the client's IP address.
 
         Returns:
-            Each backend at most once. The proxy connects to the first backend. It asks for the next backend
-            only if the connection fails.
+            The backends in the order in which to try them, each at most once. The proxy takes the next
+            backend only if the one before cannot be reached.
         """
 
 

@@ -71,7 +71,7 @@ class HealthCheck(ABC, Generic[S]):
         """
 
     def problems(self, settings: S) -> Iterable[tuple[str, str]]:
-        """Return the mistakes in settings of the right types, as pairs of key and message."""
+        """Return the mistakes in settings whose types are valid, as pairs of key and message."""
         del settings
         return ()
 

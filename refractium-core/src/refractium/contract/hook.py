@@ -128,8 +128,8 @@ class PacketHook(Generic[S]):
     name: str
     """Name in the setting ``hooks``: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     settings_type: type[Struct] = NoSettings
-    """Struct of the table ``[plugins.NAME]``. It is frozen and forbids unknown fields. If the Struct made
-    without arguments is not valid, the hook needs its table in the configuration file."""
+    """Struct of the table ``[plugins.NAME]``. It is frozen and forbids unknown fields. Unless the Struct is
+    valid when made without arguments, the hook needs its table in the configuration file."""
     isolation: Isolation = "thread"
     """Place where the hook runs. A thread takes turns with the proxy, so a hook that computes belongs into a
     process. The process imports the hook's module, and must find the class there by its name."""
@@ -145,7 +145,7 @@ class PacketHook(Generic[S]):
 
     @classmethod
     def problems(cls, settings: S) -> Iterable[tuple[str, str]]:
-        """Return the mistakes in settings of the right types, as pairs of key and message."""
+        """Return the mistakes in settings whose types are valid, as pairs of key and message."""
         del settings
         return ()
 
@@ -157,7 +157,7 @@ class PacketHook(Generic[S]):
 
     @classmethod
     def needs_one_process(cls, settings: S) -> str:
-        """Return the reason why only one worker process may run the hook, or an empty string if all may."""
+        """Return the reason why the hook cannot run in several worker processes, or an empty string."""
         return "several workers would write to stdout" if cls.takes_stdout(settings) else ""
 
     def start(self) -> None:

@@ -55,4 +55,7 @@ def refractium_hooks() -> Iterable[type[PacketHook[Any]]]:  # type: ignore[empty
 
 @hookspec
 def refractium_commands() -> Iterable[Command]:  # type: ignore[empty-body]
-    """Return the commands that the plugin adds to ``refractium``. Help loads them, too: import late."""
+    """Return the commands that the plugin adds to ``refractium``.
+
+    Refractium loads the commands for its help, too. So a command should import its modules when it runs.
+    """

@@ -15,7 +15,7 @@ MetadataValue: TypeAlias = str | bool | tuple[str, ...]
 """A value that the first bytes contain: one name, one flag, or several names in the order of the wire."""
 
 MAX_BYTES_LIMIT: Final = 65536
-"""Largest `Protocol.max_bytes`: the bytes of one connection that a protocol may make the proxy hold."""
+"""Largest value of `Protocol.max_bytes`: bytes of one connection that a protocol may make the proxy hold."""
 
 
 class Transport(StrEnum):
@@ -26,7 +26,10 @@ class Transport(StrEnum):
 
 
 class Strength(IntEnum):
-    """The strength of a match as evidence. Stronger protocols are asked first, in any order of the routes."""
+    """The strength of a match as evidence.
+
+    Stronger protocols are asked first, whatever the order of the routes.
+    """
 
     EXACT = 0
     """The bytes start with magic bytes that no other protocol starts with."""
@@ -145,7 +148,7 @@ class Protocol(ABC):
 
     @abstractmethod
     def identify(self, data: bytes) -> Identification:
-        """Return whether a connection that starts with `data`, or the datagram `data`, is of this protocol.
+        """Decide whether a connection that starts with `data`, or the datagram `data`, is of this protocol.
 
         The function must be total (an answer for any bytes, never an exception), stateless, bounded by
         `max_bytes` and monotone (further bytes never change a match or a `NO`). `refractium.testing` checks

@@ -52,7 +52,7 @@ _RESTARTS: Final = 5
 _FIRST_PAUSE: Final = 0.1
 """Seconds before the first restart. The pause doubles with each further restart."""
 _STEADY: Final = 60.0
-"""Seconds of life after which the death of a process does not count as one in a row with earlier deaths."""
+"""Seconds of life after which the death of a process begins a new count of deaths in a row."""
 _REPORTS_AT_ONCE: Final = 65_536
 
 _RUNNABLE: Final = "R"

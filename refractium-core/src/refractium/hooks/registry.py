@@ -56,7 +56,7 @@ def used(use: HookUse) -> UsedHook:
 
 
 def merged(for_all: Sequence[UsedHook], own: Sequence[UsedHook]) -> list[UsedHook]:
-    """Return the hooks of a route: the hooks for all routes, replaced by own hooks of equal names."""
+    """Return the hooks of a route. Its own hooks replace hooks for all routes that have the same name."""
     return list(({one.hook.name: one for one in for_all} | {one.hook.name: one for one in own}).values())
 
 

@@ -80,7 +80,7 @@ class Runner(ABC):
         self._progress = 0.0
         self.limit = hook.queue_bytes
         self.drops_sessions = hook.overflow == "drop_session"
-        # Two counters that only grow, because a thread that takes must not write what the data path writes.
+        # Two counters, because the hook's thread must not write a counter that the data path writes.
         self.put_bytes = 0
         self.taken_bytes = 0
         self._hook = hook

@@ -1,4 +1,4 @@
-r"""Protocols made of the patterns of a configuration file, for traffic that no plugin recognises.
+r"""Protocols made of the patterns of a configuration file, which need no plugin.
 
 Bytes at a fixed place prove far more than the same bytes anywhere, and they decide sooner. So one set of
 patterns becomes up to three protocols of one name, one for each strength of its patterns:
@@ -11,7 +11,7 @@ a regex that starts with ``^`` or ``\A`` STRUCTURED
 every other pattern                      WEAK
 ======================================== ==========
 
-A `Text` of three or more bytes is in two of these protocols: EXACT at the start of the data, WEAK elsewhere.
+A `Text` of three or more bytes is in two of these protocols: EXACT at the very start, WEAK anywhere.
 """
 
 from __future__ import annotations
@@ -185,7 +185,10 @@ def _anywhere(expected: bytes, size: int) -> _Test:
 
 
 def _regex(source: str, size: int) -> tuple[Strength, _Test]:
-    """Return the strength and the test of a regex. An anchored regex says no as soon as it cannot match."""
+    """Return the strength and the test of a regex.
+
+    The test of an anchored regex answers no as soon as no further byte could make the regex match.
+    """
     latin(source, r"write its bytes as \xHH")
     translated = translate(source)
     matching = _re2(translated.matching)

@@ -1,4 +1,4 @@
-r"""Translation of the regular expressions of a configuration file for RE2, and of all beginnings of matches.
+r"""Translation of the regular expressions of a configuration file to RE2, for matches and their beginnings.
 
 RE2 needs time linear in the bytes that it reads, whatever the expression is. It lacks one answer that
 identification needs: whether further bytes could make the bytes so far match. So each part of an expression

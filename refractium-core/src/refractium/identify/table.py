@@ -87,7 +87,7 @@ class Table(Generic[T]):
 
         Returns:
             The outcome with the match that led to it; `NO` if nothing can match any more; `NEED_MORE` if a
-            protocol that is asked earlier than every match so far has not said no. The last is never
+            protocol that is asked earlier than every match so far has not said no. `NEED_MORE` is never
             returned if `final` is set.
         """
         for identify, entry in self._by_first_byte[data[0]] if data else self._for_nothing:

@@ -83,7 +83,7 @@ class LineWriter:
         self._work.release()
 
     def lose(self, lines: int) -> None:
-        """Count lines that could not be made as lost."""
+        """Add lines that could not be made to the count of lost lines."""
         with self._lock:
             self._lost += lines
 
@@ -115,7 +115,7 @@ class LineWriter:
                 self._lost -= lost
 
     def _take(self) -> str:
-        """Take the next texts; without one, the thread sleeps until the next `write`."""
+        """Take the next texts. If there are none, the thread sleeps until the next `write`."""
         taken = []
         size = 0
         with self._lock:

@@ -21,7 +21,7 @@ def volunteer(points: int) -> None:
     Every process may raise its own score. Without /proc nothing happens.
 
     Args:
-        points: thousandths of the machine's memory that are added to the memory of the process in its score.
+        points: thousandths of all memory by which the process counts as larger than it is.
     """
     with suppress(OSError, ValueError):
         now = int(_ADJUSTMENT.read_text(encoding="ascii"))

@@ -1,4 +1,4 @@
-"""Drop of root's rights: to another user and group, without capabilities and without a way back.
+"""Dropping of root's rights: another user and group, no capability, and no way to regain any right.
 
 The kernel keeps some of these rights per thread, so they are dropped in two steps. `forgo_new_privileges`
 runs before the first thread begins, because new threads and processes inherit its changes. `become` runs

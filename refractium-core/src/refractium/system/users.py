@@ -35,7 +35,7 @@ class Identity:
 
 
 def current_user() -> str:
-    """Return the name of the user as whom this process runs, or the user's number without a name."""
+    """Return the name of this process's user, or the number of the user if it has no name."""
     entry = _entry_of(os.geteuid())
     return entry.pw_name if entry is not None else str(os.geteuid())
 
@@ -44,10 +44,10 @@ def uid_of(user: str | int) -> int:
     """Return the number of a user.
 
     Args:
-            user: name in the user database, or a number, which needs no entry in it.
+        user: name in the user database, or a number, which needs no entry in it.
 
     Raises:
-            ValueError: this machine has no such user, or the user is root.
+        ValueError: this machine has no such user, or the user is root.
     """
     if isinstance(user, int):
         uid = _below_the_last(user)

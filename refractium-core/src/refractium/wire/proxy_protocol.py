@@ -1,4 +1,4 @@
-"""The PROXY protocol, versions 1 and 2: a header before the first byte that names the client.
+"""The PROXY protocol, versions 1 and 2: a header that names the client, ahead of the client's first byte.
 
 This module only makes and parses bytes. The caller decides whose headers it believes: a sender that is not a
 trusted proxy can write any address. The rules and the section numbers are from HAProxy's
@@ -160,7 +160,7 @@ def build_v1(source: Endpoint | None, destination: Endpoint | None) -> bytes:
     family, hosts, ports = _pair(source, destination)
     texts = [inet_ntop(family, host) for host in hosts]
     if family == AF_INET6:
-        # Version 1 forbids IPv6 addresses that end in an IPv4 address, which inet_ntop writes for some.
+        # Version 1 has no form that ends in an IPv4 address, as inet_ntop writes some IPv6 addresses.
         texts = [host.hex(":", 2) if "." in text else text for host, text in zip(hosts, texts, strict=True)]
     version = 4 if family == AF_INET else 6
     return f"PROXY TCP{version} {' '.join(texts)} {ports[0]} {ports[1]}\r\n".encode("ascii")

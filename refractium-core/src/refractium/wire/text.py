@@ -60,7 +60,7 @@ def _printable(character: str) -> str:
 
 
 def _cut(text: str, room: int, show: Callable[[str], str]) -> str:
-    """Return the text up to the last character whose whole shown form has room."""
+    """Return the shown forms of as many characters as fit, none in part, and `CUT` if some do not fit."""
     shown = []
     for character in text:
         word = show(character)
