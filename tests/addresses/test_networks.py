@@ -64,7 +64,7 @@ def test_every_address_as_the_kernel_shows_it_stays_an_address(address: IPv6Addr
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("10.0.0.1/8", "the network is 10.0.0.0/8"),
+        ("10.0.0.1/8", "write 10.0.0.0/8"),
         ("10.0.0.0/33", "not an address or a network"),
         ("example.org", "not an address or a network"),
         ("::ffff:10.0.0.0/104", "IPv4 clients are known by their IPv4 addresses"),

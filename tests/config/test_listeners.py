@@ -88,7 +88,7 @@ def test_with_listeners_the_server_listens_nowhere(line: str) -> None:
         ("[[listeners]]\nport = 1\nroutes = []\n", "listeners[0].routes: is empty"),
         (
             "[[listeners]]\nport = 1\nallow = ['10.0.0.1/8']\n",
-            "listeners[0].allow[0]: the network is 10.0.0.0/8",
+            "listeners[0].allow[0]: the address is not the start of its network: write 10.0.0.0/8",
         ),
         ("[[listeners]]\nport = 1\nprt = 1\n", "listeners[0].prt: unknown key: did you mean 'port'?"),
         ("transports = ['tcp']\n", "transports: unknown key: it belongs in [[listeners]]"),

@@ -103,7 +103,7 @@ def test_these_are_fine(settings: dict[str, Any], tmp_path: Path, monkeypatch: p
         ({"listen": "[127.0.0.1]:19000"}, "listen", "brackets"),
         ({"listen": "example.org:19000"}, "listen", "not an IP address"),
         ({"listen": ":19000"}, "listen", "not an IP address"),
-        ({"path": "a", "clients": ["::1", "10.0.0.1/8"]}, "clients", "the network is 10.0.0.0/8"),
+        ({"path": "a", "clients": ["::1", "10.0.0.1/8"]}, "clients", "write 10.0.0.0/8"),
         ({"path": "a", "clients": ["me"]}, "clients", "not an address"),
         ({"path": "a", "sni": ["*.*.org"]}, "sni", "not a server name"),
         ({"path": "a", "sni": ["bücher.example"]}, "sni", "not a server name"),

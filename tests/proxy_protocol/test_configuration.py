@@ -55,7 +55,7 @@ def test_the_schema_agrees() -> None:
 @pytest.mark.parametrize(
     ("written", "where", "message"),
     [
-        ('["10.0.0.1/8"]', "server.proxy_protocol_from[0]", "the network is 10.0.0.0/8"),
+        ('["10.0.0.1/8"]', "server.proxy_protocol_from[0]", "write 10.0.0.0/8"),
         ('["::1", "lb.example"]', "server.proxy_protocol_from[1]", "not an address or a network"),
         ('["10.0.0.1:80"]', "server.proxy_protocol_from[0]", "not an address or a network"),
         ('["::ffff:10.0.0.0/104"]', "server.proxy_protocol_from[0]", "IPv4 addresses"),

@@ -314,4 +314,4 @@ def test_networks_that_are_none_are_refused_all_at_once() -> None:
     assert [problem.where for problem in caught.value.problems] == [
         f"settings.proxy_protocol_from[{index}]" for index in (0, 2, 3)
     ]
-    assert "the network is 10.0.0.0/8" in str(caught.value)
+    assert "write 10.0.0.0/8" in str(caught.value)

@@ -48,7 +48,8 @@ def parse_network(text: str) -> Network:
         network = ip_network(text)
     except ValueError as error:
         if "host bits" in str(error):
-            raise ValueError(f"the network is {ip_network(text, strict=False)}") from None
+            network = ip_network(text, strict=False)
+            raise ValueError(f"the address is not the start of its network: write {network}") from None
         raise ValueError("not an address or a network: write 10.0.0.0/8 or ::1") from None
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         raise ValueError("IPv4 clients are known by their IPv4 addresses: write the IPv4 form")

@@ -117,7 +117,7 @@ class ProcessRunner(Runner):
             self._is_flush_due = True
             self._loop.call_later(FLUSH_SECONDS, self._flush)
 
-    # The life of the children
+    # Starts and ends of the children
 
     async def _serve(self) -> None:
         """Keep a child running until the hook is stopped or detached."""
@@ -209,7 +209,7 @@ class ProcessRunner(Runner):
             self._child.kill()
         self._child_ended.set()
 
-    # What goes to the child
+    # Events to the child
 
     def _flush(self) -> None:
         """Write the queue to the pipe as far as it fits. Write the rest when the pipe has room."""
@@ -269,7 +269,7 @@ class ProcessRunner(Runner):
         self._buffers.clear()
         self.taken_bytes = self.put_bytes
 
-    # What comes from the child
+    # Reports from the child
 
     def _read_reports(self) -> None:
         try:

@@ -101,7 +101,7 @@ class ThreadRunner(Runner):
                 if kind is EventKind.PACKET:
                     self.counters.tally(direction).drop(len(data))
 
-    # From here on: in the thread
+    # In the thread of the hook
 
     def _run(self) -> None:
         delivery = Delivery(self._hook, self._settings, self.counters)
