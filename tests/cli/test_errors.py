@@ -167,7 +167,7 @@ BAD_FILES = {
         ":3: server.group: the number -1 is not between 0 and 4294967294",
     ),
     "true for a user": ("[server]\nuser = true\n", ":2: server.user: expected int | str, got bool"),
-    "a group without a user": ('[server]\ngroup = "daemon"\n', ":2: server.group: it goes with a user"),
+    "a group without a user": ('[server]\ngroup = "daemon"\n', ":2: server.group: a group needs a user"),
     "a user whose group nobody knows": (
         "[server]\nuser = 54321\n",
         ":2: server.user: this machine does not know the primary group of that user: add a group",

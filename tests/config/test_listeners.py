@@ -73,13 +73,13 @@ def test_two_routes_for_the_silent_may_be_of_two_listeners() -> None:
 def test_with_listeners_the_server_listens_nowhere(line: str) -> None:
     key = line.partition(" ")[0]
     (problem,) = problems(f"[server]\n{line}\n[[listeners]]\nport = 1\n")
-    assert problem == f"server.{key}: there are [[listeners]]: it belongs to each of them"
+    assert problem.startswith(f"server.{key}: the file has [[listeners]]")
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[[listeners]]\n", "listeners[0]: no port: say where it listens"),
+        ("[[listeners]]\n", "listeners[0]: no port"),
         ("[listeners]\nport = 1\n", "listeners: expected a list of tables: write [[listeners]]"),
         ("[[listeners]]\nport = 65536\n", "listeners[0].port: expected int <= 65535"),
         ("[[listeners]]\nport = 1\nbind = 'a:1'\n", "listeners[0].bind: not an IP address"),
@@ -101,7 +101,7 @@ def test_with_listeners_the_server_listens_nowhere(line: str) -> None:
         ("[[protocols]]\nname = 'ssh'\naction = 'drop'\n", "protocols[0].action: write 'reject' or 'reset'"),
         (
             "[[protocols]]\nname = 'ssh'\naction = 'reject'\nforward_to = 'a:1'\n",
-            "protocols[0].forward_to: with an action its clients go nowhere",
+            "protocols[0].forward_to: a route with an action forwards to nowhere",
         ),
         (
             "[[protocols]]\nname = 'ssh'\nid = 'A b'\nforward_to = 'a:1'\n",

@@ -1,4 +1,4 @@
-"""The version, in a module that imports nothing."""
+"""The version, in a module that imports nothing else of Refractium."""
 
 from __future__ import annotations
 

@@ -3,12 +3,12 @@
 ::
 
     RefractiumError
-    ├── ConfigError     the operator's: flags, file, routes; carries every problem found
-    └── ListenError     the machine's: an address that cannot be listened on
+    ├── ConfigError     a mistake of the operator in flags, file or routes; has every problem found
+    └── ListenError     a fault of the machine: Refractium cannot listen on an address
 
-A plugin's fault is not raised but reported (`refractium.plugins.loading.PluginReport`) and becomes a
-`ConfigError` where a route needs that plugin. A peer's fault ends its connection and is counted, nothing
-more.
+A fault of a plugin raises nothing: it appears in the report on the plugin
+(`refractium.plugins.loading.PluginReport`) and becomes a `ConfigError` if a route needs that plugin. A fault
+of a peer ends only the connection of that peer and is counted.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class RefractiumError(Exception):
-    """The base of all."""
+    """The base class of all errors of Refractium."""
 
 
 class ConfigError(RefractiumError):
-    """A configuration that cannot be used. Nothing has been bound or changed.
+    """A configuration that cannot be used. No address has been bound and nothing has changed.
 
     Attributes:
-        problems: all that was found, at least one.
+        problems: every problem that was found, at least one.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -38,11 +38,11 @@ class ConfigError(RefractiumError):
 
 
 class ListenError(RefractiumError):
-    """An address could not be listened on.
+    """A failure to listen on an address.
 
     Attributes:
-        address: the address, as it was asked for.
-        errno: the error of the system call (errno(3)); 0 where none has failed.
+        address: the address, as the caller gave it.
+        errno: the error of the system call (errno(3)); 0 if no system call failed.
     """
 
     def __init__(self, address: str, reason: str, errno: int = 0) -> None:

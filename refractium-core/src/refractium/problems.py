@@ -1,4 +1,4 @@
-"""Tables of the configuration that become the Struct of a plugin: what is wrong with them, key by key."""
+"""Problems of a configuration: one problem, and checks of a table against the Struct of a plugin."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a configuration, or worth a warning.
+    """One error or one warning about a configuration.
 
     Attributes:
-        message: what is wrong and, where it can be said, what to do.
-        where: the key path (``protocols[1].forward_to``), the flag, or nothing.
-        source: the file, where it came from one.
-        line: the line in `source`, from 1, where it can be had.
+        message: the mistake and, if known, its remedy.
+        where: the key path (``protocols[1].forward_to``), the flag, or an empty string.
+        source: the configuration file; None if the problem comes from elsewhere.
+        line: the line in `source`, from 1; None if the line is unknown.
     """
 
     message: str
@@ -38,25 +38,28 @@ class Problem:
 def table_problems(
     struct: type[msgspec.Struct], table: Mapping[str, Any], what: str, others: Iterable[str] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Pairs of a key and a message; nothing if `msgspec.convert` takes the table.
+    """Yield a key and a message for each mistake in a table; nothing if `msgspec.convert` accepts the table.
 
     Args:
-        struct: what it is to become.
-        table: the keys that are the plugin's.
-        what: whose they are, such as ``hook 'pcap'``.
-        others: keys that stand beside them, which a misspelt one may have been meant for.
+        struct: the type that the table is converted to.
+        table: the keys and values of the plugin.
+        what: the owner of the keys, for messages, such as ``hook 'pcap'``.
+        others: further keys that the file may have beside the keys of `struct`, for spelling suggestions.
     """
     known = struct.__struct_fields__
     for key in table:
         if key not in known:
             close = get_close_matches(key[:_LONGEST_KEY], (*known, *others), n=1)
-            hint = f": did you mean {close[0]!r}?" if close else ""
+            hint = f": did you mean '{close[0]}'?" if close else ""
             yield key, f"unknown key for {what}{hint}"
     yield from conversion_problems(struct, table)
 
 
 def conversion_problems(struct: type[msgspec.Struct], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each field by itself, so that everything wrong is found at once."""
+    """Yield a key and a message for each field that is missing or does not convert.
+
+    Each field is converted by itself, so that all mistakes are found at once.
+    """
     for field in msgspec.structs.fields(struct):
         if field.name not in values:
             if field.required:
@@ -66,18 +69,18 @@ def conversion_problems(struct: type[msgspec.Struct], values: Mapping[str, Any])
             msgspec.convert(values[field.name], field.type)
         except msgspec.ValidationError as error:
             message, _, place = str(error).partition(" - at `$")
-            # In the words of TOML, which has no null.
+            # msgspec speaks of JSON; TOML says "table" for "object" and has no null.
             message = message.replace("`", "").replace(" | null", "").replace("object", "table")
             yield field.name + place.rstrip("`"), message[:1].lower() + message[1:]
 
 
 _LONGEST_KEY = 64
-"""What is compared of a key, in characters: comparing takes quadratic time."""
+"""Characters of a key that are compared with known keys, because the comparison takes quadratic time."""
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is none of those that are known."""
+    """Return the message about an unknown name: a similar known name, if any, and all known names."""
     names = sorted(known)
     close = get_close_matches(name.lower(), names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{name!r} is not known: {hint}there are {', '.join(names)}"
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"'{name}' is not known: {hint}there are {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""The numbers that bound what connections may use, how long they may take, and when a backend is down."""
+"""Limits and timeouts of connections and UDP sessions, and the timing of health checks."""
 
 from __future__ import annotations
 
@@ -8,60 +8,67 @@ from msgspec import Meta, Struct
 
 _Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Milliseconds = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
-"""A timeout (ms), a week at the most."""
+"""A timeout in milliseconds, at most one week."""
 ProxyVersion: TypeAlias = Literal["v1", "v2"]
 """A version of the PROXY protocol."""
 Action: TypeAlias = Literal["reject", "reset"]
-"""What becomes of the clients of a route that forwards to nowhere: closed, or reset."""
+"""Treatment of the clients of a route that forwards to nowhere: Refractium closes or resets them."""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits (counts, bytes) and timeouts (ms). The defaults suit a public port."""
 
     max_connections: _Count = 10_000
-    """TCP connections held at once; one more is closed at accept."""
+    """TCP connections held at once. Refractium closes any further connection at accept."""
     max_connections_per_ip: _Count = 50
-    """TCP connections held at once for each client address or IPv6 network; mapped IPv4 counts as IPv4."""
+    """TCP connections held at once for each client address or IPv6 network. An IPv4 address mapped into IPv6
+    counts as the IPv4 address."""
     max_udp_sessions: _Count = 10_000
-    """UDP sessions held at once. One more takes the place of the oldest that was never answered, if any."""
+    """UDP sessions held at once. A further session takes the place of the oldest session that no backend has
+    answered, if there is such a session."""
     max_udp_sessions_per_ip: _Count = 1_000
     """UDP sessions held at once for each client address or IPv6 network."""
     ipv6_prefix_length: Annotated[int, Meta(ge=1, le=128)] = 64
-    """IPv6 clients whose addresses share this many bits count as one address; 128 counts each by itself."""
+    """IPv6 clients whose addresses share this many leading bits count as one address. With 128, each address
+    counts by itself."""
     peek_timeout_ms: Milliseconds = 3_000
-    """How long a client may take to show what it speaks, from accept, however it spreads its bytes."""
+    """Milliseconds from accept in which a client must show its protocol, however it spreads its bytes."""
     peek_buffer_size: Annotated[int, Meta(ge=16, le=65_536)] = 1_024
-    """Bytes inspected to tell protocols apart; see `Protocol.max_bytes` for who may read on."""
+    """Bytes of a client that Refractium inspects to tell protocols apart. `Protocol.max_bytes` explains which
+    protocols may read more."""
     backend_buffer_size: Annotated[int, Meta(ge=0, le=1024 * 1024 * 1024)] = 0
-    """Bytes that the kernel takes from a backend in bulk beyond what its client has taken. With 0 it chooses,
-    up to the last value of ``net.ipv4.tcp_rmem``; it never takes more than ``net.core.rmem_max``."""
+    """Bytes that the kernel takes from a backend in a bulk transfer beyond the bytes that the client has
+    taken. With 0 the kernel chooses, up to the last value of ``net.ipv4.tcp_rmem``. The kernel never takes
+    more than ``net.core.rmem_max``."""
     connect_timeout_ms: Milliseconds = 5_000
-    """How long one attempt to reach a backend may take."""
+    """Milliseconds that one attempt to reach a backend may take."""
     idle_timeout_ms: Milliseconds = 3_600_000
-    """A connection is ended after this long without a byte either way."""
+    """Milliseconds without a byte in either direction after which Refractium ends a connection."""
     udp_session_timeout_ms: Milliseconds = 60_000
-    """A UDP session is ended after this long without a datagram either way; a route may have its own."""
+    """Milliseconds without a datagram in either direction after which Refractium ends a UDP session. A route
+    may have its own timeout."""
     udp_unanswered_timeout_ms: Milliseconds = 10_000
-    """The same, if shorter, for a session that no backend has answered: its client may be forged."""
+    """Milliseconds without a datagram after which Refractium ends a UDP session that no backend has answered,
+    because its client address may be forged. If `udp_session_timeout_ms` is shorter, it applies instead."""
     drain_timeout_ms: Annotated[int, Meta(ge=0, le=24 * 3600 * 1000)] = 30_000
-    """How long a stop waits for open connections."""
+    """Milliseconds for which a stop waits for open connections."""
     proxy_protocol_from: Annotated[
         tuple[str, ...],
         Meta(description="Addresses and networks of the proxies that must send a PROXY header."),
     ] = ()
-    """Proxies (``10.0.0.0/8``, ``::1``) whose connections begin with a PROXY header, which is believed. From
-    everybody else it is what any other first bytes are."""
+    """Addresses and networks (``10.0.0.0/8``, ``::1``) of proxies whose connections begin with a PROXY
+    header, which Refractium believes. From any other client, a PROXY header is ordinary first bytes."""
 
 
 class HealthSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When a backend is checked (ms), and how many answers make it up or down (counts)."""
+    """The timing of health checks (ms), and the number of results that make a backend up or down."""
 
     interval_ms: Annotated[int, Meta(ge=10, le=24 * 3600 * 1000)] = 10_000
-    """Between checks of a backend that is well, and how long one that is down is out of rotation at least, if
-    nobody but clients can tell whether it is back."""
+    """Milliseconds between two checks of a healthy backend. Without checks, the least time that a backend is
+    out of rotation after it went down, because only clients can tell whether it is back."""
     timeout_ms: Annotated[int, Meta(ge=1, le=3600 * 1000)] = 1_000
-    """How long one check may take."""
+    """Milliseconds that one check may take."""
     rise: Annotated[int, Meta(ge=1, le=100)] = 2
-    """Checks in a row that a backend which is down must pass to be up again."""
+    """Checks in a row that a backend must pass, while it is down, to be up again."""
     fall: Annotated[int, Meta(ge=1, le=100)] = 3
-    """Checks in a row that a backend which is up must fail to be down."""
+    """Checks in a row that a backend must fail, while it is up, to be down."""

@@ -1,4 +1,4 @@
-"""What is drawn on a terminal: a console that shows names as they are, and tables."""
+"""Output on a terminal: a console that prints text without markup, and tables."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the caller whether the program ends because nobody reads; rich would end it."""
+        """Raise the error again, so that the caller decides; rich would end the program."""
         raise  # noqa: PLE0704 - rich calls this while it handles the error
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a rich console that shows names from files and wires as they are, not as markup.
+    """Return a rich console that prints names from files and from the network literally, not as markup.
 
     Args:
-        stderr: whether it prints to stderr instead of stdout.
+        stderr: whether the console prints to stderr instead of stdout.
     """
     return _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table to stdout. On a terminal that is too narrow for it, the text of cells is folded.
+    """Print a table to stdout. On a terminal that is too narrow for the table, the text of cells is folded.
 
     Args:
-        title: the line above the table; None for no such line.
+        title: the line above the table; None for no title.
         columns: the heading of each column.
-        rows: the text of each cell, shown as `printable` returns it; one cell for each column.
+        rows: the texts of the cells, one for each column; `printable` escapes each text.
     """
     drawn = Table(*columns, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in drawn.columns:
@@ -43,5 +43,5 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str
         drawn.add_row(*map(printable, row))
     out = console()
     if not out.is_terminal:
-        out.width = 200  # into a file or a pipe, where no line needs to end at 80
+        out.width = 200  # rich would fold lines at 80 characters, which files and pipes do not need
     out.print(drawn)

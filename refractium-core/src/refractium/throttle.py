@@ -1,4 +1,4 @@
-"""Log lines that a flood must not multiply."""
+"""Limits on the rate of log lines, so that a flood of events does not flood the log."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _EVERY: Final = 10.0
+"""Seconds between two lines of a `Throttled`."""
 _BURST: Final = 10
-"""Seconds over which the lines of an `Allowance` may be spread in any way."""
+"""Seconds over which an `Allowance` averages: its lines may be spread over them in any way."""
 
 
 class Throttled:
-    """Logs lines of one kind at once when they are rare, else one in ten seconds with a count.
+    """A logger for lines of one kind: at most one line in ten seconds, with the number of lines left out.
 
     Args:
-        log: where to.
+        log: the logger that writes the lines.
     """
 
     def __init__(self, log: logging.Logger) -> None:
@@ -27,11 +28,11 @@ class Throttled:
         self._held_back = 0
 
     def warning(self, message: str, *args: object) -> None:
-        """Log `message % args`, or count it."""
+        """Log `message % args` as a warning, or only count it."""
         self._write(logging.WARNING, message, args, None)
 
     def error(self, message: str, *args: object, exc_info: BaseException) -> None:
-        """Log `message % args` with the traceback of an exception, or count it."""
+        """Log `message % args` as an error with the traceback of an exception, or only count it."""
         self._write(logging.ERROR, message, args, exc_info)
 
     def _write(
@@ -48,14 +49,14 @@ class Throttled:
 
 
 class Allowance:
-    """Allows so many lines a second, on average over ten seconds (a token bucket).
+    """A token bucket: a number of lines per second, on average over ten seconds.
 
     Args:
-        per_second: how many lines.
-        clock: tells the time (s).
+        per_second: the number of lines allowed per second.
+        clock: a function that returns the time (s).
 
     Attributes:
-        per_second: the same; it may be changed.
+        per_second: the number of lines allowed per second; it may be changed at any time.
     """
 
     def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,14 +66,14 @@ class Allowance:
         self._room = float(per_second * _BURST)
 
     def refill(self) -> None:
-        """Take the time into account that has passed since the last call."""
+        """Add the lines for the time that has passed since the last call."""
         now = self._clock()
         room = self._room + (now - self._filled_at) * self.per_second
         self._room = min(room, self.per_second * _BURST)
         self._filled_at = now
 
     def take(self) -> bool:
-        """Take one line, if there is one to be had until the next `refill`."""
+        """Take one line from the bucket. Return False if the bucket is empty until the next `refill`."""
         if self._room < 1:
             return False
         self._room -= 1

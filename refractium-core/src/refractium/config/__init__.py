@@ -1,4 +1,4 @@
-"""The configuration file: what it may say (`model`), how it is read (`load`) and decoded (`decode`)."""
+"""The configuration file: its types (`model`), reading it (`load`) and decoding it (`decode`)."""
 
 from refractium.config.load import Loaded, Source, read
 from refractium.config.model import (

@@ -1,7 +1,7 @@
-"""From the tables of a TOML document to a `Config`.
+"""Decoding of a TOML document into a `Config`.
 
-Each key is decoded by itself. One that is not valid is reported and left out, and what remains is decoded
-all the same, so that everything that is wrong is found at once.
+Each key is decoded by itself. An invalid key is reported and left out, and the other keys are still decoded,
+so that all mistakes are found at once.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ if TYPE_CHECKING:
     from refractium.config.model import Finding, Routes
 
 MAX_FINDINGS: Final = 100
-"""As many are reported; a file with more is not a configuration."""
+"""Findings reported for one file; a file with more mistakes is hardly a configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A document as a `Config`.
+    """A decoded document.
 
     Attributes:
-        config: what is valid of it.
-        routes: ``config.protocols``, each with its key path.
-        sound_routes: those of them that nothing was left out of.
-        findings: what is not valid.
+        config: the valid part of the document.
+        routes: the routes of ``config.protocols``, each with its key path.
+        sound_routes: the routes without any invalid key.
+        findings: the mistakes in the document.
     """
 
     config: Config
@@ -73,7 +73,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """Collects findings, up to a bound."""
+    """A list of at most `MAX_FINDINGS` findings."""
 
     findings: list[Finding] = field(default_factory=list)
 
@@ -87,7 +87,7 @@ class _Report:
 
 
 def decode(document: dict[str, Any]) -> Decoded:
-    """Decode a whole file."""
+    """Decode the document of a whole file."""
     report = _Report()
     _report_unknown(document, (*Config.__struct_fields__, *FALLBACKS), "", report)
     server = _decode_server(document, report)
@@ -121,13 +121,13 @@ def _decode_server(document: dict[str, Any], report: _Report) -> ServerConfig:
     values = _decode_fields(ServerConfig, table, "server", report)
     outside: dict[str, Any] = {key: document[key] for key in FALLBACKS if key in document}
     for key in outside.keys() & table.keys():
-        report.add(key, "already given in [server]")
+        report.add(key, "also set in [server]: remove one of the two")
     if document.get("listeners"):
         for key in ("bind", "port", "allow", "deny"):
             if key in table:
-                report.add(f"server.{key}", "there are [[listeners]]: it belongs to each of them")
+                report.add(f"server.{key}", "the file has [[listeners]]: move this key into each of them")
     if "group" in table and "user" not in table:
-        report.add("server.group", "it goes with a user: add user, or leave group out")
+        report.add("server.group", "a group needs a user: add user, or leave group out")
     values = _decode_fields(ServerConfig, outside, "", report) | values
     return ServerConfig(**values)
 
@@ -138,7 +138,7 @@ def _decode_listener(table: Any, path: str, report: _Report) -> ListenerConfig |
         return None
     values = _decode_fields(ListenerConfig, table, path, report)
     if "port" not in table:
-        report.add(path, "no port: say where it listens")
+        report.add(path, "no port: say on which port to listen")
     return ListenerConfig(**values) if "port" in values else None
 
 
@@ -150,18 +150,18 @@ def _decode_route(table: Any, path: str, report: _Report) -> RouteConfig | None:
     if "name" not in table:
         report.add(path, "no name: say which protocol the route is for")
     if "forward_to" not in table and "action" not in table:
-        report.add(path, "no forward_to: say where its clients go")
+        report.add(path, "no forward_to: say where the clients of the route go")
     elif "forward_to" in table and "action" in table:
-        report.add(f"{path}.forward_to", "with an action its clients go nowhere: leave one of the two out")
+        report.add(f"{path}.forward_to", "a route with an action forwards to nowhere: leave one of them out")
     if "name" not in values:
         return None
-    if "patterns" in table:  # however wrong, the protocol is one defined here, not an installed one
+    if "patterns" in table:  # even invalid patterns show that the name is not an installed protocol
         values.setdefault("patterns", ())
     return RouteConfig(**values)
 
 
 def _decode_metrics(table: dict[str, Any], report: _Report) -> MetricsConfig:
-    """By itself, because its `bind` has a port, and that of the server has none."""
+    """Decode ``[metrics]`` apart, because its `bind` has a port and the `bind` of ``[server]`` has none."""
     _report_unknown(table, MetricsConfig.__struct_fields__, "metrics", report)
     where = "metrics.hosts"
     hosts = _convert(table.get("hosts", ()), tuple[str, ...], where, report)
@@ -179,7 +179,7 @@ def _decode_metrics(table: dict[str, Any], report: _Report) -> MetricsConfig:
 
 
 def _decode_plugins(table: dict[str, Any], report: _Report) -> PluginsConfig:
-    """What the tables of plugins say is looked at when the plugins are known."""
+    """Decode ``[plugins]``. The tables of plugins are checked later, when the plugins are known."""
     settings = {key: value for key, value in table.items() if isinstance(value, dict) and key != "disable"}
     rest = {key: value for key, value in table.items() if key not in settings}
     _report_unknown(rest, ("disable",), "plugins", report)
@@ -199,14 +199,14 @@ def _tables(document: dict[str, Any], key: str, report: _Report) -> list[Any]:
     tables = document.get(key, [])
     if isinstance(tables, list):
         return tables
-    report.add(key, f"expected a list of tables: write [[{key}]], with two brackets each side")
+    report.add(key, f"expected a list of tables: write [[{key}]], with two brackets on each side")
     return []
 
 
 def _decode_fields(
     struct: type[msgspec.Struct], table: Mapping[str, Any], path: str, report: _Report
 ) -> dict[str, Any]:
-    """The valid ones of the keys that `struct` knows, decoded; the others are reported."""
+    """Return the decoded values of the valid keys. Report unknown and invalid keys."""
     _report_unknown(table, struct.__struct_fields__, path, report)
     values = {}
     for info in _fields(struct):
@@ -230,7 +230,7 @@ def _decode_fields(
 
 
 _fields = cache(msgspec.structs.fields)
-"""The fields of a struct; msgspec evaluates their annotations anew each time."""
+"""The fields of a struct, cached because msgspec evaluates the annotations in each call."""
 
 
 def _decode_pattern(written: Any, where: str, report: _Report) -> Any:
@@ -252,7 +252,7 @@ def _decode_member(written: Any, where: str, report: _Report) -> Any:
 
 
 def _decode_hook(written: Any, where: str, report: _Report) -> Any:
-    """What is not the name is the hook's own, which is looked at when the hook is known."""
+    """Decode one entry of ``hooks``. All keys but the name are checked later, when the hook is known."""
     if not isinstance(written, dict):
         return _check_one(protocol_name, _convert(written, str, where, report), where, report)
     name = _decode_fields(
@@ -265,14 +265,14 @@ def _decode_hook(written: Any, where: str, report: _Report) -> Any:
 
 
 def _decode_health(written: dict[str, Any], where: str, report: _Report) -> Any:
-    """What is not known here is the kind's own, which is looked at when the kind is known."""
+    """Decode a table ``health``. Keys that only the kind knows are checked later, when the kind is known."""
     shared = [key for key in HealthConfig.__struct_fields__ if key != "options"]
     values = _decode_fields(
         HealthConfig, {key: written[key] for key in shared if key in written}, where, report
     )
     options = {key: value for key, value in written.items() if key not in shared}
     if "kind" not in written:
-        report.add(where, "no kind: say how they are checked, such as kind = 'tcp'")
+        report.add(where, "no kind: say how the backends are checked, such as kind = 'tcp'")
     return HealthConfig(**values, options=options) if "kind" in values else _INVALID
 
 
@@ -281,11 +281,14 @@ _ENTRIES: Final[Mapping[str, Callable[[Any, str, _Report], Any]]] = {
     "hooks": _decode_hook,
     "patterns": _decode_pattern,
 }
-"""How each entry of a list is decoded, where it may be a table."""
+"""The function that decodes one entry of a list, for keys whose entries may be tables."""
 
 
 def _compile(written: str | PatternTable) -> None:
-    """Try a pattern by itself; whether it fits into ``peek_buffer_size`` is seen when that is known."""
+    """Raise `ValueError` if a pattern is invalid by itself.
+
+    Whether the pattern fits into ``peek_buffer_size`` is checked later, when the size is known.
+    """
     compile_patterns("pattern", Transport.TCP, (pattern(written),), MAX_BYTES_LIMIT)
 
 
@@ -314,7 +317,7 @@ _HINTS: Final[Mapping[str, str]] = {
     "transport": "write 'tcp' or 'udp', or leave it out for every transport of the protocol",
 }
 _INVALID: Final = object()
-"""Stands for a value that was reported and is left out."""
+"""A placeholder for a value that was reported and is left out."""
 
 
 def _convert(value: Any, type_: Any, where: str, report: _Report) -> Any:
@@ -322,7 +325,7 @@ def _convert(value: Any, type_: Any, where: str, report: _Report) -> Any:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
-        # In the words of TOML, which has no null.
+        # msgspec speaks of JSON; TOML says "table" for "object" and has no null.
         message = message.replace("`", "").replace(" | null", "").replace("object", "table")
         message = _HINTS.get(where.rpartition(".")[2], message[:1].lower() + message[1:])
         report.add(where + place.rstrip("`"), message)
@@ -370,9 +373,9 @@ def _report_unknown(table: Iterable[str], known: Collection[str], path: str, rep
         elif key in ListenerConfig.__struct_fields__:
             hint = ": it belongs in [[listeners]]"
         elif close := get_close_matches(key[:_LONGEST_KEY], known, n=1):
-            hint = f": did you mean {close[0]!r}?"
+            hint = f": did you mean '{close[0]}'?"
         report.add(join(path, key), f"unknown key{hint}")
 
 
 _LONGEST_KEY: Final = 64
-"""What is compared of a key, in characters: comparing takes quadratic time."""
+"""Characters of a key that are compared with known keys, because the comparison takes quadratic time."""

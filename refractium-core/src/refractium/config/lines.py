@@ -1,8 +1,8 @@
-"""Where in a TOML text a key stands. tomli tells the line of a syntax error, but not that of a value.
+"""The line numbers of keys in a TOML text. tomli gives the line of a syntax error, but not of a value.
 
-This is no parser: it runs over text that tomli has accepted and only has to know a header from a key and
-where a value ends. What it cannot tell for certain (an escape in a quoted key, the inside of a value) it
-leaves out, and then answers for what stands around it.
+This is not a parser: it scans a text that tomli has accepted, tells headers from keys and finds the end of
+each value. It skips keys whose place is not certain: quoted keys with an escape, and keys inside of a value.
+For such a key it gives the line of the table or key around it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SOME_HEADER: Final = re.compile(r"[ \t]*\[")
 _ASSIGNMENT: Final = re.compile(rf"[ \t]*(?P<key>{_DOTTED})[ \t]*=")
 _IN_VALUE: Final = re.compile(
     r"""
-      \"{3} (?: \\. | [^\\] )*? \"{3,5}   # quotes may stand right before the closing ones
+      \"{3} (?: \\. | [^\\] )*? \"{3,5}   # one or two quotes may stand right before the closing three
     | '{3} .*? '{3,5}
     | " (?: \\. | [^"\\\n] )* "
     | ' [^'\n]* '
@@ -35,13 +35,13 @@ _IN_VALUE: Final = re.compile(
 
 
 def join(path: str, key: str) -> str:
-    """The key path of `key` in the table at `path` (empty for the whole file)."""
+    """Return the key path of `key` in the table at `path`; the path of the whole file is empty."""
     name = key if _BARE.fullmatch(key) else json.dumps(key)
     return f"{path}.{name}" if path else name
 
 
 class Lines:
-    """The lines (from 1) of the keys and tables of a text."""
+    """The line numbers (from 1) of the keys and tables of a TOML text."""
 
     def __init__(self, text: str) -> None:
         self._lines: dict[str, int] = {}
@@ -52,7 +52,11 @@ class Lines:
         return path in self._lines
 
     def find(self, path: str) -> int | None:
-        """The line of a key path such as ``protocols[1].forward_to[0]``, or of what stands around it."""
+        """Return the line of a key path such as ``protocols[1].forward_to[0]``.
+
+        If the line of the key is unknown, return the line of the nearest key or table around it; None if no
+        line is known.
+        """
         while path and path not in self._lines:
             path = _PARENT.sub("", path)
         return self._lines.get(path)
@@ -72,7 +76,7 @@ class Lines:
             position = end
 
     def _enter(self, key: str, line: int, *, is_array: bool) -> str:
-        """Note a header; return the key path of its table, with the index of each array on the way."""
+        """Record the line of a header; return the key path of its table, with the index in each array."""
         path = ""
         *outer, last = _parts(key)
         for part in outer:
@@ -102,7 +106,10 @@ def _path(table: str, dotted: str) -> str:
 
 
 def _end_of_statement(text: str, position: int) -> int:
-    """The position after the newline that ends a statement; one inside of brackets or a string does not."""
+    """Return the position after the statement: after its newline, or the end of the text.
+
+    A newline inside of brackets or a string does not end the statement.
+    """
     depth = 0
     for token in _IN_VALUE.finditer(text, position):
         depth += (token["open"] is not None) - (token["close"] is not None)

@@ -1,4 +1,4 @@
-"""The text of a configuration, and what it says."""
+"""The text of a configuration (`Source`) and its decoded content (`Loaded`)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """The text of a configuration and what to call it in messages.
+    """The text of a configuration and its name in messages.
 
     Attributes:
-        text: TOML 1.1.
-        name: the file as the operator named it.
+        text: the text, in TOML 1.1.
+        name: the path of the file, as the operator wrote it.
     """
 
     text: str
@@ -35,16 +35,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a source says.
+    """The decoded content of a source.
 
     Attributes:
-        source: what was read.
-        config: all of it that is valid. A route is kept if its name is; it may then have no backend, and
-            an empty ``patterns`` where those that it gives are not valid.
-        routes: ``config.protocols``, each with its key path, such as ``protocols[1]``.
-        sound_routes: those of them that nothing was left out of: what `check` can judge without guessing.
-        problems: what makes it unusable; the caller may find more and raise a `ConfigError` of all.
-        warnings: what it had better not say; none while there are problems.
+        source: the text that was decoded.
+        config: the valid part of the content. A route with a valid name is kept; it may then have no
+            backend, and an empty ``patterns`` if its patterns are not valid.
+        routes: the routes of ``config.protocols``, each with its key path, such as ``protocols[1]``.
+        sound_routes: the routes without any invalid key, which `refractium.assembly.check` can judge
+            without guessing.
+        problems: the problems that make the configuration unusable. The caller may find more and raise a
+            `ConfigError` with all of them.
+        warnings: the settings that are allowed and probably not meant; empty if there are problems.
     """
 
     source: Source
@@ -55,19 +57,20 @@ class Loaded:
     warnings: tuple[Problem, ...]
 
     def locate(self, where: str) -> int | None:
-        """The line of a key path, or of the table around a key that is missing; None if not known."""
+        """Return the line of a key path, or of the table around a missing key; None if it is unknown."""
         return _locate(self.source, where)
 
     def problem(self, where: str, message: str) -> Problem:
-        """A problem, or a warning, at a key path of this source."""
+        """Return a problem, or a warning, at a key path of this source."""
         return problem_at(self.source, where, message)
 
 
 def read(path: Path) -> Source:
-    """Read a file: regular, UTF-8 (a byte order mark is ignored), not too large (`refractium.system.files`).
+    """Read a configuration file. A byte order mark is ignored.
 
     Raises:
-        ConfigError: it is none of that, or not there.
+        ConfigError: the file does not exist, is not regular, is too large (`refractium.system.files`), cannot
+            be read, or is not UTF-8.
     """
     try:
         raw = read_regular(path)
@@ -89,7 +92,7 @@ def _unreadable(path: Path, message: str, line: int | None = None) -> ConfigErro
 
 
 def problem_at(source: Source, where: str, message: str) -> Problem:
-    """A problem, or a warning, at a key path of a source."""
+    """Return a problem, or a warning, at a key path of a source."""
     return Problem(message, where, source.name, _locate(source, where))
 
 

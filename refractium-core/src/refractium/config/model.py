@@ -1,8 +1,8 @@
-"""The configuration file as types: what it may say, with its defaults.
+"""The types of the configuration file, with its keys and their defaults.
 
-The structs hold what is written. Properties of a `RouteConfig` give it in one form: always a tuple, parsed,
-names in lower case. The functions that read single values are what `load` checks them with, so what it lets
-through never raises here.
+The structs hold the values as the file has them. Properties of a `RouteConfig` return them in one form:
+always a tuple, parsed, names in lower case. The properties parse with the functions that `load` checks values
+with, so a value that `load` has accepted never raises here.
 """
 
 from __future__ import annotations
@@ -30,46 +30,52 @@ if TYPE_CHECKING:
 Finding: TypeAlias = tuple[str, str]
 """A key path and a message."""
 Routes: TypeAlias = "Sequence[tuple[str, RouteConfig]]"
-"""Routes, each with the key path or flag that it comes from."""
+"""Routes, each with the key path or the flag that defines the route."""
 Listeners: TypeAlias = "Sequence[tuple[str, ListenerConfig]]"
 """Listeners, each with its key path."""
 
 _AddressText = Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
 _Names = str | tuple[str, ...]
 _Allow = Annotated[
-    tuple[str, ...], Meta(description="Addresses and networks of the only clients that are served.")
+    tuple[str, ...],
+    Meta(description="Addresses and networks of the only clients that Refractium serves."),
 ]
 _Deny = Annotated[
     tuple[str, ...],
-    Meta(description="Addresses and networks of clients that are never served."),
+    Meta(description="Addresses and networks of clients that Refractium never serves."),
 ]
 
 
 class HookConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A packet hook with settings of its own, which come before those of ``[plugins.ID]``."""
+    """A packet hook with settings of its own, which outrank the settings of ``[plugins.ID]``."""
 
-    name: Annotated[str, Meta(description="The hook, as `refractium plugins list` names it.")]
+    name: Annotated[str, Meta(description="The name of the hook, as in `refractium plugins list`.")]
     options: dict[str, Any] = {}
-    """The keys that are the hook's own. In the file they stand beside the name."""
+    """The settings of the hook. In the file they stand beside the name."""
 
 
 class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is listened on, and the limits and timeouts."""
+    """The table ``[server]``: the address to listen on, limits, timeouts and the processes that serve."""
 
-    bind: Annotated[str, Meta(description="The address listened on: an IP address or a host name.")] = (
+    bind: Annotated[str, Meta(description="The address to listen on: an IP address or a host name.")] = (
         "0.0.0.0"  # noqa: S104 - a multiplexer is there for the network
     )
-    port: Annotated[int, Meta(ge=0, le=65_535, description="0 takes any free port, and prints it.")] = 8080
+    port: Annotated[
+        int, Meta(ge=0, le=65_535, description="The port to listen on. 0 takes any free port and prints it.")
+    ] = 8080
     allow: _Allow = ()
     deny: _Deny = ()
     hot_reload: Annotated[
-        bool, Meta(description="Whether a changed file is taken over at once; SIGHUP does it in any case.")
+        bool,
+        Meta(description="Whether to apply a changed file at once. SIGHUP applies it in any case."),
     ] = True
     fallback_tcp: Annotated[
-        _AddressText | None, Meta(description="Where connections go that no route matches; else closed.")
+        _AddressText | None,
+        Meta(description="The address for connections without a matching route. Without it: closed."),
     ] = None
     fallback_udp: Annotated[
-        _AddressText | None, Meta(description="Where datagrams go that no route matches; else dropped.")
+        _AddressText | None,
+        Meta(description="The address for datagrams without a matching route. Without it: dropped."),
     ] = None
     hooks: Annotated[
         tuple[str | HookConfig, ...],
@@ -77,97 +83,103 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = ()
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | Literal["auto"],
-        Meta(description='Processes that serve; "auto": as many as there are processors.'),
+        Meta(description='The number of processes that serve. "auto" takes one for each processor.'),
     ] = 1
     control: Annotated[
-        str | None, Meta(description="The control socket. Without it: one by the port, in a usual place.")
+        str | None,
+        Meta(description="The path of the control socket. Without it: a default path with the port."),
     ] = None
     user: Annotated[
         str | int | None,
-        Meta(description="The user to run as once all ports are bound: a name or a number. Else: no change."),
+        Meta(description="The user to run as once ports are bound: name or number. Without it: no change."),
     ] = None
     group: Annotated[
         str | int | None,
-        Meta(description="The group to run as: a name or a number. Without it: the user's primary group."),
+        Meta(description="The group to run as: name or number. Without it: the user's primary group."),
     ] = None
 
     @property
     def worker_count(self) -> int:
-        """How many processes serve: of the processors, those that this one may use count."""
+        """The number of processes that serve; ``auto`` counts the processors that this process may use."""
         return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
     @property
     def identity(self) -> Identity | None:
-        """The user and group to run as; None keeps those that the program was started with."""
+        """The user and group to run as; None keeps the user and group that started the program."""
         return identity_of(self.user, self.group) if self.user is not None else None
 
 
 class ListenerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One of several addresses that are listened on, and what is served there."""
+    """A table ``[[listeners]]``: one of several addresses to listen on, and the routes served there."""
 
-    bind: Annotated[str, Meta(description="The address listened on: an IP address or a host name.")] = (
-        "0.0.0.0"  # noqa: S104 - as that of the server
+    bind: Annotated[str, Meta(description="The address to listen on: an IP address or a host name.")] = (
+        "0.0.0.0"  # noqa: S104 - a multiplexer is there for the network
     )
-    port: Annotated[int, Meta(ge=0, le=65_535, description="0 takes any free port, and prints it.")]
+    port: Annotated[
+        int, Meta(ge=0, le=65_535, description="The port to listen on. 0 takes any free port and prints it.")
+    ]
     transports: Annotated[
-        tuple[Transport, ...], Meta(min_length=1, description="Those that are served there.")
+        tuple[Transport, ...],
+        Meta(min_length=1, description="The transports that this listener serves."),
     ] = tuple(Transport)
     routes: Annotated[
         tuple[str, ...] | None,
-        Meta(description="Ids of routes, and protocols for all routes of theirs. Without it: all routes."),
+        Meta(description="The routes served here, by their id or protocol. Without it: all routes."),
     ] = None
     allow: _Allow = ()
     deny: _Deny = ()
 
     def serves(self, route: RouteConfig) -> bool:
-        """Whether a route is among those that it serves."""
+        """Return whether this listener serves a route."""
         return self.routes is None or route.label in self.routes or route.name in self.routes
 
     @property
     def name(self) -> str:
-        """What it is called: where it listens."""
+        """The name of the listener: its address and port."""
         return listener_name(self.bind, self.port)
 
 
 def listener_name(bind: str, port: int) -> str:
-    """What a listener is called: where it listens."""
+    """Return the name of a listener: its address and port."""
     return f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
 
 
 class PatternTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A pattern that is more than a string: either bytes at a fixed offset or a regular expression."""
+    """A pattern written as a table: either bytes at a fixed offset or a regular expression."""
 
     hex: Annotated[str, Meta(description="Bytes as hex digits; blanks between bytes are ignored.")] | None = (
         None
     )
-    offset: Annotated[int, Meta(ge=0, le=65_535, description="Where the bytes must be, from 0.")] = 0
-    regex: Annotated[str, Meta(description="A regex on bytes, anchored where it starts with ^.")] | None = (
-        None
-    )
+    offset: Annotated[
+        int, Meta(ge=0, le=65_535, description="The offset of the bytes of `hex` from the start.")
+    ] = 0
+    regex: Annotated[str, Meta(description="A regex on bytes, anchored if it begins with ^.")] | None = None
 
 
 class HealthConfig(HealthSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the backends of a route are watched."""
+    """The health check of the backends of a route."""
 
-    kind: Annotated[str, Meta(description="How they are checked: tcp, send_expect, http, dns or none.")]
+    kind: Annotated[str, Meta(description="The kind of check: tcp, send_expect, http, dns or none.")]
     options: dict[str, Any] = {}  # noqa: RUF012 - a Struct copies it
-    """The keys that are the kind's own. In the file they stand beside the others."""
+    """The keys that only this kind has. In the file they stand beside the shared keys."""
 
 
 class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A protocol, the conditions under which the route applies, and where its clients go."""
+    """A table ``[[protocols]]``: a route with its protocol, its conditions and its backends."""
 
-    name: Annotated[str, Meta(description="The protocol: an installed one, or a new one with `patterns`.")]
+    name: Annotated[
+        str, Meta(description="The protocol: an installed protocol, or a new name with `patterns`.")
+    ]
     forward_to: Annotated[
         str | Member | tuple[str | Member, ...],
-        Meta(description="The backends: HOST:PORT, [IPV6]:PORT or unix:PATH, or a table with an address."),
+        Meta(description="The backends: HOST:PORT, [IPV6]:PORT, unix:PATH, or a table with an address."),
     ] = ()
     id: Annotated[
         str | None,
-        Meta(description="What logs, metrics and listeners call the route. Without it: as the protocol."),
+        Meta(description="The name of the route in logs, metrics and listeners. Without it: the protocol."),
     ] = None
     sni: Annotated[_Names, Meta(description="TLS server names; *.example.org covers one label.")] = ()
-    alpn: Annotated[_Names, Meta(description="Application protocols, one of which TLS must offer.")] = ()
+    alpn: Annotated[_Names, Meta(description="ALPN protocols; TLS clients must offer one of them.")] = ()
     host: Annotated[_Names, Meta(description="Hosts of requests; *.example.org covers one label.")] = ()
     patterns: tuple[str | PatternTable, ...] | None = None
     transport: Annotated[
@@ -175,41 +187,42 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = None
     on_timeout: Annotated[
         bool | None,
-        Meta(description="Whether silent clients come here. Without it: if the server speaks first."),
+        Meta(description="Whether this route gets silent clients. Without it: if servers speak first."),
     ] = None
     udp_session_timeout_ms: Annotated[
-        Milliseconds | None, Meta(description="Silence that ends a UDP session. Without it: as in [server].")
+        Milliseconds | None,
+        Meta(description="The silence that ends a UDP session. Without it: the value of [server]."),
     ] = None
-    balance: Annotated[str, Meta(description=f"How a backend is chosen: {', '.join(BALANCERS)}.")] = (
+    balance: Annotated[str, Meta(description=f"The balancing method: {', '.join(BALANCERS)}.")] = (
         "round_robin"
     )
     health: Annotated[
         HealthConfig | None,
-        Meta(description="How backends are watched. Without it: by whether clients reach them."),
+        Meta(description="The health check. Without it, clients' failed connections show a backend down."),
     ] = None
     proxy_protocol: Annotated[
         ProxyVersion | None,
-        Meta(description="The PROXY header that tells backends who the client is. Without it: none."),
+        Meta(description="The PROXY header that tells backends the client's address. Without it: none."),
     ] = None
     allow: _Allow = ()
     deny: _Deny = ()
     action: Annotated[
         Action | None,
-        Meta(description="Instead of forward_to: close its clients (reject), or reset them (reset)."),
+        Meta(description="Instead of forward_to: close (reject) or reset (reset) clients of the route."),
     ] = None
     hooks: Annotated[
         tuple[str | HookConfig, ...],
-        Meta(description="Packet hooks that are told of what passes; a table has settings of its own."),
+        Meta(description="Packet hooks of this route: names, or tables with a name and settings."),
     ] = ()
 
     @property
     def label(self) -> str:
-        """What the route is called."""
+        """The name of the route: its id, else its protocol."""
         return self.id or self.name
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """The backends, all in the one form."""
+        """The backends, each as a `Member`."""
         written = (self.forward_to,) if isinstance(self.forward_to, str | Member) else self.forward_to
         return tuple(Member(one) if isinstance(one, str) else one for one in written)
 
@@ -231,20 +244,22 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def pattern_set(self) -> tuple[Pattern, ...]:
-        """What `patterns` says; empty for an installed protocol."""
+        """The parsed `patterns`; empty for an installed protocol."""
         return tuple(map(pattern, self.patterns or ()))
 
 
 class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which plugins are left out, and the settings of the others."""
+    """The table ``[plugins]``: the plugins to leave out, and the settings of the others."""
 
-    disable: Annotated[tuple[str, ...], Meta(description="Ids of plugins that are not even imported.")] = ()
+    disable: Annotated[
+        tuple[str, ...], Meta(description="Ids of plugins that Refractium does not even import.")
+    ] = ()
     settings: dict[str, dict[str, Any]] = {}
-    """The tables of plugins, by id. In the file each is ``[plugins.ID]``."""
+    """The table ``[plugins.ID]`` of each plugin, by id."""
 
 
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The limits of the log."""
+    """The table ``[log]``: the limits of the log."""
 
     max_lines_per_second: Annotated[
         int,
@@ -253,20 +268,20 @@ class LogConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How metrics are served."""
+    """The table ``[metrics]``: the HTTP server of the metrics."""
 
     bind: Annotated[
         str | None,
-        Meta(description="HOST:PORT to serve them on; port 0 takes any free one. Else not served."),
+        Meta(description="HOST:PORT of the metrics; port 0 takes any free port. Without it: no metrics."),
     ] = None
     hosts: Annotated[
         tuple[str, ...],
-        Meta(description="Names of this machine that a request may have as its Host, beside its addresses."),
+        Meta(description="Names that a request may have as its Host, beside this machine's addresses."),
     ] = ()
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file. A fallback may stand at its top level too; loading moves it into `server`."""
+    """The whole file. If a fallback stands at the top level of the file, loading moves it into `server`."""
 
     server: ServerConfig = ServerConfig()
     listeners: tuple[ListenerConfig, ...] = ()
@@ -277,9 +292,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def listeners_of(config: Config, server: ServerConfig) -> list[tuple[str, ListenerConfig]]:
-    """Those of a file, each with its key path.
+    """Return the listeners of a file, each with its key path.
 
-    Where it has none, it is the one that `server`, which outranks the file's, describes.
+    Args:
+        config: the file.
+        server: the table ``[server]`` with the flags applied; it describes the only listener of a file
+            without ``[[listeners]]``.
     """
     if config.listeners:
         return [(f"listeners[{at}]", one) for at, one in enumerate(config.listeners)]
@@ -292,23 +310,24 @@ FALLBACKS: Final = ("fallback_tcp", "fallback_udp")
 
 
 def several(names: _Names) -> tuple[str, ...]:
-    """One name or several, as several."""
+    """Return one name or several names as a tuple."""
     return (names,) if isinstance(names, str) else names
 
 
 def pattern(written: str | PatternTable) -> Pattern:
-    """A pattern as the identifier takes it.
+    """Return a written pattern as the identifier takes it.
 
     Raises:
-        ValueError: it says nothing, or two things at once, or no bytes.
+        ValueError: a table has neither or both of `hex` and `regex`, or its `hex` is invalid; or a text has
+            a character that stands for no byte.
     """
     if isinstance(written, str):
         return Text(text_bytes(written))
     if (written.hex is None) == (written.regex is None):
-        raise ValueError("a pattern in braces has either hex or regex")
+        raise ValueError("a pattern in braces needs either hex or regex")
     if written.regex is not None:
         if written.offset:
-            raise ValueError("offset goes with hex; a regex has its place in itself")
+            raise ValueError("offset is for hex only: a regex itself says where it matches")
         return Regex(written.regex)
     try:
         return Hex(bytes.fromhex(written.hex or ""), written.offset)

@@ -10,7 +10,7 @@ from refractium.config.model import FALLBACKS, Config
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of the file, for editors. What it cannot say, loading checks all the same."""
+    """Return the JSON Schema (2020-12) of the file. Loading also checks what a schema cannot express."""
     schema = msgspec.json.schema(Config)
     definitions = schema["$defs"]
     server = definitions["ServerConfig"]["properties"]
@@ -28,12 +28,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def _spread_health_options(definitions: dict[str, Any]) -> None:
-    """Put the keys of each built-in kind beside those that every health check has."""
+    """Add the keys of each built-in kind of health check to the keys that all kinds share."""
     from refractium.backends.checks import CHECKS, NONE  # noqa: PLC0415 - slow to import, and only needed here
 
     health = definitions["HealthConfig"]
     shared = health["properties"]
-    del shared["options"], health["additionalProperties"]  # a kind that a plugin brings has keys of its own
+    del shared["options"], health["additionalProperties"]  # the kind of a plugin has keys unknown here
     health["allOf"] = [
         {"if": {"properties": {"kind": {"const": NONE}}}, "then": {"propertyNames": {"enum": [*shared]}}}
     ]

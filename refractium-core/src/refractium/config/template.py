@@ -6,5 +6,5 @@ from importlib.resources import files
 
 
 def template() -> str:
-    """A configuration with every key, its default and what it means; valid as it stands."""
+    """Return a valid configuration file with every key, its default and a comment on its meaning."""
     return files("refractium.config").joinpath("template.toml").read_text(encoding="utf-8")

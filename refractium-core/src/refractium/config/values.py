@@ -1,4 +1,4 @@
-"""Single values of a configuration: what is valid, and in which one form it is kept."""
+"""Checks of single values of a configuration. Each function returns the value in the form that is kept."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from refractium.addresses.address import Address, is_host_name
 
 
 def protocol_name(text: str) -> str:
-    """The name of a protocol, as the plugin contract has it (`refractium.contract.Protocol.name`).
+    """Return the name of a protocol; `refractium.contract.Protocol.name` has the rule for it.
 
     Raises:
-        ValueError: it cannot be one.
+        ValueError: the text is not a valid name.
     """
     if not _NAME.fullmatch(text):
         raise ValueError("a protocol's name is lower-case letters, digits, _ and -, starting with a letter")
@@ -21,10 +21,10 @@ def protocol_name(text: str) -> str:
 
 
 def route_id(text: str) -> str:
-    """The id of a route, made of the same letters.
+    """Return the id of a route, which consists of the same characters as the name of a protocol.
 
     Raises:
-        ValueError: it cannot be one.
+        ValueError: the text is not a valid id.
     """
     if not _NAME.fullmatch(text):
         raise ValueError("an id is lower-case letters, digits, _ and -, starting with a letter")
@@ -35,10 +35,10 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 def bind_address(text: str) -> str:
-    """What can be listened on.
+    """Return an address to listen on.
 
     Raises:
-        ValueError: neither an IP address nor a host name.
+        ValueError: the text is neither an IP address nor a host name.
     """
     try:
         ip_address(text)
@@ -53,20 +53,20 @@ def bind_address(text: str) -> str:
 
 
 def control_path(text: str) -> str:
-    """A unix socket's path.
+    """Return the path of a unix socket.
 
     Raises:
-        ValueError: it cannot be one.
+        ValueError: the text cannot be the path of a unix socket.
     """
     Address.parse(f"unix:{text}")
     return text
 
 
 def metrics_address(text: str) -> tuple[str, int]:
-    """Host, without brackets, and port, which may be 0.
+    """Return the host, without brackets, and the port, which may be 0.
 
     Raises:
-        ValueError: it is not ``HOST:PORT``.
+        ValueError: the text is not ``HOST:PORT``.
     """
     host, _, port = text.rpartition(":")
     if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:  # noqa: PLR2004 - 16 bits
@@ -77,10 +77,10 @@ def metrics_address(text: str) -> tuple[str, int]:
 
 
 def server_name(text: str) -> str:
-    """A TLS server name in lower case, without the dot that may end it (RFC 6066 section 3).
+    """Return a TLS server name in lower case, without a final dot (RFC 6066 section 3).
 
     Raises:
-        ValueError: neither a host name nor ``*.`` and one.
+        ValueError: the text is neither a host name nor ``*.`` and a host name.
     """
     if not text.isascii():
         raise ValueError("a server name is ASCII on the wire: write its xn-- form")
@@ -93,10 +93,13 @@ def server_name(text: str) -> str:
 
 
 def request_host(text: str) -> str:
-    """A host as requests name it: like `server_name`, or an IP address, IPv6 in brackets (RFC 3986 s3.2.2).
+    """Return a host as requests name it, in lower case.
+
+    A host is a name that `server_name` accepts, or an IP address; an IPv6 address stands in brackets
+    (RFC 3986 section 3.2.2).
 
     Raises:
-        ValueError: neither of them.
+        ValueError: the text is neither such a name nor an IP address.
     """
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
@@ -105,17 +108,17 @@ def request_host(text: str) -> str:
         if ":" in text:
             raise ValueError("a host is written without a port, an IPv6 address in brackets: [::1]") from None
         return server_name(text)
-    if (ip.version == 6) != (bare is not text):  # noqa: PLR2004 - it is called that
+    if (ip.version == 6) != (bare is not text):  # noqa: PLR2004 - the version number of IPv6
         raise ValueError("brackets belong to an IPv6 address: [::1]")
     return text.lower()
 
 
 def alpn_id(text: str) -> str:
-    """An application protocol: 1 to 255 bytes (RFC 7301 section 3.1), compared byte by byte.
+    """Return an ALPN protocol of 1 to 255 bytes (RFC 7301 section 3.1), unchanged: it is compared exactly.
 
     Raises:
-        ValueError: its length is another.
+        ValueError: the protocol is empty or longer than 255 bytes.
     """
-    if not 1 <= len(text.encode()) <= 255:  # noqa: PLR2004 - see above
+    if not 1 <= len(text.encode()) <= 255:  # noqa: PLR2004 - the length is one byte on the wire
         raise ValueError("an ALPN protocol is 1 to 255 bytes long: h2, http/1.1")
     return text
