@@ -94,7 +94,7 @@ def test_with_listeners_the_server_listens_nowhere(line: str) -> None:
         ("transports = ['tcp']\n", "transports: unknown key: it belongs in [[listeners]]"),
         (
             "[[listeners]]\nport = 1\n[[listeners]]\nport = 1\ntransports = ['udp']\n",
-            "listeners[1]: listens where listeners[0] does",
+            "listeners[1]: has the same address as listeners[0]",
         ),
         ("[server]\ndeny = ['all']\n", "server.deny[0]: not an address or a network"),
         ("[[protocols]]\nname = 'ssh'\n", "protocols[0]: no forward_to"),
@@ -109,11 +109,11 @@ def test_with_listeners_the_server_listens_nowhere(line: str) -> None:
         ),
         (
             ROUTES.replace('"admin"', '"http"'),
-            "protocols[1].id: protocols[0] is called so, after its protocol: take another name",
+            "protocols[1].id: protocols[0] has this name, after its protocol",
         ),
         (
             2 * "[[protocols]]\nname = 'ssh'\nid = 'a'\nforward_to = 'a:1'\n",
-            "protocols[1].id: protocols[0] is called so already",
+            "protocols[1].id: protocols[0] has this id already",
         ),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_route_that_no_listener_serves_is_warned_of() -> None:
     )
     assert loaded.problems == ()
     assert [(one.where, one.message) for one in loaded.warnings] == [
-        ("protocols[0]", "no listener serves it")
+        ("protocols[0]", "no listener serves this route")
     ]
 
 

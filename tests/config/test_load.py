@@ -59,7 +59,7 @@ def test_the_example_file_loads_with_a_warning_for_the_loop_in_it() -> None:
     loaded = load(EXAMPLE)
     assert loaded.problems == ()
     assert [(warning.where, warning.line) for warning in loaded.warnings] == [("server.fallback_tcp", 12)]
-    assert "127.0.0.1:8080 is what this server itself listens on" in loaded.warnings[0].message
+    assert "listens on 127.0.0.1:8080" in loaded.warnings[0].message
     server = loaded.config.server
     assert (server.bind, server.port, server.peek_buffer_size) == ("0.0.0.0", 8080, 1024)
     assert [(path, route.name) for path, route in loaded.routes] == [

@@ -142,8 +142,8 @@ def test_flags_do_not_say_where_several_listeners_are(tmp_path: Path, web: Backe
     done = run("check", "-p", 2, "-b", "::1", cwd=tmp_path)
     assert done.code == 2
     assert done.err.splitlines() == [
-        "error: --bind: the file has [[listeners]], each with its own",
-        "error: --port: the file has [[listeners]], each with its own",
+        "error: --bind: the file has [[listeners]], each with its own bind",
+        "error: --port: the file has [[listeners]], each with its own port",
     ]
 
 

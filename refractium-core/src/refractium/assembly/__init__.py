@@ -1,1 +1,1 @@
-"""From a file and flags to a configuration that can be served: sources, routes, hooks, checks."""
+"""Assembly of a configuration that can be served, from file and flags: sources, routes, hooks, checks."""

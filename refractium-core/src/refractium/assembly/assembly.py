@@ -1,4 +1,7 @@
-"""From what the operator wrote to what the engine takes: flags over file, names to installed protocols."""
+"""Assembly of file, flags and plugins into a configuration that the engine can serve.
+
+Flags outrank the file. Names in the configuration become the installed protocols, hooks and checks.
+"""
 
 from __future__ import annotations
 
@@ -49,15 +52,15 @@ class Assembly:
     """A configuration that can be served.
 
     Attributes:
-        server: limits, timeouts, fallbacks.
-        listeners: where to listen, and what is served there.
+        server: the limits, timeouts and fallbacks.
+        listeners: the addresses to listen on, and the routes served there.
         tcp: the routes for connections.
         udp: the routes for datagrams.
-        warnings: what is allowed and probably not meant.
-        log: how much is logged.
-        metrics: how metrics are served.
-        hooks: those of every route and of the fallbacks.
-        source: what was read.
+        warnings: the settings that are allowed and probably not meant, and the plugins that did not load.
+        log: the limits of the log.
+        metrics: the address and host names of the metrics server.
+        hooks: the packet hooks of every route and of the fallbacks.
+        source: the text of the configuration file and its name.
     """
 
     server: ServerConfig
@@ -71,7 +74,11 @@ class Assembly:
     source: Source
 
     def wanted(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
-        """What to listen on for some transports: where clients have anywhere to go; else the first."""
+        """Return the listeners to open for some transports, each with its transport.
+
+        These are the listeners with a route or a fallback for the transport. If there is none, return only
+        the first listener that has one of the transports.
+        """
         everywhere = [
             (transport, listener)
             for listener in self.listeners
@@ -95,7 +102,7 @@ class Assembly:
 
     @property
     def spec(self) -> EngineSpec:
-        """What an engine serves by this configuration."""
+        """The part of this configuration that an engine serves."""
         return EngineSpec(
             self.tcp,
             self.udp,
@@ -108,7 +115,7 @@ class Assembly:
 
     @staticmethod
     def rules(listener: ListenerConfig) -> ListenerRules:
-        """What one listener does, as the engine takes it."""
+        """Return the rules of one listener for the engine: its routes, `allow` and `deny`."""
         return ListenerRules(listener.routes, listener.allow, listener.deny)
 
 
@@ -119,29 +126,29 @@ def installed(overrides: Overrides, loaded: Loaded | None) -> Plugins:
 
 
 def assembled(overrides: Overrides, loaded: Loaded | None = None) -> Assembly:
-    """Read the file, load the plugins, put all together.
+    """Read the file, load the plugins, and assemble both with the flags.
 
     Args:
         overrides: the flags.
-        loaded: the file, if it has been read already.
+        loaded: the file, if the caller has read it already.
 
     Raises:
-        ConfigError: with everything that is wrong.
+        ConfigError: there are problems; the error has all of them.
     """
     loaded = loaded or read_sources(overrides)
     return assemble(loaded, overrides, installed(overrides, loaded))
 
 
 def assemble(loaded: Loaded, overrides: Overrides, plugins: Plugins) -> Assembly:
-    """Put file, flags and plugins together.
+    """Assemble file, flags and plugins.
 
     Args:
         loaded: the file.
         overrides: the flags.
-        plugins: what is installed.
+        plugins: the installed plugins.
 
     Raises:
-        ConfigError: with everything that is wrong in any of them.
+        ConfigError: there are problems in any of them; the error has all of them.
     """
     problems = list(loaded.problems)
     server = msgspec.structs.replace(loaded.config.server, **overrides.server)
@@ -154,7 +161,7 @@ def assemble(loaded: Loaded, overrides: Overrides, plugins: Plugins) -> Assembly
         return [*((path, route) for path, route in routes if route.name not in replaced), *forwards]
 
     def report(where: str, message: str) -> Problem:
-        if where.startswith("-"):  # of a flag, its whole text is the place
+        if where.startswith("-"):  # the place of a flag's problem is the whole flag, without a key path
             return Problem(message, where.partition(".")[0])
         return loaded.problem(where, message)
 
@@ -208,17 +215,17 @@ def _nothing_to_do(loaded: Loaded, plugins: Plugins) -> Problem:
 
 
 def _doubts(routes: Sequence[tuple[str, Route]]) -> Iterator[tuple[str, str]]:
-    """What is worth a warning and takes knowledge of the protocols to see."""
+    """Yield the warnings that depend on attributes of the protocols, each with its key path."""
     silent: dict[Transport, Route] = {}
     weak: dict[Transport, Route] = {}
     for path, route in routes:
         if route.takes_silent and silent.setdefault(route.transport, route) is not route:
-            yield path, f"its silent clients go to {silent[route.transport]}: only one route can have them"
+            yield path, f"silent clients go to {silent[route.transport]}: only one route can have them"
         strengths = {protocol.strength for protocol in route.protocols}
         if route.transport in weak and Strength.WEAK not in strengths:
             yield (
                 path,
-                f"stands behind {weak[route.transport]}, which is weaker: it is asked first all the same",
+                f"is asked before {weak[route.transport]}, which stands first but has a weaker protocol",
             )
         if strengths == {Strength.WEAK}:
             weak.setdefault(route.transport, route)

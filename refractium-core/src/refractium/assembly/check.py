@@ -1,6 +1,6 @@
-"""What is to be said about a configuration whose every value is valid by itself.
+"""Checks of a configuration whose values are valid one by one: do they fit together?
 
-Everything here gives pairs of a key path and a message; who knows the file adds where that is.
+Each check yields pairs of a key path and a message. The caller, which has the file, adds the line.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 
 _LONG_PEEK_MS: Final = 5_000
+"""Milliseconds of `peek_timeout_ms` above which there is a warning."""
 _MANY_PER_IP: Final = 200
+"""Connections of one client address above which there is a warning."""
 
 
 def problems(server: ServerConfig, listeners: Listeners, routes: Routes) -> Iterator[Finding]:
-    """What makes these routes unusable together, or with these listeners and settings."""
+    """Yield the problems that make these routes unusable with each other, the listeners or the settings."""
     for path, route in routes:
         yield from _unusable_patterns(path, route, server.peek_buffer_size)
         if route.transport is Transport.UDP:
@@ -44,7 +46,7 @@ def problems(server: ServerConfig, listeners: Listeners, routes: Routes) -> Iter
 
 
 def unknown_routes(listeners: Listeners, routes: Routes) -> Iterator[Finding]:
-    """What listeners are to serve and is no route."""
+    """Yield a problem for each name in the ``routes`` of a listener that is no route."""
     known = {name for _, route in routes for name in (route.label, route.name)}
     for path, listener in listeners:
         for at, name in enumerate(listener.routes or ()):
@@ -53,7 +55,7 @@ def unknown_routes(listeners: Listeners, routes: Routes) -> Iterator[Finding]:
 
 
 def warnings(server: ServerConfig, listeners: Listeners, routes: Routes) -> Iterator[Finding]:
-    """What is allowed, and probably not meant."""
+    """Yield a warning for each setting that is allowed and probably not meant."""
     if server.peek_timeout_ms > _LONG_PEEK_MS:
         yield (
             "server.peek_timeout_ms",
@@ -75,10 +77,10 @@ def warnings(server: ServerConfig, listeners: Listeners, routes: Routes) -> Iter
     for path, route in routes:
         yield from _repeated_backends(path, route)
         if not any(listener.serves(route) for _, listener in listeners):
-            yield path, "no listener serves it"
+            yield path, "no listener serves this route"
     for place, address in targets:
         if any(is_own_address(address, one.bind, one.port) for _, one in listeners):
-            yield place, f"{address} is what this server itself listens on; it will never be dialled"
+            yield place, f"Refractium itself listens on {address}, and will never connect to it"
 
 
 def _unusable_identity(server: ServerConfig) -> Iterator[Finding]:
@@ -97,7 +99,7 @@ def _repeated_backends(path: str, route: RouteConfig) -> Iterator[Finding]:
     seen: set[Address] = set()
     for place, address in _backends(path, route):
         if address in seen:
-            yield place, f"{address} is in this route already: give it a weight if it is to have more clients"
+            yield place, f"{address} is in this route already: give it a weight to send it more clients"
         seen.add(address)
 
 
@@ -106,7 +108,7 @@ def _same_address(listeners: Listeners) -> Iterator[Finding]:
     for path, listener in listeners:
         rivals = {first.setdefault((listener.name, one), path) for one in listener.transports} - {path}
         if rivals:
-            yield path, f"listens where {rivals.pop()} does: put both into one"
+            yield path, f"has the same address as {rivals.pop()}: put both listeners into one"
 
 
 def _shared_ids(routes: Routes) -> Iterator[Finding]:
@@ -117,9 +119,9 @@ def _shared_ids(routes: Routes) -> Iterator[Finding]:
             continue
         rival = first.setdefault(route.id, path)
         if rival != path:
-            yield f"{path}.id", f"{rival} is called so already"
+            yield f"{path}.id", f"{rival} has this id already: choose another"
         elif route.id in names:
-            yield f"{path}.id", f"{names[route.id]} is called so, after its protocol: take another name"
+            yield f"{path}.id", f"{names[route.id]} has this name, after its protocol: choose another id"
 
 
 def _unusable_patterns(path: str, route: RouteConfig, peek_buffer_size: int) -> Iterator[Finding]:
@@ -131,9 +133,9 @@ def _unusable_patterns(path: str, route: RouteConfig, peek_buffer_size: int) -> 
 
 
 def _duplicates(routes: Routes) -> Iterator[Finding]:
-    """Routes of one protocol that some client would meet both of, so that only their order would decide.
+    """Yield routes whose protocol and conditions overlap an earlier route, so that only order would decide.
 
-    A route without a condition is no duplicate of one with it: it takes what is left over.
+    A route without a condition does not duplicate a route with one: it takes the clients that are left over.
     """
     seen: dict[tuple[str | None, ...], list[tuple[str, RouteConfig]]] = {}
     for path, route in routes:

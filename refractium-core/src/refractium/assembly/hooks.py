@@ -1,4 +1,4 @@
-"""From the hooks that a configuration names to those that plugins give, with their settings."""
+"""Resolution of the hooks that a configuration names: the hook class of a plugin, with its settings."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def resolve_hooks(
     plugins: Plugins,
     findings: list[Finding],
 ) -> tuple[HookUse, ...]:
-    """The hooks that a route, or the server, names.
+    """Return the hooks that a route or ``[server]`` names, with their settings.
 
     Args:
-        where: the key path of the list.
-        named: the list.
-        tables: the settings of plugins, by id.
-        plugins: what is installed.
-        findings: what is wrong is added here, with its key path; such a hook is left out.
+        where: the key path of the list of hooks.
+        named: the list of hooks in the configuration.
+        tables: the tables ``[plugins.ID]``, by id.
+        plugins: the installed plugins.
+        findings: the list to which problems are added, with their key paths. A hook with a problem is left
+            out of the result.
     """
     return tuple(
         use
@@ -55,13 +56,13 @@ def _resolve(
     hook, id_ = found
     table = tables.get(id_, {})
     merged = {**table, **options}
-    wrong = list(table_problems(hook.settings_type, merged, f"plugin {id_!r}", ("name",)))
+    wrong = list(table_problems(hook.settings_type, merged, f"plugin '{id_}'", ("name",)))
     settings = None
     if not wrong:
         settings = msgspec.convert(merged, hook.settings_type)
         wrong = list(hook.problems(settings))
     for key, message in wrong:
-        # What the plugin's own table says is its fault, everything else that of this use.
+        # Name the table of the plugin if only it has the key; else name the place that uses the hook.
         top = key.partition("[")[0].partition(".")[0]
         place = f"plugins.{id_}" if top in table and top not in options else where
         findings.append((f"{place}.{key}", message))
@@ -70,9 +71,9 @@ def _resolve(
 
 
 def plugin_table_problems(tables: Mapping[str, Mapping[str, Any]], plugins: Plugins) -> Iterator[Finding]:
-    """What is wrong with ``[plugins.ID]`` tables, whether or not anything uses them.
+    """Yield the problems of all ``[plugins.ID]`` tables, used or not.
 
-    That of a plugin which is installed and did not load is left alone: what it may say is not known.
+    The table of a plugin that is installed and did not load is not checked, because its keys are unknown.
     """
     reports = {report.id: report for report in plugins.reports}
     for id_, table in tables.items():
@@ -92,8 +93,8 @@ def plugin_table_problems(tables: Mapping[str, Mapping[str, Any]], plugins: Plug
 def _table_problems(
     where: str, table: Mapping[str, Any], structs: Iterable[type[msgspec.Struct]], id_: str
 ) -> Iterator[Finding]:
-    """Keys by themselves: one that is missing may stand where the hook is used."""
+    """Yield the problems of the keys in one table. A missing key may stand where the hook is used."""
     for struct in structs:
-        for key, message in table_problems(struct, table, f"plugin {id_!r}"):
+        for key, message in table_problems(struct, table, f"plugin '{id_}'"):
             if key in table or message != "is missing":
                 yield f"{where}.{key}", message

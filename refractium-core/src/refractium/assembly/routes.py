@@ -1,4 +1,7 @@
-"""From routes as they are written to routes that can be served: names become what is installed."""
+"""Resolution of the routes in a configuration into routes that can be served.
+
+The names of protocols, hooks, balancing methods and health checks become the installed objects.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 def resolve_all(
     routes: Routes, server: ServerConfig, tables: PluginTables, plugins: Plugins
 ) -> Iterator[tuple[str, Route | str]]:
-    """Each route with its key path, or what is wrong, with the key path of that."""
+    """Yield each route with its key path, or a problem with the key path of the problem."""
     for path, route in routes:
         for found in _resolve(path, route, server, tables, plugins):
             yield (path, found) if isinstance(found, Route) else found
@@ -39,7 +42,7 @@ def resolve_all(
 def _resolve(
     path: str, route: RouteConfig, server: ServerConfig, tables: PluginTables, plugins: Plugins
 ) -> Iterator[Route | tuple[str, str]]:
-    """One route for each transport, or what is wrong: a key path and a message."""
+    """Yield one route for each transport, or a problem: its key path and a message."""
     by_transport = list(_protocols(path, route, server, plugins))
     transports = {one[0].transport for one in by_transport if isinstance(one[0], Protocol)}
     faults: list[tuple[str, str]] = []
@@ -78,14 +81,14 @@ def _resolve(
             )
         except ConfigError as error:
             for problem in error.problems:
-                if problem.where != "forward_to":  # reported with the file's or the flag's other problems
+                if problem.where != "forward_to":  # decoding the file or the flag has reported it already
                     yield f"{path}.{problem.where}", problem.message
 
 
 def _balancer(
     path: str, route: RouteConfig, plugins: Plugins, faults: list[tuple[str, str]]
 ) -> str | type[Balancer]:
-    """What `balance` means; the default where that is nothing, with a fault that says so."""
+    """Return the balancing method that `balance` names. If unknown, add a fault and return the default."""
     if route.balance in BALANCERS:
         return route.balance
     if (found := plugins.balancers.get(route.balance)) is not None:
@@ -101,7 +104,11 @@ def _health(
     plugins: Plugins,
     faults: list[tuple[str, str]],
 ) -> dict[Transport, Health]:
-    """How the backends are watched, by transport; where a kind is for one only, clients watch the other."""
+    """Return the health check of the backends, by transport.
+
+    A kind of check may be for one transport only. For the other transport, failed connections of clients show
+    that a backend is down.
+    """
     if route.health is None:
         return dict.fromkeys(Transport, PASSIVE)
     from refractium.backends.checks import CHECKS, NONE  # noqa: PLC0415 - slow to import, and not always needed
@@ -123,7 +130,7 @@ def _health(
         faults += found
     elif transports and check.transports.isdisjoint(transports):
         fitting = sorted(name for name, one in checks.items() if not transports.isdisjoint(one.transports))
-        message = f"a check of kind {kind!r} is not for {' and '.join(sorted(transports))}"
+        message = f"a check of kind '{kind}' is not for {' and '.join(sorted(transports))}"
         faults.append((f"{where}.kind", f"{message}: there are {', '.join(fitting)}"))
     else:
         checked = Health(**numbers, kind=check, options=route.health.options)
@@ -134,16 +141,16 @@ def _health(
 def _protocols(
     path: str, route: RouteConfig, server: ServerConfig, plugins: Plugins
 ) -> Iterator[tuple[Protocol, ...] | tuple[str, str]]:
-    """The protocols that a route means, those of one transport at a time."""
+    """Yield the protocols that a route names, in one tuple for each transport, or a problem."""
     installed = plugins.protocols_named(route.name)
     if route.patterns is not None:
         if installed:
-            yield f"{path}.name", f"{route.name!r} is an installed protocol: give these patterns another name"
+            yield f"{path}.name", f"'{route.name}' is an installed protocol: give these patterns another name"
         for transport in (route.transport,) if route.transport else Transport:
             try:
                 yield compile_patterns(route.name, transport, route.pattern_set, server.peek_buffer_size)
             except ValueError:
-                return  # reported with the file's other problems
+                return  # decoding the file has reported it already
         return
     if not installed:
         yield f"{path}.name", plugins.explain_missing(route.name)

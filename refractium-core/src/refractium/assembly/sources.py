@@ -1,4 +1,4 @@
-"""What the operator wrote: a file, and flags that come before it."""
+"""The sources of a configuration: a file, and flags, which outrank the file."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 DEFAULT_FILE: Final = Path("refractium.toml")
+"""The configuration file in the current folder, if no flag names another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What was given on the command line; it comes before the file.
+    """The values of the flags on the command line, which outrank the file.
 
     Attributes:
-        file: the configuration file; without it `DEFAULT_FILE` is read where it exists.
-        forwards: inline routes, ``NAME=ADDR``; those of one name are one route, which replaces the file's
-            routes of that name.
+        file: the configuration file. With None, `DEFAULT_FILE` is read if it exists.
+        forwards: inline routes, each ``NAME=ADDR``. All backends of one name make one route, which replaces
+            the routes of that name in the file.
         server: values for keys of ``[server]``.
-        disabled: plugins that are left out, beside those that the file names.
+        disabled: ids of plugins to leave out, in addition to those in the file.
         strict_plugins: whether a plugin that did not load is a problem even if no route needs it.
     """
 
@@ -44,16 +45,16 @@ class Overrides:
 
 
 def file_of(overrides: Overrides) -> Path | None:
-    """Return the configuration file, if there is one."""
+    """Return the path of the configuration file, or None if there is no such file."""
     path = overrides.file or DEFAULT_FILE
     return path if path.exists() else None
 
 
 def read_sources(overrides: Overrides) -> Loaded:
-    """The configuration file, or an empty one if none was named and there is none.
+    """Read the configuration file. Return an empty configuration if no file is named and there is none.
 
     Raises:
-        ConfigError: it cannot be read, or it was named and is not there.
+        ConfigError: the file cannot be read, or a flag names a file that does not exist.
     """
     if overrides.file is None and not DEFAULT_FILE.exists():
         return parse(Source("", ""))
@@ -61,12 +62,12 @@ def read_sources(overrides: Overrides) -> Loaded:
 
 
 def problems_of_place(loaded: Loaded, overrides: Overrides) -> Iterator[Problem]:
-    """What is wrong with the flags that say where to listen."""
+    """Yield the problems of ``--bind`` and ``--port``."""
     if loaded.config.listeners:
         for key in ("bind", "port"):
             if key in overrides.server:
-                yield Problem("the file has [[listeners]], each with its own", where=f"--{key}")
-    elif "bind" in overrides.server:  # the file's is valid already
+                yield Problem(f"the file has [[listeners]], each with its own {key}", where=f"--{key}")
+    elif "bind" in overrides.server:  # decoding has checked the bind of the file
         try:
             bind_address(overrides.server["bind"])
         except ValueError as error:
@@ -74,7 +75,7 @@ def problems_of_place(loaded: Loaded, overrides: Overrides) -> Iterator[Problem]
 
 
 def inline_routes(texts: Sequence[str], problems: list[Problem]) -> Iterator[tuple[str, RouteConfig]]:
-    """The routes of the flags, each with the flag it comes from."""
+    """Yield the routes of the flags ``-f NAME=ADDR``, each with its flag. Add mistakes to `problems`."""
     backends: dict[str, list[str]] = {}
     for text in texts:
         name, equals, address = text.partition("=")
@@ -89,16 +90,16 @@ def inline_routes(texts: Sequence[str], problems: list[Problem]) -> Iterator[tup
 
 
 def load(path: Path) -> Loaded:
-    """Read and parse a file.
+    """Read and parse a file. The result has the mistakes inside of the file.
 
     Raises:
-        ConfigError: it cannot be read. What is wrong inside of it is in the result.
+        ConfigError: the file cannot be read.
     """
     return parse(read(path))
 
 
 def parse(source: Source) -> Loaded:
-    """Decode and check a text. Raises nothing: what is wrong is in the result."""
+    """Decode and check a text. Mistakes raise nothing: the result has them."""
     problems: list[Problem] = []
     document: dict[str, Any] = {}
     try:
@@ -107,7 +108,7 @@ def parse(source: Source) -> Loaded:
         problems.append(Problem(error.msg, source=source.name, line=error.lineno))
     except RecursionError:
         problems.append(Problem("nested too deeply", source=source.name))
-    except ValueError:  # Python's own bound on the digits of a number
+    except ValueError:  # Python limits the digits of a number (sys.set_int_max_str_digits)
         problems.append(Problem("a number has too many digits", source=source.name))
     decoded = decode(document)
     server = decoded.config.server

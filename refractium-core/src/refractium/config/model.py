@@ -91,11 +91,11 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = None
     user: Annotated[
         str | int | None,
-        Meta(description="The user to run as once ports are bound: name or number. Without it: no change."),
+        Meta(description="User to run as once all ports are bound: name or number. Without it: no change."),
     ] = None
     group: Annotated[
         str | int | None,
-        Meta(description="The group to run as: name or number. Without it: the user's primary group."),
+        Meta(description="Group to run as: name or number. Without it: the user's primary group."),
     ] = None
 
     @property
@@ -296,8 +296,8 @@ def listeners_of(config: Config, server: ServerConfig) -> list[tuple[str, Listen
 
     Args:
         config: the file.
-        server: the table ``[server]`` with the flags applied; it describes the only listener of a file
-            without ``[[listeners]]``.
+        server: the settings of ``[server]``, with the flags applied if there are any. They describe the only
+            listener if the file has no ``[[listeners]]``.
     """
     if config.listeners:
         return [(f"listeners[{at}]", one) for at, one in enumerate(config.listeners)]
@@ -318,8 +318,8 @@ def pattern(written: str | PatternTable) -> Pattern:
     """Return a written pattern as the identifier takes it.
 
     Raises:
-        ValueError: a table has neither or both of `hex` and `regex`, or its `hex` is invalid; or a text has
-            a character that stands for no byte.
+        ValueError: a table has neither or both of `hex` and `regex`, has an invalid `hex`, or has an `offset`
+            beside a `regex`; or a text has a character that stands for no byte.
     """
     if isinstance(written, str):
         return Text(text_bytes(written))
