@@ -53,7 +53,10 @@ BAD_FORWARDS = {
     "a URL": ("http=http://127.0.0.1:80/", "write HOST:PORT, not a URL"),
     "no such host": ("http=not a host:80", "'not a host' is not a host name"),
     "a relative path": ("http=unix:web.sock", "a unix socket needs its whole path"),
-    "a misspelt protocol": ("htpp=127.0.0.1:80", "pip install refractium-proto-htpp; did you mean 'http'?"),
+    "a misspelt protocol": (
+        "htpp=127.0.0.1:80",
+        "did you mean 'http'? if not: pip install refractium-proto-htpp",
+    ),
 }
 
 

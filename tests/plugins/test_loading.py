@@ -233,7 +233,7 @@ def test_a_hook_that_is_not_in_the_contract_fails_its_plugin(site: Site, source:
         ("raise SystemExit(0)", "SystemExit: 0"),
         ("return [define_protocol('A', max_bytes=1)(len)]", 'ValueError: name "A": must be lower-case'),
         ("return [Bad()]", "bad: max_bytes 0 is not an int between 1 and"),
-        (f"return [{protocol('a')}, {protocol('a')}]", "ValueError: gives a protocol twice"),
+        (f"return [{protocol('a')}, {protocol('a')}]", "ValueError: gives protocol 'a' twice"),
     ],
 )
 def test_a_hook_that_raises_or_returns_rubbish_fails_its_plugin(site: Site, body: str, error: str) -> None:
@@ -340,7 +340,7 @@ def test_a_failed_plugin_is_named_with_distribution_version_and_cause(site: Site
 def test_a_misspelt_protocol_is_answered_with_the_loaded_one(site: Site) -> None:
     site.install("proto-knock", "knock", giving(protocol("knock")))
     assert site.load().explain_missing("KNOK") == (
-        "protocol 'KNOK' is not installed: pip install refractium-proto-KNOK; did you mean 'knock'?"
+        "protocol 'KNOK' is not installed: did you mean 'knock'? if not: pip install refractium-proto-KNOK"
     )
     assert site.load().explain_missing("ssh") == (
         "protocol 'ssh' is not installed: pip install refractium-proto-ssh"
@@ -352,7 +352,7 @@ def test_with_nothing_installed_the_way_to_all_protocols_is_told(site: Site) -> 
     assert plugins == Plugins((), ())
     assert plugins.explain_missing("ssh") == (
         "protocol 'ssh' is not installed: pip install refractium-proto-ssh "
-        "(no protocol is; for all of them: pip install 'refractium-protocols[all]')"
+        "(no protocol is installed; for all of them: pip install 'refractium-protocols[all]')"
     )
 
 

@@ -1,4 +1,4 @@
-"""Plugins: found by entry points, loaded, judged and reported."""
+"""Plugins: this package finds them by entry points, loads them, checks what they give and reports on each."""
 
 from __future__ import annotations
 

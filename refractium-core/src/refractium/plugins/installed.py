@@ -1,4 +1,4 @@
-"""What was found of plugins, and what became of each."""
+"""The installed plugins: a report on each, and the objects that the loaded plugins give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from click import Command
 
@@ -21,22 +21,24 @@ if TYPE_CHECKING:
 
 
 Kind: TypeAlias = Literal["protocol", "hook", "health_check", "balancer", "command", "unknown"]
+"""The kind of object that a plugin gives; ``unknown`` if Refractium could not ask the plugin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginReport:
-    """What became of one installed plugin.
+    """The result of loading one installed plugin.
 
     Attributes:
-        id: the name of its entry point.
-        kind: what it gives, of several things the first; ``unknown`` where it could not be asked.
-        transports: those of its protocols, sorted.
-        distribution: the name of the distribution that installed it.
+        id: the name of the plugin's entry point.
+        kind: the kind of object that the plugin gives, or the first of several kinds; ``unknown`` if
+            Refractium could not ask the plugin.
+        transports: the transports of the plugin's protocols, sorted.
+        distribution: the name of the distribution that installed the plugin.
         version: the version of that distribution.
-        status: ``loaded``; ``blocked`` (left out, not even imported); ``incompatible`` (written for another
+        status: ``loaded``; ``blocked`` (disabled and not imported); ``incompatible`` (written for another
             `API_VERSION`); ``failed``.
-        error: why it is not loaded, in one line; None where it is.
-        summary: what the distribution says it is.
+        error: the reason why the plugin is not loaded, in one line; None if it is loaded.
+        summary: the summary in the metadata of the distribution.
     """
 
     id: str
@@ -49,16 +51,16 @@ class PluginReport:
     summary: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The same by key, ready for JSON."""
+        """Return all attributes by name, ready for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
-        return f"plugin {self.id!r} of {self.distribution} {self.version}"
+        return f"plugin '{self.id}' of {self.distribution} {self.version}"
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What one plugin gives, or all of them."""
+    """The objects that one plugin gives, by kind."""
 
     protocols: tuple[Protocol, ...] = ()
     health_checks: tuple[HealthCheck[Any], ...] = ()
@@ -68,7 +70,10 @@ class Given:
 
     @property
     def claims(self) -> tuple[tuple[str, str, str], ...]:
-        """What only one plugin can give: what it is, its name and, of a protocol, its transport."""
+        """The kind, name and transport of each object; the transport is empty except for protocols.
+
+        No two plugins may give the same claim.
+        """
         return (
             *(("protocol", one.name, one.transport.value) for one in self.protocols),
             *(("health check", one.name, "") for one in self.health_checks),
@@ -80,13 +85,13 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Plugins:
-    """All that is installed.
+    """All installed plugins.
 
     Attributes:
-        reports: one for each plugin, sorted by id.
-        protocols: those of the loaded plugins, sorted by name and transport.
-        refused: the names of protocols that a plugin gave and that were not taken, with its report.
-        given: what each loaded plugin gives, by its id.
+        reports: the report on each plugin, sorted by id.
+        protocols: the protocols of the loaded plugins, sorted by name and transport.
+        refused: the report on the refused plugin, by the name of each protocol that it gave.
+        given: the objects that each loaded plugin gives, by the id of the plugin.
     """
 
     reports: tuple[PluginReport, ...]
@@ -96,44 +101,48 @@ class Plugins:
 
     @property
     def health_checks(self) -> dict[str, HealthCheck[Any]]:
-        """Those of the loaded plugins, by name."""
+        """The health checks of the loaded plugins, by name."""
         return {check.name: check for given in self.given.values() for check in given.health_checks}
 
     @property
     def balancers(self) -> dict[str, type[Balancer]]:
-        """Those of the loaded plugins, by name."""
+        """The balancing methods of the loaded plugins, by name."""
         return {balancer.name: balancer for given in self.given.values() for balancer in given.balancers}
 
     @property
     def hooks(self) -> dict[str, tuple[type[PacketHook[Any]], str]]:
-        """Those of the loaded plugins, by name, each with the id of its plugin."""
+        """The packet hooks of the loaded plugins, by name, each with the id of its plugin."""
         return {hook.name: (hook, id_) for id_, given in self.given.items() for hook in given.hooks}
 
     @property
     def commands(self) -> dict[str, Command]:
-        """Those of the loaded plugins, by name."""
+        """The commands of the loaded plugins, by name."""
         return {str(one.name): one for given in self.given.values() for one in given.commands}
 
     def protocols_named(self, name: str) -> tuple[Protocol, ...]:
-        """The protocols a route of this name means, at most one for each transport."""
+        """Return the loaded protocols with this name, at most one for each transport."""
         return tuple(protocol for protocol in self.protocols if protocol.name == name)
 
     def explain_missing(self, name: str) -> str:
-        """Why `protocols_named` finds nothing of this name, and what to do about it; one line."""
+        """Return, in one line, why no loaded protocol has this name, and what to do about it."""
         unloaded = {report.id: report for report in self.reports if report.status != "loaded"}
         if report := self.refused.get(name) or unloaded.get(name):
-            return f"protocol {name!r} is not available: {report} ({report.status}): {report.error}"
-        message = f"protocol {name!r} is not installed: pip install {shlex.quote(f'refractium-proto-{name}')}"
+            return f"protocol '{name}' is not available: {report} ({report.status}): {report.error}"
+        close = get_close_matches(name.lower(), {protocol.name for protocol in self.protocols}, n=1)
+        remedy = _remedy(close, f"refractium-proto-{name}")
         if not any(report.kind in {"protocol", "unknown"} for report in self.reports):
-            message += " (no protocol is; for all of them: pip install 'refractium-protocols[all]')"
-        elif close := get_close_matches(name.lower(), {protocol.name for protocol in self.protocols}, n=1):
-            message += f"; did you mean {close[0]!r}?"
-        return message
+            remedy += " (no protocol is installed; for all of them: pip install 'refractium-protocols[all]')"
+        return f"protocol '{name}' is not installed: {remedy}"
 
     def explain_missing_hook(self, name: str) -> str:
-        """The same for a packet hook."""
+        """Return, in one line, why no loaded packet hook has this name, and what to do about it."""
         if report := next((one for one in self.reports if one.id == name and one.status != "loaded"), None):
-            return f"hook {name!r} is not available: {report} ({report.status}): {report.error}"
+            return f"hook '{name}' is not available: {report} ({report.status}): {report.error}"
         close = get_close_matches(name.lower(), self.hooks, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"hook {name!r} is not installed: pip install {shlex.quote(f'refractium-hooks-{name}')}{hint}"
+        return f"hook '{name}' is not installed: {_remedy(close, f'refractium-hooks-{name}')}"
+
+
+def _remedy(close: Sequence[str], distribution: str) -> str:
+    """Return what to do about a name that is not installed: use a similar name, or install a distribution."""
+    install = f"pip install {shlex.quote(distribution)}"
+    return f"did you mean '{close[0]}'? if not: {install}" if close else install

@@ -1,7 +1,7 @@
-"""Finds the installed plugins, asks each for what it gives and reports on every one.
+"""Loading of the installed plugins, with a report on each.
 
-This is the only user of pluggy's manager and of entry points. A broken plugin becomes a report, never an
-exception, and the order in which plugins are found decides nothing: what two of them claim, neither gets.
+Only this module uses pluggy's manager and entry points. A broken plugin becomes a report, never an exception.
+The order in which plugins are found decides nothing: if two plugins give the same object, both are refused.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 DISABLE_VARIABLE: Final = "REFRACTIUM_DISABLE_PLUGINS"
-"""The environment variable that lists ids to leave out, separated by commas."""
+"""The environment variable with the ids of plugins to leave out, separated by commas."""
 
 COMMANDS: Final = ("tcp", "udp", "init", "check", "plugins", "identify", "schema", "demo", "status")
-"""The commands of the program itself, which are above this module (`refractium.cli.app`)."""
+"""The names of the program's own commands, whose code (`refractium.cli.app`) is in a layer above this one."""
 
 
 _log = logging.getLogger(__name__)
@@ -50,10 +50,10 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
     """Load every installed plugin that is not disabled.
 
     Args:
-        disabled: ids to leave out, before they are imported; those of `DISABLE_VARIABLE` are added.
+        disabled: ids of plugins that are not even imported, in addition to the ids in `DISABLE_VARIABLE`.
 
     Returns:
-        A report on each plugin, and what those that loaded give.
+        A report on each plugin, and the objects that the loaded plugins give.
     """
     by_environment = (id_.strip() for id_ in os.environ.get(DISABLE_VARIABLE, "").split(","))
     blocked = dict.fromkeys(by_environment, f"disabled by {DISABLE_VARIABLE}")
@@ -69,7 +69,7 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
         if report.id in blocked:
             loaded.append((replace(report, status="blocked", error=blocked[report.id]), Given()))
         elif len(names := claimants[report.id]) > 1:
-            error = f"{' and '.join(names)} claim the id {report.id!r}: uninstall all but one"
+            error = f"{' and '.join(names)} claim the id '{report.id}': uninstall all but one"
             loaded.append((replace(report, status="failed", error=error), Given()))
         else:
             loaded.append(_load(report, entry_point))
@@ -77,9 +77,9 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
 
 
 def _describe(entry_point: EntryPoint) -> PluginReport:
-    """The report on a plugin before anything is known but who installed it."""
+    """Return the report on a plugin before it is imported: only its id and its distribution are known."""
     about: Mapping[str, str] = {}
-    with contextlib.suppress(Exception):  # a distribution without readable metadata still gets its row
+    with contextlib.suppress(Exception):  # a distribution without readable metadata still gets a report
         metadata = entry_point.dist.metadata  # type: ignore[union-attr]
         about = {key: metadata.get(key) or "" for key in ("Name", "Version", "Summary")}
     return PluginReport(
@@ -91,14 +91,18 @@ def _describe(entry_point: EntryPoint) -> PluginReport:
 
 
 _ALONE: Final = threading.RLock()
+"""Held while a plugin is imported, by one thread at a time."""
 
 
 def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, Given]:
-    """Import one plugin and ask it, in a manager of its own so that it cannot disturb another."""
+    """Import one plugin and collect the objects that it gives.
+
+    Each plugin has a pluggy manager of its own, so that it cannot disturb other plugins.
+    """
     try:
-        # What a plugin prints or warns about must not end up in the data of a command, nor stop it.
+        # Output of a plugin must not mix with the output of a command. A warning must not become an error.
         with (
-            _ALONE,  # both belong to the whole process, and two threads would take back each other's
+            _ALONE,  # warnings and stdout belong to the whole process: two threads would restore each other's
             warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(sys.stderr),
         ):
@@ -115,7 +119,7 @@ def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, 
             given = _given_by(manager)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
         _log.debug("%s failed", report, exc_info=error)
-        # One line, with the place of a SyntaxError, and safe from an exception that cannot be printed.
+        # One line, with the place of a SyntaxError. It also works for an exception whose str() raises.
         text = " ".join("".join(traceback.format_exception_only(error)).split())
         return replace(report, status="failed", error=text), Given()
     transports = {protocol.transport.value for protocol in given.protocols}
@@ -123,7 +127,7 @@ def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, 
 
 
 def _problems_of_command(command: object) -> Iterator[str]:
-    from click import Command  # noqa: PLC0415 - only where a plugin brings one
+    from click import Command  # noqa: PLC0415 - only needed if a plugin gives a command
 
     if not (isinstance(command, Command) and command.name):
         yield f"{command!r} is not a click.Command with a name"
@@ -136,17 +140,23 @@ _HOOKS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {
     "refractium_hooks": ("hook", problems_of_hook),
     "refractium_commands": ("command", _problems_of_command),
 }
-"""Each hookspec with the kind of plugin that implements it, and what finds fault with one thing it gives."""
+"""Each hookspec with the kind of its objects, and the function that yields the problems of one object."""
 
 
 def _kind(manager: pluggy.PluginManager) -> Kind:
-    """The kind of the one plugin of `manager`."""
+    """Return the kind of the only plugin in `manager`."""
     kinds = (kind for hook, (kind, _) in _HOOKS.items() if getattr(manager.hook, hook).get_hookimpls())
     return next(kinds, "unknown")
 
 
 def _given_by(manager: pluggy.PluginManager) -> Given:
-    """What the one plugin of `manager` gives; raises whatever shows that the plugin is broken."""
+    """Return the objects that the only plugin in `manager` gives.
+
+    Raises:
+        Exception: the plugin is broken; its own code may raise anything.
+        TypeError: the plugin gives no object, or an object with problems.
+        ValueError: the plugin gives an object twice, or gives it the name of a built-in object.
+    """
     given: list[list[Any]] = []
     answers = 0
     for hook, (_, problems_in) in _HOOKS.items():
@@ -161,14 +171,14 @@ def _given_by(manager: pluggy.PluginManager) -> Given:
     for claim, times in Counter(found.claims).items():
         what, name, _ = claim
         if times > 1:
-            raise ValueError(f"gives a {what} twice: {name!r}")
+            raise ValueError(f"gives {what} '{name}' twice")
         if name in _built_in(what):
-            raise ValueError(f"gives {what} {name!r}, which is built in: give it another name")
+            raise ValueError(f"gives {what} '{name}', which is built in: give it another name")
     return found
 
 
 def _built_in(what: str) -> Collection[str]:
-    """The names that no plugin can have."""
+    """Return the names of the built-in objects of a kind, which no plugin may use."""
     if what == "balancer":
         return BALANCERS
     if what == "command":
@@ -181,7 +191,11 @@ def _built_in(what: str) -> Collection[str]:
 
 
 def _without_contested(loaded: Collection[tuple[PluginReport, Given]]) -> Plugins:
-    """Refuse all plugins that give the same thing as another: the same protocol for the same transport."""
+    """Refuse every plugin that gives an object which another plugin gives too.
+
+    Two protocols are the same object if their name and their transport are the same; other objects, if their
+    kind and their name are the same.
+    """
     givers: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
     for report, given in loaded:
         for claim in given.claims:
@@ -193,7 +207,7 @@ def _without_contested(loaded: Collection[tuple[PluginReport, Given]]) -> Plugin
         if contested := [claim for claim in given.claims if len(givers[claim]) > 1]:
             what, name, _ = contested[0]
             who = " and ".join(givers[contested[0]])
-            error = f"{who} give {what} {name!r}: uninstall or disable all but one"
+            error = f"{who} give {what} '{name}': uninstall or disable all but one"
             reports.append(replace(report, status="failed", error=error))
             refused |= dict.fromkeys((protocol.name for protocol in given.protocols), reports[-1])
         else:
