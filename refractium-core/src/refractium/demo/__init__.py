@@ -1,6 +1,6 @@
-"""A demonstration: a small backend for each protocol, and a real client for each backend.
+"""The demo: a small backend for each protocol, and a real client for each backend.
 
-This is the one place outside of plugins that knows protocols by name.
+Outside of plugins, only this package knows protocols by name.
 """
 
 from refractium.demo.scenes import SCENES, Scene

@@ -1,4 +1,4 @@
-"""Servers just good enough for one honest exchange each. They see their clients through the proxy."""
+"""The backends of the demo: each server can do one complete exchange with a client behind the proxy."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 Handler: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
+"""A function that serves one client."""
 
 HOST: Final = "127.0.0.1"
 TLS_NAME: Final = "secure.example"
 DNS_NAME: Final = "demo.example"
 DNS_ANSWER: Final = "192.0.2.80"
-"""From the addresses set aside for documentation (RFC 5737)."""
+"""The address of `DNS_NAME`, from the addresses for documentation (RFC 5737)."""
 SSH_BANNER: Final = "SSH-2.0-RefractiumDemo"
 FTP_FILES: Final = ("README.txt", "prism.png")
 
 
 class Certificates:
-    """A certificate authority made on the spot, and a certificate for `TLS_NAME`."""
+    """A new certificate authority, and its certificate for `TLS_NAME`."""
 
     def __init__(self) -> None:
         self._authority = trustme.CA()
@@ -37,19 +38,19 @@ class Certificates:
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """Trusts this authority and no other, so that only the right backend is accepted."""
+        """Return a context that trusts only this authority, so that clients accept only the right backend."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._authority.configure_trust(context)
         return context
 
 
 async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Greets whoever asks for anything."""
+    """Answer any HTTP request with a greeting."""
     await _answer_http(reader, writer, "hello from the HTTP backend\n")
 
 
 async def https(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The same; its server has the certificate."""
+    """Answer any HTTP request over TLS with a greeting. The server of this handler has the certificate."""
     await _answer_http(reader, writer, f"hello from the TLS backend of {TLS_NAME}\n")
 
 
@@ -60,13 +61,13 @@ async def _answer_http(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 async def ssh(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The banner only: what follows it needs keys (RFC 4253 section 4.2)."""
+    """Exchange only banners (RFC 4253 section 4.2), because the rest of SSH needs keys."""
     writer.write(f"{SSH_BANNER}\r\n".encode())
     await reader.readline()
 
 
 async def dns(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answers every question with one address (RFC 1035 section 4.1; over TCP, section 4.2.2)."""
+    """Answer every question with `DNS_ANSWER` (RFC 1035 section 4.1; over TCP, section 4.2.2)."""
     query = await reader.readexactly(*struct.unpack(">H", await reader.readexactly(2)))
     question = query[12 : query.index(b"\0", 12) + 5]
     header = query[:2] + struct.pack(">HHHHH", 0x8580, 1, 1, 0, 0)
@@ -76,7 +77,7 @@ async def dns(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
 
 
 async def ftp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Speaks first, lets anyone in and lists two files (RFC 959, RFC 2428)."""
+    """Speak first, accept any login and list two files (RFC 959, RFC 2428)."""
     writer.write(b"220 Refractium demo\r\n")
     listing = _Listing()
     replies = {
@@ -106,7 +107,7 @@ async def ftp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
 
 
 class _Listing:
-    """The data connection of an FTP session. It goes past the proxy, straight to this port."""
+    """The data connection of an FTP session, which clients open directly, not through the proxy."""
 
     def __init__(self) -> None:
         self._server: asyncio.Server | None = None

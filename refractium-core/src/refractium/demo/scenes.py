@@ -1,4 +1,4 @@
-"""One scene for each protocol: its backend, an exchange by a real client, a command to try by hand."""
+"""One scene for each protocol: a backend, an exchange with a real client, and a command to try by hand."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _TIMEOUT: Final = 10.0
-"""Seconds a client waits for anything."""
+"""Seconds that a client waits for a connection or an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a client has seen.
+    """The result of an exchange, as the client saw it.
 
     Attributes:
-        port: its own port, by which the proxy's report on it is found.
-        answer: what the backend answered, in a few words.
+        port: the client's own port, by which the stage finds the proxy's report on this client.
+        answer: the answer of the backend, in a few words.
     """
 
     port: int
@@ -33,20 +33,23 @@ class Said:
 
 
 Exchange: TypeAlias = "Callable[[int, ssl.SSLContext], Said]"
-"""Talks through the proxy's port, with a context that trusts the demo's certificates. Raises `OSError`,
-`ValueError`, `EOFError` or what its client library raises, if the answer is not the backend's."""
+"""A client that makes one exchange through the proxy's port, with a TLS context for the demo's certificates.
+
+If the answer is not the answer of the backend, it raises `OSError`, `ValueError`, `EOFError` or an error of
+its client library.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the demonstration does for one protocol.
+    """The backend, the client and the route of one protocol in the demo.
 
     Attributes:
         backend: the server.
-        exchange: the client, blocking.
-        by_hand: a command to try, with ``{port}`` in it.
+        exchange: the client, which blocks.
+        by_hand: a command to try by hand, with ``{port}`` in it.
         is_tls: whether the backend speaks TLS.
-        conditions: the conditions of its route.
+        conditions: the conditions of the route to the backend.
     """
 
     backend: backends.Handler
@@ -63,7 +66,7 @@ def _http(port: int, _trust: ssl.SSLContext) -> Said:
 def _https(port: int, trust: ssl.SSLContext) -> Said:
     with socket.create_connection((backends.HOST, port), _TIMEOUT) as plain:
         connection = http.client.HTTPConnection(backends.TLS_NAME)
-        # The certificate is checked here: another backend's would not be accepted.
+        # The TLS handshake checks the certificate, so an answer from another backend raises an error.
         connection.sock = trust.wrap_socket(plain, server_hostname=backends.TLS_NAME)
         return _get(connection)
 
@@ -93,25 +96,25 @@ def _dns(port: int, _trust: ssl.SSLContext) -> Said:
             answer = stream.read(*struct.unpack(">H", stream.read(2)))
         address = ".".join(map(str, answer[-4:]))
         if answer[:2] != query[:2] or address != backends.DNS_ANSWER:
-            raise ValueError(f"an answer that is not ours: {answer!r}")
+            raise ValueError(f"unexpected answer: '{answer.decode('latin-1')}'")
         return Said(sock.getsockname()[1], f"{backends.DNS_NAME} is {address}")
 
 
 def _ftp(port: int, _trust: ssl.SSLContext) -> Said:
-    with ftplib.FTP(timeout=_TIMEOUT) as client:  # noqa: S321 - a demonstration of this very protocol
+    with ftplib.FTP(timeout=_TIMEOUT) as client:  # noqa: S321 - the demo shows FTP
         client.connect(backends.HOST, port)
         assert client.sock is not None  # noqa: S101 - connected
         own_port = client.sock.getsockname()[1]
         client.login()
         files = client.nlst()
         if files != list(backends.FTP_FILES):
-            raise ValueError(f"a listing that is not ours: {files}")
+            raise ValueError(f"unexpected listing: '{', '.join(files)}'")
         return Said(own_port, f"{len(files)} files: {', '.join(files)}")
 
 
 def _expect(answer: bytes, start: bytes) -> str:
     if not answer.startswith(start):
-        raise ValueError(f"an answer that is not ours: {answer!r}")
+        raise ValueError(f"unexpected answer: '{answer.decode('latin-1')}'")
     return answer.decode("ascii", "replace").strip()
 
 
@@ -128,4 +131,4 @@ SCENES: Final[Mapping[str, Scene]] = {
     "dns": Scene(backends.dns, _dns, f"dig +tcp +short -p {{port}} @127.0.0.1 {backends.DNS_NAME}"),
     "ftp": Scene(backends.ftp, _ftp, "curl ftp://127.0.0.1:{port}/"),
 }
-"""By the name of the protocol."""
+"""The scenes, by the name of the protocol."""

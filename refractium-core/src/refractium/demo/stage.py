@@ -1,4 +1,4 @@
-"""Puts the scenes on: backends, one proxy in front of them, and a client for each."""
+"""The stage of the demo: the backends of all scenes, one proxy in front of them, and a client per scene."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from refractium.proxy.outcome import Summary
 
 _PEEK_TIMEOUT_MS: Final = 300
-"""Short, because the clients whose server speaks first wait for it."""
+"""The peek timeout in milliseconds. It is short, because clients whose server speaks first wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one scene.
+    """The result of one scene.
 
     Attributes:
-        protocol: the protocol that was spoken.
-        identified_as: what the proxy took it for; None if it took it for nothing.
-        evidence: what that rests on.
-        backend: where the client was joined to.
-        answer: what the client was answered, or the error.
-        ms: how long the exchange took, in ms.
-        ok: whether all was as it should be.
+        protocol: the protocol that the client spoke.
+        identified_as: the protocol that the proxy identified; None if it identified none.
+        evidence: the evidence for that protocol.
+        backend: the backend to which the proxy joined the client; None if there was none.
+        answer: the answer that the client got, or the error.
+        ms: the duration of the exchange in milliseconds.
+        ok: whether the client got its answer and the proxy identified the right protocol.
     """
 
     protocol: str
@@ -56,10 +56,11 @@ class Stage:
     """A proxy with the backends of the given protocols; an async context manager.
 
     Args:
-        protocols: those that have a scene are put on, one by one.
+        protocols: the installed protocols; a protocol without a scene for TCP is left out.
+        port: the port of the proxy; 0 takes any free port.
 
     Attributes:
-        port: the proxy's, on 127.0.0.1, once it runs.
+        port: the port of the proxy on 127.0.0.1, once it runs.
     """
 
     def __init__(self, protocols: tuple[Protocol, ...], port: int = 0) -> None:
@@ -92,7 +93,7 @@ class Stage:
         await self._stack.aclose()
 
     async def play(self, name: str) -> Outcome:
-        """One exchange, through the proxy."""
+        """Make the exchange of one scene through the proxy."""
         began = time.perf_counter()
         answer, summary = "", None
         try:
@@ -117,7 +118,7 @@ class Stage:
 
 
 class _Reports(logging.Handler):
-    """Collects the access log's records, by the client's port."""
+    """A log handler that collects the records of the access log by the port of the client."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +132,10 @@ class _Reports(logging.Handler):
         self._new.set()
 
     async def of(self, port: int) -> Summary | None:
-        """The report on the client with this port, which ends a moment after its client does."""
+        """Return the report on the client with this port; None if there is none within five seconds.
+
+        The proxy reports on a connection a moment after its client has ended.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 while str(port) not in self._summaries:
@@ -153,7 +157,7 @@ class _Reports(logging.Handler):
 
 
 def _closing(handler: Handler) -> Handler:
-    """Close the connection after the handler, whatever its client did."""
+    """Return a handler that calls `handler` and then closes the connection, even after an error."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, EOFError, ValueError):

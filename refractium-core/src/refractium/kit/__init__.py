@@ -1,8 +1,8 @@
-"""The kit: what a plugin may use of Refractium beside the contract.
+"""The kit: the tools of Refractium that a plugin may use beside the contract.
 
-`refractium.contract` says what a plugin implements. The kit holds tools for a plugin that is more than a
-protocol: a hook that filters by networks, or a command with settings and a table. A plugin imports
-`refractium.contract`, `refractium.kit` and, in its tests, `refractium.testing`; everything else of
+`refractium.contract` has the classes that a plugin implements. The kit has tools for a plugin that is more
+than a protocol: a hook that filters by networks, or a command with settings and a table. A plugin may import
+`refractium.contract`, `refractium.kit` and, in its tests, `refractium.testing`. All other modules of
 `refractium` may change in any release.
 
 Errors that end a command, each as one message without a traceback:
@@ -25,13 +25,13 @@ Addresses:
 
 The terminal and the log:
 
-- `console`: a rich console that prints names as they are.
+- `console`: a rich console that prints names literally, without markup.
 - `table`: print a table.
-- `printable`: escape what a terminal would not take for text.
+- `printable`: escape characters that a terminal would not show as text.
 - `Throttled`: log warnings at a limited rate.
 
-Each name is imported when it is first used. So a hook that needs networks loads neither rich nor the command
-line into its process, and nothing here loads the engine.
+The kit imports each name when it is first used. So a hook that needs networks loads neither rich nor the
+command line into its process, and no name loads the engine.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ _HOME: Final = {
     "printable": "wire.text",
     "table": "terminal",
 }
+"""The module of `refractium` that defines each name."""
 
 __all__ = [
     "Address",
@@ -87,7 +88,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if (home := _HOME.get(name)) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     value = getattr(import_module(f"refractium.{home}"), name)
     globals()[name] = value
     return value

@@ -12,17 +12,18 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-_ABOUT: Final = "Configuration file.  [refractium.toml, where there is one]"
+_ABOUT: Final = "Configuration file.  [refractium.toml, if it exists]"
 
 
 def config_option(about: str = _ABOUT) -> Callable[[F], F]:
-    """Return a decorator that gives a command the option ``-c/--config``.
+    """Return a decorator that adds the option ``-c/--config`` to a command.
 
     The function of the command gets the parameter ``config``: the path (`pathlib.Path`) that was given after
-    the name of the command or before it, else None. Whether the file exists is not checked here.
+    the name of the command, else the path that was given before it, else None. The option does not check
+    whether the file exists.
 
     Args:
-        about: the line of ``--help`` for the option.
+        about: the text of ``--help`` for the option.
     """
     return click.option(
         "-c",
@@ -35,7 +36,7 @@ def config_option(about: str = _ABOUT) -> Callable[[F], F]:
 
 
 def _given_or_inherited(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
-    """Return the path, or the path that was given to the nearest command around this one."""
+    """Return the path; if it is None, the path given to the nearest enclosing command."""
     outer = context.parent
     while path is None and outer is not None:
         path = outer.params.get("config")

@@ -1,4 +1,4 @@
-"""The table of a plugin in the configuration, for a command of that plugin."""
+"""The table of a plugin in the configuration, read by a command of the plugin."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 
 @dataclass(frozen=True, slots=True)
 class OwnTable(Generic[SettingsT]):
-    """The table ``[plugins.ID]`` of one plugin, as its settings.
+    """The table ``[plugins.ID]`` of one plugin, decoded into its settings.
 
-    A hook gets its settings from Refractium. A command reads them itself::
+    Refractium passes a hook its settings. A command reads its settings itself::
 
         own = OwnTable.read("greeter", GreeterSettings, config)
         if not own.settings.greeting:
             raise ConfigError([own.problem("is empty", "greeting")])
 
     Attributes:
-        settings: the table as a Struct; a key that is missing has its default.
+        settings: the table as a Struct; a missing key has its default.
     """
 
     settings: SettingsT
@@ -41,23 +41,24 @@ class OwnTable(Generic[SettingsT]):
     def read(
         cls, plugin: str, settings_type: type[SettingsT], file: Path | None = None
     ) -> OwnTable[SettingsT]:
-        """Read the configuration file and decode the table; a table that is missing is an empty table.
+        """Read the configuration file and decode the table. A missing table counts as an empty table.
 
-        Only this table is judged. A mistake in a route does not keep a command from its settings.
+        Only this table is checked: mistakes elsewhere, such as in a route, raise nothing.
 
         Args:
             plugin: the id of the plugin, which is the name of its entry point.
             settings_type: a msgspec Struct that forbids unknown fields.
-            file: the configuration file, as `config_option` gives it. None means ``refractium.toml`` in the
-                current folder, or no configuration where there is no such file.
+            file: the configuration file, as `config_option` passes it. None means ``refractium.toml`` in the
+                current folder, or an empty configuration if there is no such file.
 
         Raises:
             ConfigError: the file cannot be read, it is not TOML, or the table does not fit `settings_type`.
-                All problems of the table are in the error, with file and line.
+                The error has all problems of the table, with file and line.
         """
-        from refractium.assembly.sources import Overrides, read_sources  # noqa: PLC0415 - a hook has no need
-        from refractium.config.lines import join  # noqa: PLC0415 - the same
-        from refractium.config.load import problem_at  # noqa: PLC0415 - the same
+        # Imported here, because a hook that imports the kit does not need these modules.
+        from refractium.assembly.sources import Overrides, read_sources  # noqa: PLC0415
+        from refractium.config.lines import join  # noqa: PLC0415
+        from refractium.config.load import problem_at  # noqa: PLC0415
 
         loaded = read_sources(Overrides(file))
         where = join("plugins", plugin)
@@ -67,7 +68,7 @@ class OwnTable(Generic[SettingsT]):
         table = loaded.config.plugins.settings.get(plugin, {})
         problems = [
             problem_at(loaded.source, f"{where}.{key}", message)
-            for key, message in table_problems(settings_type, table, f"plugin {plugin!r}")
+            for key, message in table_problems(settings_type, table, f"plugin '{plugin}'")
         ]
         if problems:
             raise ConfigError(problems)
@@ -77,10 +78,10 @@ class OwnTable(Generic[SettingsT]):
         """Return a problem with the settings, for a `ConfigError`.
 
         Args:
-            message: what is wrong and what to do.
-            key: the key of the table that is wrong; without it the problem is with the table.
+            message: the mistake and its remedy.
+            key: the key with the mistake; an empty key stands for the whole table.
         """
-        from refractium.config.load import problem_at  # noqa: PLC0415 - see `read`
+        from refractium.config.load import problem_at  # noqa: PLC0415 - a hook does not need it
 
         where = f"{self._where}.{key}" if key else self._where
         return problem_at(self._source, where, message)
