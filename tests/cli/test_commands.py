@@ -40,7 +40,7 @@ def test_init_never_overwrites_unasked(cli: Cli) -> None:
     path = cli.write("mine\n")
     done = cli("init")
     assert (done.code, done.out) == (2, "")
-    assert done.err == "error: refractium.toml: is there already; --force overwrites it\n"
+    assert done.err == "error: refractium.toml: exists already; --force overwrites it\n"
     assert path.read_text() == "mine\n"
     assert cli("init", "--force").code == 0
     assert path.read_text() == template()
@@ -120,7 +120,7 @@ def test_the_example_file_is_valid_and_its_fallback_to_itself_is_warned_of(cli: 
     assert done.out.endswith("The configuration is valid.\n")
     (warning,) = done.err.splitlines()
     assert warning.startswith(
-        f"warning: {EXAMPLE}:12: server.fallback_tcp: 127.0.0.1:8080 is what this server"
+        f"warning: {EXAMPLE}:12: server.fallback_tcp: Refractium itself listens on 127.0.0.1:8080"
     )
     rows = [line.split() for line in done.out.splitlines()[1:-1]]
     assert [(row[0], row[1], row[-1]) for row in rows] == [
@@ -351,7 +351,7 @@ def test_identify_is_a_table_for_people_with_the_evidence(cli: Cli) -> None:
     [
         ([], "error: identify: give either FILE (- for stdin) or --hex"),
         (["-", "--hex", "00"], "error: identify: give either FILE (- for stdin) or --hex"),
-        (["-"], "error: identify: no bytes: silence names no protocol"),
+        (["-"], "error: identify: no bytes: give at least one"),
         (["--hex", "xyz"], "error: --hex: is not pairs of hex digits, such as 16 03 01"),
         (["--hex", "123"], "error: --hex: is not pairs of hex digits, such as 16 03 01"),
         (["nowhere.bin"], "'nowhere.bin': No such file or directory"),

@@ -37,7 +37,7 @@ def test_a_protocol_that_is_not_there_is_not_shown() -> None:
 
 def test_it_can_go_on_serving_and_says_how_to_try_it() -> None:
     with serving("demo", "--serve") as demo:
-        demo.await_out(r"^Ctrl-C ends it\.$")
+        demo.await_out(r"^Ctrl-C ends the demo\.$")
         assert f"curl http://127.0.0.1:{demo.port}/" in demo.out
         answer = ask(demo.address, b"GET / HTTP/1.1\r\nHost: me\r\n\r\n").data
         assert b"hello from the HTTP backend" in answer

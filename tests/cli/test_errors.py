@@ -117,6 +117,10 @@ BAD_FILES = {
         route(name="gopher"),
         ":2: protocols[0].name: protocol 'gopher' is not installed: pip install refractium-proto-gopher",
     ),
+    "a control character in a name": (
+        route('balance = "a\\u001b[2J"'),
+        r":4: protocols[0].balance: 'a\x1b[2J' is not known",
+    ),
     "a condition it cannot tell": (
         route('sni = "a.example"', name="ssh"),
         ":4: protocols[0].sni: ssh tells no sni",
@@ -271,7 +275,7 @@ def test_a_fault_of_ours_is_one_message_and_exits_1(cli: Cli, monkeypatch: pytes
     monkeypatch.setattr("refractium.assembly.assembly.load_plugins", fail)
     done = cli("check", "-f", "http=127.0.0.1:80")
     assert done.code == 1
-    assert done.err == "error: internal error: ZeroDivisionError('oops'); --debug shows where\n"
+    assert done.err == "error: internal error: ZeroDivisionError: oops; --debug shows the traceback\n"
 
 
 def test_check_json_has_every_problem_with_file_and_line(cli: Cli) -> None:

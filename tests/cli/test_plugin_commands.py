@@ -203,7 +203,7 @@ def test_what_a_command_raises_is_one_message(site: Site) -> None:
     site.add("hasty", HEAD + GREET.replace("    click.echo(f", "    raise KeyError('x')\n    click.echo(f"))
     done = site.run("greet", "you")
     assert (done.code, done.out) == (1, "")
-    assert done.err == "error: internal error: KeyError('x'); --debug shows where\n"
+    assert done.err == "error: internal error: KeyError: 'x'; --debug shows the traceback\n"
 
 
 def test_plugins_info_shows_hooks_with_the_keys_of_their_settings(cli: Cli) -> None:

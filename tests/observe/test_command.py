@@ -99,7 +99,7 @@ def test_any_free_port_has_a_control_socket_of_that_name() -> None:
         assert told("-p", program.port)["listeners"][0]["address"] == f"127.0.0.1:{program.port}"
     unknown = run("status", "-p", 0)
     assert unknown.code == 2
-    assert "say with -p" in unknown.err
+    assert "port with -p" in unknown.err
 
 
 def test_the_file_may_say_where_the_control_socket_is_and_move_it(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command ``refractium``. One module for each command; nothing here is needed to use the library."""
+"""The command ``refractium``, with one module for each subcommand. The library does not need this package."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line and exit: 0 clean, 1 a failure while running, 2 wrong usage or configuration."""
+    """Run the command line and exit: 0 success, 1 a failure while running, 2 wrong usage or configuration."""
     _open_standard_streams()
     if sys.argv[1:] == ["--version"]:
-        # Scripts ask for it often, and it takes ten times as long to import what parses a command line.
+        # Scripts ask for the version often. Importing the parser of the command line takes ten times as long.
         sys.stdout.write(VERSION_LINE + "\n")
         sys.exit(0)
     if not can_serve():
         sys.exit(f"error: {ELSEWHERE}")
-    from refractium.cli.app import app  # noqa: PLC0415 - the entry point is imported by tools that only look
+    from refractium.cli.app import app  # noqa: PLC0415 - slow to import, and --version does not need it
 
     app()
 
 
 def _open_standard_streams() -> None:
-    """Open those that were closed for us, or sockets would get their numbers; libuv aborts over that."""
+    """Open each standard stream that is closed. Else a socket would get its number, and libuv would abort."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # the lowest free number is the stream's own then
+        if getattr(sys, name) is None:  # open() takes the lowest free number, which is that of the stream
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115

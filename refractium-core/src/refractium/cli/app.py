@@ -1,4 +1,4 @@
-"""The command itself: global options, its commands, and how errors are shown."""
+"""The command ``refractium`` itself: its options, its subcommands and the output of errors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from click.exceptions import Exit
 from refractium._version import VERSION_LINE, __version__
 from refractium.cli.options import Flags, serving_options
 from refractium.errors import ConfigError, RefractiumError
+from refractium.wire.text import printable
 
 _COMMANDS: Final = {
     "tcp": "serve",
@@ -25,11 +26,11 @@ _COMMANDS: Final = {
     "demo": "demo",
     "status": "status",
 }
-"""Each command and the module it is in, which is imported when the command is wanted."""
+"""The module of each command. The module is imported when the command runs or its help is shown."""
 
 
 class _App(click.RichGroup):
-    """Imports commands late, and turns every error into one message and an exit code."""
+    """A group that imports commands late, and turns every error into a message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*_COMMANDS, *sorted(_commands_of_plugins(ctx))]
@@ -55,17 +56,20 @@ class _App(click.RichGroup):
             ctx.exit(1)
         except (click.ClickException, Exit, click.Abort, BrokenPipeError):
             raise
-        except Exception as error:  # noqa: BLE001 - the last place to turn a fault of ours into words
-            _complain(f"internal error: {error!r}; --debug shows where")
+        except Exception as error:  # noqa: BLE001 - a bug must end as one message, not as a traceback
+            _complain(f"internal error: {type(error).__name__}: {error}; --debug shows the traceback")
             _trace(error)
             ctx.exit(1)
 
 
 def _commands_of_plugins(context: click.Context) -> dict[str, click.Command]:
-    """Those that plugins bring, by name. They are loaded once, and only if a command of ours will not do."""
+    """Return the commands of plugins, by name.
+
+    The plugins are loaded once, and only for the help or for a name that is no command of the program.
+    """
     key = f"{__name__}.commands"
     if key not in context.meta:
-        from refractium.cli.plugins import installed  # noqa: PLC0415 - for help and such commands only
+        from refractium.cli.plugins import installed  # noqa: PLC0415 - only for help and commands of plugins
 
         context.meta[key] = installed(Flags.of(context)).commands
     found: dict[str, click.Command] = context.meta[key]
@@ -73,7 +77,8 @@ def _commands_of_plugins(context: click.Context) -> dict[str, click.Command]:
 
 
 def _complain(message: str) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    shown = "\n".join(map(printable, message.split("\n")))  # names from files may have control characters
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {shown}", err=True)
 
 
 def _trace(error: BaseException) -> None:
@@ -88,11 +93,11 @@ def _trace(error: BaseException) -> None:
 def app(context: click.Context, /, **_given: Any) -> None:
     """One port, many protocols.
 
-    Looks at the first bytes of each connection, names the protocol and joins the client to the right
-    backend. Without a command it serves.
+    Refractium inspects the first bytes of each connection, identifies the protocol and joins the client to
+    the right backend. Without a command, it serves TCP and UDP.
     """
     context.obj = Flags.of(context)
     if context.invoked_subcommand is None:
-        from refractium.cli.serve import serve  # noqa: PLC0415 - not needed by the other commands
+        from refractium.cli.serve import serve  # noqa: PLC0415 - other commands do not need it
 
         serve(context.obj)

@@ -1,4 +1,4 @@
-"""``check``: whether a configuration can be served, and what it comes to."""
+"""``check``: validate a configuration and show its listeners and routes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
-    """Validate configuration and plugins; print the routes. Exits 0 if it can be served, else 2."""
+    """Validate configuration and plugins; print the routes. Exits 0 if they can be served, else 2."""
     flags = Flags.of(context)
     try:
         loaded = read_sources(flags.overrides)

@@ -1,4 +1,4 @@
-"""``demo``: every installed protocol behind one port, with a real exchange through each."""
+"""``demo``: every installed protocol behind one port, with a real exchange over each protocol."""
 
 from __future__ import annotations
 
@@ -23,20 +23,29 @@ from refractium.problems import Problem
 
 @click.command("demo")
 @click.option("--serve", is_flag=True, help="Keep running, and print commands to try by hand.")
-@click.option("-p", "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port.  [any free]")
+@click.option(
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="N",
+    help="Port to listen on.  [any free port]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, /, *, serve: bool, port: int, as_json: bool) -> None:
-    """Show it at work: backends for every installed protocol behind one port.
+    """Show Refractium at work: backends for every installed protocol behind one port.
 
-    Exits 0 if every one was identified and answered.
+    Exits 0 if every protocol was identified and answered, else 1.
     """
     flags = Flags.of(context)
     logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
     installed = assembly.installed(flags.overrides, None).protocols
     names = [name for name in SCENES if any(one.name == name for one in installed)]
     if not names:
-        raise ConfigError([Problem("nothing to show: pip install 'refractium-protocols[all]'")])
+        raise ConfigError(
+            [Problem("no protocol of the demo is installed: pip install 'refractium-protocols[all]'")]
+        )
     outcomes: list[Outcome] = []
 
     async def show() -> None:
@@ -77,5 +86,5 @@ async def _keep_serving(port: int, names: list[str]) -> None:
     say(f"\nListening on tcp://127.0.0.1:{port}\n\nTry by hand:")
     for name in names:
         say(f"  {SCENES[name].by_hand.format(port=port)}")
-    say("\nCtrl-C ends it.")
+    say("\nCtrl-C ends the demo.")
     await ended.wait()

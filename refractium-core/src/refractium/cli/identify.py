@@ -1,4 +1,4 @@
-"""``identify``: names the protocol of some bytes, and says why."""
+"""``identify``: name the protocol of some bytes, and say why."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from refractium.wire.text import escape
 @click.command("identify")
 @click.argument("file", type=click.File("rb"), required=False)
 @click.option("--hex", "hex_", metavar="HEX", help="The bytes as hex digits, instead of a file.")
-@click.option("--udp", is_flag=True, help="They are a datagram.")
+@click.option("--udp", is_flag=True, help="The bytes are one UDP datagram.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, as_json: bool) -> None:
     """Name the protocol of the first bytes in FILE (``-`` for stdin), and say why.
 
-    Every installed protocol is asked, and those that the configuration file defines.
+    Asks every installed protocol, and the protocols that the configuration file defines.
     """
     data = _bytes(file, hex_)
-    if not data and not udp:  # protocols are asked about one byte or more; a datagram may be empty
-        raise ConfigError([Problem("no bytes: silence names no protocol", where="identify")])
+    if not data and not udp:  # a protocol gets at least one byte of a connection; a datagram may be empty
+        raise ConfigError([Problem("no bytes: give at least one byte, or --udp", where="identify")])
     transport = Transport.UDP if udp else Transport.TCP
     table = Table(_candidates(Flags.of(context), transport), MAX_BYTES_LIMIT)
     answers = [(protocol, _answer(answer), answer) for protocol, answer in table.explain(data)]
@@ -57,7 +57,7 @@ def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, a
     terminal.table(None, columns, rows)
     click.echo(f"{len(data)} bytes over {transport}: {name or 'not identified'}")
     if may_change:
-        click.echo("Further bytes could still decide it; this is what the peek timeout would make of it.")
+        click.echo("Further bytes may change this result, which is the decision at the peek timeout.")
 
 
 def _bytes(file: Any, hex_: str | None) -> bytes:
@@ -72,7 +72,7 @@ def _bytes(file: Any, hex_: str | None) -> bytes:
 
 
 def _candidates(flags: Flags, transport: Transport) -> list[Candidate[str]]:
-    """All that is installed, and what the file defines by patterns."""
+    """Return all installed protocols, and the protocols that the file defines by patterns."""
     loaded = read_sources(flags.overrides)
     plugins = installed(flags.overrides, loaded)
     protocols = list(plugins.protocols)

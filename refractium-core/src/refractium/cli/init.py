@@ -1,4 +1,4 @@
-"""``init``: a commented configuration file to start from."""
+"""``init``: write a commented configuration file to start from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from refractium.problems import Problem
 
 
 @click.command("init")
-@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option(
-    "-c", "--config", type=click.Path(path_type=Path), metavar="PATH", help=f"The file.  [{DEFAULT_FILE}]"
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help=f"The file to write.  [{DEFAULT_FILE}]",
 )
 @click.pass_context
 def command(context: click.Context, *, force: bool, config: Path | None) -> None:
@@ -26,7 +30,7 @@ def command(context: click.Context, *, force: bool, config: Path | None) -> None
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(template())
     except FileExistsError:
-        raise ConfigError([Problem("is there already; --force overwrites it", source=str(path))]) from None
+        raise ConfigError([Problem("exists already; --force overwrites it", source=str(path))]) from None
     except OSError as error:
         raise RefractiumError(f"cannot write {path}: {error.strerror}") from error
     click.echo(f"Wrote {path}. Edit it, then run `refractium check`.")

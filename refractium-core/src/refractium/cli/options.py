@@ -1,6 +1,6 @@
-"""Options that several commands take, and that may stand before the command as well.
+"""Options that several commands take. The options may stand before the command as well.
 
-Nothing heavy is imported here: every command needs this, even ``--version``.
+This module imports nothing heavy, because every command imports it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ class _Workers(click.ParamType[int | str]):
 _SERVING: Final = (
     click.option("-b", "--bind", metavar="HOST", help="Address to listen on.  [file, else 0.0.0.0]"),
     click.option(
-        "-p", "--port", type=click.IntRange(0, 65535), metavar="N", help="Port; 0 = any.  [file, else 8080]"
+        "-p",
+        "--port",
+        type=click.IntRange(0, 65535),
+        metavar="N",
+        help="Port to listen on; 0 takes any free port.  [file, else 8080]",
     ),
     config_option(),
     click.option(
@@ -42,31 +46,42 @@ _SERVING: Final = (
         "--forward",
         multiple=True,
         metavar="NAME=ADDR",
-        help="Route a protocol to a backend; repeat NAME for several. Replaces the file's routes of NAME.",
+        help="Route a protocol to a backend; repeat NAME for several backends. "
+        "Replaces the routes of NAME in the file.",
     ),
     click.option(
-        "--peek-timeout", type=click.IntRange(1, 604_800_000), metavar="MS", help="Time to identify a client."
+        "--peek-timeout",
+        type=click.IntRange(1, 604_800_000),
+        metavar="MS",
+        help="Time to identify the protocol of a client.",
     ),
     click.option(
-        "--peek-buffer", type=click.IntRange(16, 65536), metavar="BYTES", help="Bytes to identify it by."
+        "--peek-buffer",
+        type=click.IntRange(16, 65536),
+        metavar="BYTES",
+        help="Bytes to inspect for the protocol of a client.",
     ),
     click.option(
-        "--max-connections", type=click.IntRange(1, 10_000_000), metavar="N", help="Connections in all."
+        "--max-connections",
+        type=click.IntRange(1, 10_000_000),
+        metavar="N",
+        help="TCP connections held at once.",
     ),
     click.option(
         "--max-connections-per-ip",
         type=click.IntRange(1, 10_000_000),
         metavar="N",
-        help="Connections of one address.",
+        help="TCP connections held at once for each client address.",
     ),
     click.option(
-        "--workers", type=_Workers(), metavar="N", help="Processes that serve, or: auto.  [file, else 1]"
+        "--workers",
+        type=_Workers(),
+        metavar="N",
+        help="Number of processes that serve, or auto.  [file, else 1]",
     ),
+    click.option("--no-hot-reload", is_flag=True, default=None, help="Apply a changed file only at SIGHUP."),
     click.option(
-        "--no-hot-reload", is_flag=True, default=None, help="Leave a changed file alone until SIGHUP."
-    ),
-    click.option(
-        "--disable-plugin", multiple=True, metavar="ID", help="Leave a plugin out, before it is imported."
+        "--disable-plugin", multiple=True, metavar="ID", help="Leave out a plugin and do not import it."
     ),
     click.option(
         "--strict-plugins", is_flag=True, default=None, help="Refuse to start if a plugin is broken."
@@ -74,14 +89,14 @@ _SERVING: Final = (
     click.option(
         "--log-format",
         type=click.Choice(["rich", "plain", "json"]),
-        help="How logs look.  [rich on a terminal, else plain]",
+        help="Format of the log.  [rich on a terminal, else plain]",
     ),
     click.option("--debug", is_flag=True, default=None, help="Log everything; show tracebacks of errors."),
 )
 
 
 def serving_options(command: F) -> F:
-    """Give a command the options of a run."""
+    """Add the options of a run to a command."""
     for option in reversed(_SERVING):
         command = option(command)
     return command
@@ -96,18 +111,23 @@ _SERVER_KEYS: Final = {
     "max_connections_per_ip": "max_connections_per_ip",
     "workers": "workers",
 }
-"""Flags that stand for a key of ``[server]``."""
+"""The key of ``[server]`` that each flag sets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What was given, by name of the option; what was not given is None or empty."""
+    """The values of options on the command line.
+
+    Attributes:
+        given: the value of each option, by the name of the option. An option that was not given is absent, or
+            is None or empty.
+    """
 
     given: dict[str, Any]
 
     @classmethod
     def of(cls, context: click.Context) -> Flags:
-        """Those of the command, over those that stood before it."""
+        """Return the options after the command, merged over the options before it."""
         before: Flags | None = context.find_object(Flags)
         merged = dict(before.given) if before is not None else {}
         for name, value in context.params.items():
@@ -119,8 +139,8 @@ class Flags:
 
     @property
     def overrides(self) -> Overrides:
-        """What was given and comes before the file."""
-        from refractium.assembly.sources import Overrides  # noqa: PLC0415 - not every command needs it
+        """The options that outrank the file."""
+        from refractium.assembly.sources import Overrides  # noqa: PLC0415 - only some commands need it
 
         given = self.given
         server = {key: given[flag] for flag, key in _SERVER_KEYS.items() if flag in given}

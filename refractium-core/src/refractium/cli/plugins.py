@@ -1,4 +1,4 @@
-"""``plugins``: what is installed, whether it loaded, and why not."""
+"""``plugins``: show the installed plugins, whether each loaded, and why not."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from refractium.plugins.installed import Plugins
 
 _THINGS: Final = ("protocols", "health_checks", "balancers", "hooks", "commands")
-"""What a plugin can give, as JSON names it."""
+"""The kinds of object that a plugin can give, as keys of the JSON output."""
 _LINE: Final = 100
-"""Characters of a command's help that are shown."""
+"""Characters of a command's help to show."""
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -68,7 +68,7 @@ def list_(context: click.Context, *, as_json: bool) -> None:
 @_as_json
 @click.pass_context
 def info(context: click.Context, id_: str, *, as_json: bool) -> None:
-    """Show one plugin and what it gives."""
+    """Show one plugin, with its protocols, hooks, health checks, balancing methods and commands."""
     plugins = installed(Flags.of(context))
     reports = [report for report in plugins.reports if report.id == id_]
     if not reports:
@@ -87,7 +87,7 @@ def info(context: click.Context, id_: str, *, as_json: bool) -> None:
 
 
 def installed(flags: Flags) -> Plugins:
-    """Load the plugins that a run would load. A file that cannot be read must not hide the plugins."""
+    """Load the plugins that a run would load. If the file cannot be read, load the plugins without it."""
     try:
         loaded = read_sources(flags.overrides)
     except ConfigError:
@@ -96,7 +96,7 @@ def installed(flags: Flags) -> Plugins:
 
 
 def _describe_given(given: Given) -> dict[str, list[dict[str, Any]]]:
-    """What a plugin gives, by kind; protocols always, since that is what most are for."""
+    """Return the objects that a plugin gives, by kind. Empty kinds are left out, except for protocols."""
     checks = [
         {"health check": one.name, "about": one.summary, "options": list(one.settings.__struct_fields__)}
         for one in given.health_checks

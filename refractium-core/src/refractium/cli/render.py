@@ -1,4 +1,4 @@
-"""Everything that is drawn with rich."""
+"""Output of listeners and routes, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def banner() -> None:
-    """Say what this is."""
+    """Print the name and version of the program."""
     console().print(f"refractium {__version__} - one port, many protocols", style="bold")
 
 
 def routes(assembly: Assembly) -> None:
-    """Print where everything goes."""
+    """Print the routes and fallbacks as a table."""
     rows = [route_row(route, assembly.hooks) for route in (*assembly.tcp, *assembly.udp)]
     for transport, fallback in (("tcp", assembly.server.fallback_tcp), ("udp", assembly.server.fallback_udp)):
         if fallback is not None:
@@ -42,11 +42,11 @@ def routes(assembly: Assembly) -> None:
 
 
 _OPTIONAL: Final = ("balance", "health", "proxy protocol", "id", "access", "hooks")
-"""Columns that are left out where every route has the default."""
+"""Columns that are left out if every route has the default."""
 
 
 def listeners(assembly: Assembly) -> None:
-    """Print who is served where, if there is more to say than an address."""
+    """Print the listeners as a table, if there are several or if access is limited."""
     rows = [
         (
             one.name,
@@ -61,17 +61,19 @@ def listeners(assembly: Assembly) -> None:
 
 
 def access(allow: Sequence[str], deny: Sequence[str]) -> str:
-    """Who may come in; nothing for everybody."""
+    """Return the access rules as text; empty if all clients are allowed."""
     lists = (("allow", allow), ("deny", deny))
     return "; ".join(f"{key} {', '.join(networks)}" for key, networks in lists if networks)
 
 
 def route_row(route: Route, hooks: Sequence[HookUse] = ()) -> tuple[str, ...]:
-    """Protocol, transport, conditions, backends; the options, where they are not the default.
+    """Return the cells of a route: protocol, transport, conditions, backends and options.
+
+    The cell of an option is empty if the option has its default.
 
     Args:
         route: the route.
-        hooks: those of every route.
+        hooks: the hooks of every route.
     """
     when = [f"{key} {' or '.join(names)}" for key, names in route.conditions.items() if names]
     if route.takes_silent:
@@ -111,7 +113,12 @@ def _health(health: Health) -> str:
 
 
 def route_as_dict(route: Route, hooks: Sequence[HookUse] = ()) -> dict[str, Any]:
-    """The same for JSON."""
+    """Return the attributes of a route for JSON. Most options are left out if they have their default.
+
+    Args:
+        route: the route.
+        hooks: the hooks of every route.
+    """
     told = merged(list(map(used, hooks)), route.used_hooks)
     return {
         "protocol": route.name,
@@ -130,7 +137,7 @@ def route_as_dict(route: Route, hooks: Sequence[HookUse] = ()) -> dict[str, Any]
 
 
 def _hook_as_dict(hook: UsedHook) -> dict[str, Any]:
-    """The name, and what is set to something."""
+    """Return the name of a hook, and those of its settings that are not empty."""
     return {
         "name": hook.hook.name,
         **{key: value for key, value in asdict(hook.settings).items() if value not in (None, (), [])},
@@ -138,7 +145,7 @@ def _hook_as_dict(hook: UsedHook) -> dict[str, Any]:
 
 
 _PLAIN_OPTIONS: Final = ("proxy_protocol", "id", "allow", "deny", "action")
-"""Attributes of a route that JSON has as they are, where they are given."""
+"""Attributes of a route that the JSON has unchanged, unless they are empty."""
 
 
 def _health_as_dict(health: Health) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``schema``: the JSON Schema of the configuration file, for editors."""
+"""``schema``: print the JSON Schema of the configuration file, for editors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from refractium.config import json_schema
 
 
 @click.command("schema")
-@click.option("--json", "as_json", is_flag=True, help="Accepted for symmetry: it is JSON anyway.")
+@click.option("--json", "as_json", is_flag=True, help="No effect: the output is always JSON.")
 def command(*, as_json: bool) -> None:  # noqa: ARG001 - see its help
     """Print the JSON Schema of the configuration file."""
     click.echo(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2))

@@ -1,4 +1,4 @@
-"""Serving: no command at all, ``tcp`` or ``udp``."""
+"""``tcp``, ``udp`` and the program without a command: serve."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ def udp_command(context: click.Context, /, **_given: Any) -> None:
 
 
 def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> None:
-    """Serve until a signal ends it; see `run.serve`.
+    """Serve until a signal ends the program; see `run.serve`.
 
     Args:
-        flags: what was given.
-        transports: what to serve. One without routes and fallback is left out, unless it is the only one.
+        flags: the options on the command line.
+        transports: the transports to serve. A transport without routes and fallback is left out, unless it
+            is the only transport.
     """
     begin = partial(logs.configure, flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
     run.serve(flags.overrides, transports, begin, _announce)

@@ -1,4 +1,4 @@
-"""``status``: how a running instance is doing."""
+"""``status``: show the state of a running instance."""
 
 from __future__ import annotations
 
@@ -24,19 +24,33 @@ if TYPE_CHECKING:
 
 
 @click.command("status")
-@click.option("-p", "--port", type=click.IntRange(0, 65535), metavar="N", help="The port it listens on.")
 @click.option(
-    "-c", "--config", type=click.Path(path_type=Path), metavar="PATH", help="The configuration file it has."
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="The port that the instance listens on.",
 )
 @click.option(
-    "--control", "socket", type=click.Path(path_type=Path), metavar="PATH", help="Its control socket."
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The configuration file of the instance.",
+)
+@click.option(
+    "--control",
+    "socket",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The control socket of the instance.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **_given: Any) -> None:
-    """Show how a running instance is doing: listeners, routes, backends, counts, the last reload.
+    """Show the state of a running instance: listeners, routes, backends, counts, the last reload.
 
-    Exits 1 if none runs there.
+    Exits 1 if no instance answers.
     """
     answer = control.ask([socket] if socket is not None else _paths(Flags.of(context)))
     if as_json:
@@ -46,7 +60,7 @@ def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **
 
 
 def _paths(flags: Flags) -> list[Path]:
-    """Where an instance with these flags would have its control socket."""
+    """Return the paths at which an instance with these flags may have its control socket."""
     over = flags.overrides
     config = read_sources(over).config
     server = msgspec.structs.replace(config.server, **over.server)
@@ -54,7 +68,7 @@ def _paths(flags: Flags) -> list[Path]:
         return [Path(server.control)]
     port = over.server.get("port") or listeners_of(config, server)[0][1].port
     if port == 0:
-        raise ConfigError([Problem("the port is any free one: say with -p which one it was given")])
+        raise ConfigError([Problem("port 0 stands for any free port: give the actual port with -p")])
     return [folder / control.file_name(port) for folder in control.folders()]
 
 
