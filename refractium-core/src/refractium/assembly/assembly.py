@@ -56,7 +56,7 @@ class Assembly:
         listeners: the addresses to listen on, and the routes served there.
         tcp: the routes for connections.
         udp: the routes for datagrams.
-        warnings: the settings that are allowed and probably not meant, and the plugins that did not load.
+        warnings: the settings that are allowed and probably not meant, and the plugins that failed to load.
         log: the limits of the log.
         metrics: the address and host names of the metrics server.
         hooks: the packet hooks of every route and of the fallbacks.
@@ -225,7 +225,7 @@ def _doubts(routes: Sequence[tuple[str, Route]]) -> Iterator[tuple[str, str]]:
         if route.transport in weak and Strength.WEAK not in strengths:
             yield (
                 path,
-                f"is asked before {weak[route.transport]}, which stands first but has a weaker protocol",
+                f"is asked before {weak[route.transport]}, which stands earlier but has a weaker protocol",
             )
         if strengths == {Strength.WEAK}:
             weak.setdefault(route.transport, route)

@@ -1,4 +1,4 @@
-"""Checks of a configuration whose values are valid one by one: do they fit together?
+"""Checks whether the values of a configuration, each valid by itself, fit together.
 
 Each check yields pairs of a key path and a message. The caller, which has the file, adds the line.
 """
@@ -133,7 +133,7 @@ def _unusable_patterns(path: str, route: RouteConfig, peek_buffer_size: int) -> 
 
 
 def _duplicates(routes: Routes) -> Iterator[Finding]:
-    """Yield routes whose protocol and conditions overlap an earlier route, so that only order would decide.
+    """Yield routes that take clients of an earlier route of their protocol, so that only order would decide.
 
     A route without a condition does not duplicate a route with one: it takes the clients that are left over.
     """

@@ -81,7 +81,7 @@ def _resolve(
             )
         except ConfigError as error:
             for problem in error.problems:
-                if problem.where != "forward_to":  # decoding the file or the flag has reported it already
+                if problem.where != "forward_to":  # already among the problems of the file or the flag
                     yield f"{path}.{problem.where}", problem.message
 
 
@@ -150,7 +150,7 @@ def _protocols(
             try:
                 yield compile_patterns(route.name, transport, route.pattern_set, server.peek_buffer_size)
             except ValueError:
-                return  # decoding the file has reported it already
+                return  # already among the problems of the file
         return
     if not installed:
         yield f"{path}.name", plugins.explain_missing(route.name)

@@ -32,7 +32,7 @@ def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, a
     """
     data = _bytes(file, hex_)
     if not data and not udp:  # a protocol gets at least one byte of a connection; a datagram may be empty
-        raise ConfigError([Problem("no bytes: give at least one byte, or --udp", where="identify")])
+        raise ConfigError([Problem("no bytes: give at least one byte", where="identify")])
     transport = Transport.UDP if udp else Transport.TCP
     table = Table(_candidates(Flags.of(context), transport), MAX_BYTES_LIMIT)
     answers = [(protocol, _answer(answer), answer) for protocol, answer in table.explain(data)]

@@ -187,7 +187,7 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = None
     on_timeout: Annotated[
         bool | None,
-        Meta(description="Whether this route gets silent clients. Without it: if servers speak first."),
+        Meta(description="Whether the route gets silent clients. Without it: if the server speaks first."),
     ] = None
     udp_session_timeout_ms: Annotated[
         Milliseconds | None,
@@ -198,7 +198,7 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     )
     health: Annotated[
         HealthConfig | None,
-        Meta(description="The health check. Without it, clients' failed connections show a backend down."),
+        Meta(description="The health check. Without it: failed connections show that a backend is down."),
     ] = None
     proxy_protocol: Annotated[
         ProxyVersion | None,

@@ -154,7 +154,7 @@ def _given_by(manager: pluggy.PluginManager) -> Given:
 
     Raises:
         Exception: the plugin is broken; its own code may raise anything.
-        TypeError: the plugin gives no object, or an object with problems.
+        TypeError: the plugin implements no hookspec, or gives an object with problems.
         ValueError: the plugin gives an object twice, or gives it the name of a built-in object.
     """
     given: list[list[Any]] = []
