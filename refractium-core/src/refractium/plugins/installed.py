@@ -72,7 +72,7 @@ class Given:
     def claims(self) -> tuple[tuple[str, str, str], ...]:
         """The kind, name and transport of each object; the transport is empty except for protocols.
 
-        No two plugins may give the same claim.
+        If two plugins have a claim in common, both are refused.
         """
         return (
             *(("protocol", one.name, one.transport.value) for one in self.protocols),
