@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("data_path")
 
-FAILED = "failed; it is ended, the others go on"
+FAILED = "everything else goes on"
 
 
 def failing_once(original: Callable[..., Any], error: Exception) -> Callable[..., Any]:

@@ -1,27 +1,17 @@
-"""How bytes move: sockets, one epoll of our own, and nothing that knows a protocol.
+"""The data path: accept a client, connect it to a backend, and move bytes or datagrams between the two.
 
-reactor
-    the epoll and whom its events go to.
-deadlines
-    timeouts that cost next to nothing while nothing times out.
-bind
-    from host and port to bound sockets.
-listener
-    a bound socket that accepts.
-limits
-    how many connections there may be.
-tcp
-    a connection from accept until its backend is reached.
-dial
-    the connecting itself, one backend after the other.
-weld
-    a connection from then on.
-udp
-    sessions of datagrams.
-report
-    what is told of either when it has ended.
-names
-    host names, looked up by a bounded number of threads.
-resolver
-    addresses of backends that are configured by name.
+No module of this package knows a protocol by name.
+
+- `listener`: a bound TCP socket that accepts clients.
+- `limits`: the limits on connections and UDP sessions.
+- `tcp`: the TCP service of an engine, with all of its listeners and connections.
+- `connection`: a TCP connection from accept until a backend is connected.
+- `dial`: the connection attempts to the backends of a pool, one after the other.
+- `weld`: a weld, which joins the sockets of a client and a backend and moves bytes between them.
+- `udp`: the UDP service of an engine, with all of its listeners and sessions.
+- `udp_session`: the datagrams of one client, and the answers of its backend.
+- `tapping`: the link from sessions to packet hooks.
+- `snapshot`: the routes and timeouts that a connection keeps when the configuration is reloaded.
+- `counters`: the counters of connections, sessions and bytes.
+- `outcome`: the summary of a finished connection or session.
 """

@@ -1,4 +1,4 @@
-"""A TCP connection from accept until its backend is reached: first bytes, decision, connect."""
+"""A TCP connection from accept until a backend is connected: first bytes, decision, connect."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
     from refractium.wire.proxy_protocol import Endpoint
 
 _READ: Final = 16_384
-"""Bytes read at once while the protocol is unknown."""
+"""Bytes that one read may return while the protocol is unknown."""
 _IDENTIFIED, _FALLBACK, _NO_ROUTE = Outcome.IDENTIFIED, Outcome.FALLBACK, Outcome.NO_ROUTE
 
 
 class Connection:
-    """One client, from accept to its end.
+    """A TCP connection of one client, from accept to its end.
 
     Args:
-        service: what it belongs to.
-        snapshot: what it is served by.
-        sock: its socket.
-        ip: its address.
-        port: its port.
-        origin: what its limit counts it as; None for a trusted proxy, which says by a header whose it is.
+        service: the TCP service that owns the connection.
+        snapshot: the routes and timeouts of the connection.
+        sock: the client's socket.
+        ip: the client's IP address.
+        port: the client's port.
+        origin: the name under which `Limits` counts the client. None if the peer is a trusted proxy, whose
+            PROXY header names the client.
 
     Attributes:
         stamp: monotonic time (s) of the accept, from which the peek timeout runs.
@@ -104,29 +105,29 @@ class Connection:
 
     @property
     def route(self) -> str:
-        """The label of where it goes, as far as that is decided."""
+        """The label of the chosen pool; `NO_ROUTE` while none is chosen."""
         return self._pool.label if self._pool is not None else NO_ROUTE
 
     @property
     def has_backend_socket(self) -> bool:
-        """Whether a backend is reached or being dialled."""
+        """Whether the connection has a backend's socket, connected or being connected."""
         return self._weld is not None or (self._dial is not None and self._dial.has_socket)
 
     @property
     def moved(self) -> tuple[int, int]:
-        """Bytes that have gone to the backend and to the client."""
+        """The numbers of bytes sent to the backend and to the client."""
         weld = self._weld
         if weld is None:
             return 0, 0
         return max(0, weld.up.count), weld.down.count
 
     def expired(self) -> None:
-        """The peek timeout has passed: decide with what there is."""
+        """Decide by the bytes received so far: the peek timeout has passed."""
         self._is_awaited = False
         self._conclude()
 
     def cut(self, how: Ended) -> None:
-        """Reset the client, and the backend if there is one."""
+        """Reset the client, and the backend if one is connected."""
         if self._weld is not None:
             self._weld.abort(how)
             return
@@ -136,18 +137,18 @@ class Connection:
         self._finish(how, is_orderly=False)
 
     def crash(self) -> None:
-        """End at once, after a fault of ours."""
+        """End the connection at once after an internal error."""
         self.cut(Ended.FAULT)
 
     # First bytes
 
     def _on_event(self, _mask: int) -> None:
-        # While a backend is dialled the client's bytes wait in its socket, where the weld will find them.
+        # During a dial the client's bytes stay in the client's socket, from which the weld will read them.
         if self._dial is None:
             self.receive()
 
     def receive(self) -> None:
-        """Take the first bytes, which mostly are there when a connection is accepted, and decide by them."""
+        """Read the first bytes, which are mostly there at the accept, and choose a route by them."""
         service = self._service
         while True:
             try:
@@ -159,7 +160,7 @@ class Connection:
                 return
             except OSError:
                 self._decided(Outcome.LEFT)
-                # Should it be this machine that failed, the client must know.
+                # A reset: if this machine failed and not the client, the client must notice.
                 self._finish(Ended.CLIENT_LEFT, is_orderly=False)
                 return
             if not chunk:
@@ -178,7 +179,7 @@ class Connection:
                 return
 
     def _take_header(self) -> bool:
-        """Take the PROXY header off the first bytes, if it is all there; whether the connection goes on."""
+        """Remove the PROXY header from the first bytes if it is complete; return whether to go on."""
         parsed = parse(self._data)
         if parsed is NEED_MORE:
             return True
@@ -189,7 +190,7 @@ class Connection:
         self._awaits_header = False
         self._data = self._data[size:]
         if header.source is None:
-            return True  # the proxy itself is the client, as when it checks whether we are there
+            return True  # the proxy itself is the client, for example in its health check
         self._ip, self._port = header.source
         self._destination = header.destination
         service = self._service
@@ -211,7 +212,7 @@ class Connection:
         self._finish(Ended.NO_HEADER)
 
     def _conclude(self) -> None:
-        """Nothing more is waited for: the deadline has passed, or the client has sent all it had to send."""
+        """Decide now: the peek timeout has passed, or the client has ended its side."""
         if self._awaits_header and (self._data or not self._client_ended):
             self._end_headerless()
             return
@@ -256,17 +257,17 @@ class Connection:
         if pool.action is not None:
             self._finish(Ended.REJECTED, is_orderly=pool.action != "reset")
             return
-        # Made anew for the fallback, which may want none.
+        # Built for each pool: the fallback may want no header.
         version = pool.proxy_protocol
         header = self._header = b"" if version is None else self._header_for(version)
         first = header + self._data
         dial = self._dial = Dial(self._service.dialing, self._snapshot, pool, first, self, self._ip)
-        # All that were accepted together are connected together: a backend that sleeps in between is woken
-        # for each, which made every connection cost a fifth more.
+        # Dial after all accepts of this batch. A backend that sleeps between two connections is woken for
+        # each of them, which made every connection cost a fifth more.
         self._service.reactor.soon(dial.begin)
 
     def _header_for(self, version: ProxyVersion) -> bytes:
-        """The PROXY header that a backend is sent first."""
+        """Return the PROXY header that the backend receives first."""
         return build(
             version,
             Transport.TCP,
@@ -276,29 +277,29 @@ class Connection:
         )
 
     def unreachable(self) -> None:
-        """No backend of the pool can be reached: try the fallback, else end."""
+        """Dial the fallback, or end without one: no backend of the pool can be reached."""
         fallback = self._snapshot.router.fallback
         if fallback is not None and fallback is not self._pool:
             self._go_to(fallback)
             return
-        assert self._dial is not None  # noqa: S101 - who else called
+        assert self._dial is not None  # noqa: S101 - only the dial calls this method
         how = Ended.LOOP if self._dial.loops else Ended.UNREACHABLE
         self._finish(how, is_orderly=how is Ended.LOOP)
 
     def reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
-        """A backend is connected and has been sent that many of the first bytes: weld."""
+        """Weld the client to a connected backend, to which `sent` of the first bytes have been sent."""
         self._dial = None
         self._backend = backend
         weld = self._weld = Weld(self._service.welding, self._client, sock, self._weld_ended)
         header, data, self._header, self._data = self._header, self._data, b"", b""
-        assert self._pool is not None  # noqa: S101 - it has just been dialled
+        assert self._pool is not None  # noqa: S101 - its backend has just been dialled
         if self._pool.taps is not None:
             self._begin_to_tell(weld, self._pool, backend, data)
         self._snapshot.idle.add(weld)
         weld.begin(header + data, sent, client_ended=self._client_ended, preface=len(header))
 
     def _begin_to_tell(self, weld: Weld, pool: Pool, backend: Backend, data: bytes) -> None:
-        """Tell the hooks of the pool of the connection, of what was read so far, and of all that follows."""
+        """Pass the connection to the hooks of the pool: the bytes read so far, and all later bytes."""
         client = self._ip, self._port
         sock = weld.down.sock
         tap = open_tap(pool, Transport.TCP, client, backend, sock, self._match, self.stamp)
@@ -312,7 +313,7 @@ class Connection:
     # End
 
     def _weld_ended(self, how: Ended) -> None:
-        assert self._weld is not None  # noqa: S101 - it is the one that ended
+        assert self._weld is not None  # noqa: S101 - this weld has just ended
         self._snapshot.idle.discard(self._weld)
         self._finish(how)
 

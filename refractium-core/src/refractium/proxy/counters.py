@@ -1,7 +1,7 @@
-"""What has happened since the start, as plain integers that only grow.
+"""Counters of what has happened since the start: plain numbers that only grow.
 
-Keys are names of the configuration or fixed words, never anything from the wire, so there is a bounded number
-of them.
+Every key is a name from the configuration or a fixed word, never a value from the wire. So the number of keys
+is bounded.
 """
 
 from __future__ import annotations
@@ -16,83 +16,87 @@ if TYPE_CHECKING:
     from refractium.proxy.outcome import Ended
 
 NO_ROUTE: Final = "-"
-"""Stands for the route of those that have none. No protocol can be called so."""
+"""The route label of connections without a route. No protocol can have this name."""
 
 DENIED: Final = "denied"
-"""Stands among the names of limits for the access rules of a listener or, of datagrams, of a route."""
+"""The reason of a refusal by the access rules of a listener or, for datagrams, of a route.
+
+All other reasons but `REJECTED` are names of limits.
+"""
 REJECTED: Final = "rejected"
-"""The same for a route that rejects datagrams."""
+"""The reason of a refusal by a route that rejects datagrams."""
 
 
 def why_refused(reason: str) -> str:
-    """A reason as logs say it."""
-    return {DENIED: "it is denied", REJECTED: "its route rejects it"}.get(reason, f"{reason} is reached")
+    """Return the reason of a refusal in the words of a log line."""
+    texts = {DENIED: "access rules deny this address", REJECTED: "the route rejects all of its clients"}
+    return texts.get(reason, f"{reason} is reached")
 
 
 BOUNDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
-"""Upper bounds (s) of the buckets for the time that identification takes; one more bucket has none."""
+"""Seconds, the upper bounds of the buckets for identification times. One more bucket has no bound."""
 
 
 class Outcome(StrEnum):
-    """How the identification of a connection came out."""
+    """The result of the identification of a connection or session."""
 
     IDENTIFIED = "identified"
     SILENT = "silent"
-    """It went to the route for clients that stay silent."""
+    """The connection went to the route for clients that stay silent."""
     FALLBACK = "fallback"
     NO_ROUTE = "no_route"
     """Nothing matched, and there is no fallback."""
     LEFT = "left"
-    """The client left before it was known what it speaks."""
+    """The client left before its protocol was known."""
 
 
 @dataclass(slots=True)
 class Traffic:
-    """What has ended of one route."""
+    """The finished connections or sessions of one route."""
 
     ended: Counter[Ended] = field(default_factory=Counter)
-    """How many connections or sessions, by how they ended."""
+    """The numbers of connections or sessions, by the way in which they ended."""
     bytes_up: int = 0
-    """Client to backend."""
+    """Bytes from client to backend."""
     bytes_down: int = 0
 
 
 @dataclass(slots=True)
 class _Common:
-    """What TCP and UDP have in common."""
+    """The counters that TCP and UDP have in common."""
 
     refused: int = 0
-    """Connections closed at accept, and datagrams that would have begun a session, because of a limit or a
-    rule."""
+    """Connections closed before identification, and datagrams that could not begin a session, because of a
+    limit or a rule."""
     refusals: Counter[str] = field(default_factory=Counter)
-    """`refused` by the limit, which is the setting's name, or `DENIED`, or `REJECTED`."""
+    """`refused` by reason: the name of the setting whose limit is reached, `DENIED` or `REJECTED`."""
     routes: dict[str, Traffic] = field(default_factory=dict)
-    """What has finished, by the route's label."""
+    """The finished connections or sessions, by the route's label."""
     outcomes: Counter[Outcome] = field(default_factory=Counter)
-    """How identifications came out."""
+    """The numbers of identifications, by their result."""
 
     @property
     def finished(self) -> int:
-        """How many have ended."""
+        """The number of finished connections or sessions."""
         return sum(traffic.ended.total() for traffic in self.routes.values())
 
     @property
     def bytes_up(self) -> int:
-        """Client to backend, of what has finished."""
+        """Bytes from client to backend of all finished connections or sessions."""
         return sum(traffic.bytes_up for traffic in self.routes.values())
 
     @property
     def bytes_down(self) -> int:
-        """Backend to client, of what has finished."""
+        """Bytes from backend to client of all finished connections or sessions."""
         return sum(traffic.bytes_down for traffic in self.routes.values())
 
     def refuse(self, reason: str) -> None:
-        """Count one that was kept out."""
+        """Count one refusal, for its reason."""
         self.refused += 1
         self.refusals[reason] += 1
 
     def finish(self, route: str, how: Ended, up: int, down: int) -> None:
-        """Count one that has ended, with its bytes."""
+        """Count one finished connection or session, with its bytes."""
         traffic = self.routes.get(route)
         if traffic is None:
             traffic = self.routes[route] = Traffic()
@@ -103,18 +107,21 @@ class _Common:
 
 @dataclass(slots=True)
 class Counters(_Common):
-    """Of TCP. ``accepted == refused + finished + active`` at any time."""
+    """The counters of TCP: ``accepted == refused + finished + active`` at any time."""
 
     accepted: int = 0
     loops: int = 0
-    """Not connected, because the target was this proxy's own listener."""
+    """Targets that were not dialled because they are this proxy's own listeners."""
     seconds: float = 0.0
-    """Spent on identifications, in all."""
+    """Seconds that all identifications together have taken."""
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
-    """How many took up to each of `BOUNDS`, but longer than the bound before it; at last, longer than all."""
+    """The numbers of identifications that took up to each of `BOUNDS` and longer than the bound before it.
+
+    The last number is of the identifications that took longer than every bound.
+    """
 
     def decide(self, outcome: Outcome, seconds: float) -> None:
-        """Count one identification."""
+        """Count one identification, with its result and its duration."""
         self.outcomes[outcome] += 1
         self.seconds += seconds
         self.buckets[bisect_left(BOUNDS, seconds)] += 1
@@ -122,10 +129,10 @@ class Counters(_Common):
 
 @dataclass(slots=True)
 class UdpCounters(_Common):
-    """Of UDP. ``sessions == finished + active`` at any time."""
+    """The counters of UDP: ``sessions == finished + active`` at any time."""
 
     sessions: int = 0
     unrouted: int = 0
-    """Datagrams that no route matched, without a fallback, or whose target is this proxy itself."""
+    """Datagrams that matched no route while there was no fallback, or whose target is this proxy itself."""
     dropped: int = 0
     """Datagrams that a socket did not take, or whose backend could not be reached."""

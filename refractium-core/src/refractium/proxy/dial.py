@@ -1,4 +1,4 @@
-"""Reaching a backend: one after the other of a pool, until one is connected or none is left."""
+"""A dial: it tries the backends of a pool one after the other, until one is connected or none is left."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from socket import (
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from refractium.addresses.address import join_host_port
 from refractium.addresses.local import is_self_connected
 from refractium.sockets.descriptors import EXHAUSTED, LOCAL_ERRORS
 from refractium.sockets.reactor import EDGE, IN, OUT
@@ -41,44 +42,44 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BUDGET: Final = 2
-"""No further backend is tried once this many connect timeouts have passed."""
+"""Connect timeouts after which a dial tries no further backend."""
 _RETRY: Final = 0.01
-"""Seconds until the same is tried again, where the epoll cannot tell when: a unix socket whose queue is full,
-or a machine without a free descriptor."""
+"""Seconds until a dial tries a target again that the epoll cannot report as ready: a unix socket whose queue
+is full, or any target on a machine without a free descriptor."""
 
 
 new_socket = cast("type[socket.socket]", SocketType)
-"""The class below Python's own, which costs 3 us more a connection."""
+"""The C base class of `socket.socket`; Python's class costs 3 us more per connection."""
 _STREAM: Final = SOCK_STREAM | SOCK_NONBLOCK
 
 
 class Caller(Protocol):
-    """Whom a dial is for."""
+    """The object that a dial reports its result to."""
 
     def reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
-        """Take the connected socket; `sent` bytes of what the client sent first have gone out already.
+        """Take the connected socket, on which `sent` of the first bytes have been sent already.
 
-        It counts among the backend's active connections, until the caller takes it off.
+        The dial has counted the connection in ``backend.state.active``; the caller subtracts it at the end.
         """
 
     def unreachable(self) -> None:
-        """No backend is left to try."""
+        """Go on without a backend: none is left to try."""
 
     def crash(self) -> None:
-        """End at once, after a fault of ours."""
+        """End at once after an internal error."""
 
 
 class Dialing:
-    """What all dials of an engine share.
+    """The objects that all dials of an engine share.
 
     Args:
-        reactor: where events come from.
-        descriptors: where a dial finds out that none is free.
+        reactor: the source of events.
+        descriptors: the count of descriptors; a dial reports to it that the machine has none left.
         own: the listeners' addresses, none of which is dialled.
-        counters: where such targets are counted.
+        counters: the counters, which count the targets that are not dialled.
 
     Attributes:
-        failures: log lines of backends that could not be reached, at a limited rate.
+        failures: the rate-limited log of backends that could not be reached.
     """
 
     def __init__(
@@ -92,22 +93,22 @@ class Dialing:
 
 
 class Dial:
-    """Connects one client to one backend of a pool.
+    """A series of attempts to connect one client to one backend of a pool.
 
-    A backend that cannot be reached, or not within the connect timeout, is followed by the next; none is
-    tried twice, and none after bytes were sent to one.
+    If a backend cannot be reached, or not within the connect timeout, the dial tries the next one. It tries
+    no target twice, and none after bytes were sent to a backend.
 
     Args:
-        shared: reactor, descriptors and counters.
-        snapshot: timeouts.
+        shared: the reactor, the descriptors and the counters.
+        snapshot: the timeouts.
         pool: the backends to try.
-        first: what the client has sent so far; it goes out with the connect.
-        caller: told how it went, once.
+        first: the bytes to send with the connect: the PROXY header, and the client's bytes so far.
+        caller: the object that receives the result, once.
         client: the client's IP address, by which a balancer may choose.
 
     Attributes:
         stamp: monotonic time (s) at which the present attempt began.
-        loops: targets that were left out because they are this proxy's own listeners.
+        loops: the number of targets skipped because they are this proxy's own listeners.
     """
 
     __slots__ = (
@@ -151,11 +152,11 @@ class Dial:
 
     @property
     def has_socket(self) -> bool:
-        """Whether an attempt is under way, and not only waited with."""
+        """Whether the dial has a socket; it has none while an attempt waits to be repeated."""
         return self._sock is not None
 
     def begin(self) -> None:
-        """Try one target after the other, until one is connected or must be waited for."""
+        """Try one target after the other, until one is connected or its attempt is in progress."""
         if self._is_cancelled:
             return
         shared = self._shared
@@ -175,23 +176,23 @@ class Dial:
         self._caller.unreachable()
 
     def cancel(self) -> None:
-        """Give up; nobody is told."""
+        """Stop dialling, without a call to the caller."""
         self._is_cancelled = True
         self._let_go()
 
     def expired(self) -> None:
-        """The connect timeout has passed."""
-        # Who waits for room on this machine, or in a unix socket's queue, has learnt nothing of the backend.
+        """Give up on the current target and try the next: the connect timeout has passed."""
+        # A wait for room on this machine, or in a unix socket's queue, says nothing about the backend.
         self._give_up_on_current(errno.ETIMEDOUT, is_local=self._retry is not None)
         self.begin()
 
     def crash(self) -> None:
-        """End at once, after a fault of ours."""
+        """End the connection at once after an internal error."""
         self._caller.crash()
 
     def _connect(self) -> bool:
-        """Start connecting to the current target; whether it is under way or done."""
-        assert self._current is not None  # noqa: S101 - set by the only caller
+        """Start connecting to the current target; return whether the attempt is in progress or done."""
+        assert self._current is not None  # noqa: S101 - `begin` has set it
         family, address = self._current[1]
         try:
             sock = self._sock = new_socket(family, _STREAM)
@@ -201,7 +202,7 @@ class Dial:
                 if self._snapshot.keeps_alive:
                     set_option(SOL_SOCKET, SO_KEEPALIVE, 1)
                 if self._first:
-                    # The handshake's last segment goes with them, so that the backend wakes up once.
+                    # The handshake's last segment then carries the first bytes: the backend wakes up once.
                     set_option(IPPROTO_TCP, TCP_QUICKACK, 0)
             code = sock.connect_ex(address)
         except OSError as error:
@@ -214,11 +215,11 @@ class Dial:
                 return True
             self._give_up_on_current(code)
             return False
-        # On this machine the handshake is over before connect returns, and the bytes can go at once.
+        # With a backend on this machine the handshake ends before connect returns: send the bytes at once.
         return self._send_first(is_connected=code == 0)
 
     def _send_first(self, *, is_connected: bool) -> bool:
-        """Send what there is; whether the backend is reached or must be waited for."""
+        """Send the first bytes; return whether the target is connected or its attempt is in progress."""
         assert self._sock is not None  # noqa: S101 - an attempt is under way
         sent = 0
         if self._first:
@@ -279,9 +280,9 @@ class Dial:
         self._let_go()
         reason = os.strerror(code)
         self._shared.failures.warning(
-            "backend %s cannot be reached (%s): %s", backend.address, target[1], reason
+            "backend %s cannot be reached at %s: %s", backend.address, _shown(target), reason
         )
-        # One of several addresses tells nothing of the backend while there is another to try.
+        # A failed address says nothing about the backend while another of its addresses can be tried.
         is_last = backend.socket_addresses[-1:] == (target,)
         if is_last and not is_local and code not in LOCAL_ERRORS:
             backend.state.client_failed(f"it cannot be reached: {reason}")
@@ -297,3 +298,8 @@ class Dial:
         if self._sock is not None:
             self._shared.reactor.retire(self._sock)
             self._sock = None
+
+
+def _shown(target: SocketAddress) -> str:
+    _, address = target
+    return address if isinstance(address, str) else join_host_port(address[0], address[1])

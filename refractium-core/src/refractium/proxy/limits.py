@@ -30,15 +30,17 @@ NAMES: Final = {
 
 
 class Limits:
-    """Counts exactly: every `enter` that said yes is followed by one `leave`.
+    """The limits and the counts of the connections or sessions of one transport.
+
+    The counts are exact, because one `leave` follows every successful `enter`.
 
     Args:
-        settings: the limits, and how many bits of an IPv6 address count.
-        transport: whose limits of the settings.
+        settings: the limits, and the number of bits of an IPv6 address that count.
+        transport: the transport whose limits apply.
 
     Attributes:
-        names: the settings that may be reached.
-        active: connections or sessions held now.
+        names: the names of the settings that limit the transport.
+        active: the number of connections or sessions counted now.
     """
 
     def __init__(self, settings: Settings, transport: Transport = Transport.TCP) -> None:
@@ -48,7 +50,7 @@ class Limits:
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:
-        """Hold those to come to other limits; nobody who is in is put out."""
+        """Apply other limits to later connections; a connection that is counted already stays."""
         self._max: int = getattr(settings, self.names.total)
         self._max_per_ip: int = getattr(settings, self.names.per_ip)
         self._host_bits = 128 - settings.ipv6_prefix_length
@@ -58,7 +60,7 @@ class Limits:
 
         An IPv4 address is counted by itself, an IPv6 address by its network of `Settings.ipv6_prefix_length`
         bits: a client is given a whole network and may come from each of its addresses (RFC 6177 section 2).
-        Link-local addresses share one network and are counted each by itself.
+        Link-local addresses all share one network, so each of them is counted by itself.
         """
         if ":" not in ip:
             return ip
@@ -68,10 +70,10 @@ class Limits:
         return f"{int(address) >> self._host_bits:x}/{128 - self._host_bits}"
 
     def enter(self, origin: str | None) -> str | None:
-        """Count one connection in, or return the name of the setting that keeps it out.
+        """Count one more connection, or return the name of the setting that refuses it.
 
         Args:
-            origin: whose it is, as `origin` names it; None while that is not known (see `assign`).
+            origin: the client's name from `Limits.origin`; None while the client is not known (see `assign`).
         """
         if self.active >= self._max:
             return self.names.total
@@ -81,7 +83,7 @@ class Limits:
         return None
 
     def assign(self, origin: str) -> str | None:
-        """Count a connection that is in already as this origin's, or return the setting that forbids it."""
+        """Count an entered connection for its origin, or return the name of the setting that refuses it."""
         mine = self._by_ip.get(origin, 0)
         if mine >= self._max_per_ip:
             return self.names.per_ip
@@ -89,7 +91,7 @@ class Limits:
         return None
 
     def leave(self, origin: str | None) -> None:
-        """Count one connection out, and as no longer the origin's that it was counted as."""
+        """Count one connection less, also for the origin for which it was counted."""
         self.active -= 1
         if origin is None:
             return

@@ -1,4 +1,4 @@
-"""Bound sockets that accept, and go on accepting whatever happens."""
+"""TCP listeners: bound sockets that go on accepting clients after any fault."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from socket import SOCK_STREAM, SocketType
 from typing import TYPE_CHECKING, Final, cast
 
+from refractium.addresses.address import join_host_port
 from refractium.sockets.bind import BACKLOG
 from refractium.sockets.closing import is_reset_on_close, reset_on_close
 from refractium.sockets.descriptors import A_CLIENT, EXHAUSTED
@@ -28,21 +29,22 @@ log = logging.getLogger(__name__)
 
 
 _socket = cast("type[socket.socket]", SocketType)
-"""The class below Python's own, which costs 3 us more a connection, for nothing that is used."""
+"""The C base class of `socket.socket`. Python's class costs 3 us more per connection and adds nothing that is
+used here."""
 _ACCEPTS_A_TURN: Final = 64
 
 
 class Listener:
-    """Accepts on one bound socket.
+    """A bound TCP socket that accepts clients.
 
     Args:
-        reactor: where its events come from.
-        descriptors: of which each client takes `A_CLIENT`; they are those of `accepted` to give back.
-        sock: bound and listening; the listener's to close.
+        reactor: the source of events.
+        descriptors: the lender of `A_CLIENT` descriptors for each client, which `accepted` has to give back.
+        sock: a bound, listening socket, which the listener closes.
         accepted: called with each new socket, its peer's address and the snapshot. The socket does not block,
             and its close is a reset.
-        name: by whose rules it serves.
-        snapshot: what it serves by now.
+        name: the listener's name, to which its rules belong.
+        snapshot: the routes and timeouts for new clients.
     """
 
     def __init__(
@@ -70,30 +72,30 @@ class Listener:
 
     @property
     def router(self) -> Router:
-        """What it does with its clients now."""
+        """The router for new clients."""
         return self.snapshot.router
 
     @property
     def paused(self) -> str:
-        """Why it accepts nobody at this moment; empty while it accepts."""
+        """The reason why the listener accepts no client now; empty while it accepts clients."""
         return self._watching.why_paused
 
     def __repr__(self) -> str:
-        return f"<Listener {self.address}>"
+        return f"<Listener {join_host_port(self.address[0], self.address[1])}>"
 
     def _on_event(self, _mask: int) -> None:
         self._accept_some()
 
     def _accept_some(self) -> bool:
-        """Accept what waits, up to a turn's share; whether there may be more."""
+        """Accept waiting clients, at most a turn's share; return whether more may wait."""
         found: list[tuple[socket.socket, Peer]] = []
         may_be_more = self._take(found)
         self._descriptors.lent += A_CLIENT * len(found)
         for sock, peer in found:
             try:
                 self._accepted(sock, peer, self.snapshot)
-            except Exception as error:  # noqa: BLE001 - one client must not take its neighbours along
-                self._faults.error("%r failed with a client from %s", self, peer[0], exc_info=error)
+            except Exception as error:  # noqa: BLE001 - a fault with one client must not end others
+                self._faults.error("%s failed with a client from %s", self, peer[0], exc_info=error)
                 self._descriptors.lent -= A_CLIENT
                 self._reactor.retire(sock)
         return may_be_more
@@ -113,7 +115,7 @@ class Listener:
                     self._descriptors.ran_out()
                     self._pause_accepting(error.strerror)
                     return False
-                # The client was gone before it was accepted (ECONNABORTED and friends): its own affair.
+                # The client left before it was accepted (ECONNABORTED and similar): nothing to do.
                 log.debug("accept: %s", error)
                 continue
             sock = _socket(self._family, SOCK_STREAM, 0, fd)
@@ -129,7 +131,7 @@ class Listener:
         return True
 
     def close(self) -> None:
-        """Stop accepting. Clients that had connected already are still taken in, as far as there is room."""
+        """Close the listener; first accept the clients that have connected, as far as there is room."""
         self._watching.stop()
         for _ in range(BACKLOG // _ACCEPTS_A_TURN):
             if not self._accept_some():
@@ -137,7 +139,7 @@ class Listener:
         self._reactor.retire(self._sock)
 
     def crash(self) -> None:
-        """Go on after a pause: a listener outlives any fault."""
+        """Pause, then go on accepting: no fault ends a listener."""
         self._watching.rest()
 
     def _pause_accepting(self, why: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What is told of connections and sessions that have ended."""
+"""The summary of a finished connection or session for the access log."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Ended(StrEnum):
-    """How a connection ended, as the access log says it."""
+    """The way in which a connection or session ended, in the words of the access log."""
 
     CLOSED = "closed"
     CLIENT_RESET = "client reset"
     BACKEND_RESET = "backend reset"
     IDLE = "idle timeout"
     UNANSWERED = "unanswered"
-    """A UDP session that no backend had answered: after its timeout, or to make room for another."""
+    """A UDP session without an answer: it ended at its timeout, or made room for another session."""
     DRAINED = "cut at the drain timeout"
     ABORTED = "cut by the stop"
     NO_ROUTE = "no route"
@@ -38,15 +38,15 @@ class Summary(Struct, frozen=True):
     """A finished connection or UDP session, for the access log.
 
     Attributes:
-        transport: how it came.
-        client: the client's address.
-        route: the protocol's name, ``fallback`` or nothing.
-        match: what its first bytes told, if they were recognised.
-        backend: the backend's address as configured, if one was reached.
+        transport: the client's transport.
+        client: the client's address and port.
+        route: the route's label, ``fallback``, or None without a route.
+        match: the protocol match of the first bytes; None if no protocol matched.
+        backend: the backend's address as configured; None if no backend was reached.
         up: bytes from client to backend.
         down: bytes from backend to client.
-        seconds: from accept to the end.
-        ended: how.
+        seconds: seconds from accept, or from the first datagram, to the end.
+        ended: the way in which the connection or session ended.
     """
 
     transport: Transport
@@ -61,11 +61,11 @@ class Summary(Struct, frozen=True):
 
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:
-        """What its first bytes told, by key; some protocols look at them only now."""
+        """The metadata of the first bytes, by key. Some protocols read the bytes only at this access."""
         return {} if self.match is None else metadata_of(self.match)
 
     def as_dict(self) -> dict[str, Any]:
-        """The attributes, with the metadata for the match."""
+        """Return the attributes by name, with the metadata in the place of the match."""
         told: dict[str, Any] = {
             name: getattr(self, name) for name in self.__struct_fields__ if name != "match"
         }
@@ -73,22 +73,22 @@ class Summary(Struct, frozen=True):
 
 
 class Reporter(Protocol):
-    """Whom the summaries go to."""
+    """The receiver of summaries."""
 
     def is_wanted(self) -> bool:
-        """Whether anybody reads them now; they are not made otherwise."""
+        """Return whether anybody reads summaries now. If not, no summary is made."""
 
     def write(self, summary: Summary) -> None:
-        """Take one."""
+        """Take the summary of one finished connection or session."""
 
 
 def metadata_of(match: ProtocolMatch | None) -> Mapping[str, MetadataValue]:
-    """What the first bytes told, as far as a plugin has kept to `MetadataValue`."""
+    """Return the metadata of a match, without the values that are not a `MetadataValue`."""
     try:
         if match is None:
             return {}
         return {k: v for k, v in match.metadata.items() if v.__class__ is str or _is_metadata(v)}
-    except Exception:  # noqa: BLE001 - a plugin's fault costs its words in the log, not the connection
+    except Exception:  # noqa: BLE001 - a plugin's fault costs the metadata, not the connection
         return {}
 
 
@@ -98,4 +98,4 @@ def _is_metadata(value: object) -> bool:
     return isinstance(value, _SCALARS)
 
 
-_SCALARS: Final = (str, bool)  # a union would be made anew each time, which takes longer than to look
+_SCALARS: Final = (str, bool)  # a union type is built anew at each call, which takes longer than the check

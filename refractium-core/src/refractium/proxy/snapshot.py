@@ -1,4 +1,4 @@
-"""What a connection is served by, from its start to its end, whatever is reloaded meanwhile."""
+"""The routes and timeouts of a connection from its start to its end, whatever is reloaded meanwhile."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 _KEEPALIVE: Final = Path("/proc/sys/net/ipv4/tcp_keepalive_time")
-"""For IPv6 as well (ip-sysctl)."""
+"""The kernel's setting for IPv4, which holds for IPv6 as well (ip-sysctl)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """Routes and timeouts of one listener; immutable. A reload makes another one for connections to come.
+    """The routes and timeouts of one listener; immutable. A reload makes a new snapshot for new connections.
 
     Attributes:
         loop: the event loop.
-        router: where connections go.
-        settings: limits and timeouts.
+        router: the router, which chooses a route for each connection.
+        settings: the limits and timeouts.
         peeking: the deadlines of connections whose first bytes are awaited.
-        connecting: those of attempts to reach a backend.
-        idle: those of welds.
-        keeps_alive: whether a backend's socket asks after a silent peer (SO_KEEPALIVE, tcp(7)). Where the
-            idle timeout ends the connection sooner, that costs a timer and changes nothing.
-        trusted: the networks of `Settings.proxy_protocol_from`, of proxies that say who their clients are;
-            None for none.
+        connecting: the deadlines of attempts to connect to a backend.
+        idle: the deadlines of welds.
+        keeps_alive: whether a backend's socket sends probes to a silent peer (SO_KEEPALIVE, tcp(7)). If the
+            idle timeout ends the connection sooner, probes cost a timer and change nothing.
+        trusted: the networks of `Settings.proxy_protocol_from`, whose proxies name their clients in a header;
+            None if there are none.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -59,13 +59,13 @@ class Snapshot:
         object.__setattr__(self, "trusted", Networks(trusted) if trusted else None)
 
     def close(self) -> None:
-        """Forget the timers. Its connections have ended before."""
+        """Cancel the timers, once the connections of the snapshot have ended."""
         for deadlines in (self.peeking, self.connecting, self.idle):
             deadlines.close()
 
 
 def _keepalive_seconds() -> int:
-    """Return the seconds of silence before a first keepalive; 0 where the kernel does not tell."""
+    """Return the seconds of silence before a first keepalive probe; 0 if the kernel does not show them."""
     try:
         return int(_KEEPALIVE.read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Where sessions that have hooks tell of what passes. Sessions without hooks never come here."""
+"""The link from sessions to packet hooks. A session without hooks uses nothing of this module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from refractium.routing import Pool
 
 _SESSIONS: Final = itertools.count(secrets.randbits(63))
-"""Numbers of 64 bits, of which no two runs are likely to have the same."""
+"""Session numbers of 64 bits. They start at random, so two runs are unlikely to share a number."""
 
 
 def open_tap(
@@ -31,18 +31,18 @@ def open_tap(
     match: ProtocolMatch | None,
     stamp: float,
 ) -> Tap:
-    """Tell the hooks of a pool that a session has begun.
+    """Tell the hooks of a pool that a session has begun, and return the tap of the session.
 
     Args:
-        pool: one that has taps.
-        transport: how the client came.
-        client: its address and port.
-        backend: the backend.
-        sock: what is connected to it.
-        match: what its first bytes told.
-        stamp: monotonic time (s) at which it came.
+        pool: a pool that has taps.
+        transport: the client's transport.
+        client: the client's IP address and port.
+        backend: the session's backend.
+        sock: the socket that is connected to the backend.
+        match: the protocol match of the client's first bytes; None if no protocol matched.
+        stamp: monotonic time (s) at which the session began.
     """
-    assert pool.taps is not None  # noqa: S101 - who has none does not call
+    assert pool.taps is not None  # noqa: S101 - callers have checked it
     context = HookContext(
         session=next(_SESSIONS) & 0xFFFF_FFFF_FFFF_FFFF,
         transport=transport,
@@ -57,9 +57,9 @@ def open_tap(
 
 
 def address_of(backend: Backend, sock: socket.socket) -> tuple[str, int] | str:
-    """Where a socket is connected to: an address and a port, or the path of a unix socket."""
+    """Return the address of a connected backend: an IP address and a port, or the path of a unix socket."""
     try:
         peer = sock.getpeername()
-    except OSError:  # it has reset the connection already
+    except OSError:  # the backend has reset the connection already
         ((_, peer), *_) = backend.socket_addresses
     return peer if isinstance(peer, str) else peer[:2]

@@ -1,4 +1,4 @@
-"""Everything TCP of one engine: listeners, connections and what they share."""
+"""The TCP service of one engine: its listeners, its connections and the objects that they share."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ log = logging.getLogger(__name__)
 
 
 class TcpService:
-    """Everything TCP of one engine: listeners, connections, what they share.
+    """The TCP listeners and connections of one engine, and the objects that they share.
 
     Args:
-        reactor: where events come from.
-        routers: what each listener does with its connections, by the listener's name.
-        settings: limits and timeouts.
-        limits: how many connections there may be.
-        report: told of every connection that ended.
-        descriptors: of which each connection takes `A_CLIENT`.
+        reactor: the source of events.
+        routers: the router of each listener, by the listener's name.
+        settings: the limits and timeouts.
+        limits: the limits on the number of connections.
+        report: the receiver of a summary of every finished connection.
+        descriptors: the lender of `A_CLIENT` descriptors for each connection.
     """
 
     def __init__(
@@ -72,20 +72,20 @@ class TcpService:
 
     @property
     def awaiting_socket(self) -> int:
-        """How many connections have no socket of a backend, or not yet."""
+        """The number of connections without a backend's socket."""
         return sum(not connection.has_backend_socket for connection in self.connections)
 
     def listen(self, sock: socket.socket, name: str) -> Listener:
-        """Accept connections on a bound, listening socket, which is the service's from now on."""
+        """Accept connections on a bound, listening socket, which the service owns from now on."""
         listener = Listener(self.reactor, self.descriptors, sock, self._accepted, name, self.snapshots[name])
         self.own.add(sock)
         self.listeners.append(listener)
         return listener
 
     def apply(self, routers: Mapping[str, Router], settings: Settings) -> None:
-        """Serve connections to come by other routes and timeouts; those that are there keep theirs.
+        """Use other routes and timeouts for new connections; existing connections keep theirs.
 
-        So do listeners that are not named any more, until they are closed.
+        A listener that is missing in `routers` keeps its routes and timeouts until it is closed.
         """
         self.snapshots = self._take_snapshots(routers, settings)
         self.welding.backend_buffer = settings.backend_buffer_size
@@ -105,25 +105,25 @@ class TcpService:
         self.listeners.clear()
 
     def cut(self, how: Ended) -> int:
-        """Reset every connection that is left; how many there were."""
+        """Reset all connections that are left, and return their number."""
         left = list(self.connections)
         for connection in left:
             connection.cut(how)
         return len(left)
 
     def close(self) -> None:
-        """Forget all timers. Listeners and connections have been closed before."""
+        """Cancel all timers, once the listeners and connections have been closed."""
         for snapshot in self.snapshots.values():
             snapshot.close()
         self.welding.pipes.close()
 
     def refused_late(self, connection: Connection, ip: str, reason: str) -> None:
-        """Count a connection that was let go because of the client that it turned out to be of."""
+        """Count a connection that was refused for the client which its PROXY header named."""
         self.forget(connection, None)
         self._count_refused(ip, reason)
 
     def forget(self, connection: Connection, origin: str | None) -> None:
-        """Let another one in for a connection that has let its sockets go, and was counted for an origin."""
+        """Remove a connection whose sockets are closed from the counts, also from the count of its origin."""
         self.connections.discard(connection)
         self.descriptors.lent -= A_CLIENT
         self.limits.leave(origin)
@@ -141,7 +141,8 @@ class TcpService:
         self.counters.accepted += 1
         ip = plain_ip(peer[0])
         trusted, access = snapshot.trusted, snapshot.router.access
-        # A trusted proxy has as many connections as all of its clients, and is let in for those that may.
+        # A trusted proxy has as many connections as all of its clients together. So access rules and the
+        # limit per address hold for the client in its PROXY header, not for the proxy.
         is_trusted = trusted is not None and ip in trusted
         origin = None
         if is_trusted or access is None or access.admits(ip):
@@ -163,5 +164,5 @@ class TcpService:
         try:
             connection.receive()
         except Exception as error:  # noqa: BLE001 - logged
-            self.faults.error("%r failed; it is ended, the others go on", connection, exc_info=error)
+            self.faults.error("internal error in %s; everything else goes on", connection, exc_info=error)
             connection.crash()

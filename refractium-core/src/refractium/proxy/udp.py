@@ -1,7 +1,7 @@
-"""UDP: sessions, each a client's address joined to a backend by a connected socket of its own.
+"""The UDP service of one engine: sessions, each with a connected socket between one client and a backend.
 
-The first datagram decides where a session goes, and all that follow take the same way. Whatever goes wrong
-with one session (an ICMP error, a full queue) is that session's, and it is used again for the next datagram.
+The first datagram of a session decides its route, and all later datagrams take the same route. An error (an
+ICMP error, a full queue) affects only its own session, and the session goes on with the next datagram.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
+from refractium.addresses.address import join_host_port
 from refractium.addresses.local import OwnAddresses
 from refractium.addresses.networks import plain_ip
 from refractium.contract import Verdict
@@ -36,25 +37,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DATAGRAM: Final = 65_536
-"""More than any datagram holds (65,507 bytes over IPv4, 65,527 over IPv6)."""
+"""Bytes of the buffer, more than any datagram holds (65,507 bytes over IPv4, 65,527 over IPv6)."""
 _DATAGRAMS_A_TURN: Final = 64
-"""After as many from one socket the others have their turn."""
+"""Datagrams that are read from one socket before other sockets have their turn."""
 _QUIET: Final = 1.0
 """Seconds without a datagram after which a session counts as finished when the proxy drains."""
 _SHARE_OF_DESCRIPTORS: Final = 3
-"""Sessions have one in so many of the descriptors that the process may have."""
+"""Sessions may hold one in this many of the descriptors that the process may open."""
 
 
 class UdpService:
-    """Everything UDP of one engine.
+    """The UDP listeners and sessions of one engine, and the objects that they share.
 
     Args:
-        reactor: where events come from.
-        routers: what each listener does with its clients, by the listener's name.
-        settings: timeouts.
-        limits: how many sessions there may be.
-        report: told of every session that ended.
-        descriptors: of which each session takes one.
+        reactor: the source of events.
+        routers: the router of each listener, by the listener's name.
+        settings: the timeouts.
+        limits: the limits on the number of sessions.
+        report: the receiver of a summary of every finished session.
+        descriptors: the lender of one descriptor for each session.
     """
 
     def __init__(
@@ -79,25 +80,25 @@ class UdpService:
         self.is_draining = False
         self.drained = asyncio.Event()
         self.drained.set()
-        # One buffer for all: a datagram is handed on before the next one is read.
+        # All sockets share one buffer, because a datagram is sent on before the next one is read.
         self.buffer = bytearray(_DATAGRAM)
         self.view = memoryview(self.buffer)
         self.refusals = Throttled(log)
         self.failures = Throttled(log)
         self._silence: dict[int, Deadlines] = {}
-        # In the order in which they began: the oldest makes room where a limit is reached.
+        # Sessions in the order of their start: the oldest one makes room when a limit is reached.
         self._unanswered: dict[Session, None] = {}
         self._unanswered_of: dict[str, dict[Session, None]] = {}
 
     def listen(self, sock: socket.socket, name: str) -> UdpListener:
-        """Take datagrams from a bound socket, which is the service's from now on."""
+        """Take datagrams from a bound socket, which the service owns from now on."""
         listener = UdpListener(self, sock, name, self.routers[name])
         self.own.add(sock)
         self.listeners.append(listener)
         return listener
 
     def silence(self, pool: Pool, *, answered: bool) -> Deadlines:
-        """Return the deadlines of the sessions of a pool that were answered, or were not yet."""
+        """Return the deadlines for the answered, or for the unanswered, sessions of a pool."""
         timeout_ms = pool.session_timeout_ms or self.settings.udp_session_timeout_ms
         if not answered:
             timeout_ms = min(timeout_ms, self.settings.udp_unanswered_timeout_ms)
@@ -106,9 +107,9 @@ class UdpService:
         return self._silence[timeout_ms]
 
     def apply(self, routers: Mapping[str, Router], settings: Settings) -> None:
-        """Serve sessions to come by other routes and timeouts; those that are there keep theirs.
+        """Use other routes and timeouts for new sessions; existing sessions keep theirs.
 
-        So do listeners that are not named any more, until they are closed.
+        A listener that is missing in `routers` keeps its routes until it is closed.
         """
         self.routers = routers
         self.settings = settings
@@ -116,7 +117,7 @@ class UdpService:
             listener.router = routers.get(listener.name, listener.router)
 
     def stop_listening(self, listener: UdpListener) -> None:
-        """Take no datagram from one listener any more, which ends its sessions."""
+        """Close one listener and end its sessions."""
         self.listeners.remove(listener)
         self.own.discard(listener.address)
         for session in [one for one in self.sessions.values() if one.listener is listener]:
@@ -125,7 +126,7 @@ class UdpService:
         self.reactor.retire(listener.sock)
 
     def drain(self) -> None:
-        """Begin no session any more; end those that have gone quiet, now and from now on."""
+        """Refuse new sessions, and end each session as soon as it has gone quiet (`_QUIET`)."""
         self.is_draining = True
         quiet_since = self.reactor.loop.time() - _QUIET
         for session in [one for one in self.sessions.values() if one.stamp <= quiet_since]:
@@ -134,14 +135,14 @@ class UdpService:
             self.reactor.loop.call_later(_QUIET / 10, self.drain)
 
     def cut(self, how: Ended) -> int:
-        """End every session that is left; how many there were."""
+        """End all sessions that are left, and return their number."""
         left = list(self.sessions.values())
         for session in left:
             session.end(how)
         return len(left)
 
     def close(self) -> None:
-        """Close the listeners and forget all timers. The sessions have ended before."""
+        """Close the listeners and cancel all timers, once the sessions have ended."""
         for listener in self.listeners:
             listener.watching.stop()
             self.reactor.retire(listener.sock)
@@ -152,11 +153,11 @@ class UdpService:
     def begin(
         self, listener: UdpListener, client: Peer, control: Control, key: tuple[object, ...], first: bytes
     ) -> Session | None:
-        """Begin a session with its first datagram, or count why not."""
+        """Begin a session for a first datagram, or count the reason for not beginning one."""
         if self.is_draining:
             self.counters.unrouted += 1
             return None
-        if (listener.sock.family, client) in self.own:  # forged: each answer would be the next question
+        if (listener.sock.family, client) in self.own:  # a forged source: each answer would be a new query
             self.counters.unrouted += 1
             return None
         ip, router = plain_ip(client[0]), listener.router
@@ -186,7 +187,7 @@ class UdpService:
         return session
 
     def _why_not(self, pool: Pool, ip: str) -> str | None:
-        """Return why a client may not begin a session with this pool, or count it in."""
+        """Return the reason to refuse a client's session with a pool, or count the session."""
         if not pool.admits(ip):
             return DENIED
         if pool.action is not None:
@@ -196,7 +197,7 @@ class UdpService:
         reason = limits.names.total if self._holds_too_many_descriptors() else limits.enter(origin)
         if reason is None:
             return None
-        # A session that was never answered may be of a forged client, and is worth less than a new one.
+        # An unanswered session may come from a forged address, so it is worth less than a new session.
         those = self._unanswered_of.get(origin, {}) if reason == limits.names.per_ip else self._unanswered
         oldest = next(iter(those), None)
         if oldest is None:
@@ -205,11 +206,11 @@ class UdpService:
         return limits.enter(origin)
 
     def _holds_too_many_descriptors(self) -> bool:
-        """Return whether sessions have their share of the descriptors of this process: TCP needs the rest."""
+        """Return whether sessions hold their full share of this process's descriptors: TCP needs the rest."""
         return len(self.sessions) >= self.descriptors.limit // _SHARE_OF_DESCRIPTORS
 
     def answered(self, session: Session) -> None:
-        """Let a session live as long as others do, once a backend has answered it."""
+        """Remove a session from the unanswered sessions, which make room for new ones."""
         self._unanswered.pop(session, None)
         if (those := self._unanswered_of.get(session.origin)) is not None:
             those.pop(session, None)
@@ -221,7 +222,7 @@ class UdpService:
         self.refusals.warning("refused a session from %s: %s", ip, why_refused(reason))
 
     def ended(self, session: Session, how: Ended) -> None:
-        """Count a session that has let its socket go."""
+        """Remove and count a session that has closed its socket."""
         del self.sessions[session.key]
         self.answered(session)
         self.limits.leave(session.origin)
@@ -233,13 +234,13 @@ class UdpService:
 
 
 class UdpListener:
-    """Takes the clients' datagrams from one bound socket.
+    """A bound UDP socket that takes the datagrams of clients.
 
     Args:
-        service: what it belongs to.
-        sock: the socket.
-        name: by whose rules it serves.
-        router: what it serves by now.
+        service: the UDP service that owns the listener.
+        sock: the bound socket.
+        name: the listener's name, to which its rules belong.
+        router: the router for new sessions.
     """
 
     def __init__(self, service: UdpService, sock: socket.socket, name: str, router: Router) -> None:
@@ -258,14 +259,14 @@ class UdpListener:
 
     @property
     def paused(self) -> str:
-        """Why it takes no datagram at this moment; empty while it does."""
+        """The reason why the listener takes no datagram now; empty while it takes datagrams."""
         return self.watching.why_paused
 
     def __repr__(self) -> str:
-        return f"<UdpListener {self.address}>"
+        return f"<UdpListener {join_host_port(self.address[0], self.address[1])}>"
 
     def crash(self) -> None:
-        """Go on after a pause: a listener outlives any fault in handling a datagram."""
+        """Pause, then take datagrams again: no fault with a datagram ends a listener."""
         self.watching.rest()
 
     def _on_event(self, _mask: int) -> None:
@@ -283,7 +284,7 @@ class UdpListener:
             except BlockingIOError:
                 return
             except OSError as error:
-                log.debug("%r: %s", self, error)
+                log.debug("%s: %s", self, error)
                 return
             key = (self.sock, client, control)
             session = sessions.get(key)
@@ -296,7 +297,7 @@ class UdpListener:
         """Send a datagram to a client.
 
         Raises:
-            OSError: the kernel does not take it.
+            OSError: the kernel does not take the datagram.
         """
         if control:
             self.sock.sendmsg([datagram], control, 0, client)

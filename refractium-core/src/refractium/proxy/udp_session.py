@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One client's datagrams and the answers to them.
+    """The datagrams of one client, and the answers of its backend.
 
     Attributes:
-        stamp: monotonic time (s) of the last datagram, in whichever direction.
-        listener: what its client's datagrams come through.
-        origin: what the limits count it as.
+        stamp: monotonic time (s) of the last datagram in either direction.
+        listener: the listener that receives the client's datagrams and sends the answers.
+        origin: the name under which `Limits` counts the client.
         up: bytes from client to backend.
         down: bytes from backend to client.
     """
@@ -69,7 +69,7 @@ class Session:
         pool: Pool,
         match: ProtocolMatch | None,
     ) -> None:
-        self._service = listener._service  # noqa: SLF001 - of one piece with it
+        self._service = listener._service  # noqa: SLF001 - listener and session belong together
         self.listener = listener
         self._answer = listener.answer
         self._client = client
@@ -95,16 +95,16 @@ class Session:
 
     @property
     def route(self) -> str:
-        """The label of where it goes."""
+        """The label of the session's pool."""
         return self._pool.label
 
     @property
     def moved(self) -> tuple[int, int]:
-        """Bytes that have gone to the backend and to the client."""
+        """The numbers of bytes sent to the backend and to the client."""
         return self.up, self.down
 
     def send_up(self, datagram: memoryview) -> bool:
-        """Send a datagram to the backend; to the next one, should this one refuse. Whether it was sent."""
+        """Send a datagram to the backend, or to the next one if it refuses; return whether it was sent."""
         self.stamp = self._service.reactor.turned
         for _ in range(1 + len(self._pool.backends)):
             if self._sock is None and not self._connect():
@@ -122,7 +122,7 @@ class Session:
             except OSError as error:
                 if error.errno == errno.EMSGSIZE:
                     break
-                # It is about an earlier datagram, and this one was not sent.
+                # The error is about an earlier datagram, and this datagram was not sent.
                 self._disconnect(error)
             else:
                 return True
@@ -130,21 +130,21 @@ class Session:
         return False
 
     def expired(self) -> None:
-        """Nothing has passed in either direction for the timeout."""
+        """End the session: no datagram has passed in either direction during the timeout."""
         self.end(Ended.IDLE if self._is_answered else Ended.UNANSWERED)
 
     def crash(self) -> None:
-        """End at once, after a fault of ours."""
+        """End the session at once after an internal error."""
         self.end(Ended.FAULT)
 
     def end(self, how: Ended) -> None:
-        """Let the backend's socket go; the client's next datagram begins a new session."""
+        """Close the backend's socket and the session; the client's next datagram begins a new session."""
         self._silence.discard(self)
         self._let_go()
         self._service.ended(self, how)
 
     def summary(self, how: Ended) -> Summary:
-        """For the access log."""
+        """Return the summary of the session for the access log."""
         return Summary(
             transport=Transport.UDP,
             client=join_host_port(self.ip, self._client[1]),
@@ -158,7 +158,7 @@ class Session:
         )
 
     def _build_header(self) -> bytes:
-        """What each backend of this session is sent ahead of its first datagram, in the same one."""
+        """Return the PROXY header, which stands ahead of the payload in the first datagram to a backend."""
         version = self._pool.proxy_protocol
         if version is None:
             return b""
@@ -167,7 +167,7 @@ class Session:
         return build(version, Transport.UDP, source, destination, metadata_of(self._match))
 
     def _connect(self) -> bool:
-        """Connect a socket to the next target; whether there is one."""
+        """Connect a socket to the pool's next target; return whether one was connected."""
         service = self._service
         if not service.descriptors.left(1):
             service.failures.warning("no socket for a session: %s", os.strerror(errno.EMFILE))
@@ -199,7 +199,7 @@ class Session:
         return False
 
     def _disconnect(self, error: OSError) -> None:
-        """Give this backend up; the next datagram takes the pool's next one."""
+        """Give up this backend; the next datagram goes to the pool's next backend."""
         assert self._sock is not None  # noqa: S101 - it has just failed
         assert self._backend is not None  # noqa: S101
         self._service.failures.warning("backend %s refuses: %s", self._backend.address, error.strerror)
@@ -207,7 +207,7 @@ class Session:
         _blame(self._backend, "it refuses", error)
 
     def _let_go(self) -> None:
-        """Part with the backend, if there is one now."""
+        """Close the socket to the backend, if there is one."""
         if self._sock is not None and self._backend is not None:
             self._backend.state.active -= 1
             self._service.reactor.retire(self._sock)
@@ -220,7 +220,8 @@ class Session:
         assert backend is not None  # noqa: S101
         service = self._service
         self.stamp = service.reactor.turned
-        # Only one: mostly there is no other, and to ask costs a tenth of a query. The epoll tells of more.
+        # Read one answer only: mostly there is no second one, and looking for it takes a tenth of the time of
+        # a query. The epoll reports further answers.
         try:
             size = sock.recv_into(service.buffer)
         except BlockingIOError:
@@ -248,10 +249,10 @@ class Session:
 
 
 class TappedSession(Session):
-    """One whose hooks are told of every datagram that was passed on.
+    """A session whose hooks receive every datagram that was passed on.
 
-    Where it goes over to another backend, hooks are told of a session that ends and of one that begins: what
-    passes is between the client and one backend.
+    When the session moves to another backend, its hooks see one session end and another begin, because a
+    session of a hook has one client and one backend.
     """
 
     __slots__ = ("_began", "_peer", "_tap")
@@ -309,6 +310,6 @@ class TappedSession(Session):
 
 
 def _blame(backend: Backend, what: str, error: OSError) -> None:
-    """Count that a client could not reach a backend, unless this machine is to blame."""
+    """Count the failed attempt of a client to reach a backend, unless this machine caused the error."""
     if error.errno not in LOCAL_ERRORS:
         backend.state.client_failed(f"{what}: {error.strerror}")

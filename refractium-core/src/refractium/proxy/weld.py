@@ -1,15 +1,15 @@
-"""The weld: client and backend joined so that each sees what it would see of the other.
+"""A weld: the sockets of client and backend, joined so that both see what a direct connection would show.
 
-Two flows, one a direction, move bytes until their source has no more or their sink takes no more; the epoll
-says when it is worth going on. The rules:
+A weld has two flows, one per direction. A flow moves bytes until its source has no more or its sink takes no
+more. The epoll reports when the flow can go on. The rules:
 
-- A flow ends when recv returns 0, and then, after its last byte, ends the sink's reading side (half-close).
-- A reset is passed on as a reset, after the bytes that came before it. The kernel tells of it once: if a send
-  learns of it, the next recv looks like an orderly end, so `Flow.broken` remembers.
-- A flow holds at most one buffer of bytes that its sink has not taken; while it does, its source is not read.
-  What the kernel holds is bounded too (`sockets.bind`, `sockets.bulk`).
-- A sink that has been sent a part of a stream is closed by a reset until that stream has ended, so that a
-  process which is killed leaves no truncated stream that looks whole.
+- A flow ends when recv returns 0. After its last byte, the flow shuts the sink down for writing (half-close).
+- A flow passes on a reset as a reset, after the bytes that came before it. The kernel reports a reset once:
+  if a send learns of it, the next recv looks like an orderly end. So `Flow.broken` remembers the reset.
+- A flow holds at most one buffer of bytes that its sink has not taken. While it holds bytes, it does not read
+  its source. The bytes that the kernel holds are bounded too (`sockets.bind`, `sockets.bulk`).
+- While a sink has been sent only a part of a stream, its close is a reset. So a killed process leaves no
+  truncated stream that looks complete.
 """
 
 from __future__ import annotations
@@ -37,37 +37,37 @@ if TYPE_CHECKING:
     from refractium.sockets.reactor import Reactor
 
 BUFFER: Final = 65_536
-"""Bytes read at once, and the most that a flow holds back."""
+"""Bytes that one read may return, and that a flow may hold."""
 _READS_A_TURN: Final = 16
-"""After this many full reads a flow lets the others have their turn."""
+"""Full reads after which a flow lets other flows have their turn."""
 _READS_BEFORE_SPLICE: Final = 3
-"""After one more full read than that in one turn it is bulk, and the kernel moves the bytes."""
+"""Full reads in one turn; with one more, the transfer is bulk, and the kernel moves the bytes."""
 _SPLICES_A_TURN: Final = 2
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _RESET_POLL: Final = (0.005, 0.32)
-"""Seconds between looks at whether the last bytes before a reset have been taken: at first, and at most."""
+"""Seconds between checks that the sink has taken the last bytes before a reset: at first, and at most."""
 _RESET_PATIENCE: Final = 30.0
-"""Seconds without progress after which the reset goes out without them."""
+"""Seconds without progress after which a reset goes out although the sink has not taken the last bytes."""
 _EVENTS: Final = IN | EDGE
 _AF_UNIX: Final = int(socket.AF_UNIX)
 
 
 class Welding:
-    """What all welds share.
+    """The objects that all welds share.
 
     Args:
-        reactor: where events come from.
-        descriptors: what pipes are made of.
-        backend_buffer: as of the attribute.
+        reactor: the source of events.
+        descriptors: the lender of descriptors for pipes.
+        backend_buffer: the first value of the attribute `backend_buffer`.
 
     Attributes:
-        backend_buffer: bytes that the kernel takes from a backend in bulk beyond what its client has taken.
-            With 0 it chooses.
+        backend_buffer: bytes that the kernel may take from a backend in bulk before its client has taken
+            them; with 0 the kernel chooses the number.
     """
 
     def __init__(self, reactor: Reactor, descriptors: Descriptors, backend_buffer: int = 0) -> None:
         self.reactor = reactor
-        # One buffer for all: a flow empties it into its sink, or copies what is left, before the next reads.
+        # All flows share one buffer: a flow sends its bytes, or copies the rest, before another flow reads.
         self.buffer = bytearray(BUFFER)
         self.view = memoryview(self.buffer)
         self.pipes = Pipes(reactor.loop, descriptors)
@@ -75,18 +75,18 @@ class Welding:
 
 
 class Weld:
-    """Joins two connected, non-blocking sockets until both directions are done or one side is reset.
+    """Two connected, non-blocking sockets, joined until both directions are done or one side is reset.
 
     Args:
-        shared: reactor, buffer and pipes.
-        client: the client's socket, which is reset on close.
-        backend: the backend's socket, which is not.
-        on_end: told how it ended, once, when both sockets have been let go.
+        shared: the reactor, the buffer and the pipes.
+        client: the client's socket, whose close is a reset.
+        backend: the backend's socket, whose close is an orderly end.
+        on_end: called once with the way in which the weld ended, after the weld has let both sockets go.
 
     Attributes:
         stamp: monotonic time (s) of the last activity.
-        up: from client to backend.
-        down: from backend to client.
+        up: the flow from client to backend.
+        down: the flow from backend to client.
     """
 
     __slots__ = ("_on_end", "_timer", "down", "shared", "stamp", "up")
@@ -116,11 +116,11 @@ class Weld:
         """Start moving bytes.
 
         Args:
-            first: what was read from the client so far.
-            sent: how many bytes of it the backend has been sent.
-            client_ended: whether the client has sent all it had to send.
-            preface: how many bytes of `first` are not the client's, and so not counted. Until they are sent
-                the count is below zero.
+            first: the bytes for the backend: the preface, and all bytes read from the client so far.
+            sent: the number of bytes of `first` that have been sent to the backend.
+            client_ended: whether the client has ended its side.
+            preface: the number of bytes of `first` that the client did not send. ``up.count`` leaves them
+                out, and is below zero until they are sent.
         """
         reactor, up, down = self.shared.reactor, self.up, self.down
         up.count = sent - preface
@@ -130,7 +130,7 @@ class Weld:
             up.held = first[sent:]
             up.guard()
             up.await_room()
-        # Events that came before the sockets were the weld's do not come again.
+        # The epoll does not repeat the events that came before the weld watched the sockets.
         if client_was_watched or client_ended:
             up.ended = client_ended
             up.near_end = True
@@ -140,13 +140,13 @@ class Weld:
             down.run()
 
     def tell(self, tap: Tap) -> None:
-        """Have a tap told of what is received from now on."""
+        """Pass all bytes that are received from now on to a tap."""
         for flow, direction in ((self.up, Direction.INBOUND), (self.down, Direction.OUTBOUND)):
             flow.receive = tapped(flow, tap, direction)
             flow.may_splice = False
 
     def end(self, how: Ended) -> None:
-        """Let both sockets go. What their kernel buffers still hold is delivered."""
+        """Close both sockets. The kernel still delivers the bytes in their buffers."""
         if self._timer is not None:
             self._timer.cancel()
         retire = self.shared.reactor.retire
@@ -155,26 +155,26 @@ class Weld:
             if flow.pipe is not None:
                 flow.release()
             retire(flow.sock)
-            # Without these two nothing refers to itself, and all is freed at once, without a collection.
+            # These references form cycles. Without them all objects are freed at once, with no collection.
             del flow.weld, flow.opposite
         self._on_end(how)
 
     def abort(self, how: Ended) -> None:
-        """Reset both sides at once, so that neither takes a truncated stream for a whole one."""
+        """Reset both sides at once, so that neither takes a truncated stream for a complete stream."""
         reset_on_close(self.up.sock)
         reset_on_close(self.down.sock)
         self.end(how)
 
     def expired(self) -> None:
-        """The idle timeout has passed."""
+        """Reset both sides: the idle timeout has passed."""
         self.abort(Ended.IDLE)
 
     def crash(self) -> None:
-        """End at once, after a fault of ours."""
+        """Reset both sides at once after an internal error."""
         self.abort(Ended.FAULT)
 
     def pass_on_reset(self, of: Flow) -> None:
-        """The source of a flow was reset: reset its sink too, as soon as that has taken the bytes before."""
+        """Reset the sink of a flow whose source was reset, once the sink has taken all earlier bytes."""
         how = Ended.CLIENT_RESET if of is self.up else Ended.BACKEND_RESET
         sink = of.opposite.sock
         reactor = self.shared.reactor
@@ -199,35 +199,35 @@ class Weld:
 
 
 class Flow:
-    """One direction of a weld: what comes out of one socket goes into that of the opposite flow.
+    """One direction of a weld: it reads from its source and sends to its sink, the opposite flow's source.
 
     Args:
-        weld: whose direction it is.
-        sock: the source.
-        sink: the other socket.
-        is_local: as of the attribute.
-        may_splice: the same.
+        weld: the weld that the flow belongs to.
+        sock: the source's socket.
+        sink: the sink's socket.
+        is_local: see the attribute `is_local`.
+        may_splice: the first value of the attribute `may_splice`.
 
     Attributes:
-        weld: the same, until it ends.
-        sock: the source.
-        opposite: the flow whose source is this one's sink, until the weld ends.
-        events: what the source's socket is watched for.
-        broken: the source was reset, or failed otherwise.
-        count: bytes the sink has taken.
-        held: bytes read that the sink has not taken.
-        pipe: what bytes go through while there are many of them; else None.
-        may_splice: whether a pipe may be used: where nobody but the sink is to have the bytes.
-        receive: reads into a buffer, as `socket.recv_into` of the source does; of a session with hooks, tells
-            them as well.
-        is_local: the source is a unix socket, of which a short read does not say that it is empty.
-        is_bulk: bulk has passed, so its sockets have been seen to (`_prepare_bulk`).
-        more: flag of sends: once the source has announced its end, what is sent waits for that, so that both
-            are one segment (MSG_MORE, send(2)), which takes 4 us less of a short connection.
-        near_end: the source has said that its end is near, so it is read until that is reached.
-        ended: the source has no more, for whatever reason.
-        done: nothing is left to do.
-        is_guarded: the sink is reset if it is closed before this flow has ended.
+        weld: the weld that the flow belongs to, until the weld ends.
+        sock: the source's socket.
+        opposite: the flow in the opposite direction, until the weld ends.
+        events: the events for which the epoll watches the source's socket.
+        broken: whether the source was reset or has failed otherwise.
+        count: the number of bytes that the sink has taken.
+        held: the bytes that were read and that the sink has not taken.
+        pipe: the pipe through which bulk goes; None while no bulk goes through a pipe.
+        may_splice: whether bytes may go through a pipe: only if nobody but the sink receives them.
+        receive: a function that reads into a buffer, as ``sock.recv_into`` does. In a session with hooks it
+            also passes the bytes to the hooks.
+        is_local: whether the source is a unix socket. A short read of it does not prove that it is empty.
+        is_bulk: whether bulk has passed, so that the sockets have the options of bulk (`_prepare_bulk`).
+        more: a flag for sends. Once the source has announced its end, the kernel holds sent bytes back until
+            that end, so that both are one segment (MSG_MORE, send(2)). This saves 4 us per short connection.
+        near_end: whether the source has announced its end, so that the flow reads until that end.
+        ended: whether the source has no more bytes, for any reason.
+        done: whether the flow has nothing left to do.
+        is_guarded: whether a close of the sink before the flow's end is a reset.
     """
 
     __slots__ = (
@@ -276,10 +276,10 @@ class Flow:
         self.broken = self.ended = self.done = self.is_bulk = self.is_guarded = False
 
     def on_event(self, mask: int) -> None:
-        """The source's socket has something to read, or takes what the opposite flow has for it."""
+        """Read from the source's socket, or send the bytes that the opposite flow holds for this socket."""
         weld = self.weld
         weld.stamp = weld.shared.reactor.turned
-        if mask == IN:  # as nearly always
+        if mask == IN:  # nearly every event
             self.run()
             return
         opposite = self.opposite
@@ -300,7 +300,7 @@ class Flow:
             return
         view, receive, send = self._view, self.receive, self._send
         reads = 0
-        while reads < _READS_A_TURN:  # a range would cost a hundredth of a small exchange
+        while reads < _READS_A_TURN:  # `range` would cost a hundredth of a small exchange
             if self.held and not self._flush():
                 return
             if self.ended:
@@ -336,8 +336,8 @@ class Flow:
                 self.held = bytes(view[sent:got])
                 self.await_room()
                 return
-            # A short read has emptied the source, and what arrives later is a new edge; unless its end had
-            # been announced already: that edge has been.
+            # A short read has emptied the source, and later bytes make a new edge. An end that was announced
+            # before makes no new edge, so then the loop reads on.
             if got < BUFFER:
                 if not self.near_end:
                     return
@@ -347,9 +347,9 @@ class Flow:
         self.weld.shared.reactor.again(self.run)
 
     def _pump(self) -> bool:
-        """Move bytes through the pipe; whether the source has no more for now and the pipe is given back."""
+        """Move bytes through the pipe; return whether the source is empty for now and the pipe given back."""
         pipe = self.pipe
-        assert pipe is not None  # noqa: S101 - that is when it is called
+        assert pipe is not None  # noqa: S101 - callers have checked it
         source, sink = self.sock.fileno(), self.opposite.sock.fileno()
         before = self.count
         for _ in range(_SPLICES_A_TURN):
@@ -357,15 +357,16 @@ class Flow:
                 try:
                     pipe.count = splice(source, pipe.write, SIZE, flags=_FLAGS)
                 except BlockingIOError:
-                    # Of a transfer that goes on the pipe stays. Of a byte out of band, which near_end tells
-                    # of, splice stops short, so that recv has to say whether the source is empty.
+                    # A transfer that goes on keeps its pipe. But splice stops short of a byte out of band
+                    # (`near_end` is set then), so recv has to find out whether the source is empty.
                     if self.count - before >= BUFFER and not self.near_end:
                         return False
                     break
                 except OSError:
-                    # Of a source that was reset, splice says so at an urgent byte already.
+                    # After a reset of the source, splice fails already at an urgent byte before its end.
                     self.broken, self.ended = True, not self._has_more()
-                # Of nothing, recv says whether it is the end: splice also stops at an urgent byte with 0.
+                # After 0 bytes, recv finds out whether the source has ended: at an urgent byte, splice also
+                # returns 0.
                 if not pipe.count:
                     break
             try:
@@ -392,7 +393,7 @@ class Flow:
             return False
 
     def _begin_bulk(self) -> bool:
-        """Take a pipe, where one may be used and can be had; whether there is one now."""
+        """Borrow a pipe if the flow may use a pipe; return whether the flow has a pipe now."""
         if not self.is_bulk:
             self.is_bulk = True
             self._prepare_bulk()
@@ -403,7 +404,7 @@ class Flow:
 
     def _prepare_bulk(self) -> None:
         sink, size = self.opposite.sock, self.weld.shared.backend_buffer
-        # Not what is copied: it gained a fifth, and a hook that was told of it missed half, not a fifth.
+        # Not for copied bulk: it gained a fifth, but a hook then missed half of the bytes, not a fifth.
         if self.may_splice:
             stop_pacing_here(sink)
         bound_sink(sink)
@@ -411,10 +412,10 @@ class Flow:
             bound_source(self.sock, size)
 
     def guard(self) -> None:
-        """Have the sink reset if it is closed from now on before this flow has ended.
+        """Make a close of the sink a reset from now on, until this flow has ended.
 
-        The sink also sends at once from now on. Its first bytes needed no option for that: the kernel holds
-        back a small segment only behind another small one (Minshall's form of Nagle's algorithm).
+        From now on the sink also sends at once. The first bytes needed no option for that: the kernel holds
+        back a small segment only behind another small segment (Minshall's form of Nagle's algorithm).
         """
         self.is_guarded = True
         sink = self.opposite
@@ -423,24 +424,24 @@ class Flow:
             sink.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def release(self) -> None:
-        """Give the pipe back, if there is one."""
+        """Give the pipe back, if the flow has one."""
         if self.pipe is not None:
             self.weld.shared.pipes.give_back(self.pipe)
             self.pipe = None
 
     def await_room(self) -> None:
-        """Have the epoll say when the sink takes bytes again."""
+        """Make the epoll report when the sink takes bytes again."""
         sink = self.opposite
         if not sink.events & OUT:
             sink.events |= OUT
             self.weld.shared.reactor.modify(sink.sock, sink.events)
 
     def crash(self) -> None:
-        """End the weld at once, after a fault of ours."""
+        """End the weld at once after an internal error."""
         self.weld.crash()
 
     def _flush(self) -> bool:
-        """Send what is held; whether all of it was taken."""
+        """Send the held bytes; return whether the sink has taken all of them."""
         try:
             sent = self._send(self.held)
         except BlockingIOError:
@@ -455,12 +456,13 @@ class Flow:
         return not self.held
 
     def _send_now(self) -> None:
-        """Have the kernel send what it was told to keep for more to come: there is none for now."""
-        with suppress(OSError):  # a unix socket keeps nothing; one that has failed says so at the next turn
+        """Make the kernel send the bytes that it holds back (`more`): no further bytes follow for now."""
+        # A unix socket holds nothing back. A failed socket reports its error at the next turn.
+        with suppress(OSError):
             self.opposite.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _finish(self) -> None:
-        """The source has ended and the sink has been handed all of it: let the sink know."""
+        """Pass the end of the source on to the sink, which has been handed all bytes before it."""
         self.done = True
         if self.broken:
             self.weld.pass_on_reset(self)
@@ -474,15 +476,15 @@ class Flow:
                 self.opposite.sock.shutdown(socket.SHUT_WR)
             except OSError:
                 if not is_over(self.opposite.sock):
-                    self.weld.abort(Ended.FAULT)  # the end would never be heard of
+                    self.weld.abort(Ended.FAULT)  # the sink would never learn of the end
 
     def sink_broke(self) -> None:
-        """The sink takes nothing any more; what it has sent before is still to be read."""
+        """Give up a sink that takes no more bytes, and read the bytes that it has sent before."""
         if self.done:
             return
         opposite = self.opposite
         if not is_over(opposite.sock):
-            # This machine failed (ENOBUFS, ENOMEM): the sink goes on and no event will ever tell of it.
+            # This machine failed (ENOBUFS, ENOMEM): the sink goes on, and no event will ever report this.
             self.weld.abort(Ended.FAULT)
             return
         opposite.broken = True
@@ -497,7 +499,7 @@ class Flow:
 
 
 def tapped(flow: Flow, tap: Tap, direction: Direction) -> Callable[[memoryview], int]:
-    """What receives in the place of the source's socket, and tells of it."""
+    """Return a replacement for `Flow.receive` that also passes the received bytes to a tap."""
     receive = flow.receive
 
     def receive_and_tell(view: memoryview) -> int:

@@ -107,5 +107,5 @@ class Deadlines:
         try:
             waiting.expired()
         except Exception as error:  # noqa: BLE001 - as of the reactor
-            self._faults.error("%r failed; it is ended, the others go on", waiting, exc_info=error)
+            self._faults.error("internal error in %s; everything else goes on", waiting, exc_info=error)
             waiting.crash()

@@ -193,8 +193,8 @@ class Reactor:
 
     def _crash(self, handler: Callable[..., None], error: Exception) -> None:
         owner: Owner = handler.__self__  # type: ignore[attr-defined]
-        self._faults.error("%r failed; it is ended, the others go on", owner, exc_info=error)
+        self._faults.error("internal error in %s; everything else goes on", owner, exc_info=error)
         try:
             owner.crash()
         except Exception as second:  # noqa: BLE001 - logged
-            self._second_faults.error("%r could not be ended", owner, exc_info=second)
+            self._second_faults.error("%s could not be ended after an internal error", owner, exc_info=second)
