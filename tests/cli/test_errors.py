@@ -123,7 +123,7 @@ BAD_FILES = {
     ),
     "a condition it cannot tell": (
         route('sni = "a.example"', name="ssh"),
-        ":4: protocols[0].sni: ssh tells no sni",
+        ":4: protocols[0].sni: protocol ssh carries no sni",
     ),
     "an installed protocol's name for patterns": (
         route('patterns = ["abc"]'),

@@ -1,4 +1,4 @@
-"""Where connections go: routes, their conditions, pools of backends, and the order in which to try them."""
+"""Routing: routes and their conditions, pools of backends, and the order in which to try the backends."""
 
 from refractium.backends.backend import Backend
 from refractium.backends.health import Health

@@ -1,4 +1,4 @@
-"""The built-in ways to balance. Each is one answer to: which of these backends, and in which order?"""
+"""The built-in balancers. Each of them decides in which order a client tries the backends of a pool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT: Final = "round_robin"
 
 
 class RoundRobin(Balancer):
-    """Each in turn, by its weight, and those of one backend not in a row: smooth weighted round robin.
+    """Each backend in turn, by its weight, with one backend's turns spread out: smooth weighted round robin.
 
     Weights 5, 1, 1 give a a b a c a a. Over as many clients as the sum of the weights, the shares are exact.
     """
@@ -45,7 +45,11 @@ class RoundRobin(Balancer):
         return (*backends[first:], *backends[:first]) if first else backends
 
     def _spend(self, backends: Sequence[BalancedT]) -> int:
-        """Every backend is given its weight, and the richest pays for all: nginx's way."""
+        """Return the index of the backend whose turn it is, by nginx's algorithm.
+
+        Every backend earns its weight as credit. The backend with the most credit has its turn, and pays the
+        sum of all weights.
+        """
         credit = self._credit
         richest, most, total = 0, -math.inf, 0
         for index, backend in enumerate(backends):
@@ -58,7 +62,7 @@ class RoundRobin(Balancer):
 
 
 class LeastConnections(Balancer):
-    """The one with the fewest connections for its weight; those that are equal in turn."""
+    """The backend with the fewest connections for its weight; backends with an equal load take turns."""
 
     name = "least_connections"
     summary = "the backend with the fewest connections for its weight"
@@ -71,7 +75,10 @@ class LeastConnections(Balancer):
 
 
 class RandomTwo(Balancer):
-    """Of two at random, by weight, the one with fewer connections: nearly as even as asking all of them."""
+    """Of two backends at random, by weight, the one with fewer connections for its weight.
+
+    The load is nearly as even as with a comparison of all backends.
+    """
 
     name = "random_two"
     summary = "of two backends at random, the one with fewer connections for its weight"
@@ -93,10 +100,11 @@ class RandomTwo(Balancer):
 
 
 class SourceHash(Balancer):
-    """By the client's IP address: the same client, the same backend, in every process and after a restart.
+    """A fixed backend for each client IP address, in every process and after a restart.
 
-    Rendezvous hashing, weighted: each backend draws a number for the client, and the highest wins. When one
-    goes down its clients move, to where they would be without it, and no other client does.
+    Weighted rendezvous hashing: each backend draws a number for the client, and the highest number wins. When
+    a backend goes down, its clients move to the backends that they would have without it. No other client
+    moves.
     """
 
     name = "source_hash"
@@ -107,7 +115,7 @@ class SourceHash(Balancer):
 
 
 class First(Balancer):
-    """The first that is up, in the order of the configuration."""
+    """The first backend that is up, in the order of the configuration."""
 
     name = "first"
     summary = "the first backend that is up"
@@ -126,8 +134,9 @@ _HASH_RANGE: Final = 1 << 8 * _HASH_BYTES
 
 
 def _draw(backend: BalancedT, client: str) -> float:
-    """A number that is the same for the same two, and exceeds the others' in proportion to the weight.
+    """Return the number that a backend draws for a client. It never changes for this pair.
 
+    A backend's chance to draw the highest number is in proportion to its weight. The number is
     -weight / ln(u) for u spread evenly over (0, 1) (Schindelhauer and Schomaker, Weighted Distributed Hash
     Tables, 2005).
     """
@@ -138,4 +147,4 @@ def _draw(backend: BalancedT, client: str) -> float:
 BALANCERS: Final[dict[str, type[Balancer]]] = {
     balancer.name: balancer for balancer in (RoundRobin, LeastConnections, RandomTwo, SourceHash, First)
 }
-"""By what `balance` says."""
+"""The built-in balancers by name, which is the value of `balance`."""

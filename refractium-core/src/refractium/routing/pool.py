@@ -1,4 +1,4 @@
-"""A pool: which backends of a route may be used now, and the balancer that orders them for each client."""
+"""A pool: the backends of a route that may be used now, and the balancer that orders them for each client."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """Hands out backends: those that are up; backups behind all others; none that a check has found down.
+    """The backends of one route or of the fallback, which the pool offers to its clients.
 
-    Of backends that nobody checks only clients can tell whether they are back. So of those that are down one
-    is offered to one client now and then, and where no backend is up they are offered to everyone.
+    A pool offers the backends that are up, and backups only after all other backends. It never offers a
+    backend that a health check has found down.
+
+    Only a client can find out that a backend without health checks is up again. So now and then the pool
+    offers such a backend that is down to one client. If no backend is up, the pool offers all backends
+    without health checks to every client.
 
     Args:
-        label: what logs call it: that of the route, or ``fallback``.
-        backends: at least one, unless there is an action.
-        session_timeout_ms: how long a UDP session may be silent (ms), where it is not as everywhere else.
-        balancer: how they are ordered.
-        proxy_protocol: the version of the PROXY header that they are sent first, if they are.
-        access: whose clients may use it; None for everybody's.
-        action: what becomes of its clients instead of being sent anywhere.
-        protocol: the protocol's name, where the label is another.
-        taps: the hooks that are told of what passes; None where there are none.
+        label: the pool's name in logs: the route's label, or ``fallback``.
+        backends: the backends, at least one unless there is an action.
+        session_timeout_ms: the time (ms) that a UDP session may be silent; by default as in the settings.
+        balancer: the class whose instances order the backends.
+        proxy_protocol: the version of the PROXY header that a backend receives first; None for no header.
+        access: the access rules for the pool's clients; None if every client may use the pool.
+        action: the action on the pool's clients in the place of a backend; None to use a backend.
+        protocol: the protocol's name, if it is not the label.
+        taps: the packet hooks of the pool; None without hooks.
     """
 
     __slots__ = (
@@ -85,7 +89,7 @@ class Pool:
         self.refresh()
 
     def refresh(self) -> None:
-        """A backend has gone up or down."""
+        """Update the choice of backends to offer, after a backend has gone up or down."""
         up = _those(self._primaries, is_up=True), _those(self._spares, is_up=True)
         down = _those(self._primaries, is_up=False), _those(self._spares, is_up=False)
         if any(up):
@@ -97,17 +101,17 @@ class Pool:
         self._is_plain = bool(self._usable) and not (self._reserve or self._resting)
 
     def admits(self, client: str) -> bool:
-        """Whether a client with this IP address may use it."""
+        """Return whether a client with this IP address may use the pool."""
         return self.access is None or self.access.admits(client)
 
     def targets(self, client: str = "") -> Iterator[tuple[Backend, SocketAddress]]:
-        """Every address of every backend, in the order in which to try them for a client with this IP."""
+        """Yield all addresses of all offered backends, in the order in which this client tries them."""
         for backend in self.candidates(client):
             for target in backend.socket_addresses:
                 yield backend, target
 
     def candidates(self, client: str = "") -> Iterable[Backend]:
-        """Every backend that may be used, once, beginning with the one that is the client's."""
+        """Return the offered backends, each once, in the order in which this client tries them."""
         if self._is_plain:
             return self._balancer.order(self._usable, client)
         return self._unusual(client)
@@ -123,7 +127,7 @@ class Pool:
 
 
 def _those(backends: Sequence[Backend], *, is_up: bool) -> tuple[Backend, ...]:
-    """The ones that are up; or those that are down as far as clients know, and that nobody checks."""
+    """Return the backends that are up; or those that clients found down and that no health check watches."""
     if is_up:
         return tuple(backend for backend in backends if backend.state.is_up)
     return tuple(backend for backend in backends if not (backend.state.is_up or backend.state.is_checked))

@@ -1,4 +1,4 @@
-"""The pools of one transport: one for each route, and one for what no route matches."""
+"""The pools of one transport: one for each route, and one for the clients that match no route."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 
 class Pools:
-    """Made once of a configuration; every listener's router uses the same ones.
+    """All pools of one configuration and transport, which the routers of all listeners share.
 
     Args:
-        routes: all of one transport, in the order of the configuration.
-        fallback: where what no route matches goes.
-        known: the `states` of the pools that these take the place of, so that what was found out about
-            backends that stay is not lost.
-        hooks: the hooks of the configuration that these pools are of.
-        for_all: those of every route and of the fallback.
+        routes: all routes of the transport, in the order of the configuration.
+        fallback: the backends for the clients that match no route.
+        known: the `states` of the previous pools. Backends that stay keep their state.
+        hooks: the hooks of the configuration.
+        for_all: the hooks of every route and of the fallback.
 
     Attributes:
-        routes: each with its pool.
-        fallback: the pool for everything else, if there is one.
+        routes: each route with its pool.
+        fallback: the pool for the clients that match no route; None without a fallback.
 
     Raises:
-        ConfigError: two routes have one id; a hook cannot be had where it wants to run.
+        ConfigError: two routes have one id.
+        ValueError: a hook cannot run in the place that it asks for.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Pools:
 
     @property
     def states(self) -> dict[StateKey, BackendState]:
-        """What is known of the backends."""
+        """The states of all backends, by key."""
         return {backend.state.key: backend.state for backend in self.backends}
 
 
@@ -91,7 +91,7 @@ def _refuse_shared_ids(routes: Sequence[Route]) -> None:
     problems = []
     for number, route in enumerate(routes):
         if route.id is not None and (other := first.setdefault(route.id, number)) != number:
-            problems.append(Problem(f"route {other} is called so already", where=f"routes[{number}].id"))
+            problems.append(Problem(f"route {other} has this id already", where=f"routes[{number}].id"))
     if problems:
         raise ConfigError(problems)
 
@@ -116,7 +116,7 @@ def _backend(
     known: dict[StateKey, BackendState],
     proxy_protocol: ProxyVersion | None = None,
 ) -> Backend:
-    """One backend of one pool; what is known of it is shared with all who ask the same of the address."""
+    """Return a backend of a pool; it shares its state with every backend whose state has an equal key."""
     state = BackendState(Address.parse(member.address), health, proxy_protocol=proxy_protocol)
     state = known.setdefault(state.key, state)
     return Backend(state.address, weight=member.weight, is_backup=member.backup, state=state)

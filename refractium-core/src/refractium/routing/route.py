@@ -1,4 +1,4 @@
-"""Routes as an operator or a program writes them: a protocol, conditions, backends."""
+"""Routes as an operator or a program writes them: a protocol, conditions and backends."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ Names: TypeAlias = "str | Sequence[str]"
 
 
 class Member(Struct, frozen=True, forbid_unknown_fields=True):
-    """A backend of a route, and its part in the balance."""
+    """A backend of a route, with its weight and whether it is a backup."""
 
     address: Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
-    weight: Annotated[int, Meta(ge=1, le=1000, description="Its share compared with the others'.")] = 1
-    backup: Annotated[bool, Meta(description="Whether it is used only when none of the others is up.")] = (
-        False
-    )
+    weight: Annotated[
+        int, Meta(ge=1, le=1000, description="The backend's share compared with the other backends' shares.")
+    ] = 1
+    backup: Annotated[
+        bool, Meta(description="Whether the backend is used only when no other backend is up.")
+    ] = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,30 +41,30 @@ class Route:
     """A protocol, the conditions under which the route applies, and where its clients go.
 
     Args:
-        protocol: the protocol, or several that are one protocol by different evidence (all of one name and
-            transport).
-        forward_to: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``, or a `Member` with one of them; several
-            are balanced.
-        sni: names of which the client's must be one; ``*.example.org`` covers one label.
-        alpn: application protocols of which the client must offer one.
-        host: as `sni`, for protocols that carry a host.
-        on_timeout: whether the route gets the clients that stay silent. By default it does if the protocol
-            is one whose server speaks first.
-        udp_session_timeout_ms: how long a UDP session may be silent (ms); by default as in the settings.
-        balance: how a backend is chosen: the name of a built-in way, or a class of another one.
-        health: how its backends are watched; by default only by whether clients reach them.
-        proxy_protocol: the version of the PROXY header that its backends are sent first, which tells them
-            who the client is; by default they are sent none. Datagrams have version 2 only.
-        id: what logs, status, metrics and listeners call the route, where that is not to be its protocol's
-            name.
-        allow: the addresses and networks whose clients may use it; none for all. Others are closed, whatever
-            other route there is.
-        deny: those whose clients may not, even if they are allowed.
-        action: instead of `forward_to`: close its clients (``reject``), or reset them (``reset``).
-        hooks: packet hooks that are told of what passes: classes, each alone or in a pair with its settings.
+        protocol: the protocol, or several objects that recognise one protocol by different evidence, all of
+            one name and transport.
+        forward_to: the backend or backends, each ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` or a `Member`.
+            The route balances several backends.
+        sni: server names, of which the client must ask for one; ``*.example.org`` covers one label.
+        alpn: application protocols, of which the client must offer one.
+        host: host names, of which the client must ask for one, written like `sni`; for protocols that carry a
+            host.
+        on_timeout: whether the route gets the clients that stay silent. By default it gets them if the
+            protocol's server speaks first.
+        udp_session_timeout_ms: the time (ms) that a UDP session may be silent; by default as in the settings.
+        balance: the name of a built-in balancer, or the class of another balancer.
+        health: the health check of the backends. By default only clients find out whether a backend is up.
+        proxy_protocol: the version of the PROXY header that a backend receives first, and that names the
+            client; by default no header. Datagrams have version 2 only.
+        id: the route's name in logs, status, metrics and listeners; by default the protocol's name.
+        allow: the addresses and networks whose clients may use the route; empty for all clients. Refractium
+            closes other clients, even if another route would match.
+        deny: the addresses and networks whose clients may not use the route, even if `allow` has them.
+        action: in the place of `forward_to`: close the clients (``reject``), or reset them (``reset``).
+        hooks: the packet hooks of the route: classes, each alone or in a pair with its settings.
 
     Raises:
-        ConfigError: an argument is not valid, or asks for what the protocol cannot tell.
+        ConfigError: an argument is not valid, or a condition asks for metadata that the protocol lacks.
     """
 
     protocol: Protocol | Sequence[Protocol]
@@ -89,10 +91,13 @@ class Route:
         if self.proxy_protocol is not None and (message := self._problem_of_version(self.proxy_protocol)):
             problems.append(Problem(message, where="proxy_protocol"))
         if len({(one.name, one.transport) for one in self.protocols}) != 1:
-            problems.append(Problem("not one protocol of one name and transport", where="protocol"))
+            problems.append(
+                Problem("all protocols of a route need one name and one transport", where="protocol")
+            )
         for key, names in self.conditions.items():
             if names and not all(key in one.metadata_keys for one in self.protocols):
-                problems.append(Problem(f"{self.name} tells no {key}, so no client would match", where=key))
+                message = f"protocol {self.name} carries no {key}, so no client would match"
+                problems.append(Problem(message, where=key))
         if problems:
             raise ConfigError(problems)
 
@@ -102,7 +107,7 @@ class Route:
         elif self.action not in get_args(Action):
             yield Problem(unknown_name(self.action, get_args(Action)), where="action")
         elif self.members:
-            yield Problem("with an action its clients go nowhere", where="forward_to")
+            yield Problem("a route has backends or an action: leave one of the two out", where="forward_to")
         elif self.action == "reset" and self.transport is Transport.UDP:
             yield Problem('only a connection can be reset: write "reject"', where="action")
 
@@ -127,22 +132,22 @@ class Route:
 
     @property
     def label(self) -> str:
-        """What it is called: its id, if it has one, else its protocol's name."""
+        """The route's name: its id, if it has one, else its protocol's name."""
         return self.id or self.name
 
     @property
     def access(self) -> Access | None:
-        """Whose clients may use it; None for everybody's."""
+        """The access rules of the route; None if every client may use the route."""
         return access_of(self.allow, self.deny)
 
     @property
     def used_hooks(self) -> tuple[UsedHook, ...]:
-        """The hooks, all with their settings."""
+        """The hooks of the route, each with its settings."""
         return tuple(map(used, self.hooks))
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """The backends, all in the one form."""
+        """The backends of the route, each as a `Member`."""
         written = (self.forward_to,) if isinstance(self.forward_to, str | Member) else self.forward_to
         return tuple(Member(one) if isinstance(one, str) else one for one in written)
 
@@ -152,12 +157,12 @@ class Route:
 
     @property
     def balancer(self) -> type[Balancer]:
-        """What `balance` says."""
+        """The class of the balancer that `balance` names."""
         return BALANCERS[self.balance] if isinstance(self.balance, str) else self.balance
 
     @property
     def conditions(self) -> dict[str, tuple[str, ...]]:
-        """The names asked for, by metadata key; host names in lower case."""
+        """The names that clients must ask for, by metadata key; host names are in lower case."""
         return {
             "sni": tuple(name.lower().removesuffix(".") for name in _several(self.sni)),
             "alpn": _several(self.alpn),
@@ -166,7 +171,7 @@ class Route:
 
     @property
     def takes_silent(self) -> bool:
-        """Whether the clients that stay silent are this route's."""
+        """Whether the route gets the clients that stay silent."""
         if self.on_timeout is None:
             return any(protocol.server_first for protocol in self.protocols)
         return self.on_timeout
@@ -192,7 +197,7 @@ def _member_problems(members: Sequence[Member]) -> Iterator[Problem]:
 
 
 def hook_problems(hooks: Sequence[HookUse]) -> Iterator[Problem]:
-    """What is wrong with the hooks of a route, or of all."""
+    """Yield the problems of the hooks of one route, or of all routes."""
     for at, use in enumerate(hooks):
         try:
             used(use)

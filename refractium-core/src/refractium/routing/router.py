@@ -1,4 +1,4 @@
-"""The router of a listener: the dispatch table, with routes as its outcomes, and the ways for the rest."""
+"""The router of a listener: the dispatch table that leads to routes, and the pools for all other clients."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ T = TypeVar("T")
 
 
 class Router:
-    """What a listener does with its clients; compiled once, connections only read it.
+    """The rules by which a listener chooses a pool for each client: compiled once, and then only read.
 
     Args:
-        pools: of every route of one transport.
+        pools: the pools of all routes of one transport.
         peek_buffer_size: see `Table`.
-        rules: which of the routes are the listener's, and who may come in.
+        rules: the routes that the listener serves, and its access rules.
         faults: see `Table`.
 
     Attributes:
-        table: from first bytes to the pool of the route they match.
-        silent: the pool for clients that stay silent, if a route takes them.
-        fallback: the pool for everything else, if there is one.
-        access: who may come in; None for everybody.
-        labels: the routes that are served.
+        table: the dispatch table, from first bytes to the pool of the matching route.
+        silent: the pool for clients that stay silent; None if no route takes them.
+        fallback: the pool for clients that match no route; None without a fallback.
+        access: the access rules of the listener; None if every client may come in.
+        labels: the labels of the routes that the listener serves.
 
     Raises:
-        ConfigError: two routes apply under the same conditions, or both ask for the silent clients.
+        ConfigError: two routes have equal conditions, or two routes ask for the silent clients.
     """
 
     def __init__(
@@ -66,22 +66,23 @@ class Router:
                 candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
         self.table: Table[Pool] = Table(candidates.values(), peek_buffer_size, faults)
         taking = [(route.on_timeout, pool) for route, pool in routes if route.takes_silent]
-        # Who asks for them comes before who gets them because its server speaks first.
+        # A route that asks for silent clients goes before a route that gets them as its server speaks first.
         self.silent = next((pool for asked, pool in taking if asked), taking[0][1] if taking else None)
         self.fallback = pools.fallback
         self.access = access_of(rules.allow, rules.deny)
         self.labels = tuple(dict.fromkeys(route.label for route, _ in routes))
 
     def admits(self, client: str) -> bool:
-        """Whether a client with this IP address may come in."""
+        """Return whether a client with this IP address may come in."""
         return self.access is None or self.access.admits(client)
 
 
 class _Selector:
-    """The routes of one protocol, found in a time that does not depend on how many names they ask for.
+    """The routes of one protocol. The time to find a route does not depend on the number of names.
 
-    By sni, then by host; within each an exact name comes before a wildcard, and that before a route without
-    the condition; at last, routes that ask for an alpn come before those that do not.
+    The selector compares the sni first, then the host. In both, an exact name goes before a wildcard, and a
+    wildcard goes before a route without the condition. Last, a route that asks for an alpn goes before a
+    route that does not.
     """
 
     def __init__(self, routes: Sequence[tuple[Route, Pool]]) -> None:
@@ -111,7 +112,7 @@ class _Selector:
 
 
 class _Names(Generic[T]):
-    """Values by host name: exact, by wildcard, or for any name and none."""
+    """Values by host name: for an exact name, for a wildcard, or for every name and for no name."""
 
     def __init__(self) -> None:
         self._exact: dict[str, T] = {}
@@ -119,7 +120,11 @@ class _Names(Generic[T]):
         self._any: list[T] = []
 
     def setdefault(self, name: str | None, value: T) -> T:
-        """The value kept for `name` (``*.`` in front: for every name one label longer), else this one."""
+        """Return the value kept for `name`; without one, keep and return this value.
+
+        ``*.`` in front of a name stands for every name that is one label longer. None stands for every name
+        and for no name.
+        """
         if name is None:
             self._any = self._any or [value]
             return self._any[0]
@@ -128,7 +133,7 @@ class _Names(Generic[T]):
         return self._exact.setdefault(name, value)
 
     def lookup(self, name: MetadataValue | None) -> Iterator[T]:
-        """The values that apply to `name`, the most specific first."""
+        """Yield the values that apply to `name`, the most specific value first."""
         if isinstance(name, str):
             if name in self._exact:
                 yield self._exact[name]
@@ -150,7 +155,10 @@ def _refuse_duplicates(routes: Iterable[tuple[int, Route]]) -> None:
                     first = seen.setdefault((route.name, sni, alpn, host), number)
                     if first != number:
                         problems.append(
-                            Problem(f"{route} is already route {first}", where=f"routes[{number}]")
+                            Problem(
+                                f"route {first} has these conditions already: {route}",
+                                where=f"routes[{number}]",
+                            )
                         )
         if route.on_timeout:
             if silent is not None:

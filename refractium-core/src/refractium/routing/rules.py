@@ -1,4 +1,4 @@
-"""What one listener does that others do not."""
+"""The rules of one listener: the routes that it serves, and the clients that may come in."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListenerRules:
-    """By default a listener serves every route, to everybody.
+    """The rules of one listener. By default a listener serves every route to every client.
 
     Args:
-        routes: the labels of those it serves: their ids, or the names of protocols for all routes of these.
-            None for all. The fallback is every listener's.
-        allow: the addresses and networks whose clients it serves; none for all.
-        deny: those whose clients it does not serve, even if they are allowed.
+        routes: the labels of the routes that the listener serves; None for all routes. A protocol's name
+            stands for all routes of that protocol. Every listener serves the fallback.
+        allow: the addresses and networks whose clients the listener serves; empty for all clients.
+        deny: the addresses and networks whose clients the listener refuses, even if `allow` has them.
     """
 
     routes: Sequence[str] | None = None
@@ -28,14 +28,14 @@ class ListenerRules:
     deny: Sequence[str] = ()
 
     def problems(self, labels: Collection[str]) -> Iterator[Problem]:
-        """What is wrong, where these are the labels and the protocols of all routes."""
+        """Yield the problems of the rules. `labels` has the labels and the protocols of all routes."""
         for at, name in enumerate(self.routes or ()):
             if name not in labels:
                 yield Problem(unknown_name(name, labels), where=f"routes[{at}]")
         yield from network_problems(self.allow, self.deny)
 
     def serves(self, label: str, protocol: str) -> bool:
-        """Whether a route is among those that it serves."""
+        """Return whether the listener serves a route with this label and protocol."""
         return self.routes is None or label in self.routes or protocol in self.routes
 
 
