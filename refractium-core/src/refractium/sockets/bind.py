@@ -1,4 +1,4 @@
-"""From a host and a port to bound sockets."""
+"""Bound sockets for a host and a port."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 UNSENT: Final = 131_072
-"""Bytes that the kernel takes for a client beyond what is on its way (TCP_NOTSENT_LOWAT, tcp(7)). By itself
-it takes megabytes for one that reads nothing."""
+"""Unsent bytes that the kernel takes for a client (TCP_NOTSENT_LOWAT, tcp(7)). Without this option it takes
+megabytes for a client that reads nothing."""
 
 
 BACKLOG: Final = 4096
@@ -33,13 +33,13 @@ async def addresses_of(
     port: int,
     timeout: float | None = None,  # noqa: ASYNC109
 ) -> Found:
-    """Return the addresses that `host` stands for, which `bind` takes.
+    """Return the addresses of a host in the form that `bind` takes.
 
     Args:
-        transport: of the listener.
-        host: an address or a name.
-        port: of the listener.
-        timeout: how long a name server may take (s); by default as long as resolv.conf(5) says.
+        transport: the listener's transport.
+        host: an IP address or a name.
+        port: the listener's port.
+        timeout: the time that a name server may take (s); by default the time of resolv.conf(5).
 
     Raises:
         ListenError: the name cannot be resolved, or not in time.
@@ -48,20 +48,20 @@ async def addresses_of(
     try:
         return await names.addresses(host, f"listener {shown}", timeout)
     except OSError as error:
-        raise ListenError(shown, f"{host!r} is not an address of this machine ({error})") from error
+        raise ListenError(shown, f"'{host}' is not an address of this machine ({error})") from error
 
 
 def bind(transport: Transport, host: str, port: int, found: Found) -> list[socket.socket]:
-    """Bind on every address of a host; TCP sockets listen.
+    """Bind a socket to every address of a host; TCP sockets also listen.
 
     Args:
-        transport: what the sockets are for.
-        host: an address or a name, for errors; ``::`` takes IPv4 clients as well.
-        port: 0 takes a free one, the same for all addresses.
+        transport: the transport of the sockets.
+        host: an IP address or a name, for errors; ``::`` takes IPv4 clients as well.
+        port: the port; 0 takes one free port for all addresses.
         found: the addresses of the host (`addresses_of`).
 
     Raises:
-        ListenError: one of them cannot be bound; none is kept then.
+        ListenError: an address cannot be bound. Then all other sockets are closed again.
     """
     kind = socket.SOCK_STREAM if transport is Transport.TCP else socket.SOCK_DGRAM
     sockets: list[socket.socket] = []
@@ -84,7 +84,7 @@ def prepare(sock: socket.socket) -> None:
     """Give a bound socket the options of a listener."""
     sock.setblocking(False)  # noqa: FBT003 - positional by its nature
     if sock.type == socket.SOCK_STREAM:
-        # Accepted sockets inherit these four, which saves four system calls a connection.
+        # Accepted sockets inherit these four options, which saves four system calls per connection.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -95,19 +95,20 @@ def prepare(sock: socket.socket) -> None:
 
 
 def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
-    """Sockets on the address of a bound one, so that several processes can serve there.
+    """Return several sockets for the address of a bound socket, so that several processes can serve there.
 
-    The kernel spreads clients over them, and sends what comes from one address and port to the same one
-    (SO_REUSEPORT, socket(7)). The first was bound without that option, so that a port which another program
-    has, or another instance of this one, is refused.
+    The kernel spreads clients over the sockets. All that comes from one address and port goes to one socket
+    (SO_REUSEPORT, socket(7)). `sock` was bound without that option, so that the kernel refuses a port which
+    another program, or another instance of this program, has.
 
     Args:
-        sock: has the options of a listener (`prepare`).
-        count: how many there are to be, with that one.
+        sock: a bound socket with the options of a listener (`prepare`).
+        count: the number of sockets to return, `sock` included.
 
     Returns:
-        As many. Where there can be only the one, it is there again and again, for TCP; only the first can
-        have a UDP socket, whose answers would not come to the right process else.
+        Exactly `count` entries. If `sock` must stay the only socket on its address, every other TCP entry is
+        a duplicate of it, and every other UDP entry is None. Replies to a duplicate of a UDP socket could
+        reach the wrong process.
     """
     found: list[socket.socket | None] = [sock]
     try:
@@ -115,7 +116,8 @@ def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
         while len(found) < count:
             found.append(_open(sock.type, sock.family, sock.getsockname(), like=sock))
     except OSError:
-        # It was handed down by another user, who alone may do so, or has a port that needs rights lost since.
+        # Another user handed `sock` down, and only that user may bind here again; or its port needs rights
+        # that this process has given up.
         for one in found[1:]:
             one.close()  # type: ignore[union-attr]
         is_tcp = sock.type == socket.SOCK_STREAM
@@ -129,20 +131,20 @@ def _open(
     sock = socket.socket(family, kind)
     try:
         if family == socket.AF_INET6:
-            # One that was handed down may be for IPv6 alone.
+            # A socket that was handed down may be for IPv6 only.
             only = 0 if like is None else like.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
         if like is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if kind == socket.SOCK_STREAM:
-            # Accepted sockets inherit it: without it those in TIME_WAIT keep the port from the next start.
-            # Not for UDP, where it would let a second instance take the port silently.
+            # Accepted sockets inherit this option. Without it, sockets in TIME_WAIT keep the port from the
+            # next start. UDP goes without it, because a second instance could take the port silently.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         if kind == socket.SOCK_STREAM:
             sock.listen(BACKLOG)
-            # Inherited as well. Not by those of a socket that was handed down, which others may accept from
-            # at another time.
+            # Accepted sockets inherit this option as well. A socket that was handed down does not get it,
+            # because another program may accept from that socket at another time.
             reset_on_close(sock)
         prepare(sock)
     except OSError:

@@ -1,8 +1,8 @@
 """The close of a TCP socket, which its peer sees as an orderly end or as a reset.
 
-Also a process that is killed closes its sockets, and a peer cannot tell that end from any other. So a socket
-that may have been sent a part of a stream is reset on close until the stream has ended. A unix socket takes
-the option too, but has no reset: its peer always sees an end.
+The kernel closes the sockets of a killed process, and a peer cannot tell that end from any other end. So the
+close of a socket that may have been sent a part of a stream is a reset, until the stream has ended. A unix
+socket takes the option too, but has no reset: its peer always sees an end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from socket import SO_LINGER, SOL_SOCKET
 from typing import Final
 
 _RESET: Final = struct.pack("ii", 1, 0)
-"""A struct linger (socket(7)): on, for no time."""
+"""A struct linger (socket(7)): on, with a time of 0."""
 _END: Final = struct.pack("ii", 0, 0)
 _AF_UNIX: Final = int(socket.AF_UNIX)
 _TCP_CLOSE: Final = 7
@@ -24,12 +24,12 @@ _TCP_CLOSE: Final = 7
 
 
 def reset_on_close(sock: socket.socket) -> None:
-    """Make the close of a TCP socket a reset; sockets that it accepts inherit that."""
+    """Make the close of a TCP socket a reset; sockets that it accepts inherit this option."""
     sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
 
 
 def end_on_close(sock: socket.socket) -> None:
-    """Make the close of a TCP socket an orderly end, which it is unless it was made a reset."""
+    """Make the close of a TCP socket an orderly end again, after `reset_on_close`."""
     sock.setsockopt(SOL_SOCKET, SO_LINGER, _END)
 
 
@@ -39,24 +39,23 @@ def is_reset_on_close(sock: socket.socket) -> bool:
 
 
 def is_over(sock: socket.socket) -> bool:
-    """Return whether a socket takes nothing more: it was reset, it timed out, or its peer reads no more."""
+    """Return whether a socket takes no more bytes: it was reset, it timed out, or its peer reads no more."""
     if sock.family != _AF_UNIX:
         return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
     try:
-        sock.send(b"")  # a unix socket whose peer reads no more refuses even that (unix_stream_sendmsg)
+        sock.send(b"")  # a unix socket whose peer reads no more refuses even 0 bytes (unix_stream_sendmsg)
     except OSError:
         return True
     poll = select.poll()
     poll.register(sock, 0)
-    return bool(poll.poll(0))  # EPOLLHUP, which is always asked for: the peer has closed
+    return bool(poll.poll(0))  # POLLHUP, which poll(2) always reports: the peer has closed
 
 
 def unacknowledged(sock: socket.socket) -> int:
-    """Bytes that a reset would throw away: that the peer's kernel has not taken. Of a dead connection 0.
+    """Return the number of bytes that the peer's kernel has not taken, which a reset would discard.
 
-    Where the kernel does not tell, they are not waited for.
-
-    A unix socket has no reset, and its close throws nothing away.
+    The number is 0 for a dead connection, and also if the kernel does not report it, so that nobody waits.
+    It is 0 for a unix socket, which has no reset and discards nothing on close.
     """
     if sock.family == _AF_UNIX or is_over(sock):
         return 0

@@ -1,4 +1,4 @@
-"""Timeouts of one length: slots in time, and a single timer for the next of them."""
+"""Deadlines for timeouts of one length: they lie in slots of time, with one timer for the next slot."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SLOTS: Final = 256
-"""Into how many slots a timeout is divided: it may be late by one of them."""
+"""Slots into which a timeout is divided; a deadline may be late by one slot."""
 _SHORTEST: Final = 0.005
-"""Seconds that a slot is long at least, so that neighbours expire together."""
+"""Seconds of the shortest slot, so that deadlines close to each other expire together."""
 _SOON: Final = 0.001
-"""Seconds, for a timer that is due already: a loop with timers of 0 s turns without sleeping."""
+"""Seconds for a timer that is due already, because a loop with timers of 0 s turns without sleeping."""
 
 
 class Waiting(Protocol):
-    """What a deadline can be set for."""
+    """An object for which a deadline can be set."""
 
     stamp: float
-    """Monotonic time (s) from which the timeout runs; moving it on postpones the deadline."""
+    """Monotonic time (s) from which the timeout runs. A later stamp postpones the deadline."""
 
     def expired(self) -> None:
-        """The deadline has passed; it is not set any more."""
+        """Act on the deadline that has passed and is no longer set."""
 
     def crash(self) -> None:
-        """End at once; `expired` has raised what it must not."""
+        """End at once, because `expired` has raised an exception."""
 
 
 class Deadlines:
-    """Calls `Waiting.expired` of everything whose stamp is `timeout_ms` old, late by 1/256 of that at most.
+    """The deadlines of objects, whose `Waiting.expired` is called once their stamp is `timeout_ms` old.
 
-    Adding and removing are a few dictionary operations; postponing is an assignment to `Waiting.stamp`. Being
-    due too early (because the stamp has moved) costs one look per timeout and thing.
+    The call is late by 1/256 of the timeout at most. Adding and removing an object take a few dictionary
+    operations. An assignment to `Waiting.stamp` postpones a deadline. Then the old deadline costs one check
+    per timeout and object.
 
     Args:
         loop: the event loop.
-        timeout_ms: the length, the same for all.
+        timeout_ms: the length of every timeout (ms).
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout_ms: int) -> None:
@@ -58,7 +59,7 @@ class Deadlines:
         return len(self._slot_of)
 
     def add(self, waiting: Waiting) -> None:
-        """Set the deadline of something that has none: its stamp and the timeout."""
+        """Set the deadline of an object without a deadline: its stamp plus the timeout."""
         slot = int((waiting.stamp + self._timeout) / self._slot_seconds) + 1
         self._slot_of[waiting] = slot
         due = self._slots.get(slot)
@@ -70,13 +71,13 @@ class Deadlines:
             self._arm()
 
     def discard(self, waiting: Waiting) -> None:
-        """Take the deadline away, if there is one."""
+        """Remove the deadline of an object, if it has a deadline."""
         slot = self._slot_of.pop(waiting, None)
         if slot is not None and (due := self._slots.get(slot)) is not None:
             due.pop(waiting, None)
 
     def close(self) -> None:
-        """Forget everything."""
+        """Remove all deadlines and cancel the timer."""
         self._slot_of.clear()
         self._slots.clear()
         if self._timer is not None:
@@ -93,7 +94,7 @@ class Deadlines:
         past = int(now / self._slot_seconds)
         for slot in sorted(slot for slot in self._slots if slot <= past):
             for waiting in self._slots.pop(slot):
-                # Another one's `expired` may have ended it.
+                # The `expired` of another object may have ended this object.
                 if self._slot_of.get(waiting) == slot:
                     del self._slot_of[waiting]
                     self._look(waiting, now)
@@ -106,6 +107,6 @@ class Deadlines:
             return
         try:
             waiting.expired()
-        except Exception as error:  # noqa: BLE001 - as of the reactor
+        except Exception as error:  # noqa: BLE001 - logged, with the object
             self._faults.error("internal error in %s; everything else goes on", waiting, exc_info=error)
             waiting.crash()

@@ -1,4 +1,4 @@
-"""How many descriptors there are left for clients (RLIMIT_NOFILE, getrlimit(2))."""
+"""The number of descriptors that are left for clients (RLIMIT_NOFILE, getrlimit(2))."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ if TYPE_CHECKING:
 LOCAL_ERRORS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
 )
-"""What this machine says when it has run out of something; none of it is about the backend."""
+"""Errors of a machine that has run out of a resource; they say nothing about a backend."""
 
 
 A_CLIENT: Final = 2
-"""What a client takes: its own descriptor and its backend's."""
+"""Descriptors for one client: its own socket and its backend's socket."""
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What the machine says when it has run out of descriptors or memory for sockets."""
+"""Errors of a machine that has run out of descriptors, or of memory for sockets."""
 _OPEN: Final = "/proc/self/fd"
 _TRUSTED: Final = 0.05
-"""Seconds that a count is trusted for when it has found too few, at least."""
+"""Seconds for which a count that found too few descriptors stays valid, at least."""
 _SHARE: Final = 20
-"""It is trusted for as many times what it took, which may be long (see `_number_open`)."""
+"""Times the duration of a count for which the count stays valid. A count may take long (`_number_open`)."""
 
 
 class Descriptors:
-    """Lends descriptors, and no more than there are.
+    """The lender of the descriptors that the process has left.
 
-    A client is lent both of its own when it is accepted. Were it only one, all that become free would go to
-    clients that wait, and none of them could reach a backend any more.
+    A client is lent both of its descriptors at accept. With one at a time, every free descriptor would go to
+    a waiting client, and no client could reach a backend any more.
 
     Args:
-        unused: how many are lent and not open, such as those of clients that are not known yet.
+        unused: returns the number of descriptors that are lent and not open, for example those of clients
+            without a backend's socket.
 
     Attributes:
-        lent: how many are lent.
+        lent: the number of descriptors that are lent now.
     """
 
     def __init__(self, unused: Callable[[], int]) -> None:
@@ -51,11 +52,11 @@ class Descriptors:
 
     @property
     def limit(self) -> int:
-        """The number of descriptors that this process may have open (RLIMIT_NOFILE)."""
+        """The number of descriptors that this process may open (RLIMIT_NOFILE)."""
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     def left(self, wanted: int) -> int:
-        """How many may be lent now; counted anew where they seem to be fewer than wanted."""
+        """Return the number of descriptors to lend now; count them anew if it seems lower than wanted."""
         left = self._lendable - self.lent
         if left < wanted and monotonic() > self._trusted_until:
             self._count()
@@ -63,18 +64,19 @@ class Descriptors:
         return max(0, left)
 
     def ran_out(self) -> None:
-        """Somebody else has taken some: the kernel had none where there should have been."""
+        """Lend no more until the next count: the kernel had no descriptor left, against the last count."""
         self._lendable = self.lent
 
     def _count(self) -> None:
         began = monotonic()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # What else is opened from time to time (status, health checks, files) is to be had even then.
+        # Keep descriptors back for status, health checks and files, which are opened from time to time.
         spare = min(64, limit // 20)
         unused = self._unused()
         number = _number_open(limit)
         if number is None:
-            # All descriptors below the first free one are open. Those that are not lent stay about as many.
+            # All descriptors below the first free descriptor are open. The number of open descriptors that
+            # are not lent stays about the same.
             lent = self.lent - unused
             self._others = max(self._others, _first_free(limit) - lent)
             number = lent + self._others
@@ -84,9 +86,9 @@ class Descriptors:
 
 
 def _number_open(limit: int) -> int | None:
-    """Return how many descriptors this process has open; None without /proc, which tells it."""
+    """Return the number of open descriptors of this process; None without /proc, which has the number."""
     try:
-        # Linux tells it as the directory's size since 6.2. Before, one has to look, at 1 us for each.
+        # Since Linux 6.2 the directory's size is the number. Before, a listing takes 1 us per descriptor.
         return os.stat(_OPEN).st_size or len(os.listdir(_OPEN)) - 1  # noqa: PTH116, PTH208 - paths cost more
     except OSError as error:
         return limit if error.errno in EXHAUSTED else None

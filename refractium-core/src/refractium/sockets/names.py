@@ -1,9 +1,9 @@
 """Host names, looked up off the event loops by a bounded number of threads for the whole process.
 
 getaddrinfo follows the whole configuration of the machine (nsswitch.conf(5), hosts(5), resolv.conf(5)). But
-nothing can cancel it, and with a name server that never answers it takes from ten seconds to minutes. So each
-name has one lookup at a time, which all that ask meanwhile share. The threads are daemons: the process ends
-without them.
+nothing can cancel getaddrinfo, and without an answer of a name server it takes from ten seconds to minutes.
+So each name has one lookup at a time, and all callers that ask meanwhile share it. The threads are daemons:
+the process ends without waiting for them.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Found: TypeAlias = "tuple[tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]], ...]"
-"""Addresses with port 0, in order of preference; `at` gives them a port."""
+"""Addresses with port 0, in order of preference; `at` sets the port."""
 
 _SLOW: Final = 5.0
-"""Seconds after which a lookup hangs; resolv.conf(5) asks the next name server after as many."""
+"""Seconds after which a lookup hangs: the resolver then asks the next name server (resolv.conf(5))."""
 
 
 class Standing(IntEnum):
-    """How the last lookup of a name went, from the best to the worst."""
+    """The speed of the last lookup of a name, from the best to the worst."""
 
     PROMPT = 0
     NEW = 1
-    """There was none yet."""
+    """The name has not been looked up yet."""
     SLOW = 2
 
 
 THREADS: Final[Mapping[Standing, int]] = {Standing.PROMPT: 64, Standing.NEW: 48, Standing.SLOW: 16}
-"""How many lookups there may be at once of names of a standing or a worse one.
+"""Threads that may look up names of a standing or of a worse standing at once.
 
-So names that hang leave room for new names, and both leave room for names that were answered promptly. A
-thread that waits for a name server takes 36 KiB and a socket.
+So names that hang leave room for new names, and both leave room for names with a prompt answer. A thread that
+waits for a name server takes 36 KiB and a socket.
 """
 
 
 class Name:
-    """A host name; `name` gives the same object to everybody who asks for it, while anybody has it.
+    """A host name. While anybody holds the object, `name` returns it to every caller.
 
     Attributes:
-        host: the name.
-        found: the last good answer; empty before the first.
-        asked: when it was asked for first (s, monotonic clock).
-        looked_up: when its last lookup ended, well or not; minus infinity before the first.
-        failures: logs what is wrong with it.
+        host: the name as text.
+        found: the last good answer; empty before the first good answer.
+        asked: monotonic time (s) at which anybody first asked for the name.
+        looked_up: monotonic time (s) at which the last lookup ended, well or not; minus infinity before.
+        failures: the rate-limited log of problems with the name.
     """
 
     __slots__ = (
@@ -78,16 +78,16 @@ class Name:
         self.asked = time.monotonic()
         self.looked_up = float("-inf")
         self.failures = Throttled(log)
-        # These belong to `_Lookups`.
+        # `_Lookups` owns the following attributes.
         self.standing = Standing.NEW
         self.begun: float | None = None
         self.waiters: set[asyncio.Future[str]] = set()
 
     async def look_up(self, what: str) -> Found:
-        """Wait for the lookup that is under way, or for a new one.
+        """Wait for the lookup in progress, or start a lookup, and return the addresses.
 
         Args:
-            what: the thing that has this name, for the log line about a lookup that hangs.
+            what: the owner of the name, such as a listener, for the log line about a lookup that hangs.
 
         Raises:
             OSError: the name cannot be resolved.
@@ -112,22 +112,22 @@ class Name:
 
 
 def name(host: str) -> Name:
-    """Return the name, as everybody in this process has it. It is forgotten when nobody has it any more."""
+    """Return the one object of this process for a name. The process forgets it once nobody holds it."""
     return _LOOKUPS.name(host)
 
 
 async def addresses(host: str, what: str, timeout: float | None = None) -> Found:  # noqa: ASYNC109
-    """Return what a host stands for, which may be an IP address.
+    """Return the addresses of a host.
 
     Args:
         host: a name or an IP address.
-        what: the thing that has this host, for the log line about a lookup that hangs.
-        timeout: how long to wait for an answer (s); by default until getaddrinfo gives up.
+        what: the owner of the host, such as a listener, for the log line about a lookup that hangs.
+        timeout: the time to wait for an answer (s); by default until getaddrinfo gives up.
 
     Raises:
         OSError: the name cannot be resolved, or not in time.
     """
-    found, _ = _resolve(host, socket.AI_NUMERICHOST)  # which asks nobody
+    found, _ = _resolve(host, socket.AI_NUMERICHOST)  # asks no name server
     if found:
         return found
     try:
@@ -138,13 +138,13 @@ async def addresses(host: str, what: str, timeout: float | None = None) -> Found
 
 
 def told(host: str, found: Sequence[tuple[int, Sequence[str | int]]], asked: float, looked_up: float) -> Name:
-    """Return the name with what another process of this machine knows of it, unless more is known here.
+    """Return the name with the answer of another process of this machine, unless this process's is newer.
 
     Args:
         host: the name.
-        found: `Name.found` in the other process, like the others.
-        asked: the same.
-        looked_up: the same.
+        found: `Name.found` in the other process.
+        asked: `Name.asked` in the other process.
+        looked_up: `Name.looked_up` in the other process.
     """
     known = name(host)
     known.asked = min(known.asked, asked)
@@ -156,15 +156,15 @@ def told(host: str, found: Sequence[tuple[int, Sequence[str | int]]], asked: flo
 
 
 def at(port: int, found: Found) -> Found:
-    """Return the addresses with a port."""
+    """Return the addresses with this port."""
     return tuple((family, (address[0], port, *address[2:])) for family, address in found)
 
 
 class _Lookups:
-    """The threads of this process, and the names that wait for one."""
+    """The lookup threads of this process, and the names that wait for a thread."""
 
     def __init__(self) -> None:
-        # Reentrant: a collection of garbage inside of the lock may close a coroutine that leaves.
+        # Reentrant: garbage collection inside of the lock may close a coroutine, which then calls `leave`.
         self._lock = threading.RLock()
         self._names: WeakValueDictionary[str, Name] = WeakValueDictionary()
         self._queued: dict[Standing, dict[Name, None]] = {standing: {} for standing in Standing}
@@ -178,7 +178,10 @@ class _Lookups:
             return found
 
     def ask(self, name: Name, waiter: asyncio.Future[str]) -> float:
-        """Have a waiter told when a name has been looked up; returns when that was asked for."""
+        """Start a lookup of a name, or join the lookup in progress; return the time of its start.
+
+        The waiter gets the result.
+        """
         with self._lock:
             name.waiters.add(waiter)
             if name.begun is None:
@@ -189,7 +192,7 @@ class _Lookups:
             return name.begun
 
     def leave(self, name: Name, waiter: asyncio.Future[str]) -> None:
-        """Wait no more; a lookup that has not begun and that nobody else waits for never begins."""
+        """Remove a waiter. A queued lookup without any other waiter is removed too."""
         with self._lock:
             name.waiters.discard(waiter)
             if not name.waiters and name in self._queued[name.standing]:
@@ -208,7 +211,7 @@ class _Lookups:
                 self._ended(name, standing, str(error))
 
     def _next(self) -> tuple[Name, Standing] | None:
-        """Take the next name out of the queue, if one may be looked up now."""
+        """Take the next name out of the queue, if the process may look up another name now."""
         for standing, queued in self._queued.items():
             if queued and all(
                 sum(self._running[worse] for worse in Standing if worse >= better) < THREADS[better]
@@ -242,7 +245,7 @@ class _Lookups:
         name.looked_up = time.monotonic()
         waiters, name.waiters = name.waiters, set()
         for waiter in waiters:
-            with contextlib.suppress(RuntimeError):  # its loop is closed
+            with contextlib.suppress(RuntimeError):  # the waiter's loop is closed
                 waiter.get_loop().call_soon_threadsafe(_tell, waiter, error)
 
 
@@ -255,11 +258,11 @@ def _tell(waiter: asyncio.Future[str], error: str) -> None:
 
 
 def _resolve(host: str, flags: int = 0) -> tuple[Found, str]:
-    """Return the addresses of a host, or why there are none."""
+    """Return the addresses of a host, and the reason if there are none."""
     try:
         answers = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=flags)
     except OSError as error:
         return (), error.strerror or str(error)
-    except Exception as error:  # noqa: BLE001 - such as UnicodeError; whoever waits must hear of it
+    except Exception as error:  # noqa: BLE001 - such as UnicodeError; waiters must get it
         return (), str(error) or type(error).__name__
     return tuple(dict.fromkeys((family, address) for family, *_, address in answers)), ""  # type: ignore[misc]

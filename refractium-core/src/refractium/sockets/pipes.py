@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from refractium.sockets.descriptors import Descriptors
 
 SIZE: Final = 1024 * 1024
-"""What a pipe holds at the most (bytes), where the user may have as much (pipe(7), pipe-user-pages-soft)."""
+"""Bytes that a pipe holds at most, if the user may have that many (pipe(7), pipe-user-pages-soft)."""
 _KEPT: Final = 64
-"""Empty pipes that are kept for the next."""
+"""Empty pipes that are kept for later use."""
 _ENDS: Final = 2
 _NEEDED: Final = 0.5
-"""Seconds after which a pipe that nobody has borrowed is not kept any longer."""
+"""Seconds after which a kept pipe that nobody has borrowed is closed."""
 
 
 class Pipe:
-    """One pipe; its ends do not block.
+    """A pipe whose ends do not block.
 
     Attributes:
-        read: descriptor of the end that bytes come out of.
-        write: of the one that they go into.
-        count: how many bytes it holds.
+        read: the descriptor of the end to read from.
+        write: the descriptor of the end to write to.
+        count: the number of bytes in the pipe.
     """
 
     __slots__ = ("count", "read", "write")
@@ -35,21 +35,21 @@ class Pipe:
     def __init__(self) -> None:
         self.count = 0
         self.read, self.write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        with suppress(OSError):  # a smaller one does as well
+        with suppress(OSError):  # a smaller pipe works too
             fcntl.fcntl(self.write, fcntl.F_SETPIPE_SZ, SIZE)
 
     def close(self) -> None:
-        """With whatever it holds."""
+        """Close both ends, and discard the bytes in the pipe."""
         os.close(self.read)
         os.close(self.write)
 
 
 class Pipes:
-    """Lends pipes. One that comes back with bytes in it is closed: they are one client's, nobody else's.
+    """The lender of pipes. A pipe that comes back with bytes is closed: no other client may get these bytes.
 
     Args:
-        loop: the event loop, for the time after which pipes that nobody has needed are closed.
-        descriptors: of which a pipe takes two.
+        loop: the event loop, for the timer that closes kept pipes which nobody has borrowed.
+        descriptors: the lender of the two descriptors of each pipe.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptors: Descriptors) -> None:
@@ -60,7 +60,7 @@ class Pipes:
         self._timer: asyncio.TimerHandle | None = None
 
     def borrow(self) -> Pipe | None:
-        """An empty pipe, or none on a machine that has no more descriptors."""
+        """Return an empty pipe, or None if the process has no descriptors left."""
         if self._free:
             pipe = self._free.pop()
             self._unneeded = min(self._unneeded, len(self._free))
@@ -75,7 +75,7 @@ class Pipes:
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:
-        """Take back a pipe."""
+        """Take back a borrowed pipe."""
         if pipe.count or len(self._free) >= _KEPT:
             self._close(pipe)
             return
@@ -84,7 +84,7 @@ class Pipes:
             self._timer = self._loop.call_later(_NEEDED, self._close_unneeded)
 
     def close(self) -> None:
-        """Close those that nobody has."""
+        """Close all pipes that are not lent."""
         while self._free:
             self._close(self._free.pop())
         if self._timer is not None:
@@ -92,7 +92,7 @@ class Pipes:
             self._timer = None
 
     def _close_unneeded(self) -> None:
-        """Close as many as have lain here since the last time."""
+        """Close the pipes that nobody has borrowed since the last call."""
         self._timer = None
         for _ in range(self._unneeded):
             self._close(self._free.pop(0))

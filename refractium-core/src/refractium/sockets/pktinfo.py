@@ -1,4 +1,4 @@
-"""Which address a datagram was sent to, and how an answer leaves from there (IP_PKTINFO, ip(7))."""
+"""The local address to which a datagram was sent, and from which its answer leaves (IP_PKTINFO, ip(7))."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import socket
 from typing import Final, TypeAlias
 
 CONTROL_BYTES: Final = socket.CMSG_SPACE(20)
-"""Room for the larger of in_pktinfo (12 bytes) and in6_pktinfo (20 bytes)."""
+"""Bytes of ancillary data for the larger of in_pktinfo (12 bytes) and in6_pktinfo (20 bytes)."""
 
 
 Control: TypeAlias = "tuple[tuple[int, int, bytes], ...]"
-"""Ancillary data that makes an answer leave from the address that was asked."""
+"""Ancillary data with which an answer leaves from the address to which the client sent its datagram."""
 
 
 IP_PKTINFO: Final = 8
-"""From linux/in.h; Python's socket module has no name for it before 3.14."""
+"""A constant of linux/in.h, for which Python's socket module has no name before 3.14."""
 
 
 def asked(control: Control) -> str | None:
-    """The address that `as_source` was told of, if it was."""
+    """Return the address from which the answer leaves, or None without ancillary data."""
     for _, kind, data in control:
         if kind == IP_PKTINFO:
             return socket.inet_ntop(socket.AF_INET, data[4:8])
@@ -27,10 +27,10 @@ def asked(control: Control) -> str | None:
 
 
 def as_source(kind: int, data: bytes) -> bytes:
-    """Ancillary data of a datagram that came, turned into that of its answer.
+    """Return the ancillary data for an answer, made from the ancillary data of the datagram.
 
-    in_pktinfo is interface, local address, destination: sent back, its local address is the source. The
-    interface is left open (0), so that routing decides.
+    in_pktinfo is interface, local address, destination. In an answer its local address is the source. The
+    interface is 0, so that the kernel's routing chooses an interface.
     """
     if kind == IP_PKTINFO:
         return bytes(4) + data[4:8] + bytes(4)

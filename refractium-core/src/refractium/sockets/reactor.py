@@ -1,7 +1,8 @@
 """One epoll for every data socket, inside the event loop.
 
-A socket of its own in the event loop costs about 10 us per connection, and uvloop stops reading a socket for
-good at the first POLLERR, losing what came before a reset. So the loop watches one descriptor, the epoll's.
+To watch each socket in the event loop costs about 10 us per connection. And uvloop stops reading a socket for
+good at the first POLLERR, and loses the bytes that came before a reset. So the loop watches one descriptor,
+the descriptor of the epoll.
 """
 
 from __future__ import annotations
@@ -24,39 +25,42 @@ IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
 ERROR: Final = select.EPOLLERR
 RDHUP: Final = select.EPOLLRDHUP
-"""The peer has ended its side: what is still to be read is all there is."""
+"""An event: the peer has ended its side, so the unread bytes are the last bytes."""
 HANGUP: Final = RDHUP | select.EPOLLHUP | ERROR
-"""The peer has ended its side, or the socket has failed: read on until recv says which."""
+"""Events: the peer has ended its side, or the socket has failed. Read on until recv shows which."""
 URGENT: Final = select.EPOLLPRI
-"""A byte sent out of band: recv stops short of it although there is more (tcp(7), SO_OOBINLINE)."""
+"""An event: a byte came out of band. recv stops short of that byte (tcp(7), SO_OOBINLINE)."""
 EDGE: Final = select.EPOLLET | RDHUP | URGENT
 
 _EVENTS_A_TURN: Final = 256
 _TURN: Final = 0.002
-"""Seconds after which the loop has its turn although there are events. A trip through it costs as much as a
-request, and 32 busy connections have five events a batch: one after each four batches took 2% more of the
-processor."""
+"""Seconds after which the event loop has its turn although the epoll has events.
+
+A trip through the loop costs as much as a request. With 32 busy connections a batch has five events, and a
+trip after every four batches took 2% more of the processor.
+"""
 
 
 class Owner(Protocol):
-    """Whose bound methods the handlers are: a connection, a listener, a session."""
+    """The object whose bound methods are handlers: a connection, a listener or a session."""
 
     def crash(self) -> None:
-        """A handler has raised: a connection or session ends at once, a listener rests and goes on."""
+        """End at once (a connection or session) or pause (a listener), because a handler has raised."""
 
 
 class Reactor:
-    """Calls handlers with event masks, one batch a turn.
+    """The epoll, and the handlers that it calls with event masks, batch by batch.
 
-    A handler is a bound method of an `Owner`. A fault in one ends its owner and nothing else.
+    A handler is a bound method of an `Owner`. A fault in a handler is reported to its owner (`Owner.crash`)
+    and affects no other object.
 
     Args:
         loop: the running event loop.
 
     Attributes:
-        loop: that event loop.
-        turned: monotonic time (s) at which the present or last batch of events began: what handlers of events
-            may take for `now`, at less cost.
+        loop: the running event loop.
+        turned: monotonic time (s) at which the present or last batch of events began. Event handlers may use
+            it in the place of `now`, at less cost.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -74,28 +78,28 @@ class Reactor:
 
     @property
     def now(self) -> float:
-        """Monotonic time (s)."""
+        """The monotonic time (s)."""
         return time.monotonic()
 
     def watch(self, sock: socket.socket, events: int, handler: Callable[[int], None]) -> bool:
-        """Have `handler` called with the events of a socket.
+        """Watch a socket, and call `handler` with its events from now on.
 
         Returns:
-            Whether it was watched before, and then only the handler has changed: events that came until now
-            do not come again. At the first watch, those that are there already count as new.
+            Whether the socket was watched before. If so, only its handler has changed, and earlier events do
+            not come again. If not, the handler also gets the events that are there already.
         """
         fd = sock.fileno()
         watched = fd in self._handlers
         if not watched:
             try:
                 self._epoll.register(fd, events)
-            except FileExistsError:  # the kernel failed to take it out
+            except FileExistsError:  # the kernel failed to remove the socket earlier
                 self._epoll.modify(fd, events)
         self._handlers[fd] = handler
         return watched
 
     def modify(self, sock: socket.socket, events: int) -> None:
-        """Watch for other events; those that are there already count as new."""
+        """Watch a socket for other events; the handler also gets the events that are there already."""
         self._epoll.modify(sock.fileno(), events)
 
     def unwatch(self, sock: socket.socket) -> None:
@@ -105,10 +109,10 @@ class Reactor:
             self._epoll.unregister(fd)
 
     def retire(self, sock: socket.socket) -> None:
-        """Stop watching a socket, and close it when the batch is done, which takes it out of the epoll.
+        """Stop watching a socket, and close it after the batch, which removes the socket from the epoll.
 
-        Not before, so that an event still in the batch cannot reach a new socket of the same number. Where
-        another process may have the same socket open, `unwatch` comes first.
+        A close during the batch would free the descriptor's number, and an event still in the batch could
+        reach a new socket of that number. Call `unwatch` first if another process may have the socket open.
         """
         self._handlers.pop(sock.fileno(), None)
         if not self._retired and not self._is_turning:
@@ -116,23 +120,23 @@ class Reactor:
         self._retired.append(sock)
 
     def soon(self, handler: Callable[[], None]) -> None:
-        """Call a handler once, after the events of this batch; outside of one, in a moment."""
+        """Call a handler once, after the events of this batch; outside of a batch, in the next turn."""
         if not self._soon and not self._is_turning:
             self.loop.call_soon(self._run_soon)
         self._soon.append(handler)
 
     def again(self, resume: Callable[[], None]) -> None:
-        """Go on with something in the next turn, once: it has had its share of this one."""
+        """Call `resume` once in the next turn, for an object that has used its share of this turn."""
         if not self._again:
             self.loop.call_soon(self._resume)
         self._again[resume] = None
 
     def later(self, seconds: float, handler: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call a handler once, after some time."""
+        """Call a handler once, after this number of seconds."""
         return self.loop.call_later(seconds, self._call, handler)
 
     def close(self) -> None:
-        """Stop turning. What is still registered is its owners' to close."""
+        """Stop watching and close the epoll. Owners close the sockets that are still registered."""
         self.loop.remove_reader(self._epoll.fileno())
         self._close_retired()
         self._epoll.close()
@@ -151,14 +155,14 @@ class Reactor:
                 if handler is not None:
                     try:
                         handler(mask)
-                    except Exception as error:  # noqa: BLE001 - logged there, with its owner
+                    except Exception as error:  # noqa: BLE001 - `_crash` logs it with its owner
                         self._crash(handler, error)
             if self._soon:
                 self._run_soon()
             if self._retired:
                 self._close_retired()
             self.turned = time.monotonic()
-            # What is to go on in the next turn has let others go first, and does not wait for more of them.
+            # Objects in `_again` have let others go first, and do not wait for a further batch.
             if self._again or self.turned > end:
                 break
         self._is_turning = False
@@ -169,7 +173,7 @@ class Reactor:
             for handler in due:
                 try:
                     handler()
-                except Exception as error:  # noqa: BLE001 - as in a turn
+                except Exception as error:  # noqa: BLE001 - `_crash` logs it with the owner
                     self._crash(handler, error)
 
     def _resume(self) -> None:
@@ -180,7 +184,7 @@ class Reactor:
     def _call(self, handler: Callable[[], None]) -> None:
         try:
             handler()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - `_crash` logs it with this owner
             self._crash(handler, error)
 
     def _close_retired(self) -> None:
@@ -188,7 +192,7 @@ class Reactor:
         for sock in retired:
             try:
                 sock.close()
-            except OSError as error:  # it is closed all the same (close(2))
+            except OSError as error:  # the socket is closed all the same (close(2))
                 log.debug("close: %s", error)
 
     def _crash(self, handler: Callable[..., None], error: Exception) -> None:

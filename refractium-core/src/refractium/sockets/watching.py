@@ -1,4 +1,4 @@
-"""Level-triggered watching of a bound socket, which goes on whatever fails."""
+"""The level-triggered watching of a bound socket, which goes on after any fault."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ if TYPE_CHECKING:
     from refractium.sockets.reactor import Reactor
 
 PAUSE: Final = 0.1
-"""Seconds without events after the machine has run out of something: it would fail 200,000 times a second."""
+"""Seconds of a pause after the machine has run out of a resource. Without a pause, the handler would fail
+200,000 times a second."""
 _LONGEST_PAUSE: Final = 5.0
-"""Seconds between attempts at the most, while one after the other fails."""
+"""Seconds between attempts at most, while every attempt fails."""
 
 _CALM: Final = 4 * _LONGEST_PAUSE
-"""Seconds without a fault after which those before it are forgotten."""
+"""Seconds without a fault after which earlier faults no longer lengthen a pause."""
 
 
 class Watching:
-    """Calls a handler while a bound socket has something, with pauses where that fails.
+    """The watching of a bound socket: calls a handler while the socket has events, and pauses after a fault.
 
-    The owner of the handler calls `rest` from its `crash`, so that a fault costs a pause only.
+    The owner of the handler calls `rest` from its `crash`, so that a fault only costs a pause.
 
     Args:
         reactor: the source of events.
@@ -33,7 +34,7 @@ class Watching:
         handler: a bound method of an `Owner`.
 
     Attributes:
-        why_paused: the reason for the pause under way; empty while the socket is watched.
+        why_paused: the reason for the present pause; empty while the socket is watched.
     """
 
     def __init__(self, reactor: Reactor, sock: socket.socket, handler: Callable[[int], None]) -> None:
@@ -48,29 +49,29 @@ class Watching:
         reactor.watch(sock, IN, handler)
 
     def __repr__(self) -> str:
-        return f"<Watching for {self._handler.__self__!r}>"  # type: ignore[attr-defined]
+        return f"<Watching for {self._handler.__self__}>"  # type: ignore[attr-defined]
 
     def pause(self, why: str, seconds: float | None = None) -> None:
         """Stop watching for some seconds, `PAUSE` by default."""
         if self._pause is not None or self._is_over:
             return
         self.why_paused = why
-        # The timer comes first: the socket is watched again even if the kernel fails to take it out.
+        # The timer comes first, so that the socket is watched again even if `unwatch` fails.
         self._pause = self._reactor.later(PAUSE if seconds is None else seconds, self._resume)
         self._reactor.unwatch(self._sock)
 
     def rest(self) -> None:
-        """Pause after a fault, twice as long after each that follows soon."""
+        """Pause after a fault; each fault that follows soon doubles the pause."""
         now = self._reactor.now
         if now > self._forget_at:
             self._faults = 0
         self._forget_at = now + _CALM
         seconds = min(PAUSE * 2**self._faults, _LONGEST_PAUSE)
         self._faults += 1
-        self.pause("it failed, see the log", seconds)
+        self.pause("internal error, see the log", seconds)
 
     def stop(self) -> None:
-        """Stop watching for good, now."""
+        """Stop watching at once and for good."""
         self._is_over = True
         if self._pause is not None:
             self._pause.cancel()
@@ -78,7 +79,7 @@ class Watching:
         self._reactor.unwatch(self._sock)
 
     def crash(self) -> None:
-        """Watching again has failed: try again later."""
+        """Try again later: the attempt to watch the socket again has failed."""
         self.rest()
 
     def _resume(self) -> None:
