@@ -91,7 +91,7 @@ class Limits:
         return None
 
     def leave(self, origin: str | None) -> None:
-        """Count one connection less, also for the origin for which it was counted."""
+        """Remove one connection from the count, and from the count of its origin."""
         self.active -= 1
         if origin is None:
             return

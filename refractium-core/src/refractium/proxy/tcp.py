@@ -118,12 +118,12 @@ class TcpService:
         self.welding.pipes.close()
 
     def refused_late(self, connection: Connection, ip: str, reason: str) -> None:
-        """Count a connection that was refused for the client which its PROXY header named."""
+        """Forget a connection, and count it as refused because of the client in its PROXY header."""
         self.forget(connection, None)
         self._count_refused(ip, reason)
 
     def forget(self, connection: Connection, origin: str | None) -> None:
-        """Remove a connection whose sockets are closed from the counts, also from the count of its origin."""
+        """Remove a connection whose sockets are closed, and free its place in the limits."""
         self.connections.discard(connection)
         self.descriptors.lent -= A_CLIENT
         self.limits.leave(origin)

@@ -153,7 +153,7 @@ class UdpService:
     def begin(
         self, listener: UdpListener, client: Peer, control: Control, key: tuple[object, ...], first: bytes
     ) -> Session | None:
-        """Begin a session for a first datagram, or count the reason for not beginning one."""
+        """Begin a session for a first datagram, or count the datagram as refused or unrouted."""
         if self.is_draining:
             self.counters.unrouted += 1
             return None

@@ -200,7 +200,7 @@ class Session:
 
     def _disconnect(self, error: OSError) -> None:
         """Give up this backend; the next datagram goes to the pool's next backend."""
-        assert self._sock is not None  # noqa: S101 - it has just failed
+        assert self._sock is not None  # noqa: S101 - this socket has just failed
         assert self._backend is not None  # noqa: S101
         self._service.failures.warning("backend %s refuses: %s", self._backend.address, error.strerror)
         self._let_go()
@@ -276,7 +276,7 @@ class TappedSession(Session):
         if not super().send_up(datagram):
             return False
         if self._tap is None:
-            assert self._sock is not None  # noqa: S101 - it was sent
+            assert self._sock is not None  # noqa: S101 - the datagram was sent
             assert self._backend is not None  # noqa: S101
             client = self.ip, self._client[1]
             self._tap = open_tap(

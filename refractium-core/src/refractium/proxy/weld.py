@@ -146,7 +146,7 @@ class Weld:
             flow.may_splice = False
 
     def end(self, how: Ended) -> None:
-        """Close both sockets. The kernel still delivers the bytes in their buffers."""
+        """Close both sockets. Unless the close is a reset, the kernel still delivers the bytes it holds."""
         if self._timer is not None:
             self._timer.cancel()
         retire = self.shared.reactor.retire
@@ -155,7 +155,7 @@ class Weld:
             if flow.pipe is not None:
                 flow.release()
             retire(flow.sock)
-            # These references form cycles. Without them all objects are freed at once, with no collection.
+            # These references form cycles. Without them, all objects are freed at once, not by a collection.
             del flow.weld, flow.opposite
         self._on_end(how)
 

@@ -1,4 +1,4 @@
-"""The tools under the data path, which know neither clients nor backends.
+"""The tools under the data path: the epoll, timeouts, bound sockets, descriptors, pipes and names.
 
 - `reactor`: one epoll for all data sockets, and the handlers of its events.
 - `watching`: the watching of a bound socket, with pauses after faults.

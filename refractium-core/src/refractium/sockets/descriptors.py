@@ -26,7 +26,7 @@ _OPEN: Final = "/proc/self/fd"
 _TRUSTED: Final = 0.05
 """Seconds for which a count that found too few descriptors stays valid, at least."""
 _SHARE: Final = 20
-"""Times the duration of a count for which the count stays valid. A count may take long (`_number_open`)."""
+"""A count stays valid for this multiple of its duration, which may be long (`_number_open`)."""
 
 
 class Descriptors:
@@ -64,7 +64,7 @@ class Descriptors:
         return max(0, left)
 
     def ran_out(self) -> None:
-        """Lend no more until the next count: the kernel had no descriptor left, against the last count."""
+        """Lend no more until the next count: the kernel had none left, although the last count found some."""
         self._lendable = self.lent
 
     def _count(self) -> None:

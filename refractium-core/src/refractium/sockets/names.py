@@ -1,7 +1,7 @@
 """Host names, looked up off the event loops by a bounded number of threads for the whole process.
 
 getaddrinfo follows the whole configuration of the machine (nsswitch.conf(5), hosts(5), resolv.conf(5)). But
-nothing can cancel getaddrinfo, and without an answer of a name server it takes from ten seconds to minutes.
+nothing can cancel getaddrinfo, and if the name server never answers, it takes from ten seconds to minutes.
 So each name has one lookup at a time, and all callers that ask meanwhile share it. The threads are daemons:
 the process ends without waiting for them.
 """
@@ -42,7 +42,7 @@ class Standing(IntEnum):
 
 
 THREADS: Final[Mapping[Standing, int]] = {Standing.PROMPT: 64, Standing.NEW: 48, Standing.SLOW: 16}
-"""Threads that may look up names of a standing or of a worse standing at once.
+"""Lookups that may run at once for names of a standing and of all worse standings.
 
 So names that hang leave room for new names, and both leave room for names with a prompt answer. A thread that
 waits for a name server takes 36 KiB and a socket.
@@ -138,7 +138,7 @@ async def addresses(host: str, what: str, timeout: float | None = None) -> Found
 
 
 def told(host: str, found: Sequence[tuple[int, Sequence[str | int]]], asked: float, looked_up: float) -> Name:
-    """Return the name with the answer of another process of this machine, unless this process's is newer.
+    """Return the name with the answer that another process of this machine has, if that answer is newer.
 
     Args:
         host: the name.

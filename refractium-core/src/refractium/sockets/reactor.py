@@ -29,7 +29,8 @@ RDHUP: Final = select.EPOLLRDHUP
 HANGUP: Final = RDHUP | select.EPOLLHUP | ERROR
 """Events: the peer has ended its side, or the socket has failed. Read on until recv shows which."""
 URGENT: Final = select.EPOLLPRI
-"""An event: a byte came out of band. recv stops short of that byte (tcp(7), SO_OOBINLINE)."""
+"""An event: a byte came out of band. recv stops short of that byte, although more bytes can be read (tcp(7),
+SO_OOBINLINE)."""
 EDGE: Final = select.EPOLLET | RDHUP | URGENT
 
 _EVENTS_A_TURN: Final = 256
@@ -49,7 +50,7 @@ class Owner(Protocol):
 
 
 class Reactor:
-    """The epoll, and the handlers that it calls with event masks, batch by batch.
+    """One epoll, and the handlers of its sockets. It calls the handlers with event masks, batch by batch.
 
     A handler is a bound method of an `Owner`. A fault in a handler is reported to its owner (`Owner.crash`)
     and affects no other object.
@@ -162,7 +163,7 @@ class Reactor:
             if self._retired:
                 self._close_retired()
             self.turned = time.monotonic()
-            # Objects in `_again` have let others go first, and do not wait for a further batch.
+            # The calls in `_again` have let others go first, and do not wait for a further batch.
             if self._again or self.turned > end:
                 break
         self._is_turning = False
