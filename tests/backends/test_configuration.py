@@ -131,7 +131,7 @@ def test_backups_alone_are_allowed() -> None:
             6,
             "did you mean 'interval_ms'?",
         ),
-        ("[protocols.health]\nkind = 'none'\npath = '/'", "health.path", 6, "for a check of kind 'none'"),
+        ("[protocols.health]\nkind = 'none'\npath = '/'", "health.path", 6, 'for a check of kind "none"'),
         ("health = { kind = 'http', pth = '/' }", "health.pth", 4, "did you mean 'path'?"),
         ("health = { kind = 'http', path = 'x' }", "health.path", 4, "must begin with /"),
         ("health = { kind = 'http', status = [1] }", "health.status", 4, "between 100 and 599"),
@@ -164,7 +164,7 @@ def test_everything_wrong_is_said_at_once() -> None:
 def test_a_kind_for_the_other_transport_only_is_refused() -> None:
     (problem,) = problems(BOTH + 'transport = "udp"\nhealth = { kind = "http" }')
     assert problem.where == "protocols[0].health.kind"
-    assert problem.message == "a check of kind 'http' is not for udp: there are dns, send_expect"
+    assert problem.message == 'a check of kind "http" is not for udp: there are dns, send_expect'
 
 
 # The schema

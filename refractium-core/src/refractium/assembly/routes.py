@@ -122,7 +122,7 @@ def _health(
         faults.append((f"{where}.kind", unknown_name(kind, (*checks, NONE))))
     elif check is None:
         faults += [
-            (f"{where}.{key}", "unknown key for a check of kind 'none'") for key in route.health.options
+            (f"{where}.{key}", 'unknown key for a check of kind "none"') for key in route.health.options
         ]
     elif found := [
         (f"{where}.{key}", message) for key, message in option_problems(check, route.health.options)
@@ -130,7 +130,7 @@ def _health(
         faults += found
     elif transports and check.transports.isdisjoint(transports):
         fitting = sorted(name for name, one in checks.items() if not transports.isdisjoint(one.transports))
-        message = f"a check of kind '{kind}' is not for {' and '.join(sorted(transports))}"
+        message = f'a check of kind "{kind}" is not for {" and ".join(sorted(transports))}'
         faults.append((f"{where}.kind", f"{message}: there are {', '.join(fitting)}"))
     else:
         checked = Health(**numbers, kind=check, options=route.health.options)

@@ -12,10 +12,12 @@ from refractium.proxy.outcome import metadata_of
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from refractium.backends.backend import Backend
-    from refractium.contract import ProtocolMatch, Transport
+    from refractium.contract import Direction, ProtocolMatch, Transport
     from refractium.hooks import Tap
+    from refractium.proxy.weld import Flow
     from refractium.routing import Pool
 
 _SESSIONS: Final = itertools.count(secrets.randbits(63))
@@ -63,3 +65,18 @@ def address_of(backend: Backend, sock: socket.socket) -> tuple[str, int] | str:
     except OSError:  # the backend has reset the connection already
         ((_, peer), *_) = backend.socket_addresses
     return peer if isinstance(peer, str) else peer[:2]
+
+
+def tapped(flow: Flow, tap: Tap, direction: Direction) -> Callable[[memoryview], int]:
+    """Return a replacement for `Flow.receive` that also passes the received bytes to a tap."""
+    receive = flow.receive
+
+    def receive_and_tell(view: memoryview) -> int:
+        got = receive(view)
+        if got:
+            tap.packet(direction, bytes(view[:got]))
+        elif not flow.broken:
+            tap.end(direction)
+        return got
+
+    return receive_and_tell

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Direction
 from refractium.proxy.outcome import Ended
+from refractium.proxy.tapping import tapped
 from refractium.sockets.bulk import bound_sink, bound_source, stop_pacing_here
 from refractium.sockets.closing import end_on_close, is_over, reset_on_close, unacknowledged
 from refractium.sockets.pipes import SIZE, Pipes
@@ -496,18 +497,3 @@ class Flow:
         else:
             opposite.near_end = True
             opposite.run()
-
-
-def tapped(flow: Flow, tap: Tap, direction: Direction) -> Callable[[memoryview], int]:
-    """Return a replacement for `Flow.receive` that also passes the received bytes to a tap."""
-    receive = flow.receive
-
-    def receive_and_tell(view: memoryview) -> int:
-        got = receive(view)
-        if got:
-            tap.packet(direction, bytes(view[:got]))
-        elif not flow.broken:
-            tap.end(direction)
-        return got
-
-    return receive_and_tell
