@@ -1,31 +1,39 @@
 """Refractium: a port multiplexer. One port, many protocols.
 
-Bytes take one way through::
+Bytes take one path::
 
     bytes in -> proxy.listener -> identify -> routing -> proxy.weld <-> backend
 
-Terms, as they are used throughout:
+Terms that the whole project uses:
 
 listener
-    A bound address on which connections are accepted.
-protocol
-    Something that tells from the first bytes whether they are its own (`Protocol`), mostly from a plugin.
-route
-    A protocol, the conditions under which it applies (sni, alpn, host) and where its clients go (`Route`).
-backend
-    An address that clients are joined to; a route's backends form its pool, and a balancer picks one of those
-    that are up.
-health check
-    A question asked of a backend now and then, by whose answers it is up or down.
-weld
-    To join client and backend so that both behave as if directly connected; also the joint itself.
-fallback
-    The pool for what no route matches.
-drain
-    To stop accepting and let open connections finish.
+    A bound address on which Refractium accepts connections.
 
-The names below are the public library. They are imported when first used, so that a plugin, which needs
-`refractium.contract` only, never loads the engine.
+protocol
+    An object that recognises its own traffic by the first bytes (`Protocol`). Plugins define most protocols.
+
+route
+    A protocol, the conditions under which the route applies (sni, alpn, host) and the backends to which its
+    clients go (`Route`).
+
+backend
+    An address to which Refractium joins clients. The backends of a route form its pool, and a balancer picks
+    one backend of those that are up.
+
+health check
+    A question that Refractium asks a backend at intervals. The answers decide whether the backend is up.
+
+weld
+    To join client and backend so that both behave as if directly connected. A weld is also the joint itself.
+
+fallback
+    The pool for clients that no route matches.
+
+drain
+    To stop accepting and to let open connections finish.
+
+The names below are the public library. Python imports each name at its first use. So a plugin, which needs
+only `refractium.contract`, never loads the engine.
 """
 
 from __future__ import annotations
@@ -136,7 +144,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if (home := _HOME.get(name)) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__} has no attribute {name}")
     if home not in _PORTABLE and not can_serve():
         raise ImportError(ELSEWHERE)
     value = getattr(import_module(f"{__name__}.{home}"), name)

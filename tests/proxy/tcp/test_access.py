@@ -199,8 +199,8 @@ def test_bad_rules_are_refused_with_their_place() -> None:
             listeners={"in": ListenerRules(["magik"], deny=["x"])},
         )
     assert [(one.where, one.message) for one in caught.value.problems] == [
-        ("listeners['in'].routes[0]", "'magik' is not known: did you mean 'magic'? there are magic"),
-        ("listeners['in'].deny[0]", "not an address or a network: write 10.0.0.0/8 or ::1"),
+        ('listeners["in"].routes[0]', "'magik' is not known: did you mean 'magic'? there are magic"),
+        ('listeners["in"].deny[0]', "not an address or a network: write 10.0.0.0/8 or ::1"),
     ]
 
 
@@ -226,9 +226,9 @@ def test_datagrams_cannot_be_reset() -> None:
 def test_a_listener_without_rules_is_refused_by_name() -> None:
     async def main() -> None:
         engine = Refractium(listeners={"in": ListenerRules()})
-        with pytest.raises(ValueError, match="there is no listener '': there are 'in'"):
+        with pytest.raises(ValueError, match=r'no listener "": .*"in"'):
             await engine.start_tcp("127.0.0.1", 0)
-        with socket.socket() as sock, pytest.raises(ValueError, match="no listener 'out'"):
+        with socket.socket() as sock, pytest.raises(ValueError, match='no listener "out"'):
             await engine.start_on(sock, "out")
 
     asyncio.run(main())

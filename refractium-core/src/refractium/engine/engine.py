@@ -1,4 +1,4 @@
-"""The engine: what a program that embeds Refractium starts and stops."""
+"""The engine, which a program that embeds Refractium starts and stops."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FLUSH_SECONDS: Final = 1.0
-"""How long hooks have at a stop for what is in their queues."""
+"""Seconds that hooks have at a stop to take the packets in their queues."""
 
 
 class Shared(NamedTuple):
-    """What an engine has in common with others that serve the same on the same addresses.
+    """State that an engine shares with other engines that serve the same routes on the same addresses.
 
     Attributes:
-        limits: those of each transport, which hold over all of them.
-        authorities: who decides what is believed of the backends of each transport.
+        limits: the limits of each transport, which hold for the sum over all these engines.
+        authorities: for each transport, the object that decides which backends are up.
     """
 
     limits: Mapping[Transport, Limits]
@@ -55,30 +55,30 @@ class Shared(NamedTuple):
 
 
 class Refractium:
-    """One proxy: routes, limits, and the listeners they apply to.
+    """A proxy: routes, limits, and the listeners to which they apply.
 
     ::
 
         engine = Refractium(tcp=[Route(my_proto, "127.0.0.1:8080")])
         await engine.run_tcp("0.0.0.0", 8081)
 
-    `run_tcp` and `run_udp` serve until `stop` is called or their task is cancelled. A program with a loop of
-    its own uses `start_tcp`, `start_udp` and `stop`. An engine serves once: after `stop` make a new one. It
-    installs no signal handlers and configures no logging.
+    `run_tcp` and `run_udp` serve until `stop` is called or their task is cancelled. A program that runs its
+    own event loop uses `start_tcp`, `start_udp` and `stop`. An engine serves once: after `stop`, make a new
+    engine. An engine installs no signal handlers and configures no logging.
 
     Args:
-        tcp: like the arguments up to `hooks`, the attribute of `EngineSpec` of this name.
-        udp: see `EngineSpec`.
-        fallback_tcp: see `EngineSpec`.
-        fallback_udp: see `EngineSpec`.
-        settings: see `EngineSpec`.
-        listeners: see `EngineSpec`.
-        hooks: see `EngineSpec`.
-        report: told of every connection and session that ended; by default the access log.
-        shared: what it has in common with other engines, if it is one of several (`refractium.workers`).
+        tcp: see `EngineSpec.tcp`.
+        udp: see `EngineSpec.udp`.
+        fallback_tcp: see `EngineSpec.fallback_tcp`.
+        fallback_udp: see `EngineSpec.fallback_udp`.
+        settings: see `EngineSpec.settings`.
+        listeners: see `EngineSpec.listeners`.
+        hooks: see `EngineSpec.hooks`.
+        report: the receiver of every connection and session that ended; by default the access log.
+        shared: the state that several engines share, if this engine is one of them (`refractium.workers`).
 
     Raises:
-        ConfigError: routes that cannot be used together, a bad address.
+        ConfigError: routes cannot be used together, or an address is not valid.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class Refractium:
 
     @classmethod
     def of(cls, spec: EngineSpec, *, report: Reporter | None = None, shared: Shared | None = None) -> Self:
-        """Make an engine of a spec; the other arguments are those of the class.
+        """Make an engine from a spec; for `report` and `shared` see `Refractium`.
 
         Raises:
-            ConfigError: routes that cannot be used together, a bad address.
+            ConfigError: routes cannot be used together, or an address is not valid.
         """
         return cls(
             spec.tcp,
@@ -136,40 +136,40 @@ class Refractium:
 
     @property
     def settings(self) -> Settings:
-        """Limits and timeouts, as they are for connections to come."""
+        """The limits and timeouts of connections to come."""
         return self._plan.settings
 
     async def start_tcp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
-        """Listen and serve. May be called again for further addresses.
+        """Listen on an address and serve its TCP clients. Call this again for further addresses.
 
         Args:
             host: an address or a name; ``::`` takes IPv4 clients as well.
-            port: 0 takes a free one.
-            listener: by whose rules.
+            port: the port; 0 takes any free port.
+            listener: the name of the listener rules that apply, a key of `EngineSpec.listeners`.
 
         Returns:
-            The addresses listened on, as ``HOST:PORT``.
+            The addresses on which the engine listens now, as ``HOST:PORT``.
 
         Raises:
-            ListenError: the address cannot be listened on; what was started before goes on.
+            ListenError: the engine cannot listen on the address; listeners started before go on.
             RuntimeError: the engine was stopped.
-            ValueError: there are no rules of a listener of this name.
+            ValueError: no listener rules have this name.
         """
         return await self._start(Transport.TCP, host, port, listener)
 
     async def start_udp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
-        """The same for datagrams."""
+        """Listen on an address and serve its UDP clients; for arguments and errors see `start_tcp`."""
         return await self._start(Transport.UDP, host, port, listener)
 
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
-        """The same on a socket that somebody else has bound, such as systemd.
+        """Serve on a socket that is already bound, for instance by systemd.
 
         Args:
-            sock: a stream socket that listens, or a datagram socket; the engine's from now on.
-            listener: by whose rules.
+            sock: a stream socket that listens, or a datagram socket; the engine owns it from now on.
+            listener: the name of the listener rules that apply, a key of `EngineSpec.listeners`.
 
         Returns:
-            The address listened on, as ``HOST:PORT``.
+            The address of the socket, as ``HOST:PORT``.
         """
         prepare(sock)
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
@@ -177,33 +177,39 @@ class Refractium:
         return address
 
     def reserve(self, sock: socket.socket) -> None:
-        """Do nothing: one process needs no socket beside the bound one (see `Supervisor.reserve`)."""
+        """Do nothing: one process needs only the bound socket (see `Supervisor.reserve`)."""
 
     async def run_tcp(self, host: str, port: int, listener: str = "") -> None:
-        """Listen and serve until `stop` has been called, or this task is cancelled.
+        """Listen, and serve TCP clients until `stop` has been called or this task is cancelled.
 
         Cancelling cuts connections at once; `stop` lets them finish.
 
         Raises:
-            ListenError: the address cannot be listened on.
+            ListenError: the engine cannot listen on the address.
         """
         await self.start_tcp(host, port, listener)
         await self._run()
 
     async def run_udp(self, host: str, port: int, listener: str = "") -> None:
-        """The same for datagrams."""
+        """Listen, and serve UDP clients until `stop` has been called or this task is cancelled.
+
+        Cancelling cuts sessions at once; `stop` lets them finish.
+
+        Raises:
+            ListenError: the engine cannot listen on the address.
+        """
         await self.start_udp(host, port, listener)
         await self._run()
 
     async def apply(self, spec: EngineSpec) -> None:
-        """Serve by other routes, limits and timeouts from now on.
+        """Change over to other routes, limits and timeouts.
 
-        Open connections and sessions keep the routes and timeouts that they began with. What is known of
-        backends that stay is kept. New backends are resolved and checked first, as at the start. A listener
-        that `spec` does not name goes on by its former rules until it is stopped.
+        Open connections and sessions keep the routes and timeouts with which they began. Backends that stay
+        keep their state. New backends are resolved and checked first, as at the start. A listener that `spec`
+        does not name keeps its former rules until it is stopped.
 
         Raises:
-            ConfigError: nothing has changed.
+            ConfigError: `spec` cannot be used; nothing has changed.
             RuntimeError: the engine was stopped.
         """
         serve = await self.prepare(spec)
@@ -215,11 +221,11 @@ class Refractium:
         Cancelling leaves nothing behind.
 
         Returns:
-            The rest of `apply`, to be called once.
+            The function that does the rest of `apply`. Call it once.
 
         Raises:
-            ConfigError: same as `apply`.
-            RuntimeError: same as `apply`.
+            ConfigError: `spec` cannot be used.
+            RuntimeError: the engine was stopped.
         """
         plan = Plan(spec, successor_of=self._plan, authorities=self._authorities)
         try:
@@ -246,37 +252,41 @@ class Refractium:
         await former.stop()
 
     def reload_failed(self, errors: Sequence[str]) -> None:
-        """Have `status` tell that a new configuration was no good; `apply` tells of those that were."""
+        """Record for `status` that a new configuration was refused; `apply` records accepted configurations.
+
+        Args:
+            errors: the reasons.
+        """
         self._reloads_failed += 1
         self._last_reload = status.Reload(status.now(), ok=False, errors=tuple(errors))
 
     async def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
-        """Give up one of the addresses that `start_tcp` or `start_udp` gave; its connections go on.
+        """Close the listener on an address that `start_tcp` or `start_udp` returned; its connections go on.
 
-        When it returns, the address is free for others.
+        When this method returns, other programs can listen on the address.
 
         Raises:
-            ValueError: it is not listened on.
+            ValueError: the engine does not listen on the address.
         """
         service = self._tcp if Transport(transport) is Transport.TCP else self._udp
         for listener in service.listeners if service is not None else ():
             if join_host_port(*listener.address[:2]) == address:
                 service.stop_listening(listener)  # type: ignore[union-attr, arg-type]
-                await asyncio.sleep(0)  # in which the reactor closes the socket
+                await asyncio.sleep(0)  # the reactor closes the socket meanwhile
                 return
         raise ValueError(f"{transport}://{address} is not listened on")
 
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
-        """Stop accepting, let connections and sessions finish, then cut what is left.
+        """Stop accepting, let connections and sessions finish, then cut those that are still open.
 
-        A UDP session has finished when it has been quiet for a second. A second call while the first waits
-        makes that wait as short as its own.
+        A UDP session has finished when it has been quiet for a second. If `stop` is called again while the
+        first call still waits, the first call waits no longer than the second.
 
         Args:
-            drain_timeout_ms: how long to wait (ms), instead of `Settings.drain_timeout_ms`.
+            drain_timeout_ms: the time to wait (ms), instead of `Settings.drain_timeout_ms`.
 
         Returns:
-            How many connections and sessions were cut.
+            The number of connections and sessions that were cut.
         """
         timeout_ms = self.settings.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
         already_stopping, self._stopping = self._stopping, True
@@ -311,7 +321,7 @@ class Refractium:
     async def _listen(
         self, transport: Transport, sockets: Sequence[socket.socket], listener: str
     ) -> tuple[str, ...]:
-        """Serve on bound sockets; clients that connect before it is prepared wait in their queues."""
+        """Serve on bound sockets; clients wait in the queues of the sockets until the plan is prepared."""
         self._plan.refuse_unknown(listener)
         if self._reactor is None:
             self._reactor = Reactor(asyncio.get_running_loop())
@@ -319,13 +329,13 @@ class Refractium:
         if self._stopping:
             for sock in sockets:
                 sock.close()
-            raise RuntimeError("the engine was stopped meanwhile")
+            raise RuntimeError("the engine was stopped before it could listen: make a new one")
         self._hooks.use(self._plan.hooks)
         service = self._service(transport, self._reactor)
         return tuple(join_host_port(*service.listen(sock, listener).address[:2]) for sock in sockets)
 
     def _service(self, transport: Transport, reactor: Reactor) -> TcpService | UdpService:
-        """The service of a transport, made when it is first needed."""
+        """Return the service of a transport; the first call makes it."""
         what = (
             reactor,
             self._plan.routers[transport],
@@ -354,30 +364,30 @@ class Refractium:
 
     @property
     def counters(self) -> Counters:
-        """What has happened with TCP so far (counts and bytes)."""
+        """The counts and bytes of TCP connections so far."""
         return self._tcp.counters if self._tcp is not None else Counters()
 
     @property
     def udp_counters(self) -> UdpCounters:
-        """What has happened with UDP so far (counts and bytes)."""
+        """The counts and bytes of UDP sessions so far."""
         return self._udp.counters if self._udp is not None else UdpCounters()
 
     @property
     def active(self) -> int:
-        """Connections and UDP sessions open now."""
+        """The number of connections and UDP sessions that are open now."""
         return sum(limits.active for limits in self._limits.values())
 
     @property
     def generation(self) -> int:
-        """How many configurations have been in force: one more with every `apply`."""
+        """The number of configurations that have been in force: one more with every `apply`."""
         return self._generation
 
     async def status(self) -> Status:
-        """Tell everything that is known at this moment."""
+        """Return the status of the engine at this moment."""
         return self.status_now()
 
     def status_now(self) -> Status:
-        """Same as `status`, for callers that run in the loop of the engine and cannot wait."""
+        """Return what `status` returns, for callers that run in the engine's event loop and cannot wait."""
         pools = self._plan.pools
         tcp, udp = self._tcp, self._udp
         return status.Status(

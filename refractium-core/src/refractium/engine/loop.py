@@ -1,4 +1,4 @@
-"""The event loop that a process of ours runs on."""
+"""The event loop on which each process of Refractium runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine on uvloop, or on asyncio's own loop where uvloop could not be installed."""
+    """Run a coroutine on uvloop, or on asyncio's own event loop where uvloop is not installed."""
     new_event_loop: Callable[[], asyncio.AbstractEventLoop]
     try:
         from uvloop import new_event_loop  # noqa: PLC0415 - optional, and slow to import
     except ImportError:
         new_event_loop = asyncio.new_event_loop
-    # What has been loaded stays: no collection of garbage need look at it.
+    # Loaded modules stay for the life of the process, so the garbage collector need not look at them.
     gc.freeze()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main())

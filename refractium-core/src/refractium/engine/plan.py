@@ -1,4 +1,4 @@
-"""A plan: what one configuration comes to, before and while it is served by."""
+"""A plan: one configuration, ready to be served, with its routers and the states of its backends."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """What one configuration comes to: routers, settings, and who keeps the backends' addresses and states.
+    """The parts that one configuration needs: routers, settings, a resolver and health checkers.
 
     Args:
-        spec: what is to be served.
-        successor_of: whose knowledge of backends is taken over.
-        authorities: who decides what is believed of backends; without any they are checked here.
+        spec: the routes, listeners and settings to serve.
+        successor_of: the plan in force, whose states of backends, hooks and fault counts the new plan keeps.
+        authorities: for each transport, the object that decides which backends are up. Without authorities,
+            the plan checks the backends itself.
 
     Attributes:
         settings: limits and timeouts.
-        hooks: the hooks, which whoever serves starts.
+        hooks: the hooks; the engine that serves the plan starts them.
         pools: the routes of each transport, with their backends.
-        routers: for each transport, what each listener does with its clients, by its name.
-        faults: how often each protocol raised instead of answering.
-        prepared: the transports whose backends are watched.
+        routers: for each transport, the router of each listener, by the listener's name.
+        faults: for each transport, the number of times that each protocol raised instead of answering.
+        prepared: the transports whose backends are resolved and checked.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Plan:
             for transport in Transport
         }
         _refuse_bad_rules(spec.listeners, (*spec.tcp, *spec.udp))
-        # They are counted from the start on.
+        # Faults are counted from the start of the engine, over all its configurations.
         self.faults: dict[Transport, Counter[str]] = (
             successor_of.faults
             if successor_of is not None
@@ -97,7 +98,7 @@ class Plan:
 
     @property
     def states(self) -> Iterator[tuple[Transport, BackendState]]:
-        """What is known of every backend."""
+        """The state of every backend, with its transport."""
         for transport, pools in self.pools.items():
             for state in pools.states.values():
                 yield transport, state
@@ -108,13 +109,16 @@ class Plan:
         return self._resolver.names
 
     def refuse_unknown(self, listener: str) -> None:
-        """Raise `ValueError` if there are no rules of a listener of this name."""
+        """Raise `ValueError` if no listener rules have this name."""
         if listener not in self.routers[Transport.TCP]:
-            names = ", ".join(map(repr, self.routers[Transport.TCP]))
-            raise ValueError(f"there is no listener {listener!r}: there are {names}")
+            names = ", ".join(f'"{name}"' for name in self.routers[Transport.TCP])
+            raise ValueError(f'there is no listener "{listener}": the listeners are {names}')
 
     async def prepare(self, transport: Transport) -> None:
-        """Look up names and check backends for the first time; each for a bounded time."""
+        """Look up the backends' names and check the backends of a transport for the first time.
+
+        Lookups and checks each take a bounded time.
+        """
         if not self._is_resolving:
             self._is_resolving = True
             await self._resolver.start(self.settings.connect_timeout_ms)
@@ -123,7 +127,7 @@ class Plan:
         self.prepared.add(transport)
 
     async def stop(self) -> None:
-        """Look nothing up and check nothing any more."""
+        """End the lookups of names and the health checks."""
         for checker in self._checkers.values():
             await checker.stop()
         await self._resolver.stop()
@@ -148,7 +152,7 @@ def _pools(
 def _refuse_bad_rules(listeners: Mapping[str, ListenerRules], routes: Sequence[Route]) -> None:
     labels = {name for route in routes for name in (route.label, route.name)}
     if problems := [
-        Problem(problem.message, where=f"listeners[{name!r}].{problem.where}")
+        Problem(problem.message, where=f'listeners["{name}"].{problem.where}')
         for name, rules in listeners.items()
         for problem in rules.problems(labels)
     ]:

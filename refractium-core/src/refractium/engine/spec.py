@@ -1,4 +1,4 @@
-"""What an engine serves, as one value."""
+"""Routes, listeners and settings of an engine, as one value."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ ONE_LISTENER: Final = {"": ListenerRules()}
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """Everything that an engine serves, and by which rules.
+    """All routes, listeners, settings and hooks of an engine.
 
     Attributes:
         tcp: the routes for connections, in order.
         udp: the routes for datagrams, in order.
-        fallback_tcp: ``HOST:PORT`` (or several) for connections that no route matches. Without a fallback,
-            such connections are closed.
-        fallback_udp: the same for datagrams. Without a fallback, such datagrams are dropped.
+        fallback_tcp: one ``HOST:PORT`` or several, for connections that no route matches. Without a fallback,
+            the engine closes such connections.
+        fallback_udp: one ``HOST:PORT`` or several, for datagrams that no route matches. Without a fallback,
+            the engine drops such datagrams.
         settings: limits and timeouts.
         listeners: the rules of listeners, by the name that `start_tcp`, `start_udp` and `start_on` take. By
             default there is one listener with an empty name, which serves every route to everybody.
-        hooks: packet hooks of every route and of the fallbacks, as `Route` takes them.
+        hooks: packet hooks of every route and of the fallbacks, in the form that `Route` takes.
     """
 
     tcp: Sequence[Route] = ()
@@ -48,5 +49,5 @@ class EngineSpec:
         return self.tcp if transport is Transport.TCP else self.udp
 
     def fallback(self, transport: Transport) -> str | Sequence[str]:
-        """Return the fallback of one transport."""
+        """Return the addresses of the fallback of one transport."""
         return self.fallback_tcp if transport is Transport.TCP else self.fallback_udp
