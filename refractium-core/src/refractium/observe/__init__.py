@@ -1,1 +1,1 @@
-"""What an engine is doing: status, metrics, the control socket and the access log."""
+"""The views of a running engine: status, metrics, the control socket and the access log."""

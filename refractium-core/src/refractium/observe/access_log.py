@@ -20,31 +20,31 @@ log: Final = logging.getLogger("refractium.access")
 
 _UDP: Final = Transport.UDP
 _MAX_KEYS: Final = 16
-"""More than any protocol declares; the keys are a plugin's, which may take them from the wire."""
+"""Metadata keys in a line at the most. No protocol declares as many; a plugin may take keys from the wire."""
 _BETWEEN: Final = 4
-"""Characters that the quotes, comma and space around a name in a list take in JSON."""
+"""Characters that JSON adds to each name in a list: two quotes, a comma and a space."""
 
 
 class AccessLog:
-    """Writes each summary as one line."""
+    """A log that has one line for each summary."""
 
     def is_wanted(self) -> bool:
-        """Whether a line would be written anywhere; its text is made only then."""
+        """Return whether the logger writes lines. If not, the proxy makes no summaries."""
         return log.isEnabledFor(logging.INFO)
 
     def write(self, summary: Summary) -> None:
-        """Write the line. Clients that left without a word are of interest to debuggers only."""
+        """Write the line, at level DEBUG for clients that left before they were identified."""
         level = logging.DEBUG if summary.ended is Ended.CLIENT_LEFT else logging.INFO
         if log.isEnabledFor(level):
             log.log(level, "%s", line_of(summary, summary.metadata), extra={"connection": summary})
 
 
 def line_of(summary: Summary, metadata: Mapping[str, MetadataValue]) -> str:
-    """Return a connection as one line of printable text, without an end.
+    """Return a connection as one line of printable text, without a line end.
 
     Args:
         summary: the connection.
-        metadata: `Summary.metadata`, which is made anew each time.
+        metadata: `Summary.metadata`. The caller passes it, because that property makes a new dict each time.
     """
     told = ""
     for key in ("sni", "host") if metadata else ():
@@ -89,9 +89,9 @@ def _brief_value(value: MetadataValue) -> MetadataValue:
 
 
 def _brief_list(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the first names, as many as one text has room for, and a mark in the place of the others."""
+    """Return as many of the first names as one text has room for, and a mark in place of the others."""
     together = "".join(names)
-    if len(together) + _BETWEEN * len(names) <= ROOM and together.isprintable():  # as nearly always
+    if len(together) + _BETWEEN * len(names) <= ROOM and together.isprintable():  # the usual case
         return names
     room = ROOM
     kept: list[str] = []

@@ -1,4 +1,4 @@
-"""How the status of an engine is gathered from what the engine counts."""
+"""Functions that build the status of an engine from its counters, listeners, routes and hooks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Listening(Protocol):
 
 
 class _Open(Protocol):
-    """A connection or a session."""
+    """A connection or a session that is open."""
 
     @property
     def route(self) -> str: ...
@@ -57,13 +57,13 @@ class _Open(Protocol):
 
 
 def listeners(transport: Transport, those: Iterable[_Listening]) -> Iterator[Listener]:
-    """Those of one transport."""
+    """Yield the status of each listener of one transport."""
     for one in those:
         yield Listener(transport, join_host_port(*one.address[:2]), one.router.labels, one.paused)
 
 
 def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
-    """Those of one transport and its fallback, with their backends as they are now."""
+    """Yield the status of each route of one transport, and of its fallback, with their backends' states."""
     active: Counter[str] = Counter()
     for state in pools.states.values():
         active[str(state.address)] += state.active
@@ -91,7 +91,7 @@ def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
 
 
 def tcp(counters: Counters, connections: Collection[_Open], faults: Mapping[str, int]) -> TcpStatus:
-    """Counts of connections, with those that are open."""
+    """Return the counts of all connections, including open connections."""
     return TcpStatus(
         accepted=counters.accepted,
         refused=dict(counters.refusals),
@@ -107,7 +107,7 @@ def tcp(counters: Counters, connections: Collection[_Open], faults: Mapping[str,
 
 
 def udp(counters: UdpCounters, sessions: Collection[_Open], faults: Mapping[str, int]) -> UdpStatus:
-    """Counts of sessions, with those that are open."""
+    """Return the counts of all sessions, including open sessions."""
     return UdpStatus(
         sessions=counters.sessions,
         refused=dict(counters.refusals),
@@ -122,7 +122,7 @@ def udp(counters: UdpCounters, sessions: Collection[_Open], faults: Mapping[str,
 
 
 def hooks(those: Hooks) -> Iterator[HookStatus]:
-    """Those that run, and those that have been stopped, by name."""
+    """Yield the status of each running hook, then the counts of stopped hooks by name."""
     for one in those.running:
         yield _hook(one.name, "stalled" if one.is_stalled else str(one.state), one.reason, one.counters)
     for name, counters in those.past.items():

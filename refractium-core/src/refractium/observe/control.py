@@ -1,7 +1,7 @@
-"""The control socket: a unix socket on which a running instance tells its status.
+"""The control socket: a unix socket on which a running instance sends its status.
 
-Whoever connects is sent one JSON document (`refractium.observe.status.Status`), and the connection is closed.
-Nothing is read. Only root and the user that the instance runs as are answered.
+The instance sends each client one JSON document (`refractium.observe.status.Status`) and closes the
+connection. It reads nothing. It answers only root and the user that it runs as.
 """
 
 from __future__ import annotations
@@ -33,52 +33,53 @@ _RUN: Final = Path("/run")
 _MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o755
 _CREDENTIALS: Final = struct.Struct("3i")
-"""pid, uid, gid: struct ucred (unix(7), SO_PEERCRED)."""
+"""pid, uid and gid of the peer: struct ucred (unix(7), SO_PEERCRED)."""
 _AT_ONCE: Final = 8
-"""Connections; one more is closed without an answer."""
+"""Connections that are answered at the same time; further connections are closed without an answer."""
 _PATIENCE: Final = 5.0
-"""Seconds that an answer may take to be sent, or to come."""
+"""Seconds that an instance may take to send an answer, and that a client waits for it."""
 _LOOK: Final = 5.0
-"""Seconds between looks at whether the file is still there."""
+"""Seconds between two checks that the file of the socket still exists."""
 _MAX_ANSWER: Final = 256 << 20
-"""Bytes."""
+"""Bytes of an answer after which a client stops reading."""
 
 
 def folders() -> tuple[Path, ...]:
-    """Where control sockets are by default: in the first of them; a client looks into all."""
+    """Return the default folders of control sockets: an instance uses the first, a client looks into all."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return (*([Path(runtime)] if runtime else []), _RUN, *sorted(_RUN.glob("refractium*/")))
 
 
 def folder_for(identity: Identity | None) -> Path:
-    """Return where the control socket is by default.
+    """Return the folder of the control socket, where the configuration names no path.
 
     Args:
-        identity: whom root starts this instance for, or None. Such a user may not write to ``/run``, and has
-            a folder there (`make_folder`), in which it can make and remove sockets.
+        identity: the user for whom root starts this instance, or None. Such a user may not write to ``/run``.
+            So the user has a folder there (`make_folder`), in which it can make and remove sockets.
     """
     return folders()[0] if identity is None or identity.is_current else _RUN / f"refractium-{identity.user}"
 
 
 def make_folder(identity: Identity) -> None:
-    """Make the folder of a user while this process runs as root. A client believes the owner of a folder."""
+    """Make the folder of a user, while this process runs as root. Clients trust the owner of the folder."""
     folder = folder_for(identity)
-    with contextlib.suppress(OSError):  # the socket cannot be made then, of which there is a warning
+    with contextlib.suppress(OSError):  # without the folder, the socket cannot be made: that gives a warning
         folder.mkdir(_FOLDER_MODE, exist_ok=True)
         os.chown(folder, identity.uid, identity.gid)
 
 
 def file_name(port: int) -> str:
-    """What the control socket of the instance that listens on a port is called by default."""
+    """Return the default file name of the control socket of the instance that listens on a port."""
     return f"refractium-{port}.sock"
 
 
 class ControlSocket:
-    """Answers until it is closed.
+    """A socket that answers each client with the status, until it is closed.
 
     Args:
-        path: where; `open` makes it, `close` removes it. Whoever removes it meanwhile has it made again.
-        status: gives the answer.
+        path: the file of the socket; `open` makes it, `close` removes it. If somebody else removes the file
+            before that, it is made again.
+        status: the function that returns the answer.
     """
 
     def __init__(self, path: Path, status: Callable[[], Awaitable[Status]]) -> None:
@@ -90,34 +91,34 @@ class ControlSocket:
         self._keeping: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Make the file and answer from now on. What a dead instance has left there is replaced.
+        """Make the file and answer from now on. The socket file of a dead instance is replaced.
 
         Raises:
-            OSError: it cannot be made, or another instance answers there (EADDRINUSE).
+            OSError: the file cannot be made, or another instance answers at the path (EADDRINUSE).
         """
         await self._listen()
         self._keeping = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
-        """Make the file again where somebody has removed it, such as a cleaner of old files."""
+        """Make the file again if somebody, such as a cleaner of old files, has removed it."""
         while True:
             await asyncio.sleep(_LOOK)
             if self.path.exists():
                 continue
             if self._server is not None:
-                self._server.close()  # before the file is there again, which it may remove (Python 3.13)
+                self._server.close()  # before the file is made again: Python 3.13 may remove the file
                 self._server = None
             try:
                 await self._listen()
             except OSError as error:
-                log.debug("no control socket at %s any more: %s", self.path, error)
+                log.debug("the control socket at %s was removed and cannot be remade: %s", self.path, error)
             else:
-                log.info("the control socket at %s was removed, and is there again", self.path)
+                log.info("the control socket at %s was removed and has been remade", self.path)
 
     async def _listen(self) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            os.fchmod(sock.fileno(), _MODE)  # so that the file has these rights from its first moment on
+            os.fchmod(sock.fileno(), _MODE)  # before `bind`, so that the file never has other rights
             _bind(sock, self.path)
             made = self.path.stat()
             self._made = made.st_dev, made.st_ino
@@ -127,7 +128,7 @@ class ControlSocket:
             raise
 
     async def close(self) -> None:
-        """Answer no more, and remove the file, if it is still the one that was made."""
+        """Answer no more. Remove the file, unless somebody has replaced it."""
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
@@ -149,24 +150,24 @@ class ControlSocket:
         self._answering.add(task)
         try:
             if len(self._answering) <= _AT_ONCE and _is_allowed(writer.get_extra_info("socket")):
-                writer.transport.set_write_buffer_limits(0)  # so that drain waits for the last byte
+                writer.transport.set_write_buffer_limits(0)  # `drain` then waits for the last byte
                 writer.write(msgspec.json.encode(await self._status()))
                 await asyncio.wait_for(writer.drain(), _PATIENCE)
             writer.close()
         except (OSError, TimeoutError):
             pass
         except Exception:
-            log.exception("the control socket cannot tell the status")
+            log.exception("the control socket at %s cannot send the status", self.path)
         finally:
             self._answering.discard(task)
             writer.transport.abort() if not writer.is_closing() else writer.close()
 
 
 def ask(paths: Sequence[Path]) -> bytes:
-    """The status that the first of several control sockets tells that is there, as JSON.
+    """Return the status, as JSON, from the first of several control sockets that answers.
 
     Raises:
-        RefractiumError: nobody answers there, or not us.
+        RefractiumError: no socket answers, or none sends its status to this user.
     """
     reasons = []
     for path in paths:
@@ -183,26 +184,26 @@ def ask(paths: Sequence[Path]) -> bytes:
         except ConnectionRefusedError:
             reasons.append(f"nothing runs at {path} any more")
         except PermissionError:
-            reasons.append(f"{path} is another user's: only that user and root are told")
+            reasons.append(f"{path} belongs to another user: only that user and root get the status")
         except OSError as error:
             reasons.append(f"{path} does not answer: {error.strerror or error}")
         else:
             if answer:
                 return answer
-            reasons.append(f"{path} gives no answer: it may be busy, or another user's")
+            reasons.append(f"{path} gives no answer: it may be busy or belong to another user")
     raise RefractiumError("; ".join(reasons))
 
 
 def decode(answer: bytes) -> Status:
-    """What `ask` was told.
+    """Return the status in an answer that `ask` returned.
 
     Raises:
-        RefractiumError: it is of another version, or not of Refractium.
+        RefractiumError: the answer is from another version, or not from Refractium.
     """
     try:
         return msgspec.json.decode(answer, type=Status)
     except msgspec.DecodeError as error:
-        raise RefractiumError(f"the answer is not understood ({error}): is it of another version?") from error
+        raise RefractiumError(f"cannot read the answer ({error}): is it from another version?") from error
 
 
 def _receive_all(sock: socket.socket) -> bytes:
@@ -223,7 +224,7 @@ def _bind(sock: socket.socket, path: Path) -> None:
 
 
 def _is_stale(path: Path) -> bool:
-    """Whether it is a socket on which nobody listens any more."""
+    """Return whether the path is a socket on which nobody listens any more."""
     if not stat.S_ISSOCK(path.lstat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
@@ -231,14 +232,14 @@ def _is_stale(path: Path) -> bool:
 
 
 def _is_allowed(sock: socket.socket) -> bool:
-    """Return whether a client may be told: it is root's, or of the user that this instance runs as."""
+    """Return whether a client may have the status: it runs as root or as the user of this instance."""
     return _peer_uid(sock) in {0, os.geteuid()}
 
 
 def _is_trusted(sock: socket.socket, path: Path) -> bool:
-    """Return whether to believe whoever answers: us, root, or the only user who may write to the folder.
+    """Return whether to trust an answer: from this user, root, or the only user who may write to the folder.
 
-    In a folder such as /tmp anybody can make a socket of that name first.
+    In a folder such as /tmp, anybody can make a socket of that name first.
     """
     uid = _peer_uid(sock)
     folder = path.parent.stat()
@@ -247,7 +248,7 @@ def _is_trusted(sock: socket.socket, path: Path) -> bool:
 
 
 def _peer_uid(sock: socket.socket) -> int:
-    """Return the user who has connected, or of a connecting socket the user who listens (unix(7))."""
+    """Return the user at the other end: the client of an accepted socket, else the listener (unix(7))."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(raw)
     return int(uid)

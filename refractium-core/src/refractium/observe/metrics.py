@@ -1,7 +1,7 @@
-"""Metrics for Prometheus, read from the status of the engine whenever they are asked for.
+"""Metrics for Prometheus, made from the status of the engine at each scrape.
 
-A thread of their own serves them, so a slow scraper keeps nobody waiting. ``docs/reference/metrics.md`` lists
-them. No label is ever taken from the wire.
+A separate thread serves the metrics, so a slow scraper delays no client. ``docs/reference/metrics.md`` lists
+all metrics. No label ever comes from the wire.
 """
 
 from __future__ import annotations
@@ -53,26 +53,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 _PATIENCE: Final = 5.0
-"""Seconds that a scrape may take in all, and the loop to tell the status; a scrape fails after that."""
+"""Seconds after which a scrape fails, and seconds that the event loop may take to give the status."""
 _MOST: Final = 16
-"""Scrapers served at once. One more takes the place of the oldest: a scrape takes milliseconds."""
+"""Scrapers served at the same time. A further scraper replaces the oldest: a scrape takes milliseconds."""
 _PAUSE: Final = 0.1
 """Seconds until the next accept, after the process has run out of descriptors."""
 _PATH: Final = "/metrics"
 
 
 class Exporter:
-    """Serves metrics over HTTP at one address until it is closed.
+    """An HTTP server that serves metrics at one address until it is closed.
 
     Args:
         host: the address, without brackets.
-        port: 0 takes a free one.
-        status: gives the status; it is called in the loop that `open` runs in.
-        hosts: names by which scrapers call this machine, beside addresses, its host name, ``localhost``.
+        port: the port; 0 takes any free port.
+        status: the function that returns the status. It runs in the event loop that `open` runs in.
+        hosts: names by which scrapers may call this machine, beside its addresses, its host name and
+            ``localhost``.
 
     Attributes:
-        address: what is listened on, ``HOST:PORT``.
-        hosts: names that scrapers may use; a reload may change them.
+        address: the address of the server, ``HOST:PORT``.
+        hosts: names by which scrapers may call this machine; a reload may change them.
     """
 
     def __init__(
@@ -88,10 +89,10 @@ class Exporter:
         """Listen and serve.
 
         Args:
-            timeout: how long a name server may take (s); by default as long as resolv.conf(5) says.
+            timeout: the time that a name server may take (s); by default the time in resolv.conf(5).
 
         Raises:
-            ListenError: the address cannot be listened on.
+            ListenError: the server cannot listen on the address.
         """
         registry = CollectorRegistry()
         registry.register(_FromStatus(self._status, asyncio.get_running_loop()))
@@ -110,9 +111,10 @@ class Exporter:
         await asyncio.to_thread(self._end)
 
     def _only_metrics(self, metrics: WSGIApplication) -> WSGIApplication:
-        """Return an application that answers for one path, to requests that name this machine as their host.
+        """Return an application that answers on one path, and only if the Host header names this machine.
 
-        The page of a site whose name has come to mean this address (DNS rebinding) names that site instead.
+        This stops DNS rebinding: a web page whose host name was changed to resolve to this address sends its
+        own host name.
         """
 
         def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -143,30 +145,30 @@ class _Handler(WSGIRequestHandler):
     timeout = _PATIENCE
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: scrapes come every few seconds."""
+        """Log nothing, because scrapes come every few seconds."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each scraper, so that one that is slow keeps no other waiting."""
+    """A server with a thread for each scraper, so that a slow scraper delays no other."""
 
     daemon_threads = True
     block_on_close = False
 
     def __init__(self, found: SocketAddress, port: int) -> None:
         self._open: dict[socket.socket, float] = {}
-        """Scrapers, and when each has come, in that order."""
+        """Scrapers by the time at which each connected (s, monotonic clock), the oldest first."""
         self._lock = threading.Lock()
         self.address_family, address = found
         super().__init__((str(address[0]), port), _Handler)
 
     def server_bind(self) -> None:
-        """As WSGIServer does it, but without looking up what the address is called."""
+        """Bind like `WSGIServer.server_bind`, but without a lookup of the host name of the address."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept; where there are no descriptors, after a pause: the next attempt would fail at once."""
+        """Accept a scraper. Pause if no descriptors are left: the next attempt would fail at once."""
         try:
             return super().get_request()
         except OSError:
@@ -174,7 +176,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a scraper in a thread of its own, in the place of the oldest if there are too many."""
+        """Serve a scraper in a thread of its own. If there are too many, cut off the oldest first."""
         with self._lock:
             if len(self._open) >= _MOST:
                 self._cut_off(next(iter(self._open)))
@@ -187,21 +189,23 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Twice a second: cut off who has not been served in time."""
+        """Cut off scrapers that have taken too long; the server calls this twice a second."""
         due = time.monotonic() - _PATIENCE
         with self._lock:
             for request in [one for one, begun in self._open.items() if begun <= due]:
                 self._cut_off(request)
 
     def _cut_off(self, request: socket.socket) -> None:
-        """Have the thread of a scraper meet an end, and close the socket itself."""
+        """Shut down the connection of a scraper, so that its thread ends and closes the socket."""
         del self._open[request]
         with suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
 
-    def handle_error(self, _request: object, client_address: object) -> None:
-        """A scraper that goes away or says nothing is its own problem."""
-        log.debug("metrics for %s failed: %r", client_address, sys.exception())
+    def handle_error(self, _request: object, client_address: Any) -> None:
+        """Log a failed scrape for debugging only: scrapers may leave or stay silent."""
+        error = sys.exception()
+        scraper = join_host_port(*client_address[:2])
+        log.debug("scrape of metrics by %s failed: %s: %s", scraper, type(error).__name__, error)
 
 
 class _FromStatus(Collector):
@@ -213,7 +217,7 @@ class _FromStatus(Collector):
         return families(self._ask())
 
     def _ask(self) -> Status:
-        """The status, as the loop's thread sees it: between two events, where all counts fit together."""
+        """Return the status as of a moment between two events of the event loop, when all counts agree."""
 
         async def tell() -> Status:
             return await self._status()
@@ -227,17 +231,19 @@ def _refuse(start_response: StartResponse, status: str, text: str) -> Iterable[b
 
 
 def families(status: Status) -> Iterator[Metric]:
-    """All metrics of a status."""
-    build = InfoMetricFamily("refractium_build", "The program.")
+    """Yield all metrics of a status."""
+    build = InfoMetricFamily("refractium_build", "The version of the program.")
     build.add_metric([], {"version": status.version})
     yield build
     yield GaugeMetricFamily(
-        "refractium_start_time_seconds", "When it was started.", status.started.timestamp()
+        "refractium_start_time_seconds", "The time of the start.", status.started.timestamp()
     )
     yield GaugeMetricFamily(
-        "refractium_config_generation", "How many configurations have been in force.", status.generation
+        "refractium_config_generation",
+        "The number of configurations that have been in force.",
+        status.generation,
     )
-    reloads = CounterMetricFamily("refractium_reloads", "Reloads by result.", labels=["result"])
+    reloads = CounterMetricFamily("refractium_reloads", "Reloads, by their result.", labels=["result"])
     reloads.add_metric(["ok"], status.generation - 1)
     reloads.add_metric(["failed"], status.reloads_failed)
     yield reloads
@@ -263,7 +269,7 @@ def _traffic(status: Status) -> Iterator[Metric]:
     yield accepted
     refusals = CounterMetricFamily(
         "refractium_refusals",
-        "Clients not served because of a limit, a rule or a loop.",
+        "Clients kept out by a limit or a rule, and targets not dialled because of a loop.",
         labels=["transport", "reason"],
     )
     for whose, refused in ((Transport.TCP, status.tcp.refused), (Transport.UDP, status.udp.refused)):
@@ -279,7 +285,9 @@ def _traffic(status: Status) -> Iterator[Metric]:
         "refractium_connections_active", "Connections and UDP sessions open now.", labels=by_route
     )
     moved = CounterMetricFamily(
-        "refractium_bytes", "Bytes passed on, up to the backend or down.", labels=[*by_route, "direction"]
+        "refractium_bytes",
+        "Bytes passed on, up to backends and down to clients.",
+        labels=[*by_route, "direction"],
     )
     for transport, routes in (("tcp", status.tcp.routes), ("udp", status.udp.routes)):
         for route in routes:
@@ -293,7 +301,7 @@ def _traffic(status: Status) -> Iterator[Metric]:
 
 def _identification(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
     outcomes = CounterMetricFamily(
-        "refractium_identifications", "How identifications came out.", labels=["transport", "result"]
+        "refractium_identifications", "Identifications, by their result.", labels=["transport", "result"]
     )
     for transport, found in (("tcp", tcp.outcomes), ("udp", udp.outcomes)):
         for outcome, count in found.items():
@@ -302,7 +310,7 @@ def _identification(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
     buckets = [(str(bound), float(count)) for bound, count in tcp.identification_buckets]
     yield HistogramMetricFamily(
         "refractium_identification_seconds",
-        "Time from accept until it was decided where a connection goes.",
+        "The time from accept to the result of identification.",
         buckets=[*buckets, ("+Inf", sum(tcp.outcomes.values()))],
         sum_value=tcp.identification_seconds,
     )
@@ -311,7 +319,7 @@ def _identification(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
 def _faults(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
     faults = CounterMetricFamily(
         "refractium_identification_faults",
-        "How often a protocol raised instead of answering.",
+        "Exceptions of a protocol that raised instead of answering.",
         labels=["transport", "protocol"],
     )
     for transport, found in (("tcp", tcp.faults), ("udp", udp.faults)):
@@ -326,18 +334,22 @@ def _datagrams(udp: UdpStatus) -> Iterator[Metric]:
 
 
 def _hooks(hooks: tuple[HookStatus, ...]) -> Iterator[Metric]:
-    """One sample for each name; what it was told with whichever settings is added up."""
+    """Yield metrics with one sample for each hook name: the sum over all settings of the hook."""
     packets = CounterMetricFamily(
         "refractium_hook_packets",
-        "Packets of sessions that have hooks, by what became of them.",
+        "Packets of sessions that have hooks, by their result: seen, delivered or dropped.",
         labels=["hook", "direction", "result"],
     )
     moved = CounterMetricFamily(
-        "refractium_hook_bytes", "Their bytes.", labels=["hook", "direction", "result"]
+        "refractium_hook_bytes",
+        "Bytes of packets of sessions that have hooks, by their result.",
+        labels=["hook", "direction", "result"],
     )
-    failures = CounterMetricFamily("refractium_hook_failures", "Exceptions of hooks.", labels=["hook"])
+    failures = CounterMetricFamily(
+        "refractium_hook_failures", "Exceptions that a hook has raised.", labels=["hook"]
+    )
     detached = GaugeMetricFamily(
-        "refractium_hook_detached", "Whether a hook is told nothing more.", labels=["hook"]
+        "refractium_hook_detached", "Whether a hook is detached and gets no more events.", labels=["hook"]
     )
     stalled = GaugeMetricFamily(
         "refractium_hook_stalled",
@@ -359,14 +371,19 @@ def _hooks(hooks: tuple[HookStatus, ...]) -> Iterator[Metric]:
 
 
 def _backends(routes: tuple[RouteStatus, ...]) -> Iterator[Metric]:
-    """One sample for each address; where routes differ about one, since they check unlike, it is down."""
+    """Yield metrics with one sample for each backend address.
+
+    Routes with different health checks may disagree about an address. It then counts as down.
+    """
     labels = ["transport", "backend"]
-    up = GaugeMetricFamily("refractium_backend_up", "Whether clients are sent there.", labels=labels)
+    up = GaugeMetricFamily("refractium_backend_up", "Whether the backend gets clients.", labels=labels)
     active = GaugeMetricFamily(
-        "refractium_backend_active", "Connections and UDP sessions that it has now.", labels=labels
+        "refractium_backend_active", "Connections and UDP sessions that the backend has now.", labels=labels
     )
     since = GaugeMetricFamily(
-        "refractium_backend_state_change_timestamp_seconds", "When it went up or down.", labels=labels
+        "refractium_backend_state_change_timestamp_seconds",
+        "The time when the backend went up or down.",
+        labels=labels,
     )
     found = {}
     for route in routes:
@@ -382,12 +399,14 @@ def _backends(routes: tuple[RouteStatus, ...]) -> Iterator[Metric]:
 
 
 def _workers(workers: tuple[WorkerStatus, ...]) -> Iterator[Metric]:
-    up = GaugeMetricFamily("refractium_worker_up", "Whether there is the process.", labels=["worker"])
+    up = GaugeMetricFamily(
+        "refractium_worker_up", "Whether the process of the worker exists.", labels=["worker"]
+    )
     active = GaugeMetricFamily(
-        "refractium_worker_active", "Connections and UDP sessions that it has now.", labels=["worker"]
+        "refractium_worker_active", "Connections and UDP sessions that the worker has now.", labels=["worker"]
     )
     restarts = CounterMetricFamily(
-        "refractium_worker_restarts", "How often it was replaced.", labels=["worker"]
+        "refractium_worker_restarts", "How often the worker was replaced.", labels=["worker"]
     )
     for one in workers:
         label = [str(one.number)]

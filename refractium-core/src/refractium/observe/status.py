@@ -1,4 +1,4 @@
-"""What an engine is doing, as data: for ``refractium status``, for metrics, for programs that embed it."""
+"""The status of an engine as data, for ``refractium status``, for metrics and for programs that embed it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from refractium.contract import Transport
 
 
 class Reload(Struct, frozen=True):
-    """How a reload went.
+    """The result of a reload.
 
     Attributes:
-        at: when it was over.
-        ok: whether another configuration is in force since then.
-        errors: why not.
+        at: the time at which the reload ended.
+        ok: whether the new configuration has been in force since then.
+        errors: the reasons for a refusal; empty if the reload succeeded.
     """
 
     at: datetime
@@ -25,13 +25,13 @@ class Reload(Struct, frozen=True):
 
 
 class Listener(Struct, frozen=True):
-    """What is listened on.
+    """A listener.
 
     Attributes:
-        transport: whose clients it takes.
-        address: ``HOST:PORT``.
+        transport: the transport of its clients.
+        address: its address, ``HOST:PORT``.
         routes: the labels of the routes that it serves, beside the fallback.
-        paused: why nobody is let in at this moment; empty while clients are.
+        paused: the reason for which it accepts no clients at this moment; empty while it accepts clients.
     """
 
     transport: Transport
@@ -44,13 +44,13 @@ class BackendStatus(Struct, frozen=True):
     """One backend of one route.
 
     Attributes:
-        address: as configured.
-        state: ``up``, ``down`` or ``unknown``: nobody has asked yet, and it counts as up.
-        since: when that began.
-        reason: why it is down; empty while it is not.
-        active: connections and sessions that the address has now, by whichever route of this transport.
-        weight: its share compared with the route's others.
-        backup: whether it is used only when none of the others is up.
+        address: the address as configured.
+        state: ``up``, ``down`` or ``unknown``. An unknown backend was not asked yet and counts as up.
+        since: the time at which the state began.
+        reason: the reason for which the backend is down; empty while it is not down.
+        active: connections and sessions that the address has now, by all routes of this transport.
+        weight: the share of clients, compared with the other backends of the route.
+        backup: whether the route uses the backend only when no other backend is up.
     """
 
     address: str
@@ -66,11 +66,11 @@ class RouteStatus(Struct, frozen=True):
     """A route, or the fallback.
 
     Attributes:
-        name: its id, if it has one, else its protocol's name; or ``fallback``.
-        transport: whose clients it is for.
-        conditions: the names that it asks for, by key (sni, alpn, host).
-        backends: where its clients go.
-        action: what becomes of them instead: ``reject`` or ``reset``.
+        name: the id of the route, if it has an id, else the name of its protocol; or ``fallback``.
+        transport: the transport of its clients.
+        conditions: the names that the route asks for, by key (sni, alpn, host).
+        backends: the backends to which its clients go.
+        action: ``reject`` or ``reset``, if the route ends its clients instead of joining them to a backend.
     """
 
     name: str
@@ -81,14 +81,15 @@ class RouteStatus(Struct, frozen=True):
 
 
 class RouteTraffic(Struct, frozen=True):
-    """What went by all routes of one name since the start, open connections included.
+    """The traffic of all routes of one name since the start, including open connections.
 
     Attributes:
-        name: as of the route; ``-`` for connections without one.
+        name: the name of the routes; ``-`` for connections without a route.
         active: connections or sessions that are open now.
-        ended: those that are not, by how they ended (`refractium.proxy.outcome.Ended`, by name).
-        bytes_up: client to backend.
-        bytes_down: backend to client.
+        ended: counts of connections or sessions that have ended, by the name of the reason
+            (`refractium.proxy.outcome.Ended`).
+        bytes_up: bytes from client to backend.
+        bytes_down: bytes from backend to client.
     """
 
     name: str
@@ -102,16 +103,18 @@ class TcpStatus(Struct, frozen=True):
     """Connections since the start: ``accepted == sum(refused) + finished + active``.
 
     Attributes:
-        accepted: all of them.
-        refused: closed at accept, by the limit that was reached, or ``denied`` by access rules.
-        finished: ended, in whichever way.
-        active: open now.
-        loops: targets not connected to because they are this proxy's own listener.
-        outcomes: how identifications came out (`refractium.proxy.counters.Outcome`).
-        identification_seconds: the time they took in all, from accept.
-        identification_buckets: pairs of an upper bound (s) and how many took no longer.
-        faults: how often each protocol raised instead of answering.
-        routes: what went where.
+        accepted: connections that were accepted.
+        refused: connections that were closed at accept, by the limit that was reached, or ``denied`` by
+            access rules.
+        finished: connections that have ended, for any reason.
+        active: connections that are open now.
+        loops: targets to which the proxy did not connect, because they are its own listeners.
+        outcomes: counts of identifications, by result (`refractium.proxy.counters.Outcome`).
+        identification_seconds: the sum of the times from accept to the result of identification.
+        identification_buckets: pairs of an upper bound (s) and the number of identifications that took no
+            longer.
+        faults: counts of exceptions, by the protocol that raised them instead of answering.
+        routes: the traffic by route.
     """
 
     accepted: int
@@ -130,16 +133,16 @@ class UdpStatus(Struct, frozen=True):
     """Sessions and datagrams since the start: ``sessions == finished + active``.
 
     Attributes:
-        sessions: all of them.
+        sessions: sessions that have begun.
         refused: datagrams that would have begun a session, by the limit that was reached, or ``denied`` by
             access rules, or ``rejected`` by their route.
-        finished: ended, in whichever way.
-        active: open now.
-        outcomes: how identifications came out (`refractium.proxy.counters.Outcome`).
+        finished: sessions that have ended, for any reason.
+        active: sessions that are open now.
+        outcomes: counts of identifications, by result (`refractium.proxy.counters.Outcome`).
         unrouted: datagrams without a route.
         dropped: datagrams that were not passed on.
-        faults: how often each protocol raised instead of answering.
-        routes: what went where.
+        faults: counts of exceptions, by the protocol that raised them instead of answering.
+        routes: the traffic by route.
     """
 
     sessions: int
@@ -154,15 +157,15 @@ class UdpStatus(Struct, frozen=True):
 
 
 class HookTally(Struct, frozen=True):
-    """What one hook has been told of one direction: ``seen == delivered + dropped + queued``.
+    """The packets of one hook in one direction: ``seen == delivered + dropped + queued``.
 
     Attributes:
         seen: packets that have passed.
-        seen_bytes: their bytes.
+        seen_bytes: bytes of the packets that have passed.
         delivered: packets handed to the hook.
-        delivered_bytes: their bytes.
-        dropped: packets that it was not told of.
-        dropped_bytes: their bytes.
+        delivered_bytes: bytes of the packets handed to the hook.
+        dropped: packets that the hook did not get.
+        dropped_bytes: bytes of the packets that the hook did not get.
     """
 
     seen: int
@@ -174,16 +177,16 @@ class HookTally(Struct, frozen=True):
 
 
 class HookStatus(Struct, frozen=True):
-    """A packet hook. One that is used with different settings is there once for each.
+    """A packet hook with its settings. A hook used with different settings has one status for each of them.
 
     Attributes:
-        name: of the hook.
-        state: ``running``, ``stalled`` (it takes none of the packets that wait for it), ``detached`` (it has
-            failed too often) or ``stopped`` (no configuration uses it).
-        reason: why it is detached.
-        failures: exceptions that it has raised.
-        inbound: client to backend.
-        outbound: backend to client.
+        name: the name of the hook.
+        state: ``running``, ``stalled`` (the hook takes none of the packets that wait for it), ``detached``
+            (the hook has failed too often) or ``stopped`` (no configuration uses the hook).
+        reason: the reason for which the hook is detached.
+        failures: exceptions that the hook has raised.
+        inbound: packets from client to backend.
+        outbound: packets from backend to client.
     """
 
     name: str
@@ -198,11 +201,11 @@ class WorkerStatus(Struct, frozen=True):
     """One of several worker processes.
 
     Attributes:
-        number: from 1.
-        pid: of the process; None while it is being replaced.
-        since: when that was started.
-        restarts: how often it was replaced.
-        active: connections and sessions that it has now.
+        number: the number of the worker, from 1.
+        pid: the id of the process; None while the worker is being replaced.
+        since: the time at which the process was started; None while the worker is being replaced.
+        restarts: how often the worker was replaced.
+        active: connections and sessions that the worker has now.
     """
 
     number: int
@@ -213,21 +216,21 @@ class WorkerStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """All of it at one moment.
+    """The status of an engine at one moment.
 
     Attributes:
-        version: of the program.
-        started: when the engine was made.
-        at: now.
-        generation: how many configurations have been in force.
-        reloads_failed: how many were refused.
-        last_reload: the last of both, if there was one.
-        listeners: what is listened on.
-        routes: where clients go, as configured.
+        version: the version of the program.
+        started: the time at which the engine was made.
+        at: the moment that the status describes.
+        generation: the number of configurations that have been in force.
+        reloads_failed: the number of configurations that were refused.
+        last_reload: the last reload, whether it succeeded or not; None if there was no reload.
+        listeners: the listeners that are open.
+        routes: the routes and fallbacks as configured, with the states of their backends.
         tcp: counts of connections.
         udp: counts of sessions.
-        hooks: what packet hooks have been told.
-        workers: the processes that serve, if there are several.
+        hooks: packet hooks, with counts of their packets.
+        workers: the worker processes, if there are several.
     """
 
     version: str
@@ -245,10 +248,10 @@ class Status(Struct, frozen=True):
 
 
 def now() -> datetime:
-    """The time of day, in UTC."""
+    """Return the current time, in UTC."""
     return moment(time.time())
 
 
 def moment(seconds: float) -> datetime:
-    """A time since the epoch (s)."""
+    """Return the time that is this many seconds after the epoch, in UTC."""
     return datetime.fromtimestamp(seconds, UTC)
