@@ -1,8 +1,9 @@
-"""Several processes that serve the same on the same addresses.
+"""Several worker processes that serve the same routes on the same addresses.
 
-A `Supervisor` listens, starts the workers, hands each its own sockets, watches and replaces them, and checks
-the backends for all. Each worker is a process with an engine of its own (`worker`). They talk over a socket
-(`channel`, `messages`), and count connections in memory that they share (`limits`).
+A `Supervisor` listens, starts the workers, gives each worker its own sockets, watches and replaces the
+workers, and checks the backends for all of them. Each worker is a process with its own engine (`worker`).
+Supervisor and workers exchange messages over a socket (`channel`, `messages`). The workers count connections
+in memory that they share (`shared_limits`).
 """
 
 from refractium.workers.supervisor import Supervisor

@@ -1,4 +1,4 @@
-"""A socket over which two processes send each other messages, and descriptors along with them."""
+"""A channel: a socket over which two processes exchange messages, and descriptors along with them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _LENGTH: Final = struct.Struct("!I")
 _CHUNK: Final = 262_144
 _FDS_AT_ONCE: Final = 64
 _MOMENTARY: Final = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
-"""Errors of a send that may succeed a moment later."""
+"""Errors after which the same send may succeed a moment later."""
 _RETRY: Final = 0.1
-"""Seconds until then."""
+"""Seconds from such an error to the next attempt to send."""
 
 
 class Channel(Generic[Incoming]):
-    """One end. Messages arrive in the order in which they were sent, and so do descriptors.
+    """One end of a channel. Messages arrive in the order in which they were sent, and so do descriptors.
 
     Args:
-        sock: a connected unix stream socket; the channel's to close.
-        incoming: the type of what the other end sends.
-        received: called with each message.
-        ended: called once, when the other end is gone.
+        sock: a connected unix stream socket; the channel owns and closes it.
+        incoming: the type of the messages that the other end sends.
+        received: the function that is called with each message.
+        ended: the function that is called once, when the other end is gone.
 
     Attributes:
-        fds: descriptors that have come and were not taken yet, the oldest first.
+        fds: descriptors that have arrived and were not taken yet, the oldest first.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Channel(Generic[Incoming]):
         self._loop.add_reader(sock, self._read)
 
     def send(self, message: msgspec.Struct, sock: socket.socket | None = None) -> None:
-        """Send a message, as soon as the other end takes it; to one that is gone, nothing is sent.
+        """Send a message as soon as the other end takes it. Send nothing if the other end is gone.
 
         Args:
-            message: one of those that the other end knows.
-            sock: what goes along with it; it stays the caller's.
+            message: a message of a type that the other end knows.
+            sock: a socket whose descriptor goes along with the message; the caller still owns the socket.
 
         Raises:
             OSError: there is no descriptor for a copy of `sock`; nothing is sent.
@@ -77,7 +77,7 @@ class Channel(Generic[Incoming]):
             self._write()
 
     def close(self) -> None:
-        """Send and receive no more."""
+        """Close the socket and all descriptors that were not taken or not sent."""
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock)
@@ -102,7 +102,7 @@ class Channel(Generic[Incoming]):
                     self._loop.remove_writer(self._sock)
                     self._loop.call_later(_RETRY, self._write)
                     return
-                # A message is lost, and so are those that rely on it: both ends are to see the end.
+                # A message is lost, on which later messages may rely. So both ends must see the channel end.
                 self._drop_output()
                 with suppress(OSError):
                     self._sock.shutdown(socket.SHUT_RDWR)

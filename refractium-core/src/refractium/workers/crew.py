@@ -25,33 +25,33 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 _BEAT: Final = 1.0
-"""Seconds from one question whether a worker is well to the next."""
+"""Seconds from one heartbeat of a worker to the next."""
 _MISSED_BEATS: Final = 8
-"""So many answers that do not come, and the worker is replaced."""
+"""Missed heartbeats after which the supervisor replaces a worker that serves."""
 _START_BEATS: Final = 60
-"""Missed beats after which the supervisor replaces a worker that does not serve yet: imports take seconds."""
+"""Missed heartbeats after which the supervisor replaces a worker that still starts: imports take seconds."""
 _FIRST_PAUSE: Final = 0.1
-"""Seconds from a worker's end to its replacement, if it has not lived for long; each time, twice as long."""
+"""Seconds from the early end of a worker to its replacement. Each further early end doubles the pause."""
 _LONGEST_PAUSE: Final = 5.0
 _LONG: Final = 10.0
-"""Seconds after which a worker that ends has not failed at its start: it is replaced at once."""
+"""Seconds of life after which the end of a worker is not early: the supervisor replaces it at once."""
 _TRIES: Final = 3
-"""So often a worker may end before it serves for the first time; then none is started any more."""
+"""Ends of a worker that has never served, after which the supervisor gives up."""
 _GRACE: Final = 5.0
-"""Seconds that a worker may take to say that it has stopped, after its drain timeout."""
+"""Seconds after the drain timeout in which a worker must answer that it has stopped."""
 
 
 class Crew:
-    """Keeps a number of workers alive, and replaces each that ends or answers no more.
+    """A fixed number of workers. The crew replaces each worker that ends or stops answering.
 
     Args:
         count: the number of workers.
-        tables: the shared limits, of which each worker has cells of its own.
-        have_serve: configures a new worker; returns whether the worker serves from then on.
-        client_met: takes what a client of a worker met with at a backend.
+        tables: the tables of the shared limits; each worker has its own cells in each table.
+        have_serve: the function that configures a new worker and returns whether the worker serves now.
+        client_met: the function that takes a worker's report that a client reached a backend or could not.
 
     Attributes:
-        is_stopping: no worker is replaced any more.
+        is_stopping: whether the crew is stopping and replaces no worker any more.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Crew:
         self._failure: RefractiumError | None = None
 
     def __iter__(self) -> Iterator[WorkerProcess]:
-        """The workers that live, whether they serve already or not."""
+        """Iterate over the workers that are alive, including workers that do not serve yet."""
         return iter(list(self._workers.values()))
 
     @property
@@ -107,7 +107,8 @@ class Crew:
         """Ask every worker for its status; return the latest status of each.
 
         Args:
-            seconds: after this time a worker's status is the one that it told last.
+            seconds: the time to wait for answers (s). For a worker that has not answered by then, its
+                previous status counts.
         """
         asked = [asyncio.create_task(worker.ask()) for worker in self]
         if asked:
@@ -117,7 +118,7 @@ class Crew:
         return [worker.status for worker in self if worker.status is not None]
 
     def counts(self, told: list[status.Status]) -> Counts:
-        """Return the sums over what workers have told, with the workers that have ended."""
+        """Return the sums over these statuses and over the workers that have ended."""
         return total([*told, self._past])
 
     def status(self) -> tuple[status.WorkerStatus, ...]:
@@ -128,7 +129,7 @@ class Crew:
         )
 
     async def drain(self, timeout_ms: int) -> int:
-        """Have all workers stop; return the number of connections that they cut.
+        """Stop all workers; return the number of connections that they cut.
 
         Args:
             timeout_ms: the time (ms) that open connections have to finish.
@@ -148,7 +149,7 @@ class Crew:
         await asyncio.gather(*map(self._end, self))
 
     async def _keep(self, number: int) -> None:
-        """Have one worker, always; ends only by cancelling, or when it cannot be started at all."""
+        """Start one worker, again after each end, until the crew stops or the worker never starts."""
         pause = _FIRST_PAUSE
         tries_left = _TRIES
         while True:
@@ -157,7 +158,7 @@ class Crew:
                 worker = WorkerProcess(number, self._tables, self._client_met)
             except OSError as error:
                 how = error.strerror or str(error)
-                log.error("worker %d: %s", number, how)  # noqa: TRY400 - of the machine
+                log.error("worker %d cannot be started: %s", number, how)  # noqa: TRY400 - the machine's fault
             else:
                 self._workers[number] = worker
                 how = await self._watch(worker)
@@ -177,7 +178,7 @@ class Crew:
             self._restarts[number] += 1
 
     async def _watch(self, worker: WorkerProcess) -> str:
-        """Have a worker serve until it ends; returns why it did."""
+        """Have a worker serve until it ends; return the reason for its end."""
         configuring = asyncio.create_task(self._begin(worker))
         while not worker.ended.is_set():
             with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""What a supervisor and its workers tell each other."""
+"""The messages that a supervisor and its workers exchange."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from refractium.contract import Transport
 from refractium.observe.status import Status
 
 StateKey: TypeAlias = tuple[str, ...]
-"""`refractium.routing.BackendState.key`."""
+"""The key of a backend's state: `refractium.backends.state.BackendState.key`."""
 
 
 class Belief(Struct, frozen=True):
-    """What is believed of one backend.
+    """The state of one backend, as the supervisor has decided it.
 
     Attributes:
-        transport: how clients reach it.
-        key: which one it is.
+        transport: the transport of the backend's clients.
+        key: the key of the backend's state.
         status: ``up``, ``down`` or ``unknown``.
-        since: when that began (s since the epoch).
-        reason: why it is down.
+        since: the time at which the status began (s since the epoch).
+        reason: the reason for which the backend is down.
     """
 
     transport: Transport
@@ -32,13 +32,14 @@ class Belief(Struct, frozen=True):
 
 
 class KnownName(Struct, frozen=True):
-    """What the supervisor knows of the host name of a backend: see `refractium.sockets.names.Name`.
+    """A backend's host name, with the addresses that the supervisor knows (`refractium.sockets.names.Name`).
 
     Attributes:
-        host: the name.
-        found: its addresses, each with the number of its family.
-        asked: when it was asked for first (s, monotonic clock, which all processes of a machine share).
-        looked_up: when its last lookup ended (the same).
+        host: the host name.
+        found: the addresses of the host, each with the number of its address family.
+        asked: the time at which the name was first asked for (s, monotonic clock, which all processes of a
+            machine share).
+        looked_up: the time at which the last lookup ended (s, monotonic clock).
     """
 
     host: str
@@ -47,18 +48,18 @@ class KnownName(Struct, frozen=True):
     looked_up: float
 
 
-# What a worker is told
+# Messages from the supervisor to a worker
 
 
 class Configure(Struct, frozen=True, tag=True):
-    """Serve by this from now on. Answered by `Done`.
+    """An order to serve by another configuration from now on. The worker answers with `Done`.
 
     Attributes:
-        number: of the call.
-        path: where modules are found.
-        begin: what is called once in a process, pickled.
-        build: what gives the arguments of an engine, pickled.
-        beliefs: what is believed of the backends.
+        number: the number of the call.
+        path: the folders in which Python finds modules (`sys.path`).
+        begin: the pickled function that is called once in a process.
+        build: the pickled function that returns the spec of the engine.
+        beliefs: the states of all backends.
     """
 
     number: int
@@ -69,11 +70,11 @@ class Configure(Struct, frozen=True, tag=True):
 
 
 class Listen(Struct, frozen=True, tag=True):
-    """Serve on the socket that comes along. Answered by `Done`.
+    """An order to serve on the socket that comes along. The worker answers with `Done`.
 
     Attributes:
-        number: of the call.
-        listener: by whose rules.
+        number: the number of the call.
+        listener: the name of the listener rules that apply.
     """
 
     number: int
@@ -81,12 +82,12 @@ class Listen(Struct, frozen=True, tag=True):
 
 
 class StopListening(Struct, frozen=True, tag=True):
-    """Give up an address. Answered by `Done`, when its socket is closed.
+    """An order to close a listener. The worker answers with `Done` when the socket is closed.
 
     Attributes:
-        number: of the call.
-        transport: of the listener.
-        address: of the listener, ``HOST:PORT``.
+        number: the number of the call.
+        transport: the transport of the listener.
+        address: the address of the listener, ``HOST:PORT``.
     """
 
     number: int
@@ -95,25 +96,25 @@ class StopListening(Struct, frozen=True, tag=True):
 
 
 class Believe(Struct, frozen=True, tag=True):
-    """Something about a backend has changed."""
+    """A change of one backend's state."""
 
     belief: Belief
 
 
 class Know(Struct, frozen=True, tag=True):
-    """What is known of the host names of all backends."""
+    """The known addresses of the host names of all backends."""
 
     names: list[KnownName]
 
 
 class Ask(Struct, frozen=True, tag=True):
-    """Tell the status; answered by `Told`. It is asked again and again, to see whether the worker is well."""
+    """A request for the status, and a heartbeat. The worker answers with `Told`."""
 
     number: int
 
 
 class Stop(Struct, frozen=True, tag=True):
-    """Stop as an engine does. Answered by `Done`, at the end."""
+    """An order to stop the engine (`Refractium.stop`). The worker answers with `Done` at the end."""
 
     number: int
     drain_timeout_ms: int | None
@@ -122,16 +123,16 @@ class Stop(Struct, frozen=True, tag=True):
 Order: TypeAlias = Configure | Listen | StopListening | Believe | Know | Ask | Stop
 
 
-# What a worker tells
+# Messages from a worker to the supervisor
 
 
 class Done(Struct, frozen=True, tag=True):
-    """An order has been carried out, or could not be.
+    """The answer that an order has been carried out or has failed.
 
     Attributes:
-        number: of the call.
-        error: why not.
-        cut: of a stop: how many connections and sessions were cut.
+        number: the number of the call.
+        error: the reason for the failure; empty if the order has been carried out.
+        cut: the number of connections and sessions that a `Stop` has cut.
     """
 
     number: int
@@ -140,14 +141,14 @@ class Done(Struct, frozen=True, tag=True):
 
 
 class Told(Struct, frozen=True, tag=True):
-    """The status; None before there is anything to tell."""
+    """The status of a worker; None before the worker has an engine."""
 
     number: int
     status: Status | None
 
 
 class ClientFailed(Struct, frozen=True, tag=True):
-    """A client could not reach a backend."""
+    """A report that a client could not reach a backend."""
 
     transport: Transport
     key: StateKey
@@ -155,7 +156,7 @@ class ClientFailed(Struct, frozen=True, tag=True):
 
 
 class ClientReached(Struct, frozen=True, tag=True):
-    """A client has reached a backend after others could not."""
+    """A report that a client has reached a backend after other clients could not."""
 
     transport: Transport
     key: StateKey

@@ -1,9 +1,9 @@
-"""Limits that hold over all workers, and are given back when one of them dies.
+"""Limits that hold over all workers. The connections of a worker that dies no longer count.
 
-Connections are counted in memory that all workers share. Each worker has cells of its own, which nobody else
-writes while it lives, and a limit is compared with the sum over all workers. So what a worker that was killed
-had counted is known without asking it. Whoever lets a connection in holds a record lock meanwhile (fcntl(2),
-F_SETLK), which the kernel releases when its holder dies.
+Workers count connections in memory that all of them share. Each worker has its own cells, which nobody else
+writes while the worker lives. A limit is compared with the sum over all workers. So the supervisor can read
+the counts of a killed worker without asking it. A worker that lets a connection in holds a record lock
+meanwhile (fcntl(2), F_SETLK). The kernel releases the lock when its holder dies.
 """
 
 from __future__ import annotations
@@ -26,36 +26,40 @@ if TYPE_CHECKING:
     from refractium.settings import Settings
 
 _HEADER: Final = struct.Struct("=II16s")
-"""How many workers, how many buckets, and the key of the addresses' digests."""
+"""The number of workers, the number of buckets, and the key for the digests of addresses."""
 _HEADER_ROOM: Final = 64
 _ROWS: Final = 16
-"""Rows of a bucket. An address has its row in the one bucket that its digest says."""
+"""Rows of a bucket. The digest of an address selects the bucket that has the row of the address."""
 _ROOM: Final = 8
-"""Rows for each connection that there may be: that a bucket is full does not happen, then."""
+"""Rows for each connection that there may be. With so many rows, no bucket becomes full."""
 _FEWEST_BUCKETS: Final = 1 << 10
 _MOST_BUCKETS: Final = 1 << 19
 _DIGEST: Final = 16
-"""Bytes of an address's digest: keyed, so that nobody can choose addresses that share a bucket."""
+"""Bytes of an address's digest. The digest is keyed, so nobody can choose addresses that share a bucket."""
 _BUCKET: Final = _ROWS * _DIGEST
 _SPINS: Final = 50
 """Attempts to get the lock without a pause, 1 us each."""
 _PAUSE: Final = 0.0005
-"""Seconds between attempts after that."""
+"""Seconds between two later attempts to get the lock."""
 _PATIENCE: Final = 1.0
-"""Seconds of attempts at the most: fewer than heartbeats may be missed, more than a busy holder is paused."""
+"""Seconds of waiting for the lock at the most.
+
+The wait is shorter than the time in which heartbeats may be missed, and longer than a busy machine pauses the
+holder of the lock.
+"""
 _HOPELESS: Final = 5.0
-"""Seconds for which nobody waits for the lock any more, after waiting was in vain."""
+"""Seconds after a failed wait in which this process does not wait for the lock again."""
 _CELL: Final = struct.calcsize("I")
 
 
 class LimitTable:
-    """The shared memory. Only what is written to is taken from the machine.
+    """A table in shared memory that counts connections. It takes real memory only for pages that are written.
 
     Args:
-        fd: of the memory, as `create` has made it; the table's to close.
+        fd: the descriptor of the memory, which `create` has made; the table owns and closes it.
 
     Attributes:
-        fd: the same.
+        fd: the descriptor of the memory.
     """
 
     def __init__(self, fd: int) -> None:
@@ -79,11 +83,11 @@ class LimitTable:
 
     @classmethod
     def create(cls, workers: int, max_connections: int) -> Self:
-        """Make one.
+        """Make a table.
 
         Args:
-            workers: how many count in it.
-            max_connections: how many there may be, about.
+            workers: the number of workers that count in the table.
+            max_connections: the approximate number of connections that there may be.
         """
         buckets = _FEWEST_BUCKETS
         while buckets * _ROWS < max_connections * _ROOM and buckets < _MOST_BUCKETS:
@@ -95,21 +99,22 @@ class LimitTable:
         return cls(fd)
 
     def close(self) -> None:
-        """Let the memory go, in this process."""
+        """Release the memory in this process."""
         self._cells.release()
         self._memory.close()
         os.close(self.fd)
 
     @property
     def active(self) -> int:
-        """Connections of all workers."""
+        """The number of connections of all workers."""
         return sum(self._cells[: self._workers])
 
     def __enter__(self) -> None:
-        """Keep all others out, for at most `_PATIENCE` of waiting.
+        """Lock the table. After waiting for `_PATIENCE`, go on without the lock.
 
-        A process that was stopped inside keeps the lock until the supervisor misses its heartbeats and kills
-        it. The others count without the lock meanwhile: a limit may be passed by a few, and all are served.
+        A process that is stopped while it holds the lock keeps it until the supervisor misses its heartbeats
+        and kills it. Meanwhile the other processes count without the lock. They may exceed a limit by a few
+        connections, but they serve all clients.
         """
         self._is_locked = self._try_lock() or (monotonic() >= self._hopeless_until and self._wait_for_lock())
 
@@ -125,8 +130,8 @@ class LimitTable:
         return True
 
     def _wait_for_lock(self) -> bool:
-        """Try again and again: waiting in the kernel (F_SETLKW) has no end."""
-        for _ in range(_SPINS):  # held for 10 us, as nearly always
+        """Try to lock again and again, because a wait in the kernel (F_SETLKW) has no time limit."""
+        for _ in range(_SPINS):  # holders nearly always release the lock within 10 us
             os.sched_yield()
             if self._try_lock():
                 return True
@@ -139,21 +144,21 @@ class LimitTable:
         return False
 
     def add(self, worker: int, amount: int) -> None:
-        """Count among all connections of a worker."""
+        """Add an amount to the count of all connections of a worker."""
         self._cells[worker] += amount
 
     def add_in(self, row: int, worker: int, amount: int) -> None:
-        """Count among those of an address."""
+        """Add an amount to the count of a worker's connections from the address of a row."""
         self._cells[self._columns[worker] + row] += amount
 
     def count_of(self, row: int) -> int:
-        """Connections of an address with all workers."""
+        """Return the number of connections of all workers from the address of a row."""
         return sum([self._cells[column + row] for column in self._columns])
 
     def row_of(self, ip: str) -> int | None:
-        """The row of an address, which is given one; None if there is none left. The table is locked.
+        """Return the row of an address, a free row if it has none yet, or None if its bucket is full.
 
-        It keeps the row for as long as anybody counts in it.
+        The caller holds the lock. The address keeps the row for as long as any worker counts in it.
         """
         digest = blake2b(ip.encode(), digest_size=_DIGEST, key=self._key).digest()
         bucket = int.from_bytes(digest[:4]) % self._buckets
@@ -170,7 +175,7 @@ class LimitTable:
         return None
 
     def forget(self, worker: int) -> None:
-        """Give back what a worker has counted. It is dead, or it would go on."""
+        """Set all counts of a worker to zero. The worker must be dead, or it would go on counting."""
         with self:
             self._cells[worker] = 0
             start = _HEADER_ROOM + self._buckets * _BUCKET + self._columns[worker] * _CELL
@@ -179,16 +184,16 @@ class LimitTable:
 
 
 class SharedLimits(Limits):
-    """One worker's share: `Limits` that counts for all workers.
+    """The `Limits` of one worker, which hold for the sum over all workers.
 
     Args:
-        table: the shared memory.
-        worker: whose cells to count in, from 0.
-        settings: as of `Limits`.
-        transport: the same.
+        table: the table that all workers share.
+        worker: the worker in whose cells to count, from 0.
+        settings: see `Limits`.
+        transport: see `Limits`.
 
     Attributes:
-        active: connections of this worker.
+        active: the number of connections of this worker.
     """
 
     def __init__(
@@ -215,7 +220,7 @@ class SharedLimits(Limits):
 
     def leave(self, ip: str | None) -> None:
         super().leave(ip)
-        # These cells are this worker's alone, so nobody need be kept out.
+        # Only this worker writes these cells, so no lock is needed.
         self._table.add(self._worker, -1)
         if ip is not None:
             self._table.add_in(self._rows[ip], self._worker, -1)

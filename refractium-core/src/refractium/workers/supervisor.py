@@ -1,4 +1,4 @@
-"""The supervisor: what listens for several workers, starts them, watches them and speaks for them."""
+"""The supervisor, which listens for several workers, starts them, watches them and gives their status."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 Build: TypeAlias = "Callable[[], EngineSpec]"
-"""Makes what is to be served: a function at the top of a module, or another object that pickle takes."""
+"""A function that returns the spec to serve: from the top of a module, or an object that pickle takes."""
 
 _STATUS_SECONDS: Final = 1.0
-"""How long workers may take to tell their status before what they have told last is taken."""
+"""Seconds to wait for the statuses of workers. For a worker that takes longer, its previous status counts."""
 
 
 def _nothing() -> Reporter | None:
@@ -60,9 +60,9 @@ def _nothing() -> Reporter | None:
 
 @dataclass(eq=False)
 class _Listener:
-    """An address listened on, with a socket for each worker.
+    """An address on which the workers listen, with a socket for each worker.
 
-    The supervisor keeps them all, so clients that have connected to a worker that dies wait for its
+    The supervisor keeps all these sockets open. So clients in the queue of a worker that dies wait for its
     replacement.
     """
 
@@ -73,7 +73,10 @@ class _Listener:
     labels: tuple[str, ...] = ()
 
     def follow(self, plan: Plan) -> None:
-        """Serve by other rules, if there are any for it; else by those it had, until it is closed."""
+        """Take over the rules of another plan.
+
+        If that plan has no rules for this listener, the listener keeps its former rules until it is closed.
+        """
         router = plan.routers[self.transport].get(self.name)
         self.labels = router.labels if router is not None else self.labels
 
@@ -84,25 +87,26 @@ class _Listener:
 
 
 class Supervisor:
-    """Serves with several processes what `refractium.Refractium` serves with one.
+    """A proxy like `refractium.Refractium`, but with several processes.
 
     ::
 
         supervisor = Supervisor(build, workers=4)
         await supervisor.start_tcp("0.0.0.0", 8081)
 
-    Like an engine it serves once, installs no signal handlers and configures no logging. It needs a running
-    event loop from its first start on.
+    Like an engine, a supervisor serves once, installs no signal handlers and configures no logging. It needs
+    a running event loop from its first start on.
 
     Args:
-        build: called in this process and in every worker; makes what is to be served. It goes to the workers
-            by pickle: a function at the top of a module that they can import.
-        workers: how many processes serve.
-        begin: called once in every worker before anything else, for instance to configure logging; what it
-            returns is the ``report`` of its engine. It goes there as `build` does.
+        build: the function that returns the spec to serve. This process and every worker call it. Workers get
+            it by pickle, so it must be a function at the top of a module that they can import.
+        workers: the number of worker processes.
+        begin: the function that every worker calls once before anything else, for instance to configure
+            logging. It returns the ``report`` of the worker's engine. Workers get it by pickle, like `build`.
 
     Raises:
-        ConfigError: routes that cannot be used together, a bad address, a hook that can be there only once.
+        ConfigError: routes cannot be used together, an address is not valid, or a hook cannot run in several
+            workers.
         ValueError: workers cannot import `build` or `begin`.
     """
 
@@ -118,7 +122,7 @@ class Supervisor:
         self._listeners: list[_Listener] = []
         self._reserved: dict[socket.socket, Sequence[socket.socket | None]] = {}
         self._believers: list[_Believer] = []
-        # Whoever holds it may rely on what workers have been told.
+        # While a task holds this lock, no other task changes the configuration of a worker.
         self._changing = asyncio.Lock()
         self._stopped = asyncio.Event()
         self._generation = 1
@@ -127,42 +131,42 @@ class Supervisor:
 
     @property
     def settings(self) -> Settings:
-        """Limits and timeouts, as they are for connections to come."""
+        """The limits and timeouts of connections to come."""
         return self._plan.settings
 
     @property
     def active(self) -> int:
-        """Connections and UDP sessions open now."""
+        """The number of connections and UDP sessions that are open now."""
         return 0 if self._stopped.is_set() else sum(table.active for table in self._tables.values())
 
     @property
     def generation(self) -> int:
-        """How many configurations have been in force."""
+        """The number of configurations that have been in force."""
         return self._generation
 
     async def start_tcp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
-        """As of the engine; it returns when all workers serve.
+        """Serve TCP clients of an address, like `Refractium.start_tcp`. Return when all workers serve.
 
         Raises:
-            ListenError: the address cannot be listened on.
+            ListenError: the supervisor cannot listen on the address.
             RefractiumError: the workers do not start.
         """
         return await self._start(Transport.TCP, host, port, listener)
 
     async def start_udp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
-        """The same for datagrams. A client's datagrams all go to one worker."""
+        """Serve UDP clients of an address, like `start_tcp`. All datagrams of a client go to one worker."""
         return await self._start(Transport.UDP, host, port, listener)
 
     async def run_tcp(self, host: str, port: int, listener: str = "") -> None:
-        """As of the engine: serves until `stop` has been called, or this task is cancelled."""
+        """Serve TCP clients until `stop` is called or this task is cancelled, like `Refractium.run_tcp`."""
         await self._run(self.start_tcp(host, port, listener))
 
     async def run_udp(self, host: str, port: int, listener: str = "") -> None:
-        """The same for datagrams."""
+        """Serve UDP clients until `stop` is called or this task is cancelled, like `Refractium.run_udp`."""
         await self._run(self.start_udp(host, port, listener))
 
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
-        """As of the engine; it returns when all workers serve."""
+        """Serve on a bound socket, like `Refractium.start_on`. Return when all workers serve."""
         self._refuse_if_stopped()
         self._plan.refuse_unknown(listener)
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
@@ -179,33 +183,37 @@ class Supervisor:
         return address
 
     def reserve(self, sock: socket.socket) -> None:
-        """Open the sockets of all workers on the address of a bound one, for `start_on` to serve there.
+        """Open the sockets of all workers on the address of a bound socket, for a later `start_on`.
 
-        `start_on` does so by itself. A program that is about to give up the rights for it does it before.
+        `start_on` calls this method itself. A program that gives up the rights to open these sockets calls it
+        before that.
         """
         if sock not in self._reserved:
             prepare(sock)
             self._reserved[sock] = copies(sock, self._count)
 
     async def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
-        """Same as `Refractium.stop_listening`; it returns when all workers have closed their sockets."""
+        """Close the listener on an address, like `Refractium.stop_listening`.
+
+        This method returns when all workers have closed their sockets.
+        """
         for one in self._listeners:
             if (one.transport, one.address) == (Transport(transport), address):
                 self._listeners.remove(one)
-                one.close()  # before the workers do, so that they see the end of it
-                # A worker that does not answer is killed, which answers as well.
+                one.close()  # before the workers close theirs: the last close ends the listening
+                # A worker that does not answer is killed, and that ends the call too.
                 calls = [worker.call(StopListening, one.transport, one.address) for worker in self._crew]
                 await asyncio.gather(*calls)
                 return
         raise ValueError(f"{transport}://{address} is not listened on")
 
     async def apply(self, build: Build) -> None:
-        """Serve by something else from now on, with all workers.
+        """Change all workers over to another spec.
 
-        Everything that may fail is done here first; a worker that cannot do the same is replaced.
+        This process first does everything that may fail. A worker that fails after that is replaced.
 
         Raises:
-            ConfigError: nothing has changed.
+            ConfigError: the spec cannot be used; nothing has changed.
             RuntimeError: the supervisor was stopped.
             ValueError: workers cannot import `build`.
         """
@@ -213,7 +221,7 @@ class Supervisor:
         await serve()
 
     async def prepare(self, build: Build) -> Callable[[], Awaitable[None]]:
-        """Same as `Refractium.prepare`, with the argument of `apply`."""
+        """Do the part of `apply` that takes time and changes nothing, like `Refractium.prepare`."""
         pickled = _pickled(build)
         plan = Plan(await asyncio.to_thread(build), successor_of=self._plan)
         try:
@@ -238,16 +246,16 @@ class Supervisor:
         await former.stop()
 
     def reload_failed(self, errors: Sequence[str]) -> None:
-        """As of the engine."""
+        """Record for `status` that a new configuration was refused, like `Refractium.reload_failed`."""
         self._reloads_failed += 1
         self._last_reload = status.Reload(status.now(), ok=False, errors=tuple(errors))
 
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
-        """As of the engine, with all workers at once; then there are none any more."""
+        """Stop all workers at the same time, like `Refractium.stop`, and end their processes."""
         timeout_ms = self.settings.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
         already_stopping = self._crew.is_stopping
         listeners, self._listeners = self._listeners, []
-        # For datagrams it keeps its sockets: with one less, the kernel would send those of sessions astray.
+        # UDP sockets stay open: with one socket less, the kernel would send datagrams to the wrong worker.
         kept = [one for one in listeners if one.transport is Transport.UDP]
         for one in listeners:
             if one not in kept:
@@ -270,7 +278,7 @@ class Supervisor:
         return cut
 
     async def status(self) -> status.Status:
-        """All that is known at this moment, of all workers together."""
+        """Return the status of all workers together at this moment."""
         told = await self._crew.told(_STATUS_SECONDS)
         counts = self._crew.counts(told)
         return status.Status(
@@ -302,7 +310,7 @@ class Supervisor:
             workers=self._crew.status(),
         )
 
-    # What workers are told, and tell
+    # Messages to and from workers
 
     def _start_workers(self) -> None:
         if not self._crew.has_started:
@@ -313,7 +321,7 @@ class Supervisor:
         async with self._changing:
             await self._configure(worker)
             for one in self._listeners:
-                if one.name in self._plan.routers[one.transport]:  # else it is about to be closed
+                if one.name in self._plan.routers[one.transport]:  # without rules, it is about to be closed
                     await self._listen(worker, one)
             if worker.is_well and not self._crew.is_stopping:
                 worker.is_serving = True
@@ -333,7 +341,7 @@ class Supervisor:
             self._replace_if_failed(worker, answer.error)
 
     def _tell_names(self, worker: WorkerProcess) -> None:
-        """Tell a worker which names are resolved, so that it waits for none by itself."""
+        """Send a worker the addresses of resolved names, so that it need not wait for a name server."""
         names = [KnownName(name.host, name.found, name.asked, name.looked_up) for name in self._plan.names]
         worker.send(Know(names))
 
@@ -359,7 +367,7 @@ class Supervisor:
 
     def _client_met(self, what: ClientFailed | ClientReached) -> None:
         state = self._plan.pools[what.transport].states.get(what.key)
-        if state is None:  # of a configuration that is not in force any more
+        if state is None:  # the worker met a backend of a former configuration
             return
         if isinstance(what, ClientFailed):
             state.client_failed(what.reason)
@@ -390,7 +398,7 @@ class Supervisor:
 
 
 class _Believer:
-    """Tells of every change of one backend's state."""
+    """A watcher that sends every change of one backend's state to the workers."""
 
     def __init__(self, transport: Transport, state: BackendState, tell: Callable[[Belief], None]) -> None:
         self._transport = transport
@@ -407,16 +415,17 @@ def _belief(transport: Transport, state: BackendState) -> Belief:
 
 
 def _pickled(what: Callable[..., Any]) -> bytes:
-    """What a worker can make the same of.
+    """Return a function pickled, so that workers can load it.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: workers cannot load the function.
     """
     try:
         if getattr(what, "__module__", None) == "__main__":
             raise pickle.PicklingError("it is defined in the program itself, which workers do not run")  # noqa: TRY301
         return pickle.dumps(what)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
+        name = getattr(what, "__qualname__", type(what).__qualname__)
         raise ValueError(
-            f"workers cannot import {what!r}: {error}: take a function at the top of a module"
+            f"workers cannot import {name}: {error}: take a function at the top of a module"
         ) from None

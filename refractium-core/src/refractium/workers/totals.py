@@ -1,4 +1,4 @@
-"""The statuses of several workers as one."""
+"""The statuses of several workers, added up to one status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _Counts = TypeVar("_Counts", TcpStatus, UdpStatus)
 
 
 class Counts(NamedTuple):
-    """What is counted; of a status these are attributes as well."""
+    """The counts of connections, sessions and hooks. A `Status` has attributes of these names too."""
 
     tcp: TcpStatus
     udp: UdpStatus
@@ -47,13 +47,13 @@ class _Counted(Protocol):
 
 
 LOST: Final = "lost"
-"""How connections have ended whose worker died."""
+"""The key in `RouteTraffic.ended` of connections whose worker died."""
 _STALLED: Final = "stalled"
 _STOPPED: Final = "stopped"
 
 
 def total(those: Sequence[_Counted]) -> Counts:
-    """The sums."""
+    """Return the sums over several counts."""
     return Counts(
         _tcp([one.tcp for one in those]),
         _udp([one.udp for one in those]),
@@ -62,14 +62,17 @@ def total(those: Sequence[_Counted]) -> Counts:
 
 
 def paused(transport: Transport, address: str, those: Iterable[Status]) -> str:
-    """Return why a worker lets nobody in at an address; empty while all of them do."""
+    """Return why a worker accepts no clients at an address; empty while all workers accept clients."""
     listeners = (one for status in those for one in status.listeners)
     wanted = (one.paused for one in listeners if (one.transport, one.address) == (transport, address))
     return next(filter(None, wanted), "")
 
 
 def without_open(counts: _Counted) -> Counts:
-    """What a worker that has died leaves: what was open has ended, and what was queued was dropped."""
+    """Return the counts of a worker that has died.
+
+    Open connections count as ended, and packets in the queues of hooks as dropped.
+    """
     return Counts(
         _without_open(counts.tcp),
         _without_open(counts.udp),
@@ -146,7 +149,7 @@ def _udp(those: Sequence[UdpStatus]) -> UdpStatus:
 
 
 def _hooks(those: Iterable[Sequence[HookStatus]]) -> tuple[HookStatus, ...]:
-    """The same hook of each worker counts as one."""
+    """Return one status for each hook: the sum over all workers."""
     found: defaultdict[tuple[str, bool, int], list[HookStatus]] = defaultdict(list)
     for hooks in those:
         seen = Counter[tuple[str, bool]]()
@@ -158,10 +161,10 @@ def _hooks(those: Iterable[Sequence[HookStatus]]) -> tuple[HookStatus, ...]:
 
 
 def with_active(routes: Iterable[RouteStatus], workers: Iterable[Status]) -> Iterator[RouteStatus]:
-    """Routes as the supervisor knows them, with the connections that their backends have with all workers."""
+    """Yield the supervisor's routes, with the number of connections that each backend has in all workers."""
     active = Counter[tuple[Transport, str]]()
     for status in workers:
-        # By whichever route: what one route says of an address, every route of the transport says.
+        # Every route of a transport gives the same number for an address, so one number per address is kept.
         active.update(
             {
                 (route.transport, backend.address): backend.active
@@ -180,7 +183,7 @@ def with_active(routes: Iterable[RouteStatus], workers: Iterable[Status]) -> Ite
 
 
 def _hook(those: Sequence[HookStatus]) -> HookStatus:
-    # One that has been detached in any worker, or else is stalled, is what somebody has to know of.
+    # Show the worst state: operators must see a hook that is detached in any worker, or else stalled.
     worst = max(those, key=lambda one: (bool(one.reason), one.state == _STALLED))
     return HookStatus(
         worst.name,

@@ -1,7 +1,11 @@
-"""A worker: ``python -m refractium.workers.worker CHANNEL TABLE NUMBER``, two descriptors and which it is.
+"""A worker process: ``python -m refractium.workers.worker CHANNEL TCP UDP NUMBER``.
 
-It does what its supervisor tells it, and ends when that has closed the channel, or died. Signals do not end
-it before: a service manager sends them to all processes, and the supervisor decides what they mean.
+CHANNEL is the descriptor of the channel to the supervisor. TCP and UDP are the descriptors of the tables of
+shared limits. NUMBER is the number of the worker, from 1.
+
+A worker carries out the orders of its supervisor. It ends when the supervisor has closed the channel, or has
+died. Signals do not end it earlier: a service manager sends signals to all processes, and the supervisor
+decides what they mean.
 """
 
 from __future__ import annotations
@@ -55,12 +59,12 @@ log = logging.getLogger("refractium")
 
 
 class Worker:
-    """Carries out one order after the other, but for those that can be carried out at once.
+    """A worker that carries out `Configure`, `Listen` and `StopListening` in turn, other orders at once.
 
     Args:
-        sock: of the channel.
-        tables: where it counts its connections and sessions.
-        number: which one it is, from 1.
+        sock: the socket of the channel.
+        tables: the tables in which the worker counts its connections and sessions.
+        number: the number of the worker, from 1.
     """
 
     def __init__(self, sock: socket.socket, tables: Mapping[Transport, LimitTable], number: int) -> None:
@@ -90,11 +94,11 @@ class Worker:
         elif isinstance(order, Believe):
             self._beliefs[order.belief.transport].hold(order.belief)
         elif isinstance(order, Know):
-            # They are kept until the engine asks for them. So it waits for no name that the supervisor has
-            # waited for, and a worker that is started while no name server answers has addresses.
+            # The list keeps the names alive until the engine asks for them. So the engine need not wait for a
+            # name server, and a worker that starts while no name server answers has addresses.
             self._names = [names.told(one.host, one.found, one.asked, one.looked_up) for one in order.names]
         elif isinstance(order, Stop):
-            # Another one may come while it waits, to make it wait less.
+            # A second `Stop` may come while the first waits, to shorten the wait.
             task = asyncio.create_task(self._stop(order))
             self._stops.add(task)
         else:
@@ -117,7 +121,7 @@ class Worker:
         except RefractiumError as problem:
             error = str(problem)
         except Exception as problem:
-            log.exception("worker %d cannot do as it is told", self._number)
+            log.exception("worker %d cannot carry out the order %s", self._number, type(order).__name__)
             error = f"{type(problem).__name__}: {problem}"
         self._channel.send(Done(number, error))
 
@@ -125,11 +129,11 @@ class Worker:
         for transport, beliefs in self._beliefs.items():
             beliefs.hold_only([one for one in order.beliefs if one.transport is transport])
         sys.path[:] = order.path
-        build: Callable[[], EngineSpec] = pickle.loads(order.build)  # noqa: S301 - of our own supervisor
+        build: Callable[[], EngineSpec] = pickle.loads(order.build)  # noqa: S301 - from its own supervisor
         if self._engine is None:
-            begin: Callable[[], Reporter | None] = pickle.loads(order.begin)  # noqa: S301 - as above
+            begin: Callable[[], Reporter | None] = pickle.loads(order.begin)  # noqa: S301 - from its own supervisor
             report = begin()
-            # Reading and checking a large file takes a while, in which the supervisor asks for answers.
+            # In a thread: a large file takes a while to check, and heartbeats must be answered meanwhile.
             spec = await asyncio.to_thread(build)
             limits = {
                 transport: SharedLimits(table, self._number - 1, spec.settings, transport)
@@ -138,11 +142,11 @@ class Worker:
             shared = Shared(limits, self._beliefs)
             self._engine = Refractium.of(spec, report=report, shared=shared)
         else:
-            # In which connections are served.
+            # In a thread, because connections are served meanwhile.
             await self._engine.apply(await asyncio.to_thread(build))
 
     async def _listen(self, order: Listen) -> None:
-        assert self._engine is not None  # noqa: S101 - it is configured first
+        assert self._engine is not None  # noqa: S101 - `Configure` always comes first
         sock = socket.socket(fileno=self._channel.fds.popleft())
         try:
             await self._engine.start_on(sock, order.listener)
@@ -152,7 +156,7 @@ class Worker:
 
     async def _stop_listening(self, order: StopListening) -> None:
         if self._engine is not None:
-            with suppress(ValueError):  # it could not be listened on
+            with suppress(ValueError):  # the worker could not listen there
                 await self._engine.stop_listening(order.transport, order.address)
 
     async def _stop(self, order: Stop) -> None:
@@ -163,7 +167,10 @@ class Worker:
 
 
 class _Beliefs:
-    """What the supervisor believes of the backends of one transport; it is told what clients met with."""
+    """The backends' states of one transport as the supervisor has decided them.
+
+    The supervisor gets a report when a client cannot reach a backend, or reaches it again.
+    """
 
     def __init__(self, transport: Transport, channel: Channel[Order]) -> None:
         self._transport = transport
@@ -172,13 +179,13 @@ class _Beliefs:
         self._states: WeakValueDictionary[StateKey, BackendState] = WeakValueDictionary()
 
     def hold_only(self, beliefs: Sequence[Belief]) -> None:
-        """Believe what is told of some backends, and nothing of others."""
+        """Keep these beliefs and forget all others."""
         self._held.clear()
         for belief in beliefs:
             self.hold(belief)
 
     def hold(self, belief: Belief) -> None:
-        """Believe something of a backend, whether it is known here already or not."""
+        """Keep the belief about a backend, and apply it to the backend's state if the worker has one."""
         self._held[belief.key] = belief
         if (state := self._states.get(belief.key)) is not None:
             _tell(state, belief)
@@ -203,7 +210,7 @@ def _tell(state: BackendState, belief: Belief) -> None:
 
 
 def main() -> None:
-    """Run until the supervisor is gone."""
+    """Run a worker until the supervisor is gone."""
     oom.volunteer(oom.WORKER)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""One worker process, as its supervisor sees it."""
+"""One worker process, as the supervisor sees it."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
     from refractium.workers.shared_limits import LimitTable
 
 _EXIT_SECONDS: Final = 5.0
-"""From the end of a worker's channel to the end of its process, before it is killed."""
+"""Seconds after the end of a worker's channel until the supervisor kills a process that has not ended."""
 _FIRST_LOOK: Final = 0.001
 _LONGEST_LOOK: Final = 0.05
-"""Seconds between looks at whether the process has ended."""
+"""Seconds at the most between two checks that a process has ended; at first `_FIRST_LOOK`."""
 
 
 class WorkerProcess:
-    """Started at once; there is an event loop.
+    """A worker process, which the constructor starts. The constructor needs a running event loop.
 
     Args:
-        number: which worker it is, from 1.
-        tables: where it counts its connections and sessions.
-        client_met: called with what its clients have met with.
+        number: the number of the worker, from 1.
+        tables: the tables in which the worker counts its connections and sessions.
+        client_met: the function that takes a report that a client reached a backend or could not.
 
     Attributes:
-        number: the same.
-        pid: of the process.
-        since: when it was started (s since the epoch).
-        status: what it has told last.
-        unanswered: how many beats it has not answered since then.
-        is_serving: whether it has been told everything, and has done it.
-        ended: set when it is gone.
+        number: the number of the worker, from 1.
+        pid: the id of the process.
+        since: the time at which the process was started (s since the epoch).
+        status: the last status that the worker has sent; None before the first.
+        unanswered: the number of heartbeats sent since the last answer.
+        is_serving: whether the worker is configured and serves on all its sockets.
+        ended: the event that is set when the worker is gone.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class WorkerProcess:
             self._process = subprocess.Popen(  # noqa: S603 - nothing of the command comes from outside
                 [
                     sys.executable,
-                    "-P",  # no module from the working directory
+                    "-P",  # import no module from the working directory
                     *("-m", "refractium.workers.worker"),
                     *map(str, (theirs.fileno(), *table_fds, number)),
                 ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *table_fds),
-                process_group=0,  # Ctrl-C goes to the group of the supervisor
+                process_group=0,  # so that Ctrl-C reaches only the supervisor
             )
         self.pid = self._process.pid
         self._channel: Channel[Report] = Channel(ours, Report, self._received, self._end)
@@ -91,7 +91,7 @@ class WorkerProcess:
         return f"worker {self.number} (process {self.pid})"
 
     def send(self, order: Order) -> None:
-        """Tell it something."""
+        """Send an order; wait for no answer."""
         self._channel.send(order)
 
     async def call(
@@ -100,57 +100,57 @@ class WorkerProcess:
         *fields: object,
         sock: socket.socket | None = None,
     ) -> Done:
-        """Tell it something, and wait until that is done; a worker that ends meanwhile has failed.
+        """Send an order and wait until it is carried out. If the worker ends meanwhile, the order has failed.
 
         Args:
-            order: the type.
-            fields: of the order, after the number of the call.
-            sock: what goes along with it.
+            order: the type of the order.
+            fields: the fields of the order, after the number of the call.
+            sock: the socket that goes along with the order.
         """
         answer = await self._call(order, *fields, sock=sock)
-        assert isinstance(answer, Done)  # noqa: S101 - these are answered so
+        assert isinstance(answer, Done)  # noqa: S101 - the answer to these orders
         return answer
 
     def beat(self) -> None:
-        """Ask whether it is well; its status is the answer."""
+        """Send a heartbeat, which the worker answers with its status."""
         self.unanswered += 1
         self._channel.send(Ask(0))
 
     async def ask(self) -> Status | None:
-        """What it tells now, or has told last, if it does not answer any more."""
+        """Ask the worker for its status. If it ends before it answers, return its last status."""
         await self._call(Ask)
         return self.status
 
     @property
     def is_well(self) -> bool:
-        """Whether it is there, and nobody has had a reason to kill it."""
+        """Whether the worker has neither ended nor been killed."""
         return not self._fault and not self.ended.is_set()
 
     def kill(self, why: str) -> None:
-        """End it at once."""
+        """Kill the process at once, for a reason that `leave` returns."""
         self._fault = why
         self._process.kill()
 
     async def leave(self) -> str:
-        """Close the channel, at which it ends, and wait for that; what is left of it is killed.
+        """Close the channel and wait for the worker to end. Kill the process if it does not end in time.
 
         Returns:
-            Why it has ended.
+            The reason for the end of the worker.
         """
         self._channel.close()
         self._end()
         if (code := await self._wait(_EXIT_SECONDS)) is None:
             self._process.kill()
             while (code := await self._wait(_EXIT_SECONDS)) is None:
-                pass  # the kernel has to finish what it does for the process
+                pass  # the kernel has not yet finished a system call of the process
         how = f"it was killed by signal {-code}" if code < 0 else f"it ended with status {code}"
         return self._fault or how
 
     async def _wait(self, seconds: float) -> int | None:
-        """Wait for the end of the process without a thread, which a machine may not have left.
+        """Wait for the end of the process, without a thread, because a machine can run out of threads.
 
         Returns:
-            How it ended; None if it has not ended in so many seconds.
+            The exit status of the process; None if it has not ended after this many seconds.
         """
         deadline, pause = time.monotonic() + seconds, _FIRST_LOOK
         while (code := self._process.poll()) is None and time.monotonic() < deadline:
