@@ -202,7 +202,7 @@ def test_a_reload_that_needs_lost_rights_changes_nothing_and_says_what_to_do(
             eventually(lambda before=before: program.err.count("not reloaded") > before, "it is refused")  # type: ignore[misc]
             assert ask(("127.0.0.1", PORT), b"hello").data == b"ahello"
             (reason,) = status(folder).last_reload.errors  # type: ignore[union-attr]
-            assert "user nobody has neither: restart it, or lower net.ipv4.ip_unprivileged_port" in reason
+            assert "user nobody has neither: restart Refractium, or lower net.ipv4" in reason
             assert reason in program.err
         assert status(folder).generation == 1
         Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("444")
@@ -255,7 +255,7 @@ def test_another_user_takes_a_restart(backend: Backend, folder: Path) -> None:
         program.await_err("configuration 2 is in force")
         assert "until a restart" not in program.err
         configured(folder, backend, user="daemon")
-        program.await_err("warning server.user: it runs as nobody until a restart")
+        program.await_err("warning server.user: .* runs as nobody until a restart")
         program.await_err("configuration 3 is in force")
         assert_rights(program, 1, AS_NOBODY)
         assert program.terminate() == 0

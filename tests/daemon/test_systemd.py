@@ -93,7 +93,7 @@ def test_sockets_that_are_handed_down_are_listened_on_and_stay_over_a_reload(
             assert ":1\n" not in program.out  # the port of the file is not bound
             file.write_text(f"{text}port = 2\n")
             program.signal(signal.SIGHUP)
-            program.await_err("not reloaded: .*, handed down: it is for the listener 0.0.0.0:1, .* a restart")
+            program.await_err("not reloaded: .*, handed down: .* the listener 0.0.0.0:1: restart ")
             assert ask(tcp.getsockname(), b"hello").data == b"ahello"
             assert program.terminate() == 0
 

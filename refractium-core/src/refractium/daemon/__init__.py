@@ -1,1 +1,1 @@
-"""The running program: what happens after a command has begun to serve."""
+"""The running program, after a command has begun to serve."""

@@ -1,4 +1,4 @@
-"""The sockets of a run: which are open, and which a changed configuration opens and closes."""
+"""The listening sockets of a run, some of which a changed configuration opens or closes."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ if TYPE_CHECKING:
 
 Wanted: TypeAlias = "Sequence[tuple[Transport, ListenerConfig]]"
 Key: TypeAlias = tuple[Transport, str, int]
-"""As it is configured: port 0 stays 0, and stays the port that it was given."""
+"""A listener's transport, host and port as configured. A configured port 0 stays 0 in the key.
+
+The listener then keeps the port that the kernel has given to it.
+"""
 
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM})
 _TRIES: Final = 10
 _PAUSE: Final = 0.2
-"""Seconds between attempts to have a port again that was given up for one which could not be bound."""
+"""Seconds between two attempts to bind an address again that was closed for a new address in vain."""
 
 
 @dataclass
 class Change:
-    """What is going to be listened on beside what is open.
+    """A change of the listeners: new sockets, and listeners that were closed for them.
 
     Attributes:
-        bound: the sockets.
-        closed: what was open and in the way, with the addresses it was bound on.
-        taken: sockets that were handed down, each with the name of its listener.
+        bound: the new sockets of each listener.
+        closed: the listeners that were closed because they were in the way, with their addresses.
+        taken: sockets that were handed down to the process, each with the name of its listener.
     """
 
     bound: dict[Key, list[socket.socket]] = field(default_factory=dict)
@@ -48,15 +51,15 @@ class Change:
 
     @property
     def sockets(self) -> list[socket.socket]:
-        """All sockets that are going to be served."""
+        """All sockets on which `Listening.carry_out` is going to serve."""
         return [*(sock for sock, _ in self.taken), *(sock for found in self.bound.values() for sock in found)]
 
 
 class Listening:
-    """Every transport of a listener on one port, even where that port was to be any free one.
+    """The open listeners of a run. All transports of a listener share one port, even if port 0 is configured.
 
     Args:
-        service: what serves.
+        service: the engine or the supervisor.
     """
 
     def __init__(self, service: Service[Any]) -> None:
@@ -66,13 +69,13 @@ class Listening:
         self._handed_down: dict[tuple[Transport, str], str] = {}
 
     async def begin(self, sockets: Sequence[socket.socket], wanted: Wanted) -> Change:
-        """Do what `prepare` does, for the first time.
+        """Prepare the first listeners, like `prepare`, with sockets that were handed down to the process.
 
         Args:
-            sockets: what was handed down, each for the listener that is configured to be there. Such a
-                listener is bound nowhere else. If only one listener is configured for a transport, the
-                sockets are for that one, wherever they are.
-            wanted: as for `prepare`.
+            sockets: the sockets that were handed down. Each socket is for the listener that is configured at
+                its address, and that listener is bound nowhere else. If only one listener is configured for a
+                transport, all sockets of the transport are for that listener, wherever they are.
+            wanted: the configured listeners, with their transports.
 
         Raises:
             ListenError: an address cannot be listened on, or a socket is for none of the listeners.
@@ -88,14 +91,14 @@ class Listening:
         return change
 
     async def resolve(self, wanted: Wanted, timeout: float | None = None) -> dict[str, Found]:  # noqa: ASYNC109
-        """Look up the names on which `prepare` is going to listen.
+        """Look up the host names of the listeners that `prepare` is going to open.
 
         Args:
-            wanted: what is to be listened on.
-            timeout: how long a name server may take (s); by default as long as resolv.conf(5) says.
+            wanted: the configured listeners, with their transports.
+            timeout: the time that a name server may take (s); by default the time in resolv.conf(5).
 
         Returns:
-            The addresses of each host, which `prepare` takes.
+            The addresses of each host, for `prepare`.
 
         Raises:
             ListenError: a name cannot be resolved.
@@ -107,22 +110,22 @@ class Listening:
         return hosts
 
     async def prepare(self, wanted: Wanted, hosts: Mapping[str, Found]) -> Change:
-        """Bind what is to be listened on and is not yet.
+        """Bind the addresses of the configured listeners that are not open yet.
 
-        What is open stays open, but for an address that is in the way of a new one with the same port.
+        Open listeners stay open, except a listener that is in the way of a new listener on the same port.
 
         Args:
-            wanted: what is to be listened on.
-            hosts: what `resolve` has returned for that.
+            wanted: the configured listeners, with their transports.
+            hosts: the addresses that `resolve` has returned for these listeners.
 
         Returns:
-            What `carry_out` takes; or `undo`.
+            The change, for `carry_out` or `undo`.
 
         Raises:
-            ListenError: nothing has changed.
+            ListenError: an address cannot be bound; nothing has changed.
         """
         missing = self._missing(wanted)
-        # A port that is free for one transport may be taken for the other; then there is another one.
+        # A port that is free for one transport may be taken for the other: then try another free port.
         for tries_left in reversed(range(_TRIES if any(not port for _, _, port in missing) else 1)):
             try:
                 return await self._bind_all(missing, hosts)
@@ -134,8 +137,8 @@ class Listening:
     def _missing(self, wanted: Wanted) -> list[Key]:
         names = {one.name for _, one in wanted}
         for (transport, name), address in self._handed_down.items():
-            if name not in names:  # it would go on by the rules that it had, whatever the file says
-                reason = f"it is for the listener {name}, and to change that takes a restart"
+            if name not in names:  # the socket would go on by its former rules, whatever the file says
+                reason = f"the socket is for the listener {name}: restart Refractium to change that"
                 raise ListenError(f"{transport}://{address}, handed down", reason)
         keys = [
             (transport, one.bind, one.port)
@@ -145,7 +148,7 @@ class Listening:
         return [key for key in keys if key not in self._open]
 
     async def carry_out(self, change: Change) -> None:
-        """Serve on what was bound or handed down, and tell of each socket on stdout."""
+        """Serve on the sockets that were bound or handed down, and print each address on stdout."""
         for sock, name in change.taken:
             transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
             say(f"Listening on {transport}://{await self._service.start_on(sock, name)}")
@@ -158,14 +161,14 @@ class Listening:
                 say(f"Listening on {transport}://{address}")
 
     async def undo(self, change: Change) -> None:
-        """Close what was bound; listen again on what was in the way."""
+        """Close the sockets that were bound, and open the listeners again that were closed for them."""
         for sock in change.sockets:
             sock.close()
         for key, found in change.closed.items():
             await self.carry_out(Change({key: await self._bind_again(key, found)}))
 
     async def close_others(self, wanted: Wanted) -> None:
-        """Close what is not to be listened on any more; its connections go on."""
+        """Close the open listeners that are no longer configured; their connections go on."""
         keys = {(transport, one.bind, one.port) for transport, one in wanted}
         for key in [key for key in self._open if key not in keys]:
             await self._end(key)
@@ -186,7 +189,7 @@ class Listening:
             return self._bind(key, found, change.bound)
         except ListenError as error:
             in_the_way = [one for one in self._open if one[0] is transport and one[2] == port]
-            # What is closed for an address that this process may not bind could not be bound again either.
+            # A process without the right to bind this address could not open a closed listener again.
             if not in_the_way or error.errno in _FORBIDDEN:
                 raise
         for one in in_the_way:
@@ -197,7 +200,7 @@ class Listening:
     def _bind(
         self, key: Key, found: Found, beside: Mapping[Key, Sequence[socket.socket]]
     ) -> list[socket.socket]:
-        """Bind a transport of a listener; where any port will do, the one that its other transport has."""
+        """Bind one transport of a listener. For port 0, take the port that its other transport has."""
         transport, host, port = key
         ports = [
             *(found[0].getsockname()[1] for at, found in beside.items() if at[1:] == key[1:]),
@@ -206,7 +209,7 @@ class Listening:
         return bind(transport, host, port or (ports[0] if ports else 0), found)
 
     async def _bind_again(self, key: Key, found: Found) -> list[socket.socket]:
-        """Bind where a listener was a moment ago; whoever has taken the port since may leave it."""
+        """Bind the address of a closed listener again. Retry if another program has taken the port."""
         for tries_left in reversed(range(_TRIES)):
             try:
                 return self._bind(key, found, {})
@@ -223,10 +226,10 @@ class Listening:
 
 
 def _listener_on(sock: socket.socket, listeners: Sequence[ListenerConfig]) -> str:
-    """The name of the listener that a socket is for.
+    """Return the name of the listener that a socket is for.
 
     Raises:
-        ListenError: none is.
+        ListenError: the socket is for none of the listeners.
     """
     host, port = sock.getsockname()[:2]
     if len(listeners) == 1:
@@ -235,5 +238,5 @@ def _listener_on(sock: socket.socket, listeners: Sequence[ListenerConfig]) -> st
         one for one in listeners if one.port == port
     ]
     if not fitting:
-        raise ListenError(f"{host} port {port}, handed down", "none of the [[listeners]] is there")
+        raise ListenError(f"{host} port {port}, handed down", "no entry of [[listeners]] has this port")
     return fitting[0].name

@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from refractium.proxy.outcome import Reporter, Summary
 
 _GATHER: Final = 0.02
-"""Seconds for which ended connections are gathered, until their lines are made."""
+"""Seconds for which ended connections are gathered before their lines are made."""
 _TELL: Final = 1.0
-"""Seconds between two lines that say how many others were left out."""
+"""Seconds between two lines that say how many lines were left out."""
 _CLIENT_LEFT: Final = Ended.CLIENT_LEFT
 _allowance: Final = Allowance(LogConfig().max_lines_per_second)
-"""Lines of the access log of this process, which are one file as its stderr is."""
+"""The allowance of access log lines: one for the whole process, because all its lines go to one stderr."""
 
 
 def configure(style: str | None, *, debug: bool) -> Reporter:
     """Send all logs to stderr.
 
     Args:
-        style: ``rich``, ``plain``, ``json``; None takes rich on a terminal, else plain.
-        debug: whether to show what only developers want to know.
+        style: ``rich``, ``plain`` or ``json``; None selects rich on a terminal, else plain.
+        debug: whether to show the log lines that are for developers only.
 
     Returns:
         The access log.
@@ -51,22 +51,22 @@ def configure(style: str | None, *, debug: bool) -> Reporter:
 
 
 def limit(config: LogConfig) -> None:
-    """Have this process log so many connections from now on."""
+    """Limit the access log of this process to `max_lines_per_second` of a configuration from now on."""
     _allowance.per_second = config.max_lines_per_second
 
 
 class _Access:
-    """The access log without the detour of log records, which cost as much as half a connection.
+    """The access log, written without log records, which cost as much as half a connection.
 
-    The lines of many connections are made together: one by one, between all else that is done for a
-    connection, that takes twice as long. In another thread it would take less of this one's time, were it not
-    that both need the interpreter. Where stderr leads nowhere no line is made.
+    The lines of many connections are made together. To make each line alone, between the other work for its
+    connection, takes twice as long. Another thread would not save time, because both threads need the
+    interpreter. If stderr leads nowhere, no line is made.
 
-    Clients decide how many connections there are, so there is a limit on their lines.
+    Clients decide how many connections there are, so the number of lines is limited.
 
     Args:
-        handler: writes the lines.
-        debug: whether there are lines of clients that left without a word.
+        handler: the handler that writes the lines.
+        debug: whether to write lines of clients that left before they were identified.
     """
 
     def __init__(self, handler: LineHandler, *, debug: bool) -> None:
@@ -109,36 +109,36 @@ class _Access:
         )
 
     def end(self) -> None:
-        """Write what is left to say when the process ends."""
+        """Write the remaining lines when the process ends."""
         self.flush()
         if self._left_out:
             self._tell()
 
     def flush(self) -> None:
-        """Make the lines of what has ended; in any thread."""
+        """Write the lines of connections that have ended. Any thread may call this."""
         made = []
         while True:
             try:
                 at, summary = self._ended.popleft()
-            except IndexError:  # another thread may have taken it
+            except IndexError:  # another thread may have taken the last one
                 break
             try:
                 made.append(access_line(self._form, at, summary))
-            except Exception:  # noqa: BLE001 - one line is not worth the log
+            except Exception:  # noqa: BLE001 - one bad line must not end the log
                 self._writer.lose(1)
         if made:
             self._writer.write("".join(made))
 
 
 def access_line(form: Form, at: float, summary: Summary) -> str:
-    """Make the line, with its end, of a connection that has ended at some time (s since the epoch)."""
+    """Return the line, with its line end, of a connection that ended at a time (s since the epoch)."""
     metadata = summary.metadata
     fields = {"connection": fields_of(summary, metadata)} if form.has_fields else None
     return form.line(at, "info", "refractium.access", line_of(summary, metadata), fields) + "\n"
 
 
 def _leads_nowhere(fd: int) -> bool:
-    """Whether it is closed, or the null device."""
+    """Return whether a descriptor is closed, or open on the null device."""
     try:
         told = os.fstat(fd)
     except OSError:

@@ -1,4 +1,4 @@
-"""What lets others see how a run is doing: the control socket and the metrics."""
+"""The control socket and the metrics of a run, which show its status to others."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ log = logging.getLogger("refractium")
 
 
 class Observing:
-    """Both, as the configuration in force wants them.
+    """The control socket and the metrics server of the configuration in force.
 
     Args:
-        status: gives the status of what runs.
-        folder: where the control socket is if the configuration does not say it.
+        status: the function that returns the status of the run.
+        folder: the folder of the control socket, if the configuration names no path.
     """
 
     def __init__(self, status: Callable[[], Awaitable[Status]], folder: Path) -> None:
@@ -36,17 +36,18 @@ class Observing:
         self._control: control.ControlSocket | None = None
 
     async def prepare(self, assembly: Assembly, timeout: float | None = None) -> Exporter | None:  # noqa: ASYNC109
-        """Open what serves the metrics of a configuration, if it asks for another address than is open.
+        """Open the metrics server of a configuration, if its address is not the address that is open.
 
         Args:
             assembly: the configuration.
-            timeout: how long a name server may take (s); by default as long as resolv.conf(5) says.
+            timeout: the time that a name server may take (s); by default the time in resolv.conf(5).
 
         Returns:
-            What `change` takes. Whoever does not come to that closes it.
+            The server, for `change`; None if no new server is needed. A caller that does not call `change`
+            must close the server.
 
         Raises:
-            ListenError: the address cannot be listened on; nothing has changed.
+            ListenError: the server cannot listen on the address; nothing has changed.
         """
         bind = assembly.metrics.bind
         if bind is None or bind == self._bind:
@@ -58,7 +59,7 @@ class Observing:
         return exporter
 
     async def change(self, assembly: Assembly, prepared: Exporter | None) -> None:
-        """Go over to a configuration; the engine listens as it says already."""
+        """Take over a configuration. The engine must already listen on its addresses."""
         bind = assembly.metrics.bind
         if bind != self._bind:
             former, self._exporter, self._bind = self._exporter, prepared, bind
@@ -71,7 +72,7 @@ class Observing:
         await self._change_control(assembly.server.control)
 
     async def close(self) -> None:
-        """End both."""
+        """Close the metrics server and the control socket."""
         if self._exporter is not None:
             await self._exporter.close()
             self._exporter = None
@@ -90,7 +91,7 @@ class Observing:
         try:
             await wanted.open()
         except OSError as error:
-            # By default it is a courtesy, which a user without a folder for it can do without.
+            # Nobody has asked for the default socket, so a user who has no folder for it gets no warning.
             level = (
                 logging.DEBUG
                 if configured is None and isinstance(error, PermissionError)

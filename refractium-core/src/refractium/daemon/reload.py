@@ -1,4 +1,4 @@
-"""Taking a changed configuration over while serving, as a whole or not at all."""
+"""Reloads, which take over a changed configuration while serving, as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ _T = TypeVar("_T")
 
 
 class _SupersededError(Exception):
-    """Another reload was asked for while one waited."""
+    """The end of a reload that still waited when another reload was requested."""
 
 
 class Reloader:
-    """Reloads when it is asked to, one time after the other; requests that come meanwhile are one.
+    """A loop that reloads on request, one reload at a time. Requests during a reload count as one request.
 
     A request ends a reload that still waits for name servers or for checks of backends.
 
     Args:
-        serving: what serves.
-        overrides: what was given on the command line; it still comes before the file.
-        transports: what was asked to be served.
-        listening: the sockets.
-        observing: control socket and metrics.
+        serving: the engine or the supervisor of the run.
+        overrides: the options of the command line, which still take precedence over the file.
+        transports: the transports that the run was asked to serve.
+        listening: the listeners of the run.
+        observing: the control socket and the metrics of the run.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Reloader:
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
-        """Reload soon."""
+        """Request a reload."""
         self._asked.set()
 
     async def run(self) -> None:
-        """Reload whenever asked; ends only by cancelling."""
+        """Reload at each request. Only cancelling ends this loop."""
         while True:
             await self._asked.wait()
             self._asked.clear()
@@ -76,7 +76,7 @@ class Reloader:
 
     async def _reload(self) -> None:
         try:
-            # Reading and checking a large file takes a while, in which connections are served.
+            # In a thread: a large file takes a while to check, and connections are served meanwhile.
             assembly = await asyncio.to_thread(assembled, self._overrides)
             await self._apply(assembly)
         except _SupersededError:
@@ -88,17 +88,17 @@ class Reloader:
         except ListenError as error:
             reason = rights.explained(error, self._serving.identity)
             self._serving.service.reload_failed([reason])
-            log.error("not reloaded: %s", reason)  # noqa: TRY400 - as above
+            log.error("not reloaded: %s", reason)  # noqa: TRY400 - the operator's fault
         except Exception as error:
-            self._serving.service.reload_failed([f"internal error: {error!r}"])
+            self._serving.service.reload_failed([f"internal error: {type(error).__name__}: {error}"])
             log.exception("not reloaded: internal error")
         else:
             for warning in assembly.warnings:
                 log.warning("%s", warning)
             if assembly.server.worker_count != self._serving.workers:
-                log.warning("server.workers: there are %d until a restart", self._serving.workers)
+                log.warning("server.workers: the number stays %d until a restart", self._serving.workers)
             if assembly.server.identity != self._serving.identity:
-                log.warning("server.user: it runs as %s until a restart", current_user())
+                log.warning("server.user: Refractium runs as %s until a restart", current_user())
             log.info("reloaded: configuration %d is in force", self._serving.service.generation)
 
     async def _apply(self, assembly: Assembly) -> None:
@@ -124,7 +124,7 @@ class Reloader:
         await self._observing.change(assembly, exporter)
 
     async def _unless_superseded(self, step: Coroutine[Any, Any, _T]) -> _T:
-        """Wait for a step that changes nothing, or else end it because another reload was asked for."""
+        """Wait for a step that changes nothing, but end the step if another reload is requested."""
         asked, running = asyncio.create_task(self._asked.wait()), asyncio.create_task(step)
         try:
             await asyncio.wait((asked, running), return_when=asyncio.FIRST_COMPLETED)
@@ -141,7 +141,7 @@ class Reloader:
 async def ask_on_changes(
     path: Path, known: bytes | None, is_wanted: Callable[[], bool], reloader: Reloader
 ) -> None:
-    """Have every change of a file reloaded, as long as that is wanted; ends only by cancelling."""
+    """Request a reload at each change of a file, if that is wanted then. Only cancelling ends this loop."""
     async for _ in changes(path, known):
         if is_wanted():
             reloader.ask()

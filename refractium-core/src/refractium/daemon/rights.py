@@ -1,4 +1,4 @@
-"""From root to the user that the configuration names: what has to be done when, and what goes wrong then."""
+"""The change from root to the user that the configuration names: its steps and its possible errors."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _PACKAGE: Final = Path(__file__).parents[1] / "__init__.py"
 
 
 def begin(loaded: Loaded) -> Identity | None:
-    """Return who to run as, and give up what has to be given up before the first thread begins.
+    """Return the user to run as. Give up the rights that must be given up before the first thread begins.
 
     Returns:
-        What `give_up` takes; None where the configuration names no user, or is not valid.
+        The user, for `give_up`; None if the configuration names no user or is not valid.
 
     Raises:
         ConfigError: this process cannot become that user.
-        RefractiumError: the kernel refuses it.
+        RefractiumError: the kernel refuses to take the rights away.
     """
     if loaded.problems or (identity := loaded.config.server.identity) is None:
         return None
     if os.geteuid() != 0 and not identity.is_current:
         reason = "only root can run as another user or group: start it as root, or leave user and group out"
         raise ConfigError([loaded.problem("server.user", reason)])
-    from refractium.system import privileges  # noqa: PLC0415 - with ctypes, which is not always wanted
+    from refractium.system import privileges  # noqa: PLC0415 - imports ctypes, which few runs need
 
     try:
         privileges.forgo_new_privileges()
@@ -50,18 +50,18 @@ def begin(loaded: Loaded) -> Identity | None:
 
 
 def give_up(identity: Identity) -> None:
-    """Run as that user from now on.
+    """Run as this user from now on.
 
     Raises:
-        RefractiumError: the kernel refuses it, or that user could not run the program.
+        RefractiumError: the kernel refuses the change, or the user could not run the program.
     """
-    from refractium.system import privileges  # noqa: PLC0415 - as above
+    from refractium.system import privileges  # noqa: PLC0415 - imports ctypes, which few runs need
 
     try:
         privileges.become(identity)
     except OSError as error:
         raise _refused(identity, error) from error
-    # Workers and processes of hooks are new interpreters, and modules are imported when they are needed.
+    # Workers and processes of hooks start new interpreters, and modules are imported only when needed.
     for path, mode in ((sys.executable, os.X_OK), (os.__file__, os.R_OK), (_PACKAGE, os.R_OK)):
         if not os.access(path, mode):
             reason = f"user {identity.user} cannot read {path}"
@@ -69,7 +69,7 @@ def give_up(identity: Identity) -> None:
 
 
 def is_lost(path: Path, identity: Identity) -> bool:
-    """Return whether the configuration file, which a reload reads, cannot be read any more; warn if so."""
+    """Return whether a reload can no longer read the configuration file; log a warning if so."""
     if os.access(path, os.R_OK):
         return False
     log.warning("server.user: %s", _unreadable(path, identity))
@@ -77,7 +77,7 @@ def is_lost(path: Path, identity: Identity) -> bool:
 
 
 def doubts(loaded: Loaded) -> Iterator[Problem]:
-    """Yield a warning if the user could not read the configuration file; only root can find out."""
+    """Yield a warning if the configured user could not read the configuration file; only root can check."""
     if loaded.problems or (identity := loaded.config.server.identity) is None or os.geteuid() != 0:
         return
     try:
@@ -95,10 +95,10 @@ def doubts(loaded: Loaded) -> Iterator[Problem]:
 
 
 def explained(error: ListenError, identity: Identity | None) -> str:
-    """Return what to say of an address that a reload could not bind."""
+    """Return the message about an address that a reload could not bind."""
     if identity is None or error.errno != errno.EACCES:
         return str(error)
-    ways = "restart it, or lower net.ipv4.ip_unprivileged_port_start (sysctl)"
+    ways = "restart Refractium, or lower net.ipv4.ip_unprivileged_port_start (sysctl)"
     return f"{error}; user {identity.user} has neither: {ways}"
 
 

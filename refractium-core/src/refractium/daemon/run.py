@@ -40,27 +40,28 @@ def serve(
     begin: Callable[[], Reporter],
     announce: Callable[[Assembly], None],
 ) -> None:
-    """Serve until a signal ends it.
+    """Serve until a signal ends the run.
 
     Args:
-        overrides: what was given on the command line.
-        transports: what to serve. One without routes and fallback is left out, unless it is the only one.
-        begin: sends the logs of a process to stderr; returns its access log.
-        announce: says on stdout what is going to be served.
+        overrides: the options of the command line.
+        transports: the transports to serve. A transport without routes and fallback is left out, unless it is
+            the only one.
+        begin: the function that sends the logs of a process to stderr and returns its access log.
+        announce: the function that prints on stdout what is going to be served.
 
     Raises:
         ConfigError: the configuration cannot be used; nothing was bound.
-        ListenError: an address cannot be listened on.
+        ListenError: the run cannot listen on an address.
     """
     file = file_of(overrides)
     known = digest(file) if file is not None else None
     loaded = read_sources(overrides)
-    identity = rights.begin(loaded)  # before the thread of the log
+    identity = rights.begin(loaded)  # before the log starts its thread
     access = begin()
     assembly = assembled(overrides, loaded)
     with claimed_stdout():
         leave_stdout_to_hooks(assembly)
-        with contextlib.suppress(OSError):  # nobody reads stdout: no reason not to serve
+        with contextlib.suppress(OSError):  # serve even if nobody reads stdout
             announce(assembly)
         for warning in assembly.warnings:
             log.warning("%s", warning)
@@ -70,9 +71,10 @@ def serve(
 
 
 def _take_all_descriptors() -> None:
-    """Use as many as the administrator allows: the lower limit is for programs that call select(2).
+    """Raise the soft limit of descriptors to the hard limit, which the administrator sets.
 
-    So says systemd.exec(5) of LimitNOFILE. By default it is 1,024, which is 500 connections.
+    The soft limit is for programs that call select(2): see LimitNOFILE in systemd.exec(5). Its default is
+    1,024 descriptors, which is 500 connections.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # fs.nr_open has been lowered since
@@ -100,12 +102,12 @@ async def _serve(
         starting = asyncio.create_task(_start(run_by, assembly, transports, listening, observing))
         if await stopping.allows(starting):
             systemd.ready()
-            # Only now: a reload compares what is wanted with what is open.
+            # Only now, because a reload compares the configured listeners with the open listeners.
             tasks.append(asyncio.create_task(reloader.run()))
             path, known = in_force
             if path is not None:
                 if identity is not None and rights.is_lost(path, identity):
-                    known = digest(path)  # it is a change if that user may read the file later
+                    known = digest(path)  # it is a change if the user can read the file later
                 watching = ask_on_changes(path, known, lambda: is_hot(service), reloader)
                 tasks.append(asyncio.create_task(watching))
         await stopping.begun.wait()
@@ -130,7 +132,7 @@ async def _start(
     listening: Listening,
     observing: Observing,
 ) -> None:
-    """Listen, and let others see how the run is doing. It takes as long as the first checks of backends."""
+    """Listen, and open control socket and metrics. This takes as long as the first checks of backends."""
     change = await listening.begin(systemd.inherited(), assembly.wanted(transports))
     try:
         exporter = await observing.prepare(assembly)
@@ -144,7 +146,7 @@ async def _start(
         await listening.undo(change)
         raise
     try:
-        # The first client is accepted, and workers and hooks are started, only here.
+        # Only here does the service accept the first client and start workers and hooks.
         await listening.carry_out(change)
     except BaseException:
         if exporter is not None:
@@ -154,7 +156,7 @@ async def _start(
 
 
 class _Stopping:
-    """The first signal drains, the second ends at once."""
+    """The stop of a run: the first signal drains, the second signal ends the run at once."""
 
     def __init__(self, service: Service[Any]) -> None:
         self._service = service
@@ -163,7 +165,7 @@ class _Stopping:
         self.done = asyncio.Event()
 
     async def allows(self, starting: asyncio.Task[None]) -> bool:
-        """Wait for a start, which a signal ends; whether it has come to its end."""
+        """Wait for the end of a start; return False if a signal has cancelled the start, else True."""
         begun = asyncio.create_task(self.begun.wait())
         await asyncio.wait((starting, begun), return_when=asyncio.FIRST_COMPLETED)
         begun.cancel()

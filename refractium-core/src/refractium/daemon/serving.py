@@ -1,4 +1,4 @@
-"""What serves a run: an engine in this process, or several worker processes."""
+"""The service of a run: an engine in this process, or a supervisor with several worker processes."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ SpecT_contra = TypeVar("SpecT_contra", contravariant=True)
 
 
 class Service(Protocol[SpecT_contra]):
-    """The common shape of an engine and a supervisor; see `refractium.Refractium`."""
+    """The methods that an engine and a supervisor have in common; see `refractium.Refractium`."""
 
     @property
     def settings(self) -> Settings:
-        """Limits and timeouts."""
+        """The limits and timeouts of connections to come."""
 
     @property
     def active(self) -> int:
-        """The number of connections and UDP sessions open now."""
+        """The number of connections and UDP sessions that are open now."""
 
     @property
     def generation(self) -> int:
         """The number of configurations that have been in force."""
 
     def reserve(self, sock: socket.socket) -> None:
-        """Open all further sockets that are needed on the address of a bound one."""
+        """Open all further sockets that are needed on the address of a bound socket."""
 
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
         """Serve on a bound socket."""
 
     async def stop_listening(self, transport: Transport, address: str) -> None:
-        """Give up an address; it is free when this returns."""
+        """Close the listener on an address; the address is free when this method returns."""
 
     async def prepare(self, spec: SpecT_contra, /) -> Callable[[], Awaitable[None]]:
         """Resolve names and check backends, which changes nothing; return the function that changes over."""
 
     def reload_failed(self, errors: Sequence[str]) -> None:
-        """Have the status tell of a configuration that could not be taken over."""
+        """Record for the status that a configuration could not be taken over."""
 
     async def status(self) -> Status:
-        """Tell everything that is known at this moment."""
+        """Return the status at this moment."""
 
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
         """Let connections finish, and end."""
@@ -69,13 +69,13 @@ class Service(Protocol[SpecT_contra]):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """An engine or a supervisor, with what the daemon knows of it.
+    """An engine or a supervisor, with the facts that the daemon needs about it.
 
     Attributes:
         service: the engine or the supervisor.
-        spec_of: makes of a configuration what `Service.prepare` takes.
+        spec_of: the function that makes the argument of `Service.prepare` from a configuration.
         workers: the number of processes that serve.
-        identity: the user to run as once all ports are bound; None where that does not change.
+        identity: the user to run as once all ports are bound; None if the configuration names no user.
     """
 
     service: Service[Any]
@@ -84,7 +84,7 @@ class Serving:
     identity: Identity | None
 
     async def prepare(self, assembly: Assembly) -> Callable[[], Awaitable[None]]:
-        """Same as `Service.prepare`, for a configuration."""
+        """Prepare the change to a configuration; see `Service.prepare`."""
         return await self.service.prepare(self.spec_of(assembly))
 
 
@@ -100,9 +100,9 @@ def serving(
     Args:
         overrides: the options of the command line.
         assembly: the configuration.
-        begin: sends the logs of a worker to stderr; returns its access log.
+        begin: the function that sends the logs of a worker to stderr and returns its access log.
         access: the access log of this process.
-        identity: the user to run as.
+        identity: the user to run as once all ports are bound; None if the configuration names no user.
     """
     logs.limit(assembly.log)
     workers = assembly.server.worker_count
@@ -118,7 +118,10 @@ def serving(
 
 @dataclass(frozen=True)
 class _Build:
-    """Makes the same configuration in a worker, from the same text, wherever the file is now."""
+    """A function that makes a worker's spec from the text that the supervisor has read.
+
+    The file itself may have moved or changed since.
+    """
 
     overrides: Overrides
     source: Source
@@ -130,5 +133,5 @@ class _Build:
 
 
 def is_hot(service: Service[Any]) -> bool:
-    """Whether the configuration in force wants changes of its file to be taken over."""
+    """Return whether the configuration in force asks for a reload at each change of its file."""
     return isinstance(service.settings, ServerConfig) and service.settings.hot_reload

@@ -1,4 +1,4 @@
-"""What the program prints, and whose stdout is."""
+"""The lines that the program prints, and the choice of the stream that takes them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _claimed: TextIO | None = None
 
 @contextlib.contextmanager
 def claimed_stdout() -> Iterator[None]:
-    """Remember stdout for `say`: while a thread loads plugins, what is printed goes to stderr."""
-    global _claimed  # noqa: PLW0603 - as `sys.stdout` is
+    """Remember stdout for `say`: while a thread loads plugins, `sys.stdout` is stderr."""
+    global _claimed  # noqa: PLW0603 - a global, like `sys.stdout`
     _claimed = sys.stdout
     try:
         yield
@@ -27,7 +27,7 @@ def claimed_stdout() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Print a line that scripts may wait for; it does not matter if nobody reads."""
+    """Print a line that scripts may wait for. It is no error if nobody reads the line."""
     stream = sys.stdout if _claimed is None else _claimed
     with contextlib.suppress(OSError):
         stream.write(line + "\n")
@@ -35,8 +35,8 @@ def say(line: str) -> None:
 
 
 def leave_stdout_to_hooks(assembly: Assembly) -> None:
-    """If a hook writes to stdout, print to stderr from now on: to stdout nothing else may."""
-    global _claimed  # noqa: PLW0603 - as above
+    """Print to stderr from now on if a hook writes to stdout: nothing else may then go to stdout."""
+    global _claimed  # noqa: PLW0603 - a global, like `sys.stdout`
     uses = (*assembly.hooks, *(use for route in (*assembly.tcp, *assembly.udp) for use in route.hooks))
     if any(isinstance(use, tuple) and use[0].takes_stdout(use[1]) for use in uses):
         sys.stdout = sys.stderr

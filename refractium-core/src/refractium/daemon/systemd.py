@@ -1,4 +1,4 @@
-"""What systemd and the program tell each other, where systemd has started it."""
+"""The messages and sockets that the program exchanges with systemd, if systemd has started the program."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from refractium.errors import ListenError
 from refractium.wire.text import escape
 
 _FIRST_INHERITED: Final = 3
-"""The first descriptor that is handed down (sd_listen_fds(3))."""
+"""The first descriptor that systemd hands down (sd_listen_fds(3))."""
 
 
 def notify(*states: str) -> None:
-    """Tell the service manager, if there is one that wants to know (sd_notify(3))."""
+    """Send states to the service manager, if there is one that asks for states (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):  # in the abstract namespace
         address = "\0" + address[1:]
-    # Nobody there any more is no reason not to serve.
+    # Go on serving if the service manager is gone.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.connect(address)
         sock.send("\n".join(states).encode())
 
 
 def ready() -> None:
-    """It listens, or it has reloaded."""
+    """Report that the program listens, or that a reload has ended."""
     notify("READY=1")
 
 
 def reloading() -> None:
-    """It has begun to reload; `ready` follows, however that ends."""
+    """Report that a reload has begun; `ready` follows, even if the reload fails."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
 def stopping() -> None:
-    """It accepts nothing any more."""
+    """Report that the program accepts no more clients."""
     notify("STOPPING=1")
 
 
 def inherited() -> list[socket.socket]:
-    """The sockets that were handed down to this process (sd_listen_fds(3)), once.
+    """Return the sockets handed down to this process (sd_listen_fds(3)). Later calls return none.
 
     Raises:
-        ListenError: what was handed down is no socket that clients can reach.
+        ListenError: a descriptor that was handed down is no socket that clients can reach.
     """
     if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
         return []
@@ -70,7 +70,7 @@ def inherited() -> list[socket.socket]:
 
 
 def _fault_of(sock: socket.socket) -> str | None:
-    """Return why clients cannot reach a socket that was handed down; None where they can."""
+    """Return why clients cannot reach a socket that was handed down; None if they can."""
     if sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return "it is no IPv4 or IPv6 socket: give ListenStream= an address and a port"
     if sock.type == socket.SOCK_STREAM:

@@ -1,7 +1,7 @@
-"""What triggers a reload: a file whose content has changed, however it was changed.
+"""The watch on the configuration file. It notices each change of the content, which triggers a reload.
 
-Its folder is watched, not the file: editors and deployment tools replace a file by renaming another one over
-it, by swapping a link to its folder, or by deleting and writing it anew.
+It watches the folder, not the file: editors and deployment tools replace a file by renaming another file over
+it, by swapping a link to its folder, or by deleting it and writing it again.
 """
 
 from __future__ import annotations
@@ -22,28 +22,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DEBOUNCE_MS: Final = 400
-"""Changes that follow each other are one, for this long at the most."""
+"""Milliseconds at the most in which changes that follow each other count as one change."""
 _QUIET_MS: Final = 100
-"""After this long without a further change, what was written is taken to be whole."""
+"""Milliseconds without a further change after which a file counts as completely written."""
 _LOOK_MS: Final = 1_000
-"""The file is looked at this often even without an event: not every file system tells of all changes."""
+"""Milliseconds between looks at the file without an event: not every file system reports all changes."""
 _RETRY: Final = 1.0
-"""Seconds until a folder that cannot be watched is tried again."""
+"""Seconds until the next attempt to watch a folder that cannot be watched."""
 
 
 async def changes(path: Path, known: bytes | None) -> AsyncIterator[None]:
     """Yield whenever the content of a file has changed since the last time.
 
-    A missing file is no change: it is on its way to the next one. Something unreadable in its place, such as
-    a FIFO, is a change. Ends only by cancelling.
+    A missing file is no change, because a new file is expected to follow. Something unreadable in its place,
+    such as a FIFO, is a change. Only cancelling ends the iteration.
 
     Args:
-        path: the file; it and its folder may be missing now and then.
-        known: the `digest` of what is in force. Taken before that was read, no change can be missed.
+        path: the file; the file and its folder may be missing for a while.
+        known: the `digest` of the file in force. If the caller computes it before reading the file, no change
+            can be missed.
     """
 
     def may_matter(_: object, changed: str) -> bool:
-        """A link or a folder may be on the way to the file; any other file, such as our own log, is not."""
+        """Return whether an event may concern the file: on the file itself, or on a link or a folder.
+
+        A link or a folder may be on the path to the file. Other files, such as our own log, do not matter.
+        """
         return Path(changed).name == path.name or Path(changed).is_dir() or Path(changed).is_symlink()
 
     while True:
@@ -54,11 +58,11 @@ async def changes(path: Path, known: bytes | None) -> AsyncIterator[None]:
                 known = now
                 yield
             if await asyncio.to_thread(_folders, path) != folders:
-                break  # a link leads elsewhere now
+                break  # a link now leads to another folder
 
 
 async def _settled(path: Path, known: bytes | None) -> bytes | None:
-    """Return the digest of a file once nobody is writing it: it may be found half written."""
+    """Return the digest of a file once nobody writes to it any more: before, it may be half written."""
     now = await asyncio.to_thread(digest, path)
     while now != known:
         await asyncio.sleep(_QUIET_MS / 1000)
@@ -69,7 +73,7 @@ async def _settled(path: Path, known: bytes | None) -> bytes | None:
 
 
 async def _events(folders: set[Path], may_matter: Callable[[object, str], bool]) -> AsyncIterator[None]:
-    """Something has happened in one of the folders; and now and then without that."""
+    """Yield after each event in one of the folders, and at times without an event."""
     yield
     try:
         async for _ in awatch(
@@ -83,17 +87,17 @@ async def _events(folders: set[Path], may_matter: Callable[[object, str], bool])
         ):
             yield
     except (OSError, RuntimeError) as error:
-        log.debug("cannot watch %s: %s", folders, error)
+        log.debug("cannot watch %s: %s", ", ".join(sorted(map(str, folders))), error)
     await asyncio.sleep(_RETRY)
 
 
 def _folders(path: Path) -> set[Path]:
-    """Where the file is, and where it really is."""
+    """Return the folder of the path, and the folder of the real file after all links."""
     return {path.absolute().parent, path.resolve().parent}
 
 
 def digest(path: Path) -> bytes | None:
-    """Return what stands for the content of a file, or for why it cannot be read; None if it is missing."""
+    """Return a hash of a file's content, or the error if it cannot be read; None if the file is missing."""
     try:
         content = read_regular(path)
     except FileNotFoundError:
