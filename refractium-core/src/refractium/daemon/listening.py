@@ -32,7 +32,7 @@ The listener then keeps the port that the kernel has given to it.
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM})
 _TRIES: Final = 10
 _PAUSE: Final = 0.2
-"""Seconds between two attempts to bind an address again that was closed for a new address in vain."""
+"""Seconds between attempts to reopen a listener that was closed for a new one which could not be bound."""
 
 
 @dataclass

@@ -148,7 +148,7 @@ class Refractium:
             listener: the name of the listener rules that apply, a key of `EngineSpec.listeners`.
 
         Returns:
-            The addresses on which the engine listens now, as ``HOST:PORT``.
+            The addresses on which this call has begun to listen, as ``HOST:PORT``.
 
         Raises:
             ListenError: the engine cannot listen on the address; listeners started before go on.
@@ -261,9 +261,10 @@ class Refractium:
         self._last_reload = status.Reload(status.now(), ok=False, errors=tuple(errors))
 
     async def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
-        """Close the listener on an address that `start_tcp` or `start_udp` returned; its connections go on.
+        """Close the listener on an address that `start_tcp` or `start_udp` returned.
 
-        When this method returns, other programs can listen on the address.
+        Open connections go on, but UDP sessions end. When this method returns, other programs can listen
+        on the address.
 
         Raises:
             ValueError: the engine does not listen on the address.

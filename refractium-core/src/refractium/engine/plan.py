@@ -34,7 +34,8 @@ class Plan:
 
     Args:
         spec: the routes, listeners and settings to serve.
-        successor_of: the plan in force, whose states of backends, hooks and fault counts the new plan keeps.
+        successor_of: the plan in force, from which the new plan takes over backend states, hooks and fault
+            counts.
         authorities: for each transport, the object that decides which backends are up. Without authorities,
             the plan checks the backends itself.
 

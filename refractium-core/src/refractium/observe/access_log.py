@@ -20,7 +20,7 @@ log: Final = logging.getLogger("refractium.access")
 
 _UDP: Final = Transport.UDP
 _MAX_KEYS: Final = 16
-"""Metadata keys in a line at the most. No protocol declares as many; a plugin may take keys from the wire."""
+"""Most metadata keys that are logged. No protocol declares as many; a plugin may take keys from the wire."""
 _BETWEEN: Final = 4
 """Characters that JSON adds to each name in a list: two quotes, a comma and a space."""
 

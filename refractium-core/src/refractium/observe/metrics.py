@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 _PATIENCE: Final = 5.0
-"""Seconds after which a scrape fails, and seconds that the event loop may take to give the status."""
+"""Seconds that a scrape, or the event loop's answer to it, may take. After that, the scrape fails."""
 _MOST: Final = 16
 """Scrapers served at the same time. A further scraper replaces the oldest: a scrape takes milliseconds."""
 _PAUSE: Final = 0.1

@@ -92,7 +92,7 @@ class Crew:
         self._tasks = [asyncio.create_task(self._keep(number)) for number in self._restarts]
 
     async def all_have_served(self) -> None:
-        """Wait until each worker has begun to serve; the replacement of a worker later on does not count.
+        """Wait until each worker has served once. Later replacements of workers do not count.
 
         Raises:
             RefractiumError: a worker cannot be started.
@@ -149,7 +149,7 @@ class Crew:
         await asyncio.gather(*map(self._end, self))
 
     async def _keep(self, number: int) -> None:
-        """Start one worker, again after each end, until the crew stops or the worker never starts."""
+        """Keep one worker running until the crew stops, or until its first `_TRIES` starts have failed."""
         pause = _FIRST_PAUSE
         tries_left = _TRIES
         while True:

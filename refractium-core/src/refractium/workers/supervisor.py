@@ -200,7 +200,7 @@ class Supervisor:
         for one in self._listeners:
             if (one.transport, one.address) == (Transport(transport), address):
                 self._listeners.remove(one)
-                one.close()  # before the workers close theirs: the last close ends the listening
+                one.close()  # before the workers close theirs, so that their close is the last
                 # A worker that does not answer is killed, and that ends the call too.
                 calls = [worker.call(StopListening, one.transport, one.address) for worker in self._crew]
                 await asyncio.gather(*calls)

@@ -123,7 +123,7 @@ class WorkerProcess:
 
     @property
     def is_well(self) -> bool:
-        """Whether the worker has neither ended nor been killed."""
+        """Whether the worker still runs and was not killed."""
         return not self._fault and not self.ended.is_set()
 
     def kill(self, why: str) -> None:
