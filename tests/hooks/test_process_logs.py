@@ -111,7 +111,7 @@ def test_what_a_hook_in_a_process_logs_is_json_where_the_programs_log_is(tmp_pat
         """
     )
     with serving("--log-format", "json", cwd=tmp_path) as proxy:
-        proxy.await_err("viewers can come")
+        proxy.await_err("listening for viewers")
         assert proxy.terminate() == 0
         lines = [json.loads(line) for line in proxy.err.splitlines()]
     assert {line["logger"].partition(".")[0] for line in lines} == {"refractium", "refractium_hooks_pcap"}

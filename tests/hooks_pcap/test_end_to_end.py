@@ -168,7 +168,7 @@ def test_tshark_looks_on_at_a_port(tmp_path: Path) -> None:
         text = configuration(backend.address, tmp_path / "a.pcapng", listen=f'"127.0.0.1:{listen}"')
         path.write_text(text)
         proxy = stack.enter_context(serving("tcp", "-c", path))
-        proxy.await_err(f"viewers can come to TCP@127.0.0.1:{listen}")
+        proxy.await_err(f"listening for viewers on TCP@127.0.0.1:{listen}")
         command = [require_program("tshark"), "-n", "-l", "-i", f"TCP@127.0.0.1:{listen}"]
         # What passes before it has come it does not see.
         tshark = stack.enter_context(
@@ -180,7 +180,7 @@ def test_tshark_looks_on_at_a_port(tmp_path: Path) -> None:
             )
         )
         stack.callback(tshark.kill)
-        proxy.await_err("viewer 127.0.0.1:[0-9]+ has come")
+        proxy.await_err("viewer 127.0.0.1:[0-9]+ connected")
         assert ask(proxy.address, b"seen by others").data == b"seen by others"
         await_captured(proxy)
         assert proxy.terminate() == 0

@@ -168,7 +168,7 @@ def test_a_capture_of_another_form_is_left_alone(
     write(path, b"new", form=new)
     assert path.read_bytes() == before
     assert datagrams_of(read_file(tmp_path / "a_2.cap")) == [b"new"]
-    assert "a capture of another form" in caplog.text
+    assert "a capture of another format" in caplog.text
 
 
 def test_a_capture_that_is_damaged_in_its_middle_is_left_alone(tmp_path: Path) -> None:
@@ -195,9 +195,9 @@ def test_a_file_that_another_has_open_is_left_to_it(tmp_path: Path, caplog: pyte
         [b"1", b"4"],
         [b"2", b"5"],
     ]
-    assert [line for line in caplog.messages if "somebody else" in line] == [
-        f"{path} is being written by somebody else; {tmp_path}/a_2.pcapng is written instead",
-        f"{path} is being written by somebody else; {tmp_path}/a_3.pcapng is written instead",
+    assert [line for line in caplog.messages if "another process" in line] == [
+        f"{path} is being written by another process; writing packets to {tmp_path}/a_2.pcapng instead",
+        f"{path} is being written by another process; writing packets to {tmp_path}/a_3.pcapng instead",
     ]
 
 

@@ -79,7 +79,7 @@ def test_when_nobody_reads_any_more_all_the_rest_is_lost(caplog: pytest.LogCaptu
     stdout.close()
     os.close(into)
     assert stdout.lost == 6
-    assert caplog.messages == ["cannot write to stdout any more, packets are lost: Broken pipe"]
+    assert caplog.messages == ["cannot write to stdout, all further packets are lost: Broken pipe"]
 
 
 def test_a_pipe_that_is_full_is_waited_for_not_given_up() -> None:

@@ -120,7 +120,7 @@ def test_a_viewer_is_there_when_the_log_says_so(monkeypatch: pytest.MonkeyPatch)
     there = []
 
     def info(text: str, *_: object) -> None:
-        if "has come" in text:
+        if "connected" in text:
             there.append(len(viewers._viewers))
 
     monkeypatch.setattr(viewers_module.log, "info", info)
@@ -266,7 +266,7 @@ def test_a_port_in_use_is_waited_for(
         with Viewer(viewers) as viewer:
             viewers.write(records_of(b"y"))
             assert viewer.await_datagrams(1) == [b"y"]
-    assert caplog.text.count("no viewer can come") == 1
+    assert caplog.text.count("cannot listen for viewers") == 1
 
 
 def test_at_the_end_viewers_get_the_rest_if_they_read_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,13 +79,13 @@ def test_these_are_fine(settings: dict[str, Any], tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("settings", "key", "message"),
     [
-        ({"path": "{protocl}.pcapng"}, "path", "{protocl} is not known"),
-        ({"path": "{}.pcapng"}, "path", "{} is not known"),
-        ({"path": "{number:03}"}, "path", "{number:03} is not known"),
-        ({"path": "{route!r}"}, "path", "{route!r} is not known"),
+        ({"path": "{protocl}.pcapng"}, "path", "{protocl} is unknown"),
+        ({"path": "{}.pcapng"}, "path", "{} is unknown"),
+        ({"path": "{number:03}"}, "path", "{number:03} is unknown"),
+        ({"path": "{route!r}"}, "path", "{route!r} is unknown"),
         ({"path": "{protocol.pcapng"}, "path", "no partner"),
         ({"path": "protocol}.pcapng"}, "path", "no partner"),
-        ({"path": "{protocol}/a.pcapng"}, "path", "not into that of its folder"),
+        ({"path": "{protocol}/a.pcapng"}, "path", "not in the name of its folder"),
         ({"path": "nowhere/a.pcapng"}, "path", "there is no folder nowhere"),
         ({"path": ""}, "path", "name of a file is missing"),
         ({"path": "./"}, "path", "name of a file is missing"),
@@ -95,7 +95,7 @@ def test_these_are_fine(settings: dict[str, Any], tmp_path: Path, monkeypatch: p
         ({"path": "link"}, "path", "symbolic link"),
         ({"path": "socket"}, "path", "neither a file nor a FIFO"),
         ({"path": "/dev/full"}, "path", "neither a file nor a FIFO"),
-        ({"path": "notes.txt"}, "path", "no capture"),
+        ({"path": "notes.txt"}, "path", "is not a capture"),
         ({"listen": 65_536}, "listen", "from 0 to 65535"),
         ({"listen": "-1"}, "listen", "from 0 to 65535"),
         ({"listen": "127.0.0.1:"}, "listen", "from 0 to 65535"),
@@ -162,7 +162,7 @@ def open_to_all(path: Path) -> None:
     [
         (of_nobody, "it belongs to another user (uid 65534)"),
         (fifo_of_nobody, "it belongs to another user (uid 65534)"),
-        (linked, "it has another name elsewhere"),
+        (linked, "(a hard link)"),
         (open_to_all, "other users may write to it (mode 0666)"),
     ],
 )
@@ -191,7 +191,7 @@ def test_what_another_user_may_have_made_is_not_written_to(
 def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        assert "no file can be made" in problems(path=str(tmp_path / "a"))[0][1]
+        assert "cannot create files" in problems(path=str(tmp_path / "a"))[0][1]
     finally:
         tmp_path.chmod(0o700)
 

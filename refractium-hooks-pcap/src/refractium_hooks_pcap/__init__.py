@@ -1,8 +1,9 @@
-"""A packet hook that mirrors what passes to pcapng, so that Wireshark shows it.
+"""A packet hook that mirrors traffic to pcapng, so that Wireshark can show it.
 
-Events come in at `hook.PcapHook`; `packets` makes of those of each session the IP packets that a capture of
-it would hold, `formats` makes records of these, and `outputs` brings them to files, to stdout and to viewers.
-`reader` goes the other way; `capture` is the command that shows what was captured.
+`hook.PcapHook` receives the events. `packets` turns the events of a session into the IP packets that a
+capture of this session would hold. `formats` turns packets into records, and `outputs` writes records to
+files, to stdout and to viewers. `reader` turns records back into packets; the command `capture` shows the
+sessions in a capture.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 @hookimpl
 def refractium_hooks() -> list[type[PacketHook[Any]]]:
-    """The hook ``pcap``."""
+    """Return the hook ``pcap``."""
     return [PcapHook]
 
 
 @hookimpl
 def refractium_commands() -> list[Command]:
-    """The command ``capture``."""
-    # Whoever only runs the hook, in a process of its own, needs nothing of a command line.
+    """Return the command ``capture``."""
+    # A process that only runs the hook does not need the modules of the command line.
     from refractium_hooks_pcap.capture.command import command  # noqa: PLC0415 - see above
 
     return [command]

@@ -1,10 +1,10 @@
-"""Sans-IO: packets as records of the two capture formats.
+"""Encodes packets as records of the two capture formats, without any input or output.
 
-One writer makes one stream: a file, or what one viewer reads. A rotated file and a viewer that comes later
-get a writer of their own, whose `begin` is ahead of its records.
+One writer makes one stream: a file, or the stream to one viewer. Each rotated file and each viewer has a
+writer of its own, and the bytes of `begin` precede the writer's records.
 
-pcapng: draft-ietf-opsawg-pcapng; pcap: draft-ietf-opsawg-pcap. Both are written little-endian, with times in
-ns, and hold bare IP packets (`LINKTYPE_RAW`).
+The formats are pcapng (draft-ietf-opsawg-pcapng) and pcap (draft-ietf-opsawg-pcap). The writers write both
+little-endian, with times in ns, and with bare IP packets (`LINKTYPE_RAW`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from refractium_hooks_pcap.packets import Packet
 
 LINKTYPE_RAW: Final = 101
-"""Packets start with an IPv4 or IPv6 header."""
+"""The link type of packets that start with an IPv4 or IPv6 header."""
 
 _SECTION_HEADER: Final = 0x0A0D_0D0A
 _INTERFACE_DESCRIPTION: Final = 1
@@ -33,15 +33,15 @@ _SHB_USERAPPL: Final = 4
 _IF_NAME: Final = 2
 _IF_TSRESOL: Final = 9
 _NANOSECONDS: Final = b"\x09"
-"""Times count parts of a second, of which there are ten to this power (section 4.2)."""
+"""The value of if_tsresol for ns: times count units of 10^-9 s (section 4.2)."""
 _MAX_OPTION: Final = 65_535
 
 _BLOCK: Final = struct.Struct("<II")
 _PACKET: Final = struct.Struct("<7I")
 _PACKET_SIZE: Final = 32
-"""Bytes of an enhanced packet block that has neither data nor options."""
+"""Bytes of an enhanced packet block without data and options."""
 _TRAILERS: Final = tuple(struct.Struct(f"<{padding}xI") for padding in range(4))
-"""What follows the data where there are no options: padding to 32 bits, and the block's length again."""
+"""The end of a block without options: padding of the data to 32 bits, and the length of the block again."""
 _LENGTH: Final = struct.Struct("<I")
 
 _PCAP_NANOSECONDS: Final = 0xA1B2_3C4D
@@ -51,10 +51,10 @@ _SECOND: Final = 1_000_000_000
 
 
 class PcapngWriter:
-    """Makes a stream of pcapng. Every route is an interface of its own, with the route's name.
+    """A maker of a pcapng stream, in which every route is an interface with the name of the route.
 
     Args:
-        snaplen: bytes that are kept of a packet, at the most.
+        snaplen: the largest number of bytes that are stored of a packet.
     """
 
     def __init__(self, snaplen: int) -> None:
@@ -62,16 +62,16 @@ class PcapngWriter:
         self._interfaces: dict[str, int] = {}
 
     def begin(self) -> bytes:
-        """The section header block, which is ahead of everything."""
+        """Return the section header block, with which the stream begins."""
         body = _SECTION.pack(_BYTE_ORDER, 1, 0, _UNKNOWN_LENGTH)
         return _block(_SECTION_HEADER, body + _option(_SHB_USERAPPL, b"Refractium") + _OPT_ENDOFOPT)
 
     def record(self, packet: Packet) -> bytes:
-        """The block of a packet; ahead of it, the first time a route is seen, that of the interface."""
+        """Return the block of a packet, after an interface block if the route is new."""
         return b"".join(self.parts(packet))
 
     def parts(self, packet: Packet) -> tuple[bytes | memoryview, ...]:
-        """The same in pieces, of which one is the payload itself, not a copy."""
+        """Return the bytes of `record` in pieces; one piece is the payload itself, not a copy."""
         time, header, payload, route, comment = packet
         interface = self._interfaces.get(route)
         if interface is None:
@@ -105,25 +105,25 @@ class PcapngWriter:
 
 
 class PcapWriter:
-    """Makes a stream of pcap, which knows neither interfaces nor comments.
+    """A maker of a pcap stream, which has neither interfaces nor comments.
 
     Args:
-        snaplen: bytes that are kept of a packet, at the most.
+        snaplen: the largest number of bytes that are stored of a packet.
     """
 
     def __init__(self, snaplen: int) -> None:
         self._snaplen = snaplen
 
     def begin(self) -> bytes:
-        """The file header, which is ahead of everything."""
+        """Return the file header, with which the stream begins."""
         return _PCAP_HEADER.pack(_PCAP_NANOSECONDS, 2, 4, 0, 0, self._snaplen, LINKTYPE_RAW)
 
     def record(self, packet: Packet) -> bytes:
-        """The record of a packet."""
+        """Return the record of a packet."""
         return b"".join(self.parts(packet))
 
     def parts(self, packet: Packet) -> tuple[bytes | memoryview, ...]:
-        """The same in pieces, of which one is the payload itself, not a copy."""
+        """Return the bytes of `record` in pieces; one piece is the payload itself, not a copy."""
         time, header, payload, _, _ = packet
         length = stored = len(header) + len(payload)
         if length > self._snaplen:

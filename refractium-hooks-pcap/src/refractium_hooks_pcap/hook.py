@@ -1,4 +1,4 @@
-"""The hook: events come in, and the packets they stand for go to every output."""
+"""The hook: it turns events into packets and gives the packets to every output."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ _CLOSE: Final = EventKind.CLOSE
 
 
 class PcapHook(PacketHook[PcapSettings]):
-    """Mirrors the sessions that are wanted to files, to stdout, and to whoever looks on."""
+    """A hook that mirrors the selected sessions to files, to stdout and to viewers."""
 
     name = "pcap"
     settings_type = PcapSettings
     isolation = "process"
     queue_bytes = 64 * 1024 * 1024
-    """What comes while the process starts, or a disk hesitates, is to be in the capture as well: a burst of
-    this size passes in a tenth of a second."""
+    """Bytes of events that wait while the process starts or a disk is slow, so that the capture has them too.
+
+    A burst of this size passes in a tenth of a second.
+    """
     summary = "mirrors traffic to pcapng, for Wireshark"
 
     def __init__(self, settings: PcapSettings) -> None:
@@ -56,9 +58,9 @@ class PcapHook(PacketHook[PcapSettings]):
     @classmethod
     def needs_one_process(cls, settings: PcapSettings) -> str:
         if settings.listen is not None:
-            return "who looks on at `listen` would see the sessions of one worker only"
+            return "viewers at `listen` would see the sessions of one worker only"
         if settings.path is not None and is_fifo(settings.path):
-            return f"several would write to the FIFO {settings.path}"
+            return f"several workers would write to the FIFO {settings.path}"
         return super().needs_one_process(settings)
 
     def start(self) -> None:
@@ -108,11 +110,11 @@ class PcapHook(PacketHook[PcapSettings]):
 
 
 class _Session(NamedTuple):
-    """A session that is wanted.
+    """A session that the settings select.
 
     Attributes:
-        renderer: of its packets.
-        outputs: where its packets go.
+        renderer: the maker of its packets.
+        outputs: the outputs that take its packets.
     """
 
     renderer: SessionRenderer
@@ -120,13 +122,13 @@ class _Session(NamedTuple):
 
 
 class SessionFilter:
-    """Which sessions are wanted: those to which every condition applies that the settings have.
+    """A filter that selects the sessions that meet every condition in the settings.
 
     Args:
-        settings: with ``protocols``, ``clients`` and ``sni``.
+        settings: the settings, of which ``protocols``, ``clients`` and ``sni`` are conditions.
 
     Raises:
-        ValueError: one of the clients is neither an address nor a network.
+        ValueError: an entry of ``clients`` is neither an address nor a network.
     """
 
     def __init__(self, settings: PcapSettings) -> None:
@@ -135,7 +137,7 @@ class SessionFilter:
         self._names = frozenset(settings.sni_names)
 
     def wants(self, context: HookContext) -> bool:
-        """Whether a session is wanted."""
+        """Return whether a session meets every condition."""
         return (
             (not self._protocols or context.protocol in self._protocols)
             and (not self._clients or context.client[0] in self._clients)

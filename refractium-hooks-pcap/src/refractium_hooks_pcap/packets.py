@@ -1,12 +1,13 @@
-"""Sans-IO: from the events of a session, the packets that a capture of it would hold.
+"""Turns the events of a session into the packets that a capture of this session would hold, without any I/O.
 
-The session is shown as if client and backend spoke to each other with nothing between them: what a capture on
-a loopback interface, or one behind receive offload, would have of it. TCP connections (RFC 9293) get a
-handshake, acknowledgements and an end; segments are as long as they can be; window and MSS are such that
-nothing in them looks amiss to an analyser. Bytes that the hook was not given leave a hole in the sequence
-numbers, so they are seen to be missing, and what follows is not shifted.
+The packets show the session as if client and backend spoke to each other directly. They look like a capture
+on a loopback interface, or a capture behind receive offload. A TCP connection (RFC 9293) gets a handshake,
+acknowledgements and an end. Segments are as long as they can be, and an analyser finds no fault with window
+and MSS. Bytes that the hook did not receive leave a gap in the sequence numbers: an analyser sees that they
+are missing, and later bytes keep their place.
 
-Bytes of a session are not copied here: a packet has them as the event had them, behind a header of its own.
+Nothing here copies the bytes of a session: a packet refers to the bytes of the event, after a header of its
+own.
 """
 
 from __future__ import annotations
@@ -25,42 +26,51 @@ if TYPE_CHECKING:
 
 _INBOUND: Final = Direction.INBOUND
 _PACKET: Final = EventKind.PACKET
-"""Names of their own, because Python 3.11 takes long to find a member of an enumeration."""
+"""Module constants, because Python 3.11 takes long to find a member of an enumeration."""
 
 _IPV4_SIZE: Final = 4
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-"""Before an IPv4 address, the IPv6 form of it (RFC 4291 section 2.5.5.2)."""
+"""The bytes before an IPv4 address in its IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2)."""
 _LOOPBACK_IPV4: Final = b"\x7f\0\0\1"
 _LOOPBACK_IPV6: Final = bytes(15) + b"\1"
 _PORTS: Final = {"http": 80, "https": 443, "ssh": 22, "dns": 53, "ftp": 21}
-"""By protocol, the port that a unix socket is shown at, so that what is spoken there is known."""
+"""Ports by protocol, at which a unix socket is shown, so that an analyser knows the protocol."""
 _NO_PORT: Final = 65_535
-"""The one of other protocols: nobody's, so it is guessed from the bytes."""
+"""The port for other protocols: no protocol uses it, so an analyser guesses the protocol from the bytes."""
 
 _TCP_PROTOCOL: Final = 6
 _UDP_PROTOCOL: Final = 17
 
 _IPV4: Final = "HHHIH8s"
-"""RFC 791 section 3.1: version, length and service; total length; identification; `_IPV4_MIDDLE` and
-protocol; checksum; both addresses."""
+"""The IPv4 header (RFC 791 section 3.1).
+
+Its fields are: version, length and service; total length; identification; `_IPV4_MIDDLE` and protocol;
+checksum; both addresses.
+"""
 _IPV4_START: Final = 0x4500
 _IPV4_MIDDLE: Final = 0x4000_4000
-"""Don't fragment, time to live 64."""
+"""The flag "do not fragment", and a time to live of 64."""
 _IPV4_HEADER: Final = 20
 _IPV6: Final = "IHBB32s"
-"""RFC 8200 section 3: version, class and label; payload length; protocol; hop limit; both addresses."""
+"""The IPv6 header (RFC 8200 section 3).
+
+Its fields are: version, class and label; payload length; protocol; hop limit; both addresses.
+"""
 _IPV6_START: Final = 0x6000_0000
 _HOP_LIMIT: Final = 64
 
 _UDP: Final = "4sHH"
-"""RFC 768: ports, length, checksum."""
+"""The UDP header (RFC 768): ports, length, checksum."""
 _UDP_HEADER: Final = 8
 _MAX_DATAGRAM: Final = {4: 65_507, 16: 65_527}
-"""What the lengths in the headers can tell of, by the size of an address."""
+"""Bytes of payload that the length fields of the headers can express, by the size of an address."""
 
 _TCP: Final = "4sIIIH2x"
-"""RFC 9293 section 3.1: ports; sequence; acknowledgement; header length, flags and window; checksum; no
-urgent pointer."""
+"""The TCP header (RFC 9293 section 3.1).
+
+Its fields are: ports; sequence; acknowledgement; header length, flags and window; checksum; no urgent
+pointer.
+"""
 _TCP_HEADER: Final = 20
 
 _TCP_IPV4: Final = struct.Struct(f"!{_IPV4}{_TCP}")
@@ -74,32 +84,34 @@ _ACK: Final = 0x5010_FFFF
 _PUSH_ACK: Final = 0x5018_FFFF
 _FIN_ACK: Final = 0x5011_FFFF
 _RST_ACK: Final = 0x5014_FFFF
-"""Header lengths of 7 and 5 words, the flags, and the greatest window."""
+"""Words of a TCP header: a header length of 7 or 5 words, the flags, and the greatest window."""
 _SYN_OPTIONS: Final = struct.Struct("!BBHBBBB")
 _WINDOW_SCALE: Final = 14
-"""The greatest (RFC 7323 section 2.3): with it the window is 1 GiB and is never full."""
+"""The greatest window scale (RFC 7323 section 2.3): the window is 1 GiB and is never full."""
 _MSS: Final = {4: 65_495, 16: 65_475}
-"""As on a Linux loopback, by the size of an address: packets of 65,535 bytes."""
+"""The MSS of a Linux loopback interface, by the size of an address: packets have 65,535 bytes."""
 _SEQUENCE: Final = 0xFFFF_FFFF
 _UNANSWERED: Final = 16
-"""Segments of one side without any of the other, after which that one is shown to acknowledge them. Analysers
-keep a list of those that are not acknowledged, and walk it."""
+"""Segments of one side after which a silent other side acknowledges them.
+
+Analysers keep a list of unacknowledged segments and walk it.
+"""
 
 _MAX_WORD: Final = 300
-"""Letters of a word of the comment: server names fit."""
+"""Characters of a word of the comment: server names fit."""
 _MAX_METADATA: Final = 16
-"""Words of the comment that are a plugin's."""
+"""Words of the comment that come from the metadata of a plugin."""
 
 
 class Packet(NamedTuple):
     """One IP packet.
 
     Attributes:
-        time: when (ns since the epoch): that of the event it comes of.
-        header: the IP header and that of TCP or UDP.
-        payload: what follows these.
-        route: the label of the one that the session has come by.
-        comment: who the session is, with its first packet.
+        time: time of the event that the packet comes from (ns since the epoch).
+        header: the IP header and the TCP or UDP header.
+        payload: the bytes after the headers.
+        route: the label of the route of the session.
+        comment: the description of the session, on its first packet only.
     """
 
     time: int
@@ -110,19 +122,19 @@ class Packet(NamedTuple):
 
     @property
     def data(self) -> bytes:
-        """All of it, from the start of the IP header."""
+        """The whole packet, from the start of the IP header."""
         return b"".join((self.header, self.payload))
 
 
 class SessionRenderer:
-    """Makes the packets of one session.
+    """A maker of the packets of one session.
 
-    The initial sequence numbers are the halves of its number: the lower 32 bits are the client's. IPv4 is
-    mapped into IPv6 where only one side has it.
+    The initial sequence numbers are the halves of the session's number: the lower 32 bits for the client, the
+    upper 32 bits for the backend. If only one side has an IPv4 address, it is mapped into IPv6.
 
     Args:
-        context: which. A backend that is no IP address (a unix socket) is shown as a loopback address, and
-            named in the comment.
+        context: the context of the session. A backend without an IP address (a unix socket) appears at a
+            loopback address, and the comment names it.
     """
 
     def __init__(self, context: HookContext) -> None:
@@ -137,10 +149,10 @@ class SessionRenderer:
         self._comment: str | None = " ".join(_comment(context))
 
     def render(self, event: Event) -> list[Packet]:
-        """The packets of the next event of the session, in order.
+        """Return the packets of the next event of the session, in order.
 
-        Nothing is raised, whatever the order of the events. Of a direction of a connection that has ended
-        there is nothing more to show.
+        Events in any order are accepted without an error. A direction of a connection that has ended gives
+        no more packets.
         """
         kind, time, _, direction, data, offset, stats = event
         if direction is _INBOUND:
@@ -186,7 +198,7 @@ class SessionRenderer:
         return packets
 
     def _handshake(self, time: int) -> list[Packet]:
-        """RFC 9293 section 3.5."""
+        """Return the three packets of a handshake (RFC 9293 section 3.5)."""
         client, backend = self._client, self._backend
         options = _SYN_OPTIONS.pack(2, 4, self._mss, 1, 3, 3, _WINDOW_SCALE)
         return [
@@ -208,13 +220,13 @@ class SessionRenderer:
 
 
 class _Side:
-    """One end of a session, as far as it sends.
+    """One side of a session as a sender.
 
     Attributes:
-        start: the sequence number of its first byte. Neither this nor `next` wraps.
-        next: that of what it sends next.
+        start: the sequence number of its first byte. Neither `start` nor `next` wraps.
+        next: the sequence number of the next byte that it sends.
         ended: whether it sends no more.
-        unanswered: segments that it has sent since the other side sent any.
+        unanswered: number of segments that it has sent since the last segment of the other side.
     """
 
     __slots__ = (
@@ -247,7 +259,7 @@ class _Side:
         self._identification = 0
         self._middle = _IPV4_MIDDLE + protocol
         self._ip_sum = _IPV4_START + _IPV4_HEADER + self._middle + words(self._addresses)
-        # The pseudo header but for the length (RFC 9293 section 3.1, RFC 8200 section 8.1), and the ports.
+        # The pseudo header without the length (RFC 9293 section 3.1, RFC 8200 section 8.1), and the ports.
         self._sum = words(self._addresses) + protocol + words(self._ports)
         self.start = self.next = initial + 1
         self.ended = False
@@ -261,7 +273,7 @@ class _Side:
         acknowledgement: int,
         payload: bytes | memoryview = b"",
     ) -> Packet:
-        """A TCP segment; options count as payload here."""
+        """Return a TCP segment; options count as payload here."""
         size = _TCP_HEADER + len(payload)
         sequence &= _SEQUENCE
         acknowledgement &= _SEQUENCE
@@ -274,9 +286,9 @@ class _Side:
         return Packet(time, header, payload, self._route)
 
     def datagram(self, time: int, payload: bytes | memoryview) -> Packet:
-        """A UDP datagram."""
+        """Return a UDP datagram."""
         size = _UDP_HEADER + len(payload)
-        # The length is in the pseudo header as well. Zero would say that there is no checksum (RFC 768).
+        # The length counts twice: the pseudo header has it too. A checksum of zero means none (RFC 768).
         field = checksum(self._sum + size + size + words(payload)) or 0xFFFF
         udp = (self._addresses, self._ports, size, field)
         if self._is_ipv4:
@@ -286,24 +298,24 @@ class _Side:
         return Packet(time, header, payload, self._route)
 
     def _ipv4(self, size: int) -> tuple[int, int, int, int, int]:
-        """The next header ahead of so many bytes, up to the addresses."""
+        """Return the next IPv4 header, without the addresses, for `size` bytes after the header."""
         self._identification = number = (self._identification + 1) & 0xFFFF
         field = checksum(self._ip_sum + size + number)
         return _IPV4_START, _IPV4_HEADER + size, number, self._middle, field
 
     def skip(self, offset: int) -> None:
-        """Leave out what was dropped ahead of an offset in the stream."""
+        """Move `next` forward to an offset in the stream, across bytes that the hook did not receive."""
         self.next = max(self.next, self.start + offset)
 
 
 def _acknowledge(time: int, side: _Side, other: _Side) -> Packet:
-    """That the other side has everything of this one."""
+    """Return a segment in which `other` acknowledges everything that `side` has sent."""
     side.unanswered = 0
     return other.segment(time, _ACK, other.next, side.next)
 
 
 def _finish(time: int, side: _Side, other: _Side, offset: int) -> list[Packet]:
-    """The end of one direction, if it has not been yet (RFC 9293 section 3.6)."""
+    """Return the packets that end one direction; none if it has ended already (RFC 9293 section 3.6)."""
     if side.ended:
         return []
     side.skip(offset)
@@ -314,7 +326,7 @@ def _finish(time: int, side: _Side, other: _Side, offset: int) -> list[Packet]:
 
 
 def _ends(context: HookContext) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
-    """Address and port of client and backend, both of one family."""
+    """Return address and port of the client and of the backend, with both addresses of one family."""
     host, port = context.client
     client = _address(host) or _LOOPBACK_IPV4
     backend = None
@@ -328,7 +340,10 @@ def _ends(context: HookContext) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
 
 
 def _address(host: str) -> bytes | None:
-    """An IP address as on the wire. One that is mapped into IPv6 is an IPv4 address; a zone is not told."""
+    """Return an IP address in network byte order; None if `host` is not an IP address.
+
+    An IPv4-mapped IPv6 address becomes an IPv4 address. A zone is left out.
+    """
     try:
         if ":" not in host:
             return inet_pton(AF_INET, host)
@@ -339,7 +354,7 @@ def _address(host: str) -> bytes | None:
 
 
 def _comment(context: HookContext) -> Iterator[str]:
-    """The words of the comment, each bounded and without blanks."""
+    """Yield the words of the comment, each of bounded length and without spaces."""
     yield _word("protocol", context.protocol)
     for key, value in list(context.metadata.items())[:_MAX_METADATA]:
         yield _word(key, ",".join(value) if isinstance(value, tuple) else value)
@@ -350,6 +365,6 @@ def _comment(context: HookContext) -> Iterator[str]:
 
 
 def _word(key: str, value: object) -> str:
-    """``key=value`` in printable ASCII, whatever the wire said."""
+    """Return ``key=value`` in printable ASCII, with all other characters escaped."""
     text = f"{key}={value}".encode("unicode_escape").decode("ascii").replace(" ", r"\x20")
     return text if len(text) <= _MAX_WORD else text[: _MAX_WORD - 3] + "..."

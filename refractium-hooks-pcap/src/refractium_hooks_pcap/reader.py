@@ -1,7 +1,7 @@
-"""Reads pcapng and pcap as they come in, and finds where a file that was cut off has its last whole record.
+"""Reads pcapng and pcap from a stream, and finds the last whole record of a file that was cut off.
 
-Both byte orders, every resolution of time, any link type; of pcapng, several sections in one stream. Section
-numbers are those of draft-ietf-opsawg-pcapng and draft-ietf-opsawg-pcap.
+The reader takes both byte orders, every resolution of time, any link type, and several pcapng sections in one
+stream. Section numbers refer to draft-ietf-opsawg-pcapng and draft-ietf-opsawg-pcap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ByteOrder: TypeAlias = Literal["little", "big"]
 
 _SECOND: Final = 1_000_000_000
 _MAX_RECORD: Final = 16 * 1024 * 1024
-"""Bytes of a block or of the data of a record: what tells of more is no capture. No packet is as long."""
+"""Bytes of a block, or of the data of a record, above which the input is no capture: no packet is as long."""
 _PREFIX: Final[dict[ByteOrder, str]] = {"little": "<", "big": ">"}
 
 _SECTION_HEADER: Final = b"\x0a\x0d\x0d\x0a"
@@ -31,37 +31,37 @@ _IF_NAME: Final = 2
 _IF_TSRESOL: Final = 9
 _IF_TSOFFSET: Final = 14
 _BINARY: Final = 0x80
-"""In if_tsresol: the other bits are a power of 2, not of 10."""
+"""The bit of if_tsresol that makes the other bits a power of 2 instead of a power of 10."""
 
 _PCAP: Final = {
     struct.pack(f"{_PREFIX[order]}I", magic): (order, resolution)
     for order in _PREFIX
     for magic, resolution in ((0xA1B2_C3D4, 1_000_000), (0xA1B2_3C4D, _SECOND))
 }
-"""How pcap starts: its byte order, and the parts of a second that its times count."""
+"""The first bytes of a pcap file, with the byte order and the time units per second that they stand for."""
 _PCAP_HEADER: Final = 24
 _PCAP_RECORD: Final = 16
 _LINKTYPE: Final = 0xFFFF
-"""The rest of that word tells of checksums at the end of frames (section 4)."""
+"""The bits of the link type; the rest of its word describes checksums at the end of frames (section 4)."""
 
 _MAGIC: Final = 4
-"""Bytes that tell which format it is."""
+"""Bytes at the start of a capture that show its format."""
 
 
 class NotACaptureError(ValueError):
-    """The bytes are neither pcapng nor pcap, or they break its rules."""
+    """An error about bytes that are neither pcapng nor pcap, or that break the rules of the format."""
 
 
 class Captured(NamedTuple):
     """One packet that was read.
 
     Attributes:
-        time: when (ns since the epoch).
-        interface: the name of the interface, where it has one.
-        linktype: what `data` starts with; 101 is an IP header.
-        data: the bytes that were kept.
-        length: bytes that the packet had.
-        comment: the first comment on it, where there is one.
+        time: time of the packet (ns since the epoch).
+        interface: the name of the interface; None if the interface has no name.
+        linktype: the kind of header at the start of `data`; 101 is an IP header.
+        data: the bytes that were stored.
+        length: number of bytes that the packet had.
+        comment: the first comment on the packet; None if there is no comment.
     """
 
     time: int
@@ -76,10 +76,10 @@ class PcapHeader(NamedTuple):
     """The header of a pcap file.
 
     Attributes:
-        byte_order: of all its numbers.
-        resolution: parts of a second that its times count: 1,000,000 or 1,000,000,000.
-        snaplen: bytes that are kept of a packet, at the most.
-        linktype: what packets start with.
+        byte_order: the byte order of all numbers in the file.
+        resolution: time units per second: 1,000,000 or 1,000,000,000.
+        snaplen: the largest number of bytes that are stored of a packet.
+        linktype: the kind of header at the start of packets.
     """
 
     byte_order: ByteOrder
@@ -89,11 +89,12 @@ class PcapHeader(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """How much of a file is sound.
+    """The intact part of a file.
 
     Attributes:
-        end: the offset (bytes) behind the last whole record; what follows was cut off, or is no record.
-        pcap: the header, if it is pcap; None if it is pcapng, where a further section may follow at `end`.
+        end: the offset (bytes) of the end of the last whole record; after it follows a part of a record, or
+            bytes that are no record.
+        pcap: the header of a pcap file; None for pcapng, where a further section may follow at `end`.
     """
 
     end: int
@@ -101,20 +102,21 @@ class Extent(NamedTuple):
 
 
 class Reader:
-    """Reads a stream. Of pcapng, blocks other than those of interfaces and packets are passed over."""
+    """A reader of one stream, which skips pcapng blocks that describe neither an interface nor a packet."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._format: _Pcapng | _Pcap | None = None
 
     def feed(self, data: bytes) -> list[Captured]:
-        """Take further bytes, however they are cut.
+        """Take the next bytes of the stream, which may end anywhere in a record.
 
         Returns:
-            The packets that are whole with them.
+            The packets that these bytes complete.
 
         Raises:
-            NotACaptureError: nothing further can be read. Packets ahead of the fault have been returned.
+            NotACaptureError: the stream cannot be read any further. Packets before the fault have been
+                returned.
         """
         self._buffer += data
         found: list[Captured] = []
@@ -122,7 +124,7 @@ class Reader:
             self._read(found)
         except NotACaptureError:
             if not found:
-                raise  # Else the next call comes upon it.
+                raise  # With packets to return, the next call meets the same fault and raises.
         return found
 
     def _read(self, found: list[Captured]) -> None:
@@ -143,13 +145,13 @@ class Reader:
 
 
 def examine(file: BinaryIO) -> Extent | None:
-    """Find how much of a regular file is sound, without reading the packets in it.
+    """Find the intact part of a regular file, without reading its packets.
 
     Returns:
-        None if the file is neither pcapng nor pcap: so it is if it is empty, or not even its header is whole.
+        None if the file is neither pcapng nor pcap, is empty, or has no whole header.
 
     Raises:
-        OSError: it cannot be mapped into memory.
+        OSError: the file cannot be mapped into memory.
     """
     file.seek(0, 2)
     if file.tell() == 0:
@@ -166,17 +168,17 @@ def examine(file: BinaryIO) -> Extent | None:
             while (further := form.end_of(data, end)) is not None:
                 end = further
         except NotACaptureError:
-            pass  # What follows is no record.
+            pass  # The bytes from `end` on are no record.
         if end == 0:
             return None
         return Extent(end, form.header if isinstance(form, _Pcap) else None)
 
 
 def _recognise(data: bytearray | mmap.mmap) -> _Pcapng | _Pcap | None:
-    """The format of what starts so; None if that is too little to tell.
+    """Return the format of a capture that starts with `data`; None if the bytes are too few to decide.
 
     Raises:
-        NotACaptureError: it is neither.
+        NotACaptureError: the bytes are neither pcapng nor pcap.
     """
     magic = bytes(data[:_MAGIC])
     if magic == _SECTION_HEADER:
@@ -189,13 +191,13 @@ def _recognise(data: bytearray | mmap.mmap) -> _Pcapng | _Pcap | None:
 
 
 class _Interface(NamedTuple):
-    """What a section tells of one of its interfaces.
+    """An interface of a pcapng section.
 
     Attributes:
-        name: where it has one.
-        linktype: what its packets start with.
-        resolution: parts of a second that its times count.
-        offset: seconds to be added to these.
+        name: the name of the interface; None if it has no name.
+        linktype: the kind of header at the start of its packets.
+        resolution: time units per second.
+        offset: seconds to add to its times.
     """
 
     name: str | None
@@ -205,7 +207,7 @@ class _Interface(NamedTuple):
 
 
 class _Pcapng:
-    """Reads the blocks of pcapng (section 3.1)."""
+    """A reader of pcapng blocks (section 3.1)."""
 
     start: Final = 0
 
@@ -213,7 +215,7 @@ class _Pcapng:
         self._use("little")
 
     def _use(self, order: ByteOrder) -> None:
-        """A section begins; it has interfaces of its own (section 4.1)."""
+        """Begin a section with a byte order; each section has interfaces of its own (section 4.1)."""
         prefix = _PREFIX[order]
         self._order = order
         self._head = struct.Struct(f"{prefix}4sI")
@@ -225,7 +227,7 @@ class _Pcapng:
         self._interfaces: list[_Interface] = []
 
     def end_of(self, data: bytearray | mmap.mmap, position: int) -> int | None:
-        """Where the block ends that starts at a position; None if it is not whole."""
+        """Return the end of the block that starts at a position; None if the block is not whole."""
         available = len(data) - position
         if available < _MIN_BLOCK:
             return None
@@ -245,7 +247,7 @@ class _Pcapng:
         return int(position + size)
 
     def read(self, block: bytes) -> Captured | None:
-        """The packet in a block that is whole, if there is one."""
+        """Return the packet in a whole block; None if the block holds no packet."""
         kind = self._word.unpack_from(block)[0]
         body = block[8:-4]
         try:
@@ -258,7 +260,7 @@ class _Pcapng:
         return None
 
     def _interface(self, body: bytes) -> _Interface:
-        """Section 4.2."""
+        """Read an interface description block (section 4.2)."""
         linktype = self._description.unpack_from(body)[0]
         options = dict(self._options(body[self._description.size :]))
         name = options.get(_IF_NAME)
@@ -271,7 +273,7 @@ class _Pcapng:
         )
 
     def _captured(self, body: bytes) -> Captured:
-        """Section 4.3."""
+        """Read an enhanced packet block (section 4.3)."""
         number, high, low, stored, length = self._packet.unpack_from(body)
         interface = self._interfaces[number]
         at = self._packet.size
@@ -291,7 +293,7 @@ class _Pcapng:
         )
 
     def _options(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Section 3.5."""
+        """Yield the code and the value of each option (section 3.5)."""
         at = 0
         while at < len(data):
             code, size = self._option.unpack_from(data, at)
@@ -305,7 +307,7 @@ class _Pcapng:
 
 
 class _Pcap:
-    """Reads the records of pcap (section 5)."""
+    """A reader of pcap records (section 5)."""
 
     start: Final = _PCAP_HEADER
 
@@ -317,7 +319,7 @@ class _Pcap:
         self._record = struct.Struct(f"{prefix}4I")
 
     def end_of(self, data: bytearray | mmap.mmap, position: int) -> int | None:
-        """Where the record ends that starts at a position; None if it is not whole."""
+        """Return the end of the record that starts at a position; None if the record is not whole."""
         available = len(data) - position
         if available < _PCAP_RECORD:
             return None
@@ -325,12 +327,12 @@ class _Pcap:
         if fraction >= self.header.resolution or stored > _MAX_RECORD:
             raise NotACaptureError(f"a record of {stored} bytes")
         if not (seconds or length):
-            raise NotACaptureError("a record of nothing but zeros")  # So files end when the power fails.
+            raise NotACaptureError("a record of nothing but zeros")  # A power failure can leave such an end.
         end: int = position + _PCAP_RECORD + stored
         return None if len(data) < end else end
 
     def read(self, record: bytes) -> Captured:
-        """The packet in a record that is whole."""
+        """Return the packet in a whole record."""
         seconds, fraction, _, length = self._record.unpack_from(record)
         return Captured(
             time=seconds * _SECOND + fraction * (_SECOND // self.header.resolution),

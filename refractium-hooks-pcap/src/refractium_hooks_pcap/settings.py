@@ -1,4 +1,4 @@
-"""What ``[plugins.pcap]`` says: where packets go, in which form, and whose."""
+"""The settings in ``[plugins.pcap]``: where packets go, in which format, and of which sessions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STDOUT: Final = "-"
 LOOPBACK: Final = "127.0.0.1"
 _HEAD: Final = 24
-"""Bytes that tell whether a file is a capture."""
+"""Bytes at the start of a file that show whether the file is a capture."""
 _MAX_PORT: Final = 65_535
 
 _FileBytes = Annotated[int, Meta(ge=65_536, le=1 << 50)]
@@ -30,50 +30,48 @@ _FileCount = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class PcapSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the packets go, how files are rotated, and which sessions are written."""
+    """The destination of packets, the rotation of files, and the selection of sessions."""
 
     path: Annotated[
         str | None,
         Meta(
-            description="The file; one for each {protocol}, {route} or {transport}. {date} and {time} (UTC)"
-            " are those of its first packet; {number} counts. Or a FIFO, or - for stdout."
+            description="A file (one for each {protocol}, {route} or {transport}), a FIFO, or - for stdout."
+            " {date} and {time} (UTC) are those of the first packet; {number} counts the files."
         ),
     ] = None
     format: Annotated[
         Literal["pcapng", "pcap"] | None,
-        Meta(description="The form. Without it: pcap if path ends in .pcap, else pcapng."),
+        Meta(description="The format. Default: pcap if path ends in .pcap, else pcapng."),
     ] = None
-    snaplen: Annotated[int, Meta(ge=64, le=262_144, description="Bytes kept of each packet.")] = 262_144
+    snaplen: Annotated[int, Meta(ge=64, le=262_144, description="Bytes stored of each packet.")] = 262_144
     max_bytes: Annotated[
-        _FileBytes | None, Meta(description="A file that would get larger is followed by another.")
+        _FileBytes | None, Meta(description="Start another file before a file exceeds this size.")
     ] = None
     max_seconds: Annotated[
-        _FileSeconds | None, Meta(description="A file that gets older is followed by another.")
+        _FileSeconds | None, Meta(description="Start another file when a file has reached this age.")
     ] = None
     max_files: Annotated[
-        _FileCount | None, Meta(description="Of more files of one run, the oldest is removed.")
+        _FileCount | None, Meta(description="Remove the oldest file of a run when there are more files.")
     ] = None
     listen: Annotated[
         int | str | None,
-        Meta(description="The port, or address and port, where Wireshark can look on: TCP@127.0.0.1:19000."),
+        Meta(description="The port, or address and port, to which Wireshark connects: TCP@127.0.0.1:19000."),
     ] = None
     protocols: Annotated[
-        tuple[str, ...], Meta(description="The protocols that are written. Without it: all.")
+        tuple[str, ...], Meta(description="Write only sessions of these protocols. Default: all.")
     ] = ()
     clients: Annotated[
         tuple[str, ...],
-        Meta(description="Addresses and networks of the clients that are written. Without it: all."),
+        Meta(description="Write only sessions of clients in these addresses and networks. Default: all."),
     ] = ()
     sni: Annotated[
         tuple[str, ...],
-        Meta(
-            description="TLS server names that are written; *.example.org covers one label. Without it: all."
-        ),
+        Meta(description="Write only these TLS server names; *.example.org covers one label. Default: all."),
     ] = ()
 
     @property
     def is_classic(self) -> bool:
-        """Whether the form is pcap, not pcapng."""
+        """Whether the format is pcap, not pcapng."""
         if self.format is None:
             return self.path is not None and self.path.endswith(".pcap")
         return self.format == "pcap"
@@ -84,27 +82,28 @@ class PcapSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def file_names(self) -> FileNames:
-        """What `path` says, if it is neither stdout nor a FIFO.
+        """The file names that `path` describes, where `path` is neither stdout nor a FIFO.
 
         Raises:
-            ValueError: no file can have that name.
+            ValueError: `path` cannot be the name of a file.
         """
         return FileNames.parse(self.path or "", numbered=self.is_rotated)
 
     @property
     def sni_names(self) -> tuple[str, ...]:
-        """What `sni` says, in lower case, without the dot that may end a name."""
+        """The names of `sni` in lower case, without a final dot."""
         return tuple(name.lower().removesuffix(".") for name in self.sni)
 
 
 def listen_address(listen: int | str) -> tuple[str, int]:
-    """The IP address, loopback unless one is written, and the port, 0 for any free one.
+    """Return the IP address and the port of the setting ``listen``; port 0 stands for any free port.
 
     Args:
-        listen: a port, or ``127.0.0.1:19000``, ``[::1]:19000``.
+        listen: a port on the loopback address, or an address and a port: ``127.0.0.1:19000``,
+            ``[::1]:19000``.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: `listen` is neither a port nor an address and a port.
     """
     host, colon, port = str(listen).rpartition(":")
     if not (port.isascii() and port.isdecimal() and int(port[:6]) <= _MAX_PORT):
@@ -117,17 +116,17 @@ def listen_address(listen: int | str) -> tuple[str, int]:
     try:
         return str(ip_address(bare)), int(port)
     except ValueError:
-        raise ValueError(f"{bare!r} is not an IP address") from None
+        raise ValueError(f'"{bare}" is not an IP address') from None
 
 
 def problems_of_settings(settings: PcapSettings) -> Iterator[tuple[str, str]]:
-    """What is wrong with settings whose types are right: pairs of a key and a message.
+    """Yield the problems of settings whose types are right: pairs of a key and a message.
 
-    The folder and, where it is there already, the file are looked at, so that the start fails, not the first
-    packet.
+    The check includes the folder and an existing file, so that a bad path fails at the start and not at the
+    first packet.
     """
     if settings.path is None and settings.listen is None:
-        yield "path", "packets have nowhere to go: give a path, or listen for viewers"
+        yield "path", "packets have nowhere to go: set path or listen"
     if settings.path not in (None, STDOUT):
         yield from _refused("path", _check_path, [settings])
     if settings.listen is not None:
@@ -140,9 +139,9 @@ def problems_of_settings(settings: PcapSettings) -> Iterator[tuple[str, str]]:
 def _problems_of_rotation(settings: PcapSettings) -> Iterator[tuple[str, str]]:
     if settings.is_rotated and (settings.path in (None, STDOUT) or is_fifo(settings.path)):
         key = "max_seconds" if settings.max_bytes is None else "max_bytes"
-        yield key, "only files can be followed by others"
+        yield key, "only files are rotated: set path to a file, or leave this out"
     if settings.max_files is not None and not settings.is_rotated:
-        yield "max_files", "without max_bytes or max_seconds there is one file"
+        yield "max_files", "without max_bytes or max_seconds there is one file: set one, or leave this out"
 
 
 def _refused(key: str, check: Callable[..., object], values: Iterable[object]) -> Iterator[tuple[str, str]]:
@@ -154,7 +153,7 @@ def _refused(key: str, check: Callable[..., object], values: Iterable[object]) -
 
 
 def is_fifo(path: str) -> bool:
-    """Whether a path is that of a FIFO now."""
+    """Return whether there is a FIFO at a path now."""
     try:
         return stat.S_ISFIFO(os.lstat(path).st_mode)
     except (OSError, ValueError):
@@ -167,7 +166,7 @@ def _check_path(settings: PcapSettings) -> None:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"no file can be made in the folder {folder}")
+        raise ValueError(f"cannot create files in the folder {folder}")
     if (path := names.only_path) is not None:
         _check_file(path)
 
@@ -179,7 +178,7 @@ def _check_file(path: Path) -> None:
         return
     mode = status.st_mode
     if stat.S_ISLNK(mode):
-        raise ValueError(f"{path} is a symbolic link, and these are not followed")
+        raise ValueError(f"{path} is a symbolic link: give the path of the file itself")
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         raise ValueError(f"{path} is neither a file nor a FIFO")
     if (fault := why_not_ours(status)) is not None:
@@ -191,15 +190,15 @@ def _check_file(path: Path) -> None:
 
 
 def _check_content(path: Path) -> None:
-    """What is there is appended to; without its packets that is seen from its first bytes."""
+    """Check by its first bytes that an existing file is a capture: the hook appends to it."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     try:
         Reader().feed(head)
     except NotACaptureError:
-        raise ValueError(f"{path} is there already and no capture, so it is left as it is") from None
+        raise ValueError(f"{path} exists and is not a capture: remove it, or choose another path") from None
 
 
 def _check_server_name(name: str) -> None:
     if not (name.isascii() and is_host_name(name.removeprefix("*."))):
-        raise ValueError(f"{name!r} is not a server name: they are like example.org or *.example.org")
+        raise ValueError(f'"{name}" is not a server name: write a name such as example.org or *.example.org')

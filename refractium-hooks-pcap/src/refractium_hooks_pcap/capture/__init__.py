@@ -1,5 +1,6 @@
-"""``refractium capture``: the sessions in a capture, as they come or from a file.
+"""``refractium capture``: a command that shows the sessions in a live capture or in a file.
 
-`sources` opens what there is to be read, `intake` makes packets of its bytes and passes them on, `sessions`
-makes sessions of the packets, and `displays` shows these. `command` puts them together.
+`sources` opens files, stdin and connections. `intake` turns their bytes into packets and copies the bytes to
+the target of ``--write``. `sessions` turns packets into sessions, and `displays` shows the sessions. `watch`
+connects these parts, and `command` is the command line.
 """

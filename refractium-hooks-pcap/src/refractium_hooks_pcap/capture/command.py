@@ -1,4 +1,4 @@
-"""The command itself. Everything that only it needs is imported when it runs."""
+"""The command ``capture``, which imports its other modules only when it runs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ if TYPE_CHECKING:
 
 @click.command("capture")
 @click.argument("source", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on as a file grows, and as others follow it.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as a file grows and as new files follow it.")
 @config_option("Configuration file that says where packets go.  [refractium.toml]")
-@click.option(
-    "-w", "--write", "target", metavar="FILE", help="Pass the packets on to a new FILE, or - (stdout)."
-)
+@click.option("-w", "--write", "target", metavar="FILE", help="Copy the packets to a new FILE or - (stdout).")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each session, at its end.")
 def command(
     *, source: str | None, follow: bool, config: Path | None, target: str | None, as_json: bool
 ) -> None:
-    """Show the sessions in a capture: on a terminal as they come, else at the end.
+    """Show the sessions in a capture: live on a terminal, otherwise at the end.
 
-    SOURCE is a file (pcapng or pcap), - for stdin, or where an instance listens for viewers:
-    TCP@HOST:PORT, HOST:PORT or PORT. Without it: the listen of [plugins.pcap], or else its path.
+    SOURCE is a file (pcapng or pcap), - for stdin, or the address at which an instance listens for viewers:
+    TCP@HOST:PORT, HOST:PORT or PORT. The default is listen in [plugins.pcap], or path if listen is not set.
     """
     from refractium_hooks_pcap.capture.intake import STDOUT  # noqa: PLC0415 - every command would load it
-    from refractium_hooks_pcap.capture.watch import watch  # noqa: PLC0415 - the same
+    from refractium_hooks_pcap.capture.watch import watch  # noqa: PLC0415 - every command would load it
 
     if target == STDOUT and as_json:
-        raise click.UsageError("-w - and --json both want stdout")
+        raise click.UsageError("-w - and --json both want stdout: leave one of them out")
     if target == STDOUT and sys.stdout.isatty():
         raise click.UsageError("stdout is a terminal: pipe it into a program that reads captures")
     watch(source, config, follow=follow, target=target, as_json=as_json)

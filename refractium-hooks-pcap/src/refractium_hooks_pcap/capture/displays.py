@@ -1,4 +1,4 @@
-"""How sessions are shown: as a table that lives, as one at the end, or as lines of JSON."""
+"""Displays of sessions: a live table, a table at the end, and lines of JSON."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from refractium_hooks_pcap.capture.sessions import Session, Sessions, State
 _SECOND: Final = 1_000_000_000
 _KILO: Final = 1_000
 _REFRESH: Final = 0.25
-"""Seconds between pictures, at the least."""
+"""Seconds between two updates of the live table, at the least."""
 _STYLES: Final = {State.OPEN: "", State.CLOSED: "dim", State.RESET: "red"}
 _OTHER_LINES: Final = 3
-"""Those of the screen that are not sessions: the summary, the heading, and the one of the cursor."""
+"""Lines of the screen without a session: the summary, the heading, and the line of the cursor."""
 _WHO: Final = ("session", "protocol", "name", "client", "backend")
 _WANTS: Final = {"began": 140, "session": 120, "backend": 100}
-"""How wide a terminal must be to show these (characters)."""
+"""Width of a terminal (characters) from which it has room for these columns."""
 
 
 class Display:
-    """Shows nothing: for when stdout belongs to the packets."""
+    """A display that shows nothing, because stdout belongs to the packets."""
 
     def shown(self, source: str, sessions: Sessions) -> AbstractContextManager[object]:
-        """Within the block, it may show sessions of a source as they are."""
+        """Return a block within which the display may show the current sessions of a source."""
         del source, sessions
         return nullcontext()
 
     def refresh(self) -> None:
-        """Something may have changed, or time has passed."""
+        """Show the current state: sessions may have changed, or time has passed."""
 
     def ended(self, session: Session) -> None:
-        """A session has ended."""
+        """Show a session that has ended."""
 
     def finish(self, sessions: Sessions) -> None:
-        """Nothing more comes."""
+        """Show the sessions at the end of the capture."""
 
 
 class JsonLines(Display):
-    """One line for each session, when it has ended; at last those of the others."""
+    """A line of JSON for each session when it ends, and at the end a line for each open session."""
 
     def ended(self, session: Session) -> None:
         click.echo(msgspec.json.encode(as_dict(session)).decode())
@@ -61,13 +61,13 @@ class JsonLines(Display):
 
 
 class FinalTable(Display):
-    """One table at the end, of the sessions that are remembered."""
+    """A table of the remembered sessions, printed at the end."""
 
     def finish(self, sessions: Sessions) -> None:
         kept = sorted(sessions, key=lambda session: session.started)
         columns = (*_WHO, "in", "out", "state", "began", "took")
         out = console()
-        # Into a file or a pipe goes all of it.
+        # A file or a pipe gets all columns.
         is_shown = [not out.is_terminal or out.width >= _WANTS.get(column, 0) for column in columns]
         rows = [
             (
@@ -86,7 +86,7 @@ class FinalTable(Display):
 
 
 class LiveTable(FinalTable):
-    """As many sessions as the terminal has room for, those first where something happened last."""
+    """A live table of the sessions that the terminal has room for, with the latest packets first."""
 
     def __init__(self) -> None:
         self._console = console()
@@ -128,7 +128,7 @@ class LiveTable(FinalTable):
 
 
 def as_dict(session: Session) -> dict[str, Any]:
-    """What is told of a session, for JSON."""
+    """Return the values of a session that the line of JSON shows."""
     return {
         "session": session.id,
         "transport": session.transport,
@@ -146,13 +146,13 @@ def as_dict(session: Session) -> dict[str, Any]:
 
 
 def _who(session: Session) -> tuple[str, str, str, str, str]:
-    """What `_WHO` names. Without a protocol, the route in parentheses will do."""
+    """Return the cells of the columns `_WHO`. A session without a protocol shows its route in parentheses."""
     protocol = session.protocol or (f"({session.route})" if session.route else "?")
     return session.id or "", protocol, session.name or "", session.client, session.backend
 
 
 def _time(at: int) -> datetime:
-    """From ns since the epoch; what no calendar has is taken to be its end."""
+    """Return the date for ns since the epoch; the latest possible date if the value is out of range."""
     try:
         return datetime.fromtimestamp(at / _SECOND, UTC)
     except (OverflowError, ValueError, OSError):
@@ -160,12 +160,12 @@ def _time(at: int) -> datetime:
 
 
 def _fitting(text: str, style: str = "") -> Text:
-    """Text in one line, which ends in an ellipsis where there is too little room."""
+    """Return text in one line, cut off with an ellipsis where there is too little room."""
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _short(count: float) -> str:
-    """Bytes in at most six characters: 999, 1.5k, 20.0M."""
+    """Return a number of bytes in at most six characters: 999, 1.5k, 20.0M."""
     unit = ""
     for larger in "kMGT":
         if count < _KILO:

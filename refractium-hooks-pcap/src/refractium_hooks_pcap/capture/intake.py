@@ -1,4 +1,4 @@
-"""Makes packets of the bytes of one stream, and passes these on."""
+"""Reads the packets of one stream, and copies the bytes of the stream to a target."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ STDOUT: Final = "-"
 
 
 class CaptureError(RefractiumError):
-    """A capture cannot be read, or not be passed on; the message says which and why."""
+    """An error about a capture that cannot be read or copied; the message gives its name and the reason."""
 
 
 class NobodyReadsError(Exception):
-    """Who read what is passed on has left."""
+    """An error about a copy to a pipe whose reader has closed it."""
 
 
 class Copy:
-    """Where packets are passed on to; at the end of the block, a file to which none were is removed.
+    """The target of a copy; at the end of the block, an empty file is removed.
 
     Args:
-        target: the name of a file, which must not be there yet, or ``-`` for stdout.
+        target: the name of a file that does not exist yet, or ``-`` for stdout.
 
     Raises:
-        CaptureError: the file cannot be made.
+        CaptureError: the file cannot be created.
     """
 
     def __init__(self, target: str) -> None:
@@ -41,19 +41,19 @@ class Copy:
         self._is_empty = True
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            # What has passed is nobody else's business, as with the files that the hook writes.
+            # Only the owner may read the traffic, as in the files that the hook writes.
             self._fd = 1 if target == STDOUT else os.open(target, flags, 0o600)
         except FileExistsError:
-            raise CaptureError(f"{target} is there already, and is left as it is") from None
+            raise CaptureError(f"{target} exists already: remove it, or write to another file") from None
         except (OSError, ValueError) as error:
             raise CaptureError(f"cannot write {target}: {reason_of(error)}") from None
 
     def write(self, data: bytes | bytearray) -> None:
-        """Pass bytes on.
+        """Write bytes to the target.
 
         Raises:
-            NobodyReadsError: it is a pipe that has no reader any more.
-            CaptureError: they cannot be written.
+            NobodyReadsError: the target is a pipe without a reader.
+            CaptureError: the target cannot be written.
         """
         try:
             with memoryview(data) as view:
@@ -78,11 +78,11 @@ class Copy:
 
 
 class Intake(Reader):
-    """Reads one stream, and passes on the bytes that it consists of, up to its last whole record.
+    """A reader of one stream that copies the bytes of the stream, up to the last whole record.
 
     Args:
-        name: of the stream, for messages.
-        copy: where it is passed on to.
+        name: the name of the stream, for messages.
+        copy: the target of the copy; None for no copy.
     """
 
     def __init__(self, name: str, copy: Copy | None = None) -> None:
@@ -94,15 +94,15 @@ class Intake(Reader):
 
     @property
     def pending(self) -> int:
-        """Bytes that wait for the rest of their record."""
+        """Number of bytes that wait for the rest of their record."""
         return len(self._buffer)
 
     def take(self, data: bytes) -> list[Captured]:
-        """Take further bytes, as `feed` does.
+        """Take the next bytes of the stream, and return the packets that these bytes complete.
 
         Raises:
-            CaptureError: nothing further can be read, or nothing be passed on.
-            NobodyReadsError: as of `Copy.write`.
+            CaptureError: the stream cannot be read any further, or the copy cannot be written.
+            NobodyReadsError: the copy goes to a pipe without a reader.
         """
         if self._copy is not None:
             self._held += data
@@ -120,31 +120,34 @@ class Intake(Reader):
             del self._held[:whole]
 
     def forget_pending(self) -> int:
-        """Forget the bytes that wait; how many these are. They will come again."""
+        """Forget the bytes that wait for the rest of their record, and return their number.
+
+        The caller reads these bytes again.
+        """
         count = self.pending
         self._buffer.clear()
         self._held.clear()
         return count
 
     def finish(self) -> str | None:
-        """The stream has ended. What was cut off is passed on as it is.
+        """End the stream, and copy the bytes of an incomplete last record too.
 
         Returns:
-            What there is to be warned of, if there is anything.
+            A warning about an incomplete last record; None if the last record is whole.
 
         Raises:
-            CaptureError: it was none, or its rest cannot be read.
+            CaptureError: the stream was no capture, or its rest cannot be read.
         """
-        self.take(b"")  # to come upon a fault behind the latest packets
+        self.take(b"")  # raises for a fault after the latest packets
         if not self._is_capture:
             raise CaptureError(f"{self._name}: this is {'no capture' if self.pending else 'empty'}")
         if not self.pending:
             return None
         if self._copy is not None:
             self._copy.write(self._held)
-        return f"{self._name}: the last record is not whole, {self.pending} bytes of it are there"
+        return f"{self._name}: the last record is incomplete: it has only {self.pending} bytes"
 
 
 def reason_of(error: Exception) -> str:
-    """In words."""
+    """Return the reason of an error in words."""
     return getattr(error, "strerror", None) or str(error)

@@ -1,7 +1,8 @@
-"""Sans-IO: from packets, the sessions that they belong to.
+"""Turns packets into the sessions that they belong to, without any input or output.
 
-It is made for what `refractium_hooks_pcap.packets` writes, where the first packet of each session says in a
-comment whose it is. It does without: a viewer that comes later, and whoever reads pcap, knows addresses only.
+The module reads the packets of `refractium_hooks_pcap.packets`, whose comment on the first packet of a
+session describes the session. It also works without this comment: a viewer that connects later and a pcap
+file have addresses only.
 """
 
 from __future__ import annotations
@@ -25,30 +26,30 @@ if TYPE_CHECKING:
 
 _SECOND: Final = 1_000_000_000
 _SILENCE: Final = 60 * _SECOND
-"""What ends a UDP session, which has no end of its own; it is the proxy's own default."""
+"""Nanoseconds of silence after which a UDP session, which has no end mark, ends; the default of the proxy."""
 _RATE_OVER: Final = 2 * _SECOND
-"""A rate is that of about this long (ns)."""
+"""Nanoseconds, about, over which a rate is averaged."""
 _MAX_OPEN: Final = 5_000
-"""Sessions of one transport that are kept; of more, the one that has been silent for longest is let go."""
+"""Open sessions of one transport; above this number the session with the longest silence is forgotten."""
 _MAX_ENDED: Final = 1_000
-"""Sessions that are kept after their end, the latest."""
+"""Ended sessions that are remembered: the latest ones."""
 _MAX_COMMENT: Final = 8_192
-"""Letters of a comment that are looked at: more than there are in one of ours."""
+"""Characters of a comment that are read: more than any comment of `refractium_hooks_pcap` has."""
 _NAMES: Final = ("sni", "host", "qname")
-"""Words of the comment that say what the client asked for, the best first."""
+"""Keys in the comment whose value is the name that the client asked for, the best key first."""
 
 _IPV4_HEADER: Final = 20
 _IPV6_HEADER: Final = 40
 _FRAGMENT_OFFSET: Final = 0x1FFF
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-"""Before an IPv4 address, the IPv6 form of it (RFC 4291 section 2.5.5.2)."""
+"""The bytes before an IPv4 address in its IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2)."""
 _TCP_PROTOCOL: Final = 6
 _UDP_PROTOCOL: Final = 17
 _LENGTH: Final = struct.Struct("!H")
 _TCP: Final = struct.Struct("!HHIIBB")
-"""RFC 9293 section 3.1: ports, sequence, acknowledgement, header length, flags."""
+"""The first fields of TCP (RFC 9293 section 3.1): ports, sequence, acknowledgement, header length, flags."""
 _UDP: Final = struct.Struct("!HHH")
-"""RFC 768: ports, length."""
+"""The first fields of UDP (RFC 768): ports, length."""
 _UDP_HEADER: Final = 8
 _FIN: Final = 1
 _SYN: Final = 2
@@ -58,13 +59,13 @@ _SEQUENCE: Final = 0xFFFF_FFFF
 _HALF: Final = 0x8000_0000
 
 _End: TypeAlias = "tuple[bytes, int]"
-"""IP address, as on the wire, and port."""
+"""An IP address in network byte order, and a port."""
 _Key: TypeAlias = "tuple[str | None, _End, _End]"
-"""The interface (the label of the route), client and backend."""
+"""The interface (the label of the route), the client and the backend."""
 
 
 class State(StrEnum):
-    """How far a session is."""
+    """The state of a session."""
 
     OPEN = "open"
     CLOSED = "closed"
@@ -72,11 +73,12 @@ class State(StrEnum):
 
 
 class Flow:
-    """What one side of a session sends.
+    """The bytes that one side of a session sends.
 
     Attributes:
-        bytes: that it has sent; those of a connection that were not captured are known from what follows.
-        has_ended: whether it has said that it sends no more.
+        bytes: number of bytes sent. Later sequence numbers of a connection also show the bytes that were not
+            captured.
+        has_ended: whether the side has announced that it sends no more.
     """
 
     __slots__ = ("_next", "_rate", "_time", "bytes", "has_ended")
@@ -89,11 +91,11 @@ class Flow:
         self._time = 0
 
     def expect(self, sequence: int) -> None:
-        """Its first byte will have this sequence number."""
+        """Set the sequence number of the first byte."""
         self._next = sequence & _SEQUENCE
 
     def reach(self, sequence: int, size: int, time: int) -> None:
-        """It has sent so many bytes from a sequence number on; what came before is told of once only."""
+        """Count `size` bytes from a sequence number on; bytes that were counted before do not count again."""
         end = (sequence + size) & _SEQUENCE
         advance = size if self._next is None else (end - self._next) & _SEQUENCE
         if advance < _HALF:
@@ -101,14 +103,14 @@ class Flow:
             self.count(advance, time)
 
     def count(self, size: int, time: int) -> None:
-        """It has sent so many bytes more."""
+        """Add `size` bytes to the number of bytes sent."""
         if size:
             self.bytes += size
             self._rate = self.rate(time) + size * _SECOND / _RATE_OVER
             self._time = time
 
     def rate(self, now: int) -> float:
-        """Bytes per second, of late: those of long ago count less and less."""
+        """Return the recent rate in bytes per second; older bytes count less."""
         return self._rate * exp(min(0, self._time - now) / _RATE_OVER)
 
 
@@ -117,18 +119,19 @@ class Session:
     """A connection, or a UDP session.
 
     Attributes:
-        id: that of the proxy, 16 hexadecimal digits; None if its first packet was not seen, or told nothing.
-        transport: how the client came.
-        protocol: the name of the protocol; None where `id` is.
-        route: the label of the route; None if that is not told either.
-        metadata: what else the first packet tells, such as sni, alpn and host.
+        id: the number of the session in the proxy, 16 hexadecimal digits; None if its first packet was not
+            captured or had no comment.
+        transport: the transport between client and proxy.
+        protocol: the name of the protocol; None if `id` is None.
+        route: the label of the route; None if neither the comment nor the interface names the route.
+        metadata: the other words of the comment on the first packet, such as sni, alpn and host.
         client: address and port of the client.
-        backend: those of the backend, or the path of its unix socket.
-        started: time of its first packet (ns since the epoch).
-        latest: time of its latest packet.
-        state: how far it is.
-        inbound: what the client sends.
-        outbound: what the backend sends.
+        backend: address and port of the backend, or the path of its unix socket.
+        started: time of the first packet (ns since the epoch).
+        latest: time of the latest packet (ns since the epoch).
+        state: the state of the session.
+        inbound: the bytes that the client sends.
+        outbound: the bytes that the backend sends.
     """
 
     id: str | None
@@ -146,26 +149,26 @@ class Session:
 
     @property
     def name(self) -> str | None:
-        """What the client asked for: a server, or what DNS is to resolve."""
+        """The name that the client asked for: a server, or the name in a DNS query."""
         return next((self.metadata[key] for key in _NAMES if key in self.metadata), None)
 
     @property
     def seconds(self) -> float:
-        """From its first packet to the latest."""
+        """Seconds from the first packet to the latest packet."""
         return (self.latest - self.started) / _SECOND
 
 
 class Sessions:
-    """All sessions of one capture; of those that are over, the latest, so that memory is bounded.
+    """The open sessions of one capture and the latest ended sessions, so that memory is bounded.
 
     Args:
-        on_end: told of each session that has ended, or that is let go because there are too many. UDP
-            sessions count as ended after a minute of silence; one that goes on after all will end again.
+        on_end: called with each session that has ended, or that is forgotten because there are too many open
+            sessions. A UDP session ends after a minute of silence; if it goes on later, it will end again.
 
     Attributes:
-        now: the time that it is in the capture (ns since the epoch).
-        count: how many sessions there have been.
-        skipped: packets that are neither TCP nor UDP, or do not start with an IP header.
+        now: the current time in the capture (ns since the epoch).
+        count: number of sessions so far.
+        skipped: number of packets that are neither TCP nor UDP, or that do not start with an IP header.
     """
 
     def __init__(self, on_end: Callable[[Session], object] = lambda _: None) -> None:
@@ -173,17 +176,17 @@ class Sessions:
         self.count = 0
         self.skipped = 0
         self._on_end = on_end
-        # Those that have been silent for longest are first.
+        # Sorted by silence: the session with the longest silence comes first.
         self._open: dict[Transport, OrderedDict[_Key, Session]] = {one: OrderedDict() for one in Transport}
         self._ended: OrderedDict[_Key, Session] = OrderedDict()
 
     def __iter__(self) -> Iterator[Session]:
-        """Those that are kept, the ended ones first."""
+        """Iterate over the remembered sessions: ended sessions first, then open sessions."""
         return chain(self._ended.values(), *(one.values() for one in self._open.values()))
 
     @property
     def open(self) -> list[Session]:
-        """Those that have not ended, the one that began first ahead."""
+        """The open sessions, in the order in which they began."""
         found = chain.from_iterable(one.values() for one in self._open.values())
         return sorted(found, key=lambda session: session.started)
 
@@ -201,7 +204,7 @@ class Sessions:
         self._end_silent()
 
     def wait(self, time: int) -> None:
-        """So much time has passed without a packet (ns)."""
+        """Move the time forward by `time` ns, in which no packet came."""
         self.now += time
         self._end_silent()
 
@@ -220,7 +223,7 @@ class Sessions:
             return
         mine.reach(packet.sequence, packet.size, captured.time)
         if packet.flags & _RST:
-            if not other.has_ended:  # what it has sent is known by what is acknowledged
+            if not other.has_ended:  # the acknowledgement shows how many bytes the other side has sent
                 other.reach(packet.acknowledgement, 0, captured.time)
             self._end(key, session, State.RESET)
         elif packet.flags & _FIN:
@@ -229,7 +232,7 @@ class Sessions:
                 self._end(key, session, State.CLOSED)
 
     def _connection(self, key: _Key, captured: Captured, packet: _Packet) -> Session | None:
-        """The one that a segment belongs to; None if it is only the last word of one that is over."""
+        """Return the session of a segment; None if the segment only ends a session that is over already."""
         session = self._open[Transport.TCP].get(key)
         if packet.flags & _SYN and not packet.flags & _ACK:
             if session is not None:  # its end was not captured
@@ -256,10 +259,10 @@ class Sessions:
         (session.inbound if is_inbound else session.outbound).count(packet.size, captured.time)
 
     def _find(self, captured: Captured, packet: _Packet) -> tuple[_Key, bool]:
-        """Whose a packet is, and whether it is the client's.
+        """Return the key of the session of a packet, and whether the client sent the packet.
 
-        Of a session that is not known yet, the first packet is the client's, if it has the comment, or if it
-        is the first of a connection; else the client is who has the higher port.
+        In a session that is not known yet, the client sends the packet with the comment and the first SYN of
+        a connection. Otherwise the side with the higher port is taken for the client.
         """
         forth = captured.interface, packet.source, packet.destination
         back = captured.interface, packet.destination, packet.source
@@ -313,7 +316,7 @@ class Sessions:
 
 
 class _Packet(NamedTuple):
-    """What is wanted of one packet: its ends, the size of its payload (bytes), and what TCP says."""
+    """The parts of one packet that matter: its ends, the size of its payload (bytes), and its TCP fields."""
 
     transport: Transport
     source: _End
@@ -325,7 +328,10 @@ class _Packet(NamedTuple):
 
 
 def _parse(data: bytes) -> _Packet | None:
-    """What starts with an IP header; None if it is of no session. It may be cut off behind its headers."""
+    """Parse a packet that starts with an IP header; return None if the packet belongs to no session.
+
+    The payload of the packet may be cut off.
+    """
     try:
         version = data[0] >> 4
         if version == 4:  # noqa: PLR2004 - RFC 791 section 3.1
@@ -357,18 +363,18 @@ def _parse(data: bytes) -> _Packet | None:
             size = max(0, length - _UDP_HEADER)
             return _Packet(Transport.UDP, (source, from_port), (destination, to_port), size)
     except (struct.error, IndexError):
-        pass  # not even its headers are there
+        pass  # the headers are cut off
     return None
 
 
 def _words(comment: str) -> dict[str, str]:
-    """What a comment tells: ``key=value``, between blanks."""
+    """Return the pairs in a comment, which are written as ``key=value`` between spaces."""
     pairs = (word.partition("=") for word in comment[:_MAX_COMMENT].split(" "))
     return {_printable(key): _printable(value) for key, equals, value in pairs if equals}
 
 
 def _printable(text: str) -> str:
-    """Printable ASCII, which ours is already; anybody may have written a file."""
+    """Return text as printable ASCII: another program may have written the file."""
     if text.isascii() and text.isprintable():
         return text
     return text.encode("unicode_escape").decode("ascii")

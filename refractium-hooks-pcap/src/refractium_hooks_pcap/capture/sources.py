@@ -1,4 +1,4 @@
-"""What there is to be read: files, stdin, and running instances."""
+"""Sources of packets: files, stdin, and running instances."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 STDIN: Final = "-"
 _AT_A_PORT: Final = "TCP@"
-"""How Wireshark calls what comes over a connection."""
+"""The prefix that Wireshark puts before the address of a connection."""
 _PIECE: Final = 1 << 18
 """Bytes that are read at once."""
 _TICK: Final = 0.25
-"""Seconds until it is said that nothing has come, and until files are looked at again."""
+"""Seconds after which a silent stream yields no packets, and after which files are looked at again."""
 _PATIENCE: Final = 5.0
-"""Seconds that an instance has to answer, and to send the beginning, which it sends unasked."""
+"""Seconds within which an instance must answer, and send the start of the stream without a request."""
 
 
 class Source(Protocol):
-    """What packets come from.
+    """A source of packets.
 
     Attributes:
-        name: what it is, for people.
-        is_live: whether more may come than there is now.
-        warnings: what was found amiss at its end.
+        name: the name of the source, for people.
+        is_live: whether more packets may come later.
+        warnings: problems that were found at the end of the source.
     """
 
     name: str
@@ -49,13 +49,15 @@ class Source(Protocol):
     warnings: list[str]
 
     def read(self, copy: Copy | None) -> Iterator[Sequence[Captured]]:
-        """Packets as they come, to the end; none of them several times a second while none come.
+        """Yield packets as they come, to the end.
+
+        While no packet comes, it yields an empty sequence several times a second.
 
         Args:
-            copy: where all is passed on to.
+            copy: the target to which all bytes are copied; None for no copy.
 
         Raises:
-            CaptureError: nothing further can be read.
+            CaptureError: the source cannot be read any further.
         """
 
     def __enter__(self) -> Self: ...
@@ -64,15 +66,15 @@ class Source(Protocol):
 
 
 def open_source(text: str, *, follow: bool) -> Source:
-    """What the command line names: a file, ``-`` for stdin, ``TCP@HOST:PORT``, ``HOST:PORT`` or ``PORT``.
+    """Open the source that the command line names.
 
     Args:
-        text: it.
+        text: a file, ``-`` for stdin, ``TCP@HOST:PORT``, ``HOST:PORT`` or ``PORT``.
         follow: whether to go on as a file grows.
 
     Raises:
-        CaptureError: it is not there.
-        ConfigError: it is an address that cannot be.
+        CaptureError: the source does not exist or cannot be opened.
+        ConfigError: the text after ``TCP@`` is not a valid address.
     """
     if text == STDIN:
         return Stream("stdin", 0)
@@ -95,25 +97,25 @@ def open_source(text: str, *, follow: bool) -> Source:
 
 
 def open_configured(settings: PcapSettings, *, follow: bool) -> Source:
-    """What a configuration says that packets go to: where it listens, or else its files.
+    """Open the source to which a configuration sends packets: the address in ``listen``, or else the files.
 
     Args:
-        settings: with ``listen`` or ``path``.
+        settings: settings with ``listen`` or ``path``.
         follow: whether to go on as the files grow.
 
     Raises:
-        CaptureError: it is not there.
-        ValueError: it says nothing that can be read; the message says why.
+        CaptureError: the source does not exist or cannot be opened.
+        ValueError: the settings name nothing that can be read; the message gives the reason.
     """
     if settings.listen is not None:
         host, port = listen_address(settings.listen)
         if port == 0:
-            raise ValueError("the port is any free one: say which one it was given, as TCP@HOST:PORT")
+            raise ValueError("the port of listen is 0, any free port: give the port in use, as TCP@HOST:PORT")
         return connect(Address(host, port))
     if settings.path is None:
-        raise ValueError("there is neither listen nor path: say what is to be read")
+        raise ValueError("there is neither listen nor path: name the capture on the command line")
     if settings.path == STDOUT:
-        raise ValueError("packets go to stdout: put `| refractium capture -` behind the command that serves")
+        raise ValueError("packets go to stdout: add `| refractium capture -` to the command that serves")
     if is_fifo(settings.path):
         return _open_stream(Path(settings.path))
     find = _finder(settings.file_names)
@@ -123,19 +125,19 @@ def open_configured(settings: PcapSettings, *, follow: bool) -> Source:
 
 
 def connect(address: Address) -> Stream:
-    """The stream of a running instance.
+    """Connect to a running instance, and return its stream.
 
     Raises:
-        CaptureError: nobody is there.
-        ValueError: no connection can be made to such an address.
+        CaptureError: the connection fails.
+        ValueError: the address is a unix socket, at which no instance serves viewers.
     """
     if address.is_unix:
-        raise ValueError("viewers are not served at unix sockets")
+        raise ValueError("viewers are not served at unix sockets: give HOST:PORT")
     try:
         connection = socket.create_connection((address.host, address.port), _PATIENCE)
     except OSError as error:
-        message = f"no capture can be had at {address}: {reason_of(error)}; is listen = {address.port} under"
-        raise CaptureError(f"{message} [plugins.pcap] of what runs there?") from None
+        message = f"cannot connect to {address}: {reason_of(error)}; set listen = {address.port}"
+        raise CaptureError(f"{message} in [plugins.pcap] of the instance there") from None
     return Stream(f"{_AT_A_PORT}{address}", connection.detach(), patience=_PATIENCE)
 
 
@@ -151,18 +153,18 @@ def _open_stream(path: Path) -> Stream:
 
 
 def _finder(names: FileNames) -> Callable[[], list[Path]]:
-    """What finds the files that are called so, in the order of their names."""
+    """Return a function that finds the files with these names and sorts them by name."""
     pattern = "".join(glob.escape(text) + ("*" if field else "") for text, field in names.parts)
     return lambda: sorted(path for path in names.folder.glob(pattern) if path.is_file())
 
 
 class Stream:
-    """A connection, a pipe, or stdin.
+    """A source that is a connection, a pipe, or stdin.
 
     Args:
-        name: for people.
-        fd: what is read, and closed in the end.
-        patience: seconds within which something must come, if at all.
+        name: the name of the source, for people.
+        fd: the descriptor that is read, and closed at the end.
+        patience: seconds within which the first bytes must come; None for no limit.
     """
 
     def __init__(self, name: str, fd: int, *, patience: float | None = None) -> None:
@@ -178,7 +180,7 @@ class Stream:
         while True:
             if not select.select((self._fd,), (), (), _TICK)[0]:
                 if end is not None and time.monotonic() >= end:
-                    raise CaptureError(f"{self.name}: nothing comes, so this is no capture")
+                    raise CaptureError(f"{self.name}: no data comes, so this is no capture")
                 yield ()
                 continue
             if not (data := self._receive()):
@@ -204,14 +206,14 @@ class Stream:
 
 
 class Files:
-    """Files, one after the other, or all at once as they grow.
+    """A source that reads files one after the other, or follows all files at once as they grow.
 
-    While they are followed, further ones may come, be replaced and be removed.
+    Files that are followed may be joined by new files, replaced and removed.
 
     Args:
-        name: for people.
-        find: the files that there are now.
-        follow: whether to go on as they grow.
+        name: the name of the source, for people.
+        find: a function that returns the files that exist now.
+        follow: whether to go on as the files grow.
     """
 
     def __init__(self, name: str, find: Callable[[], list[Path]], *, follow: bool) -> None:
@@ -240,7 +242,7 @@ class Files:
             if path not in self._followed and (found := _open_file(path, copy)) is not None:
                 self._followed[path] = found
         for path, file in [*self._followed.items()]:
-            is_there = file.is_there  # asked first, so that the rest of one that is not is read
+            is_there = file.is_there  # asked before the last read, so that a removed file is read to its end
             yield from file.read()
             file.rewind()
             if not is_there:
@@ -255,7 +257,7 @@ class Files:
 
 
 def _open_file(path: Path, copy: Copy | None) -> _File | None:
-    """None if it has just been removed."""
+    """Open a file; return None if it has just been removed."""
     try:
         return _File(path, path.open("rb", buffering=0), copy)
     except FileNotFoundError:
@@ -265,7 +267,7 @@ def _open_file(path: Path, copy: Copy | None) -> _File | None:
 
 
 class _File:
-    """One of them, open."""
+    """An open file of `Files`."""
 
     def __init__(self, path: Path, file: FileIO, copy: Copy | None) -> None:
         self.intake = Intake(str(path), copy)
@@ -274,7 +276,7 @@ class _File:
 
     @property
     def is_there(self) -> bool:
-        """Whether the name is still that of this file, with what has been read of it."""
+        """Whether the path still names this file, and the file still has all bytes that were read."""
         try:
             there = self._path.stat()
         except OSError:
@@ -282,10 +284,10 @@ class _File:
         return os.path.samestat(there, os.fstat(self._file.fileno())) and there.st_size >= self._file.tell()
 
     def read(self) -> Iterator[list[Captured]]:
-        """What there is now.
+        """Yield the packets that are in the file now.
 
         Raises:
-            CaptureError: nothing further can be read.
+            CaptureError: the file cannot be read any further.
         """
         try:
             while data := self._file.read(_PIECE):
@@ -294,9 +296,9 @@ class _File:
             raise CaptureError(f"cannot read {self._path}: {reason_of(error)}") from None
 
     def rewind(self) -> None:
-        """Go back behind the last whole record.
+        """Go back to the end of the last whole record.
 
-        What follows it may not be there as a whole yet, or whoever writes may cut it off.
+        The writer may still complete the record that follows, or cut it off.
         """
         self._file.seek(-self.intake.forget_pending(), os.SEEK_CUR)
 

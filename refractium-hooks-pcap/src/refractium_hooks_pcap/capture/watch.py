@@ -1,4 +1,4 @@
-"""From what is asked for to what is shown."""
+"""Connects source and display of the command ``capture``."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 def watch(
     source: str | None, config: Path | None, *, follow: bool, target: str | None, as_json: bool
 ) -> None:
-    """Show the sessions in a capture until it ends, or until somebody ends it (SIGINT, SIGTERM).
+    """Show the sessions in a capture until the capture ends, or until SIGINT or SIGTERM ends the command.
 
     Args:
-        source: as `open_source` takes it; None for what the configuration says.
-        config: the configuration file; None for the usual one.
+        source: the source in the notation of `open_source`; None for the source in the configuration.
+        config: the configuration file; None for the default file.
         follow: whether to go on as a file grows.
-        target: what all is passed on to: a new file, or ``-`` for stdout; None for nothing.
-        as_json: whether lines of JSON are printed.
+        target: the target to which all bytes are copied: a new file, or ``-`` for stdout; None for no copy.
+        as_json: whether to print lines of JSON.
 
     Raises:
-        CaptureError: it cannot be read, or not be passed on.
-        ConfigError: the configuration does not say what to read, or cannot be read itself.
+        CaptureError: the capture cannot be read or copied.
+        ConfigError: the configuration does not name a source, or cannot be read.
     """
     with ExitStack() as stack:
         stack.enter_context(_ended_by_sigterm())
@@ -65,13 +65,13 @@ def _show(source: Source, copy: Copy | None, display: Display) -> None:
     except NobodyReadsError:
         return
     except CaptureError:
-        if sessions.count:  # what there is ahead of the fault
+        if sessions.count:  # show the sessions before the fault
             display.finish(sessions)
         raise
     display.finish(sessions)
     if sessions.skipped:
         source.warnings.append(
-            f"{sessions.skipped} packets are not shown: neither TCP nor UDP in bare IP packets"
+            f"{sessions.skipped} packets are not shown: they are neither TCP nor UDP in bare IP packets"
         )
     for warning in source.warnings:
         click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {warning}", err=True)
@@ -86,7 +86,7 @@ def _display(source: Source, target: str | None, *, as_json: bool) -> Display:
 
 
 def _configured(file: Path | None, *, follow: bool) -> Source:
-    """What ``[plugins.pcap]`` says."""
+    """Open the source that ``[plugins.pcap]`` names."""
     own = OwnTable.read("pcap", PcapSettings, file)
     try:
         return open_configured(own.settings, follow=follow)
@@ -96,7 +96,7 @@ def _configured(file: Path | None, *, follow: bool) -> Source:
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM does the same as Ctrl-C: a terminal must not be left as it is while a table lives on it."""
+    """Let SIGTERM act as Ctrl-C within the block, so that a live table leaves the terminal in order."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

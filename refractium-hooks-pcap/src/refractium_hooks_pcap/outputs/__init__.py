@@ -1,6 +1,6 @@
-"""Where packets go: files, stdout, and whoever looks on at a port or a FIFO.
+"""Outputs for packets: files, stdout, and viewers at a port or a FIFO.
 
-None of them raises when it cannot write: what is lost is counted and logged, and it is tried again.
+No output raises an error when it cannot write: it counts and logs the lost packets, and tries again.
 """
 
 from refractium_hooks_pcap.outputs.files import CaptureFiles, FileSeries, Rotation

@@ -1,4 +1,4 @@
-"""Capture files: made, appended to, followed by others, and whole whatever happens."""
+"""Capture files: they are created, appended to and rotated, and always hold whole records."""
 
 from __future__ import annotations
 
@@ -31,31 +31,33 @@ log = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
 _MAX_WRITE: Final = 1 << 18
-"""Bytes that are gathered for one write, about. A fourth of that is a tenth slower, four times no faster."""
+"""Bytes, about, of one write. A fourth of this size is a tenth slower; four times this size is no faster."""
 _LARGE: Final = 4_096
-"""Bytes of a payload that is written from where it is; a copy into a record would cost a tenth more."""
+"""Bytes of a payload from which no copy is made of it; a copy into a record would cost a tenth more."""
 _MAX_BUFFERS: Final = 256
-"""Less than IOV_MAX (writev(2)). More, which are small then, are joined."""
+"""Buffers of one writev(2), fewer than IOV_MAX. If there are more buffers, they are small, and are joined."""
 _MAX_CUT: Final = 1 << 20
-"""What a write that was cut off can have left behind the last whole record (bytes). More is not ours to cut:
-a file that is damaged in its middle looks the same."""
+"""Bytes that an interrupted write can leave after the last whole record.
+
+A longer rest is not cut off: a file that is damaged in its middle looks the same.
+"""
 _MAX_NAMES: Final = 1_000
-"""How many names are tried for one file."""
+"""Names that are tried for one file."""
 _RETRY: Final = 1.0
-"""Seconds until what has failed is tried again."""
+"""Seconds after which a failed write is tried again."""
 _CALM: Final = 10.0
-"""Seconds without a failure after which it is over."""
+"""Seconds without a failed write after which the failure counts as over."""
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""A link is not followed, and a FIFO or a device that has taken the place of a file is not waited for."""
+"""Flags that refuse a symbolic link, and that do not block on a FIFO or a device in the place of a file."""
 
 
 class Rotation(NamedTuple):
-    """When a file is followed by another.
+    """The limits at which the next file begins.
 
     Attributes:
-        max_bytes: it would get larger.
-        max_seconds: a packet is this much later than the first one in it.
-        max_files: how many there are at the most of those that one run has made for the same sessions.
+        max_bytes: the largest size of a file.
+        max_seconds: seconds between the first packet of a file and the packet that begins the next file.
+        max_files: the largest number of files that one run keeps for the same sessions.
     """
 
     max_bytes: int | None = None
@@ -68,12 +70,12 @@ class Rotation(NamedTuple):
 
 
 class CaptureFiles:
-    """All the files of one hook.
+    """The files of one hook.
 
     Args:
-        names: what they are called.
-        form: of what is in them.
-        rotation: when they are followed by others.
+        names: the names of the files.
+        form: the format of the files.
+        rotation: the limits at which the next file begins.
     """
 
     def __init__(self, names: FileNames, form: Form, rotation: Rotation) -> None:
@@ -83,32 +85,32 @@ class CaptureFiles:
         self._series: dict[FileNames, FileSeries] = {}
 
     def of(self, context: HookContext) -> FileSeries:
-        """Where the packets of a session go."""
+        """Return the series of files for the packets of a session."""
         names = self._names.of(context)
         if (series := self._series.get(names)) is None:
             series = self._series[names] = FileSeries(names, self._form, self._rotation)
         return series
 
     def close(self) -> None:
-        """Close them; what has been written is whole already."""
+        """Close all files, which hold whole records at any time."""
         for series in self._series.values():
             series.close()
 
 
 class FileSeries:
-    """The files that the same sessions go to, one after the other. The first is opened when it is needed.
+    """The consecutive files for the same sessions. The first packet opens the first file.
 
-    After `write` nothing is left in this process: the kernel has it, and keeps it if the process is killed.
-    What cannot be written (the disk is full, the name is that of a link) is lost, and a second later it is
-    tried again. The log says once that it began, and once that it is over.
+    After `write` the kernel has all packets, and keeps them if the process is killed. Packets that cannot be
+    written (the disk is full, the path is a symbolic link) are lost; a second later the series tries again.
+    The log has one line when a failure begins, and one line when it is over.
 
     Args:
-        names: what they are called.
-        form: of what is in them.
-        rotation: when one is followed by the next.
+        names: the names of the files.
+        form: the format of the files.
+        rotation: the limits at which the next file begins.
 
     Attributes:
-        lost: packets that could not be written.
+        lost: number of packets that could not be written.
     """
 
     def __init__(self, names: FileNames, form: Form, rotation: Rotation) -> None:
@@ -153,10 +155,10 @@ class FileSeries:
             self._file = None
 
     def _next_file(self, packet: Packet) -> CaptureFile:
-        """Begin a file with a packet.
+        """Close the current file, and open the next file for a packet.
 
         Raises:
-            OSError: that cannot be, or the file before it could not be written.
+            OSError: the next file cannot be opened, or the current file cannot be written.
         """
         if self._file is not None:
             self._file.flush()
@@ -195,15 +197,15 @@ class FileSeries:
                 continue
             self._number += 1
             if taken is not None and not is_new:
-                log.warning("%s; %s is written instead", taken, path)
-            log.debug("packets are written to %s", path)
+                log.warning("%s; writing packets to %s instead", taken, path)
+            log.debug("writing packets to %s", path)
             if is_new:
                 self._keep(path)
             return file
-        raise OSError(errno.EEXIST, "neither this nor a similar name is free", taken and taken.path)
+        raise OSError(errno.EEXIST, "this name and all similar names are taken", taken and taken.path)
 
     def _keep(self, path: Path) -> None:
-        """Remove the oldest file, if with this one there are too many."""
+        """Remember a new file of this run, and remove the oldest file if there are too many."""
         self._made.append(path)
         max_files = self._rotation.max_files
         while max_files is not None and len(self._made) > max_files:
@@ -220,7 +222,7 @@ class FileSeries:
             self.lost += self._file.discard()
             if not self._file.is_whole:
                 self._file.close()
-                self._file = None  # to be mended when it is opened again
+                self._file = None  # the incomplete record is cut off when the file is opened again
         if self._failed_at is None:
             log.error("cannot write %s, packets are lost: %s", path, error.strerror)
         self._failed_at = time.monotonic()
@@ -237,11 +239,11 @@ class FileSeries:
 
 
 class _TakenError(Exception):
-    """A name must not be used; the next one may be.
+    """An error about a path that must not be used, while the next name may be free.
 
     Args:
-        path: the name.
-        reason: why.
+        path: the path.
+        reason: the reason, as a predicate of the path.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -250,21 +252,21 @@ class _TakenError(Exception):
 
 
 class CaptureFile:
-    """One file, open for writing and locked against others who write captures.
+    """A file that is open for writing, and locked against other writers of captures.
 
     Args:
-        path: its name. If it is there, it is appended to, behind its last whole record.
-        form: of what is in it.
-        is_new: whether it must not be there yet.
+        path: the path of the file. Packets are appended to an existing file, after its last whole record.
+        form: the format of the file.
+        is_new: whether the file must not exist yet.
 
     Attributes:
-        path: its name.
-        size: bytes that it has or is about to have.
-        started: time of the first packet added (ns since the epoch).
+        path: the path of the file.
+        size: number of bytes in the file and in the packets that wait to be written.
+        started: time of the first packet added (ns since the epoch); None before the first packet.
 
     Raises:
-        OSError: it cannot be written, or is none of ours to write.
-        _TakenError: another writer has it, or it does not go together with the form.
+        OSError: the file cannot be written, or must not be written because others control it.
+        _TakenError: the file exists, another writer has locked it, it has another format, or it is damaged.
     """
 
     def __init__(self, path: Path, form: Form, *, is_new: bool) -> None:
@@ -280,19 +282,19 @@ class CaptureFile:
         self._begin()
 
     def _begin(self) -> None:
-        """What is written next does not rely on anything before: with pcapng, a section of its own."""
+        """Make the next record independent of the records before it: pcapng begins a new section."""
         self.size = self._end
         self._pending: list[bytes | memoryview] = []
         self._sizes: list[int] = []
-        """Of the records that are pending."""
+        """Sizes (bytes) of the records in `_pending`."""
         self._writer = self._form.writer()
         self._ahead = b"" if self._form.is_classic and self._end else self._writer.begin()
 
     def add(self, packet: Packet) -> None:
-        """Take a packet.
+        """Add a packet, and write the packets that wait once they are large enough.
 
         Raises:
-            OSError: as of `flush`.
+            OSError: not all packets could be written, see `flush`.
         """
         if len(packet.payload) < _LARGE:
             record = self._writer.record(packet)
@@ -314,10 +316,11 @@ class CaptureFile:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was added.
+        """Write the packets that were added.
 
         Raises:
-            OSError: not all could be written. The file holds whole records; `discard` what is left.
+            OSError: not all packets could be written. The file holds whole records; call `discard` for the
+                rest.
         """
         buffers = self._pending
         if len(buffers) > _MAX_BUFFERS:
@@ -347,22 +350,22 @@ class CaptureFile:
             os.ftruncate(self._fd, self._end)
 
     def discard(self) -> int:
-        """Forget what was added and could not be written; how many packets that is."""
+        """Forget the packets that could not be written, and return their number."""
         count = len(self._sizes)
         self._begin()
         return count
 
     @property
     def is_whole(self) -> bool:
-        """Whether the file ends where its last record does."""
+        """Whether the file ends at the end of its last whole record."""
         try:
             return os.fstat(self._fd).st_size == self._end
         except OSError:
             return False
 
     def close(self) -> None:
-        """Close it; others may write it then."""
-        with suppress(OSError):  # of a network file system: nothing more can be done
+        """Close the file, and release its lock."""
+        with suppress(OSError):  # an error of a network file system: nothing more can be done
             os.close(self._fd)
 
 
@@ -370,15 +373,19 @@ def _open(path: Path, *, is_new: bool) -> int:
     try:
         return os.open(path, _FLAGS | (os.O_EXCL if is_new else 0), 0o600)
     except FileExistsError:
-        raise _TakenError(path, "is there already") from None
+        raise _TakenError(path, "exists already") from None
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed", path) from None
+            raise OSError(errno.ELOOP, "it is a symbolic link, and links are not followed", path) from None
         raise
 
 
 def _claim(fd: int, path: Path, form: Form) -> int:
-    """Make sure that an open file may be appended to; where its last whole record ends."""
+    """Lock an open file, check that packets may be appended to it, and cut off an incomplete last record.
+
+    Returns:
+        The offset (bytes) of the end of the last whole record.
+    """
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", path)
@@ -387,19 +394,19 @@ def _claim(fd: int, path: Path, form: Form) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _TakenError(path, "is being written by somebody else") from None
+        raise _TakenError(path, "is being written by another process") from None
     size = os.fstat(fd).st_size
     if size == 0:
         return 0
     with open(fd, "rb", closefd=False) as file:
         extent = examine(file)
     if extent is None:
-        raise OSError(errno.EINVAL, "it is there already and no capture, so it is left as it is", path)
+        raise OSError(errno.EINVAL, "it exists and is not a capture, so it is not changed", path)
     if extent.pcap != (PcapHeader("little", _NS, form.snaplen, LINKTYPE_RAW) if form.is_classic else None):
-        raise _TakenError(path, "is a capture of another form")
+        raise _TakenError(path, "is a capture of another format or snaplen")
     if (cut := size - extent.end) > _MAX_CUT:
         raise _TakenError(path, "is damaged")
     if cut:
-        log.warning("%s: the last record is not whole, its %d bytes are cut off", path, cut)
+        log.warning("%s: the last record is incomplete, cutting off its %d bytes", path, cut)
         os.ftruncate(fd, extent.end)
     return extent.end

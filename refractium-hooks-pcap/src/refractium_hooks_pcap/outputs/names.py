@@ -1,4 +1,4 @@
-"""What the files are called: a path with fields in braces, which sessions and the clock fill in."""
+"""Names of capture files: a path with fields in braces, whose values come from sessions and packet times."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from refractium.contract import HookContext
 
 _Parts: TypeAlias = "tuple[tuple[str, str | None], ...]"
-"""Pieces of text, each with the field that follows it."""
+"""Pieces of text, each with the field that follows the piece; None where no field follows."""
 
 SESSION_FIELDS: Final = ("protocol", "route", "transport")
-"""What sets the files of one session apart from those of another."""
+"""Fields that distinguish the files of different sessions."""
 FILE_FIELDS: Final = ("date", "time", "number")
-"""What sets the files of the same sessions apart."""
+"""Fields that distinguish the consecutive files of the same sessions."""
 _FIELDS: Final = (*SESSION_FIELDS, *FILE_FIELDS)
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]|^\.")
-"""What a value must not bring into a name: ``/`` above all, and the dot that hides a file."""
+"""Characters of a value that must not get into a name: above all ``/``, and a first dot (a hidden file)."""
 _MAX_VALUE: Final = 64
 _NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class FileNames:
-    """The names of the files that the same sessions go to, one after the other.
+    """The names of the consecutive files for the same sessions.
 
     Attributes:
-        folder: where they are.
-        parts: of the name.
+        folder: the folder of the files.
+        parts: the parts of the name.
     """
 
     folder: Path
@@ -47,20 +47,21 @@ class FileNames:
         """Read a path.
 
         Args:
-            path: such as ``/var/lib/refractium/{protocol}.pcapng``; fields stand in the file's name only.
-            numbered: whether there will be several files, so that without ``{number}`` or ``{time}`` the
-                number is put in front of the suffix.
+            path: a path such as ``/var/lib/refractium/{protocol}.pcapng``. Only the file's name may have
+                fields.
+            numbered: whether there will be several files. A path without ``{number}`` and ``{time}`` then
+                gets the number before the suffix.
 
         Raises:
-            ValueError: no file can have that name; the message says why.
+            ValueError: `path` cannot be the name of a file; the message gives the reason.
         """
         if "\0" in path:
             raise ValueError("a path cannot contain NUL")
         folder, slash, name = path.rpartition("/")
         if any(field is not None for _, field in _parse(folder)):
-            raise ValueError("fields in braces belong into the name of the file, not into that of its folder")
+            raise ValueError("fields in braces belong in the name of the file, not in the name of its folder")
         if name in {"", ".", ".."}:
-            raise ValueError("the name of a file is missing")
+            raise ValueError("the name of a file is missing: add it after the folder")
         parts = _parse(name)
         if numbered and not {"number", "time"} & {field for _, field in parts}:
             stem, suffix = Path(name).stem, Path(name).suffix
@@ -69,18 +70,18 @@ class FileNames:
 
     @property
     def is_numbered(self) -> bool:
-        """Whether every file has a number, and so a name of its own."""
+        """Whether every file has a number, and so a unique name."""
         return any(field == "number" for _, field in self.parts)
 
     @property
     def only_path(self) -> Path | None:
-        """The one path there is, if there is one only."""
+        """The path of the file; None if the name has fields and so several values."""
         if any(field for _, field in self.parts):
             return None
         return self.folder / "".join(text for text, _ in self.parts)
 
     def of(self, context: HookContext) -> FileNames:
-        """Those of a session; equal to those of every other session that goes to the same files."""
+        """Return the names for a session. Sessions with the same files have equal names."""
         if not any(field in SESSION_FIELDS for _, field in self.parts):
             return self
         return replace(
@@ -92,11 +93,11 @@ class FileNames:
         )
 
     def paths(self, when: int, number: int) -> Iterator[Path]:
-        """What a file may be called: the first is what it should be, the others are for when that is taken.
+        """Yield paths for a file: first the regular path, then alternatives in case the path is taken.
 
         Args:
-            when: its first packet (ns since the epoch).
-            number: its number.
+            when: time of the first packet in the file (ns since the epoch).
+            number: the number of the file.
         """
         if self.is_numbered:
             yield from (self.folder / self._name(when, str(one).zfill(5)) for one in count(number))
@@ -105,7 +106,7 @@ class FileNames:
         yield from (first.with_name(f"{first.stem}_{one}{first.suffix}") for one in count(2))
 
     def next_number(self, when: int) -> int:
-        """The number after those of the files that are there; 1 if there are none.
+        """Return the number after the highest number of the existing files; 1 if there are no files.
 
         Raises:
             OSError: the folder cannot be read.
@@ -132,12 +133,12 @@ def _parse(text: str) -> _Parts:
     try:
         pieces = list(Formatter().parse(text))
     except ValueError:
-        raise ValueError("a brace has no partner; {{ and }} stand for braces themselves") from None
+        raise ValueError("a brace has no partner: write {{ and }} for braces themselves") from None
     for _, field, form, conversion in pieces:
         if field is not None and (field not in _FIELDS or form or conversion):
             written = field + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
             known = ", ".join(f"{{{one}}}" for one in _FIELDS)
-            raise ValueError(f"{{{written}}} is not known: there are {known}")
+            raise ValueError(f"the field {{{written}}} is unknown: there are {known}")
     return tuple((literal, field) for literal, field, _, _ in pieces)
 
 

@@ -1,4 +1,4 @@
-"""What every output takes: packets, and the form in which it writes them."""
+"""The interface of all outputs, and the format in which they write packets."""
 
 from __future__ import annotations
 
@@ -14,43 +14,44 @@ if TYPE_CHECKING:
 Writer: TypeAlias = PcapngWriter | PcapWriter
 
 MAX_ROOM: Final = 1 << 17
-"""More than a record ever has (bytes): an IP packet has 64 KiB, a comment is bounded as well."""
+"""Bytes that no record exceeds: an IP packet has at most 64 KiB, and the comment is bounded too."""
 _AROUND: Final = 512
-"""More than what either format puts around a packet, the block of its interface included (bytes)."""
+"""Bytes that no format exceeds around a packet, including the block of its interface."""
 
 
 class Form(NamedTuple):
-    """In which form packets are written.
+    """The format of packets in an output.
 
     Attributes:
-        is_classic: whether it is pcap, not pcapng.
-        snaplen: bytes that are kept of a packet, at the most.
+        is_classic: whether the format is pcap, not pcapng.
+        snaplen: the largest number of bytes that are stored of a packet.
     """
 
     is_classic: bool
     snaplen: int
 
     def writer(self) -> Writer:
-        """A writer for one stream."""
+        """Return a new writer for one stream."""
         return PcapWriter(self.snaplen) if self.is_classic else PcapngWriter(self.snaplen)
 
     def room_for(self, packet: Packet) -> int:
-        """Bytes that a record will have at the most, whatever is ahead of it.
+        """Return the largest size (bytes) that the record of a packet can have, with an interface block.
 
-        A record that may be lost must not be made: the first one of a route brings the interface with it.
+        An output that may drop a packet asks first and does not make the record: the writer puts the
+        interface block before the first record of a route only.
         """
         size = min(len(packet.header) + len(packet.payload), self.snaplen)
         return size + len(packet.comment or "") + _AROUND
 
 
 class Output(Protocol):
-    """Where packets go. A failure stays inside: it is logged, and what is lost is counted."""
+    """An output for packets, which raises no errors: it logs failures and counts lost packets."""
 
     lost: int
-    """Packets that could not be written."""
+    """Number of packets that could not be written."""
 
     def write(self, packets: Sequence[Packet]) -> None:
-        """Write them all, in order."""
+        """Write all packets, in order."""
 
     def close(self) -> None:
-        """Let go of everything, within a second."""
+        """Release all resources within a second."""

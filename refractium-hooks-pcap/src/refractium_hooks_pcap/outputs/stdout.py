@@ -1,4 +1,4 @@
-"""Stdout, for a program behind a pipe: ``refractium ... | wireshark -k -i -``."""
+"""Stdout as an output, for a program behind a pipe: ``refractium ... | wireshark -k -i -``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ _STDOUT: Final = 1
 
 
 class Stdout:
-    """Writes to stdout, and waits for whoever reads there. When nobody does any more, all the rest is lost.
+    """An output to stdout that waits for a slow reader.
+
+    When the reader has closed the pipe, all further packets are lost.
 
     Args:
-        form: of what is written.
-        fd: instead of stdout.
+        form: the format of packets.
+        fd: the descriptor to write to; stdout by default.
 
     Attributes:
-        lost: packets that could not be written.
+        lost: number of packets that could not be written.
     """
 
     def __init__(self, form: Form, fd: int = _STDOUT) -> None:
@@ -44,7 +46,7 @@ class Stdout:
             self.lost += len(packets)
 
     def close(self) -> None:
-        """If nothing was written, make it a capture of nothing."""
+        """Write the header if no packet was written, so that the reader gets an empty capture."""
         if self._is_open:
             self._write(b"")
 
@@ -55,11 +57,11 @@ class Stdout:
             while left:
                 try:
                     left = left[os.write(self._fd, left) :]
-                except BlockingIOError:  # somebody who shares it has made it so
+                except BlockingIOError:  # another process that shares stdout has made it non-blocking
                     select.select((), (self._fd,), ())
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
         self._is_open = False
-        log.error("cannot write to stdout any more, packets are lost: %s", error.strerror)
+        log.error("cannot write to stdout, all further packets are lost: %s", error.strerror)

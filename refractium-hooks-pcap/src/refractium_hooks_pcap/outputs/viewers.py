@@ -1,4 +1,4 @@
-"""Whoever looks on: programs that connect to a port, and the one that reads a FIFO."""
+"""Viewers of live traffic: programs that connect to a port, and the program that reads a FIFO."""
 
 from __future__ import annotations
 
@@ -29,38 +29,39 @@ log = logging.getLogger(__name__)
 
 _MAX_VIEWERS: Final = 16
 _MAX_BACKLOG: Final = 4 << 20
-"""Bytes that are kept for a viewer that does not read as fast as they come."""
+"""Bytes that are queued for a viewer that reads more slowly than packets come."""
 _MAX_BUFFERS: Final = 1024
-"""``IOV_MAX`` of Linux (writev(2))."""
+"""Buffers of one writev(2): ``IOV_MAX`` of Linux."""
 _PIPE_BYTES: Final = 1 << 20
-"""The most that users without privileges may ask for (pipe(7))."""
+"""Bytes of a pipe's buffer: the most that users without privileges may ask for (pipe(7))."""
 _PATIENCE: Final = 30.0
-"""Seconds for which a viewer at the port may read nothing although there is something for it."""
+"""Seconds after which a viewer at the port is disconnected if it reads nothing while bytes wait for it."""
 _RETRY: Final = 1.0
-"""Seconds until listening or accepting is tried again where it has failed."""
+"""Seconds after which failed listening or accepting is tried again."""
 _LOOK: Final = 0.5
-"""Seconds between attempts to find a reader of the FIFO; no event tells of one."""
+"""Seconds between attempts to find a reader of the FIFO; no event announces a reader."""
 _LAST_WORDS: Final = 0.5
-"""Seconds that viewers have at the end to read the rest."""
+"""Seconds that viewers have at the end to read the bytes in their queues."""
 _READ: Final = selectors.EVENT_READ
 _WRITE: Final = selectors.EVENT_WRITE
 
 
 class Viewers:
-    """Everybody who looks on, each with a stream of its own: a header, and then what passes since it came.
+    """The viewers of one hook. Each viewer gets a stream: a header, then all packets since it connected.
 
-    A viewer that reads too slowly loses whole packets, never parts of one, and at a port it is cut off if it
-    reads nothing. Nobody else is held up by it. A thread serves them, so that they can come and go while
-    nothing passes.
+    A viewer that reads too slowly loses whole packets, and does not delay the other viewers. A viewer at the
+    port that reads nothing is disconnected. A thread serves the viewers, so that they can connect and leave
+    while there is no traffic.
 
     Args:
-        form: of what they are sent.
-        address: the IP address and port to listen on, 0 for any free one; None for no port.
-        fifo: the path of the FIFO that is written to while somebody reads it; None for no FIFO.
-        patience: seconds for which a viewer at the port may read nothing although there is something for it.
+        form: the format of packets.
+        address: the IP address and port to listen on, with port 0 for any free port; None for no port.
+        fifo: the path of the FIFO, which is written while a program reads it; None for no FIFO.
+        patience: seconds after which a viewer at the port is disconnected if it reads nothing while bytes
+            wait for it.
 
     Attributes:
-        lost: packets that viewers had no room for.
+        lost: number of packets that viewers had no room for.
     """
 
     def __init__(
@@ -95,11 +96,11 @@ class Viewers:
 
     @property
     def port(self) -> int | None:
-        """What is listened on now; None if that has not succeeded yet."""
+        """The port that the viewers listen on now; None while listening has not succeeded."""
         return None if self._listener is None else int(self._listener.getsockname()[1])
 
     def write(self, packets: Sequence[Packet]) -> None:
-        """Send packets to all who are there."""
+        """Send packets to all viewers."""
         if not self._viewers:
             return
         with self._lock:
@@ -110,17 +111,17 @@ class Viewers:
             os.eventfd_write(self._alarm, 1)
 
     def close(self) -> None:
-        """Send everybody the rest, as far as they read it at once, and let go of them."""
+        """Send all viewers the rest of their queues, for half a second at the most, and disconnect them."""
         with self._lock:
             self._end = time.monotonic() + _LAST_WORDS
             if is_running := self._thread.ident is not None:
-                os.eventfd_write(self._alarm, 1)  # while it cannot end yet, which closes the alarm
+                os.eventfd_write(self._alarm, 1)  # under the lock: the thread closes the alarm when it ends
         if is_running:
             self._thread.join()
         else:
             self._release()
 
-    # In the thread
+    # The methods below run in the thread.
 
     def _serve(self) -> None:
         while True:
@@ -149,7 +150,7 @@ class Viewers:
         return now >= self._end or not any(viewer.is_behind for viewer in self._viewers)
 
     def _seek(self, now: float) -> None:
-        """Listen, and look for a reader of the FIFO, where that is to be done and it is time for it."""
+        """Listen, and look for a reader of the FIFO, if this is still missing and an attempt is due."""
         if self._address is not None and self._listener is None and now >= self._next_listen:
             self._next_listen = now + _RETRY
             self._listen(self._address)
@@ -168,31 +169,31 @@ class Viewers:
         except OSError as error:
             if not self._has_complained:
                 self._has_complained = True
-                log.warning("no viewer can come to %s port %d yet: %s", *address, error.strerror)
+                log.warning("cannot listen for viewers on %s port %d yet: %s", *address, error.strerror)
             return
         self._has_complained = False
         self._listener.settimeout(0)
         self._selector.register(self._listener, _READ)
-        log.info("viewers can come to TCP@%s", _shown(self._listener.getsockname()))
+        log.info("listening for viewers on TCP@%s", _shown(self._listener.getsockname()))
 
     def _accept(self) -> None:
-        assert self._listener is not None  # noqa: S101 - it was ready
+        assert self._listener is not None  # noqa: S101 - the selector has reported the listener
         try:
             connection, address = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except OSError as error:  # no descriptor is left: to be asked again at once would not help
-            self._refusals.warning("a viewer cannot come in: %s", error.strerror)
+        except OSError as error:  # no descriptor is left: an immediate retry would fail again
+            self._refusals.warning("cannot accept a viewer: %s", error.strerror)
             self._selector.unregister(self._listener)
             self._listener.close()
             self._listener = None
             self._next_listen = time.monotonic() + _RETRY
             return
         if len(self._viewers) >= _MAX_VIEWERS:
-            self._refusals.warning("there are %d viewers, one more is sent away", _MAX_VIEWERS)
+            self._refusals.warning("refused a viewer: %d viewers are connected already", _MAX_VIEWERS)
             connection.close()
             return
-        with suppress(OSError):  # it may be gone already, as will be seen
+        with suppress(OSError):  # the viewer may have left already; the next write shows that
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(0)
@@ -202,28 +203,28 @@ class Viewers:
         try:
             fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
-            if error.errno != errno.ENXIO:  # which says that nobody reads
+            if error.errno != errno.ENXIO:  # ENXIO means that no program reads the FIFO
                 self._refusals.warning("cannot write to %s: %s", path, error.strerror)
             return
         status = os.fstat(fd)
         is_fifo = stat.S_ISFIFO(status.st_mode)
-        if fault := why_not_ours(status) if is_fifo else "it is no FIFO any more":
+        if fault := why_not_ours(status) if is_fifo else "it is no longer a FIFO":
             os.close(fd)
             self._refusals.warning("cannot write to %s: %s", path, fault)
             return
-        with suppress(OSError):  # a user may have too many large ones
+        with suppress(OSError):  # the user may have too many large pipes
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._admit(_Viewer(fd, path, self._form, is_fifo=True))
 
     def _admit(self, viewer: _Viewer) -> None:
         self._viewers.append(viewer)
         self._selector.register(viewer.fd, _READ, viewer)
-        # Not before: `write` looks for viewers without the lock, and what passes from here on is this one's.
-        log.info("viewer %s has come", viewer.name)
+        # Logged only now: `write` looks for viewers without the lock, and this viewer gets all later packets.
+        log.info("viewer %s connected", viewer.name)
         viewer.flush()
 
     def _part(self, now: float) -> None:
-        """Let go of those who have left or have to."""
+        """Remove the viewers that have left, and the viewers that have read nothing for too long."""
         for viewer in [*self._viewers]:
             if viewer.is_gone or (not viewer.is_fifo and viewer.waiting(now) > self._patience):
                 self._viewers.remove(viewer)
@@ -256,13 +257,13 @@ class Viewers:
 
 
 class _Viewer:
-    """One of them: a descriptor that never blocks, and what it has not taken yet.
+    """A viewer: a descriptor that never blocks, and a queue of bytes for it.
 
     Args:
-        fd: of a socket or a FIFO.
-        name: for the log.
-        form: of what is sent.
-        is_fifo: whether it is the FIFO.
+        fd: the descriptor of a socket or a FIFO.
+        name: the name of the viewer, for the log.
+        form: the format of packets.
+        is_fifo: whether the viewer reads the FIFO.
 
     Attributes:
         is_gone: whether nothing more can be sent.
@@ -282,18 +283,18 @@ class _Viewer:
 
     @property
     def is_behind(self) -> bool:
-        """Whether there is something to be sent."""
+        """Whether bytes wait to be sent."""
         return bool(self._backlog)
 
     def waiting(self, now: float) -> float:
-        """Seconds since it has read something, if there is something to be read."""
+        """Return the seconds since the viewer last read bytes; 0 if no bytes wait for it."""
         return now - self._moved if self._backlog else 0.0
 
     def take(self, packets: Sequence[Packet]) -> int:
-        """Send packets, or keep them.
+        """Send packets, or queue them.
 
         Returns:
-            How many there was no room for.
+            The number of packets that the queue had no room for.
         """
         lost = 0
         for packet in packets:
@@ -312,12 +313,12 @@ class _Viewer:
             self._size += len(record)
         self.flush()
         if lost and not self._lost:
-            log.warning("viewer %s reads too slowly, packets are lost to it", self.name)
+            log.warning("viewer %s reads too slowly, dropping packets for it", self.name)
         self._lost += lost
         return lost
 
     def flush(self) -> None:
-        """Send what it takes now."""
+        """Send as many queued bytes as the descriptor takes now."""
         try:
             while self._backlog:
                 self._drop(os.writev(self.fd, [*islice(self._backlog, _MAX_BUFFERS)]))
@@ -337,14 +338,14 @@ class _Viewer:
             sent -= len(first)
 
     def handle(self, events: int) -> None:
-        """Do what the selector says can be done."""
+        """Write, read or both, as the selector reports."""
         if events & _WRITE:
             self.flush()
         if events & _READ:
             self._listen()
 
     def _listen(self) -> None:
-        """A viewer has nothing to say but that it leaves; of a FIFO that is an error (poll(2), POLLERR)."""
+        """Notice that the viewer has left; a FIFO reports that as an error (poll(2), POLLERR)."""
         try:
             if not os.read(self.fd, 65_536):
                 self._leave()
@@ -359,10 +360,10 @@ class _Viewer:
         self._size = 0
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the descriptor, and log how the viewer ended."""
         os.close(self.fd)
-        how = "has left" if self.is_gone else "is cut off" if self._backlog else "is let go"
-        log.info("viewer %s %s; %d packets were lost to it", self.name, how, self._lost)
+        how = "left" if self.is_gone else "disconnected, bytes unsent" if self._backlog else "disconnected"
+        log.info("viewer %s %s; %d packets were dropped for it", self.name, how, self._lost)
 
 
 def _shown(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
