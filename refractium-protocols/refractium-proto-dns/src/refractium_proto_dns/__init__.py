@@ -1,4 +1,4 @@
-"""DNS queries, on UDP (RFC 1035 section 4.2.1) and on TCP (section 4.2.2, RFC 7766)."""
+"""Recognises DNS queries over UDP (RFC 1035 section 4.2.1) and over TCP (section 4.2.2, RFC 7766)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _FLAGS_END = _LENGTH + 4
 
 
 class DnsUdp(Protocol):
-    """Its matches carry ``qname`` (text, ``.`` for the root) and ``qtype`` (``AAAA``, ``TYPE65280``)."""
+    """DNS over UDP.
+
+    Its matches carry ``qname`` (text; ``.`` for the root) and ``qtype`` (such as ``AAAA`` or ``TYPE65280``).
+    """
 
     name = "dns"
     transport = Transport.UDP
@@ -30,7 +33,10 @@ class DnsUdp(Protocol):
 
 
 class DnsTcp(Protocol):
-    """The same behind a length of two bytes; what follows the first message does not matter."""
+    """DNS over TCP, where a length of two bytes precedes each message.
+
+    Its matches carry ``qname`` and ``qtype`` of the first message; later bytes do not matter.
+    """
 
     name = "dns"
     max_bytes = _LENGTH + MAX_QUERY_START
@@ -41,12 +47,12 @@ class DnsTcp(Protocol):
         if len(data) < _LENGTH:
             return NEED_MORE
         if len(data) >= _FLAGS_END and (data[4] & QR_OR_TC or data[5] & Z_OR_RCODE):
-            return NO  # what is checked below as well; most of what is not DNS costs no more than this
+            return NO  # checked below again; this early check rejects most other protocols at a low cost
         size = data[0] << 8 | data[1]
         return identify_query(data[_LENGTH : self.max_bytes], size) if size >= MIN_QUERY else NO
 
 
 @hookimpl
 def refractium_protocols() -> list[Protocol]:
-    """DNS over UDP and over TCP."""
+    """Return the protocols for DNS over UDP and over TCP."""
     return [DnsUdp(), DnsTcp()]

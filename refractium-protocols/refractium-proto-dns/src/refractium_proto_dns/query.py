@@ -1,6 +1,6 @@
-"""The start of a DNS query: header and question, each field held against its specification.
+"""Checks each field in the header and the question of a DNS query against its specification.
 
-All of it is needed. The header alone, taken loosely, fits a TLS record, a QUIC packet and many others.
+All these checks are needed: a loose check of the header alone accepts TLS records, QUIC packets and more.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ _HEADER_SIZE: Final = 12
 _MAX_LABEL: Final = 63
 _MAX_NAME: Final = 255
 _QUESTION_TAIL: Final = 4  # QTYPE and QCLASS
-_MIN_RECORD: Final = 11  # the root as name, TYPE, CLASS, TTL, RDLENGTH
+_MIN_RECORD: Final = 11  # the name of the root, TYPE, CLASS, TTL, RDLENGTH
 
 MIN_QUERY: Final = _HEADER_SIZE + 1 + _QUESTION_TAIL
-"""The smallest query, which asks for the root (bytes)."""
+"""Bytes of the smallest query, which asks for the root."""
 MAX_QUERY_START: Final = _HEADER_SIZE + _MAX_NAME + _QUESTION_TAIL
-"""Header and the longest question (bytes)."""
+"""Bytes of the header and the longest question."""
 
 _header: Final = Struct(">2xBBHHHH").unpack_from  # RFC 1035 section 4.1.1
 _question_tail: Final = Struct(">HH").unpack_from
 _PLAIN_HEADER: Final = bytes(5) + b"\1" + bytes(6)
 
 QR_OR_TC: Final = 0x82
-Z_OR_RCODE: Final = 0x4F  # not AD and CD, which queries may set (RFC 6840 sections 5.7 and 5.9)
+Z_OR_RCODE: Final = 0x4F  # without AD and CD, which queries may set (RFC 6840 sections 5.7 and 5.9)
 _QUERY: Final = 0
 _NOTIFY: Final = 4
 _UPDATE: Final = 5
 _MAX_RECORDS: Final = {
-    _QUERY: (0, 1, 2),  # an IXFR carries the SOA it has (RFC 1995 section 3); OPT, and TSIG or SIG(0)
-    _NOTIFY: (1, 0, 2),  # may carry the new SOA (RFC 1996 section 3.7)
+    _QUERY: (0, 1, 2),  # an IXFR carries the SOA of the client (RFC 1995 section 3); OPT, and TSIG or SIG(0)
+    _NOTIFY: (1, 0, 2),  # a NOTIFY may carry the new SOA (RFC 1996 section 3.7)
     _UPDATE: (0xFFFF, 0xFFFF, 2),  # prerequisites and updates (RFC 2136 section 2)
 }
-"""By opcode, how many records may stand in the answer, authority and additional section."""
+"""The largest numbers of records in the answer, authority and additional section, by opcode."""
 _CLASSES: Final = frozenset({1, 3, 4, 254, 255})
-"""IN, CH, HS, NONE (RFC 2136 section 1.3) and ANY."""
-_UNICAST_RESPONSE: Final = 0x8000  # in the class, from multicast DNS (RFC 6762 section 5.4)
+"""The classes IN, CH, HS, NONE (RFC 2136 section 1.3) and ANY."""
+_UNICAST_RESPONSE: Final = 0x8000  # a bit of the class, from multicast DNS (RFC 6762 section 5.4)
 _SOA: Final = 6
 _IXFR: Final = 251
 
@@ -89,7 +89,7 @@ _TYPES: Final = {
     256: "URI",
     257: "CAA",
 }
-"""The types in use (IANA, DNS parameters); any other is shown as RFC 3597 section 5 says."""
+"""The names of the types in use (IANA, DNS parameters); other types are shown as in RFC 3597 section 5."""
 _TEXT: Final = [
     f"\\{char}" if char in ".\\" else char.lower() if "!" <= char <= "~" else f"\\{ord(char):03}"
     for char in map(chr, range(256))
@@ -98,13 +98,15 @@ _TEXT: Final = [
 
 
 def identify_query(message: bytes, size: int) -> Identification:
-    """Tell whether a message of `size` bytes, of which `message` is the start, is a query.
+    """Return whether a message is a query, NOTIFY or UPDATE; never `NEED_MORE` for a whole message.
 
-    Queries, NOTIFY and UPDATE count. It is never `NEED_MORE` for a whole message.
+    Args:
+        message: the first bytes of the message, or all of them.
+        size: size of the whole message (bytes).
     """
     if len(message) >= _HEADER_SIZE:
         high, low, questions, answers, authorities, additional = _header(message)
-    else:  # what is missing is taken to be right
+    else:  # missing header bytes count as valid
         header = message + _PLAIN_HEADER[len(message) :]
         high, low, questions, answers, authorities, additional = _header(header)
     opcode = high >> 3 & 15
@@ -124,7 +126,7 @@ def identify_query(message: bytes, size: int) -> Identification:
     return _identify_question(message, size, opcode, authorities, records)
 
 
-def _identify_question(  # noqa: PLR0911 - one for each rule
+def _identify_question(  # noqa: PLR0911 - a return for each rule
     message: bytes, size: int, opcode: int, authorities: int, records: int
 ) -> Identification:
     there = len(message)

@@ -1,7 +1,7 @@
-"""FTP, whose server speaks first: its ordinary client is silent and goes to a route with ``on_timeout``.
+"""Recognises FTP, whose server speaks first: a silent client goes to a route with ``on_timeout``.
 
-A few clients do talk first, with one of the commands that may come before a login (RFC 959, 2389, 4217,
-7151). Other protocols know some of these words too, so they make a weak match.
+A few clients send first, with a command that is allowed before a login (RFC 959, 2389, 4217, 7151). Other
+protocols use some of these commands too, so a command is a weak match.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ COMMANDS = (
     *(b"USER ", b"HOST ", b"OPTS ", b"FEAT\r", b"FEAT\n"),
     *(b"AUTH %b%b" % (mechanism, end) for mechanism in (b"TLS", b"SSL") for end in (b"\r", b"\n", b" ")),
 )
-"""How a first line may start, in upper case; commands are not case-sensitive (RFC 959 section 5.3)."""
+"""Possible starts of the first line, in upper case; commands are not case-sensitive (RFC 959 section 5.3)."""
 _starts_with_command = re.compile(b"|".join(map(re.escape, COMMANDS)), re.IGNORECASE).match
 _MATCH = ProtocolMatch()
 
 
 class Ftp(Protocol):
-    """Its matches carry nothing."""
+    """FTP over TCP. Its matches carry no metadata."""
 
     name = "ftp"
     strength = Strength.WEAK
@@ -38,5 +38,5 @@ class Ftp(Protocol):
 
 @hookimpl
 def refractium_protocols() -> list[Protocol]:
-    """FTP over TCP."""
+    """Return the protocol for FTP over TCP."""
     return [Ftp()]

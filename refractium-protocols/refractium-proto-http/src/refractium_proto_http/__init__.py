@@ -1,7 +1,7 @@
-"""HTTP in clear text: HTTP/1.x by its request line (RFC 9112 section 3), HTTP/2 by its preface (RFC 9113).
+"""Recognises HTTP without TLS, by a request line (RFC 9112 section 3) or by the HTTP/2 preface (RFC 9113).
 
-The request line decides, not the method: WebDAV and unknown methods are HTTP, while RTSP and SIP, which
-share some of the methods, end their line with a version of their own and are not.
+The form of the request line decides, not the method: WebDAV and unknown methods are HTTP. RTSP and SIP share
+some of the methods, but their request lines end with other versions, so they are not HTTP.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What every HTTP/2 client sends first (RFC 9113 section 3.4)."""
+"""The first bytes of every HTTP/2 client (RFC 9113 section 3.4)."""
 
 _LF = 10
-"""A number, because that is five times quicker to look for than a byte string of one."""
+"""The byte LF as a number: a search for it is five times quicker than for a byte string of length one."""
 _LINE_ENDS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
 _match_line = IS_REQUEST_LINE.match
 _is_method: Callable[[bytes], object] = re.compile(rb"[%b]{1,20}" % TCHAR).fullmatch
@@ -35,13 +35,14 @@ _NOT_IN_TARGET = bytes(range(0x21)) + b"\x7f"
 
 
 class Http(Protocol):
-    """Its matches carry ``method``, ``path``, ``version`` and ``host``.
+    """HTTP over TCP. Its matches carry ``method``, ``path``, ``version`` and ``host``.
 
     ``path`` is the request target without its query and user information, which may hold passwords or tokens.
-    It is absent where nothing is left.
+    It is absent if nothing is left.
 
-    ``host`` comes from the target, where that names one, else from the first Host header. It is lower-case,
-    without port and final dot, and absent where it is not a valid name. HTTP/2 hides all but ``version``.
+    ``host`` comes from the target if the target names a host, else from the first Host header. It is in lower
+    case, without port and final dot, and absent if it is not a valid name. A match of HTTP/2 carries
+    ``version`` only.
     """
 
     name = "http"
@@ -58,7 +59,7 @@ class Http(Protocol):
                 return ProtocolMatch({"version": "2"})
             if PREFACE.startswith(data):
                 return NEED_MORE
-        # A line that is over and is no request line will not become one.
+        # A complete line that is not a request line cannot become one.
         if _LF in data or len(data) >= MAX_BYTES or not _may_become_request_line(data):
             return NO
         return NEED_MORE
@@ -69,7 +70,7 @@ def _may_become_request_line(data: bytes) -> bool:
     if not _is_method(method):
         return False
     target, after_target, version = rest.partition(b" ")
-    if len(target.translate(None, _NOT_IN_TARGET)) < len(target):  # cheap, should the line come in drips
+    if len(target.translate(None, _NOT_IN_TARGET)) < len(target):  # cheap, even if each byte comes alone
         return False
     if not after_method or not after_target:
         return True
@@ -78,5 +79,5 @@ def _may_become_request_line(data: bytes) -> bool:
 
 @hookimpl
 def refractium_protocols() -> list[Protocol]:
-    """HTTP over TCP."""
+    """Return the protocol for HTTP over TCP."""
     return [Http()]

@@ -1,4 +1,4 @@
-"""What the beginning of an HTTP/1.x request says: its line and the host it is for."""
+"""Reads the start of an HTTP/1.x request: the request line and the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from refractium.contract import MetadataValue
 
 MAX_BYTES = 8192
-"""The longest request line that is recognised, and how far the host is looked for (bytes).
+"""Bytes of the longest request line that is recognised, and bytes in which the host is searched.
 
 RFC 9112 section 3 asks for 8000; servers commonly stop at 8192.
 """
@@ -21,26 +21,26 @@ REQUEST_LINE = re.compile(rb"([%b]{1,20}+) ([^\x00-\x20\x7f]++) HTTP/(1\.[01])\r
 """Method, target and version. A bare LF may end the line (RFC 9112 section 2.2)."""
 
 IS_REQUEST_LINE = re.compile(REQUEST_LINE.pattern.replace(b"(", b"").replace(b")", b""))
-"""The same, a tenth quicker without its groups: every connection is held against it."""
+"""`REQUEST_LINE` without groups, which is a tenth quicker: every connection is matched against it."""
 
 _HOST_OR_END = re.compile(rb"\n(?:host:([^\n]*)\n|\r?\n)", re.IGNORECASE)
 _ABSOLUTE_FORM = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 _USER = re.compile(rb"([a-z][a-z0-9+.-]*://)?[^/?#]*@", re.IGNORECASE)
-"""Up to the host of an absolute form or of CONNECT; a path begins with a slash."""
+"""The part before the host in an absolute form or in a CONNECT target; a path begins with a slash."""
 _AUTHORITY = re.compile(
     rb"(\[[0-9a-f:.]{2,45}\]|(?=[^:]{1,254}(?::|\Z))[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)\.?(?::[0-9]*)?"
 )
 _QUESTION_MARK, _AT = b"?@"
-"""Numbers, because these are five times quicker to look for than byte strings of one."""
+"""Bytes as numbers: a search for a number is five times quicker than for a byte string of length one."""
 _HOST_PENDING = frozenset({"host"})
 _NOTHING_PENDING: frozenset[str] = frozenset()
 
 
 def describe(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """The metadata of a request that `REQUEST_LINE` recognises, and whether the host may still come."""
+    """Return the metadata of a request that `REQUEST_LINE` matches, and ``host`` if it may still come."""
     data = data[:MAX_BYTES]
     line = REQUEST_LINE.match(data)
-    assert line  # noqa: S101 - it was recognised by this very pattern
+    assert line  # noqa: S101 - the same pattern has matched these bytes before
     method, target, version = line.groups()
     path = _path(target) if _QUESTION_MARK in target or _AT in target else target
     metadata: dict[str, MetadataValue] = {
@@ -57,7 +57,7 @@ def describe(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
 
 
 def _path(target: bytes) -> bytes:
-    """The target without its query and user information, either of which may be a password or a token.
+    """Return the target without its query and user information, which may hold passwords or tokens.
 
     Metadata goes to logs, captures and hooks (RFC 9110 section 17.9, RFC 3986 section 7.5).
     """
@@ -70,10 +70,10 @@ def _path(target: bytes) -> bytes:
 def _authority(
     data: bytes, line_end: int, method: bytes, target: bytes
 ) -> tuple[bytes | None, frozenset[str]]:
-    """Where the request is for, as it stands on the wire.
+    """Return the host and port of the request as the client sent them, and the keys that may still come.
 
-    The target outranks the header (RFC 9112 section 3.2.2). Of several Host headers, which a server must
-    refuse anyway (section 3.2), the first one counts, so that the answer never depends on later bytes.
+    The target takes precedence over the header (RFC 9112 section 3.2.2). The first of several Host headers
+    counts, so that the result never depends on later bytes; a server must refuse several (section 3.2).
     """
     if method == b"CONNECT":
         return target, _NOTHING_PENDING
@@ -85,6 +85,6 @@ def _authority(
 
 
 def host_of(authority: bytes) -> str | None:
-    """The host of ``host[:port]``: lower-case, IPv6 in its brackets; None where it is no valid name."""
+    """Return the host of ``host[:port]`` in lower case, IPv6 in brackets; None if it is not a valid name."""
     match = _AUTHORITY.fullmatch(authority.strip(b" \t\r").lower())
     return match[1].decode("ascii") if match else None

@@ -1,4 +1,4 @@
-"""TLS, known by a whole ClientHello (RFC 8446 section 4.1.2), for routes by server name and by ALPN."""
+"""Recognises TLS by a whole ClientHello (RFC 8446 section 4.1.2), for routes by server name and by ALPN."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from refractium_proto_https.record import MAX_HELLO, MAX_RECORDS, RECORD_HEADER,
 
 
 class Https(Protocol):
-    """Its matches carry what the hello says.
+    """TLS over TCP. Its matches carry ``sni``, ``alpn``, ``versions`` and ``ech`` from the hello.
 
-    ``sni`` is the server name, lower-case and without final dot, absent where it is not a valid host name;
-    ``alpn`` and ``versions`` (``1.3``, ``1.2``) are in the order of the client; ``ech`` tells that it comes
-    with an encrypted hello, whose true server name nobody sees here.
+    ``sni`` is the server name, in lower case and without final dot; it is absent if it is not a valid host
+    name. ``alpn`` and ``versions`` (``1.3``, ``1.2``) are in the order of the client. ``ech`` marks a hello
+    that includes an encrypted hello, whose true server name Refractium cannot see.
     """
 
     name = "https"
@@ -34,5 +34,5 @@ class Https(Protocol):
 
 @hookimpl
 def refractium_protocols() -> list[Protocol]:
-    """HTTPS, and anything else in TLS, over TCP."""
+    """Return the protocol for HTTPS, and for any other protocol in TLS, over TCP."""
     return [Https()]

@@ -1,7 +1,7 @@
-"""What a ClientHello says (RFC 8446 section 4.1.2, RFC 5246 section 7.4.1.2).
+"""Reads a ClientHello (RFC 8446 section 4.1.2, RFC 5246 section 7.4.1.2).
 
-`find_extensions` checks every length in it, once, and decides; `describe` reads what was found, for whoever
-asks. Both work on a whole hello.
+`find_extensions` checks every length in the hello once, and decides whether the hello is well formed.
+`describe` reads the metadata from the extensions, only when it is needed. Both functions take a whole hello.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from refractium.contract import MetadataValue
 
 Extensions: TypeAlias = dict[int, tuple[int, int]]
-"""Type of an extension to where its data starts and ends."""
+"""The start and the end of the data of each extension, by the type of the extension."""
 
-_VERSION: Final = 4  # after type and length of the message
+_VERSION: Final = 4  # after the type and the length of the message
 _SESSION_ID: Final = _VERSION + 2 + 32  # after the random
 _MAX_SESSION_ID: Final = 32
 
@@ -31,7 +31,7 @@ _ENCRYPTED_HELLO: Final = 0xFE0D  # RFC 9849
 _VERSIONS: Final = {0x0300: "ssl3", 0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.2", 0x0304: "1.3"}
 _TLS_1_2: Final = b"\x03\x03"
 _HOST_NAME: Final = 0
-_NAME_START: Final = 5  # after length of the list, type and length of the name
+_NAME_START: Final = 5  # after the length of the list, the type and the length of the name
 _MAX_NAME: Final = 253
 _is_name: Final = re.compile(rb"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*").fullmatch
 
@@ -40,15 +40,15 @@ _name_list_start: Final = Struct(">HBH").unpack_from
 _one: Final = Struct(">H").unpack_from
 
 
-def find_extensions(  # noqa: PLR0911 - one for each rule
+def find_extensions(  # noqa: PLR0911 - a return for each rule
     hello: bytes, start: int, end: int
 ) -> Extensions | None:
-    """Where the extensions are that `describe` reads; None where the hello is not well formed.
+    """Return the places of the extensions that `describe` reads; None if the hello is not well formed.
 
     Args:
-        hello: bytes that hold the hello.
-        start: where its message header starts.
-        end: where it ends.
+        hello: bytes that contain the hello.
+        start: the offset of the message header of the hello.
+        end: the offset of the end of the hello.
     """
     session_id = hello[start + _SESSION_ID]
     at = start + _SESSION_ID + 1 + session_id
@@ -63,7 +63,7 @@ def find_extensions(  # noqa: PLR0911 - one for each rule
     if not compressions or at > end:
         return None
     found: Extensions = {}
-    if at == end:  # TLS 1.2 may have none at all
+    if at == end:  # a hello of TLS 1.2 may have no extensions
         return found
     if at + 2 > end or at + 2 + _one(hello, at)[0] != end:
         return None
@@ -81,7 +81,10 @@ def find_extensions(  # noqa: PLR0911 - one for each rule
 
 
 def _is_name_list(hello: bytes, start: int, end: int) -> bool:
-    """One name that fills the list; of another type than a host name, anything (RFC 6066 section 3)."""
+    """Return whether one name fills the list; a name of another type than host name may be anything.
+
+    The format of the list is in RFC 6066 section 3.
+    """
     name = start + _NAME_START
     if name >= end:
         return False
@@ -90,7 +93,7 @@ def _is_name_list(hello: bytes, start: int, end: int) -> bool:
 
 
 def _is_alpn(hello: bytes, start: int, end: int) -> bool:
-    """Names of 1 to 255 bytes, at least one."""
+    """Return whether the list has at least one name and only names of 1 to 255 bytes."""
     at = start + 2
     if at >= end or at + _one(hello, start)[0] != end:
         return False
@@ -115,15 +118,15 @@ _CHECKS: Final = {
     _SERVER_NAME: _is_name_list,
     _ALPN: _is_alpn,
     _SUPPORTED_VERSIONS: _is_version_list,
-    _ENCRYPTED_HELLO: _is_whatever,  # only its presence tells anything
+    _ENCRYPTED_HELLO: _is_whatever,  # only the presence of this extension matters
 }
-"""The extensions that are read, and how their data is found to be well formed."""
+"""The extensions that are read, with the function that checks whether their data is well formed."""
 
 
 def describe(
     start: int, extensions: Extensions, hello: bytes
 ) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """The metadata of a hello that starts at `start` and whose extensions are well formed."""
+    """Return the metadata of a hello that starts at `start`, with extensions from `find_extensions`."""
     metadata: dict[str, MetadataValue] = {}
     if (span := extensions.get(_SERVER_NAME)) and (name := _name(hello, *span)) is not None:
         metadata["sni"] = name
@@ -131,7 +134,7 @@ def describe(
         metadata["alpn"] = _alpn(hello[slice(*span)])
     if span := extensions.get(_SUPPORTED_VERSIONS):
         metadata["versions"] = _versions(hello[span[0] + 1 : span[1]])
-    else:  # a higher one means 1.2 (RFC 8446 section 4.2.1)
+    else:  # a higher legacy version means 1.2 (RFC 8446 section 4.2.1)
         metadata["versions"] = _versions(min(hello[start + _VERSION : start + _VERSION + 2], _TLS_1_2))
     if _ENCRYPTED_HELLO in extensions:
         metadata["ech"] = True
@@ -139,14 +142,14 @@ def describe(
 
 
 def _name(hello: bytes, start: int, end: int) -> str | None:
-    """The server name, where it is one: it is compared and logged, so nothing but a host name passes."""
+    """Return the server name; None if it is not a host name: routes compare it, and logs show it."""
     if hello[start + 2] != _HOST_NAME:
         return None
     name = hello[start + _NAME_START : end].lower().removesuffix(b".")
     return name.decode("ascii") if len(name) <= _MAX_NAME and _is_name(name) else None
 
 
-# Clients are many, the lists they send are few: remembering those halves the cost of reading a hello.
+# Many clients send few different lists: caching these lists halves the cost of reading a hello.
 
 
 @lru_cache(maxsize=64)
@@ -162,6 +165,6 @@ def _alpn(extension: bytes) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _versions(offered: bytes) -> tuple[str, ...]:
-    """Those that are known, in the order of the client; GREASE (RFC 8701) is not."""
+    """Return the known versions in the order of the client; GREASE (RFC 8701) is not a known version."""
     known = (_VERSIONS.get(version) for (version,) in iter_unpack(">H", offered))
     return tuple(version for version in known if version is not None)

@@ -1,7 +1,7 @@
-"""Where in a stream of TLS records the ClientHello is (RFC 8446 section 5.1).
+"""Finds the ClientHello in a stream of TLS records (RFC 8446 section 5.1).
 
-A hello may be cut over records anywhere. Until it is whole only record headers are read, so bytes that
-trickle in cost no more than their number of records.
+A hello may be split into records at any byte. Until the hello is whole, only record headers are read, so the
+cost of bytes that trickle in depends on the number of records only.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ from refractium.contract import NEED_MORE, NO, Verdict
 
 RECORD_HEADER: Final = 5
 MAX_RECORDS: Final = 128
-"""How many records one hello may be cut into; OpenSSL and others send one or two."""
+"""The largest number of records of one hello; OpenSSL and others send one or two."""
 MESSAGE_HEADER: Final = 4
 MAX_HELLO: Final = 16384
-"""The largest hello that is read, with its message header (bytes)."""
+"""Bytes of the largest hello that is read, with its message header."""
 MIN_HELLO: Final = MESSAGE_HEADER + 2 + 32 + 1 + (2 + 2) + (1 + 1)
-"""Version, random, an empty session id, one cipher suite and one compression method (bytes)."""
+"""Bytes of the smallest hello.
+
+It has a message header, version, random, an empty session id, one cipher suite and one compression method.
+"""
 
 Located: TypeAlias = tuple[bytes, int, int]
-"""Bytes, and where in them the hello starts and ends."""
+"""Bytes that contain the hello, and the offsets of the start and the end of the hello."""
 
 _HANDSHAKE: Final = b"\x16\x03"
-_MAX_MINOR: Final = b"\4"  # SSL 3.0 to TLS 1.3; what is said here means little (RFC 8446 section 5.1)
+_MAX_MINOR: Final = b"\4"  # SSL 3.0 to TLS 1.3; the version of a record means little (RFC 8446 section 5.1)
 _MAX_FRAGMENT: Final = 1 << 14
 _CLIENT_HELLO: Final = b"\1"
-_CLIENT_HELLO_TYPE: Final = 1 << 24  # the same, as the first byte of a message header of 4
+_CLIENT_HELLO_TYPE: Final = 1 << 24  # `_CLIENT_HELLO` as the first byte of a message header of 4 bytes
 
 _record_header: Final = Struct(">2s c H").unpack_from
 _first_record: Final = Struct(">2s c H I").unpack_from
@@ -38,8 +41,8 @@ def locate_hello(data: bytes) -> Located | Verdict:
     """Find the hello; `NEED_MORE` until it is whole, `NO` as soon as a header rules it out."""
     if len(data) >= _FIRST_RECORD_SIZE:
         handshake, minor, fragment, message = _first_record(data)
-        size = message - _CLIENT_HELLO_TYPE + MESSAGE_HEADER  # out of bounds, should it be another type
-        if (  # nearly always: one record holds it
+        size = message - _CLIENT_HELLO_TYPE + MESSAGE_HEADER  # out of bounds if the message has another type
+        if (  # true for nearly every hello: one record holds it
             handshake == _HANDSHAKE and minor <= _MAX_MINOR and MIN_HELLO <= size <= fragment <= _MAX_FRAGMENT
         ):
             end = RECORD_HEADER + size
@@ -49,7 +52,7 @@ def locate_hello(data: bytes) -> Located | Verdict:
 
 def _join_records(data: bytes) -> Located | Verdict:
     there = len(data)
-    size = MAX_HELLO  # until the message header tells
+    size = MAX_HELLO  # until the message header is read
     head = b""
     fragments = []
     joined = 0

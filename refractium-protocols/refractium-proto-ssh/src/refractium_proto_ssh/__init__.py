@@ -1,4 +1,4 @@
-"""SSH 2, known by the identification string its client sends first (RFC 4253 section 4.2)."""
+"""Recognises SSH 2 by the identification string that the client sends first (RFC 4253 section 4.2)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIXES = (b"SSH-2.0-", b"SSH-1.99-")
-"""Version 2, and a version 2 that would also speak version 1 (RFC 4253 section 5.1)."""
+"""The prefixes for version 2, and for version 2 with support of version 1 (RFC 4253 section 5.1)."""
 MAX_LINE = 255
-"""The longest identification string, with its CR LF (RFC 4253 section 4.2)."""
+"""Bytes of the longest identification string, with its CR LF (RFC 4253 section 4.2)."""
 
 
 class Ssh(Protocol):
-    """Its matches carry ``software``: the software version, where its line is complete."""
+    """SSH over TCP. Its matches carry ``software``, the software version, if its line is complete."""
 
     name = "ssh"
     strength = Strength.EXACT
@@ -41,7 +41,10 @@ class Ssh(Protocol):
 
 
 def _software(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """``SSH-protoversion-softwareversion SP comments CR LF``; some clients end the line with LF alone."""
+    """Read the software version of ``SSH-protoversion-softwareversion SP comments CR LF``.
+
+    Some clients end the line with LF alone.
+    """
     line, end, _ = data[:MAX_LINE].partition(b"\n")
     if not end:
         return {}, frozenset({"software"} if len(data) < MAX_LINE else ())
@@ -51,5 +54,5 @@ def _software(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]
 
 @hookimpl
 def refractium_protocols() -> list[Protocol]:
-    """SSH over TCP."""
+    """Return the protocol for SSH over TCP."""
     return [Ssh()]
