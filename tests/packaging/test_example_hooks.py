@@ -143,7 +143,7 @@ def test_they_are_listed_as_hooks_beside_what_else_there_is(run: Run, bin_: Path
         "version": "1.0.0",
         "status": "loaded",
         "error": None,
-        "summary": "Refractium plugin: logs a line of JSON where a session begins, and one where it ends",
+        "summary": "Refractium plugin: logs a line of JSON when a session begins, and a line when it ends",
     }
     assert (listed[0]["kind"], listed[0]["status"]) == ("hook", "loaded")
 

@@ -49,7 +49,7 @@ def test_it_is_listed_beside_ours(environment: Environment, plugins_in: PluginsI
         "version": "1.2.3",
         "status": "loaded",
         "error": None,
-        "summary": "Refractium plugin: recognises KNOCK and routes it by the house it names",
+        "summary": "Refractium plugin: recognises KNOCK, and routes it by the name of the house",
     }
 
 

@@ -1,4 +1,4 @@
-"""Mistakes that a type checker must refuse. ``mypy --strict`` reports an ignore that is not needed."""
+"""Mistakes that a type checker must refuse. ``mypy --strict`` reports each needless ignore comment."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ def text(data: str) -> ProtocolMatch:
 
 
 class Own(Struct):
-    """Settings without a greeting."""
+    """Settings that have no key ``greeting``."""
 
 
 class Half(Protocol):

@@ -1,4 +1,4 @@
-"""A plugin of a third party: one of each kind that the contract knows, the kit, and its author's tests."""
+"""A plugin of a third party: a plugin object of each kind in the contract, use of the kit, and tests."""
 
 import logging
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""A user's program: every public name of the library that such a program needs."""
+"""A program of a user, with every public name of the library that a program needs."""
 
 import asyncio
 from typing import assert_type
@@ -65,7 +65,7 @@ def problems_of(address: str) -> tuple[Problem, ...]:
 
 
 async def converse(address: str) -> bytes:
-    """Send a greeting through an engine to `address`; what comes back."""
+    """Send a greeting through an engine to `address`, and return the answer."""
     engine = Refractium(
         routes(address),
         settings=Settings(peek_timeout_ms=500),
@@ -97,7 +97,7 @@ async def main() -> None:
     assert seen == len(GREETING)
     assert [problem.message for problem in problems_of("no port")]
     assert issubclass(ListenError, RefractiumError)
-    print(__version__)  # noqa: T201 - tells the test that all of it ran
+    print(__version__)  # noqa: T201 - the test reads that the whole program has run
 
 
 if __name__ == "__main__":

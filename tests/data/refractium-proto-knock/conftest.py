@@ -1,4 +1,4 @@
-"""This is a distribution of its own: where it is not installed, its tests have nothing to test."""
+"""Skips the tests of this distribution where the distribution is not installed."""
 
 from importlib.util import find_spec
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHOWN = 64
-"""Bytes of each packet."""
+"""Bytes of each packet that are logged."""
 
 
 @define_hook("hexdump", summary="logs the first 64 bytes of every packet")
 def hexdump(context: HookContext, direction: Direction, data: bytes) -> None:
-    """Log 16 bytes a line; none of them can harm a terminal."""
+    """Log 16 bytes in each line, as printable ASCII that cannot harm a terminal."""
     head = data[:SHOWN]
-    for at in range(0, len(head) or 1, 16):  # an empty datagram is a line, too
+    for at in range(0, len(head) or 1, 16):  # an empty datagram gives a line, too
         row = head[at : at + 16]
         text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)  # noqa: PLR2004 - printable
         log.info("%016x %-8s %04x  %-47s  %s", context.session, direction, at, row.hex(" "), text)
@@ -28,5 +28,5 @@ def hexdump(context: HookContext, direction: Direction, data: bytes) -> None:
 
 @hookimpl
 def refractium_hooks() -> list[type[PacketHook[NoSettings]]]:
-    """The hook ``hexdump``."""
+    """Return the hook ``hexdump``."""
     return [hexdump]

@@ -1,4 +1,4 @@
-"""A packet hook that logs a line of JSON where a session begins, and one where it ends."""
+"""A packet hook that logs a line of JSON when a session begins, and a line when it ends."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TrafficLogSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``[plugins.trafficlog]`` takes.
+    """The settings in ``[plugins.trafficlog]``.
 
     Attributes:
-        path: of the file that lines are appended to, or ``-`` for stdout.
+        path: the path of the file to append lines to, or ``-`` for stdout.
     """
 
     path: str
 
 
 class TrafficLog(PacketHook[TrafficLogSettings]):
-    """Writes two lines for each session."""
+    """A hook that writes two lines for each session."""
 
     name = "trafficlog"
     settings_type = TrafficLogSettings
@@ -84,12 +84,12 @@ class TrafficLog(PacketHook[TrafficLogSettings]):
             **{key: context.metadata[key] for key in ("sni", "host", "alpn") if key in context.metadata},
             **more,
         }
-        # What comes from the wire is escaped here, so it cannot begin a line of its own.
+        # The JSON encoder escapes text of the client, so that no client can begin a new line.
         self._file.write(msgspec.json.encode(line) + b"\n")
 
 
 def join(address: tuple[str, int] | str) -> str:
-    """An address as the configuration writes it: ``192.0.2.1:80``, ``[2001:db8::1]:80``, ``unix:/path``."""
+    """Return an address as in the configuration: ``192.0.2.1:80``, ``[2001:db8::1]:80`` or ``unix:/path``."""
     if isinstance(address, str):
         return f"unix:{address}"
     host, port = address
@@ -98,14 +98,14 @@ def join(address: tuple[str, int] | str) -> str:
 
 @hookimpl
 def refractium_hooks() -> list[type[PacketHook[Any]]]:
-    """The hook ``trafficlog``."""
+    """Return the hook ``trafficlog``."""
     return [TrafficLog]
 
 
 @hookimpl
 def refractium_commands() -> list[Command]:
-    """The command ``traffic``."""
-    # The process of a hook imports this module and has no use for a command line.
+    """Return the command ``traffic``."""
+    # The process of a hook imports this module and does not need a command line.
     from refractium_hooks_trafficlog.command import command  # noqa: PLC0415 - see above
 
     return [command]

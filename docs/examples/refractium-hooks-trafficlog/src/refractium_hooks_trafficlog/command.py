@@ -1,4 +1,4 @@
-"""The command ``traffic``: the sessions in the file, as a table."""
+"""The command ``traffic``, which shows the sessions in the file as a table."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ COLUMNS = ("time", "protocol", "client", "backend", "seconds", "inbound", "outbo
 @click.command("traffic")
 @config_option()
 def command(config: Path | None) -> None:
-    """Show the sessions that have ended, from the traffic log."""
+    """Show the ended sessions in the traffic log."""
     own = OwnTable.read("trafficlog", TrafficLogSettings, config)
     path = own.settings.path
     if path == STDOUT:
-        raise ConfigError([own.problem("lines go to stdout, so there is no file to show", "path")])
+        raise ConfigError([own.problem("lines go to stdout: set path to a file", "path")])
     try:
         text = Path(path).read_bytes()
         lines = [msgspec.json.decode(line, type=dict[str, object]) for line in text.splitlines()]

@@ -1,4 +1,4 @@
-"""A file that lines are appended to, and that somebody else may move away."""
+"""A file to which lines are appended, and which another program may move away."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 STDOUT = "-"
-"""What stands for stdout instead of a path."""
+"""The path that stands for stdout."""
 
 _STDOUT_FD = 1
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-"""Neither a link is followed nor the reader of a FIFO waited for that somebody else has put there."""
+"""Flags that refuse a symbolic link, and that do not block on a FIFO which another user has put there."""
 _CALM = 60.0
-"""Seconds without a failure after which the next one is news."""
+"""Seconds without a failure after which the next failure is logged."""
 
 
 class LineFile:
-    """Appends whole lines. Each is with the kernel when `write` returns, or lost.
+    """A file to which whole lines are appended. When `write` returns, the kernel has the line, or it is lost.
 
     Several processes may append to the same file.
 
     Args:
-        path: of the file, or ``-`` for stdout. A file is made with mode 0600.
+        path: the path of the file, or ``-`` for stdout. A new file gets mode 0600.
 
     Raises:
-        OSError: it cannot be opened, or another user may have made it.
+        OSError: the file cannot be opened, or another user may control it.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,7 +40,7 @@ class LineFile:
         self._quiet_until = float("-inf")
 
     def write(self, line: bytes) -> None:
-        """Append a line. If that fails it is lost, and the log says so, but not for every line."""
+        """Append a line. If that fails, the line is lost; the log reports the first of several failures."""
         try:
             self._reopen_if_moved()
             self._append(line)
@@ -60,7 +60,7 @@ class LineFile:
             while left:
                 left = left[os.write(self._fd, left) :]
         finally:
-            # A line that the disk had only some room for is completed ahead of the next one.
+            # If the disk had room for only a part of a line, the next call writes the rest first.
             self._rest = left if len(left) < len(line) else left[: -len(line)]
 
     def _reopen_if_moved(self) -> None:
@@ -77,14 +77,14 @@ def _open(path: Path) -> int:
     is_ours = status.st_uid in {0, os.geteuid()} and status.st_nlink == 1 and not status.st_mode & 0o022
     if not stat.S_ISCHR(status.st_mode) and not (
         stat.S_ISREG(status.st_mode) and is_ours
-    ):  # a device is root's
+    ):  # a device belongs to root
         os.close(fd)
-        raise OSError(errno.EPERM, "it is no file of ours that only we may write to", str(path))
+        raise OSError(errno.EPERM, "not a regular file, or controlled by other users: remove it", str(path))
     return fd
 
 
 def _is_at(path: Path, fd: int) -> bool:
-    """Whether a path still is that of an open file."""
+    """Return whether a path still names an open file."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(fd))
     except FileNotFoundError:

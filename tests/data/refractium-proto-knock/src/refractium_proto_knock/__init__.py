@@ -1,4 +1,4 @@
-"""KNOCK: a client says ``KNOCK``, then the house it wants, each on a line of its own."""
+"""KNOCK: a client sends the line ``KNOCK``, then a line with the house that it wants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refractium.contract import (
 
 MAGIC = b"KNOCK\n"
 MAX_BYTES = 128
-"""Where the second line must have ended."""
+"""Bytes within which the second line must end."""
 
 
 @define_protocol(
@@ -24,10 +24,10 @@ MAX_BYTES = 128
     strength=Strength.EXACT,
     prefixes=(MAGIC,),
     metadata_keys=frozenset({"host"}),
-    summary="KNOCK, routed by the house it names",
+    summary="KNOCK, routed by the name of the house",
 )
 def knock(data: bytes) -> Identification:
-    """A match from the first line on; its metadata follows with the second."""
+    """Return a match after the first line; the second line adds the metadata."""
     if not data.startswith(MAGIC):
         return NEED_MORE if MAGIC.startswith(data) else NO
     house, end, _ = data[len(MAGIC) : MAX_BYTES].partition(b"\n")
@@ -38,5 +38,5 @@ def knock(data: bytes) -> Identification:
 
 @hookimpl
 def refractium_protocols() -> list[Protocol]:
-    """KNOCK over TCP."""
+    """Return the protocol for KNOCK over TCP."""
     return [knock]
