@@ -1,7 +1,9 @@
-"""The whole proxy beside its peers, and how it grows.
+"""Measurements of the whole proxy: beside its peers, and with growing work.
 
 uv run python tests/benchmarks compare [--rounds N] [--seconds S] [--only NAME] [--out DIR]
+
 uv run python tests/benchmarks scale [--rounds N] [--seconds S] [--only NAME] [--out DIR]
+
 uv run python tests/benchmarks table RESULT.json
 """
 
@@ -36,20 +38,20 @@ def main() -> None:
             type=int,
             default=rounds,
             metavar="N",
-            help=f"how often each figure is taken [{rounds}]",
+            help=f"how often to measure each figure [{rounds}]",
         )
         command.add_argument(
-            "--seconds", type=float, default=seconds, metavar="S", help=f"how long each takes [{seconds:g}]"
+            "--seconds", type=float, default=seconds, metavar="S", help=f"seconds per figure [{seconds:g}]"
         )
         command.add_argument(
             "--only",
             action="append",
             default=[],
             metavar="NAME",
-            help="work whose name begins so; repeatable",
+            help="only work whose name begins with NAME; repeatable",
         )
         command.add_argument(
-            "--out", type=Path, default=Path("build"), metavar="DIR", help="for JSON and SVG [build]"
+            "--out", type=Path, default=Path("build"), metavar="DIR", help="folder for JSON and SVG [build]"
         )
     command = commands.add_parser("table", help="print the table of a comparison in Markdown")
     command.add_argument("result", type=Path, metavar="RESULT.json")
@@ -57,7 +59,7 @@ def main() -> None:
     if options.command == "table":
         print(*markdown_table(load(options.result)), sep="\n")  # noqa: T201 - for a page
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what runs is ended then as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started programs end too
     with Console(stderr=True).status("starting") as status:
         arguments = (options.only, options.rounds, options.seconds, status.update)
         try:
@@ -76,7 +78,7 @@ def main() -> None:
 
 
 def draw(measured: Report | Growth, path: Path) -> None:
-    """Draw a picture for each figure, but for parts of a sum."""
+    """Draw a picture for each figure, except for parts of a sum."""
     colours = chart.colours_of(measured.subjects)
     if isinstance(measured, Report):
         panels = [

@@ -1,10 +1,9 @@
-"""The least that a proxy in Python does: its system calls, in the same order, and nothing else.
+"""The least that a proxy in Python does: the system calls of Refractium in the same order, and nothing else.
 
-python bare.py FILE
+    python bare.py FILE
 
-FILE is peers/bare.json. A client is joined to a backend by its first byte. Nothing is identified, limited,
-timed, counted or logged, and no fault is survived: what is measured here is what any proxy in Python costs at
-least.
+FILE is peers/bare.json. The first byte of a client selects its backend. This proxy identifies, limits, times,
+counts and logs nothing, and survives no fault. So its figures are the least that any proxy in Python costs.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _EVENTS: Final = select.EPOLLIN | select.EPOLLET | select.EPOLLRDHUP | select.EP
 
 
 class Flow:
-    """One direction: from a socket to that of the opposite flow."""
+    """One direction, from its socket to the socket of the opposite flow."""
 
     __slots__ = ("has_ended", "opposite", "sock")
 
@@ -35,12 +34,12 @@ class Flow:
 
 
 class Bare:
-    """Serves for ever.
+    """A proxy that serves without an end.
 
     Args:
-        listener: non-blocking.
-        http: the port of the backend.
-        streams: that of the one for what begins as TLS does.
+        listener: a non-blocking listening socket.
+        http: the port of the backend for HTTP.
+        streams: the port of the backend for streams that begin like TLS.
     """
 
     def __init__(self, listener: socket.socket, http: int, streams: int) -> None:

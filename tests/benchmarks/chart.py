@@ -13,29 +13,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _COLOURS: Final = ("#7048e8", "#868e96", "#f08c00", "#2f9e44", "#1c7ed6", "#e03131")
-"""Of subjects, in their order."""
+"""The colours of subjects, in the order of the subjects."""
 _WIDTH: Final = 340
 _MARGIN: Final = 20
 _BAR: Final = 18
 _NAMES: Final = 80
 """Pixels for the names of subjects beside bars."""
 _FIGURES: Final = 60
-"""Pixels for the figures behind bars, or left of lines."""
+"""Pixels for the figures to the right of bars, or to the left of lines."""
 _PLOT: Final = 170
-"""Pixels that lines are high."""
+"""Pixels of the height of a plot with lines."""
 _WIDE: Final = 100
-"""From how many times the least figure on an axis is logarithmic; any other begins at 0."""
+"""The ratio of the largest to the least figure above which an axis is logarithmic; other axes begin at 0."""
 
 
 class Panel(NamedTuple):
-    """One small picture: its parts, and how high it is."""
+    """A small picture: its parts and its height (pixels)."""
 
     parts: list[str]
     height: float
 
 
 def bars(title: str, spreads: Mapping[str, Spread], colours: Mapping[str, str]) -> Panel:
-    """A bar for each subject, with a line from its least to its most."""
+    """Return a panel with a bar for each subject, and a line from its least to its largest figure."""
     parts = [_text(0, 0, title, weight="bold")]
     scale = (_WIDTH - _NAMES - _FIGURES) / (max(spread.high for spread in spreads.values()) or 1)
     for row, (name, spread) in enumerate(spreads.items()):
@@ -54,7 +54,10 @@ def bars(title: str, spreads: Mapping[str, Spread], colours: Mapping[str, str]) 
 def lines(
     title: str, points: Mapping[str, Sequence[tuple[float, float]]], colours: Mapping[str, str]
 ) -> Panel:
-    """A line for each subject over a logarithmic axis; the other one is, too, where figures lie far apart."""
+    """Return a panel with a line for each subject over a logarithmic x axis.
+
+    The y axis is logarithmic, too, if the figures differ by a large factor.
+    """
     xs = [x for line in points.values() for x, _ in line]
     ys = [y for line in points.values() for _, y in line]
     logarithmic = max(ys) > _WIDE * min(ys) > 0
@@ -86,7 +89,7 @@ def colours_of(subjects: Sequence[str]) -> dict[str, str]:
 
 
 def draw(panels: Sequence[Panel], colours: Mapping[str, str], path: Path, columns: int = 3) -> None:
-    """Write panels side by side under a legend."""
+    """Write panels in columns, below a legend, to a file."""
     legend = [
         part
         for index, (name, colour) in enumerate(colours.items())

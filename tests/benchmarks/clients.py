@@ -1,4 +1,4 @@
-"""What is asked of a proxy, and whether the right backend answers."""
+"""Clients that send requests to a proxy, and checks that the right backend answers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from support.clients import PATIENCE
 from support.hellos import Builder
 
 WEB: Final = b"the web server\n"
-"""What the web server answers, see peers/backend.conf."""
+"""The answer of the web server, see peers/backend.conf."""
 REQUEST: Final = b"GET / HTTP/1.1\r\nHost: web.example\r\n\r\n"
 DNS_NAME: Final = "www.web.example"
 DNS_ADDRESS: Final = "192.0.2.53"
 
 
 def hello(name: str) -> bytes:
-    """A TLS record with a hello for a name (RFC 8446 section 4.1.2)."""
+    """Return a TLS record with a hello for a name (RFC 8446 section 4.1.2)."""
     build = Builder()
     message = build.hello([build.sni(name.encode()), build.versions(0x0304), build.groups()])
     return b"\x16\x03\x01" + build.vector(2, message)
 
 
 def open_stream(port: int, letter: bytes, opening: bytes = hello("streams.example")) -> socket.socket:
-    """A connection to the streams server, which has been told what to do; see there."""
+    """Connect to the streams server, and send it a command letter, see `benchmarks.streams`."""
     sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(opening + MARK + letter)
@@ -39,18 +39,22 @@ def open_stream(port: int, letter: bytes, opening: bytes = hello("streams.exampl
 
 
 def open_keep_alive(port: int) -> socket.socket:
-    """A connection to the web server that has had one answer."""
+    """Connect to the web server, and receive one answer.
+
+    Raises:
+        ConnectionError: the web server sends another answer.
+    """
     sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(REQUEST)
     answer = sock.recv(4096)
     if not answer.endswith(WEB):
-        raise ConnectionError(f"answered {answer!r}")
+        raise ConnectionError(f'not the web server: "{answer.decode(errors="replace")}"')
     return sock
 
 
 def reaches_web(port: int) -> bool:
-    """Whether HTTP gets to the web server."""
+    """Return whether HTTP reaches the web server."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         with contextlib.closing(connection):
@@ -60,14 +64,14 @@ def reaches_web(port: int) -> bool:
 
 
 def reaches_streams(port: int) -> bool:
-    """Whether a TLS hello with its name gets to the streams server."""
+    """Return whether a TLS hello for ``streams.example`` reaches the streams server."""
     with contextlib.suppress(OSError), open_stream(port, b"N") as sock:
         return sock.recv(len(NAME), socket.MSG_WAITALL) == NAME
     return False
 
 
 def reaches_dns(port: int) -> bool:
-    """Whether a query over UDP gets to the DNS server."""
+    """Return whether a query over UDP reaches the DNS server."""
     with contextlib.suppress(OSError, dns.exception.DNSException):
         query = dns.message.make_query(DNS_NAME, "A")
         answer = dns.query.udp(query, "127.0.0.1", timeout=0.2, port=port)

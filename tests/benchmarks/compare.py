@@ -1,4 +1,4 @@
-"""Ourselves and our peers in alternation, on the same work."""
+"""Measurements of Refractium and its peers in alternation, on the same work."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 def compare(chosen: Sequence[str], rounds: int, seconds: float, say: Callable[[str], object]) -> Report:
-    """Measure.
+    """Measure all subjects on the chosen work.
 
     Args:
-        chosen: beginnings of the names of the work to do; none for all of it.
-        rounds: how often.
-        seconds: how long each kind of work takes, each time, through each subject.
-        say: told how far it is.
+        chosen: the first letters of the names of chosen work; empty for all work.
+        rounds: the number of rounds.
+        seconds: seconds of each kind of work, in each round, through each subject.
+        say: called with a line about the progress.
 
     Raises:
-        Missing: there is nothing to measure with.
+        Missing: there is no work, or a program that is needed is not installed.
     """
     notes: list[str] = []
     works = [work for work in WORK if not chosen or work.name.startswith(tuple(chosen))]
@@ -45,7 +45,7 @@ def compare(chosen: Sequence[str], rounds: int, seconds: float, say: Callable[[s
                 for work in works:
                     taking_part = [one for one in subjects if one.transport == work.transport]
                     figures[work.name].append({})
-                    # Who begins changes, so that nobody always follows the same one.
+                    # The first subject changes, so that no subject always follows the same other subject.
                     for subject in (
                         taking_part[number % len(taking_part) :] + taking_part[: number % len(taking_part)]
                     ):
@@ -71,7 +71,7 @@ def compare(chosen: Sequence[str], rounds: int, seconds: float, say: Callable[[s
 
 
 def _done(work: Work, subject: Subject, job: Job) -> Figures:
-    """The figures; none where it went wrong, which is noted."""
+    """Do work through a subject, and return the figures; if it fails, note the reason and return none."""
 
     def note(text: str) -> None:
         job.note(f"{work.name}, {subject.name}: {text}")
@@ -94,7 +94,7 @@ def _has_tools(work: Work, note: Callable[[str], object]) -> bool:
 
 
 def _rate(works: Sequence[Work], subjects: Sequence[Subject], seconds: float) -> float:
-    """Requests per second for the work that is paced: half of what we do at full load, for everybody."""
+    """Return the requests per second of paced work, for all subjects: half of the full load of Refractium."""
     if not any(work.paced for work in works):
         return 0.0
     own = next(one for one in subjects if (one.name, one.transport) == (OWN, "tcp"))
@@ -102,7 +102,7 @@ def _rate(works: Sequence[Work], subjects: Sequence[Subject], seconds: float) ->
 
 
 def add_latency(figures: dict[str, Figures]) -> None:
-    """Add to the figures of a round how much longer it takes through a proxy than without one."""
+    """Add to the figures of a round the latency that each proxy adds to the latency without a proxy."""
     direct = figures.get(DIRECT, {})
     for name, of_subject in figures.items():
         if name != DIRECT and of_subject and direct:

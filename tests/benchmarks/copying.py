@@ -1,6 +1,8 @@
-"""Refractium without pipes: bulk is copied through its memory, as it is where hooks are told of it.
+"""Refractium without pipes: it copies bulk through its memory, as it does for hooks.
 
-python copying.py ARGUMENTS, those of ``refractium``
+    python copying.py ARGUMENTS
+
+ARGUMENTS are the arguments of ``refractium``.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from refractium.sockets.pipes import Pipes
 
 
 def lend_none(_: Pipes) -> None:
-    """As on a machine that has no more descriptors."""
+    """Lend no pipe, as on a machine without free descriptors."""
 
 
 if __name__ == "__main__":
-    setattr(Pipes, "borrow", lend_none)  # noqa: B010 - there is no option for what nobody wants
+    setattr(Pipes, "borrow", lend_none)  # noqa: B010 - users need no option for this
     main()

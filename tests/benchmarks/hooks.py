@@ -1,15 +1,15 @@
-"""What packet hooks cost: a route without any beside others, on the same work, in alternation.
+"""The cost of packet hooks: proxies with and without hooks, on the same work, in alternation.
 
-uv run python tests/benchmarks/hooks.py [--rounds N] [--seconds S] [--out DIR]
+    uv run python tests/benchmarks/hooks.py [--rounds N] [--seconds S] [--out DIR]
 
-``thread`` and ``process`` are hooks that do nothing, ``pcap`` mirrors everything to files. Without hooks bulk
-goes through pipes and never enters the memory of the proxy, in which hooks are told of it: ``copy`` has no
-hooks either, and does without pipes. A ratio compares the two of one round. What is dropped is what the hook
-was not told of because it did not keep up. The processor time is that of all processes of the proxy.
+``thread`` and ``process`` are hooks that do nothing; ``pcap`` mirrors everything to files. Without hooks,
+bulk goes through pipes and never enters the memory of the proxy; with hooks, it must. So there is ``copy``,
+which has neither hooks nor pipes. A ratio compares two rates of one round. Dropped bytes are bytes that the
+hook did not get because it was too slow. The processor time is the sum for all processes of the proxy.
 
-``bulk-half`` is bulk that the client takes at half of the rate that ``copy`` has had in the same round.
+``bulk-half`` is bulk that the client takes at half of the rate of ``copy`` in the same round.
 
-This module is also the plugin that has those hooks: a distribution of it is made for the proxies to find.
+This module is also the plugin with the hooks that do nothing: `install_plugin` makes a distribution of it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 class InThread(PacketHook[NoSettings]):
-    """Is told of everything and does nothing."""
+    """A hook that gets everything and does nothing."""
 
     name = "thread"
 
@@ -61,7 +61,7 @@ class InThread(PacketHook[NoSettings]):
 
 
 class InProcess(InThread):
-    """The same, in a process."""
+    """A hook in a process that gets everything and does nothing."""
 
     name = "process"
     isolation = "process"
@@ -69,7 +69,7 @@ class InProcess(InThread):
 
 @hookimpl
 def refractium_hooks() -> list[type[PacketHook[Any]]]:
-    """Both."""
+    """Return both hooks."""
     return [InThread, InProcess]
 
 
@@ -77,14 +77,14 @@ NONE: Final = "none"
 COPY: Final = "copy"
 PCAP: Final = "pcap"
 HOOKS: Final = (NONE, COPY, "thread", "process", PCAP)
-"""What is compared; the first two are without hooks."""
+"""The compared proxies; the first two have no hooks."""
 _FILE_BYTES: Final = 1 << 28
 _FILES: Final = 4
-"""What a capture may take of the disk."""
+"""The largest number of files of a capture, each of `_FILE_BYTES`."""
 
 
 class Paced(Counter):
-    """Bytes that one thread has moved; it is held up so that they are no more than `rate` a second."""
+    """A counter of the bytes that one thread has moved, which slows the thread to `rate` bytes per second."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Paced(Counter):
 
 
 def take_at_rate(subject: Subject, job: Job) -> dict[str, float]:
-    """Take bytes of one stream, so many a second at the most."""
+    """Receive the bytes of one stream, at most `Job.rate` bytes per second."""
     with open_stream(subject.running.ports["streams"], b"D") as sock:
         sock.settimeout(None)
         taken = Paced(job.rate)
@@ -119,12 +119,12 @@ WORKS: Final = (KEEP_ALIVE, BULK, HALF)
 
 
 class Figures(NamedTuple):
-    """Of one kind of work, once.
+    """The figures of one kind of work in one round.
 
     Attributes:
-        rate: of requests or bytes, in the unit of the work.
-        cpu: processor time for each of them, in the unit of the work.
-        dropped: the share of all bytes that the hook was not told of.
+        rate: the rate of requests or bytes, in the unit of the work.
+        cpu: the processor time for a request or for bytes, in the unit of the work.
+        dropped: the share of all bytes that the hook did not get.
     """
 
     rate: float
@@ -135,16 +135,16 @@ class Figures(NamedTuple):
 def measure(
     rounds: int, seconds: float, folder: Path, say: Callable[[str], object]
 ) -> dict[str, dict[str, list[Figures]]]:
-    """Measure; the figures of all rounds, by work and hook.
+    """Measure, and return the figures of all rounds, by work and hook.
 
     Args:
-        rounds: how often.
-        seconds: how long each kind of work takes, each time, with each hook.
-        folder: where captures are written.
-        say: told how far it is.
+        rounds: the number of rounds.
+        seconds: seconds of each kind of work, in each round, with each hook.
+        folder: the folder for captures.
+        say: called with a line about the progress.
 
     Raises:
-        Missing: there is nothing to measure with.
+        Missing: a program that is needed is not installed, or a proxy does not serve.
     """
     found: dict[str, dict[str, list[Figures]]] = {one.name: {hook: [] for hook in HOOKS} for one in WORKS}
     find_program("wrk")
@@ -160,7 +160,7 @@ def measure(
             for work in WORKS:
                 copied = found[BULK.name][COPY]
                 job = Job(seconds, copied[-1].rate * 1e9 / 2 if copied else 0.0, say)
-                # Who begins changes, so that nobody always follows the same one.
+                # The first hook changes, so that no hook always follows the same other hook.
                 for hook in HOOKS[turn % len(HOOKS) :] + HOOKS[: turn % len(HOOKS)]:
                     say(f"round {turn + 1} of {rounds}: {work.name}, {hook}")
                     found[work.name][hook].append(done(work, proxies[hook], job))
@@ -168,9 +168,9 @@ def measure(
 
 
 def warm_up(folder: Path) -> None:
-    """Have the kernel get hold of the memory that files take.
+    """Write files once, so that the kernel has the memory that they need.
 
-    A virtual machine may have to get it from its host, the first time, and then that is what is measured.
+    A virtual machine may get this memory from its host only when it is first used, which takes time.
     """
     path = folder / "warm"
     with path.open("wb") as file:
@@ -180,7 +180,7 @@ def warm_up(folder: Path) -> None:
 
 
 def install_plugin(folder: Path) -> None:
-    """Make a distribution of this module, and have all programs that are started find it."""
+    """Make a distribution of this module, and let all started programs find it."""
     information = folder / "refractium_benchmark_hooks-1.dist-info"
     information.mkdir()
     (information / "METADATA").write_text(
@@ -193,10 +193,10 @@ def install_plugin(folder: Path) -> None:
 
 @contextlib.contextmanager
 def running_proxy(hook: str, place: Place, backends: Ports, captures: Path) -> Iterator[Subject]:
-    """A proxy whose routes all have a hook.
+    """Run a proxy with a hook on all routes.
 
     Raises:
-        Missing: it does not serve as it should.
+        Missing: the proxy does not serve, or requests do not reach the right backends.
     """
     port = free_port()
     path = Path(place.configure("refractium.toml", port, backends))
@@ -217,21 +217,21 @@ def running_proxy(hook: str, place: Place, backends: Ports, captures: Path) -> I
 
 
 def done(work: Work, subject: Subject, job: Job) -> Figures:
-    """Do work, and wait until the hook has been told of all that it will be told of."""
+    """Do work, wait until the queue of the hook is empty, and return the figures."""
     before = told(subject)
     figures = work.do(subject, job)
     end = time.perf_counter() + TIMEOUT
     while (after := told(subject)).queued:
         if time.perf_counter() > end:
-            raise Missing(f"the hook {subject.name} does not come to an end")
+            raise Missing(f"the queue of hook {subject.name} does not become empty")
         time.sleep(0.05)
-    os.sync()  # so that the next one does not wait for the disk that this one has kept busy
+    os.sync()  # so that the next proxy does not wait for the writes of this one
     seen = after.seen - before.seen
     return Figures(figures["rate"], figures["cpu"], (after.dropped - before.dropped) / seen if seen else 0.0)
 
 
 class Told(NamedTuple):
-    """Bytes that have passed, that the hook was not told of, and that are on their way to it."""
+    """Numbers of bytes that have passed, that were dropped, and that are in the queue of the hook."""
 
     seen: int
     dropped: int
@@ -239,7 +239,7 @@ class Told(NamedTuple):
 
 
 def told(subject: Subject) -> Told:
-    """What the hook of a proxy has been told of so far."""
+    """Return the numbers of bytes for the hook of a proxy so far."""
     status = decode(ask([Path(RUNTIME.name, file_name(subject.running.ports["http"]))]))
     tallies = [one for hook in status.hooks for one in (hook.inbound, hook.outbound)]
     seen, dropped = sum(one.seen_bytes for one in tallies), sum(one.dropped_bytes for one in tallies)
@@ -250,7 +250,7 @@ COLUMNS: Final = ("work", "hook", "rate", "ratio to none", "ratio to copy", "CPU
 
 
 def rows(found: dict[str, dict[str, list[Figures]]]) -> Iterator[tuple[str, ...]]:
-    """What the table says, by `COLUMNS`."""
+    """Yield the rows of the table, with the cells of `COLUMNS`."""
     for work in WORKS:
         by_hook = found[work.name]
         rate_metric, cpu_metric = work.metrics["rate"], work.metrics["cpu"]
@@ -269,7 +269,7 @@ def rows(found: dict[str, dict[str, list[Figures]]]) -> Iterator[tuple[str, ...]
 
 
 def ratio(rounds: Sequence[Figures], others: Sequence[Figures]) -> str:
-    """The median, the least and the most of the ratios of two rates in the same round."""
+    """Return the median, the least and the largest of the ratios of two rates in the same round."""
     ratios = [one.rate / other.rate for one, other in zip(rounds, others, strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
@@ -279,14 +279,14 @@ def markdown(cells: Sequence[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="hooks.py", description="Measure what packet hooks cost.")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often [5]")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="how long each takes [3]")
+    parser = argparse.ArgumentParser(prog="hooks.py", description="Measure the cost of packet hooks.")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often to measure [5]")
+    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="seconds for each figure [3]")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where captures are written for the time [a temporary folder]"
+        "--out", type=Path, metavar="DIR", help="folder for captures, removed at the end [a temporary folder]"
     )
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what runs is ended then as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started programs end too
     with (
         Console(stderr=True).status("starting") as status,
         tempfile.TemporaryDirectory(prefix="captures-", dir=options.out) as folder,

@@ -1,10 +1,10 @@
-"""What a packet hook costs the data path: microseconds for a packet.
+"""The cost of a packet hook for the data path, in microseconds per packet.
 
-uv run python tests/benchmarks/hooks_queue.py [--json PATH]
+    uv run python tests/benchmarks/hooks_queue.py [--json PATH]
 
-The loop sends each packet over loopback, receives it and tells the hook, which does nothing. ``call`` is
-the time until `Tap.packet` has returned. ``processor`` is the processor time that the thread of the loop uses
-over what it does without a hook, so with what comes after the call: waking a thread, writing to a pipe.
+The loop sends each packet over loopback, receives it, and gives it to a hook that does nothing. ``call`` is
+the time until `Tap.packet` has returned. ``processor`` is the processor time of the loop's thread, minus its
+processor time without a hook. It includes the work after the call: waking a thread, and writing to a pipe.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SECONDS: Final = 0.5
 
 
 class Subject(NamedTuple):
-    """What is measured: packets of a size, so many in a turn of the loop."""
+    """A case that is measured: a hook, the size of packets (bytes), and packets in each turn of the loop."""
 
     hook: type[Ignoring]
     size: int
@@ -56,7 +56,7 @@ SUBJECTS: Final = [
 
 
 class Figures(NamedTuple):
-    """Microseconds for a packet, and how many of a thousand were dropped."""
+    """Microseconds per packet, and dropped packets per thousand."""
 
     call: float
     processor: float
@@ -64,7 +64,7 @@ class Figures(NamedTuple):
 
 
 class Loopback(NamedTuple):
-    """A connection whose two ends are here."""
+    """Both ends of a connection."""
 
     near: socket.socket
     far: socket.socket
@@ -76,13 +76,13 @@ class Loopback(NamedTuple):
             return cls(near, server.accept()[0])
 
     def pass_through(self, data: bytes) -> bytes:
-        """What has arrived of some bytes that were sent."""
+        """Send bytes from one end, and return the bytes that arrive at the other end."""
         self.near.sendall(data)
         return self.far.recv(len(data), socket.MSG_WAITALL)
 
 
 async def measure(subject: Subject) -> Figures:
-    """One round, with and without the hook."""
+    """Measure one round, with and without the hook."""
     runner = make_runner(subject.hook, NoSettings())
     runner.start()
     tap = Taps([runner]).open(context())
@@ -98,7 +98,11 @@ async def measure(subject: Subject) -> Figures:
 
 
 async def move(subject: Subject, tap: Tap) -> tuple[float, float]:
-    """Move packets for some time: microseconds for a packet that were spent in the call, and in all."""
+    """Move packets for some time.
+
+    Returns:
+        Microseconds per packet in the call, and microseconds of processor time per packet in all.
+    """
     loopback = Loopback.connect()
     data = bytes(subject.size)
     calls, packets = 0.0, 0
@@ -118,8 +122,8 @@ async def move(subject: Subject, tap: Tap) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Microseconds that a hook costs the data path for a packet.")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="save the figures there")
+    parser = argparse.ArgumentParser(description="Measure the cost of a hook, in microseconds per packet.")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="save the figures to PATH")
     options = parser.parse_args()
     rounds: dict[Subject, list[Figures]] = {subject: [] for subject in SUBJECTS}
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""What it costs to identify a connection: nanoseconds per call, for real first bytes.
+"""The cost of identifying a connection, in nanoseconds per call, for real first bytes.
 
 uv run python tests/benchmarks/identification.py [--json PATH]
 """
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Subjects: TypeAlias = "dict[str, tuple[Callable[[bytes], object], bytes]]"
-"""By name, a function and the bytes it is called with."""
+"""Functions with the bytes that they are called with, by name."""
 
 ROUNDS = 15
 ROUND_SECONDS = 0.02
 
 CURL = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n"
 NOT_ANY = b"\x80\x46\x01\x03\x01\x00\x2d\x00\x00\x00\x10\x00\x00\x00"
-"""An SSLv2 hello, which none of them is."""
+"""An SSLv2 hello, which none of the protocols recognises."""
 TCP_PROTOCOLS = (Http(), Https(), Ssh(), DnsTcp(), Ftp())
 OPENSSH = b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u7\r\n"
 
 
 def identification_subjects() -> Subjects:
-    """Each protocol with its own sample, and what routes on metadata or other traffic cost besides."""
+    """Return each protocol with its own sample, and further cases: routes on metadata, and other traffic."""
     query = dns.message.make_query("www.example.com", "AAAA", use_edns=0).to_wire()
     hello = browser_hello("chrome")
     own: dict[str, tuple[Protocol, bytes]] = {
@@ -76,7 +76,7 @@ def identification_subjects() -> Subjects:
 
 
 def metadata_reader(protocol: Protocol) -> Callable[[bytes], object]:
-    """Identify and read the metadata, as a route with conditions makes it happen."""
+    """Return a function that identifies bytes and reads the metadata, as for a route with conditions."""
 
     def identify_and_read(data: bytes) -> object:
         answer = protocol.identify(data)
@@ -86,9 +86,9 @@ def metadata_reader(protocol: Protocol) -> Callable[[bytes], object]:
 
 
 def measure(subjects: Subjects) -> dict[str, list[float]]:
-    """Nanoseconds per call of each subject, one figure for each round.
+    """Return nanoseconds per call of each subject, with one figure for each round.
 
-    The subjects take turns, so that a slow moment of the machine does not fall on one of them alone.
+    The subjects take turns, so that a slow moment of the machine does not affect only one subject.
     """
     timers = {
         name: timeit.Timer("function(data)", globals={"function": function, "data": data})
@@ -115,8 +115,8 @@ def summary(figures: Mapping[str, list[float]], subjects: Subjects) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Nanoseconds per identify() call.")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="save the figures there")
+    parser = argparse.ArgumentParser(description="Measure nanoseconds per call of identify().")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="save the figures to PATH")
     options = parser.parse_args()
     subjects = identification_subjects()
     results = summary(measure(subjects), subjects)

@@ -1,4 +1,4 @@
-"""Requests at a fixed rate, which wrk does not make: it sends the next one when the last was answered."""
+"""Requests at a fixed rate. wrk has no fixed rate: it sends the next request after the last answer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from benchmarks.clients import REQUEST, open_keep_alive
 
 CONNECTIONS: Final = 32
 _PATIENCE: Final = 5.0
-"""Seconds that the last answers may take."""
+"""Seconds within which the last answers must come."""
 
 
 class Paced(NamedTuple):
-    """What came of the requests.
+    """The result of paced requests.
 
     Attributes:
-        latencies: of all that were answered, from when each was due (s), in ascending order.
+        latencies: seconds from the due time of each request to its answer, in ascending order.
         rate: answers per second.
     """
 
@@ -27,20 +27,24 @@ class Paced(NamedTuple):
     rate: float
 
     def percentile(self, percent: int) -> float:
-        """Seconds that so many of the requests took at the most."""
+        """Return the latency (s) that `percent` percent of the requests do not exceed."""
         return self.latencies[(len(self.latencies) - 1) * percent // 100]
 
 
 def pace(port: int, rate: float, seconds: float) -> Paced:
-    """Ask the web server at a steady rate, over connections that stay open.
+    """Send requests to the web server at a steady rate, over connections that stay open.
 
-    A request that finds no connection free waits for one, and its time runs from when it was due: a proxy
-    that falls behind cannot hide it by being asked less.
+    A request waits if no connection is free. Its latency counts from its due time, so that a slow proxy does
+    not look better because it gets fewer requests.
 
     Args:
-        port: of the proxy.
+        port: the port of the proxy.
         rate: requests per second.
-        seconds: how long.
+        seconds: the duration (s).
+
+    Raises:
+        TimeoutError: no answer has come for 5 s.
+        ConnectionError: the proxy has closed a connection.
     """
     with ExitStack() as stack, select.epoll() as ready:
         socks = [stack.enter_context(open_keep_alive(port)) for _ in range(CONNECTIONS)]
@@ -50,7 +54,7 @@ def pace(port: int, rate: float, seconds: float) -> Paced:
         idle, due, latencies = socks[:], dict.fromkeys(by_descriptor, 0.0), list[float]()
         total = max(1, round(rate * seconds))
         clock, asked = time.perf_counter, 0
-        gc.disable()  # its pauses would be taken for the proxy's
+        gc.disable()  # pauses of the collector would count as latency of the proxy
         try:
             began = clock()
             while len(latencies) < total:
@@ -61,10 +65,10 @@ def pace(port: int, rate: float, seconds: float) -> Paced:
                     sock.send(REQUEST)
                     asked += 1
                 until_next = began + asked / rate - clock() if asked < total and idle else _PATIENCE
-                # select takes microseconds, epoll_wait milliseconds.
+                # The timeout of select is in microseconds, the timeout of epoll_wait in milliseconds.
                 if not select.select([ready.fileno()], (), (), max(0.0, until_next))[0]:
                     if until_next == _PATIENCE:
-                        raise TimeoutError("answers do not come")
+                        raise TimeoutError(f"no answer within {_PATIENCE:g} s")
                     continue
                 for descriptor, _ in ready.poll(0):
                     sock = by_descriptor[descriptor]

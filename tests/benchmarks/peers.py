@@ -1,4 +1,4 @@
-"""Who is measured, on the same task: see peers/."""
+"""The measured proxies, which all have the same task, see peers/."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 OWN: Final = "refractium"
 LOGGING: Final = "refractium-log"
-"""Ourselves with an access log that is written to a file; the others write none."""
+"""Refractium with an access log in a file; the other proxies write no access log."""
 DIRECT: Final = "direct"
-"""The backends without anybody before them: the limit."""
+"""The backends without a proxy: the limit for all proxies."""
 
 Ports: TypeAlias = Mapping[str, int]
-"""Of ``http``, ``streams`` and ``dns``."""
+"""The ports of ``http``, ``streams`` and ``dns``."""
 
 _CONFIGURATIONS: Final = Path(__file__).with_name("peers")
 _DESCRIPTORS: Final = 40_000
@@ -39,11 +39,11 @@ _SELECT: Final = 1024
 
 
 _SPARE: Final = 500
-"""Descriptors that a program needs besides two for each connection."""
+"""Descriptors that a program needs in addition to two for each connection."""
 
 
 def connections_with(descriptors: int) -> int:
-    """How many connections a proxy can have open."""
+    """Return the number of connections for which `descriptors` of a proxy are enough."""
     return (descriptors - _SPARE) // 2
 
 
@@ -52,14 +52,15 @@ class _Template(string.Template):
 
 
 class Place:
-    """Where programs are started from.
+    """The folder and the limits of the started programs.
 
     Args:
-        folder: for their files.
+        folder: the folder for the files of programs.
 
     Attributes:
-        descriptors: how many each may have open.
-        connections: how many they are enough for.
+        folder: the folder for the files of programs.
+        descriptors: the number of descriptors that each program may have open.
+        connections: the number of connections for which these descriptors are enough.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +69,7 @@ class Place:
         self.connections = connections_with(self.descriptors)
 
     def configure(self, name: str, port: int, ports: Ports | None = None, more: str = "") -> str:
-        """Fill in one of the files of peers/, and add more text to it; where it lies then."""
+        """Fill in a file of peers/, add more text to it, and return the path of the new file."""
         module = next((path for path in _NGINX_STREAM if path.exists()), None)
         values = {
             "port": port,
@@ -85,10 +86,10 @@ class Place:
 
 @contextlib.contextmanager
 def running_backends(place: Place) -> Iterator[Ports]:
-    """What stands behind all proxies.
+    """Run the backends of all proxies, and yield their ports.
 
     Raises:
-        Missing: there is no nginx or no dnsmasq.
+        Missing: nginx or dnsmasq is not installed, or a backend does not serve.
     """
     ports = {name: free_port() for name in ("http", "streams", "dns")}
     nginx = [find_program("nginx"), "-e", "stderr", "-c", place.configure("backend.conf", ports["http"])]
@@ -109,11 +110,11 @@ def running_backends(place: Place) -> Iterator[Ports]:
 
 @dataclass(frozen=True)
 class Running:
-    """A proxy that runs.
+    """A running proxy, or the backends without a proxy.
 
     Attributes:
-        ports: where its clients reach what is behind it.
-        program: its processes; without a proxy there are none.
+        ports: the ports at which clients reach the backends.
+        program: the processes of the proxy; None without a proxy.
     """
 
     ports: Ports
@@ -125,12 +126,12 @@ class Peer:
     """A proxy that may be installed.
 
     Attributes:
-        name: the column of the figures.
+        name: the name of the column with its figures.
         transport: ``tcp`` or ``udp``.
-        programs: any of these will do.
-        configuration: a file of peers/.
-        arguments: of the command line, with ``{}`` for the path of the file.
-        by_select: whether it can have no more than `_SELECT` descriptors.
+        programs: names of programs, of which the first one that is installed runs.
+        configuration: the name of a file in peers/.
+        arguments: the arguments of the command line, with ``{}`` for the path of the file.
+        by_select: whether it uses select(2), and so at most `_SELECT` descriptors.
     """
 
     name: str
@@ -142,10 +143,10 @@ class Peer:
 
     @contextlib.contextmanager
     def start(self, place: Place, backends: Ports, more: str = "") -> Iterator[Running]:
-        """Run it on a port of its own, with more text at the end of its configuration.
+        """Run the proxy on a free port, with more text at the end of its configuration.
 
         Raises:
-            Missing: it is not installed, or does not serve as it should.
+            Missing: it is not installed, does not serve, or requests do not reach the right backends.
         """
         port = free_port()
         path = place.configure(self.configuration, port, backends, more)
@@ -174,14 +175,14 @@ PEERS: Final = (
 
 @dataclass(frozen=True)
 class Subject:
-    """Who work is done through.
+    """A proxy that is measured, or the backends without a proxy.
 
     Attributes:
-        name: the column of the figures.
+        name: the name of the column with its figures.
         transport: ``tcp`` or ``udp``.
-        running: ready to be used, and used before.
-        start: runs another one, fresh; nobody can where there is no proxy.
-        most_connections: how many it can have open.
+        running: the running proxy, which has served requests before.
+        start: a function that runs a fresh proxy; None without a proxy.
+        most_connections: the largest number of connections that it can have open.
     """
 
     name: str
@@ -193,12 +194,12 @@ class Subject:
 
 @contextlib.contextmanager
 def running_subjects(place: Place, backends: Ports, note: Callable[[str], object]) -> Iterator[list[Subject]]:
-    """All peers that are installed, and nobody.
+    """Run all installed peers, and yield them together with the backends without a proxy.
 
     Args:
-        place: where they are started from.
-        backends: what is behind them.
-        note: told who is left out, and why.
+        place: the folder and the limits of the started programs.
+        backends: the ports of the backends.
+        note: called with the name of each peer that is left out, and the reason.
     """
     with ExitStack() as stack:
         subjects = []
@@ -221,15 +222,15 @@ def running_subjects(place: Place, backends: Ports, note: Callable[[str], object
 
 
 def check(running: Running, transport: str) -> None:
-    """Make sure that real requests reach the backends that they should.
+    """Check that real requests reach the right backends.
 
     Raises:
-        Missing: one does not.
+        Missing: a request does not reach its backend.
     """
     reaches = (
         {"http": reaches_web, "streams": reaches_streams} if transport == "tcp" else {"dns": reaches_dns}
     )
     for name, reach in reaches.items():
-        # More than once: sslh-select takes the first for the one that has just asked whether it listens.
+        # Up to three times: sslh-select mixes up the first connection with the earlier check that it listens.
         if not any(reach(running.ports[name]) for _ in range(3)):
             raise Missing(f"a request does not reach the backend {name}")

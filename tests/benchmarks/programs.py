@@ -1,4 +1,4 @@
-"""Programs that run while a block does, and what the kernel says they cost."""
+"""Programs that run for the time of a block, and their cost according to the kernel."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from typing import Self
 
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
-"""Seconds in which /proc counts processor time."""
+"""Seconds of the unit in which /proc counts processor time."""
 _GRACE: Final = 1.0
-"""Seconds that a program has to end of its own."""
+"""Seconds after SIGTERM after which a program is killed."""
 
 
 class Missing(Exception):  # noqa: N818 - it is not always an error
-    """Something cannot be measured on this machine; the message says why."""
+    """A measurement that is impossible on this machine; the message gives the reason."""
 
 
 class Cost(NamedTuple):
@@ -39,14 +39,14 @@ class Cost(NamedTuple):
 
 
 class Program:
-    """A program that serves until the block ends, and is ended there with all that it has started.
+    """A program that serves until the block ends, which also ends all processes that it has started.
 
     Args:
         command: the program and its arguments.
-        is_ready: asked until it says that the program serves.
+        is_ready: a function that is called until it returns True because the program serves.
 
     Raises:
-        Missing: when the block begins, and the program does not serve.
+        Missing: the program does not serve; raised at the start of the block.
 
     Attributes:
         started: seconds from the start of the process until it was ready.
@@ -65,7 +65,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # so that its processes can be told from all others
+            start_new_session=True,  # the session shows which processes belong to the program
         )
         try:
             self._wait(began + TIMEOUT)
@@ -85,31 +85,34 @@ class Program:
         self._kill()
 
     def _kill(self) -> None:
-        self._process.terminate()  # some must see to the processes that they have started
+        self._process.terminate()  # some programs must end the processes that they have started
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE)
-        with contextlib.suppress(ProcessLookupError):  # none is left
+        with contextlib.suppress(ProcessLookupError):  # no process is left
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(TIMEOUT)
 
     def _processes(self) -> Iterator[tuple[Path, list[str]]]:
-        """The folder in /proc of each process of the session, and its stat from the state on (proc(5))."""
+        """Yield the folder in /proc of each process of the session, and the fields of stat from the state on.
+
+        The fields are in proc(5).
+        """
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 try:
                     fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                except OSError:  # ended meanwhile
+                except OSError:  # the process has ended in the meantime
                     continue
                 if int(fields[3]) == self._process.pid:
                     yield folder, fields
 
     def cost(self) -> Cost:
-        """Processor time that all its processes have used."""
+        """Return the processor time that all processes of the program have used."""
         used = [(int(fields[11]), int(fields[12])) for _, fields in self._processes()]
         return Cost(sum(user for user, _ in used) * _TICK, sum(system for _, system in used) * _TICK)
 
     def memory(self) -> int:
-        """Bytes of memory that are resident, in all its processes."""
+        """Return the resident memory (bytes) of all processes of the program."""
         return sum(
             int((folder / "smaps_rollup").read_text().partition("\nRss:")[2].split()[0]) * 1024
             for folder, _ in self._processes()
@@ -117,10 +120,10 @@ class Program:
 
 
 def find_program(*names: str) -> str:
-    """The path of the first of some programs that is installed.
+    """Return the path of the first program that is installed.
 
     Raises:
-        Missing: none is.
+        Missing: none of the programs is installed.
     """
     for name in names:
         if path := shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin"):
@@ -129,10 +132,13 @@ def find_program(*names: str) -> str:
 
 
 def raise_descriptor_limit(wanted: int) -> int:
-    """Allow this process and what it starts that many descriptors, or as many as may be had; how many."""
+    """Raise the limit of descriptors for this process and the programs that it starts, and return the limit.
+
+    If `wanted` is not allowed, the hard limit is used.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
-    except (ValueError, OSError):  # not ours to raise
+    except (ValueError, OSError):  # this process may not raise the hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

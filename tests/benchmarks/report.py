@@ -1,4 +1,4 @@
-"""What has been measured: kept as JSON, shown as a table in the terminal and in Markdown."""
+"""Results of measurements: saved as JSON, and shown as a table in the terminal or in Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Spread(Struct, frozen=True):
-    """Figures of several rounds: their median, and between what they lie."""
+    """The median, the least and the largest of the figures of several rounds."""
 
     median: float
     low: float
@@ -36,13 +36,14 @@ class Measure(Struct, kw_only=True):
     """One metric of one kind of work.
 
     Attributes:
-        work: its name.
-        metric: its name among those of the work.
-        label: what the metric says, in words.
-        unit: of the figures.
-        more_is_better: or less.
-        figures: by the name of the subject, one for each round.
-        ratios: by the name of a peer, ours by its, each within one round; none where one is 0 or less.
+        work: the name of the work.
+        metric: the name of the metric among the metrics of the work.
+        label: the metric in words.
+        unit: the unit of the figures.
+        more_is_better: whether larger figures are better.
+        figures: one figure for each round, by the name of the subject.
+        ratios: the figures of Refractium divided by the figures of a peer in the same round, by the name of
+            the peer; none for a peer if any figure is 0 or less.
     """
 
     work: str
@@ -59,21 +60,21 @@ class Measure(Struct, kw_only=True):
 
     @property
     def is_part(self) -> bool:
-        """Whether it is in the sum that another measure gives."""
+        """Whether another measure is a sum that includes this one."""
         return self.metric.startswith("cpu_")
 
 
 class Report(Struct, kw_only=True):
-    """All of one run.
+    """The results of one run.
 
     Attributes:
-        made: when (ISO 8601).
-        machine: what it ran on.
-        rounds: how many there were of each kind of work.
-        seconds: how long each took.
-        paced: requests per second of the paced work, if there was any.
-        notes: what the figures do not say.
-        measures: in the order of the table.
+        made: the time of the run (ISO 8601).
+        machine: the machine and the versions that the figures depend on.
+        rounds: the number of rounds.
+        seconds: seconds of each kind of work in a round.
+        paced: requests per second of the paced work; None if there was no paced work.
+        notes: remarks about missing or doubtful figures.
+        measures: the measures in the order of the table.
     """
 
     made: str
@@ -86,13 +87,13 @@ class Report(Struct, kw_only=True):
 
     @property
     def subjects(self) -> list[str]:
-        """Who has figures, ourselves first."""
+        """The names of subjects with figures, Refractium first."""
         names = dict.fromkeys([OWN, DIRECT, *(name for measure in self.measures for name in measure.figures)])
         return [name for name in names if any(name in measure.figures for measure in self.measures)]
 
 
 def measure_of(work: str, name: str, metric: Metric, figures: dict[str, list[float]]) -> Measure:
-    """Put the figures of all rounds together."""
+    """Return a measure from the figures of all rounds."""
     own = figures.get(OWN, [])
     ratios = {
         peer: Spread.of([one / other for one, other in zip(own, others, strict=True)])
@@ -111,7 +112,7 @@ def measure_of(work: str, name: str, metric: Metric, figures: dict[str, list[flo
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on."""
+    """Return the machine and the versions that the figures depend on."""
     model = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
     return {
         "processor": model or platform.machine(),
@@ -134,7 +135,7 @@ def load(path: Path) -> Report:
 
 
 def number(figure: float) -> str:
-    """Three digits, or all of those before the point."""
+    """Return a figure with three digits, or with all digits before the decimal point."""
     return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 
 
@@ -143,7 +144,7 @@ def _ratio(spread: Spread) -> str:
 
 
 def _cell(measure: Measure, subject: str, separator: str) -> str:
-    """The figure with its spread, and for a peer the ratio with its own."""
+    """Return the figure with its spread, and for a peer also the ratio with its spread."""
     if subject not in measure.figures:
         return ""
     spread = Spread.of(measure.figures[subject])
@@ -153,13 +154,13 @@ def _cell(measure: Measure, subject: str, separator: str) -> str:
 
 
 CAPTION: Final = (
-    "Medians of all rounds, with the least and the most. Below each peer's figure: ours divided by it. Arrows"
-    " say where better is."
+    "Medians of all rounds, with the least and the largest figure. Below the figure of a peer: the figure of"
+    " Refractium divided by it. Arrows show the better direction."
 )
 
 
 def terminal_table(report: Report) -> Table:
-    """For people at a terminal; without the parts of sums."""
+    """Return the table for a terminal, without the parts of sums."""
     table = Table(caption=CAPTION)
     for column in ("work", "measure", *report.subjects):
         table.add_column(column, no_wrap=True)
@@ -179,7 +180,7 @@ def terminal_table(report: Report) -> Table:
 
 
 def markdown_table(report: Report) -> Iterator[str]:
-    """For docs/explanation/performance.md; its lines."""
+    """Yield the lines of the table for docs/explanation/performance.md."""
     told = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     paced = f", paced work at {report.paced:,.0f} requests/s" if report.paced else ""
     yield f"{report.made[:10]}: {told}; {report.rounds} rounds of {number(report.seconds)} s{paced}."

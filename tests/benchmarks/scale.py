@@ -1,4 +1,4 @@
-"""How costs grow with the work: connections that are open, names, patterns, and the size of messages."""
+"""The growth of costs with open connections, names, patterns, the size of messages, and workers."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ NAMES: Final = (1, 10, 100, 1_000)
 PATTERNS: Final = (1, 10, 100)
 WORKERS: Final = (1, 2)
 _CLIENTS: Final = 32
-"""Of workers. Which worker a connection goes to is chance; with few clients one of them often has none."""
+"""Clients of `with_workers`. Chance gives connections to workers: few clients often leave a worker idle."""
 _COSTLY: Final = 1_000
-"""Regexes of a protocol whose identification takes milliseconds: each takes 3 µs for 1 KiB."""
+"""Regexes of a protocol whose identification takes milliseconds: each regex takes 3 µs for 1 KiB."""
 SIZES: Final = tuple(64 * 4**power for power in range(11))
-"""64 B to 64 MiB."""
+"""Bytes of messages: 64 B to 64 MiB."""
 
 
 class Curve(Struct, kw_only=True):
-    """One figure against what grows.
+    """The values of one figure over a growing quantity.
 
     Attributes:
         work: ``connections``, ``names``, ``patterns``, ``sizes`` or ``workers``.
-        label: what the figure says.
-        unit: of it.
-        grows: what grows, with its unit.
-        points: by the name of the subject, pairs of how much there was and the median of the figures.
+        label: the figure in words.
+        unit: the unit of the figure.
+        grows: the growing quantity, with its unit.
+        points: pairs of the quantity and the median of the figures, by the name of the subject.
     """
 
     work: str
@@ -60,7 +60,7 @@ class Curve(Struct, kw_only=True):
 
 
 class Growth(Struct, kw_only=True):
-    """All of one run; see `benchmarks.report.Report`."""
+    """The results of one run, with the attributes of `benchmarks.report.Report` and with curves."""
 
     made: str
     machine: dict[str, str]
@@ -71,7 +71,7 @@ class Growth(Struct, kw_only=True):
 
     @property
     def subjects(self) -> list[str]:
-        """Who has figures, ourselves first."""
+        """The names of subjects with figures, Refractium first."""
         names = dict.fromkeys([OWN, DIRECT, *(name for curve in self.curves for name in curve.points)])
         return [name for name in names if any(name in curve.points for curve in self.curves)]
 
@@ -89,14 +89,14 @@ class Figure(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What is measured with.
+    """The programs and limits of a measurement.
 
     Attributes:
-        place: where programs are started from.
-        backends: what is behind them.
-        subjects: who is measured; of TCP.
-        seconds: how long each figure takes.
-        note: told what the figures do not say.
+        place: the folder and the limits of the started programs.
+        backends: the ports of the backends.
+        subjects: the measured subjects for TCP.
+        seconds: seconds for each figure.
+        note: called with remarks about missing or doubtful figures.
     """
 
     place: Place
@@ -107,7 +107,7 @@ class Stage(NamedTuple):
 
 
 def with_connections(stage: Stage) -> Iterator[Figure]:
-    """Many connections are open, and none or one of them is used."""
+    """Measure with many open connections, of which none or one is used."""
     for subject in stage.subjects:
         if subject.start is not None:
             try:
@@ -120,7 +120,7 @@ def with_connections(stage: Stage) -> Iterator[Figure]:
 def _with_connections_of(subject: Subject, running: Running, stage: Stage) -> Iterator[Figure]:
     most = subject.most_connections
     if most < CONNECTIONS[-1]:
-        stage.note(f"connections, {subject.name}: at most {most:,}, for want of descriptors")
+        stage.note(f"connections, {subject.name}: at most {most:,}, limited by descriptors")
     settle(running)
     with ExitStack() as stack:
         socks: list[socket.socket] = []
@@ -138,7 +138,7 @@ def _with_connections_of(subject: Subject, running: Running, stage: Stage) -> It
 
 
 def with_names(stage: Stage) -> Iterator[Figure]:
-    """Routes for many names of TLS servers; the last is asked for."""
+    """Measure with routes for many names of TLS servers; clients ask for the last name."""
     for count in NAMES:
         routes = (
             f'[[protocols]]\nname = "https"\nsni = "n{number}.example"\n'
@@ -150,7 +150,7 @@ def with_names(stage: Stage) -> Iterator[Figure]:
 
 
 def with_patterns(stage: Stage) -> Iterator[Figure]:
-    """Protocols made of a pattern; the last is spoken."""
+    """Measure with many protocols made of a pattern; clients send the last pattern."""
     for count in PATTERNS:
         routes = (
             f'[[protocols]]\nname = "pattern-{number}"\npatterns = ["PATTERN-{number:03}"]\n'
@@ -162,7 +162,7 @@ def with_patterns(stage: Stage) -> Iterator[Figure]:
 
 
 def with_sizes(stage: Stage) -> Iterator[Figure]:
-    """Messages of one size, one after the other over one connection."""
+    """Measure with messages of one size, one after the other over one connection."""
     for size in SIZES:
         for subject in stage.subjects:
             try:
@@ -176,8 +176,11 @@ def with_sizes(stage: Stage) -> Iterator[Figure]:
 
 
 def with_workers(stage: Stage) -> Iterator[Figure]:
-    """Connections whose identification takes milliseconds, so that clients and backend have little to do."""
-    # Each of the first route's regexes reads all letters before it has found nothing.
+    """Measure workers with connections whose identification takes milliseconds.
+
+    Clients and backends then have little to do.
+    """
+    # Each regex of the first route reads all letters before it fails.
     costly = ", ".join(f'{{ regex = "[a-z]+{number}" }}' for number in range(_COSTLY))
     routes = "".join(
         f'[[protocols]]\nname = "{name}"\npatterns = [{patterns}]\ntransport = "tcp"\n'
@@ -218,7 +221,7 @@ GROWING: Final = {
 
 
 def scale(chosen: Sequence[str], rounds: int, seconds: float, say: Callable[[str], object]) -> Growth:
-    """Measure; the arguments and errors are those of `benchmarks.compare.compare`."""
+    """Measure the chosen growing work; arguments and errors as in `benchmarks.compare.compare`."""
     notes: list[str] = []
     growing = {name: do for name, do in GROWING.items() if not chosen or name.startswith(tuple(chosen))}
     if not growing:
@@ -263,7 +266,7 @@ def scale(chosen: Sequence[str], rounds: int, seconds: float, say: Callable[[str
 
 
 def _times(act: Callable[[], object], seconds: float) -> Iterator[float]:
-    """Seconds that an act takes, again and again until so many have passed; once at the least."""
+    """Repeat an act for `seconds`, at least once, and yield the seconds of each repetition."""
     end = time.perf_counter() + seconds
     while True:
         began = time.perf_counter()
@@ -277,13 +280,13 @@ def _times(act: Callable[[], object], seconds: float) -> Iterator[float]:
 def _ask(sock: socket.socket) -> None:
     sock.sendall(REQUEST)
     if not sock.recv(4096).endswith(WEB):
-        raise ConnectionError("no answer")
+        raise ConnectionError("the web server does not answer")
 
 
 def _name(port: int, opening: bytes) -> None:
     with open_stream(port, b"N", opening) as sock:
         if sock.recv(len(NAME), socket.MSG_WAITALL) != NAME:
-            raise ConnectionError("no answer")
+            raise ConnectionError("the streams server does not answer")
 
 
 def _fetch(sock: socket.socket, size: int) -> None:
@@ -292,7 +295,7 @@ def _fetch(sock: socket.socket, size: int) -> None:
     while size:
         count = sock.recv_into(buffer[: min(size, PIECE)])
         if not count:
-            raise ConnectionError("the answer has ended too soon")
+            raise ConnectionError("the streams server has ended its answer too soon")
         size -= count
 
 
@@ -300,7 +303,13 @@ _BUFFER: Final = bytearray(PIECE)
 
 
 def _cost_per_connection(stage: Stage, routes: str, opening: bytes) -> float:
-    """Processor time of ours (µs) for one connection that begins with some bytes, with more routes."""
+    """Return the processor time of Refractium (µs) per connection.
+
+    Args:
+        stage: the programs and limits of the measurement.
+        routes: routes to add to the configuration.
+        opening: the first bytes of each connection.
+    """
     own = next(peer for peer in PEERS if (peer.name, peer.transport) == (OWN, "tcp"))
 
     with own.start(stage.place, stage.backends, routes) as running:
@@ -311,7 +320,7 @@ def _cost_per_connection(stage: Stage, routes: str, opening: bytes) -> float:
 
 
 def scale_table(growth: Growth) -> Table:
-    """For people at a terminal."""
+    """Return the table for a terminal."""
     table = Table()
     for column in ("", "", *growth.subjects):
         table.add_column(column, justify="right" if column else "left")

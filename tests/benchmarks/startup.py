@@ -1,4 +1,4 @@
-"""What it costs to start: milliseconds until a command has ended, or until the program listens.
+"""The cost of a start: milliseconds until a command has ended, or until the program listens.
 
 uv run python tests/benchmarks/startup.py [--json PATH]
 """
@@ -29,14 +29,14 @@ FORWARDS: Final = [
 
 
 def end_of(*command: str) -> float:
-    """Milliseconds until a command has ended."""
+    """Return the milliseconds until a command has ended."""
     began = time.perf_counter()
     subprocess.run(command, env=environment(), stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
     return (time.perf_counter() - began) * 1000
 
 
 def listening() -> float:
-    """Milliseconds until the program listens, with a route for every protocol."""
+    """Return the milliseconds until the program listens, with a route for every protocol."""
     began = time.perf_counter()
     with serving("tcp", "-b", "127.0.0.1", "-p", 0, *FORWARDS):
         return (time.perf_counter() - began) * 1000
@@ -51,10 +51,13 @@ SUBJECTS: Final[Mapping[str, Callable[[], float]]] = {
 
 
 def measure() -> dict[str, list[float]]:
-    """The subjects take turns, so that a slow moment of the machine does not fall on one of them alone."""
+    """Return the figures of all rounds, by subject.
+
+    The subjects take turns, so that a slow moment of the machine does not affect only one subject.
+    """
     figures: dict[str, list[float]] = {name: [] for name in SUBJECTS}
     for subject in SUBJECTS.values():
-        subject()  # from now on the files are in memory
+        subject()  # so that the files are in memory
     for _ in range(ROUNDS):
         for name, subject in SUBJECTS.items():
             figures[name].append(subject())
@@ -62,7 +65,7 @@ def measure() -> dict[str, list[float]]:
 
 
 def summary(figures: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
-    """``over python`` is the median of the differences within each round."""
+    """Return the figures of the table; ``over python`` is the median of the differences within each round."""
     baseline = next(iter(figures.values()))
     return {
         name: {
@@ -78,8 +81,8 @@ def summary(figures: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Milliseconds until it has started.")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="save the figures there")
+    parser = argparse.ArgumentParser(description="Measure milliseconds until a command has ended or listens.")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="save the figures to PATH")
     options = parser.parse_args()
     results = summary(measure())
     out = sys.stdout.write

@@ -1,14 +1,14 @@
-"""The backend that takes and gives as many bytes as there are.
+"""A backend that sends and receives bytes as quickly as it can.
 
-python streams.py PORT
+    python streams.py PORT
 
-A client sends what it likes, to be recognised by, then `MARK` and a letter:
+A client sends any bytes for the proxy to recognise, then `MARK` and a letter:
 
-- D: it is sent bytes until it goes.
-- U: its bytes are taken until it ends.
-- B: both at once.
-- M: for each eight bytes, a big-endian number, it is sent so many bytes.
-- N: it is told `NAME`.
+- D: the server sends bytes until the client leaves.
+- U: the server receives bytes until the client ends.
+- B: the server does both at once.
+- M: the client sends sizes as big-endian numbers of eight bytes; the server sends that many bytes for each.
+- N: the server sends `NAME`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 MARK: Final = b"\nstreams, please: "
 NAME: Final = b"the streams server\n"
 PIECE: Final = 256 * 1024
-"""Bytes of one system call. More do not fit into the second-level cache, fewer cost calls."""
+"""Bytes of one system call. Larger pieces do not fit into the second-level cache; smaller ones cost calls."""
 
 
 def send_all_the_time(sock: socket.socket, moved: Callable[[int], object] = lambda _: None) -> None:
-    """Send until the peer goes, telling how many bytes were sent each time.
+    """Send until the peer leaves, and call `moved` with the number of bytes after each system call.
 
-    Out of memory, as a program does that has made them itself; sendfile from tmpfs, page by page, is slower.
+    The bytes come from memory, as in a program that makes them; sendfile from tmpfs, page by page, is slower.
     """
     data = memoryview(bytes(PIECE))
     with contextlib.suppress(OSError):
@@ -40,7 +40,7 @@ def send_all_the_time(sock: socket.socket, moved: Callable[[int], object] = lamb
 
 
 def receive_all_the_time(sock: socket.socket, moved: Callable[[int], object] = lambda _: None) -> None:
-    """Receive until the peer ends or goes, telling how many bytes came each time."""
+    """Receive until the peer ends or leaves, and call `moved` with the number of bytes after each call."""
     buffer = bytearray(PIECE)
     with contextlib.suppress(OSError):
         while count := sock.recv_into(buffer):

@@ -1,4 +1,4 @@
-"""What is measured: each kind of work, done through one subject, gives some figures."""
+"""The kinds of work: each is done through one subject at a time, and gives some figures."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from benchmarks.peers import Running, Subject
 
 CONNECTIONS: Final = 32
-"""Of wrk: enough to keep the proxy busy all the time."""
+"""Connections of wrk, enough to keep the proxy busy all the time."""
 DNS_CLIENTS: Final = 16
 IDLE_CONNECTIONS: Final = 10_000
 _WRK_SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 _QUERIES: Final = Path(__file__).with_name("queries.txt")
 _FILLING: Final = 0.1
-"""Part of the seconds in which the buffers on the way fill, before bytes are counted."""
+"""The part of the seconds in which buffers fill, before bytes count."""
 _QUIET, _SETTLING = 0.2, 5.0
-"""Seconds without any work that say that a proxy is idle, and after which it is measured all the same."""
+"""Seconds without work after which a proxy counts as idle, and seconds after which the wait for that ends."""
 
 
 class Metric(NamedTuple):
-    """What a figure says.
+    """The meaning of a figure.
 
     Attributes:
-        label: in words.
-        unit: of the figure.
-        more_is_better: or less.
+        label: the meaning in words.
+        unit: the unit of the figure.
+        more_is_better: whether larger figures are better.
     """
 
     label: str
@@ -52,16 +52,16 @@ class Metric(NamedTuple):
 
 
 Figures: TypeAlias = "dict[str, float]"
-"""By the name of a metric; what does not apply is left out."""
+"""Figures by the name of the metric; metrics that do not apply are left out."""
 
 
 class Job(NamedTuple):
-    """How work is to be done.
+    """The parameters of work.
 
     Attributes:
-        seconds: how long; what is counted instead of timed does not ask.
-        rate: requests per second, where they are paced.
-        note: told what the figures do not say.
+        seconds: the duration (s) of timed work; counted work ignores it.
+        rate: requests per second of paced work.
+        note: called with remarks about missing or doubtful figures.
     """
 
     seconds: float
@@ -74,12 +74,12 @@ class Work:
     """One kind of work.
 
     Attributes:
-        name: what ``--only`` says.
+        name: the name for ``--only``.
         transport: ``tcp`` or ``udp``.
-        metrics: by their names in the figures.
-        do: does it.
-        tools: programs that it needs.
-        paced: whether `Job.rate` matters.
+        metrics: the metrics, by their names in the figures.
+        do: the function that does the work and returns the figures.
+        tools: the programs that the work needs.
+        paced: whether the work has the rate `Job.rate`.
     """
 
     name: str
@@ -103,7 +103,8 @@ def counting_cost(running: Running) -> Iterator[Callable[[float], Figures]]:
     """Count the processor time that a proxy uses in the block.
 
     Yields:
-        For after the block: what `cost_metrics` names, for a count of things in some unit.
+        A function for use after the block, which returns the figures of `cost_metrics` for a number of
+        things.
     """
     program = running.program
     before = program.cost() if program else Cost(0, 0)
@@ -121,7 +122,7 @@ def counting_cost(running: Running) -> Iterator[Callable[[float], Figures]]:
 
 
 def settle(running: Running) -> None:
-    """Wait until a proxy has started what it starts late, and does nothing."""
+    """Wait until a proxy is idle, because it starts some parts late."""
     end = time.perf_counter() + _SETTLING
     while time.perf_counter() < end:
         with counting_cost(running) as per:
@@ -134,7 +135,7 @@ def settle(running: Running) -> None:
 
 
 class Loaded(NamedTuple):
-    """What wrk says: requests, the time they took (s), latency (ms), how many failed."""
+    """The output of wrk: requests, their duration (s), latencies (ms), and failed requests."""
 
     requests: int
     seconds: float
@@ -144,12 +145,12 @@ class Loaded(NamedTuple):
 
 
 def wrk(port: int, seconds: float, *headers: str) -> Loaded:
-    """Ask the web server as quickly as it answers.
+    """Send requests to the web server as quickly as it answers.
 
     Args:
-        port: of the proxy.
-        seconds: rounded; a second is the least that wrk does.
-        headers: of each request.
+        port: the port of the proxy.
+        seconds: the duration (s), which is rounded, to one second at the least.
+        headers: the headers of each request.
     """
     whole = max(1, round(seconds))
     done = subprocess.run(
@@ -183,7 +184,7 @@ def ask_by_wrk(subject: Subject, job: Job, headers: tuple[str, ...] = ()) -> Fig
 
 
 def half_of_full_load(own: Subject, seconds: float) -> float:
-    """Requests per second, for work that is paced."""
+    """Return half of the requests per second of a full load, for paced work."""
     done = wrk(own.running.ports["http"], seconds)
     return done.requests / done.seconds / 2
 
@@ -192,7 +193,7 @@ def ask_at_rate(subject: Subject, job: Job) -> Figures:
     with counting_cost(subject.running) as per:
         done = pace(subject.running.ports["http"], job.rate, job.seconds)
     if done.rate < 0.95 * job.rate:
-        job.note(f"{done.rate:,.0f} of {job.rate:,.0f} requests/s were reached")
+        job.note(f"reached {done.rate:,.0f} of {job.rate:,.0f} requests/s")
     return {
         "p50": done.percentile(50) * 1e3,
         "p99": done.percentile(99) * 1e3,
@@ -211,26 +212,26 @@ def move(subject: Subject, job: Job, *, letter: bytes, streams: int) -> Figures:
         port = subject.running.ports["streams"]
         socks = [stack.enter_context(open_stream(port, letter)) for _ in range(streams)]
         for sock in socks:
-            sock.settimeout(None)  # which costs a system call for each that it limits
+            sock.settimeout(None)  # a timeout costs a further system call for each call
             for task in tasks.get(letter, [receive_all_the_time, send_all_the_time]):
                 moved.append(Counter())
                 thread = threading.Thread(target=task, args=(sock, moved[-1].add))
                 thread.start()
                 stack.callback(thread.join)
         for sock in socks:
-            stack.callback(sock.shutdown, socket.SHUT_RDWR)  # which ends the threads
+            stack.callback(sock.shutdown, socket.SHUT_RDWR)  # ends the threads
         time.sleep(job.seconds * _FILLING)
         with counting_cost(subject.running) as per:
             before, began = sum(counter.total for counter in moved), time.perf_counter()
             time.sleep(job.seconds)
             gone, ended = sum(counter.total for counter in moved) - before, time.perf_counter()
     if not gone:
-        raise Missing("no byte came through")
+        raise Missing("no byte has passed the proxy")
     return {"rate": gone / (ended - began) / 1e9, **per(gone / 1e12)}
 
 
 class Counter:
-    """Bytes that one thread has moved."""
+    """A counter of the bytes that one thread has moved."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -264,7 +265,7 @@ def ask_by_dnsperf(subject: Subject, job: Job) -> Figures:
         )
     )
     if lost:
-        job.note(f"{lost:,.0f} queries were lost, {completed:,.0f} answered")
+        job.note(f"{lost:,.0f} queries were lost, {completed:,.0f} queries were answered")
     return {"rate": rate, **per(completed / 1e6)}
 
 
@@ -277,13 +278,13 @@ def hold(subject: Subject, job: Job) -> Figures:
         return {}
     count = min(IDLE_CONNECTIONS, subject.most_connections)
     if count < IDLE_CONNECTIONS:
-        job.note(f"{count:,} idle connections, for want of descriptors")
+        job.note(f"{count:,} idle connections, limited by descriptors")
     with subject.start() as running, ExitStack() as stack:
         program = running.program
         assert program is not None
         open_keep_alive(
             running.ports["http"]
-        ).close()  # what is made at the first request belongs to the base
+        ).close()  # memory that the first request takes belongs to the base
         settle(running)
         base = program.memory()
         for _ in range(count):
@@ -311,7 +312,7 @@ _PACED: Final = {
     "p50_added": Metric("added latency, p50", "ms"),
     "p99_added": Metric("added latency, p99", "ms"),
 }
-"""What is added is what direct does not take, see `added`."""
+"""The added latency is the latency minus the latency of ``direct``, see `benchmarks.compare.add_latency`."""
 _BULK: Final = {
     "rate": Metric("bytes", "GB/s", more_is_better=True),
     **cost_metrics("GB", "ms"),

@@ -1,4 +1,4 @@
-"""Real backends: blocking sockets, a thread for each connection, one function that says what they do."""
+"""Real backends with blocking sockets: a thread for each connection runs the handler of the backend."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     Handler = Callable[[socket.socket], Any]
 
 HOST = "127.0.0.1"
-"""Where backends listen that are not told; `support.paths` may set it."""
+"""The default address of backends; `support.paths` may set it."""
 FOLDER: Path | None = None
-"""Where they have unix sockets instead, if it is set."""
+"""The folder for unix sockets of backends; None for backends with TCP sockets."""
 _NUMBERS = itertools.count()
 
 
 class Backend:
-    """Accepts until the block ends; each connection is handed to `handler`, then closed.
+    """A backend that accepts until the block ends, gives each connection to `handler`, and then closes it.
 
     Args:
-        handler: what is done with a connection. It may close the socket itself. A connection error ends it
-            quietly, any other error is raised where the block ends.
+        handler: the function that serves a connection, and may close the socket itself. A connection error
+            ends the handler without a report; the end of the block raises any other error.
         host: the address to listen on, instead of `HOST` or a unix socket in `FOLDER`.
-        port: 0 takes a free one.
-        path: of a unix socket, instead of host and port.
-        backlog: how many clients may wait to be accepted.
-        receive_buffer: bytes that its kernel takes unread, instead of as many as it likes.
+        port: the port; 0 for any free port.
+        path: the path of a unix socket, instead of host and port.
+        backlog: the number of clients that may wait to be accepted.
+        receive_buffer: bytes that the kernel accepts unread; 0 for the default of the kernel.
 
     Attributes:
-        address: as a route names it.
-        results: what the handler has returned, in the order in which it did.
-        accepted: how many connections there were.
+        address: the address in the notation of a route.
+        results: the values that the handler has returned, in the order of their return.
+        accepted: number of accepted connections.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Backend:
             raise self._errors[0]
 
     def result(self) -> Any:
-        """What the handler returned for the next connection that it is done with."""
+        """Wait for the handler of the next connection to end, and return its value."""
         return self.results.get(timeout=PATIENCE)
 
     def _start(self, target: Callable[..., None], *args: object) -> None:
@@ -122,7 +122,7 @@ class Backend:
         try:
             self.results.put(self._handler(sock))
         except BaseException as error:  # noqa: BLE001 - raised where the block ends
-            # ENOTCONN: the peer has reset between two calls, and the next one was shutdown(2).
+            # ENOTCONN: the peer has reset the connection before a call of shutdown(2).
             if not isinstance(error, ConnectionError) and getattr(error, "errno", 0) != errno.ENOTCONN:
                 self._errors.append(error)
         finally:
@@ -132,7 +132,7 @@ class Backend:
 
 
 def echo(sock: socket.socket) -> int:
-    """Send everything back; the number of bytes."""
+    """Send everything back, and return the number of bytes."""
     count = 0
     while data := sock.recv(MIB):
         sock.sendall(data)
@@ -141,7 +141,7 @@ def echo(sock: socket.socket) -> int:
 
 
 def sink(sock: socket.socket) -> Received:
-    """Take everything; after an orderly end answer with `digest` of it."""
+    """Receive everything; after an orderly end, answer with the `digest` of the bytes."""
     received = receive_all(sock)
     if received.end == "eof":
         sock.sendall(digest(received.data))
@@ -149,12 +149,12 @@ def sink(sock: socket.socket) -> Received:
 
 
 def digest(data: bytes) -> bytes:
-    """Length and SHA-256."""
+    """Return the length and the SHA-256 of bytes."""
     return f"{len(data)} {hashlib.sha256(data).hexdigest()}".encode()
 
 
 def source(data: bytes) -> Handler:
-    """Sends `data` and ends its sending side, then takes everything."""
+    """Return a handler that sends `data`, ends its sending side, and then receives everything."""
 
     def handle(sock: socket.socket) -> Received:
         sock.sendall(data)
@@ -165,7 +165,7 @@ def source(data: bytes) -> Handler:
 
 
 def duplex(data: bytes) -> Handler:
-    """Sends `data` and takes everything at the same time."""
+    """Return a handler that sends `data` and receives everything at the same time."""
 
     def handle(sock: socket.socket) -> Received:
         with sending(sock, data):
@@ -175,7 +175,7 @@ def duplex(data: bytes) -> Handler:
 
 
 def named(name: str) -> Handler:
-    """Says its name to everyone, then echoes."""
+    """Return a handler that sends its name to every client, then echoes."""
 
     def handle(sock: socket.socket) -> int:
         sock.sendall(name.encode())
@@ -186,7 +186,7 @@ def named(name: str) -> Handler:
 
 @contextlib.contextmanager
 def refusing() -> Iterator[str]:
-    """The address of a port that is taken but not listened on."""
+    """Yield the address of a port that is bound, but on which nothing listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{sock.getsockname()[1]}"
@@ -194,7 +194,7 @@ def refusing() -> Iterator[str]:
 
 @contextlib.contextmanager
 def hanging() -> Iterator[str]:
-    """An address that does not answer: its queue is full, so the kernel drops whoever knocks."""
+    """Yield an address that does not answer: its accept queue is full, so the kernel drops new clients."""
     with socket.socket() as server, contextlib.ExitStack() as fillers:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -206,10 +206,10 @@ def hanging() -> Iterator[str]:
 
 
 class FullUnixQueue:
-    """A unix socket with as many waiting clients as it takes, until `make_room`.
+    """A unix socket whose accept queue is full until `make_room` is called.
 
     Attributes:
-        address: as a route names it.
+        address: the address in the notation of a route.
     """
 
     def __init__(self, path: Path) -> None:
@@ -228,11 +228,11 @@ class FullUnixQueue:
         self._server.close()
 
     def make_room(self) -> None:
-        """Take the client in that fills the queue."""
+        """Accept the client that fills the queue, and close its connection."""
         self._server.accept()[0].close()
 
     def accept(self) -> socket.socket:
-        """The next client."""
+        """Accept the next client, and return its socket."""
         self._server.settimeout(PATIENCE)
         sock, _ = self._server.accept()
         sock.settimeout(PATIENCE)

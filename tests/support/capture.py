@@ -1,4 +1,4 @@
-"""What real clients send before they hear anything, caught on a loopback port."""
+"""The first bytes of real clients, received on a loopback port before any answer."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMEOUT = 20
-"""Seconds that no client needs."""
+"""Seconds after which a client has failed; no client needs that long."""
 
 
 def first_bytes(client: Callable[[int], object], complete: Callable[[bytes], bool]) -> bytes:
-    """The first bytes from a TCP client.
+    """Return the first bytes from a TCP client.
 
     Args:
-        client: connects to the port it is given. What it thinks of being hung up on does not matter.
-        complete: whether it has sent all that it sends unasked.
+        client: a function that connects to the given port. Its error after the hang-up does not matter.
+        complete: a function that returns whether the client has sent everything that it sends unasked.
     """
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         server.settimeout(TIMEOUT)
@@ -42,7 +42,7 @@ def first_bytes(client: Callable[[int], object], complete: Callable[[bytes], boo
 
 
 def first_datagram(client: Callable[[int], object]) -> bytes:
-    """The first datagram from a DNS client, which is sent an empty answer."""
+    """Return the first datagram from a DNS client, after an empty answer to the client."""
     with socket.socket(type=socket.SOCK_DGRAM) as server, ThreadPoolExecutor(1) as pool:
         server.bind(("127.0.0.1", 0))
         server.settimeout(TIMEOUT)
@@ -54,12 +54,12 @@ def first_datagram(client: Callable[[int], object]) -> bytes:
 
 
 def run(*command: str) -> None:
-    """Run a client; it is about to be hung up on, so how it ends does not matter."""
+    """Run a client. Its exit code does not matter, because the test hangs up on it."""
     subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=False)
 
 
 def browser_hello(browser: str, host: str = "www.example.com") -> bytes:
-    """The TLS hello of a browser, as curl_cffi imitates it (`browser`: ``chrome``, ``firefox``, ...)."""
+    """Return the TLS hello of a browser (``chrome``, ``firefox``, ...), as curl_cffi imitates it."""
 
     def visit(port: int) -> None:
         requests.get(
@@ -73,7 +73,7 @@ def browser_hello(browser: str, host: str = "www.example.com") -> bytes:
 
 
 def is_whole_record(data: bytes) -> bool:
-    """Whether a TLS record is complete."""
+    """Return whether a TLS record is complete."""
     return len(data) >= 5 and len(data) >= 5 + int.from_bytes(data[3:5])
 
 

@@ -1,4 +1,4 @@
-"""What every test of the engine must leave behind: nothing. The conftest of each such folder takes it in."""
+"""Fixtures that check that a test leaves nothing open, for the conftest of each folder of engine tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def uvloop_has_what_it_keeps() -> None:
-    """The first loop of a process opens a pipe that stays."""
+    """Make the first uvloop of the process, which opens a pipe that stays open."""
     uvloop.new_event_loop().close()
 
 

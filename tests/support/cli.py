@@ -1,4 +1,4 @@
-"""The command line, called the way its console script does, in the process of the test."""
+"""The command line, called in the process of the test as the console script calls it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def logging_as_before() -> Iterator[None]:
-    """What a command sets up in this process is taken down: its lines would come out in later tests."""
+    """Restore logging after the block: the handlers of a command would print lines in later tests."""
     root, ours = logging.getLogger(), logging.getLogger("refractium")
     before = root.handlers[:], root.level, ours.level, logging.raiseExceptions
     try:
@@ -38,7 +38,7 @@ def logging_as_before() -> Iterator[None]:
 
 
 class Cli:
-    """Calls ``refractium`` in an empty folder; in this process, which costs little."""
+    """A caller of ``refractium`` in an empty folder and in this process, which costs little time."""
 
     def __init__(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -48,7 +48,7 @@ class Cli:
         self._capsys = capsys
 
     def __call__(self, *arguments: object, stdin: bytes = b"") -> Finished:
-        """What it exits with, prints and complains. No call may end in a traceback."""
+        """Call the command, and return its exit code, stdout and stderr. No call may end in a traceback."""
         with self._monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["refractium", *map(str, arguments)])
             patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -59,7 +59,7 @@ class Cli:
         return Finished(int(ended.value.code or 0), out, err)
 
     def write(self, text: str, name: str = "refractium.toml") -> Path:
-        """Put down a configuration."""
+        """Write a configuration file, and return its path."""
         path = self.folder / name
         path.write_text(dedent(text), encoding="utf-8")
         return path
@@ -79,7 +79,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def broken_plugin(tmp_path: Path) -> Path:
-    """A folder for PYTHONPATH with a plugin ``cracked`` that cannot be imported."""
+    """Return a folder for PYTHONPATH with a plugin ``cracked`` that cannot be imported."""
     folder = tmp_path / "site"
     info = folder / "cracked-2.0.dist-info"
     info.mkdir(parents=True)

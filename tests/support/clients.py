@@ -1,4 +1,4 @@
-"""Plain blocking clients, and what both ends of a connection can see of each other."""
+"""Plain blocking clients, and functions for both ends of a connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE: Final = 60.0
-"""Seconds after which a blocking call has hung; no test waits for it to pass."""
+"""Seconds after which a blocking call counts as hung; no test waits for this time to pass."""
 
 MIB: Final = 1 << 20
 
@@ -21,24 +21,24 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Received(NamedTuple):
-    """What came until the peer had no more, and how it ended."""
+    """The bytes from a peer, and the way in which the peer ended."""
 
     data: bytes
     end: Literal["eof", "reset"]
 
 
 def payload(seed: object, size: int) -> bytes:
-    """`size` bytes that belong to `seed`: a byte of another stream in them is noticed."""
+    """Return `size` random bytes that depend on `seed`, so that a byte of another stream is noticed."""
     return random.Random(str(seed)).randbytes(size)  # noqa: S311 - test data
 
 
 def connect(address: tuple[str, int], *, source: str | None = None, receive_buffer: int = 0) -> socket.socket:
-    """A connected socket.
+    """Return a connected socket.
 
     Args:
         address: host and port.
-        source: the address to come from, instead of the usual one.
-        receive_buffer: bytes that its kernel takes unread; small for a slow reader.
+        source: the local address; None for the default of the kernel.
+        receive_buffer: bytes that the kernel accepts unread, small for a slow reader; 0 for the default.
     """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = socket.socket(family)
@@ -56,7 +56,7 @@ def connect(address: tuple[str, int], *, source: str | None = None, receive_buff
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes, or fewer if the peer ends before."""
+    """Return exactly `size` bytes, or fewer if the peer ends before."""
     parts = []
     while size and (part := sock.recv(min(size, MIB))):
         parts.append(part)
@@ -65,7 +65,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
 
 
 def receive_all(sock: socket.socket) -> Received:
-    """Everything until the peer ends or resets."""
+    """Return all bytes until the peer ends or resets the connection."""
     parts = []
     try:
         while part := sock.recv(MIB):
@@ -76,10 +76,10 @@ def receive_all(sock: socket.socket) -> Received:
 
 
 def ask(address: tuple[str, int], request: bytes, *, source: str | None = None) -> Received:
-    """Send a request, end the sending side, and take the whole answer."""
+    """Send a request, end the sending side, and return the whole answer."""
     try:
         sock = connect(address, source=source)
-    except ConnectionResetError:  # so quickly that the connect has met it
+    except ConnectionResetError:  # the reset came so early that connect(2) has returned it
         return Received(b"", "reset")
     with sock:
         try:
@@ -91,17 +91,17 @@ def ask(address: tuple[str, int], request: bytes, *, source: str | None = None) 
 
 
 def reset(sock: socket.socket) -> None:
-    """Close with a reset."""
+    """Close a socket with a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     sock.close()
 
 
 @contextlib.contextmanager
 def sending(sock: socket.socket, data: bytes, *, shut: bool = True) -> Iterator[threading.Event]:
-    """Send from a thread of its own while the block runs, then end the sending side.
+    """Send from a separate thread while the block runs, then end the sending side.
 
     Yields:
-        An event that says that all of it is in the kernel.
+        An event that is set once the kernel has all bytes.
     """
     sent = threading.Event()
 

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from typing import Self
 
 HOST = "127.0.0.1"
-"""Where backends listen that are not told; `support.paths` may set it."""
+"""The default address of backends; `support.paths` may set it."""
 
 
 class UdpBackend:
-    """Answers every datagram with what `answer` makes of it, if that is anything.
+    """A backend that answers every datagram with the datagrams that `answer` returns.
 
     Args:
-        answer: from a datagram to the answers to it.
+        answer: a function that returns the answers to a datagram.
         host: the address to listen on, instead of `HOST`.
-        port: 0 takes a free one.
+        port: the port; 0 for any free port.
 
     Attributes:
-        address: as a route names it.
-        clients: the addresses that datagrams came from, in the order of their first.
-        seen: how many datagrams came.
+        address: the address in the notation of a route.
+        clients: the addresses of clients, in the order of their first datagrams.
+        seen: number of datagrams received.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class UdpBackend:
         self._sock.close()
 
     def push(self, datagram: bytes) -> None:
-        """Send a datagram that nobody asked for to the latest client."""
+        """Send an unrequested datagram to the client that came last."""
         self._sock.sendto(datagram, list(self.clients)[-1])
 
     def _serve(self) -> None:
@@ -67,17 +67,17 @@ class UdpBackend:
             self.seen += 1
             self.clients[client] = None
             for answer in self._answer(datagram):
-                with suppress(BrokenPipeError):  # the block has ended meanwhile
+                with suppress(BrokenPipeError):  # the block has ended in the meantime
                     self._sock.sendto(answer, client)
 
 
 def echo(datagram: bytes) -> list[bytes]:
-    """What came, sent back."""
+    """Answer a datagram with itself."""
     return [datagram]
 
 
 def client(address: tuple[str, int], *, source: str | None = None) -> socket.socket:
-    """A connected socket: it takes answers from that address only."""
+    """Return a connected UDP socket, which receives datagrams from that address only."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.settimeout(PATIENCE)
@@ -88,7 +88,7 @@ def client(address: tuple[str, int], *, source: str | None = None) -> socket.soc
 
 
 def ask(address: tuple[str, int], datagram: bytes, *, source: str | None = None) -> bytes:
-    """One question by a client of its own, and the answer."""
+    """Send a datagram from a new client, and return the answer."""
     with client(address, source=source) as sock:
         sock.send(datagram)
         return sock.recv(65_536)

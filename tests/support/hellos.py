@@ -1,4 +1,4 @@
-"""ClientHellos built by hand, with lies where they are asked for (RFC 8446 section 4.1.2)."""
+"""ClientHellos built by hand (RFC 8446 section 4.1.2), with wrong length fields on request."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ LENGTHS = (
     "versions list",
     "groups",
 )
-"""The names of the length fields that can lie."""
+"""The names of the length fields that can be wrong."""
 
 
 class Builder:
-    """Builds the parts of a hello.
+    """A builder of the parts of a hello.
 
     Args:
-        lies: by the name of a length field, what is added to the true length.
+        lies: the differences from the true lengths, by the names of the length fields.
     """
 
     def __init__(self, lies: Mapping[str, int] | None = None) -> None:
         self._lies = lies or {}
 
     def vector(self, width: int, content: bytes, name: str = "") -> bytes:
-        """`content` behind its length in `width` bytes."""
+        """Return `content` after its length, which has `width` bytes."""
         length = (len(content) + self._lies.get(name, 0)) % (1 << 8 * width)
         return length.to_bytes(width) + content
 
@@ -70,7 +70,7 @@ class Builder:
         compressions: bytes = b"\0",
         version: int = 0x0303,
     ) -> bytes:
-        """The message; without `extensions` (None) it lacks even their length."""
+        """Return the message; if `extensions` is None, the message has no length of extensions either."""
         body = version.to_bytes(2) + bytes(range(32)) + self.vector(1, session_id, "session_id")
         body += self.vector(2, ciphers, "ciphers") + self.vector(1, compressions, "compressions")
         if extensions is not None:
@@ -79,7 +79,7 @@ class Builder:
 
 
 def typical_extensions(builder: Builder, name: bytes = b"www.example.com") -> list[bytes]:
-    """What a client sends that speaks TLS 1.3 and 1.2 and HTTP/2."""
+    """Return the extensions of a typical client with TLS 1.3, TLS 1.2 and HTTP/2."""
     return [
         builder.extension(0x0A0A, b""),
         builder.sni(name),
@@ -97,7 +97,7 @@ def typical_hello(lies: Mapping[str, int] | None = None, name: bytes = b"www.exa
 
 
 def records(message: bytes, *cuts: int, minor: int = 1) -> bytes:
-    """`message` in handshake records, cut at `cuts`."""
+    """Return `message` in handshake records, split at the offsets `cuts`."""
     edges = [0, *sorted(cuts), len(message)]
     fragments = (message[start:end] for start, end in pairwise(edges))
     return b"".join(bytes([0x16, 3, minor]) + len(one).to_bytes(2) + one for one in fragments)

@@ -1,4 +1,4 @@
-"""Hooks that do what hooks must not, each at the top of a module so that a process can import it."""
+"""Hooks that misbehave or record events, as classes of a module, so that a hook process can import them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from refractium.contract import Direction, Event
 
 PATIENCE = 60.0
-"""Seconds after which anything has hung."""
+"""Seconds after which anything counts as hung."""
 
 RELEASE = threading.Event()
-"""Ends the waiting of hooks that block in a thread."""
+"""The event that releases hooks that block in a thread."""
 
 
 def context(session: int = 1, **changed: Any) -> HookContext:
-    """A session as the data path announces it."""
+    """Return the context of a session, as the data path makes it."""
     fields: dict[str, Any] = {
         "transport": Transport.TCP,
         "protocol": "http",
@@ -46,20 +46,20 @@ def context(session: int = 1, **changed: Any) -> HookContext:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until something holds."""
+    """Let the loop run until a condition holds."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - counters and files do not tell when they change
+        while not condition():  # noqa: ASYNC110 - counters and files have no event for a change
             await asyncio.sleep(0.002)
 
 
 class At(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a hook writes, for a test to read."""
+    """The settings of a hook that writes to a file for the test."""
 
     path: str = ""
 
 
 class Told(Struct, array_like=True):
-    """One line of what a hook was told."""
+    """A line that a recording hook writes for one call or event."""
 
     what: str
     session: int
@@ -74,13 +74,13 @@ class Told(Struct, array_like=True):
 
 
 def read(path: Path) -> list[Told]:
-    """What a hook has written, as far as its lines are whole."""
+    """Return the whole lines that a hook has written."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [msgspec.json.decode(line, type=Told) for line in lines]
 
 
 class Ignoring(PacketHook[Any]):
-    """Is told of packets and does nothing."""
+    """A hook that receives packets and does nothing."""
 
     name = "ignoring"
 
@@ -107,7 +107,7 @@ class _Writing(PacketHook[At]):
 
 
 class Recording(_Writing):
-    """Writes down what it is told, one by one."""
+    """A hook that records each single event in a file."""
 
     name = "recording"
 
@@ -130,7 +130,7 @@ class Recording(_Writing):
 
 
 class RecordingBatches(_Writing):
-    """Writes down what it is told in batches."""
+    """A hook that records the events of batches in a file."""
 
     name = "recording-batches"
 
@@ -154,7 +154,7 @@ class RecordingBatches(_Writing):
 
 
 class Obeying(Recording):
-    """Does what the packets say."""
+    """A hook that obeys the commands in packets."""
 
     name = "obeying"
     queue_bytes = 65_536
@@ -182,7 +182,7 @@ class Obeying(Recording):
 
 
 class Talking(Ignoring):
-    """Logs, prints and warns as the packets say, each with what a terminal would obey."""
+    """A hook that logs, prints or warns as packets command, with bytes that would control a terminal."""
 
     name = "talking"
 
@@ -216,7 +216,7 @@ class Talking(Ignoring):
         thread.join()
 
     def handled(self, text: str) -> None:
-        """Do what a library does that configures logging by itself."""
+        """Configure logging, as some libraries do, and log."""
         logging.basicConfig(force=True)
         self.logged(text)
 
@@ -243,7 +243,7 @@ class NotMade(Ignoring):
 
 
 class NotStopping(Recording):
-    """Blocks when it is stopped."""
+    """A hook that blocks when it is stopped."""
 
     name = "not-stopping"
 
@@ -253,7 +253,7 @@ class NotStopping(Recording):
 
 
 class Blocking(Ignoring):
-    """Blocks at the first packet."""
+    """A hook that blocks at the first packet."""
 
     name = "blocking"
     queue_bytes = 1024 * 1024
@@ -263,7 +263,7 @@ class Blocking(Ignoring):
 
 
 class Sleeping(Ignoring):
-    """Takes a millisecond for each packet."""
+    """A hook that takes a millisecond for each packet."""
 
     name = "sleeping"
     queue_bytes = 256 * 1024
@@ -273,7 +273,7 @@ class Sleeping(Ignoring):
 
 
 class Raising(Ignoring):
-    """Raises at every packet."""
+    """A hook that raises at every packet."""
 
     name = "raising"
     queue_bytes = 256 * 1024
@@ -283,7 +283,7 @@ class Raising(Ignoring):
 
 
 class Computing(Ignoring):
-    """Takes milliseconds of the processor for each packet."""
+    """A hook that takes milliseconds of processor time for each packet."""
 
     name = "computing"
     queue_bytes = 65_536
@@ -294,7 +294,7 @@ class Computing(Ignoring):
 
 
 class Hoarding(Ignoring):
-    """Keeps all it is told, for ever."""
+    """A hook that keeps all events."""
 
     name = "hoarding"
     queue_bytes = 65_536
@@ -307,7 +307,7 @@ class Hoarding(Ignoring):
 
 
 class FailingToTellWhy(Ignoring):
-    """Raises what has no text."""
+    """A hook that raises an exception whose text cannot be made."""
 
     name = "failing"
 
@@ -321,7 +321,7 @@ class _WithoutText(Exception):  # noqa: N818 - never leaves this module
 
 
 class Unnamed:
-    """Holds a class that cannot be found by its name."""
+    """A maker of a class that cannot be found by its name."""
 
     @staticmethod
     def make() -> type[Ignoring]:

@@ -1,4 +1,4 @@
-"""IPv6, which some machines do not have: most containers are without ::1."""
+"""Addresses for tests with IPv6, which some machines do not have: most containers have no ::1."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def _has_ipv6() -> bool:
 
 
 HAS_IPV6: Final = os.environ.get("CI") == "true" or _has_ipv6()
-"""Whether tests use it. Where nothing may be missing (CI) they do, and fail without."""
+"""Whether tests use IPv6. In CI they always do, and fail if the machine has no IPv6."""
 
 LOOPBACKS: Final = ("127.0.0.1", "::1") if HAS_IPV6 else ("127.0.0.1",)
-"""The addresses by which clients come to this machine, of each kind that it has."""
+"""The loopback addresses of this machine: IPv4, and IPv6 if the machine has it."""
 ANY_ADDRESS: Final = "::" if HAS_IPV6 else "0.0.0.0"
-"""What a proxy binds to that takes clients of each kind that there is."""
+"""The address on which a proxy accepts clients of IPv4, and of IPv6 if the machine has it."""

@@ -1,4 +1,4 @@
-"""What is in JSON."""
+"""Texts in decoded JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def texts(value: Any) -> list[str]:
-    """Every text in what JSON has decoded to, keys too."""
+    """Return every text in a decoded JSON value, including keys."""
     if isinstance(value, dict):
         return [text for pair in value.items() for one in pair for text in texts(one)]
     if isinstance(value, list):

@@ -1,8 +1,7 @@
-"""How late this machine is at this moment: the reference for tests of how long something takes.
+"""Measures by how much this machine delays threads: the reference for tests of durations.
 
-While other processes keep the processors busy, whoever asks for a turn gets it late: the proxy, its clients,
-and a thread that does nothing but sleep. The others are allowed what
-that thread sleeps too long.
+While other processes keep the processors busy, the proxy, its clients and a sleeping thread all run late.
+Tests subtract the time by which the sleeping thread sleeps too long.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from typing import Final
 
 _NAP: Final = 0.02
 _SLACK: Final = 0.002
-"""Seconds by which every sleep may be too long."""
+"""Seconds by which a sleep may be too long without counting as late."""
 _naps: Final[deque[tuple[float, float]]] = deque(maxlen=20_000)
-"""When each nap has ended, and how many seconds too late."""
+"""The end of each late nap, and the seconds by which it ended too late."""
 
 
 def _sleep_on() -> None:
@@ -37,10 +36,10 @@ def seconds_since(begun: float) -> float:
 
 
 def late_since(begun: float) -> float:
-    """Return by how many seconds since a moment turns came too late."""
+    """Return the seconds by which naps have ended too late since a moment of `time.monotonic`."""
     return sum(late for woken, late in [*_naps] if woken > begun)
 
 
 def fair_seconds_since(begun: float) -> float:
-    """Return the seconds since a moment, without those by which turns came too late: for an upper bound."""
+    """Return the seconds since a moment, without the seconds of `late_since`: for an upper bound."""
     return seconds_since(begun) - late_since(begun)

@@ -1,7 +1,7 @@
-"""The ways that bytes go through the proxy. Every test that uses `data_path` is run on each of them.
+"""The paths of bytes through the proxy. A test with the fixture `data_path` runs on each of them.
 
-The conftest of a folder says which there are for its tests, by `run_on`. Each differs in one thing from what
-users have who configure nothing, the last in all things that go together.
+The conftest of a folder chooses the paths for its tests with `run_on`. Each path differs from the default
+configuration in one thing; the last path differs in all things that can be combined.
 """
 
 from __future__ import annotations
@@ -22,55 +22,55 @@ if TYPE_CHECKING:
     from refractium import Direction, HookContext
 
 Change: TypeAlias = "Callable[[pytest.MonkeyPatch, Path], None]"
-"""Makes the proxies and backends of a test other than usual; sockets may be made in the folder."""
+"""A function that changes the proxies and backends of a test; it may create sockets in the folder."""
 
 _SMALL_BUFFER: Final = 1024
-"""Bytes: with it whatever is a little longer goes through a pipe."""
+"""Bytes of a small buffer, so that slightly longer data goes through a pipe."""
 
 
 @define_hook("looking-on")
 def looking_on(_context: HookContext, _direction: Direction, _data: bytes) -> None:
-    """Does nothing with what it is told."""
+    """Do nothing with packets."""
 
 
 def usual(_patch: pytest.MonkeyPatch, _folder: Path) -> None:
-    """Nothing is other than usual."""
+    """Change nothing."""
 
 
 def without_pipes(patch: pytest.MonkeyPatch, _folder: Path) -> None:
-    """All bytes are copied."""
+    """Have all bytes copied."""
     patch.setattr(Pipes, "borrow", lambda _: None)
 
 
 def with_pipes(patch: pytest.MonkeyPatch, _folder: Path) -> None:
-    """Nearly all bytes go through pipes."""
+    """Have nearly all bytes go through pipes."""
     patch.setattr(weld, "BUFFER", _SMALL_BUFFER)
     patch.setattr(weld, "_READS_BEFORE_SPLICE", 0)
 
 
 def hooked(patch: pytest.MonkeyPatch, _folder: Path) -> None:
-    """A hook looks on."""
+    """Add a packet hook to all proxies."""
     patch.setattr(proxy, "HOOKS_OF_ALL", (looking_on,))
 
 
 def ipv6(patch: pytest.MonkeyPatch, _folder: Path) -> None:
-    """The proxy listens on ::1, and so do its backends."""
+    """Have the proxy and its backends listen on ::1."""
     for module in (proxy, backends, datagrams):
         patch.setattr(module, "HOST", "::1")
 
 
 def wildcard(patch: pytest.MonkeyPatch, _folder: Path) -> None:
-    """The proxy listens on all addresses, IPv4 and IPv6."""
+    """Have the proxy listen on all addresses, IPv4 and IPv6."""
     patch.setattr(proxy, "HOST", "::")
 
 
 def unix(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Backends have unix sockets."""
+    """Have backends listen on unix sockets."""
     patch.setattr(backends, "FOLDER", folder)
 
 
 def all_at_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """A hook looks on from IPv6 to a unix socket."""
+    """Combine a packet hook, clients on IPv6 and backends on unix sockets."""
     for change in (hooked, ipv6, unix):
         change(patch, folder)
 
@@ -87,15 +87,15 @@ UDP: Final[Mapping[str, Change]] = {"plain": usual, "hooked": hooked, "ipv6": ip
 _TO_UNIX: Final = (unix, all_at_once)
 _BY_IPV6: Final = (ipv6, wildcard, all_at_once)
 _QUICK: Final = (without_pipes, with_pipes, all_at_once, usual, wildcard)
-"""Between them they take every turn that the others take one at a time."""
+"""Paths that together cover every change of the other paths."""
 _QUICK_WITHOUT_UNIX: Final = (*_QUICK, hooked)
 
 
 def run_on(paths: Mapping[str, Change], metafunc: pytest.Metafunc) -> None:
     """Run a test on every path, if it uses `data_path`.
 
-    One that is marked ``backend_resets`` is not run where backends have unix sockets: there they see an end,
-    and make one, where TCP has a reset. The paths outside of `_QUICK` are slow.
+    A test with the marker ``backend_resets`` does not run on paths with unix sockets: a unix socket has an
+    end of stream where TCP has a reset. Paths outside of `_QUICK` have the marker ``slow``.
     """
     if "data_path" not in metafunc.fixturenames:
         return

@@ -1,4 +1,4 @@
-"""The program itself, as users start it: a process of its own, watched through what it prints."""
+"""The program as users start it: in a separate process, observed through stdout and stderr."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ PROGRAM: Final = str(Path(sys.executable).with_name("refractium"))
 """The command of the environment that the tests run in."""
 
 TIMEOUT: Final = 60.0
-"""Seconds after which anything has hung; no test waits for them to pass."""
+"""Seconds after which anything counts as hung; no test waits for this time to pass."""
 
 TESTS: Final = Path(__file__).parents[1]
 
 RUNTIME: Final = tempfile.TemporaryDirectory(prefix="refractium-")
-"""Where the instances that tests start have their control sockets."""
+"""The folder for the control sockets of the instances that tests start."""
 
 _WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _LISTENING: Final = re.compile(r"^Listening on (?:tcp|udp)://(\S+)$", re.MULTILINE)
 _NEVER_GIVEN: Final = range(12_000, 32_000)[_WORKER :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
-"""The ports of this test process, below ip_local_port_range as Linux has it by default (ip(7))."""
+"""Ports for this test process, below the default ip_local_port_range of Linux (ip(7))."""
 _GIVEN: Final[set[int]] = set()
-"""Those of them that a test has had: two that one test asks for must not be the same."""
+"""Ports that `free_port` has returned: two ports for one test must differ."""
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
-"""Seconds in which /proc counts processor time."""
+"""Seconds of the unit in which /proc counts processor time."""
 
 
 class Finished(NamedTuple):
-    """What came of a command."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -50,13 +50,13 @@ class Finished(NamedTuple):
 
 
 def able_to_import_tests() -> dict[str, str]:
-    """The environment of an interpreter that takes in what the tests have."""
+    """Return environment variables for an interpreter that can import the modules of the tests."""
     return {**os.environ, "PYTHONPATH": str(TESTS)}
 
 
 def environment(**changed: str) -> dict[str, str]:
-    """The environment of the tests, without what would change how the program behaves or looks."""
-    # Without the bytecode that it keeps, each start compiles everything, which no user waits for twice.
+    """Return the environment of the tests, without variables that change how the program works or looks."""
+    # PYTHONDONTWRITEBYTECODE would make each start compile everything; users wait for that only once.
     unwanted = (
         "PYTHONDONTWRITEBYTECODE",
         "REFRACTIUM_",
@@ -73,7 +73,7 @@ def environment(**changed: str) -> dict[str, str]:
 def run(
     *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, stdin: bytes = b""
 ) -> Finished:
-    """Run ``refractium`` to its end."""
+    """Run ``refractium`` to its end, and return its exit code and output."""
     done = subprocess.run(
         [PROGRAM, *map(str, arguments)],
         cwd=cwd,
@@ -87,9 +87,9 @@ def run(
 
 
 def free_port() -> int:
-    """A port that nobody has, TCP or UDP, for what must know its port beforehand.
+    """Return a port that is free for TCP and UDP, for a test that must know the port in advance.
 
-    Not one of those that the kernel gives to clients, which any of them may have a moment later.
+    The port is outside of the range from which the kernel gives ports to clients, so no client can take it.
     """
     both = socket.has_dualstack_ipv6()
     host, family = ("::", socket.AF_INET6) if both else ("", socket.AF_INET)
@@ -108,7 +108,7 @@ def free_port() -> int:
 
 
 def is_listening(port: int) -> bool:
-    """Whether somebody accepts there; for what can say so in no other way."""
+    """Return whether a program accepts connections at a port, if it cannot report that in another way."""
     with contextlib.suppress(ConnectionError):
         socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
         return True
@@ -116,25 +116,25 @@ def is_listening(port: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
+    """Return the processes that a process has started."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(one) for task in tasks for one in (task / "children").read_text().split()]
 
 
 class Running:
-    """A ``refractium`` that runs until the block ends, and is killed there if it still does.
+    """A ``refractium`` process, which the end of the block kills if it still runs.
 
     Args:
-        arguments: of the command line.
-        cwd: where it runs.
-        env: its environment, instead of `environment`.
-        stdout: a file descriptor instead of a pipe; `out` stays empty then.
-        stderr: the same.
-        shell: a line for ``sh`` that starts the program as ``"$@"``, to close its streams before.
-        pass_fds: descriptors that stay open in it.
+        arguments: the arguments of the command line.
+        cwd: the working folder.
+        env: the environment, instead of `environment`.
+        stdout: a file descriptor instead of a pipe; `out` then stays empty.
+        stderr: a file descriptor instead of a pipe; `err` then stays empty.
+        shell: a line for ``sh`` that starts the program as ``"$@"``, for example with closed streams.
+        pass_fds: descriptors that stay open in the process.
 
     Attributes:
-        pid: of the process.
+        pid: the process id.
     """
 
     def __init__(
@@ -192,20 +192,20 @@ class Running:
 
     @property
     def out(self) -> str:
-        """What it has printed so far."""
+        """The stdout so far."""
         return self._text["out"]
 
     @property
     def err(self) -> str:
-        """What it has logged so far."""
+        """The stderr so far."""
         return self._text["err"]
 
     def await_out(self, pattern: str) -> re.Match[str]:
-        """Wait until something is printed."""
+        """Wait until stdout matches a pattern."""
         return self._await("out", pattern)
 
     def await_err(self, pattern: str) -> re.Match[str]:
-        """Wait until something is logged."""
+        """Wait until stderr matches a pattern."""
         return self._await("err", pattern)
 
     def _await(self, name: str, pattern: str) -> re.Match[str]:
@@ -213,60 +213,63 @@ class Running:
         with self._changed:
             self._changed.wait_for(lambda: found.search(self._text[name]) or name in self._ended, TIMEOUT)
         match = found.search(self._text[name])
-        assert match, f"no {pattern!r} in std{name} of {self!r}"
+        assert match, f'no "{pattern}" in std{name} of {self}'
         return match
 
     @property
     def addresses(self) -> list[str]:
-        """What it listens on, as it has printed it so far: ``HOST:PORT``."""
+        """The addresses ``HOST:PORT`` on which it listens, from the stdout so far."""
         return _LISTENING.findall(self.out)
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port on which it listens."""
         return int(self.addresses[0].rpartition(":")[2])
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where IPv4 clients on this machine reach it."""
+        """The address and port for IPv4 clients on this machine."""
         return "127.0.0.1", self.port
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """Wait until it ends of its own; the exit code, negative for a signal that killed it."""
+        """Wait until the process ends, and return the exit code, negative for a signal that killed it."""
         try:
             code = self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running: {self!r}") from None
+            raise AssertionError(f"still running: {self}") from None
         for reader in self._readers:
             reader.join(TIMEOUT)
         return code
 
     def terminate(self) -> int:
-        """Ask it to end, as a service manager does; the exit code."""
+        """Send SIGTERM, as a service manager does, and return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
-    # What the kernel knows about it (proc(5))
+    # Figures from proc(5)
 
     def cpu_seconds(self) -> float:
-        """Processor time that it has used."""
+        """Return the seconds of processor time that the process has used."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) * _TICK
 
     def memory(self) -> int:
-        """Resident memory in bytes."""
+        """Return the resident memory in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
     def descriptors(self) -> int:
-        """How many file descriptors it has open; without its configuration, which it reads once a second."""
+        """Return the number of open file descriptors.
+
+        The configuration, which the program opens once a second, does not count.
+        """
         return min(len(list(Path(f"/proc/{self.pid}/fd").iterdir())) for _ in range(3))
 
     def watches_files(self) -> bool:
-        """Whether it watches its configuration, which it begins to a moment after it listens."""
+        """Return whether it watches its configuration; it begins to watch a moment after it listens."""
         for fd in Path(f"/proc/{self.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed in the meantime
                 if str(fd.readlink()) == "anon_inode:inotify":
@@ -274,7 +277,7 @@ class Running:
         return False
 
     def is_idle(self, seconds: float = 0.3) -> bool:
-        """Whether it does next to nothing for that long; a loop that spins uses all of it."""
+        """Return whether it uses under a tenth of a processor for `seconds`; a spinning loop uses all."""
         before = self.cpu_seconds()
         time.sleep(seconds)
         return self.cpu_seconds() - before <= max(0.1 * seconds, 2 * _TICK)
@@ -291,7 +294,10 @@ def serving(
     env: Mapping[str, str] | None = None,
     stderr: int = subprocess.PIPE,
 ) -> Iterator[Running]:
-    """A ``refractium`` that listens; its arguments or file name port 0, unless the port itself is tested."""
+    """Yield a ``refractium`` that listens.
+
+    Its arguments or file must name port 0, unless the port itself is tested.
+    """
     with Running(*arguments, cwd=cwd, env=env, stderr=stderr) as running:
         running.await_out(_LISTENING.pattern)
         yield running

@@ -1,4 +1,4 @@
-"""Programs the suite runs but does not install."""
+"""Programs that the test suite runs but does not install."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PACKAGES: Final = {
     "capinfos": "wireshark-common",
     "mergecap": "wireshark-common",
 }
-"""Programs whose Debian package has another name."""
+"""The names of Debian packages, for programs whose package has another name."""
 
 
 def require_program(name: str) -> str:
-    """The path of a program; without it the test is skipped, or fails where nothing may be missing (CI)."""
+    """Return the path of a program; if it is missing, skip the test, or fail in CI."""
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if path is None:
         reason = f"needs {name} (Debian package {_PACKAGES.get(name, name)})"

@@ -1,4 +1,4 @@
-"""A proxy in a thread of its own, and what must be true of it when a test is done with it."""
+"""A proxy in a separate thread, and the invariants that must hold at the end of a test."""
 
 from __future__ import annotations
 
@@ -50,37 +50,38 @@ if TYPE_CHECKING:
 HOOKS_OF_ALL: Sequence[HookUse] = ()
 """Packet hooks of every proxy; `support.paths` may set it."""
 HOST = "127.0.0.1"
-"""Where proxies listen that are not told; `support.paths` may set it."""
+"""The default address of proxies; `support.paths` may set it."""
 
 _IDLE: Final = 0.1
-"""Seconds over which an idle proxy is watched; one that spins uses all of them."""
+"""Seconds for which a proxy must be idle; a spinning proxy uses the processor all that time."""
 _TCP_CLOSE_WAIT: Final = 8
-"""``tcpi_state``, the first byte of TCP_INFO (Linux, net/tcp_states.h)."""
+"""The value of ``tcpi_state``, the first byte of TCP_INFO, for CLOSE_WAIT (Linux, net/tcp_states.h)."""
 
 
 class ProxyThread:
-    """Runs a `Refractium` on an event loop of its own while the block runs.
+    """A `Refractium` that runs on an event loop in a separate thread while the block runs.
 
-    Where the block ends without an error, the invariants are asserted: nobody is connected or counted any
-    more, every connection that was accepted has finished or was refused, the thread is idle, no socket waits
-    to be closed, nothing unexpected was logged.
+    If the block ends without an error, `ProxyThread` asserts the invariants: no client is connected or
+    counted any more. Every accepted connection has finished or was refused. The thread is idle, no socket
+    waits to be closed, and the log has no unexpected warning.
 
     Args:
-        routes: as `Refractium` takes them.
-        fallback: as `Refractium` takes it.
-        fallback_udp: the same for datagrams. With it, or a route for UDP, UDP is served as well.
-        rules: of the listeners.
-        hooks: of every route and of the fallbacks.
-        settings: limits and timeouts; the defaults here are short, and let one address in 10,000 times.
-        host: to listen on, instead of `HOST`.
-        port: 0 takes a free one.
+        routes: the routes of the `Refractium`, for TCP and UDP.
+        fallback: the fallback of the `Refractium` for TCP.
+        fallback_udp: the fallback for UDP. With this fallback, or with a route for UDP, it also serves UDP.
+        rules: the rules of the listeners.
+        hooks: the hooks of every route and of the fallbacks.
+        settings: limits and timeouts; by default, timeouts are short and one address may connect 10,000
+            times.
+        host: the address to listen on, instead of `HOST`.
+        port: the port; 0 for any free port.
         expected: regular expressions for warnings that the test provokes.
-        loop: the event loop.
+        loop: the kind of event loop.
 
     Attributes:
         engine: the proxy.
         port: its port.
-        address: its host, as clients on this machine reach it, and its port.
+        address: the host and port for clients on this machine.
     """
 
     def __init__(
@@ -164,19 +165,19 @@ class ProxyThread:
         self._started.put(addresses)
         await self._over.wait()
 
-    # What tests do with it
+    # Methods for tests
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in the proxy's loop and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Callable[[], Any]:
-        """Start a coroutine in the proxy's loop; what is returned waits for its result."""
+        """Start a coroutine in the proxy's loop, and return a function that waits for its result."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return lambda: future.result(PATIENCE)
 
     def block(self, action: Callable[[], None]) -> None:
-        """Do something while the proxy's loop has no turn: all that comes meanwhile comes at once."""
+        """Do something while the proxy's loop is blocked, so that it gets all new events at once."""
         blocked, go_on = threading.Event(), threading.Event()
 
         def wait() -> None:
@@ -191,18 +192,18 @@ class ProxyThread:
             go_on.set()
 
     def connect(self, *, source: str | None = None, receive_buffer: int = 0) -> socket.socket:
-        """A client."""
+        """Return the socket of a new client."""
         return connect(self.address, source=source, receive_buffer=receive_buffer)
 
     @property
     def service(self) -> TcpService:
-        """What only the invariants, and tests of them, may look into."""
+        """The TCP service, which only the invariants and their tests may inspect."""
         service = self.engine._tcp
         assert service is not None
         return service
 
     def status(self) -> Status:
-        """What the engine tells of itself."""
+        """Return the status of the engine."""
 
         async def told() -> Status:
             return self.engine.status_now()
@@ -215,16 +216,16 @@ class ProxyThread:
         return self.engine.counters
 
     def next_end(self) -> Summary:
-        """The access log's record of the next connection that ends."""
+        """Wait for the next connection to end, and return its record in the access log."""
         return self._log.ended.get(timeout=PATIENCE)
 
     @property
     def warnings(self) -> list[str]:
-        """What was logged so far at WARNING and above."""
+        """The log lines so far at WARNING and above."""
         return list(self._log.lines)
 
     def await_active(self, count: int) -> None:
-        """Wait until that many connections are open: there is no event for that."""
+        """Wait until `count` connections are open; no event reports that."""
         eventually(lambda: self.engine.active == count, f"{count} connections")
 
     def await_drained(self) -> None:
@@ -242,12 +243,15 @@ class ProxyThread:
         assert not self.engine.active, f"still open: {service.connections}"
 
     def cpu_seconds(self) -> float:
-        """Processor time that the proxy's thread has used."""
+        """Return the seconds of processor time that the proxy's thread has used."""
         assert self._thread.ident is not None
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
     def await_idle(self, seconds: float = _IDLE) -> None:
-        """Wait until the proxy has done next to nothing for that long; one that spins never does."""
+        """Wait until the proxy has used under a tenth of a processor for `seconds`.
+
+        A spinning proxy uses a whole processor.
+        """
         deadline = time.monotonic() + PATIENCE
         used = seconds
         while used > 0.1 * seconds:
@@ -289,7 +293,7 @@ class ProxyThread:
 
 
 def quick(**values: Any) -> Settings:
-    """Settings with short timeouts, and without a limit that one address would reach."""
+    """Return settings with short timeouts, and with limits that no single address reaches."""
     return Settings(
         **{
             "max_connections_per_ip": 10_000,
@@ -305,7 +309,7 @@ def quick(**values: Any) -> Settings:
 def starting_with(
     magic: bytes, *, name: str = "magic", strength: Strength = Strength.EXACT, server_first: bool = False
 ) -> Protocol:
-    """A protocol whose clients start with `magic`."""
+    """Return a protocol whose clients start with `magic`."""
 
     @define_protocol(
         name, max_bytes=len(magic), prefixes=(magic,), strength=strength, server_first=server_first
@@ -319,7 +323,7 @@ def starting_with(
 
 
 def eventually(holds: Callable[[], bool], what: str) -> None:
-    """Wait for something that tells nobody when it happens; returns as soon as it does."""
+    """Wait until a condition holds, if no event reports it; return at once when it does."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, f"never: {what}"
@@ -327,12 +331,12 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def open_descriptors() -> set[str]:
-    """The file descriptors of this process, with what they are."""
+    """Return the file descriptors of this process, each with the target of its link in /proc."""
     found = set()
     for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are wanted
         with suppress(OSError):
@@ -341,10 +345,10 @@ def open_descriptors() -> set[str]:
 
 
 def _sockets_in_close_wait(port: int) -> list[int]:
-    """Return the descriptors of this process, bound to a port, whose peer has closed.
+    """Return the sockets of this process at a port whose peer has closed.
 
-    Each socket is asked. /proc/net/tcp lists all sockets of the machine and takes 20 ms to read while other
-    tests run.
+    The function asks each socket, because /proc/net/tcp lists all sockets of the machine: reading it takes
+    20 ms while other tests run.
     """
     return [int(fd) for fd in os.listdir("/proc/self/fd") if _is_in_close_wait(int(fd), port)]  # noqa: PTH208
 
@@ -361,7 +365,7 @@ def _is_in_close_wait(fd: int, port: int) -> bool:
 
 
 class _Log(logging.Handler):
-    """Keeps what the proxy says: warnings as text, ends of connections as records."""
+    """A log handler that keeps warnings as text, and the ends of connections as records."""
 
     _LOGGERS: Final = ("refractium", "asyncio")
 

@@ -1,4 +1,4 @@
-"""Programs that give up the rights of root, and what the kernel says of their rights."""
+"""Programs that give up the rights of root, and their rights according to the kernel."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _READ: Final = (sys.base_prefix, sys.prefix, Path(refractium.__file__).parents[4], Path(__file__).parents[2])
-"""What a program of the tests reads: the interpreter, its environment, and the distributions."""
+"""Folders that a program of the tests reads: the interpreter, its environment, and the distributions."""
 
 
 class Rights(NamedTuple):
     """The rights of a thread (proc(5), status).
 
     Attributes:
-        uids: real, effective, saved, and of the file system.
-        gids: the same.
-        groups: the supplementary ones.
-        no_new_privileges: whether programs that it starts can gain none.
-        capabilities: inheritable, permitted, effective and ambient ones in one mask.
-        bounding: the capabilities that a program could give it.
+        uids: the real, effective, saved and file-system user ids.
+        gids: the real, effective, saved and file-system group ids.
+        groups: the supplementary groups.
+        no_new_privileges: whether the programs that it starts can gain no privileges.
+        capabilities: the inheritable, permitted, effective and ambient capabilities in one mask.
+        bounding: the capabilities that the thread could gain from a program.
     """
 
     uids: set[int]
@@ -58,13 +58,14 @@ def require_root() -> None:
 
 
 def for_every_user(folder: Path, then: str = "") -> str:
-    """Return a line for ``sh`` that starts ``"$@"`` where every user can read what it needs.
+    """Return a line for ``sh`` that starts ``"$@"`` in a file system where every user can read its files.
 
-    Folders such as ``/root`` are closed to others. The program gets a view of the file system of its own.
+    Folders such as ``/root`` are closed to other users. The program gets a mount namespace without this
+    limit.
 
     Args:
-        folder: an empty one.
-        then: what the shell does in that view before it starts the program.
+        folder: an empty folder.
+        then: a command that the shell runs in that mount namespace before it starts the program.
     """
     needed = {Path(path).resolve() for path in _READ}
     needed = {path for path in needed if needed.isdisjoint(path.parents)}

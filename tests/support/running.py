@@ -1,4 +1,4 @@
-"""A pytest plugin: several processes, no slow tests unless they are asked for, one line of progress."""
+"""A pytest plugin: several processes, slow tests only on request, and one line of progress."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from support.process import RUNTIME
 
 WORKERS_PER_PROCESSOR: Final = 3
-"""Most tests wait for a timeout or for another process, so that a processor has time for several of them."""
+"""Test processes for each processor: most tests wait, so a processor has time for several tests."""
 
 _MARKS: Final = 50
-"""Dots in the line of progress."""
+"""Number of dots in the line of progress."""
 _LEFT_OUT: Final = pytest.StashKey[int]()
 _SENT: Final = "slow tests left out"
-"""The key under which a worker sends that number to the process that prints the summary."""
+"""The key under which a worker sends the number of slow tests to the process that prints the summary."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Return the number of processes; none for a test that is named, so that it can be debugged."""
+    """Return the number of test processes; 0 if a test is named, so that it can be debugged."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     return 0 if _are_named(config) else WORKERS_PER_PROCESSOR * len(os.sched_getaffinity(0))
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave slow tests out, unless they are asked for by ``--slow``, ``-m`` or their names."""
+    """Leave out slow tests, unless ``--slow``, ``-m`` or their names ask for them."""
     if config.option.slow or config.option.markexpr or _are_named(config):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -54,20 +54,20 @@ def _are_named(config: pytest.Config) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt what is imported by now from the garbage collections by which tests find what is left open."""
+    """Exempt the objects that exist now from garbage collection, with which tests find open resources."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    RUNTIME.cleanup()  # workers leave without doing so
+    RUNTIME.cleanup()  # workers end without this clean-up
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput[_SENT] = session.config.stash[_LEFT_OUT]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take the number from one worker: all of them have collected the same tests."""
+    """Take the number of slow tests from one worker: all workers have collected the same tests."""
     config: pytest.Config = node.config
     if not config.stash[_LEFT_OUT]:
         config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get(_SENT, 0)
@@ -80,7 +80,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 class _Progress:
-    """One line for the whole run: a dot for each fiftieth of the tests, a letter for each that fails."""
+    """One line for the whole run: a dot for each fiftieth of the tests, and a letter for each failure."""
 
     def __init__(self) -> None:
         self._session: pytest.Session
@@ -92,7 +92,7 @@ class _Progress:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
-        """Print nothing for a test that has passed or was skipped."""
+        """Print nothing for a test that has passed or that was skipped."""
         if report.outcome == "failed" or (report.when != "call" and report.outcome == "passed"):
             return None
         return report.outcome, "", report.outcome.upper()

@@ -1,4 +1,4 @@
-"""What a program that runs tells of itself."""
+"""The status of a running program."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 
 def status_of(program: Running, port: int | None = None) -> Status:
-    """The status of a program that listens, on that port where its stdout does not tell it.
+    """Wait until a program answers with its status, and return the status.
 
-    It may take a moment until it tells that.
+    Args:
+        program: the program, which listens.
+        port: the port on which it listens, if its stdout does not show it.
     """
     path = Path(RUNTIME.name, file_name(port or program.port))
     told: list[bytes] = []
@@ -29,5 +31,5 @@ def status_of(program: Running, port: int | None = None) -> Status:
             told.append(ask([path]))
         return bool(told)
 
-    eventually(is_told, "the program tells its status")
+    eventually(is_told, "the program answers with its status")
     return decode(told[0])

@@ -1,4 +1,4 @@
-"""First messages of protocols that are none of ours (by their specifications, with filler bodies)."""
+"""First messages of protocols without a plugin here, by their specifications and with filler bodies."""
 
 from __future__ import annotations
 

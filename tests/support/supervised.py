@@ -1,4 +1,4 @@
-"""Several workers for tests of the library: a supervisor on a loop in a thread of its own."""
+"""Several workers for tests of the library: a supervisor on an event loop in a separate thread."""
 
 from __future__ import annotations
 
@@ -35,34 +35,34 @@ INTERVAL_MS: Final = 100
 
 
 def checked(targets: str | tuple[str, ...]) -> Sequence[Route]:
-    """A route whose backends are checked."""
+    """Return a route whose backends have active health checks."""
     health = Health(kind="tcp", interval_ms=INTERVAL_MS, timeout_ms=100, rise=2, fall=2)
     return (Route(starting_with(b"magic"), targets, health=health),)
 
 
 def unchecked(targets: str | tuple[str, ...]) -> Sequence[Route]:
-    """A route of whose backends clients find out."""
+    """Return a route without active health checks: connections of clients show which backends are down."""
     health = Health(interval_ms=60_000, fall=3)
     return (Route(starting_with(b"magic"), targets, health=health),)
 
 
 @define_hook("counted")
 def counted(_context: HookContext, _direction: Direction, _data: bytes) -> None:
-    """Takes what comes."""
+    """Receive packets and do nothing."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """Makes what an engine serves, in this process and in workers.
+    """A function that makes the specification of an engine, in this process and in workers.
 
     Args:
-        tcp: the fallback for connections.
+        tcp: the fallback for connections, or the backends of `routes`.
         udp: the fallback for datagrams.
-        settings: limits and timeouts, instead of short ones.
-        routes: makes the routes; a function at the top of a module.
-        listeners: names of listeners.
-        hooks: of all routes.
-        only_in: the process in which it succeeds; without it: in all.
+        settings: limits and timeouts that replace the short ones of `quick`.
+        routes: a function of a module that makes the routes.
+        listeners: the names of listeners.
+        hooks: the hooks of all routes.
+        only_in: the only process in which it succeeds; None for all processes.
     """
 
     tcp: str | tuple[str, ...] = ()
@@ -87,17 +87,17 @@ class Build:
 
 
 class Supervised:
-    """Runs a `Supervisor` on an event loop of its own while the block runs, listening on a free port.
+    """A `Supervisor` that runs on an event loop in a separate thread while the block runs, on a free port.
 
     Args:
-        build: as it takes it.
-        workers: how many.
-        drain_timeout_ms: of the stop at the end.
-        begin: what each worker does first, as `Supervisor` takes it.
+        build: the function that makes the specification of the engines.
+        workers: the number of workers.
+        drain_timeout_ms: the drain timeout (ms) of the stop at the end of the block.
+        begin: the function that each worker calls first.
 
     Attributes:
         supervisor: the supervisor.
-        address: where TCP is listened on, or UDP, if that is all there is.
+        address: the address and port for TCP, or for UDP if TCP is not served.
     """
 
     def __init__(
@@ -151,21 +151,21 @@ class Supervised:
 
     @staticmethod
     def ip_and_port(address: str) -> tuple[str, int]:
-        """An address as clients take it."""
+        """Return the host and the port in an address."""
         host, _, port = address.rpartition(":")
         return host, int(port)
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine in the supervisor's loop; its result."""
+        """Run a coroutine in the supervisor's loop, and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Callable[[], Any]:
-        """Start a coroutine there; what is returned waits for its result."""
+        """Start a coroutine in the supervisor's loop, and return a function that waits for its result."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return lambda: future.result(PATIENCE)
 
     def in_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function there; its result."""
+        """Call a function in the supervisor's loop, and return its result."""
 
         async def run() -> Any:
             return function(*arguments)
@@ -181,14 +181,14 @@ class Supervised:
         return list(self.status().workers)
 
     def kill(self, number: int, how: signal.Signals = signal.SIGKILL) -> int:
-        """Send a worker a signal; its process."""
+        """Send a signal to a worker, and return its process id."""
         pid = self.workers[number - 1].pid
         assert pid is not None
         os.kill(pid, how)
         return pid
 
     def await_replaced(self, number: int, pid: int) -> None:
-        """Wait until another process serves in the place of one."""
+        """Wait until another process serves in place of the process `pid`."""
         eventually(
             lambda: self.workers[number - 1].pid not in {None, pid} and self.all_serve, "another worker"
         )

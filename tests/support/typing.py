@@ -1,4 +1,4 @@
-"""What a type checker says of code that is not part of this repository."""
+"""Type checks of code that stands for code outside of this repository."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 _ROOT: Final = Path(__file__).parents[2]
 DOWNSTREAM: Final = _ROOT / "tests/data/downstream"
-"""A user's program, a third party's plugin, and mistakes."""
+"""The folder with a program of a user, a plugin of a third party, and mistakes."""
 PAGES: Final = [_ROOT / "README.md", *pages()]
 _NAMES: Final = {"docs_tutorials_writing_a_hook_0": "shout"}
-"""Examples that others import, with the names that they import them by."""
+"""Module names of examples that other examples import, by the names of their files."""
 _FENCE: Final = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -35,13 +35,13 @@ def write_downstream(folder: Path) -> None:
 def check_types(
     folder: Path, *, python: str | Path = sys.executable, env: Mapping[str, str], search: Sequence[Path] = ()
 ) -> str:
-    """Return what ``mypy --strict``, which knows nothing of this repository, says of the files in a folder.
+    """Return the output of ``mypy --strict``, without the configuration of this repository, for a folder.
 
     Args:
-        folder: it runs there, and has its cache there.
+        folder: the folder in which mypy runs and has its cache.
         python: the interpreter that has mypy and the packages.
-        env: environment variables.
-        search: folders of further packages.
+        env: the environment variables.
+        search: the folders of further packages.
     """
     done = subprocess.run(
         [python, "-m", "mypy", "--strict", "--config-file=", "--cache-dir=cache", "."],

@@ -1,4 +1,4 @@
-"""Welds without a proxy around them."""
+"""Welds without a proxy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def welded(
     source: str | None = None,
 ) -> Iterator[tuple[Weld, socket.socket, socket.socket, Callable[[], str]]]:
-    """A weld without a proxy, its two peers, and what runs it to its end and tells how that was.
+    """Yield a weld, its two peers, and a function that runs it to its end and returns how it ended.
 
     Args:
-        source: the address that the client comes from, instead of the usual one.
+        source: the local address of the client; None for the default of the kernel.
     """
     with (
         tcp_pair(source) as (client, far_client),
@@ -45,7 +45,7 @@ def welded(
 
 @contextlib.contextmanager
 def tcp_pair(source: str | None = None) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A non-blocking socket as the proxy has them, and its peer's."""
+    """Yield a non-blocking socket, as the proxy uses them, and the socket of its peer."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         connect(server.getsockname(), source=source) as far,
