@@ -1,6 +1,6 @@
 """The least that a proxy in Python does: the system calls of Refractium in the same order, and nothing else.
 
-    python bare.py FILE
+python bare.py FILE
 
 FILE is peers/bare.json. The first byte of a client selects its backend. This proxy identifies, limits, times,
 counts and logs nothing, and survives no fault. So its figures are the least that any proxy in Python costs.

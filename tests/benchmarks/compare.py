@@ -23,7 +23,7 @@ def compare(chosen: Sequence[str], rounds: int, seconds: float, say: Callable[[s
     """Measure all subjects on the chosen work.
 
     Args:
-        chosen: the first letters of the names of chosen work; empty for all work.
+        chosen: the beginnings of the names of chosen work; empty for all work.
         rounds: the number of rounds.
         seconds: seconds of each kind of work, in each round, through each subject.
         say: called with a line about the progress.

@@ -1,6 +1,6 @@
 """Refractium without pipes: it copies bulk through its memory, as it does for hooks.
 
-    python copying.py ARGUMENTS
+python copying.py ARGUMENTS
 
 ARGUMENTS are the arguments of ``refractium``.
 """

@@ -1,6 +1,6 @@
 """The cost of packet hooks: proxies with and without hooks, on the same work, in alternation.
 
-    uv run python tests/benchmarks/hooks.py [--rounds N] [--seconds S] [--out DIR]
+uv run python tests/benchmarks/hooks.py [--rounds N] [--seconds S] [--out DIR]
 
 ``thread`` and ``process`` are hooks that do nothing; ``pcap`` mirrors everything to files. Without hooks,
 bulk goes through pipes and never enters the memory of the proxy; with hooks, it must. So there is ``copy``,

@@ -1,6 +1,6 @@
 """The cost of a packet hook for the data path, in microseconds per packet.
 
-    uv run python tests/benchmarks/hooks_queue.py [--json PATH]
+uv run python tests/benchmarks/hooks_queue.py [--json PATH]
 
 The loop sends each packet over loopback, receives it, and gives it to a hook that does nothing. ``call`` is
 the time until `Tap.packet` has returned. ``processor`` is the processor time of the loop's thread, minus its

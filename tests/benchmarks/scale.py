@@ -60,7 +60,7 @@ class Curve(Struct, kw_only=True):
 
 
 class Growth(Struct, kw_only=True):
-    """The results of one run, with the attributes of `benchmarks.report.Report` and with curves."""
+    """The results of one run, with curves instead of the measures of `benchmarks.report.Report`."""
 
     made: str
     machine: dict[str, str]

@@ -1,6 +1,6 @@
 """A backend that sends and receives bytes as quickly as it can.
 
-    python streams.py PORT
+python streams.py PORT
 
 A client sends any bytes for the proxy to recognise, then `MARK` and a letter:
 

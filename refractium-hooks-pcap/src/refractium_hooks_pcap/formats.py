@@ -67,7 +67,7 @@ class PcapngWriter:
         return _block(_SECTION_HEADER, body + _option(_SHB_USERAPPL, b"Refractium") + _OPT_ENDOFOPT)
 
     def record(self, packet: Packet) -> bytes:
-        """Return the block of a packet, after an interface block if the route is new."""
+        """Return the block of a packet; for the first packet of a route, an interface block comes first."""
         return b"".join(self.parts(packet))
 
     def parts(self, packet: Packet) -> tuple[bytes | memoryview, ...]:

@@ -28,14 +28,14 @@ _OTHER_LINES: Final = 3
 """Lines of the screen without a session: the summary, the heading, and the line of the cursor."""
 _WHO: Final = ("session", "protocol", "name", "client", "backend")
 _WANTS: Final = {"began": 140, "session": 120, "backend": 100}
-"""Width of a terminal (characters) from which it has room for these columns."""
+"""Width of a terminal (characters) from which it shows each of these columns."""
 
 
 class Display:
     """A display that shows nothing, because stdout belongs to the packets."""
 
     def shown(self, source: str, sessions: Sessions) -> AbstractContextManager[object]:
-        """Return a block within which the display may show the current sessions of a source."""
+        """Return a context manager, within whose block the display may show the sessions of a source."""
         del source, sessions
         return nullcontext()
 
@@ -86,7 +86,7 @@ class FinalTable(Display):
 
 
 class LiveTable(FinalTable):
-    """A live table of the sessions that the terminal has room for, with the latest packets first."""
+    """A live table of as many sessions as fit the terminal; the session with the latest packet is first."""
 
     def __init__(self) -> None:
         self._console = console()
@@ -152,7 +152,7 @@ def _who(session: Session) -> tuple[str, str, str, str, str]:
 
 
 def _time(at: int) -> datetime:
-    """Return the date for ns since the epoch; the latest possible date if the value is out of range."""
+    """Return the date of a time (ns since the epoch), or the latest possible date if it is out of range."""
     try:
         return datetime.fromtimestamp(at / _SECOND, UTC)
     except (OverflowError, ValueError, OSError):

@@ -130,7 +130,7 @@ class Intake(Reader):
         return count
 
     def finish(self) -> str | None:
-        """End the stream, and copy the bytes of an incomplete last record too.
+        """End the stream, and copy the rest of its bytes, which are an incomplete last record.
 
         Returns:
             A warning about an incomplete last record; None if the last record is whole.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SECOND: Final = 1_000_000_000
 _SILENCE: Final = 60 * _SECOND
-"""Nanoseconds of silence after which a UDP session, which has no end mark, ends; the default of the proxy."""
+"""Nanoseconds of silence after which a UDP session ends, because UDP has no end; as the proxy by default."""
 _RATE_OVER: Final = 2 * _SECOND
 """Nanoseconds, about, over which a rate is averaged."""
 _MAX_OPEN: Final = 5_000
@@ -232,7 +232,7 @@ class Sessions:
                 self._end(key, session, State.CLOSED)
 
     def _connection(self, key: _Key, captured: Captured, packet: _Packet) -> Session | None:
-        """Return the session of a segment; None if the segment only ends a session that is over already."""
+        """Return the session of a segment; None for an empty segment after the end of its session."""
         session = self._open[Transport.TCP].get(key)
         if packet.flags & _SYN and not packet.flags & _ACK:
             if session is not None:  # its end was not captured
@@ -261,8 +261,8 @@ class Sessions:
     def _find(self, captured: Captured, packet: _Packet) -> tuple[_Key, bool]:
         """Return the key of the session of a packet, and whether the client sent the packet.
 
-        In a session that is not known yet, the client sends the packet with the comment and the first SYN of
-        a connection. Otherwise the side with the higher port is taken for the client.
+        If the session is not known yet, a packet with a comment and the first packet of a connection come
+        from the client. For any other packet, the side with the higher port is taken for the client.
         """
         forth = captured.interface, packet.source, packet.destination
         back = captured.interface, packet.destination, packet.source

@@ -30,7 +30,7 @@ _AT_A_PORT: Final = "TCP@"
 _PIECE: Final = 1 << 18
 """Bytes that are read at once."""
 _TICK: Final = 0.25
-"""Seconds after which a silent stream yields no packets, and after which files are looked at again."""
+"""Seconds after which a silent stream yields an empty sequence, and after which files are read again."""
 _PATIENCE: Final = 5.0
 """Seconds within which an instance must answer, and send the start of the stream without a request."""
 
@@ -208,7 +208,7 @@ class Stream:
 class Files:
     """A source that reads files one after the other, or follows all files at once as they grow.
 
-    Files that are followed may be joined by new files, replaced and removed.
+    While files are followed, new files may appear, and files may be replaced or removed.
 
     Args:
         name: the name of the source, for people.

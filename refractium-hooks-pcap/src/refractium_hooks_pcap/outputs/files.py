@@ -33,7 +33,7 @@ _NS: Final = 1_000_000_000
 _MAX_WRITE: Final = 1 << 18
 """Bytes, about, of one write. A fourth of this size is a tenth slower; four times this size is no faster."""
 _LARGE: Final = 4_096
-"""Bytes of a payload from which no copy is made of it; a copy into a record would cost a tenth more."""
+"""Bytes of a payload from which it is not copied into a record; the copy would cost a tenth more."""
 _MAX_BUFFERS: Final = 256
 """Buffers of one writev(2), fewer than IOV_MAX. If there are more buffers, they are small, and are joined."""
 _MAX_CUT: Final = 1 << 20
@@ -265,7 +265,7 @@ class CaptureFile:
         started: time of the first packet added (ns since the epoch); None before the first packet.
 
     Raises:
-        OSError: the file cannot be written, or must not be written because others control it.
+        OSError: the file cannot be written, or must not be written because another user controls it.
         _TakenError: the file exists, another writer has locked it, it has another format, or it is damaged.
     """
 

@@ -49,9 +49,9 @@ _WRITE: Final = selectors.EVENT_WRITE
 class Viewers:
     """The viewers of one hook. Each viewer gets a stream: a header, then all packets since it connected.
 
-    A viewer that reads too slowly loses whole packets, and does not delay the other viewers. A viewer at the
-    port that reads nothing is disconnected. A thread serves the viewers, so that they can connect and leave
-    while there is no traffic.
+    A viewer that reads too slowly loses only whole packets, and does not delay the other viewers. A viewer
+    at the port that reads nothing is disconnected. A thread serves the viewers, so that they can connect
+    and leave while there is no traffic.
 
     Args:
         form: the format of packets.
@@ -150,7 +150,7 @@ class Viewers:
         return now >= self._end or not any(viewer.is_behind for viewer in self._viewers)
 
     def _seek(self, now: float) -> None:
-        """Listen, and look for a reader of the FIFO, if this is still missing and an attempt is due."""
+        """Try to listen, and to find a reader of the FIFO, if it is time for an attempt."""
         if self._address is not None and self._listener is None and now >= self._next_listen:
             self._next_listen = now + _RETRY
             self._listen(self._address)
@@ -345,7 +345,10 @@ class _Viewer:
             self._listen()
 
     def _listen(self) -> None:
-        """Notice that the viewer has left; a FIFO reports that as an error (poll(2), POLLERR)."""
+        """Read to notice that the viewer has left, because a viewer sends nothing.
+
+        A FIFO reports an error when its reader has left (poll(2), POLLERR).
+        """
         try:
             if not os.read(self.fd, 65_536):
                 self._leave()

@@ -98,7 +98,7 @@ _TEXT: Final = [
 
 
 def identify_query(message: bytes, size: int) -> Identification:
-    """Return whether a message is a query, NOTIFY or UPDATE; never `NEED_MORE` for a whole message.
+    """Identify a message as a query, NOTIFY or UPDATE; never answer `NEED_MORE` for a whole message.
 
     Args:
         message: the first bytes of the message, or all of them.

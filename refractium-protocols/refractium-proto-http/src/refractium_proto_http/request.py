@@ -37,7 +37,7 @@ _NOTHING_PENDING: frozenset[str] = frozenset()
 
 
 def describe(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """Return the metadata of a request that `REQUEST_LINE` matches, and ``host`` if it may still come."""
+    """Return the metadata of a request that `REQUEST_LINE` matches, and the keys that may still come."""
     data = data[:MAX_BYTES]
     line = REQUEST_LINE.match(data)
     assert line  # noqa: S101 - the same pattern has matched these bytes before
