@@ -547,7 +547,7 @@ def test_ahead_of_a_fault_everything_is_shown(tmp_path: Path, some: Path) -> Non
     path.write_bytes(some.read_bytes() + b"\6\0\0\0\xff\xff\xff\xff" + bytes(50))
     done = run("capture", path)
     assert (done.code, len(done.out.splitlines())) == (1, 4)
-    assert done.err == f"error: {path}: a block of 4294967295 bytes\n"
+    assert done.err == f"error: {path}: invalid block of 4294967295 bytes\n"
 
 
 @pytest.mark.parametrize(
@@ -557,7 +557,7 @@ def test_ahead_of_a_fault_everything_is_shown(tmp_path: Path, some: Path) -> Non
         (b"", "this is empty"),
         (b"\x0a\x0d", "this is no capture"),
         (b"\x0a\x0d\x0d\x0a\x1c\0\0\0", "this is no capture"),
-        (b"\x0a\x0d\x0d\x0a" + bytes(40), "a section header without a byte-order magic"),
+        (b"\x0a\x0d\x0d\x0a" + bytes(40), "invalid section header: it has no byte-order magic"),
     ],
 )
 def test_what_is_no_capture_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

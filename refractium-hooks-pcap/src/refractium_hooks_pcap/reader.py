@@ -235,15 +235,15 @@ class _Pcapng:
         if kind == _SECTION_HEADER:
             order = _BYTE_ORDERS.get(bytes(data[position + 8 : position + 12]))
             if order is None:
-                raise NotACaptureError("a section header without a byte-order magic")
+                raise NotACaptureError("invalid section header: it has no byte-order magic")
             self._use(order)
             _, size = self._head.unpack_from(data, position)
         if not _MIN_BLOCK <= size <= _MAX_RECORD or size & 3:
-            raise NotACaptureError(f"a block of {size} bytes")
+            raise NotACaptureError(f"invalid block of {size} bytes")
         if available < size:
             return None
         if self._word.unpack_from(data, position + size - 4)[0] != size:
-            raise NotACaptureError("a block whose two lengths differ")
+            raise NotACaptureError("invalid block: its two lengths differ")
         return int(position + size)
 
     def read(self, block: bytes) -> Captured | None:
@@ -255,8 +255,9 @@ class _Pcapng:
                 self._interfaces.append(self._interface(body))
             elif kind == _ENHANCED_PACKET:
                 return self._captured(body)
-        except (struct.error, IndexError) as fault:
-            raise NotACaptureError(f"a block of type {kind} that is too short: {fault}") from None
+        except (struct.error, IndexError):
+            message = f"invalid block of type {kind}: it is too short, or its interface is unknown"
+            raise NotACaptureError(message) from None
         return None
 
     def _interface(self, body: bytes) -> _Interface:
@@ -279,7 +280,7 @@ class _Pcapng:
         at = self._packet.size
         data = body[at : at + stored]
         if len(data) < stored:
-            raise NotACaptureError("a packet that is longer than its block")
+            raise NotACaptureError("invalid block: its packet is longer than the block")
         comment = next(
             (v for k, v in self._options(body[at + stored + (-stored & 3) :]) if k == _COMMENT), None
         )
@@ -301,7 +302,7 @@ class _Pcapng:
                 return
             at += self._option.size
             if at + size > len(data):
-                raise NotACaptureError("an option that is longer than its block")
+                raise NotACaptureError("invalid block: an option is longer than the block")
             yield code, data[at : at + size]
             at += size + (-size & 3)
 
@@ -325,9 +326,9 @@ class _Pcap:
             return None
         seconds, fraction, stored, length = self._record.unpack_from(data, position)
         if fraction >= self.header.resolution or stored > _MAX_RECORD:
-            raise NotACaptureError(f"a record of {stored} bytes")
+            raise NotACaptureError(f"invalid record of {stored} bytes")
         if not (seconds or length):
-            raise NotACaptureError("a record of nothing but zeros")  # A power failure can leave such an end.
+            raise NotACaptureError("invalid record: nothing but zeros")  # A power failure can leave zeros.
         end: int = position + _PCAP_RECORD + stored
         return None if len(data) < end else end
 
