@@ -20,6 +20,8 @@ CHECKED = [
     "CONTRIBUTING.md",
 ]
 
+WORDS = "word " * 30
+
 
 @pytest.mark.parametrize("path", CHECKED)
 def test_prose_keeps_the_rules(path: str) -> None:
@@ -52,7 +54,7 @@ def test_a_sentence_that_breaks_a_rule_is_found(source: str, rule: str, tmp_path
     [
         'def f():\n    """Return whether it holds."""\n',
         f"# {'word ' * 30}. {'Word ' * 30}.\n",
-        f'def f():\n    """Do it.\n\n    Args:\n        one: {"word " * 30}\n        two: {"word " * 30}\n    """\n',
+        f'def f():\n    """Do it.\n\n    Args:\n        a: {WORDS}\n        b: {WORDS}\n    """\n',
         "def __repr__(self):\n    return f'<A {self.name!r}>'\n",
     ],
 )
