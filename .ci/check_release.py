@@ -1,7 +1,7 @@
 """Compare a tag with the versions of all distributions and with the changelog, and print the release notes.
 
-Usage: ``python .ci/check_release.py v1.2.3``, from the root of the repository. Where the tag must not be
-released, the exit code is 1 and stderr has every reason.
+Usage: ``python .ci/check_release.py v1.2.3``, from the root of the repository. If the tag must not be
+released, the exit code is 1 and stderr lists every reason.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def problems(root: Path, tag: str) -> Iterator[str]:
 
 
 def main() -> int:
-    """Return the exit code."""
+    """Check the tag on the command line, print the release notes, and return the exit code."""
     if len(sys.argv) != 2:  # noqa: PLR2004 - the program and the tag
         print(__doc__, file=sys.stderr)
         return 2
