@@ -63,8 +63,8 @@ def test_only_a_name_needs_resolving() -> None:
         ("unix:/" + "a" * 107, "at most 107 bytes"),
     ],
 )
-def test_what_is_no_address_says_why(text: str, message: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its message is what is tested
+def test_a_malformed_address_is_refused_with_the_reason(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is tested below
         Address.parse(text)
     assert message in str(caught.value)
     assert len(str(caught.value)) < 120
@@ -79,7 +79,7 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
     assert Address.parse(str(address)) == address
 
 
-def test_host_names_are_labels_and_no_addresses() -> None:
+def test_a_host_name_consists_of_labels_and_is_not_an_address() -> None:
     assert all(map(is_host_name, ["a", "a.b-c.example", "example.org.", "_x.a", "a" * 63, "1.a"]))
     assert not any(
         map(is_host_name, ["", ".", "a..b", "a-", "a" * 64, ".".join(["a" * 60] * 5), "1.2.3.4", "a:1", "é"])
@@ -110,7 +110,9 @@ def test_host_names_are_labels_and_no_addresses() -> None:
         ("unix:/run/a", "0.0.0.0", False),
     ],
 )
-def test_the_listener_itself_is_known_by_what_is_written(text: str, bind: str, *, own: bool) -> None:
+def test_a_target_written_like_the_listener_is_recognised_without_resolving(
+    text: str, bind: str, *, own: bool
+) -> None:
     assert is_own_address(Address.parse(text), bind, 80) is own
 
 

@@ -1,4 +1,4 @@
-"""Which targets are this proxy's own listeners, and which connections are with themselves."""
+"""Targets that are listeners of this proxy, and connections of a socket with itself."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def listening(host: str) -> Iterator[tuple[OwnAddresses, int]]:
         ("::", "0.0.0.0"),
     ],
 )
-def test_what_would_come_back_to_the_listener_is_its_own(bound: str, host: str) -> None:
+def test_a_target_that_leads_back_to_the_listener_is_recognised(bound: str, host: str) -> None:
     with listening(bound) as (own, port):
         assert target(host, port) in own
         assert target(host, port ^ 1) not in own
@@ -65,12 +65,12 @@ def test_what_would_come_back_to_the_listener_is_its_own(bound: str, host: str) 
         ("::", "2001:db8::1"),
     ],
 )
-def test_the_same_port_elsewhere_is_somebody_elses(bound: str, host: str) -> None:
+def test_the_same_port_at_another_address_is_not_the_listener(bound: str, host: str) -> None:
     with listening(bound) as (own, port):
         assert target(host, port) not in own
 
 
-def test_an_address_of_this_machine_other_than_loopback_is_its_own() -> None:
+def test_a_wildcard_listener_owns_every_address_of_this_machine() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -94,7 +94,7 @@ def test_a_socket_that_is_its_own_peer_is_noticed(named: str) -> None:
         assert is_self_connected(sock, target(named, sock.getsockname()[1]))
 
 
-def test_a_connection_with_somebody_is_not_with_itself() -> None:
+def test_an_ordinary_connection_is_not_its_own_peer() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as sock,

@@ -21,7 +21,7 @@ NETWORKS = (
 
 
 @given(st.lists(NETWORKS), ADDRESSES)
-def test_an_address_is_found_in_a_list_if_it_is_in_one_of_its_networks(
+def test_a_list_of_networks_contains_an_address_that_one_of_them_contains(
     networks: list[object], ip: str
 ) -> None:
     found = ip in Networks(map(str, networks))
@@ -49,12 +49,12 @@ def test_every_address_of_a_network_is_found(network: object, data: st.DataObjec
         ("fe80::1%lo", "fe80::1%lo"),
     ],
 )
-def test_only_a_mapped_address_is_an_ipv4_address(shown: str, ip: str) -> None:
+def test_only_an_ipv4_mapped_address_becomes_an_ipv4_address(shown: str, ip: str) -> None:
     assert plain_ip(shown) == ip
 
 
 @given(st.ip_addresses(v=6))
-def test_every_address_as_the_kernel_shows_it_stays_an_address(address: IPv6Address) -> None:
+def test_every_ipv6_address_in_the_form_of_the_kernel_keeps_its_value(address: IPv6Address) -> None:
     shown = socket.inet_ntop(socket.AF_INET6, address.packed)
     expected = address.ipv4_mapped or address
     assert ip_address(plain_ip(shown)) == expected
@@ -71,7 +71,7 @@ def test_every_address_as_the_kernel_shows_it_stays_an_address(address: IPv6Addr
         ("", "not an address or a network"),
     ],
 )
-def test_what_is_no_network_is_said_to_be_none(text: str, message: str) -> None:
+def test_a_malformed_network_is_refused_with_the_reason(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_network(text)
     with pytest.raises(ValueError, match=message):
@@ -88,7 +88,7 @@ def test_what_is_no_network_is_said_to_be_none(text: str, message: str) -> None:
         (("10.6.6.6",), ("0.0.0.0/0",), (), ("10.6.6.6",)),
     ],
 )
-def test_who_is_allowed_and_not_denied_may_come_in(
+def test_a_client_is_admitted_if_it_is_allowed_and_not_denied(
     allow: tuple[str, ...], deny: tuple[str, ...], admitted: tuple[str, ...], kept_out: tuple[str, ...]
 ) -> None:
     access = Access(allow, deny)

@@ -37,7 +37,7 @@ def places_of_warnings(*routes: RouteConfig, **server: object) -> list[str]:
         (route(transport=Transport.TCP), route()),
     ],
 )
-def test_routes_that_some_client_meets_both_of_are_duplicates(one: RouteConfig, other: RouteConfig) -> None:
+def test_routes_with_equal_conditions_are_duplicates(one: RouteConfig, other: RouteConfig) -> None:
     assert places_of_problems(one, other) == ["1"]
     assert places_of_problems(other, one) == ["1"]
 
@@ -60,11 +60,11 @@ def test_every_further_duplicate_names_the_first() -> None:
         (route(sni=("a", "a")), route(sni="b")),
     ],
 )
-def test_routes_that_differ_in_a_condition_are_none(one: RouteConfig, other: RouteConfig) -> None:
+def test_routes_that_differ_in_a_condition_are_not_duplicates(one: RouteConfig, other: RouteConfig) -> None:
     assert places_of_problems(one, other) == []
 
 
-def test_one_route_of_a_transport_takes_the_silent_clients() -> None:
+def test_only_one_route_of_a_transport_may_take_silent_clients() -> None:
     ftp, smtp = route("ftp", on_timeout=True), route("smtp", on_timeout=True)
     assert places_of_problems(ftp, smtp) == ["1.on_timeout"]
     assert places_of_problems(ftp, route("smtp", on_timeout=False), route("ssh")) == []
@@ -78,26 +78,26 @@ def test_a_unix_socket_is_no_target_for_datagrams() -> None:
     assert places_of_problems(fallback_tcp="unix:/a") == []
 
 
-def test_a_pattern_must_end_within_what_is_inspected() -> None:
+def test_a_pattern_must_end_within_the_peek_buffer() -> None:
     long = route("mine", patterns=("a" * 16, "a" * 17))
     assert places_of_problems(long, peek_buffer_size=16) == ["0.patterns[1]"]
     assert places_of_problems(long) == []
 
 
-def test_limits_that_hardly_limit_are_warned_of() -> None:
+def test_limits_that_are_too_wide_to_protect_cause_a_warning() -> None:
     assert places_of_warnings(peek_timeout_ms=5000, max_connections_per_ip=200) == []
     assert places_of_warnings(peek_timeout_ms=5001) == ["server.peek_timeout_ms"]
     assert places_of_warnings(max_connections_per_ip=201) == ["server.max_connections_per_ip"]
     assert places_of_warnings(max_connections=50) == ["server.max_connections_per_ip"]
 
 
-def test_a_backend_twice_in_one_route_is_warned_of() -> None:
+def test_a_backend_listed_twice_in_one_route_causes_a_warning() -> None:
     twice = route(forward_to=("10.0.0.1:1", "10.0.0.2:1", "10.0.0.1:1", Member("10.0.0.2:1", weight=2)))
     assert places_of_warnings(twice, route("http")) == ["0.forward_to[2]", "0.forward_to[3]"]
     assert places_of_warnings(route(), route("http")) == []
 
 
-def test_targets_that_are_the_listener_itself_are_warned_of() -> None:
+def test_targets_that_are_the_listener_itself_cause_a_warning() -> None:
     loop = route(forward_to=("10.0.0.1:8080", "localhost:8080"))
     fallbacks = {"fallback_tcp": "127.0.0.1:8080", "fallback_udp": "127.0.0.1:8081"}
     assert places_of_warnings(loop, **fallbacks) == ["server.fallback_tcp", "0.forward_to[1]"]

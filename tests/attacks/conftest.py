@@ -1,4 +1,4 @@
-"""A network of its own for each test, in which any address can be a client's."""
+"""A separate network for each test, in which a client can have any address."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["network", "nothing_is_left_open", "uvloop_has_what_it_keeps"]
 
 _CLONE_NEWNET: Final = 0x40000000
-"""From linux/sched.h; Python has it, and both calls, since 3.12."""
+"""The constant of linux/sched.h. Python has it, and ``unshare`` and ``setns``, since 3.12."""
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture
-def network(nothing_is_left_open: None) -> Iterator[Callable[..., None]]:  # noqa: ARG001 - looks after this one
-    """Move this thread and all that it starts to a new network namespace; yields what calls ``ip``."""
+def network(nothing_is_left_open: None) -> Iterator[Callable[..., None]]:  # noqa: ARG001 - its check runs after this fixture
+    """Move this thread and everything it starts to a new network namespace; yield a function that runs
+    the program ``ip``."""
     program = require_program("ip")
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -37,7 +38,8 @@ def network(nothing_is_left_open: None) -> Iterator[Callable[..., None]]:  # noq
 
         ip("link", "set", "lo", "up")
         Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("0")
-        Path("/proc/sys/net/ipv6/ip_nonlocal_bind").write_text("1")  # clients take addresses of local routes
+        # Clients may use any address of a local route.
+        Path("/proc/sys/net/ipv6/ip_nonlocal_bind").write_text("1")
         try:
             yield ip
         finally:

@@ -49,17 +49,18 @@ before its reset."""
 _AT_ONCE: Final = 300
 _MOST_FAILURES: Final = 5
 _FIRST_OF_ALL: Final = range(90_000_000, 90_000_100)
-"""Numbers of the connections before anything is measured."""
+"""Numbers of the connections that run before anything is measured."""
 _RELOADS_AT: Final = range(100, sys.maxsize, 300)
 _KILLS_AT: Final = range(150, sys.maxsize, 1_500)
-"""Counts of connections at which a reload or kill comes. A worker that dies young is replaced after a pause,
-in which its clients wait."""
+"""Counts of connections at which a reload or kill happens. A worker that dies young is replaced after a
+pause, in which its clients wait."""
 _MEMORY: Final = 64 << 20
-"""Bytes by which a process may grow: the buffers of all connections, and what the allocator keeps."""
+"""Bytes by which a process may grow: the buffers of all connections, and memory that the allocator keeps."""
 _IDLE_SECONDS: Final = 0.5
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
-"""From linux/in.h; Python does not have it. The kernel chooses the port by the whole connection then."""
+"""The constant of linux/in.h, which Python lacks. With it the kernel chooses a port that is free for this
+connection."""
 _PROXY_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _LISTEN_EVENTS: Final = 1  # EPOLLIN, level-triggered
 _ZOMBIE: Final = "Z"
@@ -68,7 +69,7 @@ _STALL: Final = re.compile(r"hook \S+ (?:has taken no packet for .*|takes packet
 
 @dataclass(frozen=True)
 class Scenario:
-    """How an instance runs: its workers, its hook, and what is done to it."""
+    """The settings of an instance: its workers, its hook, and the disturbances during the run."""
 
     workers: int
     hook: str = ""
@@ -101,9 +102,9 @@ class Pair:
     Attributes:
         plan: what the ends do.
         began: monotonic time (s) before the client's connect.
-        client: the client's end.
-        backend: the backend's, once there is one.
-        finished: monotonic time (s) at which the last of both was over.
+        client: the end of the client.
+        backend: the end of the backend, once a backend has accepted the connection.
+        finished: monotonic time (s) at which the second end was over.
     """
 
     plan: Plan
@@ -117,15 +118,15 @@ class Fuzz:
     """Runs connections through one instance, and judges each.
 
     Args:
-        seed: of everything.
+        seed: the seed of all random choices.
         scenario: how the instance runs.
-        folder: for its files.
+        folder: the folder for the files of the instance.
         say: called with each failure.
 
     Attributes:
-        failures: how many there were.
-        count: how many connections have been judged.
-        strangers: connections of backends that ended before they said their number.
+        failures: the number of failures.
+        count: the number of connections that have been judged.
+        strangers: the number of connections to backends that ended before their number arrived.
         longest: seconds that the longest connection took, and its number.
     """
 
@@ -151,7 +152,7 @@ class Fuzz:
         return len(self._kills)
 
     def run(self, numbers: Iterator[int], deadline: float) -> None:
-        """Run connections of these numbers, until there are no more or the time is over."""
+        """Run connections with these numbers, until no number is left or the deadline has passed."""
         with ExitStack() as stack:
             stack.callback(self._loop.end)
             self._listen(stack)
@@ -166,12 +167,13 @@ class Fuzz:
             )
             self._target = program.address
             eventually(program.watches_files, "the configuration is watched")
-            self._connect_all(iter(_FIRST_OF_ALL), deadline)  # so that all is imported and allocated
+            # This imports and allocates everything before the first measurement.
+            self._connect_all(iter(_FIRST_OF_ALL), deadline)
             before = [measure(pid) for pid in self._processes()]
             self._connect_all(numbers, deadline)
             self._judge_alone()
             if self.failures >= _MOST_FAILURES:
-                return  # with connections still open
+                return  # connections are still open
             for problem in self._problems_at_the_end(before):
                 self._fail(problem)
             if (code := program.terminate()) != 0:
@@ -182,7 +184,7 @@ class Fuzz:
     # The instance
 
     def _configure(self) -> None:
-        """Write a configuration, each time another one."""
+        """Write a configuration that differs from the one before."""
         rng = self._rng
         spread = self._backends[:]
         rng.shuffle(spread)
@@ -240,7 +242,7 @@ transport = "tcp"
     def _reload(self) -> None:
         self._configure()
         self.reloads += 1
-        if self._rng.random() < 0.7:  # else it is for the watch to notice
+        if self._rng.random() < 0.7:  # otherwise the watch has to notice the change
             self._program.signal(signal.SIGHUP)
 
     def _kill(self) -> None:
@@ -261,7 +263,7 @@ transport = "tcp"
     # Backends
 
     def _listen(self, stack: ExitStack) -> None:
-        """Open the listeners of all backends, good and bad."""
+        """Open the listeners of all backends, including the backends that misbehave."""
         tcp = [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096)) for _ in range(3)]
         unix = [self._unix_listener(stack, name) for name in ("backend", "gone")]
         dead = stack.enter_context(socket.socket())
@@ -273,7 +275,7 @@ transport = "tcp"
             (tcp[2], _reset),
             (unix[1], socket.socket.close),
         ):
-            listener.setblocking(False)  # noqa: FBT003 - positional by its nature
+            listener.setblocking(False)  # noqa: FBT003 - setblocking takes only positional arguments
             self._loop.watch(listener, partial(_accept, listener, take), _LISTEN_EVENTS)
 
     def _unix_listener(self, stack: ExitStack, name: str) -> socket.socket:
@@ -283,8 +285,8 @@ transport = "tcp"
         return listener
 
     def _arrived(self, sock: socket.socket) -> None:
-        """Find out which connection a backend has been given, by what comes first."""
-        sock.setblocking(False)  # noqa: FBT003 - positional by its nature
+        """Find out by the first bytes which connection a backend has accepted."""
+        sock.setblocking(False)  # noqa: FBT003 - setblocking takes only positional arguments
         early = b""
 
         def read(_mask: int) -> None:
@@ -309,7 +311,8 @@ transport = "tcp"
         read(0)
 
     def _find(self, data: bytes) -> tuple[int, bytes] | None:
-        """Return the number of the connection that begins so, and its bytes without a PROXY header."""
+        """Return the number of the connection that begins with these bytes, and the bytes without a PROXY
+        header."""
         header = _proxy_header(data)
         if header is None:
             return None
@@ -335,7 +338,7 @@ transport = "tcp"
     # Clients
 
     def _connect_all(self, numbers: Iterator[int], deadline: float) -> None:
-        """Run connections until there are no more numbers, and then until all of them are over."""
+        """Run connections until no number is left, then wait until all of them are over."""
         is_over = False
         while not is_over or (self._open and self.failures < _MOST_FAILURES):
             now = time.monotonic()
@@ -351,7 +354,7 @@ transport = "tcp"
             self._end_hanging(now)
 
     def _disturb(self) -> None:
-        """Reload or kill, if it is time for that."""
+        """Reload or kill if the count of connections is due for it."""
         self._started += 1
         if self._scenario.reloads and self._started in _RELOADS_AT:
             self._reload()
@@ -361,7 +364,7 @@ transport = "tcp"
     def _connect(self, number: int) -> None:
         plan = Plan.random(self._seed, number)
         sock = socket.socket()
-        sock.setblocking(False)  # noqa: FBT003 - positional by its nature
+        sock.setblocking(False)  # noqa: FBT003 - setblocking takes only positional arguments
         _set_options(sock, plan.client.receive_buffer, plan.client.send_buffer, inline=plan.client.inline)
         sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind((f"127.0.0.{2 + number % 250}", 0))
@@ -377,7 +380,7 @@ transport = "tcp"
         pair.client.await_connected()
 
     def _end_over(self, pair: Pair) -> None:
-        """One end of a connection is over: judge it if the other one is as well."""
+        """Record that an end is over, and judge the connection if its other end is over as well."""
         if not pair.client.is_over or (pair.backend is not None and not pair.backend.is_over):
             return
         pair.finished = time.monotonic()
@@ -389,7 +392,7 @@ transport = "tcp"
             self._judge(pair)
 
     def _end_hanging(self, now: float) -> None:
-        """Give up a connection that is open for too long."""
+        """Give up a connection that has been open for too long."""
         while self._open:
             number, pair = next(iter(self._open.items()))
             if now - pair.began < _PATIENCE:
@@ -465,7 +468,7 @@ transport = "tcp"
 
 @dataclass(frozen=True)
 class Measured:
-    """What a process has: descriptors, resident memory (bytes), used processor time (s)."""
+    """The resources of a process: descriptors, resident memory (bytes), used processor time (s)."""
 
     descriptors: int
     memory: int
@@ -475,14 +478,15 @@ class Measured:
 def measure(pid: int) -> Measured:
     proc = Path("/proc", str(pid))
     fields = (proc / "stat").read_text().rpartition(")")[2].split()
-    # The configuration is read once a second, and is open for that moment.
+    # The process opens its configuration once a second, for a moment; the minimum leaves that descriptor
+    # out.
     descriptors = min(len(os.listdir(proc / "fd")) for _ in range(3))  # noqa: PTH208 - names are wanted
     memory = int((proc / "status").read_text().partition("VmRSS:")[2].split()[0]) << 10
     return Measured(descriptors, memory, (int(fields[11]) + int(fields[12])) * _TICK)
 
 
 def _environment_with_hooks(folder: Path) -> dict[str, str]:
-    """Make a distribution of `attacks.fuzz_hooks`; the environment in which programs find it."""
+    """Make a distribution of `attacks.fuzz_hooks`, and return the environment in which programs find it."""
     information = folder / "refractium_fuzz_hooks-1.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: refractium-fuzz-hooks\nVersion: 1\n")
@@ -497,7 +501,7 @@ def _is_drained(status: Status) -> bool:
 
 
 def _unexpected(path: Path, *, kills: int) -> Iterator[str]:
-    """Yield the lines of a log that must not be there."""
+    """Yield the lines of a log that are not expected."""
     deaths = 0
     for line in path.read_bytes().splitlines():
         if not line.startswith(b"{"):
@@ -506,7 +510,7 @@ def _unexpected(path: Path, *, kills: int) -> Iterator[str]:
             said = json.loads(line)
             if said["level"] == "warning" and "cannot be reached" in str(said):
                 continue
-            # Hooks have the lowest priority: on a busy machine one may stall, and go on.
+            # Hooks have the lowest priority. On a busy machine a hook may stall and then go on.
             if said["level"] == "warning" and _STALL.fullmatch(said["message"]):
                 continue
             if "was killed by signal 9" in str(said):
@@ -525,7 +529,7 @@ def _is_worker(pid: int) -> bool:
 
 
 def _state(pid: int) -> str:
-    """Return the state of a process as proc(5) has it; empty if it is gone."""
+    """Return the state letter of a process (proc(5)); empty if the process is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -586,10 +590,10 @@ def run(
     scenarios: Sequence[Scenario] = SCENARIOS,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Run connections, so many of each scenario in turn, until one number is reached.
+    """Run connections, a fixed number of each scenario in turn, up to the given number.
 
     Returns:
-        How many failures there were.
+        The number of failures.
     """
     begun, number, failures, turn = time.monotonic(), first, 0, 0
     deadline = begun + seconds

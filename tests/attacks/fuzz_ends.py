@@ -40,14 +40,14 @@ class Loop:
         self.now = time.monotonic()
 
     def watch(self, sock: socket.socket, handler: Handler, events: int = _EDGE) -> None:
-        """Call a handler with the events of a socket, or another one than before."""
+        """Call a handler at the events of a socket, in place of an earlier handler."""
         fd = sock.fileno()
         if fd not in self._handlers:
             self._epoll.register(fd, events)
         self._handlers[fd] = handler
 
     def close(self, sock: socket.socket) -> None:
-        """Close a socket that is watched."""
+        """Stop watching a socket, and close it."""
         del self._handlers[sock.fileno()]
         sock.close()
 
@@ -60,7 +60,8 @@ class Loop:
         events = self._epoll.poll(timeout, 512)
         self.now = time.monotonic()
         for fd, mask in events:
-            # An event of a socket closed in this turn may reach a new socket of its number, which only looks.
+            # A socket opened in this turn may have the number of a closed one and get its event. The
+            # handler then finds nothing to read.
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler(mask)
@@ -78,20 +79,20 @@ class End:
         loop: the source of events.
         sock: connected and non-blocking.
         program: what the end does.
-        stream: what it sends.
-        expected: what its peer sends.
-        over: called once, when it has closed its socket.
+        stream: the bytes that it sends.
+        expected: the bytes that its peer sends.
+        over: a function, called once when the end has closed its socket.
 
     Attributes:
-        is_tcp: whether a reset is known here.
-        sent: bytes that the kernel has taken from it.
-        got: bytes that have come.
-        wrong: why they are not those of its peer; empty while they are.
-        shut: whether it has ended its sending side in an orderly way, by a shutdown or a close.
-        broken: whether a send or shutdown has told of a reset.
-        delivered: whether the kernel of the proxy had everything that was sent when this end left.
-        ended: how its peer's side ended; `left`: it closed before it knew.
-        is_over: whether it has closed its socket.
+        is_tcp: whether the socket is TCP, which has resets.
+        sent: number of bytes that the kernel has taken from this end.
+        got: number of bytes that have arrived.
+        wrong: the way in which the arrived bytes differ from those expected; empty while they are equal.
+        shut: whether this end has ended its sending side in order, by a shutdown or a close.
+        broken: whether a send or shutdown has reported a reset.
+        delivered: whether the kernel of the proxy had all sent bytes when this end left.
+        ended: the way in which the peer's side ended; `left` if this end closed before it knew.
+        is_over: whether this end has closed its socket.
     """
 
     __slots__ = (
@@ -158,7 +159,7 @@ class End:
         self._loop.watch(self._sock, connected)
 
     def begin(self, early: bytes = b"") -> None:
-        """Run the program from here on; some bytes may have been read already."""
+        """Run the program from now on. A caller that has read some bytes already passes them."""
         program = self._program
         self._loop.watch(self._sock, self.on_event)
         if early:
@@ -192,7 +193,7 @@ class End:
                 self._peer_ended("reset")
                 return
             if not data:
-                # The kernel tells of a reset once. A send that learned of it leaves an end to recv.
+                # The kernel reports a reset once. If a send has got it, recv sees an end.
                 self._peer_ended("reset" if self.broken else "eof")
                 return
             self._take(data)

@@ -1,4 +1,4 @@
-"""The hooks of the fuzz: one that lets everything pass, and one that reads every packet, in a process."""
+"""The hooks of the fuzz: one ignores all packets, in a thread; the other reads every packet, in a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Passing(PacketHook[NoSettings]):
-    """Is told of everything in a thread of the proxy, and does nothing."""
+    """A hook in a thread of the proxy that receives all events and does nothing."""
 
     name = "passing"
 
@@ -20,7 +20,7 @@ class Passing(PacketHook[NoSettings]):
 
 
 class Reading(PacketHook[NoSettings]):
-    """Reads every byte, in a process of its own."""
+    """A hook in a process of its own that reads every byte."""
 
     name = "reading"
     isolation = "process"

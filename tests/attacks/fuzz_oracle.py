@@ -1,4 +1,4 @@
-"""What both ends of a connection must have seen of each other.
+"""The rules for the bytes and the end that each end of a connection must see of the other end.
 
 `S` is the end that sends in one direction, `R` the end that receives. An end is *orderly* if it sends all its
 bytes, ends its sending side (shutdown) and reads until its peer has ended.
@@ -8,7 +8,7 @@ bytes, ends its sending side (shutdown) and reads until its peer has ended.
    the proxy reads it inline (SO_OOBINLINE) and passes it on as any other byte.
 2. If both ends are orderly, each got everything, and then the end.
 3. If R sees an orderly end, S has ended its sending side, and R got everything that the kernel took from S.
-   In other words, what was cut is not shown as whole:
+   In other words, a stream that was cut never looks complete:
 
    - S resets (SO_LINGER of 0 s). Its kernel throws away what was not sent yet. R must see a reset, unless S
      had ended its sending side before; then R may see that end, after all bytes.
@@ -17,10 +17,10 @@ bytes, ends its sending side (shutdown) and reads until its peer has ended.
    - S closes with nothing unread, and bytes arrive for it later. Its kernel resets then, with the same loss.
    - The proxy resets S, because R was cut. R is gone then, or sees a reset.
 
-4. What came before a reset arrives before it. If the kernel of the proxy had acknowledged everything when S
+4. Bytes sent before a reset arrive before it. If the kernel of the proxy had acknowledged everything when S
    left (TIOCOUTQ is 0), and R reads on to the end or reset, R got everything: Linux keeps the receive queue
    of a socket that is reset.
-5. The kernel tells the errno of a reset once. If a send has it, recv tells of an end. So an end that R sees
+5. The kernel reports the errno of a reset once. If a send gets it, recv reports an end. So an end that R sees
    after one of its sends has failed is a reset. An end that R sees before that is an end.
 6. A unix socket has no reset. Whichever way a backend there closes, its peer can read what the kernel took,
    so every way counts as a close in rule 3. Rule 3 does not hold for what such a backend receives: it sees an
@@ -49,12 +49,12 @@ _WITHOUT_BACKEND: Final = frozenset({"reset", "gone"})
 
 
 def problems(plan: Plan, client: End, backend: End | None, *, was_killed: bool) -> Iterator[str]:
-    """Yield how a connection breaks the rules; both ends are over.
+    """Yield each way in which a connection breaks the rules, after both ends are over.
 
     Args:
-        plan: of the connection.
-        client: its client.
-        backend: its backend; None if there was none.
+        plan: the plan of the connection.
+        client: the end of the client.
+        backend: the end of the backend; None if no backend accepted the connection.
         was_killed: whether a worker was killed while the connection was open.
     """
     if backend is None:

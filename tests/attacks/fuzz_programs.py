@@ -1,4 +1,4 @@
-"""Random programs of both ends of a connection: the same programs for the same seed and number."""
+"""Random programs for both ends of a connection; a seed and a number always give the same programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREFIXES: Final[dict[Kind, bytes]] = {
     "gone": b"\xf0\x0d\x03#%08d;",
     "dead": b"\xf0\x0d\x04#%08d;",
 }
-"""The first bytes of a client, by the route that they lead to, with the number of the connection.
+"""The first bytes of a client and the number of the connection, for each route that they lead to.
 
 Three routes have bad backends: `reset` resets each connection when it accepts it, `gone` closes it, and at
 `dead` nobody listens.
@@ -36,16 +36,16 @@ _SIZE_WEIGHTS: Final = (16, 30, 20, 14, 10, 6, 3, 2)
 _BULK: Final = 4_000_000
 _MOST: Final = 4_000_000
 _MOST_TO_SLOW: Final = 40_000
-"""The most that is sent to an end that reads slowly: a MiB would take minutes."""
+"""Most bytes that are sent to an end that reads slowly. A MiB would take minutes."""
 _MOST_BY_WINDOW: Final = {1: 8_000, 4_096: 60_000}
-"""The most that is sent to an end with such a receive buffer: a closed window costs 200 ms."""
+"""Most bytes that are sent to an end, by its receive buffer (bytes). A closed window costs 200 ms."""
 _BLOCK: Final = random.Random("block").randbytes(16 << 20)  # noqa: S311 - test data
-"""The source of all streams. Two streams begin at different offsets of it, so their bytes differ."""
+"""The source of all streams. Two streams begin at different offsets of this block, so their bytes differ."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that an end does: send bytes, send bytes of which the last is urgent, or pause for ms."""
+    """One action of an end: send bytes, send bytes of which the last is urgent, or pause for `ms`."""
 
     what: Literal["send", "urgent", "pause"]
     amount: int
@@ -56,20 +56,20 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """Everything that one end does.
+    """The behaviour of one end.
 
     Attributes:
-        steps: what it does first, one after the other; it reads meanwhile.
+        steps: its first actions, one after the other; it reads meanwhile.
         reading: when it reads: at once, in small pieces with pauses, after `reading_ms`, or never.
-        reading_ms: that delay, or the pause between pieces.
-        piece: bytes that it reads at once.
-        ending: what it does after its last step: end its sending side and read on until the peer ends;
-            the same, but leave after `leave_ms`; close; reset.
-        deadline_ms: after this time it ends, whatever it has not sent yet; 0: never.
-        leave_ms: from the end of its sending side to its close.
-        resets: whether it resets when it leaves.
-        receive_buffer: SO_RCVBUF; 0: as the kernel likes.
-        send_buffer: SO_SNDBUF.
+        reading_ms: delay (ms) before it reads, or pause (ms) between pieces.
+        piece: most bytes of one read.
+        ending: its action after the last step: `shut` ends the sending side and reads until the peer ends;
+            `leave` ends the sending side and closes after `leave_ms`; `close` closes; `reset` resets.
+        deadline_ms: time (ms) after which it ends, even with unsent bytes; 0: no deadline.
+        leave_ms: time (ms) from the end of its sending side to its close.
+        resets: whether it leaves by a reset.
+        receive_buffer: SO_RCVBUF (bytes); 0: the kernel chooses.
+        send_buffer: SO_SNDBUF (bytes); 0: the kernel chooses.
         inline: SO_OOBINLINE.
     """
 
@@ -87,12 +87,12 @@ class Program:
 
     @property
     def total(self) -> int:
-        """The number of bytes that it sends."""
+        """The number of bytes that this end sends."""
         return sum(step.amount for step in self.steps if step.what != "pause")
 
     @property
     def is_orderly(self) -> bool:
-        """Whether it sends everything, ends its sending side and reads until its peer does the same."""
+        """Whether the end sends everything, ends its sending side and reads until its peer has ended."""
         return self.ending == "shut"
 
     def __str__(self) -> str:
@@ -113,15 +113,15 @@ class Program:
 
 @dataclass(frozen=True)
 class Plan:
-    """One connection: the route that the client asks for, and what both ends do.
+    """One connection: the route that the client asks for, and the programs of both ends.
 
     Attributes:
-        number: of the connection.
-        kind: of the client's first bytes.
-        client: what the client does.
-        backend: what the backend does.
-        up: what the client sends.
-        down: what the backend sends.
+        number: the number of the connection.
+        kind: the kind of the client's first bytes, which choose the route.
+        client: the program of the client.
+        backend: the program of the backend.
+        up: the bytes that the client sends.
+        down: the bytes that the backend sends.
     """
 
     number: int
@@ -156,7 +156,7 @@ class Plan:
 
 
 class _Habits:
-    """How an end reads and ends; its peer's program depends on it."""
+    """The way in which an end reads and ends; the program of its peer depends on it."""
 
     def __init__(self, rng: random.Random) -> None:
         ending: tuple[Ending, ...] = ("shut", "leave", "close", "reset")
@@ -169,7 +169,7 @@ class _Habits:
         self.is_torn = False
 
     def tear(self, rng: random.Random) -> None:
-        """Be sent bulk, and leave while the proxy holds some of it."""
+        """Receive bulk, and leave while the proxy holds some of it."""
         self.is_torn = True
         endings: tuple[Ending, ...] = ("close", "reset")
         readings: tuple[Reading, ...] = ("eager", "late", "never")
@@ -178,7 +178,7 @@ class _Habits:
 
     @property
     def most(self) -> int:
-        """How many bytes such an end is sent at the most."""
+        """Most bytes that the peer sends to an end with these habits."""
         by_reading = _MOST_TO_SLOW if self.reading == "slow" else _MOST
         return min(by_reading, _MOST_BY_WINDOW.get(self.receive_buffer, _MOST))
 
@@ -208,7 +208,7 @@ def _program(rng: random.Random, mine: _Habits, peer: _Habits, prefix: bytes, ki
 
 
 def _steps(rng: random.Random, prefix: bytes, most: int) -> list[Step]:
-    """Draw what is sent; with a prefix at least all of that."""
+    """Draw the steps that send bytes; at least all bytes of a prefix, if there is one."""
     steps = []
     if prefix and rng.random() < 0.15:
         for _ in range(rng.randint(1, len(prefix))):

@@ -1,10 +1,11 @@
-"""Mixed traffic for as long as one likes, while the program is reloaded and its workers are killed.
+"""Mixed traffic for a chosen time, while the program is reloaded and its workers are killed.
 
 python tests/attacks/soak.py [--seconds 1800]
 
-TCP, TLS and UDP clients ask without a pause, each for its own bytes. Every five seconds the configuration is
-reloaded, every twenty a worker is killed, and one of the backends comes and goes. A client may fail only if a
-worker was killed while it was connected. Memory, descriptors and threads are shown as they go.
+TCP, TLS and UDP clients send questions without end, each with its own bytes. Every five seconds the
+configuration is reloaded, every twenty seconds a worker is killed, and one of the backends comes and goes. A
+client may fail only if a worker was killed while it was connected. The soak prints memory, descriptors and
+threads as they change.
 """
 
 from __future__ import annotations
@@ -39,20 +40,20 @@ if TYPE_CHECKING:
 HOST: Final = "127.0.0.1"
 WORKERS: Final = 3
 CLIENTS: Final = {"tcp": 6, "tls": 3, "udp": 3}
-"""How many clients of each kind ask at the same time."""
+"""Number of concurrent clients of each kind."""
 MAGIC: Final = b"SOAK"
 NAME: Final = "soak.example"
 PAUSE: Final = 0.01
 """Seconds between two questions of a client."""
 ANSWERED_WITHIN: Final = 20.0
-"""Seconds after which a question has no answer; a worker that is killed is replaced in less."""
+"""Seconds in which a question must be answered; a killed worker is replaced in less time."""
 RELOAD_EVERY: Final = 5.0
 KILL_EVERY: Final = 20.0
 FLAP_EVERY: Final = 3.0
 
 
 class Sample(NamedTuple):
-    """What all processes use together, but the workers' memory, which is that of the largest."""
+    """The resources that all processes use together, except memory, which is that of the largest worker."""
 
     seconds: float
     supervisor_kib: int
@@ -64,18 +65,18 @@ class Sample(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What the soak has seen.
+    """The results of a soak.
 
     Attributes:
-        asked: questions that were answered in full, by kind.
-        excused: failures of clients that were connected when a worker was killed, by kind.
-        flapped: the same of clients that were connected when the backend stopped listening, which resets
-            those that it has not accepted yet.
-        failures: all others, in words.
-        reloads: how many there were.
-        kills: when workers were killed (s, monotonic clock).
-        flaps: when the backend stopped listening (s, monotonic clock).
-        samples: what the processes used meanwhile.
+        asked: number of questions that were answered in full, by kind.
+        excused: number of failures of clients that were connected when a worker was killed, by kind.
+        flapped: number of failures of clients that were connected when the backend stopped listening, by kind;
+            connections that the backend has not accepted yet are reset then.
+        failures: all other failures, in words.
+        reloads: number of reloads.
+        kills: times at which workers were killed (s, monotonic clock).
+        flaps: times at which the backend stopped listening (s, monotonic clock).
+        samples: the resources of the processes during the soak.
     """
 
     asked: Counter[str] = field(default_factory=Counter)
@@ -89,7 +90,7 @@ class Outcome:
 
 
 class EchoDatagrams(asyncio.DatagramProtocol):
-    """Sends each datagram back."""
+    """A server that sends each datagram back."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.DatagramTransport", transport)
@@ -99,7 +100,7 @@ class EchoDatagrams(asyncio.DatagramProtocol):
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send everything back, then the end."""
+    """Send all bytes back, then the end."""
     with contextlib.suppress(OSError):
         while data := await reader.read(65_536):
             writer.write(data)
@@ -108,7 +109,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def listen_now_and_then(port: int, flaps: list[float]) -> None:
-    """Echo on a TCP port, but not all the time; who is connected stays so."""
+    """Echo on a TCP port, with breaks in which nobody listens; open connections last through the breaks."""
     while True:
         server = await asyncio.start_server(echo, HOST, port, reuse_address=True)
         await asyncio.sleep(FLAP_EVERY)
@@ -133,7 +134,7 @@ async def ask_tcp(port: int, data: bytes, context: ssl.SSLContext | None = None)
 
 async def ask_udp(port: int, data: bytes) -> bytes:
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)  # noqa: FBT003 - takes it so
+        sock.setblocking(False)  # noqa: FBT003 - setblocking takes only positional arguments
         sock.connect((HOST, port))
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(sock, data)
@@ -141,7 +142,7 @@ async def ask_udp(port: int, data: bytes) -> bytes:
 
 
 async def client(kind: str, ask: Callable[[bytes], Awaitable[bytes]], seed: str, seen: Outcome) -> None:
-    """Ask again and again, and judge each answer."""
+    """Ask question after question, and judge each answer."""
     chance = random.Random(seed)  # noqa: S311 - test data
     while True:
         size = 600 if kind == "udp" else chance.choice((1, 500, 20_000, 300_000))
@@ -167,7 +168,7 @@ async def client(kind: str, ask: Callable[[bytes], Awaitable[bytes]], seed: str,
 
 
 def configuration(port: int, ports: dict[str, int], number: int) -> str:
-    """Say where all goes; each number gives a file of its own that means the same."""
+    """Return a configuration for these ports; each number gives a different file with the same meaning."""
     return f"""
 fallback_udp = "{HOST}:{ports["udp"]}"
 [server]
@@ -192,18 +193,18 @@ transport = "tcp"
 
 
 def sample(program: Running, begun: float) -> Sample:
-    """Measure the supervisor and the workers that are there."""
+    """Measure the supervisor and its present workers."""
     workers = children(program.pid)
     kib: dict[int, int] = {}
     descriptors = threads = 0
     for pid in (program.pid, *workers):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is being replaced
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the worker is being replaced
             status = Path(f"/proc/{pid}/status").read_text()
-            if "VmRSS:" not in status:  # it has been killed, and not been waited for yet
+            if "VmRSS:" not in status:  # the worker has been killed and not yet waited for
                 continue
             kib[pid] = int(status.partition("VmRSS:")[2].split()[0])
             threads += int(status.partition("Threads:")[2].split()[0])
-            descriptors += len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - the same, in a line
+            descriptors += len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - only their number is wanted
     largest = max((kib[pid] for pid in workers if pid in kib), default=0)
     return Sample(time.monotonic() - begun, kib[program.pid], largest, descriptors, threads, len(kib))
 
@@ -214,7 +215,7 @@ async def reload_again_and_again(
     while True:
         await asyncio.sleep(RELOAD_EVERY)
         seen.reloads += 1
-        path.write_text(configuration(port, ports, seen.reloads))  # noqa: ASYNC240 - a few bytes
+        path.write_text(configuration(port, ports, seen.reloads))  # noqa: ASYNC240 - writes a few bytes
         program.signal(signal.SIGHUP)
 
 
@@ -235,7 +236,7 @@ async def sample_again_and_again(program: Running, begun: float, every: float, s
 
 @contextlib.asynccontextmanager
 async def backends(flaps: list[float]) -> AsyncIterator[tuple[dict[str, int], ssl.SSLContext]]:
-    """Backends of all kinds: their ports, and what a TLS client believes."""
+    """Run backends of all kinds; yield their ports and the certificate authority that a TLS client trusts."""
     authority = trustme.CA()
     serves, asks = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert(NAME).configure_cert(serves)
@@ -265,7 +266,7 @@ async def backends(flaps: list[float]) -> AsyncIterator[tuple[dict[str, int], ss
 
 
 async def soak(seconds: float, seed: str, folder: Path, sample_every: float = 60.0) -> Outcome:
-    """Run it all; the log of the program is the file ``log`` of the folder."""
+    """Run the whole soak; the program logs into the file ``log`` of the folder."""
     seen = Outcome()
     async with backends(seen.flaps) as (ports, context):
         path, port = folder / "refractium.toml", free_port()
@@ -297,14 +298,14 @@ async def soak(seconds: float, seed: str, folder: Path, sample_every: float = 60
                 task.cancel()
             await asyncio.wait(tasks)
             for task in done:
-                task.result()  # none ends by itself, but for an error
+                task.result()  # a task ends by itself only with an error
             seen.samples.append(sample(program, begun))
             assert await asyncio.to_thread(program.terminate) == 0
     return seen
 
 
 def told(log: Path) -> Counter[str]:
-    """Return what the program has logged but for the access log, without times and numbers, and how often."""
+    """Return the lines of a log without the access log, times and numbers, and how often each occurs."""
     with log.open() as lines:
         rest = (line.split(maxsplit=1)[1] for line in lines if f" info {HOST}:" not in line)
         return Counter(re.sub(r"\d+", "N", line.rstrip()) for line in rest)

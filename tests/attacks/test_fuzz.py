@@ -10,11 +10,11 @@ import pytest
 from attacks.fuzz import SCENARIOS, Scenario, run
 
 SEED: Final = int(os.environ.get("FUZZ_SEED", "20261130"))
-"""The programs are the same every time, unless this is set to look for others."""
+"""The seed of all programs, always the same unless FUZZ_SEED asks for other programs."""
 
 
 @pytest.mark.parametrize("scenario", [SCENARIOS[1], SCENARIOS[2]], ids=str)
-def test_both_ends_see_what_the_other_did(scenario: Scenario) -> None:
+def test_both_ends_see_every_byte_and_the_ending_of_the_other(scenario: Scenario) -> None:
     said: list[str] = []
     failures = run(SEED, connections=400, scenarios=[scenario], say=said.append)
     assert not failures, "\n".join(said)
@@ -23,7 +23,7 @@ def test_both_ends_see_what_the_other_did(scenario: Scenario) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
-def test_both_ends_of_thousands_see_what_the_other_did(scenario: Scenario) -> None:
+def test_both_ends_of_thousands_of_connections_see_every_byte_and_the_ending(scenario: Scenario) -> None:
     said: list[str] = []
     failures = run(SEED + 1, connections=4_000, scenarios=[scenario], say=said.append)
     assert not failures, "\n".join(said)

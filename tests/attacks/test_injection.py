@@ -1,4 +1,4 @@
-"""System calls of the running program that fail, one in so many: nobody hangs, and nothing stays broken."""
+"""Every n-th system call of the running program fails: no client hangs, and nothing stays broken."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ CALLS = [
     *(f"connect:{error}:4" for error in ("ENOMEM", "EINTR", "EPERM", "EADDRNOTAVAIL")),
     *(f"recvfrom:{error}:9" for error in ("ENOMEM", "EIO")),
     *(f"sendto:{error}:9" for error in ("ENOMEM", "ENOBUFS", "EPERM", "EIO")),
-    # No EAGAIN: a kernel that says so tells later, by an event, when to go on. strace says so without that.
+    # EAGAIN is left out: a kernel that returns it announces later, by an event, that the call can go on.
+    # strace does not.
     *(f"splice:{error}:5" for error in ("ENOMEM", "EIO")),
     *(f"epoll_ctl:{error}:7" for error in ("ENOMEM", "ENOSPC")),
     *(f"socket:{error}:3" for error in ("EMFILE", "ENOBUFS")),
     *(f"shutdown:{error}:3" for error in ("ENOTCONN", "ENOBUFS")),
     *("setsockopt:ENOMEM:5", "getsockopt:ENOBUFS:3", "ioctl:EIO:3", "pipe2:EMFILE:1", "epoll_pwait:EINTR:3"),
 ]
-"""A call, its error, and how often."""
+"""System calls, each with the error that it returns and the n of "every n-th call"."""
 
 
 @contextmanager
 def injecting(program: Running, call: str) -> Iterator[None]:
-    """Have one in so many calls of a running program fail while the block runs."""
+    """Make every n-th of one system call of a running program fail while the block runs."""
     name, error, each = call.split(":")
     command = [
         *(require_program("strace"), "-f", "-qqq", "-o", "/dev/null", "-p", str(program.pid)),
@@ -67,13 +68,14 @@ def injecting(program: Running, call: str) -> Iterator[None]:
 
 
 def traced_by(pid: int) -> int:
-    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123 - no path of a file
+    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123 - a file of proc(5)
         (line,) = [line for line in file if line.startswith("TracerPid:")]
     return int(line.split()[1])
 
 
 def exchange(program: Running, number: int) -> bool:
-    """Send and get back; whether all came. Less must be a part of it, without an orderly end."""
+    """Send bytes and read the echo; return whether all came back. An incomplete echo must be a prefix
+    without an orderly end."""
     size = (10, 3_000, 200_000, 1_500_000)[number % 4]
     data = (b"UNIX" if number % 3 == 2 else b"?") + payload(number, size)
     try:
@@ -81,16 +83,18 @@ def exchange(program: Running, number: int) -> bool:
             received = receive_all(sock)
     except ConnectionError:
         return False
-    assert data.startswith(received.data), "bytes of somebody else"
+    assert data.startswith(received.data), "the client received bytes that it did not send"
     whole = received.data == data
-    # A send that learns of the reset takes the error; the next receive looks like an orderly end then.
-    assert whole or received.end == "reset" or not sent.is_set(), "cut off, and shown as whole"
+    # A send that meets the reset takes its error; the next receive then looks like an orderly end.
+    assert whole or received.end == "reset" or not sent.is_set(), "the echo was cut off but ended in order"
     return whole
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_that_fails_now_and_then_hangs_nobody_and_leaves_nothing(tmp_path: Path, call: str) -> None:
+def test_a_system_call_that_sometimes_fails_hangs_no_client_and_leaks_nothing(
+    tmp_path: Path, call: str
+) -> None:
     path = tmp_path / "refractium.toml"
     with (
         Backend(echo) as tcp,

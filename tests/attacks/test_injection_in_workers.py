@@ -1,4 +1,4 @@
-"""System calls of a supervisor and of its workers that fail now and then: everything works again."""
+"""System calls of a supervisor and of its workers sometimes fail: afterwards everything works again."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ forward_to = "{unix}"
 transport = "tcp"
 """
 _INJECTED_SECONDS: Final = 3.0
-"""How long calls of the supervisor fail at the most: while it replaces a worker and reloads."""
+"""Most seconds in which calls of the supervisor fail, while it replaces a worker and reloads."""
 OF_WORKERS: Final = [
     *(f"accept4:{error}:3" for error in ("EMFILE", "ENOBUFS", "ECONNABORTED", "EPERM", "EIO")),
     *(f"connect:{error}:4" for error in ("ENOMEM", "EINTR", "EADDRNOTAVAIL")),
     *(f"recvfrom:{error}:9" for error in ("ENOMEM", "EIO")),
     *(f"sendto:{error}:9" for error in ("ENOMEM", "ENOBUFS", "EIO")),
-    # No EAGAIN: a kernel that says so tells later, by an event, when to go on. strace says so without that.
+    # EAGAIN is left out: a kernel that returns it announces later, by an event, that the call can go on.
+    # strace does not.
     *(f"splice:{error}:5" for error in ("ENOMEM", "EIO")),
     *(f"epoll_ctl:{error}:7" for error in ("ENOMEM", "ENOSPC")),
     *(f"socket:{error}:3" for error in ("EMFILE", "ENOBUFS")),
@@ -61,9 +62,12 @@ OF_WORKERS: Final = [
     *("ioctl:EIO:3", "pipe2:EMFILE:1", "epoll_pwait:EINTR:3", "epoll_wait:EINTR:3"),
     *("fcntl:ENOLCK:5", "fcntl:EINTR:5", "recvmsg:ENOMEM:5"),
 ]
-"""A call, its error, and how often. Left out are errors that no kernel gives: of a `close` that leaves the
-descriptor open, as it does under strace, and of a read or write of an eventfd, at which libuv aborts. The
-epoll of the supervisor is left out as well: it is that of libuv alone."""
+"""System calls, each with the error that it returns and the n of "every n-th call".
+
+Errors that no kernel returns are left out: of a `close` that leaves the descriptor open, as it does under
+strace, and of a read or write of an eventfd, at which libuv aborts. The epoll of the supervisor is left out
+as well: only libuv uses it.
+"""
 OF_SUPERVISOR: Final = [
     *(f"recvmsg:{error}:4" for error in ("ENOMEM", "EINTR")),
     *(f"sendto:{error}:3" for error in ("ENOBUFS", "ENOMEM", "EAGAIN")),
@@ -84,7 +88,7 @@ OF_SUPERVISOR: Final = [
 
 
 class Instance(NamedTuple):
-    """A running supervisor, and what its configuration is made of."""
+    """A running supervisor, the path of its configuration, and the names that fill the configuration."""
 
     program: Running
     path: Path
@@ -95,7 +99,7 @@ class Instance(NamedTuple):
         return [pid for pid in children(self.program.pid) if _is_worker(pid)]
 
     def status(self) -> Status:
-        """What it tells; it may take a moment until it does."""
+        """Return the status of the program, waiting until it answers."""
         told: list[bytes] = []
 
         def is_told() -> bool:
@@ -123,10 +127,10 @@ def instance(tmp_path: Path) -> Iterator[Instance]:
 
 @contextmanager
 def injecting(call: str, *pids: int) -> Iterator[None]:
-    """Have one in so many calls of each thread of processes fail while the block runs.
+    """Make every n-th call of each thread of these processes fail while the block runs.
 
-    What these start meanwhile is left alone: strace cannot leave a process that waits for a child in vfork(2)
-    if it has stopped that child.
+    Processes that they start meanwhile are left alone: strace cannot leave a process that waits for a child
+    in vfork(2) if it has stopped that child.
     """
     name, error, each = call.split(":")
     threads = [thread for pid in pids for thread in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208 - names
@@ -145,7 +149,7 @@ def injecting(call: str, *pids: int) -> Iterator[None]:
 
 
 def exchange(address: tuple[str, int], number: int) -> Literal["whole", "reset"]:
-    """Send and get back; less than all must be a part of it, without an orderly end."""
+    """Send bytes and read the echo; an incomplete echo must be a prefix without an orderly end."""
     data = (b"UNIX" if number % 3 == 2 else b"?") + payload(
         number, (10, 3_000, 200_000, 1_500_000)[number % 4]
     )
@@ -154,25 +158,27 @@ def exchange(address: tuple[str, int], number: int) -> Literal["whole", "reset"]
             received = receive_all(sock)
     except ConnectionError:
         return "reset"
-    assert data.startswith(received.data), "bytes of somebody else"
+    assert data.startswith(received.data), "the client received bytes that it did not send"
     if received.data == data:
         return "whole"
-    # A send that learns of the reset takes the error; the next receive looks like an orderly end then.
-    assert received.end == "reset" or not sent.is_set(), "cut off, and shown as whole"
+    # A send that meets the reset takes its error; the next receive then looks like an orderly end.
+    assert received.end == "reset" or not sent.is_set(), "the echo was cut off but ended in order"
     return "reset"
 
 
 def all_serve(instance: Instance, count: int = 24) -> bool:
-    """Whether every one of so many clients is served by the newest listener."""
+    """Return whether the newest listener serves each of `count` clients."""
     address = "127.0.0.1", int(instance.program.addresses[-1].rpartition(":")[2])
     with ThreadPoolExecutor(8) as pool:
         return set(pool.map(lambda number: exchange(address, number), range(count))) == {"whole"}
 
 
 def assert_well(instance: Instance, before: dict[str, int]) -> None:
-    """Assert that all workers serve and take over a reload, that nobody spins, and that nothing is left."""
+    """Assert that all workers serve and apply a reload, that no process spins, and that nothing is left
+    over."""
     program = instance.program
-    # It tells nothing while the control socket is not there, which comes back within five seconds.
+    # The program has no status while its control socket is missing. The socket comes back within five
+    # seconds.
     eventually(lambda: len(instance.workers) == WORKERS, "all workers are there")
     eventually(lambda: sorted(instance.workers) == _told_workers(instance), "all workers are known")
     port = free_port()
@@ -202,7 +208,7 @@ def counted(instance: Instance) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("call", OF_WORKERS)
-def test_calls_of_workers_that_fail_leave_nothing_broken(instance: Instance, call: str) -> None:
+def test_failing_system_calls_of_workers_leave_nothing_broken(instance: Instance, call: str) -> None:
     before = counted(instance)
     address = instance.program.address
     with injecting(call, *instance.workers), ThreadPoolExecutor(8) as pool:
@@ -213,11 +219,12 @@ def test_calls_of_workers_that_fail_leave_nothing_broken(instance: Instance, cal
 
 
 @pytest.mark.parametrize("call", OF_SUPERVISOR)
-def test_calls_of_the_supervisor_that_fail_leave_nothing_broken(instance: Instance, call: str) -> None:
+def test_failing_system_calls_of_the_supervisor_leave_nothing_broken(instance: Instance, call: str) -> None:
     before = counted(instance)
     program = instance.program
     address = program.address
-    # Some wait for the worker that was killed, which may not come back before the calls succeed again.
+    # Some clients wait for the killed worker, whose replacement may start only when the calls succeed
+    # again.
     with ThreadPoolExecutor(17) as pool:
         with injecting(call, program.pid):
             os.kill(instance.workers[0], signal.SIGKILL)
@@ -249,7 +256,7 @@ def _is_traced(pid: int) -> bool:
 
 
 def _descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - names are wanted
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - only their number is wanted
 
 
 def _used(pid: int) -> float:
@@ -258,7 +265,7 @@ def _used(pid: int) -> float:
 
 
 def _are_idle(pids: list[int], seconds: float = 0.3) -> bool:
-    """Return whether processes do next to nothing for that long."""
+    """Return whether processes use next to no processor time for that many seconds."""
     before = sum(map(_used, pids))
     time.sleep(seconds)
     return sum(map(_used, pids)) - before <= 0.1 * seconds * len(pids) + 0.02

@@ -1,4 +1,4 @@
-"""What client and backend see of a process that is killed while it carries their connection."""
+"""The view of client and backend when the process that carries their connection is killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
 os.execvp(sys.argv[2], sys.argv[2:])
 """
-"""What a service manager does before it starts a service (sd_listen_fds(3))."""
+"""A program that hands down a socket as a service manager does before it starts a service
+(sd_listen_fds(3))."""
 REQUEST: Final = b"\xff\xfe"
 
 
@@ -67,7 +68,7 @@ PROGRAMS: Final = pytest.mark.parametrize(
 
 @PROGRAMS
 @pytest.mark.parametrize("size", [1, MIB])
-def test_a_stream_that_was_cut_does_not_end_in_order(
+def test_a_stream_that_a_kill_cuts_off_ends_with_a_reset(
     tmp_path: Path, workers: int, size: int, *, is_handed_down: bool
 ) -> None:
     data = payload("both ways", size)
@@ -87,7 +88,7 @@ def test_a_stream_that_was_cut_does_not_end_in_order(
         clients = [connect(program.address) for _ in range(8)]
         for client in clients:
             client.sendall(REQUEST)
-            assert receive(client, size) == data  # so that what follows is no part of the first bytes
+            assert receive(client, size) == data  # so that later bytes are not part of the first bytes
             client.sendall(data)
             assert arrived.acquire(timeout=PATIENCE)
         kill_who_carries(program, workers)
@@ -98,7 +99,9 @@ def test_a_stream_that_was_cut_does_not_end_in_order(
 
 
 @PROGRAMS
-def test_a_stream_that_had_ended_is_whole(tmp_path: Path, workers: int, *, is_handed_down: bool) -> None:
+def test_a_stream_that_ended_before_the_kill_is_complete(
+    tmp_path: Path, workers: int, *, is_handed_down: bool
+) -> None:
     is_killed = threading.Event()
 
     def answering(sock: socket.socket) -> Received:

@@ -1,4 +1,4 @@
-"""A name server that never answers, which the C library waits minutes for."""
+"""A name server that never answers; the C library waits minutes for it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PROMPTLY: Final = 1.0
 """Seconds in which a signal ends a program that serves nobody."""
 HOSTS: Final = 20
 _MARGIN: Final = 8
-"""Threads and descriptors that do not belong to lookups, and may come after the first count."""
+"""Number of threads and descriptors that do not belong to lookups and may appear after the first count."""
 
 
 class Silence:
-    """A machine whose name server never answers; programs that it starts see its configuration."""
+    """A machine whose name server never answers; programs started by `serving` see its configuration."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "refractium.toml"
@@ -79,7 +79,7 @@ def hanging(generation: int = 0) -> list[str]:
 
 
 def counts(program: Running) -> list[int]:
-    """The threads and descriptors of a program and its workers."""
+    """Return the number of threads and of descriptors of a program and its workers."""
     found = []
     for pid in (program.pid, *children(program.pid)):
         found += [len(list(Path(f"/proc/{pid}/{what}").iterdir())) for what in ("task", "fd")]
@@ -94,7 +94,7 @@ def ends_promptly(program: Running) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_reloads_make_no_more_threads_and_sockets_than_there_may_be_lookups(
+def test_threads_and_sockets_of_reloads_stay_within_the_bound_of_lookups(
     silence: Silence, workers: int
 ) -> None:
     with Backend(named("here")) as backend:
@@ -115,7 +115,7 @@ def test_reloads_make_no_more_threads_and_sockets_than_there_may_be_lookups(
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_replaced_while_no_name_server_answers_has_addresses(silence: Silence) -> None:
+def test_a_worker_replaced_while_no_name_server_answers_knows_the_addresses(silence: Silence) -> None:
     with Backend(named("here")) as backend:
         silence.configure([f"backend.example:{backend.port}"], workers=2, connect_timeout_ms=500)
         with silence.start() as program:
@@ -152,7 +152,9 @@ def test_a_signal_ends_a_start_that_waits_for_names_of_backends(silence: Silence
     [("hang.example", ""), ("127.0.0.1", '[metrics]\nbind = "hang.example:9100"')],
     ids=["listener", "metrics"],
 )
-def test_a_signal_ends_a_start_that_waits_for_an_own_name(silence: Silence, bind: str, more: str) -> None:
+def test_a_signal_ends_a_start_that_waits_for_the_name_of_a_listener(
+    silence: Silence, bind: str, more: str
+) -> None:
     silence.configure(["127.0.0.1:9"], bind=bind, more=more)
     with silence.start() as program:
         eventually(lambda: _looks_up(program), "the name is looked up")
@@ -160,7 +162,7 @@ def test_a_signal_ends_a_start_that_waits_for_an_own_name(silence: Silence, bind
 
 
 def _looks_up(program: Running) -> bool:
-    """Whether the program has a socket that is connected to the name server (proc(5), /proc/net/udp)."""
+    """Return whether the program has a socket connected to the name server (proc(5), /proc/net/udp)."""
     lines = Path(f"/proc/{program.pid}/net/udp").read_text().splitlines()[1:]
     return any(line.split()[2] == "3500007F:0035" for line in lines)
 

@@ -1,4 +1,4 @@
-"""A short soak; the long one is run by hand (`attacks.soak`)."""
+"""A short soak; `attacks.soak` is the long one, run by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients with addresses that strangers choose: forged, translated, a whole network of them."""
+"""Clients with addresses that strangers choose: forged addresses, translated addresses, a whole network."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from typing import Self
 
 TRANSLATED: Final = "::ffff:0:102:304"
-"""IPv4-translated (RFC 2765 section 2.1): it begins like a mapped address."""
+"""An IPv4-translated address (RFC 2765 section 2.1), which begins like an IPv4-mapped one."""
 
 
 class Forger:
-    """Sends datagrams from any IPv4 address."""
+    """A socket that sends datagrams from any IPv4 address."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
@@ -63,7 +63,7 @@ def test_forged_datagrams_take_no_place_of_a_tcp_client(network: Callable[..., N
         assert (proxy.counters.refused, proxy.engine.udp_counters.refused) == (0, 0)
 
 
-def test_datagrams_in_the_name_of_an_address_do_not_lock_it_out(network: Callable[..., None]) -> None:
+def test_datagrams_forged_in_the_name_of_an_address_do_not_lock_it_out(network: Callable[..., None]) -> None:
     del network
     settings = quick(max_connections_per_ip=5, max_udp_sessions_per_ip=5, udp_session_timeout_ms=1_500)
     with (
@@ -79,7 +79,7 @@ def test_datagrams_in_the_name_of_an_address_do_not_lock_it_out(network: Callabl
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_datagram_in_the_name_of_a_listener_goes_round_in_no_circle(
+def test_a_datagram_forged_in_the_name_of_a_listener_does_not_circulate(
     network: Callable[..., None], host: str
 ) -> None:
     del network
@@ -89,13 +89,13 @@ def test_a_datagram_in_the_name_of_a_listener_goes_round_in_no_circle(
         Forger(("127.0.0.1", proxy.port)) as forger,
     ):
         forger.send(("127.0.0.1", proxy.port), b"x")
-        assert ask_datagram(("127.0.0.1", proxy.port), b"?") == b"?"  # behind the forged one
+        assert ask_datagram(("127.0.0.1", proxy.port), b"?") == b"?"  # sent after the forged datagram
         counters = proxy.engine.udp_counters
         assert (counters.sessions, counters.unrouted) == (1, 1)
 
 
 @pytest.mark.parametrize("way", ["plain", "access list", "PROXY header"])
-def test_a_translated_address_is_an_address(network: Callable[..., None], way: str) -> None:
+def test_a_client_with_an_ipv4_translated_address_is_served(network: Callable[..., None], way: str) -> None:
     network("-6", "address", "add", f"{TRANSLATED}/128", "dev", "lo")
     rules = ListenerRules(deny=["192.0.2.0/24"]) if way == "access list" else None
     with Backend(echo) as backend:
@@ -111,7 +111,7 @@ def test_a_translated_address_is_an_address(network: Callable[..., None], way: s
         assert not proxy.warnings
 
 
-def test_a_network_of_ipv6_clients_has_the_limit_of_one(network: Callable[..., None]) -> None:
+def test_a_network_of_ipv6_clients_has_the_limit_of_one_address(network: Callable[..., None]) -> None:
     network("-6", "route", "add", "local", "2001:db8::/32", "dev", "lo")
     settings = quick(max_connections_per_ip=5)
     with (

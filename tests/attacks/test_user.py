@@ -1,4 +1,5 @@
-"""Started as root, serving as another user: which rights are left, and what fails without the others."""
+"""The program starts as root and serves as another user: the rights that are left, and errors for missing
+ones."""
 
 from __future__ import annotations
 
@@ -37,12 +38,12 @@ AS_NOBODY: Final = Rights(
     {NOBODY.pw_uid}, {NOBODY.pw_gid}, {NOBODY.pw_gid}, no_new_privileges=True, capabilities=0, bounding=0
 )
 PORT: Final = 443
-"""One that only root may bind; the tests that do have a network of their own."""
+"""A port that only root may bind; the tests that bind it run in a network of their own."""
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user may enter, of the user that the program is going to be."""
+    """Make a folder that every user may enter, owned by the user that the program becomes."""
     require_root()
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
@@ -60,7 +61,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
 
 
 def configured(folder: Path, backend: Backend, *, more: str = "", **server: object) -> Path:
-    """Write a configuration down, for the user nobody unless another one is wanted."""
+    """Write a configuration, with the user nobody unless another user is given."""
     values = {
         "fallback_tcp": backend.address,
         "bind": "127.0.0.1",
@@ -80,7 +81,7 @@ def configured(folder: Path, backend: Backend, *, more: str = "", **server: obje
 
 def started(folder: Path, *, then: str = "", **running: Any) -> Running:
     place = Path(tempfile.mkdtemp(dir=folder))
-    # Who measures coverage could not write down what another user's processes have run.
+    # A process of another user could not write the data of a coverage measurement.
     running.setdefault("env", {key: of for key, of in environment().items() if "COVERAGE" not in key})
     return Running("-c", folder / "refractium.toml", shell=for_every_user(place, then), **running)
 
@@ -90,19 +91,19 @@ def status(folder: Path) -> Status:
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all that it has started."""
+    """Return a process and all its descendants."""
     return [pid, *(one for child in children(pid) for one in family(child))]
 
 
 def assert_rights(program: Running, processes: int, wanted: Rights) -> None:
-    """Wait until so many processes run, and look at the rights of each of their threads."""
+    """Wait until `processes` processes run, and assert the rights of each of their threads."""
     eventually(lambda: len(family(program.pid)) == processes, f"there are {processes} processes")
     for pid in family(program.pid):
         assert {*map(str, rights_of(pid))} == {str(wanted)}
 
 
 def sockets_on(port: int, kind: str) -> int:
-    """Return how many sockets there are on a port of IPv4 in the network of this thread (proc(5), net)."""
+    """Return the number of sockets on an IPv4 port in the network of this thread (proc(5), net)."""
     lines = Path(f"/proc/thread-self/net/{kind}").read_text().splitlines()[1:]
     states = [line.split()[3] for line in lines if line.split()[1].endswith(f":{port:04X}")]
     return sum(state in {"0A", "07"} for state in states)  # TCP_LISTEN, TCP_CLOSE
@@ -141,13 +142,13 @@ def test_every_process_has_the_rights_of_the_user_and_no_more(
             processes = 2 if workers == 1 else 1 + 2 * workers
             assert_rights(program, processes, AS_NOBODY)
             is_served()
-            # Each worker has a socket of its own, though none of them could bind it.
+            # Each worker has a socket of its own, although no worker could bind it.
             assert [sockets_on(PORT, kind) for kind in ("tcp", "udp")] == [workers, workers]
             assert oom_score_of(program.pid) == oom_score_of(os.getpid())
             for pid in family(program.pid)[1:]:
                 eventually(lambda pid=pid: oom_score_of(pid) > oom_score_of(program.pid), "it goes first")  # type: ignore[misc]
 
-            killed = children(program.pid)[0]  # a worker, or the process of the hook
+            killed = children(program.pid)[0]  # either a worker or the process of the hook
             os.kill(killed, signal.SIGKILL)
             eventually(lambda: not Path(f"/proc/{killed}").exists(), "it is gone")
             assert_rights(program, processes, AS_NOBODY)
@@ -170,7 +171,9 @@ def test_every_process_has_the_rights_of_the_user_and_no_more(
 
 
 @pytest.mark.slow
-def test_numbers_need_no_entry_and_groups_of_the_user_come_along(backend: Backend, folder: Path) -> None:
+def test_numeric_ids_need_no_passwd_entry_and_a_user_brings_its_groups(
+    backend: Backend, folder: Path
+) -> None:
     configured(folder, backend, user=54321, group=65432)
     with started(folder) as program:
         program.await_out("Listening on")
@@ -187,7 +190,7 @@ def test_numbers_need_no_entry_and_groups_of_the_user_come_along(backend: Backen
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_reload_that_needs_lost_rights_changes_nothing_and_says_what_to_do(
+def test_a_reload_that_needs_lost_rights_changes_nothing_and_names_the_remedy(
     network: Network, backend: Backend, folder: Path, workers: int
 ) -> None:
     del network
@@ -215,7 +218,7 @@ def test_a_reload_that_needs_lost_rights_changes_nothing_and_says_what_to_do(
         assert program.terminate() == 0
 
 
-def test_a_file_that_the_user_cannot_read_is_warned_of_and_taken_over_once_it_can(
+def test_a_file_that_the_user_cannot_read_causes_a_warning_until_it_is_readable(
     backend: Backend, folder: Path
 ) -> None:
     file = configured(folder, backend)
@@ -235,7 +238,7 @@ def test_a_file_that_the_user_cannot_read_is_warned_of_and_taken_over_once_it_ca
         assert program.terminate() == 0
 
 
-def test_check_tells_of_a_file_that_the_user_cannot_read(backend: Backend, folder: Path) -> None:
+def test_check_warns_about_a_file_that_the_user_cannot_read(backend: Backend, folder: Path) -> None:
     file = configured(folder, backend)
     assert "server.user" not in run("check", "-c", file).err
     file.chmod(0o600)
@@ -246,12 +249,12 @@ def test_check_tells_of_a_file_that_the_user_cannot_read(backend: Backend, folde
     assert f"warning: {file}:5: server.user: nobody cannot read {file}, so every reload will fail" in done.err
 
 
-def test_another_user_takes_a_restart(backend: Backend, folder: Path) -> None:
+def test_a_change_of_the_user_needs_a_restart(backend: Backend, folder: Path) -> None:
     configured(folder, backend)
     with started(folder) as program:
         program.await_out("Listening on")
         eventually(program.watches_files, "it watches its configuration")
-        configured(folder, backend, user=NOBODY.pw_uid)  # the same one
+        configured(folder, backend, user=NOBODY.pw_uid)  # the user that it runs as already
         program.await_err("configuration 2 is in force")
         assert "until a restart" not in program.err
         configured(folder, backend, user="daemon")
@@ -270,7 +273,7 @@ def test_only_root_can_become_another_user(network: Network, backend: Backend, f
         assert program.wait() == 2
         assert "refractium.toml:5: server.user: only root can run as another user or group" in program.err
         assert "Listening" not in program.out
-    # To become who it already is takes no right, and the process that binds keeps the right to do so.
+    # Becoming its own user takes no right, and the process that binds keeps the right to bind.
     configured(folder, backend, port=PORT, workers=2)
     may_bind = "--inh-caps=+net_bind_service --ambient-caps=+net_bind_service"
     with started(folder, then=f'{as_nobody} {may_bind} "$@"') as program:
@@ -308,7 +311,7 @@ def test_a_user_who_cannot_read_the_program_is_an_error_at_the_start(backend: Ba
         assert "Listening" not in program.out
 
 
-def test_it_still_counts_its_descriptors(folder: Path) -> None:
+def test_a_process_of_another_user_still_counts_its_descriptors(folder: Path) -> None:
     with Backend(echo) as backend, ExitStack() as stack:
         configured(folder, backend)
         with started(folder, then="ulimit -n 100") as program:
@@ -317,13 +320,13 @@ def test_it_still_counts_its_descriptors(folder: Path) -> None:
             for client in clients:
                 client.sendall(b"?")
             program.await_err("cannot accept: Too many open files")
-            for client in clients:  # those that leave make room for those that wait
+            for client in clients:  # each client that leaves makes room for a waiting one
                 assert receive(client, 1) == b"?"
                 client.close()
             assert program.terminate() == 0
 
 
-def test_a_control_socket_that_the_user_cannot_make_is_warned_of(backend: Backend, folder: Path) -> None:
+def test_a_control_socket_that_the_user_cannot_make_causes_a_warning(backend: Backend, folder: Path) -> None:
     closed = folder / "closed"
     closed.mkdir()
     configured(folder, backend, control=str(closed / "control"))

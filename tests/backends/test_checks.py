@@ -1,4 +1,4 @@
-"""Each kind of check against servers that are well, and against those that are not."""
+"""Each kind of health check, against servers that are well and against servers that are not."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ask(
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
     **options: object,
 ) -> str:
-    """What one check finds: ``up``, ``unknown``, or why it is down."""
+    """Run one check; return ``up``, ``unknown``, or the reason why the backend is down."""
     health = Health(kind=CHECKS[kind], options=options, timeout_ms=timeout_ms)
     state = BackendState(Address.parse(address), health)
     backend = Backend(state.address, state=state)
@@ -73,7 +73,7 @@ def ask(
 
 
 def answering(*answers: bytes) -> Callable[[socket.socket], bytes]:
-    """Reads one request, then says this, piece by piece."""
+    """Return a handler that reads one request, then sends these answers piece by piece."""
 
     def handle(sock: socket.socket) -> bytes:
         sock.settimeout(5)
@@ -86,7 +86,8 @@ def answering(*answers: bytes) -> Callable[[socket.socket], bytes]:
 
 
 def saying(data: bytes) -> Callable[[socket.socket], None]:
-    """Says this without being asked, and keeps the connection until the other side ends it."""
+    """Return a handler that sends these bytes at once, and then waits until the other side ends the
+    connection."""
 
     def handle(sock: socket.socket) -> None:
         sock.sendall(data)
@@ -96,7 +97,7 @@ def saying(data: bytes) -> Callable[[socket.socket], None]:
 
 
 def resetting(sock: socket.socket) -> None:
-    """Takes one byte and resets."""
+    """Read one byte and reset the connection."""
     sock.recv(1)
     reset(sock)
 
@@ -105,7 +106,7 @@ def resetting(sock: socket.socket) -> None:
 
 
 @LOOPS
-def test_who_takes_a_connection_is_well(
+def test_a_backend_that_accepts_a_connection_is_up(
     loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
 ) -> None:
     with Server(saying(b"")) as server, Server(saying(b""), path=tmp_path / "socket") as unix:
@@ -114,14 +115,18 @@ def test_who_takes_a_connection_is_well(
 
 
 @LOOPS
-def test_who_refuses_is_down(loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path) -> None:
+def test_a_backend_that_refuses_a_connection_is_down(
+    loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
+) -> None:
     with refusing() as address:
         assert ask(address, loop=loop) == "tcp check: Connection refused"
     assert ask(f"unix:{tmp_path}/none", loop=loop) == "tcp check: No such file or directory"
 
 
 @LOOPS
-def test_who_hangs_is_down_after_the_timeout(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_a_backend_that_hangs_is_down_after_the_timeout(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
     with hanging() as address:
         assert ask(address, timeout_ms=50, loop=loop) == "tcp check: no answer within 50 ms"
 
@@ -132,7 +137,7 @@ def test_a_unix_socket_whose_queue_is_full_is_busy_and_not_down(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("number", sorted(LOCAL_ERRORS))
-def test_what_this_machine_lacks_says_nothing_of_a_backend(
+def test_a_shortage_of_this_machine_leaves_the_state_of_a_backend_unknown(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(*_: object) -> None:
@@ -148,7 +153,7 @@ def test_what_this_machine_lacks_says_nothing_of_a_backend(
 
 
 @pytest.mark.parametrize("kind", ["tcp", "http"])
-def test_a_connection_that_meets_itself_is_refused(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_self_connection_counts_as_refused(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -168,7 +173,9 @@ def test_a_connection_that_meets_itself_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 @LOOPS
-def test_what_a_server_says_by_itself_is_expected(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_a_greeting_that_a_server_sends_unasked_can_be_expected(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
     with Server(saying(b"SSH-2.0-x\r\n")) as server:
         assert ask(server.address, "send_expect", loop=loop, expect="SSH-2.0-") == "up"
         assert ask(server.address, "send_expect", loop=loop, expect={"hex": "53 53 48"}) == "up"
@@ -177,13 +184,13 @@ def test_what_a_server_says_by_itself_is_expected(loop: Callable[[], asyncio.Abs
 @pytest.mark.parametrize(
     ("send", "request_"), [("PING\\x00", b"PING\0"), ({"hex": "ff 00"}, b"\xff\0"), ("é", b"\xe9")]
 )
-def test_what_is_sent_and_expected_may_be_any_bytes(send: object, request_: bytes) -> None:
+def test_send_and_expect_may_be_any_bytes(send: object, request_: bytes) -> None:
     with Server(answering(b"PO", b"NG\xff!")) as server:
         assert ask(server.address, "send_expect", send=send, expect="PONG\\xff") == "up"
         assert server.result() == request_
 
 
-def test_another_answer_is_not_the_expected_one_and_none_is_none() -> None:
+def test_an_unexpected_answer_and_no_answer_mean_down() -> None:
     with Server(answering(b"-LOADING\r\n")) as server:
         found = ask(server.address, "send_expect", send="PING", expect="+PONG")
         assert found == "send_expect check: the answer lacks the expected bytes"
@@ -198,7 +205,7 @@ def test_another_answer_is_not_the_expected_one_and_none_is_none() -> None:
         assert found == "send_expect check: Connection reset by peer"
 
 
-def test_an_endless_answer_is_read_to_a_bound() -> None:
+def test_an_endless_answer_is_read_up_to_a_bound() -> None:
     def flood(sock: socket.socket) -> None:
         while True:
             sock.sendall(bytes(65_536))
@@ -209,7 +216,7 @@ def test_an_endless_answer_is_read_to_a_bound() -> None:
 
 
 @LOOPS
-def test_a_datagram_is_asked_for_and_expected(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_send_expect_works_over_udp(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     with UdpBackend(lambda data: [b"other", b"re:" + data]) as server:
         options: dict[str, Any] = {"transport": Transport.UDP, "loop": loop, "timeout_ms": 2_000}
         assert ask(server.address, "send_expect", send="ping", expect="re:ping", **options) == "up"
@@ -227,7 +234,8 @@ def test_a_datagram_is_asked_for_and_expected(loop: Callable[[], asyncio.Abstrac
 
 @contextlib.contextmanager
 def web() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """A server whose paths are the status it answers with; its address, and paths and hosts asked for."""
+    """Run a server whose paths name the status of its answers; yield its address, requested paths and
+    hosts."""
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -253,7 +261,7 @@ def web() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
 
 
 @LOOPS
-def test_a_web_server_is_well_by_its_status(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_the_status_decides_whether_a_web_server_is_up(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     with web() as (address, asked):
         assert ask(address, "http", loop=loop) == "up"
         assert ask(address, "http", path="/302", loop=loop) == "up"
@@ -277,12 +285,12 @@ def test_a_web_server_is_well_by_its_status(loop: Callable[[], asyncio.AbstractE
         ((), "http check: the connection ended before an answer"),
     ],
 )
-def test_only_a_status_line_is_an_answer(answers: tuple[bytes, ...], found: str) -> None:
+def test_an_answer_without_a_status_line_means_down(answers: tuple[bytes, ...], found: str) -> None:
     with Server(answering(*answers)) as server:
         assert ask(server.address, "http") == found
 
 
-def test_a_unix_socket_is_asked_for_localhost(tmp_path: Path) -> None:
+def test_the_host_of_a_request_to_a_unix_socket_is_localhost(tmp_path: Path) -> None:
     with Server(answering(b"HTTP/1.1 200 OK\r\n\r\n"), path=tmp_path / "web") as server:
         assert ask(server.address, "http", path="/x?y=1") == "up"
         lines = server.result().split(b"\r\n")
@@ -328,21 +336,21 @@ def test_a_name_server_is_asked_what_was_configured(loop: Callable[[], asyncio.A
         (dns.rcode.SERVFAIL, "dns check: SERVFAIL"),
     ],
 )
-def test_any_outcome_but_servfail_is_well(rcode: dns.rcode.Rcode, found: str) -> None:
+def test_any_response_code_except_servfail_means_up(rcode: dns.rcode.Rcode, found: str) -> None:
     with UdpBackend(name_server(rcode)) as server:
         assert ask(server.address, "dns", transport=Transport.UDP) == found
 
 
-def test_what_is_no_answer_to_the_question_is_passed_over() -> None:
+def test_datagrams_that_do_not_answer_the_question_are_ignored() -> None:
     noise = [b"", b"x", bytes(12), b"\0\0\x80\0" + bytes(8)]
     with UdpBackend(name_server(dns.rcode.NOERROR, noise=noise)) as server:
         assert ask(server.address, "dns", transport=Transport.UDP) == "up"
-    with UdpBackend(lambda data: [data]) as server:  # a query is no answer to itself
+    with UdpBackend(lambda data: [data]) as server:  # a query is not an answer to itself
         found = ask(server.address, "dns", transport=Transport.UDP, timeout_ms=50)
         assert found == "dns check: no answer within 50 ms"
 
 
-def test_a_name_server_on_tcp_is_asked_with_a_length() -> None:
+def test_a_query_over_tcp_begins_with_its_length() -> None:
     def answer(*, cut: int | None = None, id_: bytes | None = None) -> Callable[[socket.socket], None]:
         def handle(sock: socket.socket) -> None:
             query = receive(sock, int.from_bytes(receive(sock, 2), "big"))
@@ -384,12 +392,14 @@ def test_a_name_server_on_tcp_is_asked_with_a_length() -> None:
         ("dns", {"query": "bücher.example"}, "query"),
     ],
 )
-def test_settings_that_cannot_be_sent_are_told_by_key(kind: str, options: dict[str, Any], key: str) -> None:
+def test_settings_that_cannot_be_sent_are_refused_with_their_key(
+    kind: str, options: dict[str, Any], key: str
+) -> None:
     check = CHECKS[kind]
     assert [where for where, _ in check.problems(check.settings(**options))] == [key]
 
 
-def test_the_longest_name_is_asked_for() -> None:
+def test_a_query_may_have_the_longest_allowed_name() -> None:
     longest = ".".join(["a" * 63] * 3 + ["b" * 61])
     assert list(CHECKS["dns"].problems(checks.DnsSettings(query=longest))) == []
     (question,) = dns.message.from_wire(checks._query(checks.DnsSettings(query=longest))).question
@@ -397,12 +407,12 @@ def test_the_longest_name_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
-def test_every_kind_is_one_by_the_contract(check: HealthCheck[Any]) -> None:
+def test_every_built_in_check_fulfils_the_contract(check: HealthCheck[Any]) -> None:
     assert list(problems_of_health_check(check)) == []
     assert check.summary
 
 
-# What a plugin may do
+# Checks of plugins
 
 
 class Odd(HealthCheck[checks.NoSettings]):
@@ -428,12 +438,12 @@ def ask_odd(error: BaseException | None, *targets: str) -> str:
     return state.reason or str(state.status)
 
 
-def test_a_check_that_raises_has_failed_and_the_next_is_made() -> None:
+def test_a_check_that_raises_counts_as_failed_and_checks_go_on() -> None:
     assert ask_odd(ValueError("boom"), "127.0.0.1") == "odd check: ValueError: boom"
     assert ask_odd(None, "127.0.0.1") == "up"
 
 
-def test_a_check_that_does_not_end_holds_the_start_up_no_longer_than_its_timeout(
+def test_a_check_that_never_ends_delays_the_start_only_by_its_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(checker_module, "_GRACE", 0.05)
@@ -462,7 +472,7 @@ def test_a_check_that_does_not_end_holds_the_start_up_no_longer_than_its_timeout
     asyncio.run(main())
 
 
-def test_checks_that_begin_together_do_not_stay_together() -> None:
+def test_checks_that_start_at_the_same_time_spread_out() -> None:
     begun: dict[str, list[float]] = {}
     all_often = asyncio.Event()
 
@@ -489,8 +499,8 @@ def test_checks_that_begin_together_do_not_stay_together() -> None:
 
     asyncio.run(main())
     firsts = [times[0] for times in begun.values()]
-    assert max(firsts) - min(firsts) < 0.5  # side by side
-    # Of three rounds: where this machine pauses, all that was due meanwhile begins at once.
+    assert max(firsts) - min(firsts) < 0.5  # all checks begin side by side
+    # The best of three rounds: after a pause of this machine, all checks that became due begin at once.
     rounds = [[times[at + 1] - times[at] for times in begun.values()] for at in range(3)]
     assert sorted(min(pauses) for pauses in rounds)[1] > 0.89
     assert max(max(pauses) - min(pauses) for pauses in rounds) > 0.03
@@ -500,7 +510,7 @@ def test_a_name_without_an_address_is_down() -> None:
     assert ask_odd(None) == "odd check: its name has no address"
 
 
-def test_a_name_is_well_if_one_of_its_addresses_is() -> None:
+def test_a_name_is_up_if_one_of_its_addresses_is_up() -> None:
     with Server(saying(b""), host="127.0.0.2") as server:
         well, not_well = ((socket.AF_INET, (ip, server.port)) for ip in ("127.0.0.2", "127.0.0.3"))
         found = []

@@ -1,4 +1,4 @@
-"""What the file says of balance and health: resolved with plugins, refused with its key, shown by `check`."""
+"""`balance` and `health` in the file: resolved with plugins, refused with their key, shown by `check`."""
 
 from __future__ import annotations
 
@@ -78,21 +78,21 @@ def test_a_route_has_members_balance_and_health() -> None:
     assert route.health == Health(kind=CHECKS["http"], options={"path": "/x", "status": [200, 204]}, rise=1)
 
 
-def test_what_plugins_bring_is_used_by_its_name() -> None:
+def test_checks_and_balancers_of_plugins_are_chosen_by_name() -> None:
     (route,) = assembled(WEB + 'balance = "last"\nhealth = { kind = "greeting", greeting = "220" }').tcp
     assert route.balancer is Last
     assert route.health.check is GREETING
     assert route.health.settings == Settings("220")
 
 
-def test_without_a_table_only_clients_watch() -> None:
+def test_without_a_health_table_only_clients_mark_backends() -> None:
     (route,) = assembled(WEB).tcp
     assert route.health == Health(kind="none")
     (route,) = assembled(WEB + 'health = { kind = "none", fall = 1 }').tcp
     assert route.health == Health(kind="none", fall=1)
 
 
-def test_a_kind_for_one_transport_leaves_the_other_to_its_clients() -> None:
+def test_a_check_for_one_transport_leaves_the_other_to_passive_marking() -> None:
     found = assembled(BOTH + 'health = { kind = "tcp", fall = 7 }')
     assert found.tcp[0].health == Health(kind=CHECKS["tcp"], fall=7)
     assert found.udp[0].health == Health(kind="none", fall=7)
@@ -100,7 +100,7 @@ def test_a_kind_for_one_transport_leaves_the_other_to_its_clients() -> None:
     assert found.tcp[0].health == found.udp[0].health == Health(kind=CHECKS["dns"])
 
 
-def test_backups_alone_are_allowed() -> None:
+def test_a_route_may_have_only_backups() -> None:
     text = WEB.replace('"10.0.0.1:1"', '{ address = "10.0.0.1:1", backup = true }').replace(
         ', "10.0.0.2:1"', ""
     )
@@ -150,7 +150,7 @@ def test_each_mistake_is_named_with_its_key_and_line(text: str, where: str, line
     assert message in problem.message
 
 
-def test_everything_wrong_is_said_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     text = WEB + "balance = 'x'\n[protocols.health]\nkind = 'http'\npth = 1\nhost = 2\nrise = 0\n" + BOTH
     assert [problem.where.partition("].")[2] for problem in problems(text + "balance = 'y'")] == [
         "health.rise",
@@ -161,7 +161,7 @@ def test_everything_wrong_is_said_at_once() -> None:
     ]
 
 
-def test_a_kind_for_the_other_transport_only_is_refused() -> None:
+def test_a_check_that_only_supports_the_other_transport_is_refused() -> None:
     (problem,) = problems(BOTH + 'transport = "udp"\nhealth = { kind = "http" }')
     assert problem.where == "protocols[0].health.kind"
     assert problem.message == 'a check of kind "http" is not for udp: there are dns, send_expect'
@@ -187,13 +187,13 @@ def test_a_kind_for_the_other_transport_only_is_refused() -> None:
         ({"kind": "send_expect", "expect": {"hx": "ff"}}, False),
     ],
 )
-def test_the_schema_knows_what_each_kind_takes(health: dict[str, Any], *, is_valid: bool) -> None:
+def test_the_schema_lists_the_settings_of_each_kind(health: dict[str, Any], *, is_valid: bool) -> None:
     jsonschema: Any = pytest.importorskip("jsonschema")
     route = {"name": "web", "forward_to": ["a:1", {"address": "b:1", "weight": 2}], "health": health}
     assert jsonschema.Draft202012Validator(json_schema()).is_valid({"protocols": [route]}) is is_valid
 
 
-# What check shows
+# Output of `check`
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_check_shows_what_is_not_the_default(file: Path) -> None:
+def test_check_shows_values_that_differ_from_the_default(file: Path) -> None:
     done = CliRunner().invoke(app, ["check", "-c", str(file)])
     assert done.exit_code == 0, done.output
     header, mine, other, _ = done.stdout.splitlines()
@@ -232,7 +232,7 @@ def test_check_shows_what_is_not_the_default(file: Path) -> None:
     assert other.split() == ["other", "udp", "10.0.0.1:1"]
 
 
-def test_check_json_has_the_same(file: Path) -> None:
+def test_check_json_has_the_values_of_balance_and_health(file: Path) -> None:
     done = CliRunner().invoke(app, ["check", "--json", "-c", str(file)])
     mine, other = json.loads(done.stdout)["routes"]
     assert mine["forward_to"] == [

@@ -35,7 +35,7 @@ INTERVAL_MS = 200
 INTERVAL = INTERVAL_MS / 1000
 QUICK = Health(kind="tcp", interval_ms=INTERVAL_MS, timeout_ms=1_000)
 TIMED = Health(kind="tcp", interval_ms=1_000, timeout_ms=1_000)
-"""For what may take one interval, with room for a machine that is busy."""
+"""A health check for tests in which a change may take one interval, with room for a busy machine."""
 ONE_INTERVAL = 1.5
 EXPECTED = ["is down", "cannot be reached", "refuses"]
 
@@ -49,7 +49,7 @@ def states(proxy: ProxyThread) -> list[BackendState]:
 
 
 class Changes(logging.Handler):
-    """What was logged of backends that went up or down."""
+    """A log handler that keeps the lines about backends that went up or down."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -74,7 +74,7 @@ class Stream:
     """New connections at a steady rate while the block runs.
 
     Attributes:
-        answers: what each that has ended was answered: the name of a backend, or what went wrong.
+        answers: one entry for each connection that has ended: the name of the backend, or the error.
     """
 
     def __init__(self, proxy: ProxyThread, per_second: int) -> None:
@@ -97,7 +97,8 @@ class Stream:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While nobody is connected: what a dying backend has accepted is lost, whatever a proxy does."""
+        """Hold new connections back, and run the block while no client is connected. A dying backend loses
+        the connections that it has accepted, whatever a proxy does."""
         with self._gate:
             self._is_held = True
             try:
@@ -108,7 +109,7 @@ class Stream:
                 self._gate.notify_all()
 
     def more(self, count: int) -> list[str]:
-        """As many answers more."""
+        """Wait for `count` further answers, and return them."""
         served = len(self.answers)
         eventually(lambda: len(self.answers) >= served + count, f"{count} more answers")
         return self.answers[served:]
@@ -180,7 +181,7 @@ def test_weights_are_exact_and_backups_wait() -> None:
         assert answers == {b"a": 75, b"b": 25}
 
 
-def test_a_backup_serves_when_no_other_is_up() -> None:
+def test_a_backup_serves_when_no_other_backend_is_up() -> None:
     with (
         refusing() as dead,
         refusing() as dead_too,
@@ -193,7 +194,7 @@ def test_a_backup_serves_when_no_other_is_up() -> None:
             assert ask(proxy.address, HELLO).data == b"s" + HELLO
 
 
-def test_least_connections_counts_what_is_open_exactly() -> None:
+def test_least_connections_counts_open_connections_exactly() -> None:
     with ExitStack() as stack:
         a, b, c = (stack.enter_context(Backend(named(name))) for name in "abc")
         with ProxyThread(route(a.address, b.address, c.address, balance="least_connections")) as proxy:
@@ -218,7 +219,7 @@ def test_least_connections_counts_what_is_open_exactly() -> None:
             assert [state.active for state in states(proxy)] == [0, 0, 0]
 
 
-def test_connections_under_way_count_and_then_no_more() -> None:
+def test_connections_being_made_count_until_they_fail() -> None:
     with (
         hanging() as dead,
         ProxyThread(
@@ -249,7 +250,7 @@ def test_the_same_client_has_the_same_backend() -> None:
             assert len(set.union(*found.values())) == 3
 
 
-def test_all_down_is_the_fallbacks_and_one_that_is_back_serves_within_one_interval() -> None:
+def test_the_fallback_serves_while_all_are_down_and_a_recovered_backend_within_one_interval() -> None:
     port = free_port()
     with (
         refusing() as dead,
@@ -267,7 +268,9 @@ def test_all_down_is_the_fallbacks_and_one_that_is_back_serves_within_one_interv
             eventually(lambda: not states(proxy)[1].is_up, "it is down again")
 
 
-def test_all_down_without_a_fallback_ends_the_client_without_a_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_fallback_clients_end_undialled_while_all_backends_are_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with refusing() as dead, ProxyThread(route(dead), expected=EXPECTED) as proxy:
         monkeypatch.setattr(dial.Dial, "_connect", None)
         assert ask(proxy.address, HELLO) == (b"", "reset")
@@ -281,7 +284,7 @@ def test_50_dead_backends_are_checked_side_by_side_before_the_first_client() -> 
         begun = time.monotonic()
         proxy = stack.enter_context(ProxyThread(route(*dead, well.address, health=health), expected=EXPECTED))
         assert seconds_since(begun) > 1.0
-        assert fair_seconds_since(begun) < 10  # one after the other, it would be 50
+        assert fair_seconds_since(begun) < 10  # checks one after the other would take 50 s
         wanted = ["down"] * 50 + ["up"]
         eventually(lambda: [state.status for state in states(proxy)] == wanted, "all are checked")
         begun = time.monotonic()
@@ -307,7 +310,7 @@ def test_flapping_is_logged_once_for_each_change(changes: list[str]) -> None:
     ]
 
 
-def test_clients_that_cannot_connect_take_a_backend_down_and_one_brings_it_back(changes: list[str]) -> None:
+def test_failing_clients_take_a_backend_down_and_one_success_brings_it_back(changes: list[str]) -> None:
     port = free_port()
     address = f"127.0.0.1:{port}"
     health = Health(interval_ms=300, fall=3)
@@ -345,7 +348,7 @@ def test_a_shortage_of_this_machine_takes_no_backend_down(
     assert changes == []
 
 
-def test_one_refused_address_of_a_name_does_not_count(
+def test_one_refused_address_of_a_name_does_not_count_as_a_failure(
     monkeypatch: pytest.MonkeyPatch, changes: list[str]
 ) -> None:
     with Backend(named("a"), host="127.0.0.2") as backend:
@@ -400,7 +403,7 @@ def test_a_datagram_backend_is_checked_with_datagrams() -> None:
             eventually(lambda: ask_datagram(proxy.address, b"magic") == b"b2", "the first is back")
 
 
-def test_sessions_count_and_refusals_take_a_datagram_backend_down() -> None:
+def test_udp_sessions_are_counted_and_refusals_take_a_backend_down() -> None:
     port = free_port()
     tested = datagrams(
         f"127.0.0.1:{port}", health=Health(fall=2, interval_ms=50), balance="least_connections"
@@ -425,7 +428,7 @@ def test_sessions_count_and_refusals_take_a_datagram_backend_down() -> None:
                 assert state.active == 0
 
 
-# What cannot be
+# Settings that are refused
 
 
 @pytest.mark.parametrize(
@@ -438,7 +441,7 @@ def test_sessions_count_and_refusals_take_a_datagram_backend_down() -> None:
         (Health(kind="http", options={"path": 1}), "expected str, got int"),
     ],
 )
-def test_a_check_that_cannot_be_is_refused_before_anything_starts(health: Health, message: str) -> None:
+def test_an_impossible_check_is_refused_before_anything_starts(health: Health, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Refractium(tcp=[route("127.0.0.1:1", health=health)])
     assert message in str(caught.value)
@@ -458,7 +461,7 @@ def test_a_check_for_the_other_transport_is_refused() -> None:
         ({"forward_to": ()}, "no backend is given"),
     ],
 )
-def test_a_route_says_what_is_wrong_with_its_backends(values: dict[str, object], message: str) -> None:
+def test_a_route_reports_the_mistakes_in_its_backends(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Route(starting_with(b"magic"), **{"forward_to": "127.0.0.1:1"} | values)  # type: ignore[arg-type]
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""Plugins that bring kinds of health check and ways to balance."""
+"""Plugins that provide kinds of health checks and balancers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def the_only_report() -> PluginReport:
     return report
 
 
-def test_a_plugin_may_bring_both(install: Callable[..., None]) -> None:
+def test_a_plugin_may_provide_both_checks_and_balancers(install: Callable[..., None]) -> None:
     deep, fair = Check("deep"), way("fair")
     install(EntryPoint("x", checks=[deep], balancers=[fair]))
     plugins = load_plugins()
@@ -106,14 +106,16 @@ def test_a_plugin_may_bring_both(install: Callable[..., None]) -> None:
         ({}, "or it returns None"),
     ],
 )
-def test_what_a_plugin_cannot_bring(install: Callable[..., None], given: dict[str, Any], error: str) -> None:
+def test_a_check_or_balancer_that_breaks_a_rule_fails_its_plugin(
+    install: Callable[..., None], given: dict[str, Any], error: str
+) -> None:
     install(EntryPoint("x", **given))
     report = the_only_report()
     assert report.status == "failed"
     assert error in str(report.error)
 
 
-def test_what_two_bring_neither_gets(install: Callable[..., None]) -> None:
+def test_two_plugins_with_the_same_check_both_fail(install: Callable[..., None]) -> None:
     install(EntryPoint("x", checks=[Check("deep")]), EntryPoint("y", checks=[Check("deep"), Check("other")]))
     plugins = load_plugins()
     assert [report.status for report in plugins.reports] == ["failed", "failed"]
@@ -142,7 +144,9 @@ class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ({"transports": frozenset({Transport.UDP})}, ""),
     ],
 )
-def test_what_is_no_check_is_told_why(attributes: dict[str, object], problem: str) -> None:
+def test_an_object_that_is_not_a_health_check_is_refused_with_the_reason(
+    attributes: dict[str, object], problem: str
+) -> None:
     check = Check("deep")
     for name, value in attributes.items():
         setattr(check, name, value)

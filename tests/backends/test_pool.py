@@ -1,4 +1,4 @@
-"""Which backends of a pool a client is offered, and what a new set of routes takes over."""
+"""The backends of a pool that a client is offered, and the state that a new set of routes keeps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 def pool(text: str, *, kind: str = "tcp", clock: Clock | None = None) -> Pool:
-    """A pool of backends that are one letter each, ``a b (c)``: those in brackets are backups."""
+    """Return a pool of backends with one-letter names, such as ``a b (c)``: backups are in brackets."""
     health = Health(kind=CHECKS.get(kind, kind), fall=1, rise=1)
     return Pool(
         "test",
@@ -40,7 +40,7 @@ def pool(text: str, *, kind: str = "tcp", clock: Clock | None = None) -> Pool:
 
 
 def set_down(pool: Pool, names: str) -> None:
-    """Take these down, and all others up."""
+    """Take the named backends down, and all other backends up."""
     for backend in pool.backends:
         if backend.address.host in names.split():
             backend.state.client_failed("refused")
@@ -71,7 +71,7 @@ def offered(pool: Pool) -> str:
         ("(a) (b)", "a", "b"),
     ],
 )
-def test_what_a_check_has_found_down_is_not_offered_and_backups_come_last(
+def test_backends_that_are_down_are_not_offered_and_backups_come_last(
     backends: str, down: str, expected: str
 ) -> None:
     tested = pool(backends)
@@ -79,13 +79,13 @@ def test_what_a_check_has_found_down_is_not_offered_and_backups_come_last(
     assert offered(tested) == expected
 
 
-def test_backups_get_nobody_while_another_is_up() -> None:
+def test_backups_get_no_client_while_another_backend_is_up() -> None:
     tested = pool("a b (c)")
     firsts = [next(iter(tested.candidates("192.0.2.1"))).address.host for _ in range(6)]
     assert firsts == ["a", "b"] * 3
 
 
-def test_it_is_offered_again_when_it_is_back() -> None:
+def test_a_recovered_backend_is_offered_again() -> None:
     tested = pool("a b")
     for _ in range(3):
         set_down(tested, "a b")
@@ -96,7 +96,7 @@ def test_it_is_offered_again_when_it_is_back() -> None:
         assert sorted(offered(tested)) == sorted("a b")
 
 
-def test_of_those_that_nobody_checks_one_client_tries_one_in_each_interval() -> None:
+def test_without_checks_one_client_tries_each_down_backend_once_per_interval() -> None:
     clock = Clock()
     tested = pool("a b c", kind="none", clock=clock)
     set_down(tested, "a b")
@@ -107,7 +107,7 @@ def test_of_those_that_nobody_checks_one_client_tries_one_in_each_interval() -> 
     assert offered(tested) == "a c"
 
 
-def test_a_client_is_not_sent_to_a_backup_to_try_it() -> None:
+def test_no_client_is_sent_to_try_a_down_backup() -> None:
     clock = Clock()
     tested = pool("a (b) (c)", kind="none", clock=clock)
     set_down(tested, "b")
@@ -118,7 +118,7 @@ def test_a_client_is_not_sent_to_a_backup_to_try_it() -> None:
     assert offered(tested) == "a c"
 
 
-def test_where_none_is_up_and_nobody_checks_all_are_tried() -> None:
+def test_without_checks_all_backends_are_tried_when_all_are_down() -> None:
     tested = pool("a b (c)", kind="none")
     set_down(tested, "a b c")
     assert [offered(tested) for _ in range(2)] == ["a b c", "b a c"]
@@ -130,7 +130,7 @@ def test_every_address_of_a_backend_is_a_target() -> None:
     assert [target[1] for _, target in tested.targets("")] == [("10.0.0.1", 80), ("10.0.0.2", 80)]
 
 
-def test_a_pool_is_not_kept_by_the_states_it_watches() -> None:
+def test_a_state_does_not_keep_its_pool_alive() -> None:
     tested = pool("a")
     state = tested.backends[0].state
     seen = weakref.ref(tested)
@@ -158,7 +158,7 @@ def pools(*routes: Route, old: Pools | None = None) -> Pools:
 CHECKED = Health(kind=CHECKS["tcp"])
 
 
-def test_routes_that_ask_the_same_of_an_address_share_what_is_known_of_it() -> None:
+def test_routes_with_the_same_address_and_health_settings_share_a_state() -> None:
     one = Route(protocol("one"), ["10.0.0.1:1", "10.0.0.2:1"], health=CHECKED)
     other = Route(protocol("other"), Member("10.0.0.1:1", weight=3), health=CHECKED)
     third = Route(protocol("third"), "10.0.0.1:1")
@@ -167,7 +167,7 @@ def test_routes_that_ask_the_same_of_an_address_share_what_is_known_of_it() -> N
     assert a is not c
 
 
-def test_a_new_router_takes_over_what_is_known_and_forgets_what_has_gone() -> None:
+def test_a_new_router_keeps_states_in_use_and_forgets_the_others() -> None:
     old = pools(Route(protocol("one"), ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"], health=CHECKED))
     first, second, third = old.backends
     first.state.check_failed("x")

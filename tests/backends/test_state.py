@@ -1,4 +1,4 @@
-"""What it takes to believe that a backend is up or down. Nothing here opens a socket."""
+"""The evidence that takes a backend up or down. No test here opens a socket."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def up(*, rise: int = 2, fall: int = 3) -> BackendState:
 
 @pytest.fixture
 def changes(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """Fills with what was logged."""
+    """Collect the log lines of the test."""
 
     class Lines(list[str]):
         def __eq__(self, other: object) -> bool:
@@ -61,7 +61,7 @@ def changes(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
         yield Lines()
 
 
-def test_unknown_counts_as_up() -> None:
+def test_a_backend_of_unknown_state_counts_as_up() -> None:
     assert (checked().status, checked().is_up) == ("unknown", True)
 
 
@@ -75,7 +75,7 @@ def test_the_first_check_is_believed_at_once(changes: list[str]) -> None:
     assert changes == ["WARNING backend 10.0.0.1:80 is down: tcp check: Connection refused"]
 
 
-def test_fall_failures_in_a_row_take_it_down() -> None:
+def test_as_many_failures_in_a_row_as_fall_says_take_a_backend_down() -> None:
     state = up(fall=3)
     for _ in range(5):
         state.check_failed("x")
@@ -87,7 +87,7 @@ def test_fall_failures_in_a_row_take_it_down() -> None:
         assert state.is_up is is_up
 
 
-def test_rise_passes_in_a_row_take_it_up() -> None:
+def test_as_many_passes_in_a_row_as_rise_says_take_a_backend_up() -> None:
     state = checked(rise=3)
     state.check_failed("x")
     for _ in range(5):
@@ -100,7 +100,7 @@ def test_rise_passes_in_a_row_take_it_up() -> None:
         assert state.is_up is is_up
 
 
-def test_after_coming_back_it_takes_fall_failures_again() -> None:
+def test_a_recovered_backend_goes_down_only_after_fall_failures_again() -> None:
     state = checked(rise=1, fall=2)
     for _ in range(9):
         state.check_failed("x")
@@ -137,7 +137,7 @@ def test_a_client_that_cannot_connect_counts_as_a_failed_check() -> None:
     assert (state.is_up, state.reason) == (False, "it cannot be reached: Connection refused")
 
 
-def test_a_client_that_connects_does_away_with_the_failures_of_clients_only() -> None:
+def test_a_client_that_connects_clears_only_failures_of_clients() -> None:
     state = up(fall=3)
     for _ in range(9):
         state.client_failed("y")
@@ -151,14 +151,14 @@ def test_a_client_that_connects_does_away_with_the_failures_of_clients_only() ->
     assert not state.is_up
 
 
-def test_a_checked_backend_is_not_up_for_a_client_that_reaches_it() -> None:
+def test_a_client_that_connects_does_not_take_a_checked_backend_up() -> None:
     state = up(fall=1)
     state.check_failed("x")
     state.client_reached()
     assert not state.is_up
 
 
-def test_clients_that_fail_late_do_not_hold_up_its_return() -> None:
+def test_clients_that_fail_late_do_not_delay_the_return_of_a_backend() -> None:
     state = checked(rise=2)
     state.check_failed("x")
     state.check_passed()
@@ -170,7 +170,7 @@ def test_clients_that_fail_late_do_not_hold_up_its_return() -> None:
     assert state.is_up
 
 
-def test_without_checks_a_client_takes_it_up(changes: list[str]) -> None:
+def test_without_checks_a_client_that_connects_takes_a_backend_up(changes: list[str]) -> None:
     state = unchecked(fall=2)
     state.client_failed("y")
     assert state.is_up
@@ -184,7 +184,7 @@ def test_without_checks_a_client_takes_it_up(changes: list[str]) -> None:
     ]
 
 
-def test_without_checks_one_client_may_try_in_each_interval() -> None:
+def test_without_checks_one_client_may_try_a_down_backend_in_each_interval() -> None:
     clock = Clock()
     state = unchecked(clock, fall=1)
     state.client_failed("y")
@@ -198,7 +198,7 @@ def test_without_checks_one_client_may_try_in_each_interval() -> None:
     assert state.may_try()
 
 
-def test_it_is_checked_more_often_while_its_state_is_in_question() -> None:
+def test_checks_are_more_frequent_while_the_state_is_in_question() -> None:
     state = checked(rise=2, fall=4, interval_ms=1000)
     assert state.pause == 1.0
     state.check_passed()
@@ -214,7 +214,7 @@ def test_it_is_checked_more_often_while_its_state_is_in_question() -> None:
     assert state.pause == 1.0
 
 
-def test_who_watches_is_told_of_every_change_and_not_kept_alive() -> None:
+def test_a_watcher_is_called_at_every_change_and_not_kept_alive() -> None:
     told = []
 
     class Watcher:
@@ -234,7 +234,9 @@ def test_who_watches_is_told_of_every_change_and_not_kept_alive() -> None:
 
 
 @given(st.lists(st.sampled_from(["pass", "fail", "client fails", "client connects"])), st.data())
-def test_any_history_changes_it_only_after_enough_in_a_row(history: list[str], data: st.DataObject) -> None:
+def test_in_any_history_only_enough_equal_results_in_a_row_change_the_state(
+    history: list[str], data: st.DataObject
+) -> None:
     rise, fall = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
     state = up(rise=rise, fall=fall)
     passed = failed = clients = 0
@@ -261,10 +263,10 @@ def test_any_history_changes_it_only_after_enough_in_a_row(history: list[str], d
         assert bool(state.reason) is not state.is_up
 
 
-# What it is told to believe
+# Settings of health checks
 
 
-def test_the_same_question_of_the_same_address_has_the_same_key() -> None:
+def test_equal_addresses_and_health_settings_have_the_same_key() -> None:
     def key(**values: object) -> tuple[str, ...]:
         health = Health(**{"kind": CHECKS["http"], "options": {"path": "/a"}} | values)  # type: ignore[arg-type]
         return BackendState(ADDRESS, health).key
@@ -295,7 +297,7 @@ def test_the_same_question_of_the_same_address_has_the_same_key() -> None:
         ({"options": {"path": "/"}}, ["health.path"]),
     ],
 )
-def test_what_makes_no_sense_is_refused(values: dict[str, object], where: list[str]) -> None:
+def test_settings_that_make_no_sense_are_refused(values: dict[str, object], where: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         Health(**values)  # type: ignore[arg-type]
     assert [problem.where for problem in caught.value.problems] == where
