@@ -70,7 +70,7 @@ class Outcome:
     Attributes:
         asked: number of questions that were answered in full, by kind.
         excused: number of failures of clients that were connected when a worker was killed, by kind.
-        flapped: number of failures of clients that were connected when the backend stopped listening, by kind;
+        flapped: failures, by kind, of clients that were connected when the backend stopped listening;
             connections that the backend has not accepted yet are reset then.
         failures: all other failures, in words.
         reloads: number of reloads.

@@ -1,4 +1,4 @@
-"""The command line, and plugins that nobody has installed."""
+"""Fixtures for the command line, and for plugins that nobody has installed."""
 
 from support.cli import broken_plugin, cli
 

@@ -1,4 +1,4 @@
-"""The commands that print something and end: init, check, schema, plugins, identify."""
+"""The commands that print a result and end: init, check, schema, plugins and identify."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_init_writes_a_commented_file_that_is_valid(cli: Cli) -> None:
     assert cli("check").code == 0
 
 
-def test_init_never_overwrites_unasked(cli: Cli) -> None:
+def test_init_overwrites_a_file_only_with_force(cli: Cli) -> None:
     path = cli.write("mine\n")
     done = cli("init")
     assert (done.code, done.out) == (2, "")
@@ -46,7 +46,7 @@ def test_init_never_overwrites_unasked(cli: Cli) -> None:
     assert path.read_text() == template()
 
 
-def test_init_writes_where_it_is_told(cli: Cli) -> None:
+def test_init_writes_to_the_given_path(cli: Cli) -> None:
     assert cli("init", "-c", "after.toml").code == 0
     assert cli("-c", "before.toml", "init").code == 0
     assert sorted(path.name for path in cli.folder.iterdir()) == ["after.toml", "before.toml"]
@@ -60,7 +60,7 @@ def test_init_writes_where_it_is_told(cli: Cli) -> None:
 # check
 
 
-def test_check_prints_where_everything_goes(cli: Cli) -> None:
+def test_check_prints_the_backends_of_every_route(cli: Cli) -> None:
     cli.write(
         """\
         fallback_tcp = "127.0.0.1:9009"
@@ -114,7 +114,7 @@ def test_check_json_has_the_routes(cli: Cli) -> None:
     }
 
 
-def test_the_example_file_is_valid_and_its_fallback_to_itself_is_warned_of(cli: Cli) -> None:
+def test_the_example_file_is_valid_with_a_warning_about_its_fallback_to_itself(cli: Cli) -> None:
     done = cli("check", "-c", EXAMPLE)
     assert done.code == 0
     assert done.out.endswith("The configuration is valid.\n")
@@ -145,7 +145,7 @@ def schema(cli: Cli) -> dict[str, Any]:
     return found
 
 
-def test_the_schema_knows_every_key_of_the_example_and_refers_to_what_it_has(cli: Cli) -> None:
+def test_the_schema_has_every_key_of_the_example_and_no_dangling_reference(cli: Cli) -> None:
     found = schema(cli)
     definitions = found["$defs"]
 
@@ -186,7 +186,7 @@ PROTOCOLS = ["dns", "ftp", "http", "https", "ssh"]
 FIRST_PARTY = sorted([*PROTOCOLS, "pcap"])
 
 
-def test_plugins_list_json_has_a_row_with_exactly_these_keys_for_each(cli: Cli) -> None:
+def test_plugins_list_json_has_a_row_with_fixed_keys_for_each_plugin(cli: Cli) -> None:
     done = cli("plugins", "list", "--json")
     assert (done.code, done.err) == (0, "")
     rows = json.loads(done.out)
@@ -208,7 +208,7 @@ def test_plugins_list_is_a_table_for_people(cli: Cli) -> None:
     assert all(" loaded " in line for line in lines[1:])
 
 
-def test_plugins_list_works_whatever_the_file_says(cli: Cli) -> None:
+def test_plugins_list_works_with_a_broken_configuration_file(cli: Cli) -> None:
     cli.write("[server\n")
     assert [row["id"] for row in json.loads(cli("plugins", "list", "--json").out)] == FIRST_PARTY
     cli.write('[plugins]\ndisable = ["ssh"]\n')
@@ -264,7 +264,7 @@ def test_a_broken_plugin_is_listed_with_its_error(broken_plugin: Path) -> None:
     assert row["error"] == "ImportError: the glass is cracked"
 
 
-def test_a_broken_plugin_that_no_route_needs_is_only_warned_of(broken_plugin: Path) -> None:
+def test_a_broken_plugin_that_no_route_needs_causes_only_a_warning(broken_plugin: Path) -> None:
     env = environment(PYTHONPATH=str(broken_plugin))
     done = run("check", "-f", "http=127.0.0.1:9000", env=env)
     assert done.code == 0
@@ -273,7 +273,7 @@ def test_a_broken_plugin_that_no_route_needs_is_only_warned_of(broken_plugin: Pa
     assert line.endswith(": ImportError: the glass is cracked")
 
 
-def test_a_broken_plugin_is_an_error_for_the_strict_and_for_who_needs_it(broken_plugin: Path) -> None:
+def test_a_broken_plugin_is_an_error_with_strict_and_for_a_route_that_needs_it(broken_plugin: Path) -> None:
     env = environment(PYTHONPATH=str(broken_plugin))
     for arguments in (["--strict-plugins", "-f", "http=127.0.0.1:9000"], ["-f", "cracked=127.0.0.1:9000"]):
         done = run("tcp", "-b", "127.0.0.1", "-p", 0, *arguments, env=env)
@@ -306,7 +306,7 @@ def test_identify_reads_a_file_stdin_or_hex(cli: Cli) -> None:
     assert identified(cli, "--hex", CLIENT_HELLO.hex(" ")) == from_file
 
 
-def test_identify_says_what_every_protocol_answered_and_in_which_order(cli: Cli) -> None:
+def test_identify_shows_the_answer_of_every_protocol_in_order(cli: Cli) -> None:
     answers = identified(cli, "--hex", CLIENT_HELLO[:100].hex())["answers"]
     assert {one["protocol"] for one in answers} == set(PROTOCOLS)
     order = ["exact", "structured", "weak"]
@@ -317,14 +317,14 @@ def test_identify_says_what_every_protocol_answered_and_in_which_order(cli: Cli)
     assert {one["protocol"]: one["answer"] for one in answers}["ssh"] == "no"
 
 
-def test_identify_tells_need_more_from_no(cli: Cli) -> None:
+def test_identify_distinguishes_need_more_and_no(cli: Cli) -> None:
     half = identified(cli, "--hex", CLIENT_HELLO[:100].hex())
     assert (half["protocol"], half["needs_more"]) == (None, True)
     nothing = identified(cli, "--hex", "00 00 00 00 ff")
     assert (nothing["protocol"], nothing["needs_more"]) == (None, False)
 
 
-def test_identify_of_a_datagram_asks_the_protocols_for_udp(cli: Cli) -> None:
+def test_identify_of_a_datagram_asks_the_udp_protocols(cli: Cli) -> None:
     query = dns.message.make_query("www.example.com", "AAAA").to_wire()
     found = identified(cli, "--udp", "-", stdin=query)
     assert found["protocol"] == "dns"
@@ -333,7 +333,7 @@ def test_identify_of_a_datagram_asks_the_protocols_for_udp(cli: Cli) -> None:
     assert identified(cli, "--udp", "-")["protocol"] is None, "a datagram may be empty"
 
 
-def test_identify_asks_what_the_file_defines_as_well(cli: Cli) -> None:
+def test_identify_asks_protocols_defined_in_the_file_as_well(cli: Cli) -> None:
     cli.write('[[protocols]]\nname = "mine"\npatterns = [{ hex = "cafe01" }]\nforward_to = "127.0.0.1:1"\n')
     assert identified(cli, "--hex", "ca fe 01")["protocol"] == "mine"
 

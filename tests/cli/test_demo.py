@@ -19,23 +19,23 @@ def test_every_protocol_is_identified_and_answered() -> None:
     assert all(one["ok"] and one["identified_as"] == one["protocol"] for one in outcomes)
     assert all(one["evidence"] and one["answer"] for one in outcomes)
     backends = {one["backend"] for one in outcomes}
-    assert len(backends) == len(PROTOCOLS), "each went to a backend of its own"
+    assert len(backends) == len(PROTOCOLS), "each protocol must reach a backend of its own"
 
 
-def test_it_is_a_table_for_people() -> None:
+def test_the_demo_prints_a_table_on_a_terminal() -> None:
     done = run("demo")
     assert (done.code, done.err) == (0, "")
     rows = [line.split() for line in done.out.splitlines()]
     assert [row[0] for row in rows if row[-1] == "ok"] == PROTOCOLS
 
 
-def test_a_protocol_that_is_not_there_is_not_shown() -> None:
+def test_a_protocol_that_is_not_installed_is_not_shown() -> None:
     done = run("--disable-plugin", "ssh", "demo", "--json")
     assert (done.code, done.err) == (0, "")
     assert [one["protocol"] for one in json.loads(done.out)] == [one for one in PROTOCOLS if one != "ssh"]
 
 
-def test_it_can_go_on_serving_and_says_how_to_try_it() -> None:
+def test_the_demo_can_go_on_serving_and_prints_commands_to_try_it() -> None:
     with serving("demo", "--serve") as demo:
         demo.await_out(r"^Ctrl-C ends the demo\.$")
         assert f"curl http://127.0.0.1:{demo.port}/" in demo.out
@@ -45,7 +45,7 @@ def test_it_can_go_on_serving_and_says_how_to_try_it() -> None:
         assert "Traceback" not in demo.err
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("demo", "-p", port)

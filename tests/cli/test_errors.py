@@ -77,7 +77,7 @@ def test_a_wrong_bind_address_is_named_and_exits_2(cli: Cli, host: str) -> None:
 
 
 def route(line: str = "", *, name: str = "http", forward_to: str = '"a.example:1"') -> str:
-    """Three lines, and one more."""
+    """Return three lines of a route, followed by one more line."""
     return f'[[protocols]]\nname = "{name}"\nforward_to = {forward_to}\n{line}\n'
 
 
@@ -216,7 +216,7 @@ def test_all_mistakes_are_reported_at_once_in_file_and_flags(cli: Cli) -> None:
     ]
 
 
-def test_what_cannot_be_read_is_named_and_exits_2(cli: Cli) -> None:
+def test_a_file_that_cannot_be_read_is_named_and_exits_2(cli: Cli) -> None:
     os.mkfifo("fifo")
     (cli.folder / "latin-1.toml").write_bytes(b"[server]\n# caf\xe9\n")
     (cli.folder / "large.toml").write_bytes(b"#" * (1024 * 1024 + 1))
@@ -232,13 +232,15 @@ def test_what_cannot_be_read_is_named_and_exits_2(cli: Cli) -> None:
         assert (done.code, done.out, done.err) == (2, "", message + "\n")
 
 
-def test_without_file_and_flags_it_says_how_to_begin(cli: Cli) -> None:
+def test_without_file_and_flags_the_error_says_how_to_begin(cli: Cli) -> None:
     done = cli()
     assert done.code == 2
     assert "`refractium init` writes one, or give -f NAME=HOST:PORT" in done.err
 
 
-def test_without_any_protocol_it_says_how_to_get_some(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_protocol_the_error_says_how_to_install_one(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", "dns,ftp,http,https,ssh")
     for command in ("check", "demo"):
         done = cli(command)
@@ -246,7 +248,7 @@ def test_without_any_protocol_it_says_how_to_get_some(cli: Cli, monkeypatch: pyt
         assert "pip install 'refractium-protocols[all]'" in done.err
 
 
-def test_bytes_that_are_no_text_in_a_flag_do_not_break_the_message() -> None:
+def test_a_flag_with_bytes_that_are_not_utf8_does_not_break_the_message() -> None:
     done = run("tcp", "-f", os.fsdecode(b"\xff\xfe"))
     assert done.code == 2
     assert done.err.startswith("error: -f ")
@@ -254,7 +256,7 @@ def test_bytes_that_are_no_text_in_a_flag_do_not_break_the_message() -> None:
 
 
 @pytest.mark.parametrize("command", [[], ["tcp"]], ids=["no command", "tcp"])
-def test_the_configuration_is_judged_before_anything_is_bound(command: list[str]) -> None:
+def test_the_configuration_is_checked_before_anything_is_bound(command: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run(*command, "-b", "127.0.0.1", "-p", port, "-f", "http")
@@ -262,13 +264,13 @@ def test_the_configuration_is_judged_before_anything_is_bound(command: list[str]
         assert done.err == "error: -f http: write NAME=HOST:PORT\n"
 
 
-def test_a_traceback_is_shown_to_who_asks_for_it() -> None:
+def test_a_traceback_is_shown_only_with_debug() -> None:
     done = run("--debug", "-f", "http")
     assert done.code == 2
     assert "ConfigError" in done.err.partition("Traceback (most recent call last)")[2]
 
 
-def test_a_fault_of_ours_is_one_message_and_exits_1(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_fault_is_one_message_and_exits_1(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 

@@ -18,7 +18,7 @@ from support.proxy import eventually
 
 
 def imported_by(statement: str) -> set[str]:
-    """The modules that a fresh interpreter has after it, and had not before."""
+    """Return the modules that a statement imports in a fresh interpreter."""
     code = (
         "import json, sys\nbefore = set(sys.modules)\n"
         f"{statement}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
@@ -68,13 +68,13 @@ def imported_by(statement: str) -> set[str]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_import_brings_only_what_it_needs(statement: str, unwanted: set[str]) -> None:
+def test_an_import_loads_only_the_modules_it_needs(statement: str, unwanted: set[str]) -> None:
     assert imported_by(statement) & unwanted == set()
 
 
 @define_protocol("mine", max_bytes=4, prefixes=(b"MINE",))
 def my_proto(data: bytes) -> Identification:
-    """A protocol of the embedding program."""
+    """A protocol of the program that embeds the library."""
     if data.startswith(b"MINE"):
         return ProtocolMatch()
     return NEED_MORE if b"MINE".startswith(data) else NO

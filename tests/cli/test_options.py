@@ -1,4 +1,4 @@
-"""Flags and file together: what is given where, and who wins."""
+"""Flags and file together: where each value comes from, and which one takes precedence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def check(cli: Cli, *arguments: object) -> dict[str, Any]:
 
 
 def warned(cli: Cli, *arguments: object) -> list[str]:
-    """The keys that ``check`` warns about; it does so where a value is strange, so that shows which holds."""
+    """Return the keys that ``check`` warns about. It warns of strange values, so the keys show which values
+    apply."""
     answer = check(cli, "check", *arguments)
     assert answer["ok"], answer
     return [one["where"] for one in answer["warnings"]]
@@ -62,11 +63,12 @@ SETTINGS = {
         "server.max_connections_per_ip",
     ),
 }
-"""A line of the file and flags that are warned of, flags that are not, and the key of the warning."""
+"""A line of the file and flags whose values cause a warning, flags whose values do not, and the key of the
+warning."""
 
 
 @pytest.mark.parametrize(("in_file", "strange", "usual", "key"), SETTINGS.values(), ids=SETTINGS)
-def test_a_flag_outranks_the_file_only_where_it_is_given(
+def test_a_flag_takes_precedence_over_the_file_only_if_it_is_given(
     cli: Cli, in_file: str, strange: list[str], usual: list[str], key: str
 ) -> None:
     cli.write(FILE.format(server=in_file, route=""))
@@ -77,7 +79,7 @@ def test_a_flag_outranks_the_file_only_where_it_is_given(
     assert warned(cli, *strange) == [key]
 
 
-def test_the_peek_buffer_of_the_flag_is_what_patterns_must_fit(cli: Cli) -> None:
+def test_patterns_must_fit_the_peek_buffer_of_the_flag(cli: Cli) -> None:
     cli.write(
         """\
         [[protocols]]
@@ -103,7 +105,7 @@ def test_the_peek_buffer_of_the_flag_is_what_patterns_must_fit(cli: Cli) -> None
         (["-p", 9000], ["-p", 9001], False),
     ],
 )
-def test_options_stand_before_or_after_the_command_and_the_later_wins(
+def test_options_may_stand_before_or_after_the_command_and_the_later_wins(
     cli: Cli, before: list[object], after: list[object], *, is_own_port: bool
 ) -> None:
     answer = check(cli, *before, "-f", "http=127.0.0.1:9000", "check", *after)
@@ -118,7 +120,7 @@ def test_forwards_before_and_after_the_command_add_up(cli: Cli) -> None:
     ]
 
 
-def test_a_forward_replaces_the_routes_of_its_name_in_the_file_and_no_other(cli: Cli) -> None:
+def test_a_forward_replaces_only_the_routes_of_its_protocol_in_the_file(cli: Cli) -> None:
     cli.write(FILE.format(server="", route='[[protocols]]\nname = "ssh"\nforward_to = "127.0.0.1:22"'))
     routes = check(cli, "check", "-f", "http=[::1]:80")["routes"]
     assert {one["protocol"]: one["forward_to"] for one in routes} == {
@@ -127,7 +129,7 @@ def test_a_forward_replaces_the_routes_of_its_name_in_the_file_and_no_other(cli:
     }
 
 
-def test_a_forward_repairs_a_route_of_the_file_that_is_not_installed(cli: Cli) -> None:
+def test_a_forward_replaces_a_route_of_the_file_whose_plugin_is_not_installed(cli: Cli) -> None:
     cli.write(FILE.format(server="", route='[[protocols]]\nname = "ssh"\nforward_to = "127.0.0.1:22"'))
     assert cli("check", "--disable-plugin", "ssh").code == 2
     assert cli("check", "--disable-plugin", "ssh", "-f", "ssh=127.0.0.1:22").code == 2

@@ -1,4 +1,4 @@
-"""Commands that plugins bring."""
+"""Commands that plugins add."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command(config):
 
 
 class Site:
-    """A folder with plugins, which are installed as far as a process knows that is started by `run`."""
+    """A folder of plugins, which are installed only for processes that `run` starts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -114,7 +114,7 @@ def test_a_command_reads_the_table_of_its_plugin(site: Site) -> None:
     assert site.run("greet", "-c", "rude.toml") == (2, "", message)
 
 
-def test_it_is_shown_by_plugins_info(site: Site) -> None:
+def test_plugins_info_shows_the_command_of_a_plugin(site: Site) -> None:
     site.add("politeness", HEAD + GREET)
     found = json.loads(site.run("plugins", "info", "politeness", "--json").out)
     assert found["commands"] == [{"command": "greet", "about": "Greet somebody."}]
@@ -122,7 +122,7 @@ def test_it_is_shown_by_plugins_info(site: Site) -> None:
     assert ["command", "greet"] in lines
 
 
-def test_plugins_are_not_imported_for_a_command_of_ours_that_needs_none(site: Site) -> None:
+def test_built_in_commands_that_need_no_plugin_import_none(site: Site) -> None:
     site.add("eager", HEAD + "open('imported', 'w').close()\n" + GREET)
     imported = site.folder / "imported"
     for arguments in (["init"], ["schema"], ["--version"], ["init", "--help"]):
@@ -146,7 +146,7 @@ def test_plugins_are_not_imported_for_a_command_of_ours_that_needs_none(site: Si
         ),
     ],
 )
-def test_a_broken_plugin_hurts_no_command(site: Site, code: str) -> None:
+def test_a_broken_plugin_does_not_affect_other_commands(site: Site, code: str) -> None:
     site.add("cracked", code)
     site.add("politeness", HEAD + GREET)
     assert site.row("cracked")["status"] in {"failed", "incompatible"}
@@ -161,7 +161,7 @@ def test_a_broken_plugin_hurts_no_command(site: Site, code: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tcp", "status"])
-def test_no_plugin_can_have_the_name_of_a_command_of_ours(site: Site, name: str) -> None:
+def test_no_plugin_can_take_the_name_of_a_built_in_command(site: Site, name: str) -> None:
     site.add("usurper", HEAD + GREET.replace('"greet"', f'"{name}"'))
     row = site.row("usurper")
     assert row["status"] == "failed"
@@ -171,11 +171,11 @@ def test_no_plugin_can_have_the_name_of_a_command_of_ours(site: Site, name: str)
     assert "WHO" not in shown.out
 
 
-def test_those_names_are_the_ones_there_are() -> None:
+def test_the_reserved_names_are_those_of_the_built_in_commands() -> None:
     assert tuple(_COMMANDS) == COMMANDS
 
 
-def test_of_two_plugins_with_the_same_command_neither_has_it(site: Site) -> None:
+def test_a_command_that_two_plugins_add_is_not_available(site: Site) -> None:
     site.add("politeness", HEAD + GREET)
     site.add("manners", HEAD + GREET)
     assert site.run("greet", "you").code == 2
@@ -199,7 +199,7 @@ def test_a_file_that_cannot_be_read_does_not_hide_commands(site: Site) -> None:
     assert site.run("greet", "you").code == 0
 
 
-def test_what_a_command_raises_is_one_message(site: Site) -> None:
+def test_an_exception_of_a_command_is_one_message(site: Site) -> None:
     site.add("hasty", HEAD + GREET.replace("    click.echo(f", "    raise KeyError('x')\n    click.echo(f"))
     done = site.run("greet", "you")
     assert (done.code, done.out) == (1, "")

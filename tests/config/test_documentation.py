@@ -17,7 +17,7 @@ BLOCKS = re.findall(r"^```toml\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 
 
 def uncommented(text: str) -> str:
-    """The text with every commented key and table switched on."""
+    """Return the text with every commented key and table enabled."""
     return re.sub(r"^# (?=\[\[|[a-z_]+ = )", "", text, flags=re.MULTILINE)
 
 
@@ -32,15 +32,15 @@ def test_every_example_of_the_reference_is_valid(block: str) -> None:
     assert (loaded.problems, loaded.warnings) == ((), ())
 
 
-def test_the_template_says_what_holds_without_it() -> None:
+def test_the_template_states_the_defaults() -> None:
     loaded = parse(Source(template(), "refractium.toml"))
     assert (loaded.problems, loaded.warnings) == ((), ())
-    # But for one thing: with nowhere to send anybody it could not be served.
+    # With one exception: a file without a backend could not be served.
     server = msgspec.structs.replace(ServerConfig(), fallback_tcp="127.0.0.1:8000")
     assert loaded.config == Config(server=server)
 
 
-def test_the_template_switched_on_is_valid_too() -> None:
+def test_the_template_with_every_key_enabled_is_valid() -> None:
     loaded = parse(Source(uncommented(template()), "refractium.toml"))
     assert (loaded.problems, loaded.warnings) == ((), ())
     assert len(loaded.config.protocols) > 4

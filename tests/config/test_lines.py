@@ -71,7 +71,7 @@ def test_keys_are_found_among_strings_comments_and_brackets() -> None:
     )
 
 
-def test_what_cannot_be_told_has_no_line() -> None:
+def test_a_path_that_is_not_in_the_file_has_no_line() -> None:
     lines = Lines(TEXT)
     assert lines.find("port") is None
     assert lines.find("hidden") is None
@@ -92,7 +92,7 @@ def test_a_key_that_is_not_bare_is_quoted_in_its_path() -> None:
 
 
 @given(st.text(st.sampled_from("ab.=[]{}\"'\\#\n \r1")))
-def test_any_text_is_gone_through(text: str) -> None:
+def test_no_text_makes_the_search_for_lines_fail(text: str) -> None:
     Lines(text).find("a.b[1]")
 
 

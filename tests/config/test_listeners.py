@@ -1,4 +1,4 @@
-"""`[[listeners]]`, access rules and actions in the file: what is valid, refused or warned of."""
+"""`[[listeners]]`, access rules and actions in the file: valid values, mistakes and warnings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def problems(text: str) -> list[str]:
     return [f"{one.where}: {one.message}" for one in parse(Source(text, "my.toml")).problems]
 
 
-def test_a_file_without_listeners_has_the_one_of_the_server() -> None:
+def test_a_file_without_listeners_has_one_listener_from_the_server_table() -> None:
     loaded = parse(Source('[server]\nbind = "::1"\nport = 1\nallow = ["::1"]\n', ""))
     (found,) = listeners_of(loaded.config, loaded.config.server)
     path, listener = found
@@ -45,7 +45,7 @@ def test_a_file_without_listeners_has_the_one_of_the_server() -> None:
 
 
 def test_listeners_have_routes_of_their_own() -> None:
-    # By their protocol both routes would be the first one's, and so duplicates.
+    # Compared by protocol, both routes would belong to the first listener and be duplicates.
     text = TWO.replace('["http"]', '["web"]') + ROUTES.replace(
         '"http"\nforward', '"http"\nid = "web"\nforward'
     )
@@ -62,7 +62,7 @@ def test_routes_are_duplicates_only_where_one_listener_serves_both() -> None:
     assert [line.partition(":")[0] for line in problems(TWO + ROUTES)] == ["protocols[1]"]
 
 
-def test_two_routes_for_the_silent_may_be_of_two_listeners() -> None:
+def test_two_listeners_may_each_have_a_route_for_silent_clients() -> None:
     text = TWO.replace('["http"]', '["quiet"]')
     for name in ("quiet", "admin"):
         text += f'[[protocols]]\nname = "ftp"\nid = "{name}"\non_timeout = true\nforward_to = "a:1"\n'
@@ -70,7 +70,7 @@ def test_two_routes_for_the_silent_may_be_of_two_listeners() -> None:
 
 
 @pytest.mark.parametrize("line", ["port = 80", 'bind = "::"', 'allow = ["::1"]', 'deny = ["::1"]'])
-def test_with_listeners_the_server_listens_nowhere(line: str) -> None:
+def test_with_listeners_the_server_table_must_not_have_an_address(line: str) -> None:
     key = line.partition(" ")[0]
     (problem,) = problems(f"[server]\n{line}\n[[listeners]]\nport = 1\n")
     assert problem.startswith(f"server.{key}: the file has [[listeners]]")
@@ -117,11 +117,11 @@ def test_with_listeners_the_server_listens_nowhere(line: str) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named(text: str, expected: str) -> None:
+def test_each_mistake_is_named(text: str, expected: str) -> None:
     assert expected in "\n".join(problems(text))
 
 
-def test_a_route_that_no_listener_serves_is_warned_of() -> None:
+def test_a_route_that_no_listener_serves_causes_a_warning() -> None:
     loaded = parse(
         Source('[[listeners]]\nport = 1\nroutes = ["ssh"]\n' + ROUTES.split("[[", 2)[1].join(["[[", ""]), "")
     )
@@ -131,7 +131,7 @@ def test_a_route_that_no_listener_serves_is_warned_of() -> None:
     ]
 
 
-def test_a_backend_that_is_any_of_the_listeners_is_warned_of() -> None:
+def test_a_backend_that_is_one_of_the_listeners_causes_a_warning() -> None:
     loaded = parse(
         Source('fallback_tcp = "127.0.0.1:2"\n[[listeners]]\nport = 1\n[[listeners]]\nport = 2\n', "")
     )

@@ -52,7 +52,7 @@ def unreadable(path: Path) -> str:
     return str(problem)
 
 
-# What is valid
+# Valid files
 
 
 def test_the_example_file_loads_with_a_warning_for_the_loop_in_it() -> None:
@@ -82,7 +82,7 @@ def test_an_empty_file_has_every_default() -> None:
     assert loaded.config.plugins.disable == ()
 
 
-def test_conditions_are_tuples_of_lower_case_names_without_last_dot() -> None:
+def test_conditions_become_lower_case_names_without_a_trailing_dot() -> None:
     route = valid(
         ROUTE
         + 'sni = ["Example.COM.", "*.Example.org"]\nalpn = "h2"\nhost = ["A.example", "[::1]", "10.0.0.1"]'
@@ -100,7 +100,7 @@ def test_patterns_have_four_forms() -> None:
     assert route.pattern_set == (Text(b"\xff"), Text(b"\x01"), Hex(b"\xff\0", 4), Hex(b"\x01"), Regex("^a"))
 
 
-def test_a_backend_is_an_address_or_a_table_of_it() -> None:
+def test_a_backend_is_an_address_or_a_table_with_one() -> None:
     (route,) = valid(
         MEMBER + "['a:1', { address = 'b:2', weight = 3 }, { address = 'unix:/c', backup = true }]"
     ).config.protocols
@@ -110,12 +110,12 @@ def test_a_backend_is_an_address_or_a_table_of_it() -> None:
     assert alone.members == (Member("b:2", weight=3),)
 
 
-def test_a_health_table_keeps_what_is_its_kinds_own() -> None:
+def test_a_health_table_keeps_the_settings_of_its_kind() -> None:
     (route,) = valid(ROUTE + "[protocols.health]\nkind = 'http'\npath = '/x'\nfall = 1").config.protocols
     assert route.health == HealthConfig(kind="http", fall=1, options={"path": "/x"})
 
 
-def test_a_fallback_at_the_top_is_one_of_the_server() -> None:
+def test_a_fallback_at_the_top_level_belongs_to_the_server() -> None:
     loaded = valid('fallback_tcp = "127.0.0.1:80"\n[server]\nport = 80\nfallback_udp = "a:1"')
     assert loaded.config.server.fallback_tcp == "127.0.0.1:80"
     assert [(warning.where, warning.line) for warning in loaded.warnings] == [("server.fallback_tcp", 1)]
@@ -137,7 +137,7 @@ def test_a_key_path_has_a_line() -> None:
     )
 
 
-# What is not
+# Mistakes
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_each_mistake_is_named_with_its_key_and_line(
     assert message in problem.message
 
 
-def test_everything_wrong_is_reported_at_once_in_the_order_of_the_file() -> None:
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
     loaded = parsed(
         """
         bogus = 1
@@ -301,7 +301,7 @@ def test_everything_wrong_is_reported_at_once_in_the_order_of_the_file() -> None
     ]
 
 
-def test_what_is_valid_beside_mistakes_is_kept() -> None:
+def test_valid_values_beside_mistakes_are_kept() -> None:
     loaded = parsed(
         '[server]\nport = 1\nbind = ""\n'
         '[[protocols]]\nname = 1\n[[protocols]]\nname = "x"\nforward_to = ["a", "b:1"]\npatterns = [""]\n'
@@ -320,7 +320,7 @@ def test_a_route_that_lost_a_condition_is_not_called_a_duplicate() -> None:
     assert [path for path, _ in loaded.sound_routes] == ["protocols[0]"]
 
 
-def test_a_flood_of_mistakes_is_cut_and_cheap() -> None:
+def test_a_flood_of_mistakes_is_reported_in_part_and_quickly() -> None:
     text = "".join(f"peek_timeou{number} = 1\n" for number in range(40_000))
     begun = time.process_time()
     assert len(parsed(text).problems) == MAX_FINDINGS

@@ -1,4 +1,4 @@
-"""Same as for the commands: the command line, and plugins that nobody has installed."""
+"""The fixtures of the commands: the command line, and plugins that nobody has installed."""
 
 from support.cli import broken_plugin, cli
 

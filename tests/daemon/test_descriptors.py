@@ -1,4 +1,4 @@
-"""A process that has no more descriptors to give."""
+"""A process that has no descriptors left."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def limits_of(pid: int) -> tuple[int, int]:
 
 
 def configured(folder: Path, fallback: str, workers: int) -> Path:
-    """A configuration file."""
+    """Write a configuration file."""
     path = folder / "refractium.toml"
     path.write_text(
         f'[server]\nbind = "127.0.0.1"\nport = 0\nworkers = {workers}\nfallback_tcp = "{fallback}"\n'
@@ -39,17 +39,17 @@ def configured(folder: Path, fallback: str, workers: int) -> Path:
 
 
 def take_answers(clients: list[socket.socket]) -> None:
-    """Take one byte for each client and let the client leave, which makes room for those that wait."""
+    """Receive one byte for each client and close the client, which makes room for waiting ones."""
     while clients:
         answered, _, _ = select.select(clients, (), (), PATIENCE)
-        assert answered, f"{len(clients)} are not served"
+        assert answered, f"{len(clients)} clients are not served"
         for client in answered:
             assert client.recv(1) == b"?"
             client.close()
             clients.remove(client)
 
 
-def test_it_takes_as_many_as_it_may_have(tmp_path: Path) -> None:
+def test_the_program_raises_its_limit_to_the_hard_limit(tmp_path: Path) -> None:
     file = configured(tmp_path, "127.0.0.1:1", workers=1)
     with Running("--config", file, shell='ulimit -Sn 256 && exec "$@"') as proxy:  # noqa: S604
         proxy.await_out("Listening on")
@@ -73,10 +73,10 @@ def test_at_the_limit_clients_wait_and_status_still_answers(tmp_path: Path, work
                 client.sendall(b"?")
             proxy.await_err("cannot accept: Too many open files; clients wait until there is room again")
             eventually(lambda: status_of(proxy).tcp.active > workers * 20, "as many are in as may be")
-            time.sleep(0.3)  # time for more to come in, which must not
+            time.sleep(0.3)  # time in which further clients could come in, and must not
             assert status_of(proxy).tcp.active <= workers * 40
             assert run("status", "-p", proxy.port).code == 0
-            # Those that leave make room for those that wait, until all have been served.
+            # Clients that leave make room for waiting clients, until all have been served.
             take_answers(clients)
             eventually(lambda: status_of(proxy).tcp.active == 0, "all have left")
             assert status_of(proxy).tcp.accepted == 150
@@ -85,9 +85,7 @@ def test_at_the_limit_clients_wait_and_status_still_answers(tmp_path: Path, work
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_without_proc_all_are_served_though_they_are_more_than_there_is_room_for(
-    tmp_path: Path, workers: int
-) -> None:
+def test_without_proc_more_clients_than_descriptors_are_all_served(tmp_path: Path, workers: int) -> None:
     require_root()
     hide = 'mount -t tmpfs tmpfs /proc && ulimit -n 256 && exec "$@"'
     shell = f'exec {require_program("unshare")} --mount sh -c {shlex.quote(hide)} sh "$@"'
@@ -97,7 +95,9 @@ def test_without_proc_all_are_served_though_they_are_more_than_there_is_room_for
             proxy.await_out("Listening on")
             clients = [stack.enter_context(connect(proxy.address)) for _ in range(workers * 300)]
             proxy.await_err("cannot accept: Too many open files; clients wait until there is room again")
-            time.sleep(0.5)  # time for more to come in, which must not: none could reach the backend
+            # Time in which further clients could come in, and must not: no descriptor is left for their
+            # backends.
+            time.sleep(0.5)
             assert status_of(proxy).tcp.active <= workers * 128
             for client in clients:
                 client.sendall(b"?")

@@ -1,4 +1,4 @@
-"""Several listeners of one program, at the start, over reloads, and handed down."""
+"""Several listeners of one program: at the start, over reloads, and handed down."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def routes(web: Backend, shell: Backend) -> str:
 
 
 def answer(port: int, request: bytes, source: str | None = None) -> bytes:
-    """What a client is told who says this, and then that it has ended."""
+    """Return the answer to a request, after which the connection must end."""
     return ask(("127.0.0.1", port), request, source=source).data.removesuffix(request)
 
 
@@ -106,14 +106,14 @@ def test_a_reload_adds_removes_and_changes_listeners_and_keeps_the_sockets_of_th
             assert receive(client, 4) == b"more"
         assert program.out.count(f"tcp://127.0.0.1:{stays}\n") == 1
 
-        # One that cannot be opened leaves everything as it was.
+        # If one listener cannot be opened, everything stays as it was.
         with socket.create_server(("127.0.0.1", goes)):
             file.write_text(listener(stays) + listener(goes) + rest)
             program.await_err("not reloaded: cannot listen on tcp://127.0.0.1:[0-9]+: the address is in use")
             assert [answer(stays, one) for one in (GET, SSH)] == [b"", b"shell"]
             assert [answer(comes, one) for one in (GET, SSH)] == [b"web", b"shell"]
 
-        # From listeners to the server's own and back.
+        # From [[listeners]] to the listener of [server], and back.
         file.write_text(f'[server]\nbind = "127.0.0.1"\nport = {stays}\ndeny = ["127.0.0.3"]\n{rest}')
         program.await_err("reloaded: configuration 3")
         assert [answer(stays, one) for one in (GET, SSH)] == [b"web", b"shell"]
@@ -122,7 +122,7 @@ def test_a_reload_adds_removes_and_changes_listeners_and_keeps_the_sockets_of_th
         assert program.terminate() == 0
 
 
-def test_an_address_in_the_way_comes_back_if_the_new_one_cannot_be_had(
+def test_an_address_given_up_for_a_new_one_is_restored_if_the_new_one_fails(
     tmp_path: Path, web: Backend, shell: Backend
 ) -> None:
     port, taken = free_port(), free_port()
@@ -137,7 +137,9 @@ def test_an_address_in_the_way_comes_back_if_the_new_one_cannot_be_had(
         assert program.terminate() == 0
 
 
-def test_flags_do_not_say_where_several_listeners_are(tmp_path: Path, web: Backend, shell: Backend) -> None:
+def test_flags_cannot_set_the_address_of_several_listeners(
+    tmp_path: Path, web: Backend, shell: Backend
+) -> None:
     (tmp_path / "refractium.toml").write_text(listener(1) + routes(web, shell))
     done = run("check", "-p", 2, "-b", "::1", cwd=tmp_path)
     assert done.code == 2
@@ -147,20 +149,18 @@ def test_flags_do_not_say_where_several_listeners_are(tmp_path: Path, web: Backe
     ]
 
 
-def test_routes_that_listeners_name_and_nobody_has_written_are_errors(
-    tmp_path: Path, web: Backend, shell: Backend
-) -> None:
+def test_listeners_that_name_missing_routes_are_errors(tmp_path: Path, web: Backend, shell: Backend) -> None:
     file = tmp_path / "refractium.toml"
     file.write_text(listener(1, 'routes = ["http", "shel"]') + routes(web, shell))
     done = run("check", cwd=tmp_path)
     assert done.code == 2
     assert "refractium.toml:4: listeners[0].routes[1]: 'shel' is not known: did you mean 'shell'?" in done.err
-    # A route of a flag is one as well.
+    # A listener may name a route that only a flag gives.
     file.write_text(listener(1, 'routes = ["ftp"]') + routes(web, shell))
     assert run("check", "-f", "ftp=127.0.0.1:21", cwd=tmp_path).code == 0
 
 
-def test_check_shows_who_is_served_where(tmp_path: Path, web: Backend, shell: Backend) -> None:
+def test_check_shows_the_routes_of_each_listener(tmp_path: Path, web: Backend, shell: Backend) -> None:
     (tmp_path / "refractium.toml").write_text(
         listener(1, 'routes = ["shell"]', 'allow = ["10.0.0.0/8"]', 'transports = ["tcp"]')
         + listener(2)
@@ -175,7 +175,7 @@ def test_check_shows_who_is_served_where(tmp_path: Path, web: Backend, shell: Ba
     ]
 
 
-def test_sockets_that_are_handed_down_are_for_the_listeners_of_their_ports(
+def test_sockets_handed_down_go_to_the_listeners_of_their_ports(
     tmp_path: Path, web: Backend, shell: Backend
 ) -> None:
     with (

@@ -1,4 +1,4 @@
-"""A flood of connections leaves a bounded number of lines, and says exactly how many it left out."""
+"""A flood of connections leaves a bounded number of lines, and an exact count of the lines left out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def flood(proxy: Running, count: int) -> None:
 
 
 def made_and_left_out(text: str) -> tuple[int, list[int]]:
-    """How many lines there are of connections, and which numbers are said to be left out."""
+    """Return the number of lines about connections, and the reported counts of lines left out."""
     return text.count("s no route"), [int(number) for number in LEFT_OUT.findall(text)]
 
 
@@ -67,7 +67,7 @@ def test_each_worker_counts_what_it_leaves_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_reload_changes_how_many_lines_there_may_be(tmp_path: Path, workers: int) -> None:
+def test_a_reload_changes_the_limit_of_lines(tmp_path: Path, workers: int) -> None:
     write(tmp_path, 1, workers=workers)
     with serving(cwd=tmp_path) as proxy:
         write(tmp_path, 1000, workers=workers)

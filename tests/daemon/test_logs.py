@@ -1,4 +1,4 @@
-"""What is logged, and in which form."""
+"""The content and the form of the log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def backend() -> Iterator[Backend]:
         yield backend
 
 
-def test_plain_lines_are_time_level_and_message(backend: Backend) -> None:
+def test_plain_lines_have_time_level_and_message(backend: Backend) -> None:
     with serving(*LOCAL, "-f", f"http={backend.address}") as proxy:
         ask(proxy.address, HTTP)
         line = proxy.await_err(r"^.* http .*$")[0]
@@ -46,7 +46,7 @@ def test_plain_lines_are_time_level_and_message(backend: Backend) -> None:
         )
 
 
-def test_json_lines_are_one_object_each_and_a_connections_has_its_fields(backend: Backend) -> None:
+def test_each_json_line_is_one_object_and_has_the_fields_of_its_connection(backend: Backend) -> None:
     flags = ("--log-format", "json", "--max-connections", 10)
     with serving(*LOCAL, "-f", f"http={backend.address}", *flags) as proxy:
         ask(proxy.address, HTTP)
@@ -66,7 +66,7 @@ def test_json_lines_are_one_object_each_and_a_connections_has_its_fields(backend
     assert (unknown["route"], unknown["backend"], unknown["ended"]) == (None, None, "no route")
 
 
-def test_on_a_terminal_logs_are_coloured_and_say_the_same(backend: Backend) -> None:
+def test_logs_on_a_terminal_are_coloured_with_the_same_text(backend: Backend) -> None:
     terminal, its_end = pty.openpty()
     forward = ("-f", f"http={backend.address}")
     with os.fdopen(terminal, "rb", buffering=0) as screen:
@@ -107,7 +107,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("style", ["plain", "json"])
-def test_whatever_clients_call_themselves_a_line_stays_a_line(backend: Backend, style: str) -> None:
+def test_names_that_clients_send_never_break_a_line(backend: Backend, style: str) -> None:
     builder = Builder()
     forwards = [part for name in ("http", "https", "ssh") for part in ("-f", f"{name}={backend.address}")]
     with serving(*LOCAL, *forwards, "--log-format", style, "--debug") as proxy:
@@ -128,7 +128,7 @@ def test_whatever_clients_call_themselves_a_line_stays_a_line(backend: Backend, 
 
 
 @pytest.mark.parametrize("style", ["plain", "json"])
-def test_a_client_that_says_much_leaves_a_short_line(backend: Backend, style: str) -> None:
+def test_a_client_that_sends_long_names_leaves_a_short_line(backend: Backend, style: str) -> None:
     builder = Builder()
     many = [b"x" * 255] * 50
     with serving(
@@ -142,7 +142,7 @@ def test_a_client_that_says_much_leaves_a_short_line(backend: Backend, style: st
     assert all(len(line) < 1500 for line in lines)
 
 
-def test_clients_that_come_and_go_leave_no_line_unless_asked_for(backend: Backend) -> None:
+def test_clients_that_send_nothing_are_logged_only_with_debug(backend: Backend) -> None:
     for debug, lines in (([], 0), (["--debug"], 20)):
         with serving(*LOCAL, "-f", f"http={backend.address}", *debug) as proxy:
             for _ in range(20):
@@ -153,12 +153,12 @@ def test_clients_that_come_and_go_leave_no_line_unless_asked_for(backend: Backen
             assert len([line for line in proxy.err.splitlines() if " -> " in line]) == lines + 1
 
 
-def test_a_stderr_that_nobody_reads_keeps_nobody_waiting(backend: Backend) -> None:
+def test_a_stderr_that_nobody_reads_delays_no_client(backend: Backend) -> None:
     unread, its_end = os.pipe()
     try:
         with Running(*LOCAL, "-f", f"http={backend.address}", stderr=its_end) as proxy:
             proxy.await_out("^Listening")
-            for _ in range(1500):  # more lines than a pipe holds (pipe(7): 65,536 bytes)
+            for _ in range(1500):  # more bytes than a pipe holds (pipe(7): 65,536)
                 assert ask(proxy.address, HTTP).data.startswith(b"web")
             assert proxy.terminate() == 0
     finally:

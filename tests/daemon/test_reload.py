@@ -1,4 +1,4 @@
-"""A changed configuration is taken over as a whole, or not at all, while clients are served."""
+"""A changed configuration is applied as a whole, or not at all, while clients are served."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def naming(name: bytes) -> Backend:
-    """Answers the first bytes of each client with its name, then echoes."""
+    """Return a handler that answers the first bytes of each client with its name, then echoes."""
 
     def serve(sock: socket.socket) -> None:
         while data := sock.recv(65_536):
@@ -46,7 +46,7 @@ def config(port: int, *routes: tuple[str, str], bind: str = "127.0.0.1", **serve
 
 
 def rewrite(path: Path, text: str) -> None:
-    """As an editor does it."""
+    """Replace the file as an editor does."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.rename(path)
@@ -69,7 +69,7 @@ def test_a_protocol_added_is_recognised_and_a_route_removed_is_not(file: Path) -
                 rewrite(file, config(port, ("beta", two.address)))
                 program.await_err("configuration 2 is in force")
                 assert ask(port, b"BETA") == b"two:BETA"
-                assert ask(port, b"ALPHA" + bytes(1024)) == b""  # closed: nothing takes it any more
+                assert ask(port, b"ALPHA" + bytes(1024)) == b""  # closed, because no route matches any more
                 old.sendall(b"still there")
                 assert old.recv(100) == b"one:still there"
             assert program.out.count("Listening on") == 1  # the port has kept its socket
@@ -131,7 +131,7 @@ def test_a_port_in_use_changes_nothing(file: Path) -> None:
             assert ask(port, b"ALPHA") == b"one:ALPHA"
 
 
-def test_sighup_reloads_always_and_a_change_only_where_it_is_wanted(file: Path) -> None:
+def test_sighup_always_reloads_and_a_file_change_only_with_hot_reload(file: Path) -> None:
     port = free_port()
     with naming(b"one") as one, naming(b"two") as two:
         file.write_text(config(port, ("alpha", one.address)))
@@ -145,7 +145,7 @@ def test_sighup_reloads_always_and_a_change_only_where_it_is_wanted(file: Path) 
 
 
 @pytest.mark.parametrize("what", ["fifo", "device", "folder", "huge"])
-def test_what_is_no_configuration_in_place_of_the_file_is_one_error(file: Path, what: str) -> None:
+def test_an_unreadable_thing_in_place_of_the_file_is_one_error(file: Path, what: str) -> None:
     port = free_port()
     other = file.with_name("other")
     with naming(b"one") as one, naming(b"two") as two:
@@ -192,7 +192,7 @@ def test_a_plugin_may_be_enabled_and_disabled(file: Path) -> None:
 
 
 @pytest.mark.parametrize("by_signal", [True, False], ids=["SIGHUP", "file"])
-def test_what_is_asked_for_during_the_start_is_done_after_it(file: Path, by_signal: bool) -> None:  # noqa: FBT001
+def test_a_reload_requested_during_the_start_happens_after_it(file: Path, by_signal: bool) -> None:  # noqa: FBT001
     port = free_port()
     with naming(b"one") as one, hanging() as dead:
         slow = f'[[protocols]]\nname = "ssh"\nforward_to = "{dead}"\n'
@@ -209,7 +209,7 @@ def test_what_is_asked_for_during_the_start_is_done_after_it(file: Path, by_sign
             assert "not reloaded" not in program.err
 
 
-def test_flags_still_come_before_the_file(file: Path) -> None:
+def test_flags_still_take_precedence_over_the_file_after_a_reload(file: Path) -> None:
     port = free_port()
     with naming(b"one") as one:
         file.write_text(config(free_port(), ("alpha", one.address)))
@@ -239,13 +239,13 @@ def test_200_reloads_under_load_fail_no_connection_and_leak_nothing(file: Path) 
             config(port, always, ("beta", two.address)),
             config(port, always, peek_timeout_ms=2500, max_connections=5000),
             config(port, always, ("beta", two.address), prt=1),  # invalid
-            config(port, always, fallback_udp=two.address),  # one listener more
+            config(port, always, fallback_udp=two.address),  # with one listener more
         ]
         last = config(port, always, ("omega", two.address))
         file.write_text(versions[0])
         with Running("-c", file) as program:
             program.await_out("Listening on")
-            for generation in (2, 3):  # by then everything has started that starts late
+            for generation in (2, 3):  # by now everything that starts late has started
                 rewrite(file, versions[3 - generation])
                 program.await_err(f"configuration {generation} is in force")
                 assert ask(port, b"ALPHA") == b"one:ALPHA"
@@ -261,7 +261,7 @@ def test_200_reloads_under_load_fail_no_connection_and_leak_nothing(file: Path) 
                     try:
                         assert ask(port, b"ALPHA") == b"one:ALPHA"
                         served[0] += 1
-                    except BaseException as error:  # noqa: BLE001 - told below
+                    except BaseException as error:  # noqa: BLE001 - asserted below
                         failures.append(error)
 
             clients = [threading.Thread(target=load) for _ in range(4)]

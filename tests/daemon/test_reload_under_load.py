@@ -1,4 +1,4 @@
-"""Reloads while clients of every kind are served: nobody notices, nothing is left, a change counts soon."""
+"""Reloads under all kinds of traffic: no client notices, nothing is left over, and a change applies soon."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 HEALTH: Final = '[protocols.health]\nkind = "tcp"\ninterval_ms = 100\ntimeout_ms = 100'
 GROWTH: Final = 16 << 20
-"""Bytes of memory that are no leak."""
+"""Bytes by which memory may grow without being a leak."""
 POOL: Final = (os.cpu_count() or 1) + 4
-"""Threads that asyncio's pool begins when it needs them, and keeps; one for each reload would be a leak."""
+"""Most threads that the pool of asyncio starts and keeps. One more thread for each reload would be a leak."""
 
 
 def naming(name: str) -> Backend:
-    """Answers whatever comes with its name before it."""
+    """Return a handler that answers all bytes with its name before them."""
 
     def serve(sock: socket.socket) -> None:
         while data := sock.recv(65_536):
@@ -47,7 +47,7 @@ def naming(name: str) -> Backend:
 
 
 def server(port: int, *tables: str, more: str = "") -> str:
-    """A configuration."""
+    """Return the ``[server]`` table of a configuration."""
     return f"""
 [server]
 bind = "127.0.0.1"
@@ -60,13 +60,13 @@ udp_session_timeout_ms = 3000
 
 
 def with_listeners(text: str, port: int, other: int) -> str:
-    """The same configuration, served at another port as well."""
+    """Return the same configuration with another listener, at another port."""
     served = "".join(f'[[listeners]]\nbind = "127.0.0.1"\nport = {one}\n' for one in (port, other))
     return text.replace(f'bind = "127.0.0.1"\nport = {port}\n', "", 1) + served
 
 
 def route(name: str, *backends: str, transport: str = "tcp", more: str = "") -> str:
-    """A protocol of the configuration, told by its name at the start."""
+    """Return a protocol of the configuration that is recognised by its name at the start."""
     return f"""
 [[protocols]]
 name = "{name}"
@@ -78,20 +78,20 @@ forward_to = {list(backends)}
 
 
 def first_answer(port: int, data: bytes) -> bytes:
-    """What a new client is answered."""
+    """Return the answer to the first bytes of a new client."""
     with connect(("127.0.0.1", port)) as client:
         client.sendall(data)
         return client.recv(100)
 
 
 class Reloads:
-    """Has a program take over one configuration after the other, and waits for the result of each.
+    """Makes a program apply one configuration after the other, and waits for the result of each.
 
     Args:
-        program: which; it must reload on SIGHUP only.
-        file: of its configuration.
-        good: configurations, used in turn.
-        bad: others that cannot be used, for every fourth reload.
+        program: the program; it must reload on SIGHUP only.
+        file: the configuration file of the program.
+        good: valid configurations, used in turn.
+        bad: invalid configurations, used in turn for every fourth reload.
     """
 
     def __init__(self, program: Running, file: Path, good: Sequence[str], bad: Sequence[str]) -> None:
@@ -101,7 +101,7 @@ class Reloads:
         self._bad = bad
         self._done = {True: 0, False: 0}
         self._control = [Path(RUNTIME.name, file_name(program.port))]
-        status_of(program)  # by then it answers there
+        status_of(program)  # the control socket answers from now on
 
     def status(self) -> Status:
         return decode(ask_control(self._control))
@@ -129,10 +129,10 @@ class Reloads:
 
 
 class Load:
-    """Clients that go on until the block ends, each in a thread; what goes wrong is raised there.
+    """Clients that run in a thread each until the block ends; their errors are raised at its end.
 
     Attributes:
-        served: how often each has been answered as it should.
+        served: number of correct answers for each client.
     """
 
     def __init__(self, port: int) -> None:
@@ -160,11 +160,11 @@ class Load:
     def _run(self, client: Callable[[int], None], number: int) -> None:
         try:
             client(number)
-        except BaseException as error:  # noqa: BLE001 - raised where the block ends
+        except BaseException as error:  # noqa: BLE001 - raised at the end of the block
             self._failures.append(error)
 
     def _is_answered(self, number: int) -> bool:
-        """Count an answer; after a moment, whether there is to be another."""
+        """Count an answer; after a moment, return whether the client should go on."""
         self.served[number] += 1
         return not self._over.wait(0.002)
 
@@ -188,7 +188,7 @@ class Load:
 
 
 class Held(NamedTuple):
-    """What a process has."""
+    """The resources of a process."""
 
     descriptors: int
     threads: int
@@ -196,14 +196,14 @@ class Held(NamedTuple):
 
 
 def held(pid: int) -> Held:
-    """By a process (proc(5))."""
+    """Return the resources of a process (proc(5))."""
     status = Path(f"/proc/{pid}/status").read_text()
     threads, resident = (int(status.partition(key)[2].split()[0]) for key in ("Threads:", "VmRSS:"))
     return Held(len(list(Path(f"/proc/{pid}/fd").iterdir())), threads, resident * 1024)
 
 
 def holds_again(pid: int, descriptors: int, threads: int) -> bool:
-    """Whether a process has so many descriptors, and no more threads than that."""
+    """Return whether a process has exactly so many descriptors, and at most so many threads."""
     now = held(pid)
     return now.descriptors == descriptors and now.threads <= threads
 
@@ -211,9 +211,7 @@ def holds_again(pid: int, descriptors: int, threads: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothing(
-    tmp_path: Path, workers: int
-) -> None:
+def test_200_reloads_disturb_no_client_and_leak_nothing(tmp_path: Path, workers: int) -> None:
     file, port, other = tmp_path / "refractium.toml", free_port(), free_port()
     with ExitStack() as stack:
         one, two = (stack.enter_context(naming(name)) for name in ("one", "two"))
@@ -231,13 +229,13 @@ def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothin
         last = server(port, always, route("omega", named, more=HEALTH), '[metrics]\nbind = "127.0.0.1:0"\n')
 
         file.write_text(good[0])
-        log = stack.enter_context((tmp_path / "log").open("wb"))  # many lines: a file takes them best
+        log = stack.enter_context((tmp_path / "log").open("wb"))  # a file takes many lines fastest
         program = stack.enter_context(
             Running("-c", file, "--no-hot-reload", "--workers", workers, stderr=log.fileno())
         )
         program.await_out("Listening on udp")
         reloads = Reloads(program, file, good, bad)
-        with Load(port):  # after this, everything has started that starts late
+        with Load(port):  # after this block, everything that starts late has started
             reloads.some(20)
             reloads.one(last)
         eventually(reloads.nobody_is_served, "the end of the session")
@@ -250,7 +248,7 @@ def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothin
             reloads.some(200)
             reloads.one(last)
             assert first_answer(port, b"omega") == b"two:omega"
-            assert first_answer(port, b"beta") == b""  # there is no such route any more
+            assert first_answer(port, b"beta") == b""  # this route has gone
             assert not is_listening(other)
         assert min(load.served) > 200
         assert udp.seen - seen == load.served[3] - 1
@@ -262,17 +260,17 @@ def test_200_reloads_disturb_no_connection_no_stream_no_session_and_leave_nothin
         eventually(program.is_idle, "nothing is left to do")
         assert program.terminate() == 0
         assert program.out.count(f"Listening on tcp://127.0.0.1:{other}\n") > 20
-        assert program.out.count(f"Listening on tcp://127.0.0.1:{port}\n") == 1  # kept its socket
+        assert program.out.count(f"Listening on tcp://127.0.0.1:{port}\n") == 1  # the port kept its socket
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_a_change_of_the_file_counts_for_connections_two_seconds_later(tmp_path: Path) -> None:
+def test_a_change_of_the_file_applies_to_connections_two_seconds_later(tmp_path: Path) -> None:
     file, new, port = tmp_path / "refractium.toml", tmp_path / "new", free_port()
     with naming("one") as one, naming("two") as two, naming("rest") as rest:
         fallback = f'fallback_tcp = "{rest.address}"\n'
 
         def becomes(name: str, backend: Backend) -> float:
-            """Have that be the only route; how long it takes (s)."""
+            """Make this the only route, and return the seconds until it applies."""
             new.write_text(fallback + server(port, route(name, backend.address)))
             new.rename(file)
             changed = time.monotonic()
@@ -281,7 +279,7 @@ def test_a_change_of_the_file_counts_for_connections_two_seconds_later(tmp_path:
 
         file.write_text(fallback + server(port, route("alpha", one.address)))
         with serving("-c", file):
-            becomes("beta", one)  # by then the file is watched
+            becomes("beta", one)  # by now the file is watched
             assert first_answer(port, b"gamma") == b"rest:gamma"
             took = [becomes("gamma", two), becomes("delta", one), becomes("gamma", two)]
             assert sorted(took)[1] < 2

@@ -1,4 +1,4 @@
-"""The running program: what it listens on, where it sends clients, what it needs of its surroundings."""
+"""The running program: its listeners, the backends of its clients, and the surroundings that it needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOCAL = ("-b", "127.0.0.1", "-p", 0)
 
 
 def name_of(address: tuple[str, int], request: bytes = HTTP) -> str:
-    """Who answers a request."""
+    """Return the name of the backend that answers a request."""
     return ask(address, request).data.decode().removesuffix(request.decode())
 
 
@@ -42,7 +42,7 @@ def test_port_0_takes_a_free_port_and_prints_it(command: list[str], backend: Bac
         assert proxy.terminate() == 0
 
 
-def test_address_and_port_come_from_the_file_and_flags_outrank_them(tmp_path: Path, backend: Backend) -> None:
+def test_address_and_port_come_from_the_file_unless_flags_set_them(tmp_path: Path, backend: Backend) -> None:
     port = free_port()
     (tmp_path / "refractium.toml").write_text(
         f'[server]\nbind = "127.0.0.1"\nport = {port}\n'
@@ -55,7 +55,7 @@ def test_address_and_port_come_from_the_file_and_flags_outrank_them(tmp_path: Pa
             assert name_of(proxy.address) == name_of(other.address) == "web"
 
 
-def test_a_forward_that_is_repeated_is_taken_in_turn(backend: Backend) -> None:
+def test_repeated_forwards_of_one_protocol_are_used_in_turn(backend: Backend) -> None:
     with (
         Backend(named("second")) as second,
         Backend(named("shell")) as shell,
@@ -84,10 +84,11 @@ def test_it_listens_on_ipv4_ipv6_or_both(
         assert proxy.addresses == [f"{host}:{proxy.port}" for host in shown]
         for host in reached_at:
             assert name_of((host, proxy.port)) == "web"
-            proxy.await_err(rf"info (\[{host}\]|{host}):\d+ http ")  # mapped addresses are shown as they are
+            # IPv4-mapped addresses are shown as IPv4 addresses.
+            proxy.await_err(rf"info (\[{host}\]|{host}):\d+ http ")
 
 
-def test_a_name_is_listened_on_at_every_address_it_has_and_one_port(backend: Backend) -> None:
+def test_a_name_is_bound_at_all_its_addresses_with_one_port(backend: Backend) -> None:
     hosts = {one[4][0] for one in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
     with serving("-b", "localhost", "-p", 0, "-f", f"http={backend.address}") as proxy:
         for host in hosts:
@@ -149,7 +150,7 @@ def test_a_broken_plugin_that_no_route_needs_does_not_stop_the_start(
         assert name_of(proxy.address) == "web"
 
 
-def test_a_limit_given_as_a_flag_holds(backend: Backend) -> None:
+def test_a_limit_given_as_a_flag_applies(backend: Backend) -> None:
     with serving(*LOCAL, "-f", f"http={backend.address}", "--max-connections-per-ip", 1) as proxy:
         with connect(proxy.address) as held:
             held.sendall(HTTP)
@@ -159,7 +160,7 @@ def test_a_limit_given_as_a_flag_holds(backend: Backend) -> None:
         eventually(lambda: name_of(proxy.address) == "web", "room again")
 
 
-def test_the_peek_timeout_given_as_a_flag_holds() -> None:
+def test_the_peek_timeout_given_as_a_flag_applies() -> None:
     with (
         Backend(named("silent")) as silent,
         serving(*LOCAL, "-f", f"ftp={silent.address}", "--peek-timeout", 1) as proxy,
@@ -168,11 +169,11 @@ def test_the_peek_timeout_given_as_a_flag_holds() -> None:
         assert receive(client, 6) == b"silent"
 
 
-# Nobody reads what it prints
+# Output that nobody reads
 
 
 @pytest.mark.parametrize("when", ["from the start", "later"])
-def test_it_serves_on_when_nobody_reads_its_stdout(when: str, backend: Backend) -> None:
+def test_the_program_goes_on_serving_when_nobody_reads_its_stdout(when: str, backend: Backend) -> None:
     port = free_port()
     reading, writing = os.pipe()
     with Running("-b", "127.0.0.1", "-p", port, "-f", f"http={backend.address}", stdout=writing) as proxy:
@@ -195,7 +196,7 @@ CLOSED = {
 
 
 @pytest.mark.parametrize("shell", CLOSED.values(), ids=CLOSED)
-def test_it_serves_and_stops_in_order_although(shell: str, backend: Backend) -> None:
+def test_the_program_serves_and_stops_in_order_when(shell: str, backend: Backend) -> None:
     port = free_port()
     command = ("-b", "127.0.0.1", "-p", port, "-f", f"http={backend.address}")
     with Running(*command, shell=shell) as proxy:
@@ -204,7 +205,7 @@ def test_it_serves_and_stops_in_order_although(shell: str, backend: Backend) -> 
         assert proxy.terminate() == 0
 
 
-def test_nothing_is_dialled_that_is_the_listener_itself(backend: Backend) -> None:
+def test_a_backend_that_is_the_listener_itself_is_never_dialled(backend: Backend) -> None:
     port = free_port()
     with serving(
         "-b", "127.0.0.1", "-p", port, "-f", f"http=127.0.0.1:{port}", "-f", f"ssh={backend.address}"

@@ -1,4 +1,4 @@
-"""What is printed on stdout, whatever threads do meanwhile."""
+"""Output on stdout while several threads load plugins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_threads_that_load_plugins_at_once_leave_stdout_where_it_was() -> None:
+def test_threads_that_load_plugins_at_once_restore_stdout() -> None:
     before, interval = sys.stdout, sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -27,7 +27,7 @@ def test_threads_that_load_plugins_at_once_leave_stdout_where_it_was() -> None:
     assert after is before
 
 
-def test_what_is_said_while_plugins_are_loaded_goes_to_stdout(
+def test_prints_while_plugins_are_loaded_go_to_stdout(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with stdout.claimed_stdout(), contextlib.redirect_stdout(io.StringIO()) as of_plugins:

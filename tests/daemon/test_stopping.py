@@ -1,4 +1,4 @@
-"""Signals: the first lets connections finish, the second does not."""
+"""Signals: the first one lets connections finish, the second one does not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ each_signal = pytest.mark.parametrize(
 def refuses(address: tuple[str, int]) -> bool:
     try:
         connect(address).close()
-    except ConnectionError:  # reset, if it was in the queue when the listener went
+    except ConnectionError:  # a reset, if the connection was in the queue when the listener closed
         return True
     return False
 
@@ -59,7 +59,7 @@ def test_a_signal_ends_a_start_that_waits_for_the_first_checks(workers: int, tmp
 
 
 @each_signal
-def test_a_running_transfer_finishes_while_nobody_new_is_accepted(number: signal.Signals) -> None:
+def test_a_running_transfer_finishes_while_no_new_client_is_accepted(number: signal.Signals) -> None:
     data = payload("transfer", 1 << 20)
     may_go_on = threading.Event()
 
@@ -86,7 +86,7 @@ def test_a_running_transfer_finishes_while_nobody_new_is_accepted(number: signal
         assert " info stopped after " in proxy.err.splitlines()[-1]
 
 
-def test_what_outlives_the_drain_timeout_is_cut_and_counted(tmp_path: Path) -> None:
+def test_connections_that_outlive_the_drain_timeout_are_cut_and_counted(tmp_path: Path) -> None:
     with Backend(named("web")) as backend:
         (tmp_path / "refractium.toml").write_text(
             "[server]\ndrain_timeout_ms = 100\n"
@@ -119,7 +119,7 @@ def test_a_second_signal_ends_at_once() -> None:
         proxy.await_err(r"SIGINT again: ending at once$")
 
 
-def test_a_client_that_has_said_nothing_yet_may_still_do_so_while_draining() -> None:
+def test_a_silent_client_may_still_send_its_first_bytes_while_draining() -> None:
     with (
         Backend(named("web")) as backend,
         serving(*LOCAL, "-f", f"http={backend.address}") as proxy,

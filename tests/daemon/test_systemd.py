@@ -1,4 +1,4 @@
-"""What systemd is told, and what it hands down."""
+"""Messages to systemd, and sockets that systemd hands down."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ ARGUMENTS = ("tcp", "-b", "127.0.0.1", "-p", 0, "-f", "http=127.0.0.1:9")
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """Where a service manager would listen."""
+    """Listen where a service manager would listen."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(PATIENCE)
         sock.bind(str(tmp_path / "notify"))
         yield sock
 
 
-def test_it_is_told_when_it_is_ready_reloads_and_stops(manager: socket.socket, tmp_path: Path) -> None:
+def test_the_manager_is_notified_of_readiness_reloads_and_the_stop(
+    manager: socket.socket, tmp_path: Path
+) -> None:
     env = environment(NOTIFY_SOCKET=manager.getsockname())
     with Running(*ARGUMENTS, cwd=tmp_path, env=env) as program:
         assert manager.recv(1000) == b"READY=1"
@@ -64,9 +66,7 @@ def test_a_manager_that_is_gone_does_no_harm(manager: socket.socket, tmp_path: P
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_sockets_that_are_handed_down_are_listened_on_and_stay_over_a_reload(
-    tmp_path: Path, workers: int
-) -> None:
+def test_handed_down_sockets_are_used_and_stay_over_a_reload(tmp_path: Path, workers: int) -> None:
     with (
         Backend(named("a")) as backend,
         UdpBackend(echo) as datagrams,
@@ -90,7 +90,7 @@ def test_sockets_that_are_handed_down_are_listened_on_and_stay_over_a_reload(
                     assert ask_datagram(udp.getsockname(), b"hello") == b"hello"
                 program.signal(signal.SIGHUP)
                 program.await_err("configuration 2 is in force")
-            assert ":1\n" not in program.out  # the port of the file is not bound
+            assert ":1\n" not in program.out  # the port in the file is not bound
             file.write_text(f"{text}port = 2\n")
             program.signal(signal.SIGHUP)
             program.await_err("not reloaded: .*, handed down: .* the listener 0.0.0.0:1: restart ")
@@ -106,7 +106,7 @@ def test_sockets_for_another_process_are_left_alone(tmp_path: Path) -> None:
 
 
 def handed_down(tmp_path: Path, sock: socket.socket) -> str:
-    """The error where a socket is handed down that clients cannot reach."""
+    """Return the error for a handed-down socket that clients cannot reach."""
     shell = f'exec {sys.executable} -c "$HAND_DOWN" {sock.fileno()} {sock.fileno()} "$@"'
     env = environment(HAND_DOWN=HAND_DOWN)
     with Running(*ARGUMENTS, cwd=tmp_path, env=env, shell=shell, pass_fds=[sock.fileno()]) as program:
@@ -115,7 +115,7 @@ def handed_down(tmp_path: Path, sock: socket.socket) -> str:
         return program.err
 
 
-def test_a_socket_that_clients_cannot_reach_is_refused_with_a_word(tmp_path: Path) -> None:
+def test_a_handed_down_socket_that_clients_cannot_reach_is_refused_with_the_reason(tmp_path: Path) -> None:
     with socket.socket() as bound, socket.socket(socket.AF_UNIX) as unix:
         bound.bind(("127.0.0.1", 0))
         assert "it does not listen: use ListenStream=" in handed_down(tmp_path, bound)
@@ -136,7 +136,7 @@ def test_a_socket_that_clients_cannot_reach_is_refused_with_a_word(tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", ["abc", "-1", "1.5", ""])
-def test_a_number_of_sockets_that_is_none_is_refused_with_a_word(tmp_path: Path, number: str) -> None:
+def test_a_malformed_number_of_sockets_is_refused_with_the_reason(tmp_path: Path, number: str) -> None:
     shell = f'LISTEN_PID=$$ LISTEN_FDS="{number}" exec "$@"'
     with Running(*ARGUMENTS, cwd=tmp_path, shell=shell) as program:
         assert program.wait() == 1
@@ -144,7 +144,7 @@ def test_a_number_of_sockets_that_is_none_is_refused_with_a_word(tmp_path: Path,
         assert "is not a number of sockets" in program.err
 
 
-def test_a_descriptor_that_is_no_socket_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_handed_down_descriptor_that_is_not_a_socket_is_a_clear_error(tmp_path: Path) -> None:
     shell = 'exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
     with Running(*ARGUMENTS, cwd=tmp_path, shell=shell) as program:
         assert program.wait() == 1

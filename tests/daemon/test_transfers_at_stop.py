@@ -1,4 +1,4 @@
-"""A stop in the middle of much work: fifty transfers of 10 MiB, half of them up and half of them down."""
+"""A stop during fifty transfers of 10 MiB, half of them uploads and half of them downloads."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ if TYPE_CHECKING:
 
 SIZE: Final = 10 * MIB
 PIECE: Final = MIB // 16
-"""Bytes sent at once. They are made when they are due: all fifty at once would take half a gibibyte."""
+"""Bytes sent at once. Each piece is made when it is due: all fifty transfers together would take half a
+gibibyte."""
 NAMES: Final = [f"{way}{number:02}" for number in range(25) for way in ("up", "dn")]
 ENDLESS: Final = "ever"
 LONG: Final = 60.0
-"""Seconds after which a transfer hangs: half a gibibyte takes a while on a machine that is busy."""
+"""Seconds after which a transfer hangs: half a gibibyte takes a while on a busy machine."""
 CUT: Final = " warning stopped with {} connections or sessions still open: they were cut"
 
 
 class Transfers:
-    """Both ends of the transfers through a proxy. Each stops midway until all may go on.
+    """Both ends of the transfers through a proxy. Each transfer pauses midway until all may go on.
 
     Args:
-        pause_at: after how many bytes.
+        pause_at: number of bytes after which a transfer pauses.
 
     Attributes:
-        running: released by each receiver that has had its first bytes.
-        may_go_on: set to let all of them continue.
-        over: set to end the one that would not.
+        running: a semaphore that each receiver releases after its first bytes.
+        may_go_on: an event that lets all transfers continue.
+        over: an event that ends a transfer that would never end.
     """
 
     def __init__(self, pause_at: int) -> None:
@@ -53,7 +54,7 @@ class Transfers:
         self.over = threading.Event()
 
     def serve(self, sock: socket.socket) -> None:
-        """The backend's end. What has been sent up is answered with its size and digest."""
+        """Run the end of the backend. Answer an upload with its size and digest."""
         sock.settimeout(LONG)
         name = receive(sock, len(ENDLESS)).decode()
         if name == ENDLESS:
@@ -65,7 +66,8 @@ class Transfers:
             self._send(sock, name)
 
     def run(self, address: tuple[str, int], name: str) -> str:
-        """The client's end; the size and digest of what the receiver has had when the sender ended."""
+        """Run the end of the client. Return size and digest of the bytes that the receiver had when the
+        sender ended."""
         with connect(address) as sock:
             sock.settimeout(LONG)
             sock.sendall(name.encode())
@@ -94,14 +96,14 @@ class Transfers:
 
 
 def pieces(name: str) -> Iterator[bytes]:
-    """What is sent in a transfer, and in no other."""
+    """Yield the pieces of one transfer, which occur in no other transfer."""
     made = random.Random(name)  # noqa: S311 - test data
     for _ in range(SIZE // PIECE):
         yield made.randbytes(PIECE)
 
 
 def whole(name: str) -> str:
-    """Size and digest of a transfer that is complete."""
+    """Return size and digest of a complete transfer."""
     digest = hashlib.sha256()
     for piece in pieces(name):
         digest.update(piece)
@@ -112,7 +114,7 @@ def whole(name: str) -> str:
 def transferring(
     transfers: Transfers, folder: Path, drain_timeout_ms: int
 ) -> Iterator[tuple[Running, dict[str, Future[str]]]]:
-    """A proxy with all fifty under way, and what will come of each."""
+    """Run a proxy with all fifty transfers under way; yield it and the results to come, by name."""
     with (
         Backend(transfers.serve) as backend,
         ThreadPoolExecutor(len(NAMES)) as clients,
@@ -136,19 +138,19 @@ def transferring(
 def refuses(address: tuple[str, int]) -> bool:
     try:
         connect(address).close()
-    except ConnectionError:  # reset, if it was in the queue when the listener went
+    except ConnectionError:  # a reset, if the connection was in the queue when the listener closed
         return True
     return False
 
 
 def ended(proxy: Running, how: str) -> int:
-    """How many connections the access log says have ended so."""
+    """Return the number of connections that ended in this way, by the access log."""
     return sum(line.endswith(f"s {how}") for line in proxy.err.splitlines())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_all_of_them_complete_while_nobody_new_is_let_in(tmp_path: Path) -> None:
+def test_all_transfers_complete_while_no_new_client_is_admitted(tmp_path: Path) -> None:
     transfers = Transfers(pause_at=MIB)
     with transferring(transfers, tmp_path, drain_timeout_ms=60_000) as (proxy, results):
         proxy.signal(signal.SIGTERM)
@@ -167,8 +169,11 @@ def test_all_of_them_complete_while_nobody_new_is_let_in(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_one_that_never_ends_is_cut_at_the_drain_timeout_and_the_others_complete(tmp_path: Path) -> None:
-    # What is left to send after the signal is little: the machine may be slow, the drain timeout is not.
+def test_a_transfer_that_never_ends_is_cut_at_the_drain_timeout_and_the_others_complete(
+    tmp_path: Path,
+) -> None:
+    # Few bytes are left to send after the signal, because the machine may be slow and the drain timeout is
+    # fixed.
     transfers = Transfers(pause_at=SIZE - PIECE)
     with (
         transferring(transfers, tmp_path, drain_timeout_ms=10_000) as (proxy, results),
@@ -193,7 +198,7 @@ def test_one_that_never_ends_is_cut_at_the_drain_timeout_and_the_others_complete
 
 
 @pytest.mark.timeout(240)
-def test_a_second_signal_cuts_them_all_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_cuts_all_transfers_at_once(tmp_path: Path) -> None:
     transfers = Transfers(pause_at=MIB)
     with transferring(transfers, tmp_path, drain_timeout_ms=600_000) as (proxy, results):
         proxy.signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def watching(path: Path) -> AsyncIterator[asyncio.Queue[str]]:
-    """Collects the content of the file at each change."""
+    """Collect the content of the file at each change."""
     seen: asyncio.Queue[str] = asyncio.Queue()
     warm = asyncio.Event()
 
@@ -32,7 +32,7 @@ async def watching(path: Path) -> AsyncIterator[asyncio.Queue[str]]:
                 seen.put_nowait(text)
 
     task = asyncio.create_task(collect())
-    # There is no event for when the kernel watches: write until something is seen.
+    # No event tells when the kernel watches the file: write until the first change is seen.
     for attempt in range(100):
         await asyncio.to_thread(path.write_text, f"warm up {attempt}")
         try:
@@ -63,13 +63,13 @@ def deleted_and_written(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [in_place, renamed_over, deleted_and_written])
-def test_a_change_is_seen_however_it_is_made(tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_every_way_to_change_the_file_is_seen(tmp_path: Path, change: Callable[[Path], None]) -> None:
     path = tmp_path / "refractium.toml"
 
     async def main() -> None:
         async with watching(path) as seen:
             change(path)
-            # A writer may be kept from its turn for long, after it has emptied the file.
+            # The writer may wait long for its turn after it has emptied the file.
             while (text := await asyncio.wait_for(seen.get(), PATIENCE)) != "new":
                 assert text == ""
             path.write_text("and again")
@@ -79,12 +79,13 @@ def test_a_change_is_seen_however_it_is_made(tmp_path: Path, change: Callable[[P
 
 
 def test_links_to_another_folder_are_seen(tmp_path: Path) -> None:
-    """As a ConfigMap is mounted: the file is a link through ``..data``, which is swapped again and again."""
+    """Change the file as a mounted ConfigMap does: it is a link through ``..data``, which is swapped again
+    and again."""
     data = tmp_path / "..data"
     path = tmp_path / "refractium.toml"
 
     def swap(name: str) -> None:
-        """Have the link lead to a new folder, and remove the old one."""
+        """Make the link lead to a new folder, and remove the old one."""
         former = data.resolve()
         (tmp_path / name).mkdir()
         (tmp_path / name / path.name).write_text(name)
@@ -105,7 +106,7 @@ def test_links_to_another_folder_are_seen(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_changes_that_follow_each_other_are_one_with_the_last_content(tmp_path: Path) -> None:
+def test_changes_in_quick_succession_count_as_one_with_the_last_content(tmp_path: Path) -> None:
     path = tmp_path / "refractium.toml"
 
     async def main() -> None:
@@ -119,7 +120,8 @@ def test_changes_that_follow_each_other_are_one_with_the_last_content(tmp_path: 
                 file.flush()
                 await asyncio.sleep(0)
                 file.write("and half")
-            was_one = time.monotonic() - begun < 0.05  # else a pause of this machine may pass for its end
+            # Otherwise a pause of this machine may look like the end of the changes.
+            was_one = time.monotonic() - begun < 0.05
             content = await asyncio.wait_for(seen.get(), PATIENCE)
             while content != "half and half":
                 assert not was_one
@@ -130,7 +132,7 @@ def test_changes_that_follow_each_other_are_one_with_the_last_content(tmp_path: 
     asyncio.run(main())
 
 
-def test_a_write_of_the_same_content_is_no_change(tmp_path: Path) -> None:
+def test_a_write_of_the_same_content_is_not_a_change(tmp_path: Path) -> None:
     path = tmp_path / "refractium.toml"
 
     async def main() -> None:
@@ -147,7 +149,7 @@ def test_a_write_of_the_same_content_is_no_change(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_file_that_is_being_written_is_no_change_yet(
+def test_a_file_that_is_still_being_written_is_not_yet_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = iter([b"known", b"", b"half", b"whole", b"whole"])
@@ -167,7 +169,7 @@ def test_a_file_that_is_being_written_is_no_change_yet(
     assert looked
 
 
-def test_a_folder_may_go_and_come_back(tmp_path: Path) -> None:
+def test_the_folder_may_disappear_and_come_back(tmp_path: Path) -> None:
     folder = tmp_path / "etc"
     folder.mkdir()
     path = folder / "refractium.toml"

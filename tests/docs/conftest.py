@@ -1,4 +1,4 @@
-"""Pages and what they show."""
+"""Fixtures for tests of the pages."""
 
 from support.cli import cli
 

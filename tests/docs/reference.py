@@ -42,7 +42,7 @@ _TABLE: Final = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.D
 
 
 def current(page: str) -> str:
-    """Return the text of a page with its tables as the code gives them."""
+    """Return the text of a page in which each table has the rows that the code gives."""
     return _TABLE.sub(lambda found: f"{found[1]}{_table(found[2], found[3])}{found[4]}", page)
 
 
@@ -65,7 +65,7 @@ def _cells(line: str) -> Row:
 
 
 def _sentence(text: str | None) -> str:
-    """Return a text of the code as one cell of a table."""
+    """Return a docstring of the code as one cell of a table."""
     one_line = " ".join((text or "").replace("``", "`").split())
     return one_line.replace("|", r"\|")
 
@@ -74,7 +74,7 @@ def _sentence(text: str | None) -> str:
 
 
 def _keys(struct: str) -> Iterator[Row]:
-    """Return the keys of a struct of the configuration, of a kind of health check, or of the pcap mirror."""
+    """Return the keys of a struct: of the configuration, of a kind of health check, or of the pcap mirror."""
     definitions = json_schema()["$defs"]
     own: dict[str, type[msgspec.Struct]] = {kind: check.settings for kind, check in CHECKS.items()}
     own["pcap"] = PcapSettings
@@ -203,7 +203,7 @@ _KINDS: Final[dict[str, tuple[Row, bool, Callable[..., Iterable[Row]]]]] = {
     "checks": (("kind", "transports", "a backend is well if it"), True, _kinds_of_checks),
     "balancers": (("balance", "who gets the client"), True, _balancers),
 }
-"""For each kind of table: its header, whether its last column is written by hand, and its rows."""
+"""Header, whether the last column is written by hand, and rows, for each kind of table."""
 
 
 def main() -> None:

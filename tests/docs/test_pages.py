@@ -1,4 +1,4 @@
-"""The pages say what is true: their examples run, their commands exist, their links lead somewhere."""
+"""The pages tell the truth: their examples run, their commands exist, and their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages()]
 GUIDES = [DOCS / "tutorials" / name for name in ("writing-a-protocol.md", "writing-a-hook.md")]
-"""Their examples are the files of distributions, and tests/packaging tests them as such."""
+"""Guides whose examples are files of distributions; tests/packaging tests those files."""
 
 
 DECISION = ["Context", "Decision", "Consequence"]
@@ -54,18 +54,17 @@ def blocks(language: str, *, without: Sequence[Path] = ()) -> list[object]:
 
 
 @pytest.mark.parametrize("block", blocks("toml", without=GUIDES))
-def test_a_configuration_can_be_served(block: str) -> None:
+def test_every_configuration_of_the_pages_can_be_served(block: str) -> None:
     loaded = parse(Source(block, "example.toml"))
-    beside = Overrides(
-        forwards=("ssh=127.0.0.1:2222",)
-    )  # some show one table, and that is not enough to serve
+    # Some examples show one table, which is not enough to serve.
+    beside = Overrides(forwards=("ssh=127.0.0.1:2222",))
     assert len(assemble(loaded, beside, load_plugins()).tcp) >= 1 + ('name = "http' in block)
 
 
 @pytest.mark.parametrize("block", blocks("python", without=GUIDES))
-def test_python_runs(block: str) -> None:
+def test_the_python_of_the_pages_runs(block: str) -> None:
     module = types.ModuleType("example")
-    exec(compile(block, "example.py", "exec"), module.__dict__)  # noqa: S102 - it is ours
+    exec(compile(block, "example.py", "exec"), module.__dict__)  # noqa: S102 - the code is ours
     assert any(isinstance(value, Refractium) for value in vars(module).values()) or "main" in vars(module)
 
 
@@ -95,7 +94,7 @@ def test_the_example_of_the_readme_serves(monkeypatch: pytest.MonkeyPatch) -> No
         host, _, port = module.address.rpartition(":")
         with socket.create_connection((host, int(port)), PATIENCE) as client:
             client.sendall(b"no knock\n")
-            assert client.recv(1) == b""  # no route: closed
+            assert client.recv(1) == b""  # closed, because no route matches
     finally:
         asyncio.run_coroutine_threadsafe(engines[0].stop(0), loop).result(PATIENCE)
         thread.join(PATIENCE)
@@ -108,7 +107,7 @@ def test_the_page_of_the_library_lists_the_whole_kit() -> None:
 
 
 def commands() -> list[object]:
-    """Every ``$ refractium ...`` of every page."""
+    """Return every ``$ refractium ...`` of every page."""
     found = {}
     for page in PAGES:
         for line in re.findall(r"^\$ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
@@ -119,7 +118,7 @@ def commands() -> list[object]:
 
 
 @pytest.mark.parametrize("words", commands())
-def test_a_command_is_understood(cli: Cli, words: list[str]) -> None:
+def test_every_command_of_the_pages_is_understood(cli: Cli, words: list[str]) -> None:
     done = cli(*words, "--help")
     assert (done.code, done.err) == (0, "")
     assert "Usage" in done.out

@@ -1,4 +1,4 @@
-"""The tables of the reference hold every key, option, metric and name that the code has."""
+"""The tables of the reference list every key, option, metric and name of the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WITH_TABLES = [page for page in pages() if "<!-- table: " in page.read_text("utf
 
 
 @pytest.mark.parametrize("page", WITH_TABLES, ids=lambda page: page.relative_to(DOCS).as_posix())
-def test_the_tables_of_a_page_are_those_of_the_code(page: Path) -> None:
+def test_the_tables_of_a_page_match_the_code(page: Path) -> None:
     text = page.read_text("utf-8")
     assert current(text) == text, f"{page} is out of date: run {COMMAND!r}, and complete new rows"
 

@@ -1,4 +1,4 @@
-"""The units that the pages show are what systemd takes, and what the program keeps to."""
+"""systemd accepts the units that the pages show, and the program works within them."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ UNITS: Final = {
     )
 }
 SINCE_NOTIFY_RELOAD: Final = 253
-"""The version of systemd that knows ``Type=notify-reload``; the page says what to write for older ones."""
+"""The version of systemd that introduced ``Type=notify-reload``; the page has lines for older ones."""
 
 EXPOSURE: Final = 20
-"""Tenths of the points of ``systemd-analyze security``, whose best is 0 and whose worst is 100."""
+"""Tenths of the points of ``systemd-analyze security``; 0 is the best value and 100 the worst."""
 
 
 def section(name: str) -> Mapping[str, str]:
-    """A section of the service's unit."""
-    parser = ConfigParser(interpolation=None, strict=False)  # some settings are lists, one item a line
+    """Return a section of the unit of the service."""
+    parser = ConfigParser(interpolation=None, strict=False)  # some settings are lists with one item a line
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(UNITS["refractium.service"])
     return parser[name]
 
 
 def for_version(service: str, version: int) -> str:
-    """The service's unit as the page says to write it."""
+    """Return the unit of the service, changed for a version of systemd as the page says."""
     if version >= SINCE_NOTIFY_RELOAD:
         return service
     changed = service.replace("Type=notify-reload\n", "Type=notify\nExecReload=kill -HUP $MAINPID\n")
@@ -58,13 +58,13 @@ def test_there_are_a_service_and_its_socket() -> None:
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_systemd_has_nothing_to_say_against_it(name: str, tmp_path: Path) -> None:
+def test_systemd_analyze_verify_accepts_the_units(name: str, tmp_path: Path) -> None:
     analyze = require_program("systemd-analyze")
     shown = subprocess.run(
         [analyze, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     version = int(shown.stdout.split()[1])
-    for unit, text in UNITS.items():  # a socket needs the service beside it
+    for unit, text in UNITS.items():  # the unit of the socket needs the service beside it
         here = text.replace("/usr/local/bin/refractium", PROGRAM)
         (tmp_path / unit).write_text(for_version(here, version) if unit.endswith(".service") else here)
     done = subprocess.run(
@@ -77,7 +77,7 @@ def test_systemd_has_nothing_to_say_against_it(name: str, tmp_path: Path) -> Non
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_the_service_is_exposed_to_little(tmp_path: Path) -> None:
+def test_the_exposure_of_the_service_is_low(tmp_path: Path) -> None:
     analyze = require_program("systemd-analyze")
     unit = tmp_path / "refractium.service"
     unit.write_text(for_version(UNITS[unit.name].replace("/usr/local/bin/refractium", PROGRAM), 0))
@@ -98,7 +98,7 @@ def test_the_command_of_the_service_is_understood() -> None:
     assert (done.code, done.err) == (0, "")
 
 
-def test_the_limits_of_the_service_leave_room_for_those_of_the_program() -> None:
+def test_the_limits_of_the_service_leave_room_for_the_limits_of_the_program() -> None:
     service, settings = section("Service"), Settings()
     assert int(service["TimeoutStopSec"]) * 1000 > settings.drain_timeout_ms
     assert int(service["LimitNOFILE"]) > 2 * settings.max_connections

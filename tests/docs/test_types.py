@@ -1,4 +1,4 @@
-"""The Python of the pages, and what others write against the public names, keeps ``mypy --strict``."""
+"""The Python of the pages, and code against the public names, passes ``mypy --strict``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ROOT = Path(__file__).parents[2]
 SEARCH = [ROOT / "tests/data/refractium-proto-knock/src", *sorted((ROOT / "docs/examples").glob("*/src"))]
 
 
-def test_examples_and_downstream_code_are_typed(tmp_path: Path) -> None:
+def test_examples_and_downstream_code_pass_the_type_checker(tmp_path: Path) -> None:
     write_downstream(tmp_path)
     said = check_types(tmp_path, env=os.environ, search=SEARCH)
     assert re.fullmatch(r"Success: no issues found in \d+ source files\n", said), said
 
 
-def test_every_mistake_is_refused(tmp_path: Path) -> None:
-    """Without its comments, each line of mistakes.py that had one is an error with the code it named."""
+def test_the_type_checker_refuses_every_mistake(tmp_path: Path) -> None:
+    """Expect an error on each line of mistakes.py that has a comment, with the code in that comment."""
     text = (DOWNSTREAM / "mistakes.py").read_text()
     wanted = {
         number: set(re.split(r", ?", codes))
