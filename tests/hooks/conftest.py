@@ -1,4 +1,4 @@
-"""For the tests of packet hooks: no thread, no child and no descriptor is left."""
+"""Fixtures for packet hooks: each test must leave no thread, child process or descriptor behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["nothing_is_left_open", "uvloop_has_what_it_keeps"]
 
 
 @pytest.fixture(autouse=True)
-def blocked_threads_go_on(nothing_is_left_open: None) -> Iterator[None]:  # noqa: ARG001 - ends before that looks
+def blocked_threads_go_on(nothing_is_left_open: None) -> Iterator[None]:  # noqa: ARG001 - ends before that check
     RELEASE.clear()
     yield
     RELEASE.set()

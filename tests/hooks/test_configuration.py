@@ -1,4 +1,4 @@
-"""Hooks in the file: which, with which settings, and what is wrong with them."""
+"""Hooks in the file: the hooks of each route, their settings, and mistakes in both."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def test_a_route_has_the_settings_of_the_plugin_or_its_own(tmp_path: Path) -> No
         ),
     ],
 )
-def test_what_is_wrong_is_named_with_its_key_and_line(text: str, expected: str) -> None:
+def test_each_mistake_of_a_hook_is_named_with_its_key_and_line(text: str, expected: str) -> None:
     found = problems(text)
     assert expected in "\n".join(found)
     assert len(found) == len(set(found))
 
 
-def test_one_fault_of_a_plugins_table_is_reported_once_however_many_routes_use_it() -> None:
+def test_a_mistake_in_a_plugin_table_is_reported_once_for_all_its_routes() -> None:
     text = f'[server]\nhooks = ["pcap"]\n{SSH}hooks = ["pcap"]\n[plugins.pcap]\npath = "/nowhere/a.pcapng"\n'
     assert len(problems(text)) == 1
 

@@ -1,4 +1,4 @@
-"""What hooks are told of what really passes, and what they cannot do to it."""
+"""The events that hooks receive of real traffic, and the harm that hooks cannot do to it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def udp_starting_with(magic: bytes) -> Protocol:
 
 
 class Trace(PacketHook[Any]):
-    """Keeps everything, where a test in the same process can see it."""
+    """A hook that keeps all events where a test in the same process can see them."""
 
     name = "trace"
     seen: list[tuple[Any, ...]]
@@ -109,7 +109,7 @@ def released() -> Iterator[None]:
 
 
 def streams(told: list[Told], session: int) -> tuple[bytes, bytes]:
-    """What went both ways."""
+    """Return the bytes of a session in each direction, from the events of a hook."""
     mine = [one for one in told if one.session == session and one.what == "packet"]
     return tuple(b"".join(one.data for one in mine if one.direction == way) for way in Direction)  # type: ignore[return-value]
 
@@ -119,7 +119,8 @@ def closed(path: Path) -> list[Told]:
 
 
 def assert_accounted(proxy: ProxyThread, *, dropped: bool = False) -> None:
-    """Wait until nothing is on its way; then everything was delivered, or dropped if that may be."""
+    """Wait until no packet is on its way; then assert that all were delivered, or also dropped if `dropped`
+    is set."""
 
     def tallies() -> list[HookTally]:
         return [one for hook in proxy.status().hooks for one in (hook.inbound, hook.outbound)]
@@ -130,7 +131,7 @@ def assert_accounted(proxy: ProxyThread, *, dropped: bool = False) -> None:
         assert dropped or not tally.dropped
 
 
-def test_a_hook_is_told_of_every_byte_once_in_its_direction_and_of_the_session() -> None:
+def test_a_hook_receives_every_byte_once_in_its_direction_and_the_session() -> None:
     up, down = payload("up", 3 * MIB), payload("down", 2 * MIB)
     with (
         Backend(duplex(down)) as backend,
@@ -157,7 +158,7 @@ def test_a_hook_is_told_of_every_byte_once_in_its_direction_and_of_the_session()
     assert (stats.inbound, stats.outbound, stats.ended) == (4 + len(up), len(down), "closed")
 
 
-def test_only_routes_that_have_hooks_are_told_of(tmp_path: Path) -> None:
+def test_a_hook_receives_only_the_traffic_of_its_routes(tmp_path: Path) -> None:
     path = tmp_path / "told"
     with Backend(echo) as backend:
         routes = [
@@ -171,11 +172,12 @@ def test_only_routes_that_have_hooks_are_told_of(tmp_path: Path) -> None:
     assert {one.data for one in read(path) if one.what == "packet"} == {b"TOLD"}
 
 
-def test_a_route_without_hooks_pays_nothing_for_those_of_another(
+def test_a_route_without_hooks_pays_nothing_for_the_hooks_of_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its bulk stays in the kernel, and no session is told to anybody."""
-    with_pipes(monkeypatch, tmp_path)  # else a backend that is slow at the moment makes it no bulk
+    """The bulk of the route without hooks stays in the kernel, and none of its sessions opens a tap."""
+    # Otherwise a slow backend would keep the transfer from counting as bulk.
+    with_pipes(monkeypatch, tmp_path)
     counted = {"splice": 0, "taps": 0}
 
     def splice(*args: Any, **keywords: Any) -> int:
@@ -209,7 +211,7 @@ def test_a_route_without_hooks_pays_nothing_for_those_of_another(
         assert counted == {"splice": 0, "taps": 1}
 
 
-def test_hooks_for_all_are_told_of_the_fallback_and_of_datagrams_too(tmp_path: Path) -> None:
+def test_hooks_of_the_server_receive_the_fallback_and_datagrams_too(tmp_path: Path) -> None:
     path = tmp_path / "told"
     datagrams = [b"DGRAM", b"", b"x" * 65_507, b"last"]
     with (
@@ -244,7 +246,7 @@ def test_hooks_for_all_are_told_of_the_fallback_and_of_datagrams_too(tmp_path: P
     assert {one.session: one.ended for one in closed(path)} == {tcp: "closed", dgram: "idle", unknown: "idle"}
 
 
-def test_a_session_of_datagrams_that_goes_over_to_another_backend_is_two_for_a_hook() -> None:
+def test_a_udp_session_that_moves_to_another_backend_is_two_sessions_for_a_hook() -> None:
     with (
         UdpBackend(lambda _: [b"other"]) as other,
         UdpBackend(lambda _: [b"first"]) as first,
@@ -258,7 +260,7 @@ def test_a_session_of_datagrams_that_goes_over_to_another_backend_is_two_for_a_h
         client.send(b"DGRAM 1")
         assert client.recv(10) == b"first"
         first.__exit__()
-        client.send(b"DGRAM 2")  # is answered by an ICMP error
+        client.send(b"DGRAM 2")  # an ICMP error answers this datagram
         client.send(b"DGRAM 3")
         assert client.recv(10) == b"other"
         eventually(lambda: has_closed() and Trace.seen[-1][2].ended == "idle", "the second close")
@@ -281,7 +283,7 @@ def test_a_session_of_datagrams_that_goes_over_to_another_backend_is_two_for_a_h
     assert ends == [(0, "backend_reset", 14), (1, "idle", 7)]
 
 
-def test_a_header_for_the_backend_is_not_the_clients_and_one_from_a_proxy_tells_the_client() -> None:
+def test_hooks_see_the_client_of_a_proxy_header_but_not_the_header() -> None:
     with (
         Backend(echo) as backend,
         ProxyThread(
@@ -300,7 +302,7 @@ def test_a_header_for_the_backend_is_not_the_clients_and_one_from_a_proxy_tells_
     ("end", "ended"),
     [("client", "client_reset"), ("backend", "backend_reset"), ("idle", "idle"), ("drain", "drained")],
 )
-def test_however_a_session_ends_its_close_comes_once_and_last(end: str, ended: str) -> None:
+def test_every_ending_of_a_session_gives_one_close_event_at_the_end(end: str, ended: str) -> None:
     def serve(sock: socket.socket) -> None:
         assert receive(sock, 5) == b"HELLO"
         sock.sendall(b"there")
@@ -333,7 +335,7 @@ def test_however_a_session_ends_its_close_comes_once_and_last(end: str, ended: s
 
 
 @pytest.mark.parametrize("hook", [Sleeping, Raising, Hoarding, Blocking])
-def test_a_bad_hook_harms_no_stream_delays_no_stop_and_is_accounted_for(
+def test_a_bad_hook_harms_no_stream_delays_no_stop_and_its_packets_are_counted(
     hook: type[PacketHook[Any]],
 ) -> None:
     down = payload("down", 4 * MIB)
@@ -361,7 +363,7 @@ def test_a_bad_hook_harms_no_stream_delays_no_stop_and_is_accounted_for(
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_a_hook_that_stands_still_is_shown_as_stalled_until_it_goes_on(
+def test_a_hook_that_takes_no_packets_is_shown_as_stalled_until_it_goes_on(
     isolation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "STALL_SECONDS", 0.2)
@@ -392,11 +394,11 @@ def test_a_hook_that_stands_still_is_shown_as_stalled_until_it_goes_on(
 
 
 def _is_hook(pid: int) -> bool:
-    """Whether a process is that of a hook."""
+    """Return whether a process is that of a hook."""
     return b"refractium.hooks.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def test_settings_that_are_used_twice_are_one_hook_and_a_reload_changes_them(tmp_path: Path) -> None:
+def test_routes_with_equal_settings_share_a_hook_and_a_reload_replaces_it(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     with Backend(echo) as backend:
 
@@ -426,7 +428,7 @@ def test_settings_that_are_used_twice_are_one_hook_and_a_reload_changes_them(tmp
                 "the first hook's stop",
             )
             assert_accounted(proxy)
-            # Nothing that is used on goes through a stop.
+            # A hook that stays in use is not stopped.
             proxy.call(proxy.engine.apply(EngineSpec(routes(new), settings=quick())))
             assert len(proxy.status().hooks) == 2
     told = read(old)
@@ -441,7 +443,7 @@ def test_a_plain_function_is_a_hook() -> None:
 
     @define_hook("plain")
     def plain(context: HookContext, direction: Direction, data: bytes) -> None:
-        """Says what it sees."""
+        """Print the packet."""
         seen.append((context.protocol, direction, data))
 
     assert plain.summary == "Says what it sees."
@@ -451,7 +453,7 @@ def test_a_plain_function_is_a_hook() -> None:
     assert seen == [("fallback", way, b"bytes") for way in Direction]
 
 
-def test_what_is_no_hook_or_has_wrong_settings_is_refused_with_its_place() -> None:
+def test_an_object_that_is_not_a_hook_or_has_wrong_settings_is_refused_with_its_place() -> None:
     with pytest.raises(ConfigError) as caught:
         Route(starting_with(b"A"), "127.0.0.1:1", hooks=[Recording, str, (Recording, Settings())])  # type: ignore[list-item]
     assert [one.where for one in caught.value.problems] == ["hooks[1]", "hooks[2]"]

@@ -1,4 +1,4 @@
-"""What a bad hook costs those who have nothing to do with it: neither time nor memory of the proxy."""
+"""The cost of a bad hook for other traffic: neither time nor memory of the proxy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PINGS: Final = 500
 PIECE: Final = 32_768
 PAUSE: Final = 0.002
-"""Seconds between two pieces, so that it is not the processor that is short."""
+"""Seconds between two pieces, long enough that the processor does not become the bottleneck."""
 
 _PROXY: Final = """
 import asyncio, json, sys, time
@@ -62,12 +62,12 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 class Told(msgspec.Struct):
-    """What the proxy says of itself.
+    """The figures that the proxy measures of itself.
 
     Attributes:
-        grown: bytes of memory more than before its first client.
-        stopped: seconds that its stop took.
-        tallies: packets seen, delivered and dropped, of each hook and direction.
+        grown: growth of its memory (bytes) since before its first client.
+        stopped: duration of its stop (s).
+        tallies: numbers of packets seen, delivered and dropped, for each hook and direction.
     """
 
     grown: int
@@ -76,13 +76,13 @@ class Told(msgspec.Struct):
 
 
 class Result(NamedTuple):
-    """What others have met while a hook was told of much.
+    """The service that other clients got while a hook received much traffic.
 
     Attributes:
-        median: seconds that one of them waited for an answer.
-        longest: the longest of these.
-        passed: pieces that have gone both ways on the route of the hook.
-        told: what the proxy says.
+        median: median of the waits (s) of the other client for its answers.
+        longest: longest of these waits (s).
+        passed: number of pieces that went both ways on the route of the hook.
+        told: figures of the proxy itself.
     """
 
     median: float
@@ -93,7 +93,8 @@ class Result(NamedTuple):
 
 @contextmanager
 def exchanging(address: tuple[str, int]) -> Iterator[list[int]]:
-    """Pass pieces both ways on the route of the hook, while the block runs; how many, at the end."""
+    """Pass pieces both ways on the route of the hook while the block runs; yield a list with one entry for
+    each."""
     over = threading.Event()
     passed: list[int] = []
     failures: list[BaseException] = []
@@ -106,7 +107,7 @@ def exchanging(address: tuple[str, int]) -> Iterator[list[int]]:
                     sock.sendall(piece)
                     assert (receive(sock, PIECE) == piece) is True
                     passed.append(len(passed))
-        except BaseException as error:  # noqa: BLE001 - raised below
+        except BaseException as error:  # noqa: BLE001 - asserted below
             failures.append(error)
 
     thread = threading.Thread(target=run)
@@ -120,7 +121,7 @@ def exchanging(address: tuple[str, int]) -> Iterator[list[int]]:
 
 
 def measure(hook: str, isolation: str = "thread") -> Result:
-    """Have a hook told of much on one route, and answers on another timed."""
+    """Load a hook on one route, and time the answers on another."""
     with (
         Backend(echo) as backend,
         subprocess.Popen(
@@ -152,28 +153,28 @@ def measure(hook: str, isolation: str = "thread") -> Result:
 
 @pytest.fixture(scope="module")
 def without() -> Result:
-    """The same without a hook."""
+    """Measure the proxy without a hook."""
     return measure("-")
 
 
 def harms_nobody(result: Result, without: Result) -> bool:
-    """Whether others are served as without the hook.
+    """Return whether the service for other clients is as good as without the hook.
 
-    A machine that is busy with other things is allowed for; a hook that was waited for would cost far more.
+    The bounds allow for a machine that is busy with other things. Waiting for a hook would cost far more.
     """
     return result.median < 3 * without.median + 0.003 and result.passed > without.passed / 3
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 @pytest.mark.parametrize("hook", ["Sleeping", "Raising", "Blocking", "Hoarding", "Computing"])
-def test_nobody_else_notices_a_bad_hook(hook: str, isolation: str, without: Result) -> None:
+def test_a_bad_hook_delays_no_other_client(hook: str, isolation: str, without: Result) -> None:
     result = measure(hook, isolation)
     for _ in range(2):
         if harms_nobody(result, without):
             break
-        # The machine may have become busy since the other was measured.
+        # The machine may have become busy since the first measurement.
         without, result = measure("-"), measure(hook, isolation)
-    print(hook, isolation, result, without)  # noqa: T201 - shown where it fails
+    print(hook, isolation, result, without)  # noqa: T201 - shown if the test fails
     assert harms_nobody(result, without)
     # A process that computes is given more time where the machine keeps it waiting (`Runner.stop`).
     assert result.told.stopped < (22 if (hook, isolation) == ("Computing", "process") else 4)
@@ -182,5 +183,5 @@ def test_nobody_else_notices_a_bad_hook(hook: str, isolation: str, without: Resu
         assert all_of_them == delivered + dropped
         seen += all_of_them
     assert seen >= 2 * result.passed
-    if (hook, isolation) != ("Hoarding", "thread"):  # what a hook keeps is its own affair
+    if (hook, isolation) != ("Hoarding", "thread"):  # a hook in a thread may keep memory itself
         assert result.told.grown < 8 * MIB < 2 * result.passed * PIECE

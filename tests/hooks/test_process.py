@@ -1,4 +1,4 @@
-"""What only a hook in a process of its own can do to others, and others to it."""
+"""Properties of a hook in a process of its own, such as its death, its priority and its signals."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def child_of(runner: ProcessRunner) -> int:
 
 @pytest.mark.usefixtures("_apart")
 @pytest.mark.parametrize("word", [b"kill", b"die"])
-def test_a_child_that_dies_costs_the_sessions_it_knew(
+def test_a_child_that_dies_loses_only_the_sessions_it_knew(
     word: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def sessions() -> None:
@@ -167,14 +167,14 @@ def proxy(hook: str, isolation: str, path: Path, how: str, *words: str) -> subpr
     )
 
 
-def test_the_child_of_a_proxy_that_was_killed_ends_with_all_it_was_told(tmp_path: Path) -> None:
+def test_the_child_of_a_killed_proxy_processes_all_sent_events_and_ends(tmp_path: Path) -> None:
     path = tmp_path / "told"
     with proxy("Obeying", "process", path, "wait", *["nap"] * 30, "last") as killed:
         assert killed.stdout is not None
         assert killed.stdout.readline() == b"ready\n"
         killed.kill()
         killed.wait(PATIENCE)
-        killed.stdout.read()  # the child has it as well: its end is that of the child
+        killed.stdout.read()  # the child holds the write end too, so this read ends with the child
     told = [(t.what, t.data) for t in read(path)]
     assert told == [
         ("start", b""),
@@ -186,7 +186,9 @@ def test_the_child_of_a_proxy_that_was_killed_ends_with_all_it_was_told(tmp_path
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_a_hook_that_blocks_keeps_no_interpreter_from_exiting(isolation: str, tmp_path: Path) -> None:
+def test_a_hook_that_blocks_does_not_keep_the_interpreter_from_exiting(
+    isolation: str, tmp_path: Path
+) -> None:
     with proxy("Blocking", isolation, tmp_path / "told", "stop", "x") as stopped:
         began = time.monotonic()
         out, _ = stopped.communicate(timeout=PATIENCE)
@@ -216,7 +218,7 @@ def test_the_child_has_the_lowest_priority(tmp_path: Path) -> None:
     uvloop.run(session())
 
 
-def test_a_child_that_waits_for_a_processor_is_given_more_time_to_stop(
+def test_a_child_that_waits_for_a_processor_gets_more_time_to_stop(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = 0.2
@@ -254,18 +256,18 @@ def test_a_process_that_computes_is_told_from_one_that_sleeps(code: str, state: 
     assert process._usage(program.pid) == ("", 0.0)
 
 
-def test_memory_is_dealt_with_as_before_where_that_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ctypes_the_setting_for_freed_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ctypes", None)
     keep_freed_memory.__wrapped__()
 
 
-def test_what_the_environment_says_of_memory_is_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malloc_setting_in_the_environment_is_not_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _name: pytest.fail("it has been overruled"))
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
     keep_freed_memory.__wrapped__()
 
 
-def test_a_group_of_processes_that_gets_sigint_loses_nothing(tmp_path: Path) -> None:
+def test_sigint_to_the_whole_process_group_loses_no_event(tmp_path: Path) -> None:
     path = tmp_path / "told"
     interrupted = subprocess.Popen(
         [sys.executable, "-c", _PROXY, "Obeying", "process", str(path), "wait", *["nap"] * 20],
@@ -306,7 +308,7 @@ def test_a_signal_that_a_service_manager_sends_to_all_processes_leaves_the_child
 
 
 @pytest.mark.parametrize("where", ["<locals>", "__main__", "a module that is not loaded"])
-def test_a_class_that_a_process_cannot_import_is_refused_with_what_to_do(
+def test_a_class_that_a_process_cannot_import_is_refused_with_the_remedy(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Local(Ignoring):
@@ -330,13 +332,13 @@ class Untold(PacketHook[Untellable]):
     settings_type = Untellable
 
 
-def test_settings_that_cannot_be_told_to_a_process_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_cannot_be_sent_to_a_process_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refractium.hooks.process._require_importable", lambda _hook: None)
     with pytest.raises(ValueError, match=r"hook untold .*Untellable cannot be sent"):
         make_runner(Untold, Untellable(what=object()))
 
 
-def test_a_module_that_the_child_cannot_import_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_whose_module_the_child_cannot_import_is_detached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if Path(entry) != TESTS])
 
     async def session() -> None:
@@ -354,7 +356,7 @@ def test_a_module_that_the_child_cannot_import_detaches(monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("_apart")
-def test_a_session_that_cannot_be_told_is_dropped_and_nothing_raised(
+def test_a_session_that_cannot_be_sent_to_the_child_is_dropped_without_an_exception(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def session() -> None:
@@ -374,7 +376,9 @@ def test_a_session_that_cannot_be_told_is_dropped_and_nothing_raised(
 
 
 @pytest.mark.usefixtures("_apart")
-def test_more_than_the_pipe_holds_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_bytes_than_the_pipe_holds_arrive_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Obeying, "queue_bytes", 32 * 1024 * 1024)
     pieces = [os.urandom(size) for size in (1, 65_536, 3_000_000, 0, 4095, 4096, 4097)] + [
         b"nap",
@@ -400,7 +404,7 @@ def test_more_than_the_pipe_holds_comes_whole(tmp_path: Path, monkeypatch: pytes
     assert [t.data for t in told if t.direction == OUT] == pieces
 
 
-def test_the_child_is_told_while_the_loop_has_no_turn() -> None:
+def test_the_child_receives_events_while_the_loop_has_no_turn() -> None:
     async def one_turn() -> None:
         runner = ProcessRunner(IgnoringApart, NoSettings())
         runner.start()
@@ -411,8 +415,8 @@ def test_the_child_is_told_while_the_loop_has_no_turn() -> None:
         while runner.taken_bytes < IgnoringApart.queue_bytes:
             assert time.monotonic() < end
             tap.packet(IN, bytes(65_536))
-            # As long as a turn of the data path takes; longer while the child, which has the lowest priority,
-            # has not had its own: once the queue is full nothing is put into it, and so nothing written.
+            # The short sleep is as long as a turn of the data path. The long one lets the child run, which
+            # has the lowest priority: nothing enters a full queue, and so nothing would be written.
             is_behind = runner.put_bytes - runner.taken_bytes > IgnoringApart.queue_bytes // 2
             time.sleep(0.05 if is_behind else 0.0001)  # noqa: ASYNC251
         tap.close("closed")
@@ -422,7 +426,7 @@ def test_the_child_is_told_while_the_loop_has_no_turn() -> None:
 
 
 @given(cuts=st.lists(st.integers(0, 900), max_size=12))
-def test_frames_cut_anywhere_are_the_same_events(cuts: list[int]) -> None:
+def test_frames_cut_anywhere_give_the_same_events(cuts: list[int]) -> None:
     opened, closed = context(5), SessionStats(1.5, 3, 0, "closed")
 
     def frame(kind: int, body: bytes, *, outbound: bool = False, offset: int = 0) -> bytes:

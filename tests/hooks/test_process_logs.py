@@ -1,4 +1,4 @@
-"""The log of a hook's process, which goes where that of the proxy goes and looks the same."""
+"""The log of the process of a hook, which has the place and the format of the proxy's log."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ asyncio.run(main())
 
 
 def said(style: str, *words: str) -> list[str]:
-    """What a proxy and the process of its hook write to stderr, line by line."""
+    """Return the lines that a proxy and the process of its hook write to stderr."""
     done = subprocess.run(
         [sys.executable, "-c", _PROXY, style, *words],
         env={**able_to_import_tests(), "COLUMNS": "200"},
@@ -60,7 +60,7 @@ def said(style: str, *words: str) -> list[str]:
 WORDS = ("logged", "debugged", "printed", "bytes", "warned", "half", "fork")
 
 
-def test_json_is_json_whatever_the_hook_logs_prints_or_warns_of() -> None:
+def test_every_log_line_print_and_warning_of_a_hook_is_json() -> None:
     lines = [json.loads(line) for line in said("json", *WORDS)]
     assert all(line.keys() == {"time", "level", "logger", "message"} for line in lines)
     assert all(line["message"].isprintable() for line in lines)
@@ -75,30 +75,30 @@ def test_json_is_json_whatever_the_hook_logs_prints_or_warns_of() -> None:
 
 
 @pytest.mark.parametrize("style", ["plain", "none"])
-def test_plain_lines_are_those_of_the_proxy(style: str) -> None:
+def test_plain_lines_have_the_format_of_the_proxy(style: str) -> None:
     lines = said(style, *WORDS)
     assert all(re.match(rf"{TIME} (info|warning|debug) ", line) for line in lines), lines
     assert all(line.isprintable() for line in lines)
     assert any(line.endswith(r" warning logged \x9b2J") for line in lines)
 
 
-def test_coloured_lines_are_those_of_the_proxy() -> None:
+def test_coloured_lines_have_the_format_of_the_proxy() -> None:
     lines = said("rich", *WORDS)
     (line,) = [line for line in lines if "logged" in line]
     assert re.match(r"\[.*\] WARNING +logged \\x9b2J", line)
 
 
-def test_the_traceback_of_a_thread_of_the_hook_is_json_too() -> None:
+def test_the_traceback_of_a_thread_of_a_hook_is_json_too() -> None:
     messages = [json.loads(line)["message"] for line in said("json", "thread")]
     assert "ValueError: always" in messages
 
 
-def test_a_hook_that_takes_the_log_for_itself_ends_in_no_circle() -> None:
+def test_a_hook_that_installs_its_own_log_handler_causes_no_loop() -> None:
     messages = [json.loads(line)["message"] for line in said("json", "handled", "handled")]
     assert messages.count(r"WARNING:talking:handled \x9b2J") == 2
 
 
-def test_what_a_hook_in_a_process_logs_is_json_where_the_programs_log_is(tmp_path: Path) -> None:
+def test_a_hook_in_a_process_logs_json_if_the_program_does(tmp_path: Path) -> None:
     (tmp_path / "refractium.toml").write_text(
         f"""
         fallback_tcp = "127.0.0.1:9"

@@ -54,7 +54,7 @@ def test_a_hook_sees_one_session() -> None:
     assert hook.calls == ("start", "open http tcp {}", "inbound", "outbound", "close 18 13 closed", "stop")
 
 
-def test_what_a_session_is_can_be_said() -> None:
+def test_the_properties_of_the_session_can_be_given() -> None:
     hook = run_hook(CountBytes, protocol="dns", metadata={"host": "a"}, transport=Transport.UDP, ended="idle")
     assert hook.calls == ("start", "open dns udp {'host': 'a'}", "close 0 0 idle", "stop")
 
@@ -98,12 +98,12 @@ def test_datagrams_have_no_end() -> None:
     assert [event.kind for event in hook.events] == [EventKind.OPEN, EventKind.PACKET, EventKind.CLOSE]
 
 
-def test_settings_that_the_hook_objects_to_are_told() -> None:
+def test_settings_that_the_hook_refuses_are_reported() -> None:
     with pytest.raises(AssertionError, match="most: must be positive"):
         run_hook(Batched, settings=Limits(most=0))
 
 
-def test_what_is_no_hook_is_told() -> None:
+def test_an_object_that_is_not_a_hook_is_refused() -> None:
     class Wrong(PacketHook[Any]):
         name = "Wrong Name"
 
@@ -111,7 +111,7 @@ def test_what_is_no_hook_is_told() -> None:
         run_hook(Wrong)
 
 
-def test_what_the_hook_raises_comes_through() -> None:
+def test_an_exception_of_the_hook_reaches_the_caller() -> None:
     @define_hook("raising")
     def raising(context: HookContext, direction: Direction, data: bytes) -> None:
         raise LookupError(f"{context.protocol} {direction} {data!r}")

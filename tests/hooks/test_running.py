@@ -1,4 +1,5 @@
-"""A hook is told all of each session, in order, and harms nobody else, wherever it runs."""
+"""A hook receives all events of each session, in order, and harms nobody else, in a thread and in a
+process."""
 
 from __future__ import annotations
 
@@ -162,7 +163,7 @@ def test_single_events_go_to_their_methods(
     ]
 
 
-def test_an_exception_of_any_kind_is_counted_and_told_of(
+def test_an_exception_of_any_kind_is_counted_and_logged(
     run: Callable[[Coroutine[Any, Any, None]], None],
     isolation: Isolation,
     tmp_path: Path,
@@ -186,7 +187,7 @@ def test_an_exception_of_any_kind_is_counted_and_told_of(
     assert "support/hooks.py:" in line
 
 
-def test_ten_failures_in_a_row_detach(
+def test_ten_failures_in_a_row_detach_a_hook(
     run: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def session() -> None:
@@ -210,7 +211,7 @@ def test_ten_failures_in_a_row_detach(
     assert [r.levelno for r in caplog.records].count(logging.ERROR) == 1
 
 
-def test_a_method_that_does_nothing_is_no_success_between_failures(
+def test_an_inherited_empty_method_is_not_a_success_between_failures(
     run: Callable[[Coroutine[Any, Any, None]], None],
 ) -> None:
     async def sessions() -> None:
@@ -279,7 +280,7 @@ def test_a_hook_that_blocks_does_not_delay_the_stop(
     run(session())
 
 
-def test_what_is_left_at_the_time_limit_is_dropped_and_the_hook_stopped(
+def test_events_left_at_the_time_limit_are_dropped_and_the_hook_is_stopped(
     run: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path
 ) -> None:
     path = tmp_path / "told"
@@ -303,7 +304,7 @@ def test_what_is_left_at_the_time_limit_is_dropped_and_the_hook_stopped(
     run(session())
 
 
-def test_a_slow_hook_has_all_if_there_is_time(
+def test_a_slow_hook_receives_all_events_if_the_stop_has_time(
     run: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path
 ) -> None:
     async def session() -> None:
@@ -318,14 +319,14 @@ def test_a_slow_hook_has_all_if_there_is_time(
     assert [t.what for t in read(tmp_path / "told")] == ["start", "open", *["packet"] * 30, "close", "stop"]
 
 
-def test_what_does_not_fit_is_dropped_and_what_fits_later_is_told(
+def test_packets_that_do_not_fit_are_dropped_and_later_ones_delivered(
     run: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path
 ) -> None:
     async def session() -> None:
         async with running(Obeying, At(str(tmp_path / "told"))) as runner:
             tap = Taps([runner]).open(context())
             tap.packet(IN, b"first")
-            # As long as it starts it may take what comes at once.
+            # While the hook starts, the queue may accept everything that comes at once.
             await until(lambda: runner.counters.inbound.delivered == 1)
             tap.packet(IN, bytes(40_000))
             tap.packet(IN, bytes(40_000))
@@ -355,7 +356,7 @@ def test_drop_session_leaves_streams_without_holes(
             taps = Taps([runner])
             tap, other = taps.open(context(1)), taps.open(context(2))
             tap.packet(IN, b"first")
-            await until(lambda: runner.counters.inbound.delivered == 1)  # as above
+            await until(lambda: runner.counters.inbound.delivered == 1)  # as in the test before
             tap.packet(IN, bytes(40_000))
             tap.packet(IN, bytes(40_000))
             tap.packet(IN, b"would fit")
@@ -372,14 +373,14 @@ def test_drop_session_leaves_streams_without_holes(
     assert of_session == {1: ["open", "packet", "packet", "close"], 2: ["open", "packet", "end", "close"]}
 
 
-def test_a_session_whose_beginning_does_not_fit_is_dropped_whole(
+def test_a_session_whose_open_event_does_not_fit_is_dropped_entirely(
     run: Callable[[Coroutine[Any, Any, None]], None], isolation: Isolation, tmp_path: Path
 ) -> None:
     async def session() -> None:
         async with running(Obeying, At(str(tmp_path / "told"))) as runner:
             taps = Taps([runner])
             filling = taps.open(context(1))
-            if isolation == "thread":  # which would go on taking meanwhile
+            if isolation == "thread":  # a thread would go on taking events meanwhile
                 filling.packet(IN, b"block")
                 await until(lambda: runner.counters.inbound.delivered == 1)
             while runner.put_bytes - runner.taken_bytes + 256 <= runner.limit:
@@ -399,7 +400,7 @@ def test_a_session_whose_beginning_does_not_fit_is_dropped_whole(
     assert {t.session for t in told if t.what not in {"start", "stop"}} == {1}
 
 
-def test_a_dead_hook_costs_bounded_memory_and_harms_no_other(
+def test_a_blocked_hook_costs_bounded_memory_and_harms_no_other_hook(
     run: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path
 ) -> None:
     async def sessions() -> None:
@@ -429,7 +430,9 @@ def test_a_dead_hook_costs_bounded_memory_and_harms_no_other(
     assert kinds == {"start": 1, "open": 1000, "packet": 20_000, "close": 1000, "stop": 1}
 
 
-def test_without_traffic_nothing_runs(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+def test_a_hook_without_traffic_uses_no_processor_time(
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
     async def session() -> None:
         async with running(Recording, At("/dev/null")) as runner:
             tap = Taps([runner]).open(context())
@@ -449,12 +452,14 @@ def cpu_seconds(runner: Runner) -> float:
     if not isinstance(runner, ProcessRunner):
         return 0.0
     assert runner._child is not None
-    with open(f"/proc/{runner._child.pid}/stat") as file:  # noqa: PTH123 - not a file
+    with open(f"/proc/{runner._child.pid}/stat") as file:  # noqa: PTH123 - a file of proc(5)
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_what_a_hook_keeps_is_not_in_the_queue(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+def test_packets_that_a_hook_keeps_do_not_count_as_queued(
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
     async def session() -> None:
         async with running(Hoarding) as runner:
             tap = Taps([runner]).open(context())
@@ -469,8 +474,9 @@ def test_what_a_hook_keeps_is_not_in_the_queue(run: Callable[[Coroutine[Any, Any
 
 
 @pytest.mark.parametrize("isolation", ["thread"], indirect=True)
-def test_a_hook_that_computes_leaves_the_data_path_its_turns(isolation: Isolation) -> None:
-    """Where the thread keeps every turn that a system call offers it, there are a thousand in this second."""
+def test_a_hook_that_computes_lets_the_data_path_run(isolation: Isolation) -> None:
+    """A thread that kept every turn offered by a system call would let only a thousand packets pass in this
+    second."""
 
     async def session() -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -487,7 +493,8 @@ def test_a_hook_that_computes_leaves_the_data_path_its_turns(isolation: Isolatio
                     await asyncio.sleep(0)
                 tap.close("closed")
                 assert runner.counters.inbound.delivered > 10
-                assert passed > (5000 if sys.gettrace() is None else 2000)  # measuring coverage takes half
+                # Measuring coverage halves the speed.
+                assert passed > (5000 if sys.gettrace() is None else 2000)
 
     del isolation
     uvloop.run(session())
@@ -546,7 +553,7 @@ def test_any_schedule_is_counted_exactly(
 
 
 async def follow(steps: list[tuple[str, int, int]], words: Iterator[bytes], taps: Taps) -> int:
-    """Do what a schedule says; how many sessions it has opened."""
+    """Run the steps of a schedule, and return the number of sessions that it opened."""
     tap_of: dict[int, Tap] = {}
     opened = 0
     for step, slot, size in steps:
@@ -570,7 +577,7 @@ async def follow(steps: list[tuple[str, int, int]], words: Iterator[bytes], taps
 
 
 @pytest.mark.parametrize("isolation", ["process"], indirect=True)
-def test_signals_that_go_to_all_do_not_end_the_child(isolation: Isolation, tmp_path: Path) -> None:
+def test_signals_to_all_processes_do_not_end_the_child(isolation: Isolation, tmp_path: Path) -> None:
     async def session() -> None:
         async with running(Recording, At(str(tmp_path / "told"))) as runner:
             assert isinstance(runner, ProcessRunner)

@@ -1,4 +1,4 @@
-"""Sessions to be captured, and captures to be read."""
+"""Helpers that make sessions to be captured, and read captures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _numbers = itertools.count(1)
 
 
 def context_of(**changed: Any) -> HookContext:
-    """A UDP session from 10.0.0.1, whose packets are exactly its datagrams; what differs is given."""
+    """Return a UDP session from 10.0.0.1, so that its packets are exactly its datagrams; `changed` replaces
+    values."""
     values: dict[str, Any] = {
         "session": next(_numbers),
         "transport": Transport.UDP,
@@ -53,12 +54,12 @@ def closing(context: HookContext, time: int = NOON) -> Event:
 
 
 def session_of(context: HookContext, *datagrams: bytes) -> list[Event]:
-    """All of a session that sends these."""
+    """Return all events of a session that sends these datagrams."""
     return [opening(context), *(passing(context, one) for one in datagrams), closing(context)]
 
 
 def records_of(*datagrams: bytes, time: int = NOON, route: str = "names") -> list[Packet]:
-    """A packet for each datagram."""
+    """Return a packet for each datagram."""
     context = context_of(route=route)
     renderer = SessionRenderer(context)
     events = [opening(context), *(passing(context, one, time) for one in datagrams)]
@@ -66,17 +67,17 @@ def records_of(*datagrams: bytes, time: int = NOON, route: str = "names") -> lis
 
 
 def numbered(count: int, size: int = 100, start: int = 0) -> list[bytes]:
-    """Datagrams that differ."""
+    """Return datagrams that all differ."""
     return [b"%08d" % number + bytes(size - 8) for number in range(start, start + count)]
 
 
 def datagrams_of(captured: Iterable[Captured]) -> list[bytes]:
-    """What was sent."""
+    """Return the payload of each captured datagram."""
     return [one.data[UDP_HEADERS:] for one in captured]
 
 
 def read(data: bytes) -> list[Captured]:
-    """What is in a capture, of which nothing may be missing at its end."""
+    """Return the packets of a capture, which must end with a whole record."""
     reader = Reader()
     found = []
     while more := reader.feed(data):
@@ -87,7 +88,7 @@ def read(data: bytes) -> list[Captured]:
 
 
 def read_file(path: Path) -> list[Captured]:
-    """What is in a file, which must be whole."""
+    """Return the packets of a file, which must end with a whole record."""
     if path.stat().st_size == 0:
         return []
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Events of TCP connections."""
+"""Helpers that make the events of TCP connections."""
 
 from __future__ import annotations
 

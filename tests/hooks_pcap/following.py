@@ -1,4 +1,4 @@
-"""What Wireshark's programs make of a capture."""
+"""Captures as the programs of Wireshark read them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TIMEOUT: Final = 100.0
-"""Seconds; a capture of 500 MiB takes some ten."""
+"""Seconds after which tshark has hung; a capture of 500 MiB takes about ten."""
 _CHECKSUMS: Final = ("tcp.check_checksum", "udp.check_checksum", "ip.check_checksum")
 
 
@@ -19,10 +19,10 @@ class Followed(NamedTuple):
     """A TCP connection.
 
     Attributes:
-        client: address and port of who has opened it, with a colon between them.
-        server: the same of the other side.
-        up: what the client sent.
-        down: what the server sent.
+        client: ``ADDRESS:PORT`` of the side that opened the connection.
+        server: ``ADDRESS:PORT`` of the other side.
+        up: bytes that the client sent.
+        down: bytes that the server sent.
     """
 
     client: str
@@ -32,7 +32,7 @@ class Followed(NamedTuple):
 
 
 def tshark(path: Path, *arguments: str) -> list[str]:
-    """The lines that tshark prints of a capture, which must be whole."""
+    """Return the lines that tshark prints about a capture, which must be whole."""
     command = [require_program("tshark"), "-n", "-r", str(path), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
@@ -40,7 +40,7 @@ def tshark(path: Path, *arguments: str) -> list[str]:
 
 
 def follow(path: Path, *options: str) -> list[Followed]:
-    """All connections, in the order in which they were opened."""
+    """Return all TCP connections of a capture, in the order in which they were opened."""
     count = len(set(tshark(path, *options, "-Y", "tcp", "-T", "fields", "-e", "tcp.stream")))
     taps = [part for number in range(count) for part in ("-z", f"follow,tcp,raw,{number}")]
     command = [require_program("tshark"), "-n", "-r", str(path), "-q", *options, *taps]
@@ -69,7 +69,7 @@ def follow(path: Path, *options: str) -> list[Followed]:
 
 
 def assert_sound(path: Path, *options: str) -> None:
-    """The file is whole, its times are in order, and analysers find nothing wrong with any packet."""
+    """Assert that the file is whole, that its times are in order, and that analysers object to no packet."""
     command = [require_program("capinfos"), "-o", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr

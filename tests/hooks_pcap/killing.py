@@ -1,6 +1,6 @@
-"""Kills a process that captures, again and again, and looks at what it leaves; a program of its own.
+"""Program that kills a capturing process again and again, and checks the file that each kill leaves.
 
-Arguments: the file, how often, and a seed.
+Arguments: the file, the number of kills, and a seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_SIZE: Final = 4_000_000
 
 
 def capture(path: Path, run: int, chance: random.Random, told: int) -> None:
-    """Capture until killed; tell how many packets there are after each batch."""
+    """Capture until killed; after each batch, report the number of packets captured so far."""
     hook = PcapHook(PcapSettings(path=str(path)))
     hook.start()
     context = context_of()
@@ -43,7 +43,7 @@ def capture(path: Path, run: int, chance: random.Random, told: int) -> None:
 
 
 def kill_one(path: Path, run: int, chance: random.Random) -> int:
-    """Run a capture, and kill it; how many packets it has told of."""
+    """Run a capture and kill it; return the number of packets that it reported."""
     tells, told = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -59,7 +59,7 @@ def kill_one(path: Path, run: int, chance: random.Random) -> int:
 
 
 def packets_of(data: bytes) -> dict[int, list[int]]:
-    """The numbers of the packets of each run, in the order of the file."""
+    """Return the numbers of the packets of each run, in the order of the file."""
     found = defaultdict(list)
     for one in datagrams_of(Reader().feed(data)):
         found[int(one[:_WORD])].append(int(one[_WORD : 2 * _WORD]))
@@ -89,7 +89,7 @@ def main(path: Path, times: int, seed: str) -> None:
     context = context_of()
     hook.on_batch([opening(context), passing(context, b"%08d%08d" % (times, 0))])
     hook.stop()
-    print(len(read_file(path)), "packets;", mended, "times the last was cut off")  # noqa: T201 - it is a program
+    print(len(read_file(path)), "packets;", mended, "times the last was cut off")  # noqa: T201 - the output of this program
     assert packets_of(path.read_bytes()) == {one: list(range(size)) for one, size in sizes.items()} | {
         times: [0]
     }

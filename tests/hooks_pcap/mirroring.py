@@ -1,4 +1,4 @@
-"""A proxy that mirrors everything to a capture, and what must be known of it meanwhile."""
+"""A proxy that mirrors all traffic to a capture, and the state that tests need to know of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def configuration(fallback: str, path: Path | str, *more: str, port: int = 0, **pcap: object) -> str:
-    """A file for one backend, with what is said of the hook, and with more lines for ``[server]``."""
+    """Return a configuration with one backend, settings of the hook, and further lines for ``[server]``."""
     lines = [
         f'fallback_tcp = "{fallback}"',
         "[server]",
@@ -36,7 +36,7 @@ def configuration(fallback: str, path: Path | str, *more: str, port: int = 0, **
 
 @contextmanager
 def mirroring(folder: Path, text: str) -> Iterator[Running]:
-    """A proxy with such a file, which serves and tells its status."""
+    """Run a proxy with this configuration, until the block ends, once it serves and answers ``status``."""
     path = folder / "refractium.toml"
     path.write_text(text)
     with serving("tcp", "-c", path) as proxy:
@@ -45,24 +45,24 @@ def mirroring(folder: Path, text: str) -> Iterator[Running]:
 
 
 def tallies(proxy: Running) -> list[HookTally]:
-    """What the hooks have been told of, in either direction."""
+    """Return the counts of packets for the hooks, of both directions."""
     return [one for hook in status_of(proxy).hooks for one in (hook.inbound, hook.outbound)]
 
 
 def queued_bytes(proxy: Running) -> int:
-    """Bytes on their way to the hooks, of which none may have been dropped."""
+    """Return the number of bytes on their way to the hooks, and assert that none were dropped."""
     told = tallies(proxy)
-    assert not any(one.dropped for one in told), "the capture misses something"
+    assert not any(one.dropped for one in told), "the capture misses packets"
     return sum(one.seen_bytes - one.delivered_bytes for one in told)
 
 
 def await_captured(proxy: Running) -> None:
-    """Wait until the hook has been told of everything that has passed, without a gap."""
+    """Wait until the hook has received all traffic, without a gap."""
     eventually(lambda: not queued_bytes(proxy), "the hook is told of everything")
 
 
 def state_of(pid: int) -> str:
-    """The letter of proc(5): T of one that is stopped, Z of one that has ended and X of one that is gone."""
+    """Return the state letter of a process (proc(5)): T for stopped, Z for ended, X for gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -70,7 +70,7 @@ def state_of(pid: int) -> str:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process has not ended, although nobody may have asked how it did."""
+    """Return whether a process still runs, which is false for a zombie too."""
     return state_of(pid) not in "ZX"
 
 

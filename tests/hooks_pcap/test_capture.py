@@ -41,7 +41,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n"
 
 @contextmanager
 def capturing(path: Path, **settings: Any) -> Iterator[PcapHook]:
-    """The hook, writing to a file."""
+    """Run the hook, writing to a file, while the block runs."""
     hook = PcapHook(PcapSettings(path=str(path), **settings))
     hook.start()
     try:
@@ -57,7 +57,7 @@ def write(path: Path, events: Sequence[Event], **settings: Any) -> Path:
 
 
 def numbered(number: int, **changed: Any) -> list[Event]:
-    """A connection, one a second."""
+    """Return the events of connection number `number`, which begins that many seconds after the first."""
     context = tcp(
         session=number, started=NOON + number * SECOND, client=("10.0.0.1", 40_000 + number), **changed
     )
@@ -66,7 +66,7 @@ def numbered(number: int, **changed: Any) -> list[Event]:
 
 @pytest.fixture
 def some(tmp_path: Path) -> Path:
-    """A capture of three sessions: one is closed, one reset, one open."""
+    """Write a capture of three sessions: one closed, one reset and one open."""
     first = numbered(1, metadata={"sni": "www.example.com"})
     *second, end = numbered(2)
     third = context_of(session=3, started=NOON + 3 * SECOND, metadata={"qname": "a b\x1b"})
@@ -90,10 +90,10 @@ def ids_of(out: str) -> list[int]:
     return [int(line["session"], 16) for line in lines_of(out)]
 
 
-# What is shown
+# Output
 
 
-def test_a_file_is_a_table_of_its_sessions_in_the_order_in_which_they_began(some: Path) -> None:
+def test_a_file_is_shown_as_a_table_of_sessions_in_order_of_their_start(some: Path) -> None:
     done = run("capture", some)
     assert (done.code, done.err) == (0, "")
     heading, first, second, third = done.out.splitlines()
@@ -133,7 +133,7 @@ def test_json_has_a_line_for_each_session(some: Path) -> None:
     assert (third["transport"], third["metadata"]) == ("udp", {"qname": r"a\x20b\x1b"})
 
 
-def test_pcap_has_no_comments_and_is_shown_all_the_same(tmp_path: Path) -> None:
+def test_a_pcap_file_is_shown_although_it_has_no_comments(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pcap", numbered(1))
     [line] = lines_of(run("capture", "--json", path).out)
     assert (line["session"], line["protocol"], line["route"]) == (None, None, None)
@@ -141,7 +141,7 @@ def test_pcap_has_no_comments_and_is_shown_all_the_same(tmp_path: Path) -> None:
     assert run("capture", path).out.splitlines()[1].split()[0] == "?"
 
 
-def test_of_very_many_sessions_the_latest_are_in_the_table_and_all_in_json(tmp_path: Path) -> None:
+def test_the_table_has_the_latest_of_very_many_sessions_and_json_has_all(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pcapng", [event for at in range(1_500) for event in numbered(at)])
     first, _, *rows = run("capture", path).out.splitlines()
     assert first == "500 earlier sessions are left out."
@@ -149,7 +149,7 @@ def test_of_very_many_sessions_the_latest_are_in_the_table_and_all_in_json(tmp_p
     assert ids_of(run("capture", "--json", path).out) == list(range(1_500))
 
 
-def test_packets_of_others_are_counted(tmp_path: Path) -> None:
+def test_packets_that_are_not_bare_ip_are_counted(tmp_path: Path) -> None:
     ethernet = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 1)
     path = tmp_path / "other.pcap"
     path.write_bytes(ethernet + struct.pack("<4I60x", 1, 1, 60, 60))
@@ -158,7 +158,7 @@ def test_packets_of_others_are_counted(tmp_path: Path) -> None:
     assert done.err.startswith("warning: 1 packets are not shown: ")
 
 
-# Where it comes from
+# Sources
 
 
 def test_stdin_is_read_through_a_pipe(some: Path) -> None:
@@ -167,7 +167,7 @@ def test_stdin_is_read_through_a_pipe(some: Path) -> None:
     assert ids_of(done.out) == [1, 2, 3]
 
 
-def test_sessions_are_told_of_while_the_pipe_is_open(some: Path) -> None:
+def test_sessions_are_shown_while_the_pipe_is_open(some: Path) -> None:
     process = subprocess.Popen(
         [PROGRAM, "capture", "-", "--json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
     )
@@ -191,7 +191,7 @@ def test_a_fifo_is_read(tmp_path: Path, some: Path) -> None:
     writer.join(PATIENCE)
 
 
-def test_without_a_source_the_configuration_says_where_packets_go(tmp_path: Path, some: Path) -> None:
+def test_without_a_source_the_configuration_names_the_capture(tmp_path: Path, some: Path) -> None:
     (tmp_path / "refractium.toml").write_text(f'[plugins.pcap]\npath = "{some}"\n')
     (tmp_path / "other.toml").write_text('[plugins.pcap]\npath = "{protocol}.pcapng"\n')
     write(tmp_path / "web.pcapng", numbered(7))
@@ -200,7 +200,7 @@ def test_without_a_source_the_configuration_says_where_packets_go(tmp_path: Path
         assert sorted(ids_of(run(*arguments, "--json", cwd=tmp_path).out)) == [1, 2, 3, 7]
 
 
-def test_all_files_are_read_that_followed_one_another(tmp_path: Path) -> None:
+def test_all_rotated_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "refractium.toml").write_text('[plugins.pcap]\npath = "a.pcapng"\nmax_bytes = 65536\n')
     events = [event for at in range(300) for event in numbered(at)]
     write(tmp_path / "a.pcapng", events, max_bytes=65_536)
@@ -212,7 +212,7 @@ def test_all_files_are_read_that_followed_one_another(tmp_path: Path) -> None:
 
 @contextmanager
 def instance(folder: Path, port: int) -> Iterator[Running]:
-    """Serves HTTP, and whoever looks on at a port."""
+    """Run an instance that serves HTTP and sends captures to viewers at a port."""
     with Backend(echo) as backend:
         (folder / "refractium.toml").write_text(
             f"""\
@@ -233,7 +233,7 @@ def instance(folder: Path, port: int) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("source", ["", "{port}", "127.0.0.1:{port}", "TCP@localhost:{port}"])
-def test_a_running_instance_is_looked_at(tmp_path: Path, source: str) -> None:
+def test_a_running_instance_is_shown(tmp_path: Path, source: str) -> None:
     port = free_port()
     arguments = [source.format(port=port)] if source else []
     with instance(tmp_path, port) as proxy:
@@ -297,7 +297,7 @@ def test_a_file_is_followed_as_it_grows(tmp_path: Path) -> None:
         assert lines_of(capture.out)[-1]["state"] == "open"
 
 
-def test_a_record_may_come_in_pieces_or_be_cut_off_again(tmp_path: Path) -> None:
+def test_a_record_may_arrive_in_pieces_or_be_cut_off_later(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     write(path, numbered(1))
     size = path.stat().st_size
@@ -306,9 +306,9 @@ def test_a_record_may_come_in_pieces_or_be_cut_off_again(tmp_path: Path) -> None
     with path.open("r+b", buffering=0) as file, following(path, cwd=tmp_path) as capture:
         await_session(capture, 2)
         file.seek(0, os.SEEK_END)
-        file.write(whole[size : size + 200])  # the start of another section, and a record that is not whole
-        time.sleep(0.6)  # so that it is read before it is cut off
-        write(path, numbered(3))  # cuts that off
+        file.write(whole[size : size + 200])  # the start of another section, and a partial record
+        time.sleep(0.6)  # time to read the partial record before it is cut off
+        write(path, numbered(3))  # cuts the partial record off
         await_session(capture, 3)
     assert ids_of(capture.out) == [1, 2, 3]
 
@@ -320,12 +320,12 @@ def test_a_file_that_is_replaced_is_read_from_its_beginning(tmp_path: Path) -> N
         path.rename(tmp_path / "old.pcapng")
         write(path, connection(tcp(session=2), bytes(10_000)))
         await_session(capture, 2)
-        path.write_bytes(b"")  # what comes now is shorter, or it could not be told from a file that has grown
+        path.write_bytes(b"")  # the new content is shorter; otherwise the file would only seem to have grown
         write(path, numbered(3))
         await_session(capture, 3)
 
 
-def test_files_that_follow_one_another_are_followed_also_where_the_old_are_removed(tmp_path: Path) -> None:
+def test_rotated_files_are_followed_even_if_old_ones_are_removed(tmp_path: Path) -> None:
     (tmp_path / "refractium.toml").write_text('[plugins.pcap]\npath = "a.pcapng"\nmax_bytes = 65536\n')
     with (
         following(cwd=tmp_path) as capture,
@@ -342,7 +342,7 @@ def test_files_that_follow_one_another_are_followed_also_where_the_old_are_remov
 # Passing packets on
 
 
-def test_what_is_passed_on_is_the_stream_byte_for_byte(tmp_path: Path, some: Path) -> None:
+def test_packets_are_passed_on_byte_for_byte(tmp_path: Path, some: Path) -> None:
     target = tmp_path / "copy.pcapng"
     done = run("capture", some, "-w", target)
     assert (done.code, len(done.out.splitlines())) == (0, 4)
@@ -358,7 +358,7 @@ def test_what_is_passed_on_is_the_stream_byte_for_byte(tmp_path: Path, some: Pat
     assert (piped.stdout, piped.stderr) == (some.read_bytes(), b"")
 
 
-def test_tshark_reads_what_is_piped_into_it(some: Path) -> None:
+def test_tshark_reads_packets_piped_into_it(some: Path) -> None:
     tshark = require_program("tshark")
     line = '"$1" capture - -w - < "$2" | "$3" -n -l -r - -Y udp -T fields -e udp.length'
     done = subprocess.run(
@@ -379,7 +379,7 @@ def test_tshark_sees_a_running_instance_through_the_pipe(tmp_path: Path) -> None
         instance(tmp_path, port) as proxy,
         Running("capture", "-w", "-", cwd=tmp_path, shell=shell) as piped,
     ):
-        # Nobody says when the viewer is there; what passed before is not shown to it.
+        # Nothing tells when the viewer has connected, and packets that passed before are not shown to it.
         eventually(
             lambda: ask(proxy.address, REQUEST).data == REQUEST and "www.example.com\n" in piped.out,
             "a request in tshark",
@@ -388,7 +388,7 @@ def test_tshark_sees_a_running_instance_through_the_pipe(tmp_path: Path) -> None
         assert piped.wait() == 0
 
 
-def test_when_nobody_reads_any_more_it_ends_quietly(tmp_path: Path) -> None:
+def test_the_command_ends_quietly_when_its_reader_leaves(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pcapng", connection(tcp(), bytes(2_000_000)))
     reader, writer = os.pipe()
     with Running("capture", path, "-w", "-", stdout=writer) as capture:
@@ -398,7 +398,7 @@ def test_when_nobody_reads_any_more_it_ends_quietly(tmp_path: Path) -> None:
         assert (capture.wait(), capture.err) == (0, "")
 
 
-def test_a_copy_ends_with_a_whole_record_whenever_it_is_stopped(tmp_path: Path, some: Path) -> None:
+def test_a_copy_stopped_at_any_moment_ends_with_a_whole_record(tmp_path: Path, some: Path) -> None:
     target = tmp_path / "copy.pcapng"
     whole = some.read_bytes()
     process = subprocess.Popen(
@@ -418,7 +418,7 @@ def test_a_copy_ends_with_a_whole_record_whenever_it_is_stopped(tmp_path: Path, 
     assert read_file(target) == read(whole)[:-1]
 
 
-def test_a_file_that_is_there_is_never_overwritten(some: Path) -> None:
+def test_an_existing_file_is_never_overwritten(some: Path) -> None:
     before = some.read_bytes()
     done = run("capture", some, "-w", some)
     assert (done.code, done.out) == (1, "")
@@ -426,7 +426,7 @@ def test_a_file_that_is_there_is_never_overwritten(some: Path) -> None:
     assert some.read_bytes() == before
 
 
-def test_a_copy_of_what_is_no_capture_is_not_left_behind(tmp_path: Path) -> None:
+def test_no_copy_of_a_source_that_is_not_a_capture_is_left_behind(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no capture at all")
     assert run("capture", "text", "-w", "copy", cwd=tmp_path).code == 1
     assert files_in(tmp_path) == ["text"]
@@ -448,7 +448,7 @@ def test_a_copy_that_cannot_be_written_is_one_message(tmp_path: Path, some: Path
 
 
 class Terminal:
-    """A terminal of 100 columns and 12 lines; what is written to it is gathered."""
+    """A terminal of 100 columns and 12 lines that collects its output."""
 
     def __init__(self) -> None:
         self._screen, self.fd = os.openpty()
@@ -456,11 +456,11 @@ class Terminal:
         self.text = ""
 
     def await_text(self, wanted: str) -> None:
-        """Read until it is there."""
+        """Read until the text has appeared."""
         deadline = time.monotonic() + PATIENCE
         while wanted not in self.text:
             readable, _, _ = select.select([self._screen], [], [], max(0, deadline - time.monotonic()))
-            assert readable, f"never on the terminal: {wanted!r} in {self.text!r}"
+            assert readable, f"never on the terminal: {wanted!r}; the terminal shows {self.text!r}"
             self.text += os.read(self._screen, 65_536).decode(errors="replace")
 
     def close(self) -> None:
@@ -476,14 +476,15 @@ def terminal() -> Iterator[Terminal]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_on_a_terminal_the_table_lives_and_is_left_in_order(
+def test_on_a_terminal_the_table_is_live_and_the_screen_is_restored(
     tmp_path: Path, terminal: Terminal, number: signal.Signals
 ) -> None:
     path = tmp_path / "a.pcapng"
     env = {key: value for key, value in environment().items() if key != "COLUMNS"}
     with ExitStack() as stack:
         hook = stack.enter_context(capturing(path))
-        hook.on_batch([event for at in range(40) for event in numbered(at)])  # before it is looked for
+        # Written before the command looks for the file.
+        hook.on_batch([event for at in range(40) for event in numbered(at)])
         capture = stack.enter_context(
             Running("capture", "-f", path.name, cwd=tmp_path, stdout=terminal.fd, env=env)
         )
@@ -494,7 +495,7 @@ def test_on_a_terminal_the_table_lives_and_is_left_in_order(
         terminal.await_text("10.0.0.1:40041")
         screen = terminal.text
         capture.signal(number)
-        terminal.await_text("\x1b[?1049l")  # back from the alternate screen (xterm)
+        terminal.await_text("\x1b[?1049l")  # the end of the alternate screen (xterm)
         terminal.await_text("took")
         terminal.text = terminal.text.partition("took")[2]
         terminal.await_text("10.0.0.1:40041")
@@ -505,25 +506,23 @@ def test_on_a_terminal_the_table_lives_and_is_left_in_order(
     assert "10.0.0.1:40020" not in screen
 
 
-def test_a_file_that_is_read_to_its_end_is_one_table_on_a_terminal_as_well(
-    some: Path, terminal: Terminal
-) -> None:
+def test_a_file_read_to_its_end_is_one_table_on_a_terminal_too(some: Path, terminal: Terminal) -> None:
     with Running("capture", some, stdout=terminal.fd) as capture:
         terminal.await_text(" open ")
         assert capture.wait() == 0
     assert "\x1b[?1049" not in terminal.text
 
 
-def test_a_terminal_is_not_sent_packets(some: Path, terminal: Terminal) -> None:
+def test_packets_are_not_written_to_a_terminal(some: Path, terminal: Terminal) -> None:
     with Running("capture", some, "-w", "-", stdout=terminal.fd) as capture:
         assert capture.wait() == 2
         assert "stdout is a terminal" in capture.err
 
 
-# What cannot be
+# Errors
 
 
-def test_a_file_that_was_cut_off_is_shown_up_to_there(tmp_path: Path, some: Path) -> None:
+def test_a_truncated_file_is_shown_up_to_the_cut(tmp_path: Path, some: Path) -> None:
     path = tmp_path / "cut.pcapng"
     path.write_bytes(some.read_bytes()[:-30])
     done = run("capture", "--json", path, "-w", "copy", cwd=tmp_path)
@@ -534,7 +533,7 @@ def test_a_file_that_was_cut_off_is_shown_up_to_there(tmp_path: Path, some: Path
 
 
 def read_rest(path: Path) -> bytes:
-    """What is behind the last whole record."""
+    """Return the bytes behind the last whole record."""
     with path.open("rb") as file:
         extent = examine(file)
         assert extent is not None
@@ -542,7 +541,7 @@ def read_rest(path: Path) -> bytes:
         return file.read()
 
 
-def test_ahead_of_a_fault_everything_is_shown(tmp_path: Path, some: Path) -> None:
+def test_everything_before_a_damaged_record_is_shown(tmp_path: Path, some: Path) -> None:
     path = tmp_path / "damaged.pcapng"
     path.write_bytes(some.read_bytes() + b"\6\0\0\0\xff\xff\xff\xff" + bytes(50))
     done = run("capture", path)
@@ -560,7 +559,7 @@ def test_ahead_of_a_fault_everything_is_shown(tmp_path: Path, some: Path) -> Non
         (b"\x0a\x0d\x0d\x0a" + bytes(40), "invalid section header: it has no byte-order magic"),
     ],
 )
-def test_what_is_no_capture_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_capture_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "odd").write_bytes(content)
     for done in (run("capture", "odd", cwd=tmp_path), run("capture", "-", stdin=content)):
         assert (done.code, done.out) == (1, "")
@@ -579,7 +578,9 @@ def test_what_is_no_capture_is_refused(tmp_path: Path, content: bytes, message: 
         ("TCP@unix:/run/x", 2, "TCP@unix:/run/x: viewers are not served at unix sockets"),
     ],
 )
-def test_who_is_not_there_is_named(tmp_path: Path, source: str, code: int, message: str) -> None:
+def test_a_source_that_cannot_be_reached_is_named(
+    tmp_path: Path, source: str, code: int, message: str
+) -> None:
     port = free_port()
     done = run("capture", source.format(port=port), cwd=tmp_path)
     assert (done.code, done.out) == (code, "")
@@ -587,7 +588,7 @@ def test_who_is_not_there_is_named(tmp_path: Path, source: str, code: int, messa
     assert line.startswith("error: " + message.format(port=port))
 
 
-def test_a_port_where_something_else_listens_is_no_capture() -> None:
+def test_a_port_of_another_service_is_refused_as_not_a_capture() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         done = run("capture", silent.getsockname()[1])
     assert done.code == 1
@@ -618,7 +619,7 @@ def test_a_port_where_something_else_listens_is_no_capture() -> None:
     ],
     ids=["nothing", "stdout", "any port", "no port", "unknown key", "no toml", "no name", "not yet"],
 )
-def test_a_configuration_that_does_not_help_is_one_message(
+def test_a_configuration_without_a_usable_capture_is_one_message(
     tmp_path: Path, text: str, code: int, message: str
 ) -> None:
     (tmp_path / "refractium.toml").write_text(text)
@@ -629,7 +630,7 @@ def test_a_configuration_that_does_not_help_is_one_message(
     assert message in line
 
 
-def test_stdout_can_have_one_owner_only(some: Path) -> None:
+def test_packets_and_json_cannot_both_go_to_stdout(some: Path) -> None:
     done = run("capture", some, "-w", "-", "--json")
     assert (done.code, done.out) == (2, "")
     assert "both want stdout" in done.err

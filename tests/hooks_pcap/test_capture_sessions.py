@@ -1,4 +1,4 @@
-"""What sessions ``refractium capture`` makes of packets."""
+"""The sessions that ``refractium capture`` recognises in packets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GIB: Final = 1 << 30
 
 
 def packets_of(events: list[Event], form: Form = PCAPNG) -> list[Captured]:
-    """What a capture of these events has, as it is read again."""
+    """Return the packets of a capture of these events, read back from the capture."""
     renderers: dict[int, SessionRenderer] = {}
     writer = form.writer()
     data = writer.begin()
@@ -60,7 +60,7 @@ def sizes(session: Session) -> tuple[int, int, str]:
     return session.inbound.bytes, session.outbound.bytes, session.state
 
 
-def test_a_session_is_what_the_proxy_says_it_is() -> None:
+def test_a_session_has_the_properties_that_the_proxy_reports() -> None:
     context = tcp(
         session=0xABCDEF,
         client=("2001:db8::7", 4000),
@@ -80,13 +80,13 @@ def test_a_backend_at_a_unix_socket_is_named_by_its_path() -> None:
     assert session.backend == "/run/web.sock"
 
 
-def test_an_address_that_was_mapped_is_shown_as_it_was() -> None:
+def test_an_address_that_became_ipv4_mapped_is_shown_in_its_original_form() -> None:
     [session] = sessions_of(connection(tcp(client=("10.0.0.1", 4000), backend=("::1", 443))))
     assert (session.client, session.backend) == ("10.0.0.1:4000", "[::1]:443")
 
 
 @pytest.mark.parametrize("ended", ["client_reset", "backend_reset", "idle", "drained"])
-def test_a_session_that_does_not_end_in_order_is_reset(ended: str) -> None:
+def test_a_session_that_does_not_end_in_order_is_shown_as_reset(ended: str) -> None:
     context = tcp()
     [session] = sessions_of([*connection(context)[:-1], closed(context, 2, 5, ended)])
     assert sizes(session) == (2, 5, "reset")
@@ -105,7 +105,7 @@ def test_a_session_is_open_until_both_sides_have_ended() -> None:
 
 
 @pytest.mark.parametrize("ended", ["closed", "client_reset", "backend_reset"])
-def test_bytes_that_were_dropped_count_as_well(ended: str) -> None:
+def test_dropped_bytes_count_as_well(ended: str) -> None:
     context = tcp()
     events = [
         opening(context),
@@ -117,7 +117,7 @@ def test_bytes_that_were_dropped_count_as_well(ended: str) -> None:
     assert sizes(session)[:2] == (1_000_012, 3_000_000)
 
 
-def test_sequence_numbers_that_wrap_are_counted_on() -> None:
+def test_bytes_are_counted_beyond_a_wrap_of_sequence_numbers() -> None:
     context = tcp(session=(1 << 64) - 1)
     offsets = [at * GIB for at in range(12)]
     events = [sent(context, one, b"12345", at) for at in offsets for one in Direction]
@@ -125,7 +125,7 @@ def test_sequence_numbers_that_wrap_are_counted_on() -> None:
     assert sizes(session) == (11 * GIB + 5, 11 * GIB + 5, "open")
 
 
-def test_what_is_sent_again_counts_once() -> None:
+def test_retransmitted_bytes_count_once() -> None:
     context = tcp()
     again = [sent(context, Direction.INBOUND, b"12345", 0), sent(context, Direction.INBOUND, b"345678", 2)]
     [session] = sessions_of([opening(context), *again, *again])
@@ -133,7 +133,7 @@ def test_what_is_sent_again_counts_once() -> None:
 
 
 @pytest.mark.parametrize("form", [PCAPNG, PCAP], ids=["pcapng", "pcap"])
-def test_of_a_session_whose_beginning_was_missed_the_rest_is_shown(form: Form) -> None:
+def test_a_session_whose_beginning_is_missing_is_shown_from_there_on(form: Form) -> None:
     context = tcp(client=("10.0.0.1", 40_000), backend=("10.0.0.2", 443))
     events = [
         opening(context),
@@ -150,7 +150,7 @@ def test_of_a_session_whose_beginning_was_missed_the_rest_is_shown(form: Form) -
     assert sizes(session) == (6, 6, "open")
 
 
-def test_the_last_words_of_a_session_that_is_over_are_not_another_session() -> None:
+def test_late_packets_of_a_finished_session_do_not_start_another() -> None:
     sessions = Sessions()
     packets = packets_of(connection(tcp()))
     for packet in [*packets, packets[-1]]:
@@ -162,7 +162,7 @@ def test_the_last_words_of_a_session_that_is_over_are_not_another_session() -> N
 
 
 @pytest.mark.parametrize("last", ["closed", "reset", "not captured"])
-def test_the_same_addresses_again_are_another_session(last: str) -> None:
+def test_a_new_connection_between_the_same_addresses_is_another_session(last: str) -> None:
     one, two = tcp(), tcp()
     ends = {"closed": [closed(one, 2, 5)], "reset": [closed(one, 2, 5, "idle")], "not captured": []}[last]
     ended: list[Session] = []
@@ -175,7 +175,7 @@ def test_the_same_addresses_again_are_another_session(last: str) -> None:
     ]
 
 
-def test_datagrams_are_told_apart_by_who_sends_them() -> None:
+def test_datagrams_belong_to_sessions_by_their_sender() -> None:
     context = context_of(metadata={"qname": "example.com"})
     [session] = sessions_of(
         [
@@ -188,7 +188,7 @@ def test_datagrams_are_told_apart_by_who_sends_them() -> None:
     assert sizes(session) == (3, 6, "open")
 
 
-def test_a_udp_session_ends_by_silence_and_may_go_on() -> None:
+def test_a_udp_session_ends_by_silence_and_may_resume() -> None:
     ended: list[Session] = []
     sessions = Sessions(ended.append)
     context = context_of()
@@ -207,7 +207,7 @@ def test_a_udp_session_ends_by_silence_and_may_go_on() -> None:
     assert sessions.count == 1
 
 
-def test_another_packet_is_enough_to_see_that_a_udp_session_was_silent() -> None:
+def test_any_later_packet_reveals_that_a_udp_session_was_silent() -> None:
     ended: list[Session] = []
     sessions = Sessions(ended.append)
     old, new = context_of(), context_of(client=("10.0.0.1", 50_000))
@@ -216,7 +216,7 @@ def test_another_packet_is_enough_to_see_that_a_udp_session_was_silent() -> None
     assert [one.id for one in ended] == [f"{old.session:016x}"]
 
 
-def test_memory_is_bounded_and_every_session_is_told_of() -> None:
+def test_memory_is_bounded_and_every_session_is_reported() -> None:
     ended: list[str | None] = []
     sessions = Sessions(lambda session: ended.append(session.id))
     number = 30_000
@@ -230,7 +230,7 @@ def test_memory_is_bounded_and_every_session_is_told_of() -> None:
     assert sorted(map(str, ended)) == [f"{at:016x}" for at in range(number)]
 
 
-def test_the_rate_is_that_of_late() -> None:
+def test_the_rate_covers_the_last_seconds() -> None:
     context = tcp()
     steps = range(100)
     tenth = SECOND // 10
@@ -249,7 +249,7 @@ def test_the_rate_is_that_of_late() -> None:
     assert session.inbound.rate(sessions.now) < 1
 
 
-def test_what_anybody_may_have_written_into_a_comment_cannot_do_harm() -> None:
+def test_a_malicious_comment_does_no_harm() -> None:
     [packet, *_] = packets_of([passing(context_of(), b"1")])
     comment = "protocol=\x1b[31m sni=\u202eabc\n= =x session " + "x=y" * 10_000
     sessions = Sessions()
@@ -260,14 +260,14 @@ def test_what_anybody_may_have_written_into_a_comment_cannot_do_harm() -> None:
 
 
 @given(st.binary(max_size=80), st.sampled_from([b"", b"\x45", b"\x60", b"\x4f"]), st.integers(0, 300))
-def test_no_packet_is_too_odd(data: bytes, start: bytes, linktype: int) -> None:
+def test_no_packet_causes_an_exception(data: bytes, start: bytes, linktype: int) -> None:
     sessions = Sessions()
     for kind in (LINKTYPE_RAW, linktype):
         sessions.add(Captured(NOON, None, kind, start + data, len(data), None))
     assert sessions.count + sessions.skipped <= 2
 
 
-def test_real_packets_that_are_cut_or_changed_do_not_matter() -> None:
+def test_real_packets_that_are_cut_or_changed_cause_no_exception() -> None:
     chance = random.Random(7)  # noqa: S311 - test data
     sessions = Sessions()
     for packet in packets_of([*connection(tcp()), *session_of(context_of(), b"12345678")]) * 200:
@@ -279,7 +279,7 @@ def test_real_packets_that_are_cut_or_changed_do_not_matter() -> None:
     assert all(one.inbound.bytes >= 0 and one.outbound.bytes >= 0 for one in sessions)
 
 
-def test_packets_that_are_not_ours_to_show_are_counted() -> None:
+def test_packets_that_cannot_be_shown_are_counted() -> None:
     sessions = Sessions()
     [packet] = packets_of([passing(context_of(), b"1")])
     data = packet.data

@@ -12,7 +12,7 @@ from refractium_hooks_pcap.checksum import checksum, words
 
 
 def by_the_book(data: bytes) -> int:
-    """RFC 1071 section 4.1, word by word."""
+    """Compute the checksum as RFC 1071 section 4.1 describes it."""
     total = 0
     for at in range(0, len(data) - 1, 2):
         total += data[at] << 8 | data[at + 1]
@@ -33,15 +33,15 @@ def test_a_known_ipv4_header() -> None:
 
 
 @given(st.binary(max_size=1500))
-def test_short_data_sums_up_as_by_the_book(data: bytes) -> None:
+def test_short_data_has_the_checksum_of_the_rfc(data: bytes) -> None:
     assert checksum(words(data)) % 0xFFFF == by_the_book(data) % 0xFFFF
     assert checksum(words(memoryview(data))) == checksum(words(data))
 
 
 @pytest.mark.parametrize("size", [*range(597, 609), 1448, 65_495, 65_496, 65_497, 65_535, 200_003])
 @pytest.mark.parametrize("fill", ["random", "ones"])
-def test_long_data_sums_up_as_by_the_book(size: int, fill: str) -> None:
-    chance = random.Random(size)  # noqa: S311 - the same bytes in every run are what is wanted
+def test_long_data_has_the_checksum_of_the_rfc(size: int, fill: str) -> None:
+    chance = random.Random(size)  # noqa: S311 - every run must have the same bytes
     data = chance.randbytes(size) if fill == "random" else b"\xff" * size
     assert checksum(words(data)) % 0xFFFF == by_the_book(data) % 0xFFFF
     odd_address = memoryview(b"x" + data)[1:]

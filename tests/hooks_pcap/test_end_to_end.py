@@ -1,4 +1,4 @@
-"""The mirror in a proxy that runs: stopped, reloaded, and looked at meanwhile."""
+"""The mirror in a running proxy: stopped, reloaded, and viewed meanwhile."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 BURST: Final = 8 * MIB
 
 
-# Stopped
+# Stop
 
 
-def test_what_has_passed_when_it_is_stopped_is_in_the_file(tmp_path: Path) -> None:
+def test_all_traffic_before_the_stop_is_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     data = payload("burst", BURST)
     with (
@@ -42,7 +42,8 @@ def test_what_has_passed_when_it_is_stopped_is_in_the_file(tmp_path: Path) -> No
         client.shutdown(socket.SHUT_WR)
         answer = receive_all(client).data
         assert answer == digest(data)
-        # Some may still be on its way, but no more than can be written in the time that a stop gives it.
+        # Some packets may still be on their way, but no more than the time limit of the stop allows to
+        # write.
         eventually(lambda: queued_bytes(proxy) < MIB // 4, "the hook keeps up")
         pids = children(proxy.pid)
         assert proxy.terminate() == 0
@@ -53,10 +54,10 @@ def test_what_has_passed_when_it_is_stopped_is_in_the_file(tmp_path: Path) -> No
     assert one.down == answer
 
 
-# Rotated, reloaded
+# Rotation and reload
 
 
-def test_files_that_follow_each_other_under_load_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+def test_rotated_files_under_load_lose_no_packet_and_repeat_none(tmp_path: Path) -> None:
     folder = tmp_path / "captures"
     folder.mkdir()
     text = configuration("{address}", folder / "a.pcapng", max_bytes=300_000)
@@ -119,7 +120,7 @@ def test_after_a_reload_old_sessions_go_on_in_the_old_file_and_new_ones_in_the_n
         assert [(one.up, one.down) for one in follow(path)] == [(data, data)]
 
 
-# Looked at
+# Viewers
 
 
 def test_stdout_is_a_capture_that_tshark_reads_from_a_pipe(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_stdout_is_a_capture_that_tshark_reads_from_a_pipe(tmp_path: Path) -> No
     assert sides == {True: data, False: data}, err
 
 
-def test_tshark_looks_on_at_a_port(tmp_path: Path) -> None:
+def test_tshark_captures_live_from_a_port(tmp_path: Path) -> None:
     listen = free_port()
     path = tmp_path / "refractium.toml"
     with ExitStack() as stack:
@@ -170,7 +171,7 @@ def test_tshark_looks_on_at_a_port(tmp_path: Path) -> None:
         proxy = stack.enter_context(serving("tcp", "-c", path))
         proxy.await_err(f"listening for viewers on TCP@127.0.0.1:{listen}")
         command = [require_program("tshark"), "-n", "-l", "-i", f"TCP@127.0.0.1:{listen}"]
-        # What passes before it has come it does not see.
+        # tshark does not see packets that pass before it has connected.
         tshark = stack.enter_context(
             subprocess.Popen(
                 [*command, "-d", f"tcp.port=={backend.port},data", "-T", "fields", "-e", "tcp.payload"],

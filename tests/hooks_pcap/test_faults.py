@@ -1,4 +1,4 @@
-"""The mirror in a proxy that runs, when processes are killed, and when a disk is full."""
+"""The mirror in a running proxy when processes are killed and when a disk is full."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROUTES: Final = 4
-"""Each has a hook with a file of its own, and so a process. To the last comes what no pattern fits."""
+"""Number of routes. Each has a hook with a file and a process of its own. The last one gets clients that
+match no pattern."""
 PROXIES: Final = 10
-"""Each is killed after the processes of its hooks: that is fifty times."""
+"""Number of proxies. Each is killed after the processes of its hooks, which makes fifty kills."""
 
 
 @contextmanager
 def load(proxy: Running) -> Iterator[None]:
-    """On every route sessions of up to 20 KB both ways, one after the other, while the block runs."""
+    """Send sessions of up to 20 KB both ways on every route, one after the other, while the block runs."""
     over = threading.Event()
 
     def talk(route: int) -> None:
@@ -70,7 +71,7 @@ def load(proxy: Running) -> Iterator[None]:
 
 
 def routed(folder: Path, backend: str) -> tuple[str, list[Path]]:
-    """A configuration with all routes, and the files of their hooks."""
+    """Return a configuration with all routes, and the files of their hooks."""
     paths = [folder / f"{route}.pcapng" for route in range(ROUTES)]
     lines = [configuration(backend, paths[-1])]
     for route, path in enumerate(paths[:-1]):
@@ -80,7 +81,8 @@ def routed(folder: Path, backend: str) -> tuple[str, list[Path]]:
 
 
 def in_pipe(pid: int) -> int:
-    """Bytes that are on their way to the process of a hook, whose arguments end with two descriptors."""
+    """Return the number of bytes on their way to the process of a hook, whose arguments end with two
+    descriptors."""
     events = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-3].decode()
     with Path(f"/proc/{pid}/fd/{events}").open("rb") as pipe:
         count: int = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
@@ -88,13 +90,13 @@ def in_pipe(pid: int) -> int:
 
 
 def stop_to_kill(proxy: Running) -> list[int]:
-    """Have a proxy start no process any more; those that it has started."""
+    """Stop a proxy so that it starts no further process, and return its present children."""
     proxy.signal(signal.SIGSTOP)
     return children(proxy.pid)
 
 
 def whole_packets(path: Path) -> int:
-    """How many packets there are up to the last that is whole, of which none may be damaged."""
+    """Return the number of packets up to the last whole one; none of them may be damaged."""
     reader, count, data = Reader(), 0, path.read_bytes()
     while more := reader.feed(data):
         count += len(more)
@@ -107,7 +109,7 @@ def has_packets(path: Path) -> bool:
 
 
 def append(path: Path) -> None:
-    """What the next run does."""
+    """Write one more packet to a file, as the next run does."""
     files = FileSeries(FileNames.parse(str(path), numbered=False), PCAPNG, Rotation())
     files.write(records_of(b"one more")[-1:])
     files.close()
@@ -119,14 +121,14 @@ def assert_opens(paths: list[Path]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-# Killed
+# Kills
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_killed_at_fifty_moments_every_file_is_good_up_to_its_last_record(tmp_path: Path) -> None:
+def test_after_kills_at_fifty_moments_every_file_is_valid_up_to_its_last_record(tmp_path: Path) -> None:
     seed = time.time_ns()
-    print("seed", seed)  # noqa: T201 - shown where it fails
+    print("seed", seed)  # noqa: T201 - shown if the test fails
     chance = random.Random(seed)  # noqa: S311 - test data
     with Backend(echo) as backend:
         for number in range(PROXIES):
@@ -153,7 +155,7 @@ def test_killed_at_fifty_moments_every_file_is_good_up_to_its_last_record(tmp_pa
             shutil.rmtree(folder)
 
 
-def test_what_was_on_its_way_to_the_hook_of_a_killed_proxy_is_in_the_file(tmp_path: Path) -> None:
+def test_packets_on_their_way_to_the_hook_of_a_killed_proxy_are_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     text = configuration("{address}", path)
     data = payload("killed", 200_000)
@@ -180,7 +182,7 @@ def test_what_was_on_its_way_to_the_hook_of_a_killed_proxy_is_in_the_file(tmp_pa
     assert (one.up == one.down == b"first" + data) is True
 
 
-def test_a_hook_killed_is_followed_by_one_that_appends(tmp_path: Path) -> None:
+def test_the_successor_of_a_killed_hook_appends(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     with Backend(echo) as backend, mirroring(tmp_path, configuration(backend.address, path)) as proxy:
         assert ask(proxy.address, b"first").data == b"first"
@@ -196,7 +198,7 @@ def test_a_hook_killed_is_followed_by_one_that_appends(tmp_path: Path) -> None:
             client.sendall(b" and on")
             assert receive(client, 7) == b" and on"
         assert ask(proxy.address, b"second").data == b"second"
-        # Of what was on its way to the one that was killed some is dropped.
+        # Some of the packets on their way to the killed hook are dropped.
         eventually(
             lambda: all(one.seen == one.delivered + one.dropped for one in tallies(proxy)), "it is told"
         )
@@ -207,10 +209,10 @@ def test_a_hook_killed_is_followed_by_one_that_appends(tmp_path: Path) -> None:
     ]
 
 
-# Disk
+# Full disks
 
 
-def test_a_disk_that_is_full_costs_packets_and_nothing_else(tmp_path: Path) -> None:
+def test_a_full_disk_loses_packets_and_nothing_else(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, "64k"), Backend(echo) as backend:
         path = disk / "a.pcapng"
@@ -226,7 +228,7 @@ def test_a_disk_that_is_full_costs_packets_and_nothing_else(tmp_path: Path) -> N
         assert read_file(path)
 
 
-def test_a_device_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_device_as_a_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
     path = tmp_path / "refractium.toml"
     path.write_text(configuration("127.0.0.1:1", "/dev/full"))
     done = run("tcp", "-c", path)

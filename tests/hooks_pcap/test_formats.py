@@ -21,7 +21,7 @@ TIMEOUT: Final = 60
 
 
 def blocks(data: bytes) -> list[tuple[int, bytes]]:
-    """Type and body of each block; every rule about lengths is checked."""
+    """Yield type and body of each block, and check every rule about lengths."""
     found = []
     at = 0
     while at < len(data):
@@ -52,7 +52,7 @@ def test_pcapng_begins_with_a_section_of_unknown_length() -> None:
     assert struct.unpack_from("<IHHq", body) == (0x1A2B3C4D, 1, 0, -1)
 
 
-def test_a_route_is_described_ahead_of_its_first_packet_and_only_there() -> None:
+def test_a_route_is_described_once_before_its_first_packet() -> None:
     writer = PcapngWriter(1_000)
     records = [blocks(writer.record(PACKET._replace(route=route))) for route in ("web", "ssh", "web", "ssh")]
     assert [[kind for kind, _ in record] for record in records] == [[1, 6], [1, 6], [6], [6]]
@@ -111,7 +111,7 @@ def test_names_of_routes(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [PcapngWriter, PcapWriter])
-def test_programs_read_it(tmp_path: Path, kind: type[PcapngWriter | PcapWriter]) -> None:
+def test_programs_read_both_formats(tmp_path: Path, kind: type[PcapngWriter | PcapWriter]) -> None:
     writer = kind(40)
     path = tmp_path / "capture"
     packets = [

@@ -66,7 +66,7 @@ def nothing_is_left_open() -> Iterator[None]:
 
 
 def connection(session: int, upwards: bytes, downwards: bytes, **changed: Any) -> list[Event]:
-    """The events of a TCP connection, in pieces of 5,000 bytes."""
+    """Return the events of a TCP connection, in pieces of 5,000 bytes."""
     context = context_of(session=session, transport=Transport.TCP, **changed)
     events = [opening(context)]
     for at in range(0, max(len(upwards), len(downwards)), 5000):
@@ -82,7 +82,7 @@ def test_the_plugin_hands_out_the_hook() -> None:
     assert list(problems_of_hook(PcapHook)) == []
 
 
-def test_nothing_is_made_before_there_is_a_packet(tmp_path: Path) -> None:
+def test_no_file_is_made_before_the_first_packet(tmp_path: Path) -> None:
     with hook_of(path=str(tmp_path / "a.pcapng")) as hook:
         hook.on_batch([])
         assert files_in(tmp_path) == []
@@ -102,7 +102,7 @@ def test_after_a_batch_its_packets_are_in_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.pcapng", "a.pcap"])
-def test_tshark_finds_in_the_file_what_was_sent(tmp_path: Path, name: str) -> None:
+def test_tshark_finds_the_sent_bytes_in_the_file(tmp_path: Path, name: str) -> None:
     tshark = require_program("tshark")
     path = tmp_path / name
     sent = [(payload(f"up{one}", 30_000 + one), payload(f"down{one}", 90_000 + one)) for one in range(3)]
@@ -156,7 +156,7 @@ def test_files_are_by_protocol_if_the_name_says_so(tmp_path: Path) -> None:
         ({"sni": ["*.example.org"], "clients": ["192.0.2.7"], "protocols": ["https"]}, "b"),
     ],
 )
-def test_only_sessions_that_are_wanted_are_written(
+def test_only_sessions_that_the_filter_selects_are_written(
     tmp_path: Path, settings: dict[str, Any], wanted: str
 ) -> None:
     sessions: dict[str, dict[str, Any]] = {
@@ -176,7 +176,7 @@ def test_only_sessions_that_are_wanted_are_written(
     assert bool(files_in(tmp_path)) == bool(wanted)
 
 
-def test_events_of_a_session_that_never_began_are_passed_over(tmp_path: Path) -> None:
+def test_events_of_a_session_without_an_open_event_are_ignored(tmp_path: Path) -> None:
     with hook_of(path=str(tmp_path / "a.pcapng")) as hook:
         context = context_of()
         hook.on_batch([passing(context, b"x"), closing(context), *session_of(context_of(), b"y")])
@@ -184,7 +184,7 @@ def test_events_of_a_session_that_never_began_are_passed_over(tmp_path: Path) ->
         assert not hook._sessions
 
 
-def test_a_batch_of_many_mebibytes_is_not_gathered_as_a_whole(tmp_path: Path) -> None:
+def test_a_batch_of_many_mebibytes_is_written_in_parts(tmp_path: Path) -> None:
     sent = numbered(500, 60_000)
     with hook_of(path=str(tmp_path / "a.pcapng"), max_bytes=1_000_000) as hook:
         hook.on_batch(session_of(context_of(), *sent))
@@ -198,7 +198,7 @@ def test_packets_are_cut_at_the_snaplen(tmp_path: Path) -> None:
     assert [(len(one.data), one.length) for one in read_file(tmp_path / "a.pcap")] == [(33, 33), (100, 1028)]
 
 
-def test_file_and_viewer_get_the_same(tmp_path: Path) -> None:
+def test_file_and_viewer_get_the_same_packets(tmp_path: Path) -> None:
     sent = numbered(20)
     with hook_of(path=str(tmp_path / "a.pcapng"), listen=0) as hook:
         [viewers] = hook._streams
@@ -213,7 +213,7 @@ def test_file_and_viewer_get_the_same(tmp_path: Path) -> None:
         assert datagrams_of(found) == sent
 
 
-def test_an_output_that_fails_does_not_hold_up_the_others(tmp_path: Path) -> None:
+def test_an_output_that_fails_does_not_delay_the_others(tmp_path: Path) -> None:
     (tmp_path / "web.pcapng").symlink_to("elsewhere")
     with hook_of(path=f"{tmp_path}/{{protocol}}.pcapng") as hook:
         hook.on_batch([*session_of(context_of(protocol="web"), b"1"), *session_of(context_of(), b"2")])
@@ -235,7 +235,7 @@ def test_after_a_reload_the_old_hook_keeps_its_file_and_the_new_one_takes_anothe
     assert contents == [[b"1", b"3", b"4"], [b"2"]]
 
 
-def test_to_a_fifo(tmp_path: Path) -> None:
+def test_the_hook_writes_to_a_fifo(tmp_path: Path) -> None:
     path = str(tmp_path / "fifo")
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -245,7 +245,7 @@ def test_to_a_fifo(tmp_path: Path) -> None:
         assert datagrams_of(Reader().feed(file.read())) == [b"1"]
 
 
-def test_to_stdout() -> None:
+def test_the_hook_writes_to_stdout() -> None:
     script = """
 from hooks_pcap.capturing import context_of, session_of
 from refractium_hooks_pcap.hook import PcapHook
@@ -262,8 +262,8 @@ hook.stop()
 @pytest.mark.parametrize(
     ("name", "times"), [pytest.param("a.pcapng", 50, marks=pytest.mark.slow), ("a.pcap", 15)]
 )
-def test_a_capture_outlives_whoever_writes_it(tmp_path: Path, name: str, times: int) -> None:
-    """Killed at any moment, it has left what it has told of, in order; the next run mends the end."""
+def test_a_capture_survives_the_death_of_its_writer(tmp_path: Path, name: str, times: int) -> None:
+    """A writer killed at any moment has left all reported packets, in order; the next run repairs the end."""
     seed = str(time.time_ns())
     command = [sys.executable, "-m", "hooks_pcap.killing", str(tmp_path / name), str(times), seed]
     done = subprocess.run(command, **in_child(90), check=False, capture_output=True, text=True)
@@ -280,5 +280,5 @@ def test_a_capture_outlives_whoever_writes_it(tmp_path: Path, name: str, times: 
 
 
 def in_child(timeout: float = PATIENCE) -> dict[str, Any]:
-    """How a process is run that takes in what the tests have."""
+    """Return arguments of `subprocess.run` with which a process can import the modules of the tests."""
     return {"env": able_to_import_tests(), "timeout": timeout}

@@ -1,4 +1,4 @@
-"""Capture files on real file systems: whole, private, followed by others, and never somebody else's."""
+"""Capture files on real file systems: whole, private, rotated, and never a file of somebody else."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write(path: Path, *datagrams: bytes, form: Form = PCAPNG) -> None:
 
 
 def in_child(folder: Path) -> dict[str, Any]:
-    """How a process is run that takes in what the tests have."""
+    """Return arguments of `subprocess.run` with which a process can import the modules of the tests."""
     return {"cwd": folder, "env": able_to_import_tests(), "timeout": PATIENCE}
 
 
@@ -67,11 +67,13 @@ def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files_module, "_RETRY", 0.0)
 
 
-# What is written
+# Writing
 
 
 @forms
-def test_what_is_written_is_in_the_file_at_once_and_for_its_owner_only(tmp_path: Path, form: Form) -> None:
+def test_written_packets_are_in_the_file_at_once_and_only_its_owner_may_read_them(
+    tmp_path: Path, form: Form
+) -> None:
     path = tmp_path / "a"
     files = series(path, form)
     assert not path.exists()
@@ -82,7 +84,7 @@ def test_what_is_written_is_in_the_file_at_once_and_for_its_owner_only(tmp_path:
     files.close()
 
 
-def test_sessions_are_told_apart_by_what_the_name_has(tmp_path: Path) -> None:
+def test_the_fields_of_a_name_decide_which_sessions_share_a_file(tmp_path: Path) -> None:
     names = FileNames.parse(f"{tmp_path}/{{protocol}}.pcapng", numbered=False)
     files = CaptureFiles(names, PCAPNG, Rotation())
     files.of(context_of(protocol="dns", route="a")).write(records_of(b"1"))
@@ -93,7 +95,7 @@ def test_sessions_are_told_apart_by_what_the_name_has(tmp_path: Path) -> None:
     assert datagrams_of(read_file(tmp_path / "ntp.pcapng")) == [b"3"]
 
 
-def test_each_write_is_of_whole_records_and_hardly_more_than_256_kib(tmp_path: Path) -> None:
+def test_each_write_has_whole_records_and_little_more_than_256_kib(tmp_path: Path) -> None:
     strace = require_program("strace")
     script = """
         from pathlib import Path
@@ -119,7 +121,7 @@ def test_each_write_is_of_whole_records_and_hardly_more_than_256_kib(tmp_path: P
     assert found == 1000
 
 
-# What is there already
+# Existing files
 
 
 @forms
@@ -132,7 +134,7 @@ def test_a_further_run_appends(tmp_path: Path, form: Form) -> None:
 
 
 @forms
-def test_what_was_cut_off_is_mended_wherever_the_cut_is(tmp_path: Path, form: Form) -> None:
+def test_a_truncated_file_is_repaired_wherever_the_cut_is(tmp_path: Path, form: Form) -> None:
     path = tmp_path / "a"
     write(path, *numbered(2, 40), form=form)
     whole = path.read_bytes()
@@ -171,7 +173,7 @@ def test_a_capture_of_another_form_is_left_alone(
     assert "a capture of another format" in caplog.text
 
 
-def test_a_capture_that_is_damaged_in_its_middle_is_left_alone(tmp_path: Path) -> None:
+def test_a_capture_damaged_in_its_middle_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write(path, *numbered(40, 60_000))
     content = bytearray(path.read_bytes())
@@ -182,7 +184,9 @@ def test_a_capture_that_is_damaged_in_its_middle_is_left_alone(tmp_path: Path) -
     assert datagrams_of(read_file(tmp_path / "a_2")) == [b"new"]
 
 
-def test_a_file_that_another_has_open_is_left_to_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_another_writer_has_open_is_left_to_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "a.pcapng"
     first, second, third = series(path), series(path), series(path)
     for number, files in enumerate((first, second, third, first, second, third)):
@@ -202,7 +206,7 @@ def test_a_file_that_another_has_open_is_left_to_it(tmp_path: Path, caplog: pyte
 
 
 @pytest.mark.parametrize("kind", ["text", "link", "dangling", "fifo", "folder", "device"])
-def test_what_is_no_capture_is_never_touched(
+def test_a_file_that_is_not_a_capture_is_never_touched(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, retry_at_once: None
 ) -> None:
     del retry_at_once
@@ -248,7 +252,7 @@ def test_a_device_that_is_always_full_is_refused(caplog: pytest.LogCaptureFixtur
 
 
 @forms
-def test_a_file_is_followed_by_another_before_it_gets_too_large(tmp_path: Path, form: Form) -> None:
+def test_a_file_is_rotated_before_it_gets_too_large(tmp_path: Path, form: Form) -> None:
     files = series(tmp_path / "a.cap", form, max_bytes=100_000)
     sent = [one for batch in range(50) for one in numbered(20, 3 + batch * 60 + 8, start=batch * 20)]
     for batch in range(50):
@@ -277,7 +281,7 @@ def test_mergecap_finds_each_packet_once_in_rotated_files(tmp_path: Path) -> Non
     assert datagrams_of(read_file(merged)) == sent
 
 
-def test_a_packet_larger_than_a_file_has_one_of_its_own(tmp_path: Path) -> None:
+def test_a_packet_larger_than_the_maximum_has_a_file_of_its_own(tmp_path: Path) -> None:
     files = series(tmp_path / "a", max_bytes=1000)
     sent = [bytes(2000), b"1", bytes(2000), bytes(3000), b"2", b"3"]
     files.write(records_of(*sent))
@@ -286,7 +290,7 @@ def test_a_packet_larger_than_a_file_has_one_of_its_own(tmp_path: Path) -> None:
     assert contents == [sent[:1], sent[1:2], sent[2:3], sent[3:4], sent[4:]]
 
 
-def test_a_file_is_followed_by_another_when_it_is_old(tmp_path: Path) -> None:
+def test_a_file_is_rotated_when_it_is_old(tmp_path: Path) -> None:
     files = series(tmp_path / "{date}-{time}.pcapng", max_seconds=60)
     for seconds in (0, 30, 59, 60, 119, 121, 1000):
         files.write(records_of(b"%d" % seconds, time=NOON + seconds * SECOND))
@@ -300,7 +304,7 @@ def test_a_file_is_followed_by_another_when_it_is_old(tmp_path: Path) -> None:
     }
 
 
-def test_within_one_second_names_differ_all_the_same(tmp_path: Path) -> None:
+def test_files_of_the_same_second_have_different_names(tmp_path: Path) -> None:
     files = series(tmp_path / "{time}.pcapng", max_bytes=1000)
     files.write(records_of(*numbered(3, 900)))
     files.close()
@@ -318,7 +322,7 @@ def test_only_the_newest_files_of_a_run_are_kept(tmp_path: Path) -> None:
     assert datagrams_of(read_file(tmp_path / "a_00013.pcapng")) == numbered(1, 900, start=9)
 
 
-def test_two_that_rotate_side_by_side_share_the_numbers(
+def test_two_hooks_that_rotate_side_by_side_share_the_numbers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     both = [series(tmp_path / "a.pcapng", max_bytes=1000) for _ in range(2)]
@@ -333,12 +337,12 @@ def test_two_that_rotate_side_by_side_share_the_numbers(
     assert not caplog.messages
 
 
-# What goes wrong
+# Faults
 
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """A file system of its own."""
+    """Mount a small file system in a folder, and remove it after the block."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
     mount, umount = require_program("mount"), require_program("umount")
@@ -359,7 +363,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 
 
 @forms
-def test_a_full_disk_costs_packets_and_nothing_else(
+def test_a_full_disk_costs_packets_of_a_file_and_nothing_else(
     tmp_path: Path, form: Form, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files_module, "_RETRY", 0.0)
@@ -385,7 +389,9 @@ def test_a_full_disk_costs_packets_and_nothing_else(
         assert caplog.messages[-1] == f"{disk}/a: {100 - len(kept)} packets were lost"
 
 
-def test_after_a_full_disk_a_route_is_known_that_came_meanwhile(tmp_path: Path, retry_at_once: None) -> None:
+def test_a_route_that_appears_while_the_disk_is_full_is_described_later(
+    tmp_path: Path, retry_at_once: None
+) -> None:
     del retry_at_once
     disk = tmp_path / "disk"
     with small_disk(disk, "64k"):
@@ -403,8 +409,8 @@ def test_after_a_full_disk_a_route_is_known_that_came_meanwhile(tmp_path: Path, 
     assert [one.interface for one in found] == ["early", "late", "early"]
 
 
-def test_a_write_that_stops_within_a_record_leaves_whole_ones(tmp_path: Path) -> None:
-    """As of a limit to the size of files, which is in force at a byte, not at a page."""
+def test_a_write_that_stops_within_a_record_leaves_only_whole_records(tmp_path: Path) -> None:
+    """A limit on the size of files stops a write at any byte, and not at a page as a full disk does."""
     script = """
         import resource, sys
         from pathlib import Path
@@ -432,7 +438,7 @@ def test_a_write_that_stops_within_a_record_leaves_whole_ones(tmp_path: Path) ->
         assert lost == 30 or path.stat().st_size > limit - 200
 
 
-def test_while_it_fails_it_is_tried_once_a_second_only(tmp_path: Path) -> None:
+def test_a_failing_write_is_retried_only_once_a_second(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.symlink_to("nowhere")
     files = series(path)
@@ -444,7 +450,7 @@ def test_while_it_fails_it_is_tried_once_a_second_only(tmp_path: Path) -> None:
     files.close()
 
 
-def test_a_folder_that_goes_and_comes_back(tmp_path: Path, retry_at_once: None) -> None:
+def test_writing_goes_on_after_the_folder_has_come_back(tmp_path: Path, retry_at_once: None) -> None:
     del retry_at_once
     folder = tmp_path / "folder"
     files = series(folder / "a.pcapng", max_bytes=1000)
@@ -457,7 +463,7 @@ def test_a_folder_that_goes_and_comes_back(tmp_path: Path, retry_at_once: None) 
     assert files_in(folder) == ["a_00001.pcapng", "a_00002.pcapng"]
 
 
-def test_without_descriptors_nothing_but_packets_is_lost(tmp_path: Path, retry_at_once: None) -> None:
+def test_a_lack_of_descriptors_loses_packets_and_nothing_else(tmp_path: Path, retry_at_once: None) -> None:
     del retry_at_once
     files = series(tmp_path / "a", max_bytes=1000)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

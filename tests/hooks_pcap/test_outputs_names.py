@@ -1,4 +1,4 @@
-"""What capture files are called."""
+"""The names of capture files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def first_names(path: str, count: int = 1, *, numbered: bool = False, **session:
     return list(map(str, islice(names.paths(NOON, 7), count)))
 
 
-def test_fields_are_filled_in() -> None:
+def test_the_fields_of_a_name_are_filled_in() -> None:
     path = "/x/{protocol}_{route}_{transport}_{date}_{time}_{number}.pcapng"
     [name] = first_names(path, protocol="https", route="web")
     assert name == "/x/https_web_udp_20260725_120000_00007.pcapng"
@@ -36,7 +36,7 @@ def test_fields_are_filled_in() -> None:
         ("a" * 300, f"/x/{'a' * 64}.pcap"),
     ],
 )
-def test_a_value_stays_within_the_name(value: str, name: str) -> None:
+def test_a_value_cannot_leave_its_place_in_the_name(value: str, name: str) -> None:
     assert first_names("/x/{route}.pcap", route=value) == [name]
 
 
@@ -58,18 +58,18 @@ def test_several_files_are_numbered(path: str, names: list[str]) -> None:
     assert first_names(path, 2, numbered=True) == names
 
 
-def test_a_name_that_is_taken_is_followed_by_similar_ones() -> None:
+def test_a_name_in_use_gets_a_number() -> None:
     assert first_names("/x/{protocol}.pcapng", 3) == ["/x/dns.pcapng", "/x/dns_2.pcapng", "/x/dns_3.pcapng"]
 
 
-def test_sessions_share_files_exactly_if_these_have_the_same_name() -> None:
+def test_sessions_share_a_file_exactly_if_their_names_are_equal() -> None:
     names = FileNames.parse("{protocol}.pcapng", numbered=False)
     assert names.of(context_of(route="a")) == names.of(context_of(route="b"))
     assert names.of(context_of(protocol="a")) != names.of(context_of(protocol="b"))
     assert names.of(context_of(protocol="a/")) == names.of(context_of(protocol="a:"))
 
 
-def test_numbers_go_on_after_those_that_are_there(tmp_path: Path) -> None:
+def test_numbers_continue_after_existing_files(tmp_path: Path) -> None:
     names = FileNames.parse(f"{tmp_path}/a.b.pcapng", numbered=True)
     assert names.next_number(NOON) == 1
     for name in (

@@ -1,4 +1,4 @@
-"""Captures through a pipe: into real readers, and when these leave."""
+"""Captures through a pipe to real readers, some of which leave."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ forms = pytest.mark.parametrize("form", [PCAPNG, PCAP], ids=["pcapng", "pcap"])
 
 
 def through_a_pipe(form: Form, write: Callable[[Stdout], object], *, blocking: bool = True) -> bytes:
-    """What comes out of a pipe."""
+    """Return the bytes that come out of a pipe."""
     out, into = os.pipe()
     os.set_blocking(into, blocking)
     with ThreadPoolExecutor(1) as pool, os.fdopen(out, "rb") as reader:
@@ -37,19 +37,19 @@ def through_a_pipe(form: Form, write: Callable[[Stdout], object], *, blocking: b
 
 @forms
 @pytest.mark.parametrize("blocking", [True, False])
-def test_everything_passes_even_if_it_has_to_be_waited_for(form: Form, blocking: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_all_packets_pass_even_if_the_writer_has_to_wait(form: Form, blocking: bool) -> None:  # noqa: FBT001 - a parameter of the test
     sent = numbered(100, 60_000)
     data = through_a_pipe(form, lambda stdout: stdout.write(records_of(*sent)), blocking=blocking)
     assert datagrams_of(read(data)) == sent
 
 
 @forms
-def test_without_packets_it_is_a_capture_of_nothing(form: Form) -> None:
+def test_a_capture_without_packets_is_valid(form: Form) -> None:
     assert through_a_pipe(form, lambda _: None) == form.writer().begin()
 
 
 @forms
-def test_tshark_reads_it_as_it_comes(form: Form) -> None:
+def test_tshark_reads_a_pipe_live(form: Form) -> None:
     command = [require_program("tshark"), "-l", "-n", "-i", "-", "-T", "fields", "-e", "udp.length"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -68,7 +68,7 @@ def test_tshark_reads_it_as_it_comes(form: Form) -> None:
             tshark.kill()
 
 
-def test_when_nobody_reads_any_more_all_the_rest_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+def test_packets_are_lost_after_the_reader_has_left(caplog: pytest.LogCaptureFixture) -> None:
     out, into = os.pipe()
     stdout = Stdout(PCAPNG, into)
     stdout.write(records_of(b"1"))
@@ -82,7 +82,7 @@ def test_when_nobody_reads_any_more_all_the_rest_is_lost(caplog: pytest.LogCaptu
     assert caplog.messages == ["cannot write to stdout, all further packets are lost: Broken pipe"]
 
 
-def test_a_pipe_that_is_full_is_waited_for_not_given_up() -> None:
+def test_a_full_pipe_is_waited_for() -> None:
     out, into = os.pipe()
     size = fcntl.fcntl(into, fcntl.F_GETPIPE_SZ)
     with ThreadPoolExecutor(1) as pool:

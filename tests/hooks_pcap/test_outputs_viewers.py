@@ -1,4 +1,4 @@
-"""Those who look on: at a port and at a FIFO, fast and slow, coming and going."""
+"""Live viewers at a port and at a FIFO: fast and slow ones, coming and going."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def nothing_is_left_open() -> Iterator[None]:
 
 
 class Viewer:
-    """Reads at a port; one that is there has its header."""
+    """A reader at a port, which has received the header once it exists."""
 
     def __init__(self, viewers: Viewers, **how: Any) -> None:
         assert viewers.port is not None
@@ -63,7 +63,7 @@ class Viewer:
     def await_datagrams(self, count: int) -> list[bytes]:
         while len(self.found) < count:
             data = self.sock.recv(1 << 20)
-            assert data, f"only {len(self.found)} packets"
+            assert data, f"only {len(self.found)} packets arrived"
             self.found += self._reader.feed(data)
         return datagrams_of(self.found)
 
@@ -84,7 +84,7 @@ class Viewer:
 
 
 @forms
-def test_each_viewer_gets_a_header_and_what_passes_from_then_on(form: Form) -> None:
+def test_each_viewer_gets_a_header_and_all_packets_from_then_on(form: Form) -> None:
     with viewers_of(form, address=LOOPBACK) as viewers:
         viewers.write(records_of(b"0"))
         with Viewer(viewers) as first:
@@ -109,14 +109,14 @@ def test_a_viewer_that_leaves_at_the_end_does_not_end_the_thread_too_early(
         eventually(lambda: bool(viewers._viewers), "it has come")
 
         def late(fd: int, value: int) -> None:
-            viewer.sock.close()  # wakes the thread up, which sees that it is to end
+            viewer.sock.close()  # wakes the thread, which then sees that it must end
             viewers._thread.join(0.2)
             write(fd, value)
 
         monkeypatch.setattr(os, "eventfd_write", late)
 
 
-def test_a_viewer_is_there_when_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_viewer_is_connected_when_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     there = []
 
     def info(text: str, *_: object) -> None:
@@ -129,7 +129,7 @@ def test_a_viewer_is_there_when_the_log_says_so(monkeypatch: pytest.MonkeyPatch)
 
 
 @forms
-def test_tshark_looks_on(form: Form) -> None:
+def test_tshark_is_a_viewer(form: Form) -> None:
     with viewers_of(form, address=LOOPBACK) as viewers:
         command = [require_program("tshark"), "-l", "-n", "-i", f"TCP@127.0.0.1:{viewers.port}"]
         fields = ["-c", "3", "-T", "fields", "-e", "udp.length", "-e", "frame.comment"]
@@ -166,7 +166,7 @@ def test_a_fast_viewer_gets_everything() -> None:
         assert viewers.lost == 0
 
 
-def test_a_slow_viewer_loses_whole_packets_and_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_slow_viewer_loses_whole_packets_and_delays_nobody(caplog: pytest.LogCaptureFixture) -> None:
     sent = numbered(4000, 10_000)
     with (
         viewers_of(address=LOOPBACK) as viewers,
@@ -187,7 +187,7 @@ def test_a_slow_viewer_loses_whole_packets_and_holds_up_nobody(caplog: pytest.Lo
     assert caplog.text.count("reads too slowly") == 1
 
 
-def test_what_does_not_fit_is_lost_only_if_the_viewer_takes_nothing_more() -> None:
+def test_packets_that_do_not_fit_are_lost_only_if_the_viewer_reads_no_more() -> None:
     with viewers_of(address=LOOPBACK) as viewers, Viewer(viewers) as viewer:
         viewers.write(records_of(*numbered(2000, 10_000)))
         kept = 2000 - viewers.lost
@@ -217,7 +217,7 @@ def test_a_viewer_that_reads_nothing_is_cut_off_in_the_end() -> None:
         del stuck, idle
 
 
-def test_a_viewer_for_whom_there_is_nothing_is_not_cut_off() -> None:
+def test_a_viewer_without_packets_to_read_is_not_cut_off() -> None:
     with viewers_of(address=LOOPBACK, patience=0.05) as viewers, Viewer(viewers) as idle:
         time.sleep(0.2)
         with Viewer(viewers) as another:
@@ -226,7 +226,7 @@ def test_a_viewer_for_whom_there_is_nothing_is_not_cut_off() -> None:
 
 
 @pytest.mark.parametrize("abruptly", [True, False])
-def test_a_viewer_that_leaves_is_forgotten_while_nothing_passes(abruptly: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_a_viewer_that_leaves_is_forgotten_even_without_traffic(abruptly: bool) -> None:  # noqa: FBT001 - a parameter of the test
     with viewers_of(address=LOOPBACK) as viewers, Viewer(viewers) as viewer:
         if abruptly:
             viewer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -235,14 +235,14 @@ def test_a_viewer_that_leaves_is_forgotten_while_nothing_passes(abruptly: bool) 
         viewers.write(records_of(b"x"))
 
 
-def test_what_a_viewer_says_does_not_matter() -> None:
+def test_bytes_from_a_viewer_are_ignored() -> None:
     with viewers_of(address=LOOPBACK) as viewers, Viewer(viewers) as viewer:
         viewer.sock.sendall(bytes(1_000_000))
         viewers.write(records_of(b"x"))
         assert viewer.await_datagrams(1) == [b"x"]
 
 
-def test_there_are_only_so_many_viewers() -> None:
+def test_the_number_of_viewers_is_limited() -> None:
     with viewers_of(address=LOOPBACK) as viewers, ExitStack() as stack:
         inside = [stack.enter_context(Viewer(viewers)) for _ in range(viewers_module._MAX_VIEWERS)]
         with connect(("127.0.0.1", viewers.port or 0)) as outside:
@@ -254,9 +254,7 @@ def test_there_are_only_so_many_viewers() -> None:
         assert [viewer.await_datagrams(1) for viewer in inside] == [[b"x"]] * len(inside)
 
 
-def test_a_port_in_use_is_waited_for(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_port_in_use_is_retried(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(viewers_module, "_RETRY", 0.05)
     with socket.create_server(LOOPBACK) as taken, viewers_of(address=taken.getsockname()) as viewers:
         assert viewers.port is None
@@ -269,7 +267,7 @@ def test_a_port_in_use_is_waited_for(
     assert caplog.text.count("cannot listen for viewers") == 1
 
 
-def test_at_the_end_viewers_get_the_rest_if_they_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_viewers_that_read_get_the_rest_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(viewers_module, "_LAST_WORDS", 2.0)
     sent = numbered(300, 10_000)
     viewers = Viewers(PCAPNG, address=LOOPBACK)
@@ -298,7 +296,7 @@ def fifo(tmp_path: Path) -> str:
 
 
 class FifoReader:
-    """Reads a FIFO; the header is there at once."""
+    """A reader of a FIFO, which has received the header once it exists."""
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -308,7 +306,7 @@ class FifoReader:
         self.header = self._read()
 
     def _read(self) -> bytes:
-        # Until somebody writes, reading finds an end (fifo(7)).
+        # Until the hook opens the FIFO for writing, reading reports an end (fifo(7)).
         deadline = time.monotonic() + PATIENCE
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
@@ -330,7 +328,7 @@ class FifoReader:
 
 
 def has_none(viewers: Viewers) -> bool:
-    """Whether nobody looks on, and the FIFO is closed: a reader that comes before sees an end."""
+    """Return whether no viewer is left and the FIFO is closed. An earlier reader would see an end."""
     with viewers._lock:
         return not viewers._viewers
 

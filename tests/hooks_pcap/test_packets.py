@@ -40,11 +40,11 @@ UNREMARKABLE: Final = {
     "Connection establish acknowledge (SYN+ACK): server port 9000",
     "Connection finish (FIN)",
 }
-"""What the expert of tshark says of any connection."""
+"""Remarks of the expert system of tshark about every connection."""
 
 
 class Session:
-    """Events as the proxy would tell of them, and what is rendered of them."""
+    """Events as the proxy sends them, and the packets rendered from them."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Session:
         return rendered
 
     def drop(self, direction: Direction, size: int) -> None:
-        """The proxy passes bytes of which it does not tell."""
+        """Let bytes pass in the proxy without an event for them."""
         self.offsets[direction] += size
 
     def end(self, direction: Direction) -> list[Packet]:
@@ -100,7 +100,7 @@ class Session:
 
 
 class Segment(NamedTuple):
-    """What a TCP packet says, over either IP."""
+    """The fields of a TCP packet over IPv4 or IPv6."""
 
     port: int
     sequence: int
@@ -110,7 +110,7 @@ class Segment(NamedTuple):
 
 
 def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - the same bytes in every run are what is wanted
+    return random.Random(seed)  # noqa: S311 - every run must have the same bytes
 
 
 def segment(packet: Packet) -> Segment:
@@ -129,7 +129,7 @@ def payloads(packets: Iterable[Packet]) -> bytes:
 
 
 def capture(path: Path, sessions: Sequence[Session]) -> Path:
-    """All packets in the order of time, as pcapng."""
+    """Write all packets as pcapng, in the order of their times."""
     writer = PcapngWriter(262_144)
     packets = [packet for session in sessions for packet in session.packets]
     packets.sort(key=lambda one: one.time)
@@ -146,7 +146,7 @@ def tshark(path: Path, *options: str) -> str:
             path,
             *("-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE"),
             *("-o", "udp.check_checksum:TRUE"),
-            # Random bytes look like any protocol now and then, which then finds fault with them.
+            # Now and then random bytes look like some protocol, whose dissector then finds faults.
             *("-d", "tcp.port==9000,data", "-d", "udp.port==9000,data"),
             *options,
         ],
@@ -159,7 +159,7 @@ def tshark(path: Path, *options: str) -> str:
 
 
 def remarks(path: Path) -> dict[str, int]:
-    """What the expert of tshark says beyond what it says of any connection, and how often."""
+    """Return the remarks of tshark's expert system that not every connection causes, and their counts."""
     lines = re.findall(r"^ +(\d+) +(\S+) +(\S+)  (.*)$", tshark(path, "-q", "-z", "expert"), re.MULTILINE)
     return {
         summary: int(count)
@@ -169,7 +169,7 @@ def remarks(path: Path) -> dict[str, int]:
 
 
 def followed(path: Path, streams: int, transport: str = "tcp") -> list[tuple[bytes, bytes]]:
-    """What tshark puts together of each stream: from the client, from the backend."""
+    """Return the bytes of each stream as tshark reassembles them: from the client, from the backend."""
     options = [one for number in range(streams) for one in ("-z", f"follow,{transport},raw,{number}")]
     found = {}
     for block in re.split(r"={5,}\n", tshark(path, "-q", *options))[1::2]:
@@ -186,14 +186,14 @@ def fields(path: Path, *names: str) -> list[list[str]]:
     return [line.split("\t") for line in tshark(path, "-T", "fields", *options).splitlines()]
 
 
-# What tshark says of it
+# Captures as tshark reads them
 
 
 SIZES: Final = (0, 1, 1, 2, 7, 100, 1_448, 65_475, 65_476, 65_495, 65_496, 65_536, 131_072, 200_000)
 
 
 def random_session(seed: int) -> Session:
-    """A connection without drops that ends in an orderly way."""
+    """Return a connection without drops that ends in an orderly way."""
     chance = seeded(seed)
     ends = chance.choice((V4, V6, V4_TO_V6, V6_TO_V4))
     near_the_wrap = 2**32 - chance.randrange(2, 400_000)
@@ -220,16 +220,16 @@ def random_session(seed: int) -> Session:
     return session
 
 
-def test_random_connections_are_put_together_again_without_remark(tmp_path: Path) -> None:
+def test_tshark_reassembles_random_connections_without_remark(tmp_path: Path) -> None:
     sessions = [random_session(seed) for seed in range(60)]
     path = capture(tmp_path / "random.pcapng", sessions)
     assert remarks(path) == {}
-    # All are opened at the same time, so their streams are numbered in the order of the list.
+    # All connections open at the same time, so tshark numbers their streams in the order of the list.
     assert followed(path, len(sessions)) == [(session.sent[IN], session.sent[OUT]) for session in sessions]
 
 
 @pytest.mark.parametrize("ends", [V4, V6])
-def test_a_long_download_without_a_word_of_the_client_is_acknowledged(
+def test_a_long_download_from_a_silent_client_is_acknowledged(
     tmp_path: Path, ends: tuple[tuple[str, int], tuple[str, int]]
 ) -> None:
     session = Session(ends, session=2**64 - 2**33 - 2)
@@ -240,12 +240,12 @@ def test_a_long_download_without_a_word_of_the_client_is_acknowledged(
     session.close()
     path = capture(tmp_path / "bulk.pcapng", [session])
     assert remarks(path) == {}
-    assert len(session.packets) < 3 + 1 + 300 * 1.07 + 4, "bulk costs one packet a chunk, or little more"
+    assert len(session.packets) < 3 + 1 + 300 * 1.07 + 4, "bulk must cost little more than one packet a chunk"
     in_flight = [int(size or 0) for (size,) in fields(path, "tcp.analysis.bytes_in_flight")]
     assert max(in_flight) <= 16 * 65_475
 
 
-def test_only_the_reset_is_remarked_where_one_was(tmp_path: Path) -> None:
+def test_tshark_remarks_on_a_reset_and_on_nothing_else(tmp_path: Path) -> None:
     sessions = []
     for number, ended in enumerate(("client_reset", "backend_reset", "idle", "fault")):
         session = Session((("192.0.2.1", 20_000 + number), V4[1]))
@@ -260,7 +260,7 @@ def test_only_the_reset_is_remarked_where_one_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["middle", "end"])
-def test_dropped_bytes_are_seen_to_be_missing_and_shift_nothing(tmp_path: Path, where: str) -> None:
+def test_dropped_bytes_are_shown_as_missing_and_shift_no_other_byte(tmp_path: Path, where: str) -> None:
     session = Session()
     session.open()
     session.send(OUT, b"before")
@@ -295,7 +295,7 @@ def test_dropped_bytes_are_seen_to_be_missing_and_shift_nothing(tmp_path: Path, 
     ],
 )
 @pytest.mark.parametrize("transport", list(Transport))
-def test_addresses(
+def test_every_kind_of_address_is_rendered(
     tmp_path: Path,
     ends: tuple[tuple[str, int], tuple[str, int] | str],
     shown: list[str | int],
@@ -335,15 +335,15 @@ def test_datagrams_are_one_packet_each(tmp_path: Path) -> None:
     assert followed(path, 4, "udp") == [(session.sent[IN], session.sent[OUT]) for session in sessions]
 
 
-def test_a_datagram_that_cannot_be_is_cut() -> None:
+def test_a_datagram_that_is_too_long_is_cut() -> None:
     assert len(Session(V4, Transport.UDP).send(IN, bytes(65_600))[0].data) == 65_535
     assert len(Session(V6, Transport.UDP).send(IN, bytes(65_600))[0].data) == 65_535 + 40
 
 
-def test_a_datagram_never_says_that_it_has_no_checksum() -> None:
+def test_a_datagram_never_has_the_checksum_zero() -> None:
     session = Session(V4, Transport.UDP)
     checksum = session.send(IN, bytes(2))[0].header[26:28]
-    # With its own checksum in the place of the zeros, the sum is 0xffff, and its complement zero.
+    # With its own checksum in place of the zeros, the sum is 0xffff and its complement zero.
     assert session.send(IN, checksum)[0].header[26:28] == b"\xff\xff"
 
 
@@ -369,7 +369,7 @@ def test_protocols_are_known_by_their_port_and_unix_sockets_by_their_protocol(tm
     assert (protocols["HTTP"], protocols["DNS"]) == (4, 1)
 
 
-def test_the_first_packet_tells_who_the_session_is(tmp_path: Path) -> None:
+def test_the_first_packet_has_a_comment_that_describes_the_session(tmp_path: Path) -> None:
     metadata: dict[str, MetadataValue] = {"sni": "example.com", "alpn": ("h2", "http/1.1"), "ech": True}
     sessions = [
         Session(
@@ -417,7 +417,7 @@ def test_comments_are_bounded_and_printable(route: str, sni: str, metadata: dict
     assert "session=0123456789abcdef" in first.comment.split(" ")
 
 
-# What is rendered
+# Rendering
 
 
 def test_a_connection_from_handshake_to_the_last_acknowledgement() -> None:
@@ -448,7 +448,7 @@ def test_a_connection_from_handshake_to_the_last_acknowledgement() -> None:
 
 
 @pytest.mark.parametrize("ended", ["client_reset", "backend_reset", "idle", "drained", "aborted", "fault"])
-def test_what_has_not_ended_in_an_orderly_way_ends_in_one_reset(ended: str) -> None:
+def test_a_connection_without_an_orderly_end_ends_in_one_reset(ended: str) -> None:
     session = Session(session=0)
     session.open()
     session.send(IN, b"ping")
@@ -460,7 +460,7 @@ def test_what_has_not_ended_in_an_orderly_way_ends_in_one_reset(ended: str) -> N
         assert last == (9_000, 6, 5, RST | ACK, b"")
 
 
-def test_a_reset_is_behind_what_was_dropped_before_it() -> None:
+def test_a_reset_has_a_sequence_number_after_dropped_bytes() -> None:
     session = Session(session=0)
     session.open()
     session.drop(IN, 10)
@@ -468,7 +468,7 @@ def test_a_reset_is_behind_what_was_dropped_before_it() -> None:
     assert segments(session.close("client_reset")) == [(40_001, 11, 21, RST | ACK, b"")]
 
 
-def test_an_end_is_never_ahead_of_bytes_that_were_shown() -> None:
+def test_an_end_never_precedes_bytes_already_rendered() -> None:
     session = Session(session=0)
     session.open()
     session.send(IN, b"ping")
@@ -483,7 +483,7 @@ def test_a_dialogue_acknowledges_itself() -> None:
         assert len(session.send(OUT, b"pong")) == 1
 
 
-def test_what_has_not_ended_at_an_orderly_close_ends_then() -> None:
+def test_an_orderly_close_ends_the_directions_still_open() -> None:
     session = Session(session=0)
     session.open()
     session.end(OUT)

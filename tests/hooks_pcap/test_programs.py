@@ -1,4 +1,4 @@
-"""Programs that people use, through a proxy that mirrors them: the capture is what the servers have seen."""
+"""Real programs through a proxy that mirrors them: the capture equals the bytes that servers have seen."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 
 class Moved(NamedTuple):
-    """What went over a connection to the server, and from it."""
+    """The bytes of a connection to the server, and from it."""
 
     up: bytes
     down: bytes
 
 
 def recording(server: tuple[str, int], moved: queue.SimpleQueue[Moved]) -> Handler:
-    """Hands everything on to a server, and keeps it."""
+    """Return a handler that passes all bytes to and from a server, and records them."""
 
     def pump(source: socket.socket, sink: socket.socket) -> bytes:
         data = b""
@@ -51,7 +51,7 @@ def recording(server: tuple[str, int], moved: queue.SimpleQueue[Moved]) -> Handl
                 data += part
                 sink.sendall(part)
             sink.shutdown(socket.SHUT_WR)
-        except OSError:  # the sink has gone: it has not taken what is not kept
+        except OSError:  # the peer has gone, so these bytes were not delivered and are not recorded
             pass
         return data
 
@@ -70,7 +70,7 @@ def all_of(moved: queue.SimpleQueue[Moved]) -> Iterator[Moved]:
 
 
 def output_of(program: str, *arguments: object) -> str:
-    """What a program prints; it has to succeed."""
+    """Return the output of a program, which has to succeed."""
     command = [require_program(program), *map(str, arguments)]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False
@@ -101,16 +101,16 @@ def run_ssh(sshd: Sshd, host: str, port: int) -> None:
 
 
 class Stage(NamedTuple):
-    """What the programs talk to.
+    """The servers that the programs talk to, and the proxy between them.
 
     Attributes:
-        proxy: mirrors everything.
-        authority: the file of the certificate that the TLS server's is signed with.
-        sshd: OpenSSH's server.
-        capture: the file.
-        moved: connections to servers that are over.
-        datagrams: to and from the DNS server.
-        names: options that tell tshark what is spoken at the DNS server's port, which it cannot guess.
+        proxy: the proxy, which mirrors all traffic.
+        authority: the file of the certificate that signed the TLS server's certificate.
+        sshd: the OpenSSH server.
+        capture: the file of the capture.
+        moved: finished connections to the servers.
+        datagrams: datagrams to and from the DNS server.
+        names: options that tell tshark the protocol at the DNS server's port, which it cannot guess.
     """
 
     proxy: Running
@@ -124,7 +124,7 @@ class Stage(NamedTuple):
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Stage]:
-    """Behind unix sockets, which a capture shows at the ports of their protocols."""
+    """Run the servers behind unix sockets, which a capture shows at the ports of their protocols."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "authority.pem"))
     moved: queue.SimpleQueue[Moved] = queue.SimpleQueue()
@@ -168,7 +168,7 @@ def staged(folder: Path) -> Iterator[Stage]:
 
 
 @pytest.mark.slow
-def test_programs_are_captured_as_they_were_served(tmp_path: Path) -> None:
+def test_the_capture_of_real_programs_equals_their_traffic(tmp_path: Path) -> None:
     for program in ("tshark", "capinfos", "curl", "ssh", "dig"):
         require_program(program)
     with staged(tmp_path) as stage:
@@ -186,7 +186,7 @@ def test_programs_are_captured_as_they_were_served(tmp_path: Path) -> None:
         assert curl(f"ftp://127.0.0.1:{port}/{FILES[0]}") == f"this is {FILES[0]}\n"
         await_captured(stage.proxy)
         assert stage.proxy.terminate() == 0
-    # What Wireshark 4.0 makes of OpenSSH's encrypted packets is wrong in captures of an interface as well.
+    # Wireshark 4.0 dissects OpenSSH's encrypted packets wrongly, in captures of an interface as well.
     assert_sound(stage.capture, *stage.names, "--disable-protocol", "ssh")
     assert Counter(all_of(stage.moved)) == Counter(
         Moved(one.up, one.down) for one in follow(stage.capture, *stage.names)

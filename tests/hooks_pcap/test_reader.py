@@ -60,7 +60,7 @@ def enhanced(ticks: int, data: bytes = b"data", order: str = "<", number: int = 
 
 
 @given(PACKETS, st.lists(st.integers(0, 10_000), max_size=9), st.integers(1, 80))
-def test_what_a_writer_wrote_is_read_however_it_is_cut(
+def test_the_output_of_a_writer_is_read_however_it_is_cut(
     packets: list[Packet], cuts: list[int], snaplen: int
 ) -> None:
     for writer in (PcapngWriter(snaplen), PcapWriter(snaplen)):
@@ -129,7 +129,7 @@ def test_sections_have_interfaces_and_a_byte_order_of_their_own() -> None:
         Reader().feed(section() + interface() + section() + enhanced(1))
 
 
-def test_other_blocks_are_passed_over() -> None:
+def test_blocks_of_other_types_are_skipped() -> None:
     data = (
         section() + block(5, bytes(12)) + interface() + block(0xBAD, b"") + enhanced(1) + block(4, bytes(4))
     )
@@ -162,7 +162,7 @@ def test_pcap_of_both_byte_orders_and_resolutions(
 
 
 @pytest.mark.parametrize("form", ["pcapng", "pcap", "nsecpcap"])
-def test_what_other_programs_wrote_is_read(tmp_path: Path, form: str) -> None:
+def test_captures_of_other_programs_are_read(tmp_path: Path, form: str) -> None:
     writer = PcapngWriter(262_144)
     path, copy = tmp_path / "capture.pcapng", tmp_path / "copy"
     path.write_bytes(writer.begin() + b"".join(writer.record(PACKET) for _ in range(50)))
@@ -178,7 +178,7 @@ def test_what_other_programs_wrote_is_read(tmp_path: Path, form: str) -> None:
         "nsecpcap": READ._replace(interface=None, comment=None),
     }
     found = Reader().feed(copy.read_bytes())
-    # As link type, some programs write the number that the system uses for raw IP packets.
+    # Some programs write the system's number of raw IP packets as the link type.
     assert [one._replace(linktype=101) for one in found] == [expected[form]] * 50
 
 
@@ -204,7 +204,7 @@ PCAP: Final = PcapWriter(99).begin() + PcapWriter(99).record(PACKET)
         (PCAP, struct.pack("<4I", 1, 0, 2**31, 2**31)),
     ],
 )
-def test_what_is_no_record_is_refused_and_what_is_ahead_of_it_is_read(
+def test_a_malformed_record_is_refused_and_records_before_it_are_read(
     tmp_path: Path, sound: bytes, fault: bytes
 ) -> None:
     reader = Reader()
@@ -237,7 +237,7 @@ def test_a_block_whose_body_is_wrong_is_refused(fault: bytes) -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", section(), SOUND, PCAP]), st.booleans())
-def test_no_bytes_raise_anything_else(data: bytes, ahead: bytes, packed: bool) -> None:  # noqa: FBT001 - drawn
+def test_no_bytes_raise_an_unexpected_exception(data: bytes, ahead: bytes, packed: bool) -> None:  # noqa: FBT001 - drawn
     reader = Reader()
     data = block(6, data + bytes(-len(data) & 3)) if packed else data
     try:
@@ -248,7 +248,7 @@ def test_no_bytes_raise_anything_else(data: bytes, ahead: bytes, packed: bool) -
 
 
 @pytest.mark.parametrize("kind", [PcapngWriter, PcapWriter])
-def test_wherever_a_file_was_cut_off_its_last_whole_record_is_found(
+def test_the_last_whole_record_of_a_file_is_found_wherever_the_cut_is(
     tmp_path: Path, kind: type[PcapngWriter | PcapWriter]
 ) -> None:
     writer = kind(99)
@@ -257,7 +257,7 @@ def test_wherever_a_file_was_cut_off_its_last_whole_record_is_found(
     for route in ("web", "ssh", "web"):
         record = writer.record(PACKET._replace(route=route))
         description, size = struct.unpack_from("<II", record)
-        if description == 1:  # of an interface, which is a block of its own
+        if description == 1:  # the description of an interface, which is a block of its own
             ends.append(len(data) + size)
         data += record
         ends.append(len(data))
@@ -271,7 +271,7 @@ def test_wherever_a_file_was_cut_off_its_last_whole_record_is_found(
         assert extent == (Extent(end, header) if end else None)
 
 
-def test_a_repaired_file_can_be_gone_on_with(tmp_path: Path) -> None:
+def test_a_repaired_file_can_be_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "capture.pcapng"
     for count in range(3):
         with path.open("a+b") as file:

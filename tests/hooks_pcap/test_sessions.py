@@ -1,4 +1,4 @@
-"""A hundred sessions of chance through a real proxy: the capture has what was sent, byte for byte."""
+"""A hundred random sessions through a real proxy: the capture equals the sent bytes."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ if TYPE_CHECKING:
 
 SESSIONS: Final = 100
 LARGE: Final = 104 * MIB
-"""Bytes of each of two, one in either direction."""
+"""Bytes of each of the two large sessions, one upload and one download."""
 TURNS: Final = 26
-"""Pieces that a large one comes in, each answered by a byte, so that the disk of a slow machine keeps up."""
+"""Number of pieces of a large session. A byte answers each piece, so that the disk of a slow machine keeps
+up."""
 _NUMBER: Final = 4
 
 
 class Session(NamedTuple):
-    """What both sides send.
+    """The bytes that both sides of a session send.
 
     Attributes:
         number: the first bytes of the client.
-        host: where the client finds the proxy.
-        up: bytes that the client sends after these.
-        down: bytes that the server sends.
-        client_ends_first: or the server does.
+        host: the address at which the client reaches the proxy.
+        up: the bytes that the client sends after its number.
+        down: the bytes that the server sends.
+        client_ends_first: whether the client ends first, and not the server.
     """
 
     number: int
@@ -57,12 +58,12 @@ class Session(NamedTuple):
         return LARGE in (self.up, self.down)
 
     def sent(self) -> tuple[bytes, bytes]:
-        """What the client sends after its number, and what the server sends."""
+        """Return the bytes that the client sends after its number, and the bytes that the server sends."""
         return payload(f"up {self.number}", self.up), payload(f"down {self.number}", self.down)
 
 
 def sessions_of_chance(seed: str) -> list[Session]:
-    """In the order of their numbers; the large ones are first."""
+    """Draw random sessions in the order of their numbers; the large sessions come first."""
     chance = random.Random(seed)  # noqa: S311 - test data
 
     def size() -> int:
@@ -82,7 +83,7 @@ class Talk:
         sessions: all of them.
 
     Attributes:
-        proxy: between the two.
+        proxy: the proxy between the two sides.
     """
 
     def __init__(self, sessions: list[Session]) -> None:
@@ -90,7 +91,7 @@ class Talk:
         self._sessions = sessions
 
     def serve(self, sock: socket.socket) -> None:
-        """The server's side."""
+        """Run the side of the server."""
         session = self._sessions[int.from_bytes(receive(sock, _NUMBER))]
         up, down = session.sent()
         if session.is_large:
@@ -105,7 +106,7 @@ class Talk:
             assert receive_all(sock).data == up
 
     def ask(self, session: Session) -> str:
-        """The client's side; its own address and port."""
+        """Run the side of the client, and return its own address and port."""
         up, down = session.sent()
         with connect((session.host, self.proxy.port)) as sock:
             sock.sendall(session.number.to_bytes(_NUMBER))
@@ -130,7 +131,7 @@ class Talk:
 def take_turns(
     sock: socket.socket, mine: bytes, others: bytes, wait: Callable[[], None] = lambda: None
 ) -> None:
-    """Send or receive one piece after the other, each when the one before has passed the proxy."""
+    """Send or receive one piece after the other, each after the piece before it has passed the proxy."""
     gives = len(mine) > len(others)
     for turn in range(TURNS):
         piece, answer = (
@@ -146,7 +147,7 @@ def take_turns(
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_capture_has_what_was_sent_byte_for_byte(tmp_path: Path) -> None:
+def test_the_capture_equals_the_sent_bytes(tmp_path: Path) -> None:
     for program in ("tshark", "capinfos"):
         require_program(program)
     path = tmp_path / "sessions.pcapng"
@@ -168,9 +169,9 @@ def test_the_capture_has_what_was_sent_byte_for_byte(tmp_path: Path) -> None:
     assert sorted(found) == sorted(clients)
     for client, session in zip(clients, sessions, strict=True):
         up, down = session.sent()
-        # Where only one end has an IPv6 address, the other is mapped into it.
+        # If only one end has an IPv6 address, the address of the other is mapped into IPv6.
         server = "127.0.0.1" if session.host == "127.0.0.1" else "[::ffff:127.0.0.1]"
         assert found[client].server == f"{server}:{backend.port}"
-        # Not compared as they are: a difference of megabytes would be printed.
+        # `is True` keeps pytest from printing a difference of megabytes.
         assert (found[client].up == session.number.to_bytes(_NUMBER) + up) is True, session
         assert (found[client].down == down) is True, session

@@ -1,4 +1,4 @@
-"""What the table [plugins.pcap] may say."""
+"""The settings of the table [plugins.pcap]."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def problems(**settings: Any) -> list[tuple[str, str]]:
         ({"path": "/x/a.pcapng", "format": "pcap"}, True),
     ],
 )
-def test_the_form_is_that_of_the_suffix_unless_it_is_given(
+def test_the_suffix_decides_the_format_unless_it_is_given(
     settings: dict[str, Any],
     is_classic: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
@@ -47,12 +47,12 @@ def test_the_form_is_that_of_the_suffix_unless_it_is_given(
     "settings",
     [{"file": "x"}, {"path": 1}, {"snaplen": 0}, {"max_bytes": 10}, {"format": "snoop"}, {"clients": "::1"}],
 )
-def test_what_is_not_a_setting_is_refused(settings: dict[str, Any]) -> None:
+def test_a_wrong_or_unknown_setting_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(settings, PcapSettings)
 
 
-def test_packets_must_have_somewhere_to_go() -> None:
+def test_settings_without_an_output_are_refused() -> None:
     assert [key for key, _ in problems()] == ["path"]
 
 
@@ -70,7 +70,9 @@ def test_packets_must_have_somewhere_to_go() -> None:
         {"path": "a", "clients": ["10.0.0.0/8", "::1"], "sni": ["*.Example.org.", "a"], "protocols": ["dns"]},
     ],
 )
-def test_these_are_fine(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_settings_have_no_problems(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert problems(**settings) == []
     assert list(tmp_path.iterdir()) == []
@@ -113,7 +115,7 @@ def test_these_are_fine(settings: dict[str, Any], tmp_path: Path, monkeypatch: p
         ({"path": "a", "max_files": 3}, "max_files", "there is one file"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_key(
+def test_each_wrong_setting_is_named_with_its_key(
     settings: dict[str, Any], key: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -166,10 +168,10 @@ def open_to_all(path: Path) -> None:
         (open_to_all, "other users may write to it (mode 0666)"),
     ],
 )
-def test_what_another_user_may_have_made_is_not_written_to(
+def test_a_file_that_another_user_may_have_made_is_not_written_to(
     tmp_path: Path, make: Callable[[Path], None], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither where it is there at the start, nor where it comes later."""
+    """The file is refused at the start, and also if it appears later."""
     path = tmp_path / "a.pcapng"
     try:
         make(path)
@@ -205,13 +207,13 @@ def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
         ("[::1]:0", ("::1", 0)),
     ],
 )
-def test_viewers_come_from_this_machine_unless_an_address_is_given(
+def test_the_port_for_viewers_is_on_loopback_unless_an_address_is_given(
     listen: int | str, address: tuple[str, int]
 ) -> None:
     assert listen_address(listen) == address
 
 
-def test_only_with_a_dash_is_stdout_taken() -> None:
+def test_only_a_dash_selects_stdout() -> None:
     assert PcapHook.takes_stdout(PcapSettings(path="-"))
     assert not PcapHook.takes_stdout(PcapSettings(path="x"))
     assert not PcapHook.takes_stdout(PcapSettings(listen=0))
