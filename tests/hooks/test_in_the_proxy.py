@@ -443,10 +443,10 @@ def test_a_plain_function_is_a_hook() -> None:
 
     @define_hook("plain")
     def plain(context: HookContext, direction: Direction, data: bytes) -> None:
-        """Print the packet."""
+        """Record every packet."""
         seen.append((context.protocol, direction, data))
 
-    assert plain.summary == "Says what it sees."
+    assert plain.summary == "Record every packet."
     with Backend(echo) as backend, ProxyThread(fallback=backend.address, hooks=[plain]) as proxy:
         assert ask(proxy.address, b"bytes").data == b"bytes"
         eventually(lambda: len(seen) == 2, "two packets")

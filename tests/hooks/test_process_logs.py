@@ -1,4 +1,4 @@
-"""The log of the process of a hook, which has the place and the format of the proxy's log."""
+"""The log of a hook's process goes where the log of the proxy goes, and has the same format."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def configuration(fallback: str, path: Path | str, *more: str, port: int = 0, **
 
 @contextmanager
 def mirroring(folder: Path, text: str) -> Iterator[Running]:
-    """Run a proxy with this configuration, until the block ends, once it serves and answers ``status``."""
+    """Run a proxy with this configuration while the block runs; it serves and answers ``status`` by then."""
     path = folder / "refractium.toml"
     path.write_text(text)
     with serving("tcp", "-c", path) as proxy:

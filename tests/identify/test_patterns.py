@@ -18,12 +18,12 @@ def compiled(*patterns: Pattern, size: int = SIZE) -> dict[Strength, Protocol]:
 
 
 def refused(*patterns: Pattern) -> str:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its message is what is tested
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is tested below
         compile_patterns("mine", Transport.TCP, patterns, SIZE)
     return str(caught.value)
 
 
-def test_characters_are_the_bytes_of_their_number() -> None:
+def test_each_character_is_the_byte_of_its_number() -> None:
     assert text_bytes("MY\x01\xff") == b"MY\x01\xff"
 
 
@@ -34,12 +34,12 @@ def test_escapes_of_a_literal_string_are_bytes() -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [("€", "as hex"), (r"\x1", "two hex digits")])
-def test_text_that_is_no_bytes_is_refused(text: str, message: str) -> None:
+def test_text_beyond_u_00ff_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         text_bytes(text)
 
 
-def test_a_text_matches_anywhere_and_proves_more_at_the_start() -> None:
+def test_a_text_matches_anywhere_and_is_stronger_at_the_start() -> None:
     protocols = compiled(Text(b"KNOCK"))
     assert set(protocols) == {Strength.EXACT, Strength.WEAK}
     assert_identifies(protocols[Strength.EXACT], b"KNOCK and more")
@@ -51,11 +51,11 @@ def test_a_text_matches_anywhere_and_proves_more_at_the_start() -> None:
     assert_rejects(protocols[Strength.WEAK], b"." * (SIZE - 4) + b"KNOCK")
 
 
-def test_a_short_text_proves_little_even_at_the_start() -> None:
+def test_a_short_text_is_weak_even_at_the_start() -> None:
     assert set(compiled(Text(b"AB"))) == {Strength.WEAK}
 
 
-def test_hex_matches_at_its_offset_only() -> None:
+def test_hex_matches_only_at_its_offset() -> None:
     (protocol,) = compiled(Hex(b"\xff\x00\xff", 4)).values()
     assert protocol.strength is Strength.EXACT
     assert protocol.prefixes == ()
@@ -64,14 +64,14 @@ def test_hex_matches_at_its_offset_only() -> None:
     assert_rejects(protocol, b"\xff\x00\xff\xff\x00\x00")
 
 
-def test_short_hex_is_weak_and_still_decides_at_its_place() -> None:
+def test_short_hex_is_weak_and_still_decides_at_its_offset() -> None:
     (protocol,) = compiled(Hex(b"\x05")).values()
     assert (protocol.strength, protocol.prefixes, protocol.max_bytes) == (Strength.WEAK, (b"\x05",), 1)
     assert_identifies(protocol, b"\x05\x01")
     assert_rejects(protocol, b"\x04\x05")
 
 
-def test_an_anchored_regex_says_no_at_the_first_byte_that_cannot_fit() -> None:
+def test_an_anchored_regex_answers_no_at_the_first_byte_that_cannot_fit() -> None:
     (protocol,) = compiled(Regex("^HELLO [0-9]+")).values()
     assert protocol.strength is Strength.STRUCTURED
     assert_identifies(protocol, b"HELLO 12")
@@ -80,14 +80,14 @@ def test_an_anchored_regex_says_no_at_the_first_byte_that_cannot_fit() -> None:
     assert_rejects(protocol, b"HELLO x")
 
 
-def test_other_regexes_are_searched() -> None:
+def test_a_regex_without_an_anchor_is_searched() -> None:
     for source in ("b+1", "^a|b", "(?:^b)?1"):
         (protocol,) = compiled(Regex(source)).values()
         assert protocol.strength is Strength.WEAK
         assert_identifies(protocol, b"xxabb1")
 
 
-def test_a_regex_is_about_bytes() -> None:
+def test_a_regex_matches_bytes_and_not_text() -> None:
     (protocol,) = compiled(Regex(r"^\xff[\x80-\x8f]é")).values()
     assert_identifies(protocol, b"\xff\x81\xe9")
     assert_rejects(protocol, "ÿ\x81é".encode())
@@ -132,7 +132,7 @@ def test_patterns_that_cannot_work_are_refused(pattern: Pattern, message: str) -
     assert message in refused(pattern)
 
 
-def test_no_pattern_is_refused() -> None:
+def test_an_empty_list_of_patterns_is_refused() -> None:
     assert refused() == "no pattern"
 
 
@@ -143,14 +143,14 @@ def test_no_pattern_is_refused() -> None:
         r"(a)\1", "(?:ab){e<=1}", "(?r)ab", "(*FAIL)a", r"\X", r"\R", "(?R)", "(?m)^a", "(?#no)a",
     ],
 )  # fmt: skip
-def test_regexes_whose_yes_could_be_taken_back_are_refused(source: str) -> None:
+def test_regexes_whose_match_later_bytes_could_undo_are_refused(source: str) -> None:
     assert "is not supported: a match must not depend on the bytes after it" in refused(Regex(source))
 
 
 @pytest.mark.parametrize(
     "source", [r"a\$", "[$]a", "a{2}", "a{1,}?", "(?P<x>a)b", "(?i:A)b", "[]$]a", r"\{a"]
 )
-def test_what_only_looks_like_them_is_not(source: str) -> None:
+def test_regexes_that_only_look_like_those_are_accepted(source: str) -> None:
     assert compiled(Regex(source))
 
 
@@ -186,6 +186,6 @@ def test_regexes_keep_the_laws(anchor: str, source: str, data: bytes) -> None:
     try:
         (protocol,) = compile_patterns("mine", Transport.TCP, [Regex(anchor + source)], SIZE)
     except ValueError as error:
-        assert "matches no bytes" in str(error)  # noqa: PT017 - the only reason there may be
+        assert "matches no bytes" in str(error)  # noqa: PT017 - the only allowed reason
         return
     assert_lawful(protocol, data)

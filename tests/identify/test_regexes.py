@@ -1,4 +1,5 @@
-"""Regexes of a configuration: what they match, what can still match them, and what they cost."""
+"""Regexes of a configuration: the bytes that they match, the bytes that they still could match, and their
+cost."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def regex(source: str, size: int = SIZE) -> Protocol:
 
 
 def refused(source: str) -> str:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its message is what is tested
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is tested below
         regex(source)
     return str(caught.value)
 
@@ -41,7 +42,7 @@ def answer(protocol: Protocol, data: bytes) -> Verdict | str:
     return MATCH if isinstance(found, ProtocolMatch) else found
 
 
-# What they match
+# Matches
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def answer(protocol: Protocol, data: bytes) -> Verdict | str:
         ("[^\x00-\xfe]", b"\xff"),
     ],
 )
-def test_these_bytes_match(source: str, expected: bytes) -> None:
+def test_a_regex_matches_exactly_these_bytes(source: str, expected: bytes) -> None:
     protocol = regex(source)
     assert b"".join(byte for byte in EVERY_BYTE if answer(protocol, byte) == MATCH) == bytes(sorted(expected))
 
@@ -79,7 +80,7 @@ def test_these_bytes_match(source: str, expected: bytes) -> None:
 @pytest.mark.parametrize(
     ("source", "missing"), [(".", b"\n"), ("(?s).", b""), ("(?s:.)", b""), ("[^]a]", b"]a")]
 )
-def test_all_bytes_match_but_these(source: str, missing: bytes) -> None:
+def test_a_regex_matches_all_bytes_except_these(source: str, missing: bytes) -> None:
     protocol = regex(source)
     assert bytes(sorted(missing)) == b"".join(byte for byte in EVERY_BYTE if answer(protocol, byte) != MATCH)
 
@@ -112,7 +113,7 @@ def test_an_answer_comes_as_soon_as_it_is_certain(source: str, answers: dict[byt
     assert {data: answer(protocol, data) for data in answers} == answers
 
 
-def test_bytes_beyond_those_inspected_are_not_looked_at() -> None:
+def test_bytes_beyond_the_maximum_are_not_inspected() -> None:
     for source in ("^a+b", "ab"):
         assert answer(regex(source, 4), b"aaab") == MATCH
         assert answer(regex(source, 4), b"aaa") is NEED_MORE
@@ -129,7 +130,7 @@ ATOMS = (
     r"[\a\\]", "[$.|()*+?{}]", "[à-ÿ]", "[^à-ÿ]", "[A-b]",
     "(?i:a)", "(?i:É)", "(?i:[à-ÿ])", "(?i:[^a-b])", "(?i:[A-Z])", "(?is:.)", r"(?i:\x61)", "(?i:[k-s])",
 )  # fmt: skip
-"""Parts that match one byte."""
+"""Parts of a regex that match one byte."""
 REPETITIONS = (
     "*", "+", "?", "{2}", "{0}", "{1,}", "{,2}", "{1,3}", "{0,1}", "{,}", "*?", "+?", "??", "{2}?", "{,2}?",
 )  # fmt: skip
@@ -156,7 +157,7 @@ ALPHABET = sorted(
         for byte in EVERY_BYTE
     }.values()
 )
-"""One byte of each kind that the parts tell apart."""
+"""One byte of each class that the parts distinguish."""
 BYTES = st.lists(st.sampled_from([*ALPHABET, b"a", b"b", b"B"]), max_size=10).map(b"".join)
 
 
@@ -184,7 +185,7 @@ def test_answers_agree_with_the_regexes_of_python(
 
 
 def completion(protocol: Protocol, data: bytes) -> bytes:
-    """Return bytes after which it matches, found by trying one byte after the other."""
+    """Return bytes after which the protocol matches, found by trying one byte after the other."""
     tried = [b""]
     while tried:
         end = tried.pop()
@@ -194,7 +195,7 @@ def completion(protocol: Protocol, data: bytes) -> bytes:
                 return end + byte
             if answered is NEED_MORE and len(end) < 20:
                 tried.append(end + byte)
-    raise AssertionError(f"nothing completes {data!r}")
+    raise AssertionError(f"no further bytes make a match of {data.hex(' ')} (hex)")
 
 
 SYNTAX = st.lists(
@@ -205,7 +206,7 @@ SYNTAX = st.lists(
 @given(SYNTAX.map("".join), BYTES)
 @example("[[", b"")
 @example("[^])--", b"")
-def test_whatever_is_written_means_what_it_means_in_python_or_is_refused(source: str, data: bytes) -> None:
+def test_every_regex_has_its_meaning_in_python_or_is_refused(source: str, data: bytes) -> None:
     try:
         protocol = regex(source)
     except ValueError as refusal:
@@ -218,7 +219,7 @@ def test_whatever_is_written_means_what_it_means_in_python_or_is_refused(source:
     )
 
 
-# What is refused
+# Refused regexes
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_whatever_is_written_means_what_it_means_in_python_or_is_refused(source:
     ],
     ids=lambda value: value[:30],
 )
-def test_what_cannot_work_is_refused_with_a_reason(
+def test_a_regex_that_cannot_work_is_refused_with_a_reason(
     source: str, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(source)
@@ -257,7 +258,7 @@ def test_what_cannot_work_is_refused_with_a_reason(
 
 
 @pytest.mark.parametrize("library", [None, ModuleType("re2")], ids=["missing", "another of that name"])
-def test_without_the_library_the_configuration_says_how_to_get_it(
+def test_without_the_library_the_error_says_how_to_install_it(
     library: ModuleType | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "re2", library)
@@ -270,7 +271,7 @@ def test_without_the_library_the_configuration_says_how_to_get_it(
     assert "uv pip install 'refractium-core[regex]'" in problem.message
 
 
-# What they cost
+# Cost
 
 
 NOISE = bytes(random.Random(1).choices(b"ab", k=1 << 14))  # noqa: S311 - no secret
@@ -293,16 +294,16 @@ NOISE = bytes(random.Random(1).choices(b"ab", k=1 << 14))  # noqa: S311 - no sec
         pytest.param("^[ab]*a[ab]{20}c", NOISE, id="more states than fit into memory"),
     ],
 )
-def test_the_time_grows_with_the_bytes_and_no_faster(source: str, data: bytes) -> None:
+def test_the_time_grows_no_faster_than_the_bytes(source: str, data: bytes) -> None:
     protocol = regex(source, 1 << 15)
     quarter, whole = ((data * size)[:size] for size in (1 << 12, 1 << 14))
     assert protocol.identify(whole) is NEED_MORE
-    # With the square of the bytes it would be 16 times as long.
+    # Growth with the square of the bytes would make the second time 16 times as long.
     assert seconds(protocol, whole) < 8 * seconds(protocol, quarter)
 
 
 def seconds(protocol: Protocol, data: bytes) -> float:
-    """Return the processor time of one answer, the shortest of several."""
+    """Return the processor time (s) of one answer, the shortest of several measurements."""
 
     def once() -> float:
         begun = time.thread_time()

@@ -1,4 +1,4 @@
-"""The dispatch table: who is asked, in which order, and what waits for what."""
+"""The dispatch table: which protocols are asked, in which order, and which answers a match waits for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXACT, STRUCTURED, WEAK = Strength.EXACT, Strength.STRUCTURED, Strength.WEAK
 def starting(
     magic: bytes, *, name: str = "p", strength: Strength = STRUCTURED, indexed: bool = True
 ) -> Protocol:
-    """A protocol that starts with `magic`."""
+    """Return a protocol that starts with `magic`."""
 
     @define_protocol(name, max_bytes=len(magic), strength=strength, prefixes=(magic,) if indexed else ())
     def identify(data: bytes) -> Identification:
@@ -55,7 +55,7 @@ def answering(
 
 
 def table(*entries: tuple[str, Protocol], size: int = 1024) -> Table[str]:
-    """A table whose outcomes are names."""
+    """Return a table whose outcomes are the names of the protocols."""
     return Table([Candidate(protocol, lambda _, name=name: name) for name, protocol in entries], size)  # type: ignore[misc]
 
 
@@ -67,7 +67,7 @@ def yes(_: bytes) -> Identification:
     return ProtocolMatch()
 
 
-def test_the_stronger_is_asked_first_and_among_equals_the_first() -> None:
+def test_stronger_protocols_are_asked_first_and_equal_ones_in_their_order() -> None:
     weak, first, second, exact = (
         answering(yes, strength=strength) for strength in (WEAK, STRUCTURED, STRUCTURED, EXACT)
     )
@@ -77,7 +77,7 @@ def test_the_stronger_is_asked_first_and_among_equals_the_first() -> None:
         entries = [entry for entry in entries if entry[0] != expected]
 
 
-def test_a_match_waits_for_whoever_is_ahead_and_for_nobody_behind() -> None:
+def test_a_match_waits_only_for_protocols_that_are_asked_earlier() -> None:
     both = table(("longer", starting(b"abc", strength=EXACT)), ("shorter", starting(b"a")))
     assert both.decide(b"a") is NEED_MORE
     assert both.decide(b"ab") is NEED_MORE
@@ -88,7 +88,7 @@ def test_a_match_waits_for_whoever_is_ahead_and_for_nobody_behind() -> None:
     assert outcome(reverse.decide(b"a")) == "shorter"
 
 
-def test_no_is_said_as_soon_as_everybody_has_said_it() -> None:
+def test_the_table_answers_no_as_soon_as_every_protocol_has() -> None:
     both = table(("one", starting(b"abc")), ("two", starting(b"abd")))
     assert both.decide(b"ab") is NEED_MORE
     assert both.decide(b"abx") is NO
@@ -97,7 +97,7 @@ def test_no_is_said_as_soon_as_everybody_has_said_it() -> None:
     assert table().decide(b"x") is NO
 
 
-def test_only_those_whose_first_byte_it_is_are_asked() -> None:
+def test_only_protocols_that_can_begin_with_the_first_byte_are_asked() -> None:
     asked = []
 
     @define_protocol("spy", max_bytes=4, prefixes=(b"ab", b"cd"))
@@ -111,7 +111,7 @@ def test_only_those_whose_first_byte_it_is_are_asked() -> None:
     assert asked == [b"a", b"c"]
 
 
-def test_nothing_at_all_is_for_those_without_prefixes() -> None:
+def test_an_empty_input_is_only_for_protocols_without_prefixes() -> None:
     assert outcome(table(("fixed", starting(b"a")), ("any", answering(yes))).decide(b"", final=True)) == "any"
     assert table(("fixed", starting(b"a"))).decide(b"", final=True) is NO
 
@@ -122,7 +122,7 @@ def long(strength: Strength) -> Protocol:
     )
 
 
-def test_a_weak_protocol_may_inspect_the_peek_buffer_and_the_others_their_own_maximum() -> None:
+def test_a_weak_protocol_inspects_the_peek_buffer_and_others_their_own_maximum() -> None:
     weak, strong = table(("p", long(WEAK))), table(("p", long(STRUCTURED)))
     assert (weak.bound, strong.bound) == (1024, 5000)
     assert weak.decide(bytes(1023)) is NEED_MORE
@@ -131,7 +131,7 @@ def test_a_weak_protocol_may_inspect_the_peek_buffer_and_the_others_their_own_ma
     assert outcome(strong.decide(bytes(5000))) == "p"
 
 
-def test_one_that_asks_for_more_than_it_declared_is_a_no() -> None:
+def test_a_protocol_that_asks_for_more_than_it_declared_counts_as_no() -> None:
     greedy = answering(lambda _: NEED_MORE, max_bytes=10)
     assert table(("p", greedy)).decide(bytes(9)) is NEED_MORE
     assert table(("p", greedy)).decide(bytes(10)) is NO
@@ -153,7 +153,7 @@ SNI: frozenset[str] = frozenset({"sni"})
 NONE: frozenset[str] = frozenset()
 
 
-def test_a_condition_waits_for_its_key_while_that_may_still_come() -> None:
+def test_a_condition_waits_for_its_key_while_the_key_is_pending() -> None:
     assert with_sni({}, SNI, SNI).decide(b"x") is NEED_MORE
     assert with_sni({}, SNI, SNI).decide(b"x", final=True) is NO
     assert with_sni({}, SNI, SNI).decide(bytes(10)) is NO
@@ -163,14 +163,14 @@ def test_a_condition_waits_for_its_key_while_that_may_still_come() -> None:
     assert outcome(with_sni({}, SNI, NONE).decide(b"x")) == "any"
 
 
-def test_a_match_that_meets_no_condition_leaves_the_bytes_to_the_next() -> None:
+def test_a_match_that_meets_no_condition_leaves_the_bytes_to_the_next_protocol() -> None:
     picky: Candidate[str] = Candidate(answering(yes, strength=EXACT), lambda _: NO)
     easy: Candidate[str] = Candidate(answering(yes), lambda _: "next")
     assert outcome(Table([picky, easy], 1024).decide(b"x")) == "next"
 
 
 @pytest.mark.parametrize("where", ["identify", "select"])
-def test_a_fault_is_a_no_counted_each_time_and_logged_once(
+def test_a_fault_counts_as_no_and_is_counted_each_time_and_logged_once(
     where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: object) -> Identification:
@@ -188,13 +188,13 @@ def test_a_fault_is_a_no_counted_each_time_and_logged_once(
 
 
 @pytest.mark.parametrize("answer", [None, True, "yes", b""])
-def test_what_is_no_answer_is_a_fault(answer: object) -> None:
+def test_an_invalid_answer_is_a_fault(answer: object) -> None:
     confused = table(("confused", answering(lambda _: answer)))  # type: ignore[arg-type,return-value]
     assert confused.decide(b"x") is NO
     assert confused.faults == {"p": 1}
 
 
-def test_explaining_asks_everybody_in_order() -> None:
+def test_explain_asks_every_protocol_in_order() -> None:
     def fail(_: bytes) -> Identification:
         raise ZeroDivisionError
 
@@ -212,7 +212,7 @@ magics = st.lists(
 
 
 @given(magics, st.binary(min_size=1, max_size=6))
-def test_whatever_pieces_it_comes_in_the_decision_is_the_same(
+def test_the_decision_is_the_same_however_the_bytes_are_cut(
     entries: list[tuple[bytes, Strength, bool]], data: bytes
 ) -> None:
     all_of_them = table(

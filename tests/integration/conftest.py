@@ -1,4 +1,4 @@
-"""One running proxy, made from one file, with real servers behind its one port."""
+"""One running proxy with one configuration file, and real servers behind its one port."""
 
 from __future__ import annotations
 

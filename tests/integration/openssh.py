@@ -1,4 +1,4 @@
-"""OpenSSH's server, with keys and a configuration of its own, so that nothing of the user's counts."""
+"""The OpenSSH server with keys and a configuration of its own, independent of the files of the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from integration.stage import by_inetd
 from support.process import TIMEOUT
 
 _PRIVILEGE_SEPARATION: Final = Path("/run/sshd")
-"""What sshd wants to exist where it runs as root."""
+"""A folder that must exist where sshd runs as root."""
 
 _CONFIGURATION: Final = """
 HostKey {folder}/host_key
@@ -27,13 +27,13 @@ PermitRootLogin prohibit-password
 
 
 class Sshd:
-    """Keys and a configuration for both sides.
+    """Keys and configuration of the server and of the client.
 
     Attributes:
-        serve: serves a connection.
-        user_key: the file of the key that is let in.
-        known_hosts: a file that names the server's key.
-        log: what the server says.
+        serve: a handler that serves a connection.
+        user_key: the file of the private key that the server accepts.
+        known_hosts: a file that contains the key of the server.
+        log: the log file of the server.
     """
 
     def __init__(self, program: str, folder: Path) -> None:
@@ -50,7 +50,7 @@ class Sshd:
 
 
 def begin_sshd(folder: Path) -> Sshd | None:
-    """The server, if it is installed and may run."""
+    """Return the server, or None if it is not installed or may not run."""
     program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None or shutil.which("ssh-keygen") is None:
         return None

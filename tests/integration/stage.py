@@ -1,4 +1,4 @@
-"""What stands behind the one port: the file that says so, and the servers."""
+"""The servers behind the one port, and the configuration that routes to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import dns.rrset
 from support.clients import receive, receive_all
 from support.process import TIMEOUT
 
-with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # it imports asyncore
+# pyftpdlib imports asyncore, which is deprecated.
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
     from pyftpdlib.authorizers import DummyAuthorizer
     from pyftpdlib.handlers import FTPHandler
     from pyftpdlib.servers import FTPServer
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 
 BROWSERS: Final = ("chrome", "firefox", "safari")
 FILES: Final = ("README.txt", "prism.png")
-"""What the FTP server has."""
+"""The files of the FTP server."""
 ANSWER: Final = "192.0.2.53"
-"""What the DNS server says, from the addresses set aside for documentation (RFC 5737)."""
+"""The address that the DNS server answers with, from a block reserved for documentation (RFC 5737)."""
 
 CONFIGURATION: Final = """
 [server]
@@ -107,12 +108,12 @@ forward_to = "{my_app}"
 
 
 class Stage(NamedTuple):
-    """What tests talk to.
+    """The proxy and the servers that tests talk to.
 
     Attributes:
-        proxy: the process.
-        authority: the file of the certificate that those of all TLS servers are signed with.
-        sshd: OpenSSH's server, where it is installed.
+        proxy: the running proxy.
+        authority: the file of the certificate that signed the certificates of all TLS servers.
+        sshd: the OpenSSH server; None if it is not installed.
     """
 
     proxy: Running
@@ -125,7 +126,8 @@ class Stage(NamedTuple):
 
 
 def answering(name: str) -> Handler:
-    """A web server that tells its name: HTTP/1.1, and HTTP/2 to who begins with it (RFC 9113 section 3.3)."""
+    """Return a web server that answers with its name, in HTTP/1.1 or, to clients that begin with it, in HTTP/2
+    (RFC 9113 section 3.3)."""
 
     def handle(sock: socket.socket) -> None:
         request = _until(sock, b"\r\n\r\n")
@@ -152,11 +154,11 @@ _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS = 0, 1, 4
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _STATUS_200: Final = b"\x88"
-""":status 200 in the static table of HPACK (RFC 7541 appendix A)."""
+"""The header ``:status 200`` in the static table of HPACK (RFC 7541 appendix A)."""
 
 
 def _answer_http2(sock: socket.socket, data: bytes, name: str) -> None:
-    """Answer the first request, as little of a server as that takes (RFC 9113 sections 4.1 and 6)."""
+    """Answer the first request with the least that HTTP/2 requires (RFC 9113 sections 4.1 and 6)."""
     sock.sendall(_frame(_SETTINGS))
     data = data[len(_PREFACE) :]
     while True:
@@ -178,10 +180,11 @@ def _frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> 
 
 
 def by_inetd(*command: str | Path) -> Handler:
-    """A program for each connection, as inetd starts it: that needs no port, and nobody waits for a start."""
+    """Return a handler that starts a program for each connection, as inetd does. It needs no port and no
+    wait for a start."""
 
     def handle(sock: socket.socket) -> int:
-        sock.setblocking(True)  # noqa: FBT003 - positional by its nature
+        sock.setblocking(True)  # noqa: FBT003 - setblocking takes only positional arguments
         end = sock.fileno()
         done = subprocess.run(
             command, stdin=end, stdout=end, stderr=subprocess.DEVNULL, timeout=TIMEOUT, check=False
@@ -192,7 +195,7 @@ def by_inetd(*command: str | Path) -> Handler:
 
 
 def over_tls(authority: trustme.CA, *names: str) -> Handler:
-    """A web server that has a certificate for these names and tells the first."""
+    """Return a web server that has a certificate for these names and answers with the first name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names).configure_cert(context)
     answer = answering(names[0])
@@ -206,7 +209,8 @@ def over_tls(authority: trustme.CA, *names: str) -> Handler:
 
 
 def recording(name: str) -> Handler:
-    """Tells its name and the SHA-256 of what it has received when the client has no more."""
+    """Return a handler that reads until the client ends, then sends its name and the SHA-256 of the
+    received bytes."""
 
     def handle(sock: socket.socket) -> None:
         received = receive_all(sock)
@@ -217,7 +221,7 @@ def recording(name: str) -> Handler:
 
 
 def resolving(sock: socket.socket) -> None:
-    """A DNS server that knows one answer (RFC 7766)."""
+    """Run a DNS server that knows one answer (RFC 7766)."""
     while prefix := receive(sock, 2):
         query = dns.message.from_wire(receive(sock, int.from_bytes(prefix)))
         answer = dns.message.make_response(query)
@@ -228,10 +232,10 @@ def resolving(sock: socket.socket) -> None:
 
 
 class FtpBackend:
-    """pyftpdlib with a folder that anybody may read.
+    """An FTP server (pyftpdlib) with a folder that anybody may read.
 
     Attributes:
-        address: as a route names it.
+        address: the address in the form that a route takes.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Clients that mean no good, or know no better: they must cost little, and nobody else must notice."""
+"""Clients that attack, or behave badly by mistake: they must cost little, and no other client must notice."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 HTTP = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
 NO_DELAY = 15.0
-"""Seconds: far more than a request takes on a busy machine, far less than the peek timeout of these tests."""
+"""Seconds: far more than a request takes on a busy machine, and far less than the peek timeout of these
+tests."""
 PEEK_TIMEOUT_MS = 60_000
 
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Every installed protocol has a route; what is none of them goes to a fallback."""
+    """Run a proxy with a route for every installed protocol, and a fallback for all other clients."""
     folder = tmp_path_factory.mktemp("abuse")
     with Backend(named("web")) as web, Backend(named("fallback")) as fallback:
         routes = "".join(
@@ -49,7 +50,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind(proxy: Running) -> Iterator[None]:
-    """After every test the process has the descriptors it had before, and does nothing."""
+    """Assert after every test that the process is idle and has as many descriptors as before."""
     eventually(proxy.is_idle, "idle before")
     before = proxy.descriptors()
     yield
@@ -58,7 +59,7 @@ def _nothing_is_left_behind(proxy: Running) -> Iterator[None]:
 
 
 def served_in(proxy: Running) -> float:
-    """Seconds that a good client waits for its answer."""
+    """Return the seconds that a well-behaved client waits for its answer."""
     began = time.monotonic()
     assert ask(proxy.address, HTTP).data == b"web" + HTTP
     return time.monotonic() - began
@@ -80,7 +81,9 @@ def test_clients_that_connect_and_close_are_gone_at_once(proxy: Running) -> None
 @pytest.mark.parametrize(
     "first", [b"", b"G", b"\x16", b"S", b"\0"], ids=["nothing", "HTTP", "TLS", "SSH", "DNS"]
 )
-def test_clients_that_begin_and_wait_cost_nothing_and_delay_nobody(proxy: Running, first: bytes) -> None:
+def test_clients_that_stop_after_their_first_bytes_cost_nothing_and_delay_nobody(
+    proxy: Running, first: bytes
+) -> None:
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(connect(proxy.address)) for _ in range(200)]
         for client in waiting:
@@ -88,14 +91,14 @@ def test_clients_that_begin_and_wait_cost_nothing_and_delay_nobody(proxy: Runnin
         assert served_in(proxy) < NO_DELAY
         eventually(proxy.is_idle, "idle while they wait")
         assert served_in(proxy) < NO_DELAY
-        for client in waiting:  # none has been decided about
-            client.setblocking(False)  # noqa: FBT003 - positional by its nature
+        for client in waiting:  # no client has been routed yet
+            client.setblocking(False)  # noqa: FBT003 - setblocking takes only positional arguments
             with pytest.raises(BlockingIOError):
                 client.recv(1)
 
 
 def test_garbage_goes_to_the_fallback_at_once_and_delays_nobody(proxy: Running) -> None:
-    """The peek timeout is a minute: that anything comes back in time shows that it is not waited for."""
+    """The peek timeout is a minute, so an answer in time shows that the proxy did not wait for it."""
     before, memory = proxy.cpu_seconds(), proxy.memory()
 
     def send(seed: int) -> bool:
@@ -115,7 +118,7 @@ def test_garbage_goes_to_the_fallback_at_once_and_delays_nobody(proxy: Running) 
     assert proxy.memory() - memory < 16 << 20
 
 
-def test_one_byte_at_a_time_is_still_the_same_request(proxy: Running) -> None:
+def test_a_request_sent_one_byte_at_a_time_is_recognised(proxy: Running) -> None:
     with connect(proxy.address) as client:
         for position in range(len(HTTP)):
             client.sendall(HTTP[position : position + 1])

@@ -1,4 +1,4 @@
-"""The benchmarks measure: that their figures are good ones is for people to see."""
+"""The benchmarks produce figures; people judge whether the figures are good."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def what_they_need() -> None:
 
 
 def benchmarks(*arguments: object) -> str:
-    """What they print."""
+    """Run the benchmarks, and return their output."""
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS), *map(str, arguments)],
         env=environment(),
@@ -40,7 +40,7 @@ def benchmarks(*arguments: object) -> str:
 
 
 def figures(report: dict[str, Any], work: str) -> Iterator[float]:
-    """Ours, of the metrics that are never 0."""
+    """Return our figures for the metrics that are never 0."""
     for measure in report["measures"]:
         if measure["work"] == work and not measure["metric"].startswith("cpu"):
             yield from measure["figures"]["refractium"]
@@ -71,7 +71,7 @@ def test_growth_saves_figures_and_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "scale.svg").read_text().startswith("<svg ")
 
 
-def test_work_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_unknown_kind_of_work_is_named(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS), "compare", "--only", "nothing", "--out", str(tmp_path)],
         env=environment(),

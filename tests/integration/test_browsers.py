@@ -1,4 +1,4 @@
-"""Browsers, as curl_cffi imitates them; some of their hellos are longer than the peek buffer."""
+"""Browsers, imitated by curl_cffi; some of their hellos are longer than the peek buffer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 CONNECTIONS = 1000
 AT_ONCE = 100
 MOST_CUTS = 8
-"""With the longest pause that is well below the peek timeout."""
+"""Most cuts of one hello. Even with the longest pauses, eight cuts take far less than the peek timeout."""
 
 
 async def replay(port: int, hello: bytes, chance: random.Random) -> str:
-    """Send a hello in pieces, with pauses of 1 to 30 ms; the answer."""
+    """Send a hello in pieces, with pauses of 1 to 30 ms; return the answer."""
     cuts = sorted(chance.sample(range(1, len(hello)), chance.randint(1, MOST_CUTS)))
     pieces = [hello[start:end] for start, end in zip([0, *cuts], [*cuts, len(hello)], strict=True)]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -75,7 +75,7 @@ def test_a_browser_gets_its_page_from_the_server_it_names(stage: Stage, browser:
 
 
 @pytest.mark.parametrize("browser", BROWSERS)
-def test_the_hello_of_a_browser_without_a_route_goes_to_the_rest_of_its_protocol(
+def test_a_browser_hello_with_an_unrouted_name_goes_to_the_route_without_names(
     stage: Stage, browser: str
 ) -> None:
     hello = browser_hello(browser, "elsewhere.example")

@@ -1,4 +1,4 @@
-"""Many bytes through the running program: all of them or an honest reset, in bounded memory."""
+"""Many bytes through the running program: all bytes or an honest reset, in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
     from support.process import Running
 
 MAGIC: Final = b"\0BULK\0"
-"""What the route of these tests is known by."""
+"""The first bytes by which the route of these tests is recognised."""
 DOWN: Final = payload("down", 16 * MIB)
 MEMORY: Final = 32 * MIB
-"""What the program may take beyond what it has when idle: for every connection two buffers of 64 KiB."""
+"""Bytes that the program may use beyond its idle memory: two buffers of 64 KiB for every connection."""
 
 
 @contextmanager
 def in_front_of(handler: Handler, folder: Path) -> Iterator[Running]:
-    """A proxy with a backend; in the end it must have what it had before, and do nothing."""
+    """Run a proxy with a backend. At the end, the proxy must be idle and have its first number of
+    descriptors."""
     with Backend(handler) as backend:
         (folder / "refractium.toml").write_text(
             '[server]\nbind = "127.0.0.1"\nport = 0\nmax_connections_per_ip = 1000\n'
@@ -52,7 +53,7 @@ def in_front_of(handler: Handler, folder: Path) -> Iterator[Running]:
 
 
 def up(seed: object, size: int) -> bytes:
-    """What a client sends."""
+    """Return the bytes that a client sends."""
     return MAGIC + payload(f"up {seed}", size)
 
 
@@ -97,7 +98,7 @@ def test_the_client_goes_on_after_the_backend_has_ended_its_side(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_slow_readers_make_the_backend_wait_and_not_the_memory_grow(tmp_path: Path) -> None:
+def test_slow_readers_make_the_backend_wait_and_memory_stays_bounded(tmp_path: Path) -> None:
     with in_front_of(source(DOWN), tmp_path) as proxy, ExitStack() as stack:
         idle = proxy.memory()
         clients = [stack.enter_context(connect(proxy.address, receive_buffer=4096)) for _ in range(30)]
@@ -113,8 +114,8 @@ def test_slow_readers_make_the_backend_wait_and_not_the_memory_grow(tmp_path: Pa
             reset(client)
 
 
-def test_however_both_sides_end_nothing_is_lost_unsaid(tmp_path: Path) -> None:
-    """Each side by chance ends in order or resets, before, while or after it sends."""
+def test_however_both_sides_end_no_loss_looks_like_an_orderly_end(tmp_path: Path) -> None:
+    """Each side randomly ends in order or resets, before, while or after it sends."""
     at_backend: dict[int, Received] = {}
     sizes = {seed: random.Random(seed).choices(range(MIB), k=2) for seed in range(120)}  # noqa: S311
 
@@ -151,9 +152,9 @@ def test_however_both_sides_end_nothing_is_lost_unsaid(tmp_path: Path) -> None:
             (at_client[seed], payload(f"down {seed}", size_down), "backend"),
             (at_backend[seed], payload(f"up {seed}", size_up), "client"),
         ):
-            assert sent.startswith(received.data), f"seed {seed}: other bytes than the {other} has sent"
+            assert sent.startswith(received.data), f"seed {seed}: bytes that the {other} did not send"
             if received.end == "eof":
-                assert received.data == sent, f"seed {seed}: an end that the {other} has not made"
-                assert not resets(other, seed), f"seed {seed}: the {other}'s reset looks like an end"
+                assert received.data == sent, f"seed {seed}: an end before all bytes of the {other}"
+                assert not resets(other, seed), f"seed {seed}: the reset of the {other} looks like an end"
             elif not (resets("client", seed) or resets("backend", seed)):
-                raise AssertionError(f"seed {seed}: a reset that nobody has sent")
+                raise AssertionError(f"seed {seed}: a reset although neither side reset")

@@ -1,4 +1,4 @@
-"""Real programs, each by its own protocol, through one port."""
+"""Real programs, each with its own protocol, through one port."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ each_address = pytest.mark.parametrize("host", ["127.0.0.1", "::1"], ids=["IPv4"
 
 
 def output_of(program: str, *arguments: object) -> str:
-    """What a program prints; it has to succeed."""
+    """Return the output of a program, which has to succeed."""
     done = subprocess.run(
         [require_program(program), *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -195,7 +195,7 @@ def test_asyncssh_runs_a_command_on_an_asyncssh_server() -> None:
                 known_hosts=([key.convert_to_public()], [], []),
             ) as client:
                 answer = (await client.run("hello", check=True)).stdout
-            await has_gone.wait()  # else its transport is left behind
+            await has_gone.wait()  # otherwise its transport would stay open
         return answer
 
     with (

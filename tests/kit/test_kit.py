@@ -1,4 +1,4 @@
-"""What plugins may use beside the contract."""
+"""The helpers that plugins may use beside the contract."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a plugin."""
+    """Settings of the plugin under test."""
 
     text: str = "Hello"
     times: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -26,7 +26,7 @@ class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, without a configuration file."""
+    """Change to an empty folder, without a configuration file."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -38,7 +38,7 @@ def problems_of(text: str, folder: Path) -> list[str]:
     return [str(problem) for problem in raised.value.problems]
 
 
-def test_every_public_name_is_there_and_in_the_overview() -> None:
+def test_every_public_name_exists_and_is_in_the_overview() -> None:
     overview = str(kit.__doc__).partition("\n- ")[2]
     assert set(kit.__all__) <= set(re.findall(r"`(\w+)`", overview))
     for name in kit.__all__:
@@ -59,13 +59,13 @@ def test_without_a_file_or_a_table_settings_have_their_defaults(folder: Path) ->
     assert OwnTable.read("greeter", Greeting).settings == Greeting()
 
 
-def test_mistakes_elsewhere_do_not_matter(folder: Path) -> None:
+def test_mistakes_in_other_tables_do_not_matter(folder: Path) -> None:
     elsewhere = '[server]\nprot = 80\n[plugins]\ndisable = 5\n[[protocols]]\nname = ""\n'
     (folder / "refractium.toml").write_text(f"{elsewhere}[plugins.greeter]\ntimes = 3\n")
     assert OwnTable.read("greeter", Greeting).settings.times == 3
 
 
-def test_all_problems_of_the_table_are_told_with_their_places(folder: Path) -> None:
+def test_all_problems_of_the_table_are_reported_with_their_places(folder: Path) -> None:
     assert problems_of("[plugins.greeter]\n\ntimes = 0\ntxet = 1\n", folder) == [
         "refractium.toml:4: plugins.greeter.txet: unknown key for plugin 'greeter': did you mean 'text'?",
         "refractium.toml:3: plugins.greeter.times: expected int >= 1",
@@ -80,7 +80,7 @@ def test_all_problems_of_the_table_are_told_with_their_places(folder: Path) -> N
         pytest.param("\n[plugins]\ngreeter = 3\n", "refractium.toml:3: plugins.greeter: ", id="no table"),
     ],
 )
-def test_a_table_that_cannot_be_found_is_not_taken_for_an_empty_one(
+def test_a_table_hidden_by_a_syntax_error_does_not_count_as_empty(
     text: str, place: str, folder: Path
 ) -> None:
     [problem] = problems_of(text, folder)
@@ -88,12 +88,12 @@ def test_a_table_that_cannot_be_found_is_not_taken_for_an_empty_one(
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+def test_a_file_given_by_name_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml: no such file"):
         OwnTable.read("greeter", Greeting, tmp_path / "absent.toml")
 
 
-def test_a_plugin_finds_further_problems_with_their_places(folder: Path) -> None:
+def test_a_plugin_can_add_problems_with_their_places(folder: Path) -> None:
     (folder / "refractium.toml").write_text("# Ours\n[plugins.greeter]\n\ntimes = 3\n")
     own = OwnTable.read("greeter", Greeting)
     assert str(own.problem("is odd", "times")) == "refractium.toml:4: plugins.greeter.times: is odd"
@@ -112,7 +112,7 @@ def test_a_plugin_finds_further_problems_with_their_places(folder: Path) -> None
         ("-c a group inner --config b", "b"),
     ],
 )
-def test_the_file_is_given_before_the_command_or_after_it(arguments: str, given: str) -> None:
+def test_the_option_for_the_file_works_before_and_after_the_command(arguments: str, given: str) -> None:
     @click.group()
     @config_option()
     def outer(config: object) -> None:

@@ -1,4 +1,4 @@
-"""Each form of log lines, whatever a message, a name or an exception has in it."""
+"""Each format of log lines, with any text in the message, the names or the exception."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refractium.proxy.outcome import Ended, Summary
 from support.jsons import texts
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=400)
-"""Lone surrogates too: they stand for bytes that are no UTF-8."""
+"""Any text, with lone surrogates too, which stand for bytes that are not UTF-8."""
 HOSTILE = "\x1b[31m \x9b31m \u202egnp.exe \udc80 \x7f \r\n \u2028 \ufeff"
 AT = 1_800_000_000.25
 
@@ -45,7 +45,8 @@ def summary(metadata: dict[str, Any], backend: str = "10.0.0.1:443") -> Summary:
 
 
 def assert_is_text(form: Form, line: str) -> None:
-    """A line is one row of text, and so is each text in its JSON; rich draws colours and rows of its own."""
+    """Assert that a line is one row of printable text, and so is each text in its JSON. In the rich format,
+    colours and row breaks of rich are removed first."""
     if form.style == "rich":
         line = re.sub(r"\x1b\[[0-9;]*m", "", line).replace("\n", "")
     assert line.isprintable()
@@ -60,7 +61,7 @@ def test_a_message_is_one_line_of_text(form: Form, message: str) -> None:
 
 
 @FORMS
-def test_nothing_moves_a_cursor_or_turns_a_line(form: Form) -> None:
+def test_no_character_moves_the_cursor_or_reverses_a_line(form: Form) -> None:
     line = form.format(record(HOSTILE))
     shown = line.replace("\\\\", "\\")
     for escaped in (r"\x1b[31m", r"\x9b31m", r"\u202egnp.exe", r"\udc80", r"\x7f", r"\r\n", r"\u2028"):
@@ -69,12 +70,12 @@ def test_nothing_moves_a_cursor_or_turns_a_line(form: Form) -> None:
 
 
 @FORMS
-def test_a_level_without_a_name_has_a_line_too(form: Form) -> None:
+def test_a_level_without_a_name_is_logged_too(form: Form) -> None:
     assert "level 15" in form.format(logging.LogRecord("a", 15, "a.py", 1, "said", None, None)).lower()
 
 
 @FORMS
-def test_a_long_message_is_cut_visibly(form: Form) -> None:
+def test_a_long_message_is_cut_and_ends_with_dots(form: Form) -> None:
     assert len(form.format(record("x" * 100_000))) < 10_000
     assert "x..." in form.format(record("x" * 100_000)).replace("\n", "")
 
@@ -84,7 +85,7 @@ def fail(text: str) -> None:
 
 
 def failing(text: str) -> BaseException:
-    """An exception with a traceback."""
+    """Return an exception with a traceback."""
     with pytest.raises(ValueError, match=r".") as raised:
         fail(text)
     return raised.value
@@ -99,7 +100,7 @@ def test_no_line_of_a_traceback_looks_like_a_line_of_the_log() -> None:
     assert all(row.startswith("  ") and row.isprintable() for row in rest)
 
 
-def test_a_traceback_in_json_has_its_lines_and_nothing_else_that_a_terminal_obeys() -> None:
+def test_a_traceback_in_json_keeps_line_breaks_and_no_other_control_character() -> None:
     line = form_of("json").format(record("failed", failing("a\x1b[2J\nb\u202e")))
     assert line.isprintable()
     exception = json.loads(line)["exception"]
@@ -126,7 +127,7 @@ def test_a_client_cannot_make_a_long_line(form: Form, character: str) -> None:
     assert re.sub(r"\s", "", line).count("...") == (7 if form.style == "json" else 2)
 
 
-def test_json_has_what_was_cut_at_the_end_of_a_text_and_of_a_list() -> None:
+def test_json_marks_where_a_text_or_a_list_was_cut() -> None:
     line = access_line(form_of("json"), AT, summary({"path": "/" + "x" * 300, "names": ("abc",) * 300}))
     metadata = json.loads(line)["connection"]["metadata"]
     assert metadata["path"] == "/" + "x" * 255 + "..."
@@ -134,7 +135,7 @@ def test_json_has_what_was_cut_at_the_end_of_a_text_and_of_a_list() -> None:
     assert set(metadata["names"][:-1]) == {"abc"}
 
 
-def test_json_has_whole_what_is_short() -> None:
+def test_json_has_short_texts_in_full() -> None:
     metadata = {"sni": "caf\u00e9", "alpn": ("h2", "http/1.1"), "ech": True, "path": "/" + "x" * 255}
     line = access_line(form_of("json"), AT, summary(metadata))
     assert json.loads(line) == {
@@ -157,6 +158,6 @@ def test_json_has_whole_what_is_short() -> None:
 
 
 @FORMS
-def test_the_path_of_a_backend_is_text_too(form: Form) -> None:
+def test_the_path_of_a_backend_is_escaped_too(form: Form) -> None:
     line = access_line(form, AT, summary({}, backend="unix:/run/\x1b[2J.sock"))
     assert_is_text(form, line[:-1])

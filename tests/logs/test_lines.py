@@ -39,12 +39,12 @@ writer.close(30)
 
 
 class Writing:
-    """A process that makes lines when it is told to, and ends when they are written.
+    """A process that writes lines on request, and ends after they are written.
 
     Args:
-        path: what it writes to.
-        letter: its lines are made of.
-        count: how many lines it makes.
+        path: the file that it writes to.
+        letter: the letter that its lines consist of.
+        count: the number of its lines.
         pass_fds: descriptors that stay open in it.
     """
 
@@ -70,22 +70,22 @@ class Writing:
         self._stdout.close()
 
     def begin(self) -> None:
-        """Have it make its lines."""
+        """Make the process create its lines."""
         self._stdin.write(b"\n")
         self._stdin.flush()
 
     def await_lines(self) -> None:
-        """Wait until it has made them."""
+        """Wait until the process has created its lines."""
         assert self._stdout.readline() == b"made\n"
 
     def end(self) -> None:
-        """Let it end, and wait for that."""
+        """Let the process end, and wait for its end."""
         self._stdin.close()
         assert self._process.wait(PATIENCE) == 0
 
 
 def assert_complete(text: str, made: dict[str, int]) -> None:
-    """Each line of each process is there, whole and in order, or counted as lost."""
+    """Assert that each line of each process is there, whole and in order, or counted as lost."""
     assert text.endswith("\n")
     for row in text.splitlines():
         assert re.fullmatch(r"([abc]) \d+ \1{50}|\(\d+ lost by [abc]\)", row), row
@@ -102,7 +102,7 @@ def lost(count: int) -> str:
 
 
 def written_and_lost(text: str) -> tuple[list[str], int]:
-    """The lines that were written, and how many are said to be lost; every line is whole."""
+    """Return the written lines, all of which must be whole, and the number of lines reported as lost."""
     assert text.endswith("\n")
     rows = text.splitlines()
     said = [int(found[1]) for row in rows if (found := re.fullmatch(r"\((\d+) lost\)", row))]
@@ -120,7 +120,7 @@ def test_lines_come_out_whole_and_in_order() -> None:
         assert pipe.read().splitlines() == [f"line {number}" for number in range(1000)]
 
 
-def test_lines_that_could_not_be_made_are_counted() -> None:
+def test_lines_that_could_not_be_formatted_are_counted() -> None:
     out, into = os.pipe()
     writer = LineWriter(into, lost)
     writer.write("first\n")
@@ -189,7 +189,7 @@ def test_lines_of_several_threads_are_counted_exactly(monkeypatch: pytest.Monkey
     assert len(written) + missing == 80_000
 
 
-def test_a_reader_that_has_gone_costs_lines_and_the_next_one_is_told_how_many(tmp_path: Path) -> None:
+def test_lines_without_a_reader_are_lost_and_counted_for_the_next_reader(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     out = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -209,7 +209,7 @@ def test_a_reader_that_has_gone_costs_lines_and_the_next_one_is_told_how_many(tm
         assert pipe.read() == "read again\n(1 lost)\n"
 
 
-def test_a_closed_descriptor_costs_lines_and_nothing_else() -> None:
+def test_a_closed_descriptor_loses_lines_and_nothing_else() -> None:
     out, into = os.pipe()
     os.close(out)
     writer = LineWriter(into, lost)
@@ -229,8 +229,8 @@ def test_a_line_after_the_end_of_the_writer_is_written_at_once() -> None:
         assert pipe.read() == "late\n"
 
 
-def test_a_file_that_may_not_grow_has_no_torn_line(tmp_path: Path) -> None:
-    """As with a full disk: a write takes a part of the lines, the next one fails (write(2), EFBIG)."""
+def test_a_file_at_its_size_limit_has_no_torn_line(tmp_path: Path) -> None:
+    """As with a full disk, one write takes a part of the lines, and the next one fails (write(2), EFBIG)."""
     path = tmp_path / "log"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Writing(path, "a", 3000) as process:
@@ -244,7 +244,7 @@ def test_a_file_that_may_not_grow_has_no_torn_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
+    """Mount a file system of 64 KiB."""
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted")

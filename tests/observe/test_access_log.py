@@ -1,4 +1,4 @@
-"""The access log: one line for each connection, whatever its names hold."""
+"""The access log has one line for each connection, whatever its names contain."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ def test_a_name_from_the_wire_is_one_escaped_word(
 
 
 @given(st.text() | st.binary() | st.tuples(st.text()))
-def test_whatever_is_escaped_is_one_printable_word(value: object) -> None:
+def test_every_escaped_value_is_one_printable_word(value: object) -> None:
     written = escape(value)
     assert not value or written.isascii()
     assert written.isprintable()
     assert " " not in written
 
 
-def test_what_is_not_known_is_said_in_words(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_values_are_logged_in_words(caplog: pytest.LogCaptureFixture) -> None:
     unknown = replace(SUMMARY, route=None, match=None, backend=None, ended=Ended.NO_ROUTE)
     with caplog.at_level(logging.INFO, "refractium.access"):
         AccessLog().write(unknown)
     assert caplog.messages == ["192.0.2.7:50000 unidentified -> none up=517 down=4096 1.250s no route"]
 
 
-def test_a_datagram_session_says_that_it_is_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_line_of_a_udp_session_names_the_transport(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "refractium.access"):
         AccessLog().write(replace(SUMMARY, transport=Transport.UDP, route="dns", match=None))
     assert " dns/udp -> " in caplog.messages[0]
 
 
-def test_those_that_left_without_a_word_are_for_debugging_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_clients_that_left_without_a_byte_are_logged_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
     left = replace(SUMMARY, ended=Ended.CLIENT_LEFT)
     with caplog.at_level(logging.INFO, "refractium.access"):
         AccessLog().write(left)
@@ -85,7 +85,7 @@ def test_those_that_left_without_a_word_are_for_debugging_only(caplog: pytest.Lo
 
 
 @pytest.mark.parametrize(("level", "wanted"), [(logging.INFO, True), (logging.WARNING, False)])
-def test_no_line_is_made_that_nobody_reads(
+def test_the_access_log_is_wanted_only_at_its_level(
     level: int,
     wanted: bool,  # noqa: FBT001 - pytest passes it by name
     caplog: pytest.LogCaptureFixture,
@@ -94,7 +94,7 @@ def test_no_line_is_made_that_nobody_reads(
         assert AccessLog().is_wanted() is wanted
 
 
-def test_the_record_carries_the_summary_for_other_formats(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_record_carries_the_summary_for_other_formats(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "refractium.access"):
         AccessLog().write(SUMMARY)
     assert vars(caplog.records[0])["connection"] is SUMMARY

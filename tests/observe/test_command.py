@@ -1,4 +1,4 @@
-"""``refractium status`` and ``[metrics]``, as users meet them."""
+"""``refractium status`` and ``[metrics]`` as users see them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ask(port: int, data: bytes) -> bytes:
 
 
 def scrape(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own address
         text: str = answer.read().decode()
         return text
 
@@ -67,7 +67,7 @@ def test_status_shows_listeners_routes_counts_and_the_last_reload(file: Path) ->
         file.write_text(config(port, backend.address))
         with serving("-c", file) as program:
             assert ask(port, b"ALPHA 7") == b"ALPHA 7"
-            program.await_err("alpha -> ")  # its end
+            program.await_err("alpha -> ")  # the end of the connection
             status = told("-c", file)
             listener = {"transport": "tcp", "address": f"127.0.0.1:{port}", "routes": ["alpha"], "paused": ""}
             assert status["listeners"] == [listener]
@@ -102,7 +102,7 @@ def test_any_free_port_has_a_control_socket_of_that_name() -> None:
     assert "port with -p" in unknown.err
 
 
-def test_the_file_may_say_where_the_control_socket_is_and_move_it(file: Path) -> None:
+def test_the_file_may_set_the_path_of_the_control_socket_and_change_it(file: Path) -> None:
     port = free_port()
     first, second = file.with_name("one.sock"), file.with_name("two.sock")
     file.write_text(config(port, "127.0.0.1:1", server=f'control = "{first}"'))
@@ -134,7 +134,7 @@ def test_a_second_instance_leaves_the_socket_of_the_first_and_a_killed_one_is_re
         assert "control socket" not in third.err
 
 
-def test_metrics_are_served_where_the_file_says_and_follow_a_reload(file: Path) -> None:
+def test_metrics_are_served_at_the_configured_address_and_follow_a_reload(file: Path) -> None:
     port = free_port()
     with Backend(echo) as backend:
         file.write_text(config(port, backend.address, "[metrics]", 'bind = "127.0.0.1:0"'))
@@ -161,7 +161,7 @@ def test_metrics_are_served_where_the_file_says_and_follow_a_reload(file: Path) 
             assert program.terminate() == 0
 
 
-def test_an_address_for_metrics_that_is_taken_stops_the_start_but_not_a_running_instance(file: Path) -> None:
+def test_a_metrics_address_in_use_stops_the_start_but_not_a_running_instance(file: Path) -> None:
     with Backend(echo) as taken:
         port = free_port()
         file.write_text(config(port, "127.0.0.1:1", "[metrics]", f'bind = "{taken.address}"'))
@@ -205,7 +205,7 @@ def test_a_bad_path_for_the_control_socket_is_reported(file: Path) -> None:
     assert "server.control" in done.err
 
 
-def test_where_the_folder_for_the_control_socket_is_missing_clients_are_served_all_the_same(
+def test_clients_are_served_although_the_folder_for_the_control_socket_is_missing(
     tmp_path: Path,
 ) -> None:
     gone = environment(XDG_RUNTIME_DIR=str(tmp_path / "gone"))

@@ -1,4 +1,4 @@
-"""The control socket: who is answered, and what becomes of its file."""
+"""The control socket: the users that get an answer, and the fate of its file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOBODY = 65_534
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    """In a folder that every user may enter."""
+    """Return a path for the socket in a folder that every user may enter."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder, "control.sock")
@@ -87,7 +87,7 @@ async def answer(path: Path) -> Status:
     return decode(await asyncio.to_thread(ask, [path]))
 
 
-def test_it_tells_the_status_to_its_own_user_and_is_removed_at_the_end(path: Path, loop: Loop) -> None:
+def test_the_socket_answers_its_own_user_and_is_removed_at_the_end(path: Path, loop: Loop) -> None:
     async def main() -> None:
         engine = Refractium()
 
@@ -148,14 +148,14 @@ def test_the_socket_of_a_living_instance_is_left_alone(path: Path, loop: Loop) -
     run(loop, main())
 
 
-def test_a_file_that_is_no_socket_is_left_alone(path: Path, loop: Loop) -> None:
+def test_a_file_that_is_not_a_socket_is_left_alone(path: Path, loop: Loop) -> None:
     path.write_text("mine")
     with pytest.raises(OSError, match="in use"):
         run(loop, ControlSocket(path, status_of_nothing).open())
     assert path.read_text() == "mine"
 
 
-def test_a_file_that_has_taken_its_place_stays(path: Path, loop: Loop) -> None:
+def test_a_file_that_replaced_the_socket_stays(path: Path, loop: Loop) -> None:
     async def main() -> None:
         async with opened(path):
             replace(path)
@@ -164,7 +164,7 @@ def test_a_file_that_has_taken_its_place_stays(path: Path, loop: Loop) -> None:
     assert path.read_text() == "another's"
 
 
-def test_who_does_not_read_keeps_neither_others_nor_the_end_waiting(path: Path, loop: Loop) -> None:
+def test_a_client_that_does_not_read_delays_neither_others_nor_the_stop(path: Path, loop: Loop) -> None:
     large = Reload(datetime.now(UTC), ok=False, errors=("x" * 4_000_000,))
     engine = Refractium()
 
@@ -181,7 +181,7 @@ def test_who_does_not_read_keeps_neither_others_nor_the_end_waiting(path: Path, 
     run(loop, main())
 
 
-def test_beyond_eight_at_once_nobody_is_answered(path: Path, loop: Loop) -> None:
+def test_no_more_than_eight_clients_are_answered_at_once(path: Path, loop: Loop) -> None:
     large = Reload(datetime.now(UTC), ok=False, errors=("x" * 4_000_000,))
     engine = Refractium()
 
@@ -217,14 +217,14 @@ with socket.socket(socket.AF_UNIX) as client:
         text=True,
         timeout=PATIENCE,
         check=False,
-        # Coverage would write its data as that user, who may not.
+        # Coverage would write its data as that user, who may not write there.
         env={key: value for key, value in os.environ.items() if not key.startswith("COV")},
     )
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_another_user_is_neither_let_in_nor_answered(path: Path, loop: Loop) -> None:
+def test_another_user_can_neither_connect_nor_get_an_answer(path: Path, loop: Loop) -> None:
     async def main() -> None:
         async with opened(path):
             code, said = await asyncio.to_thread(connect_as_nobody, path)
@@ -256,7 +256,7 @@ with socket.socket(socket.AF_UNIX) as server:
     ("mode", "owner", "said"),
     [(0o1777, 0, "is not answered by you"), (0o755, NOBODY, "does not answer: timed out")],
 )
-def test_only_who_could_have_made_the_socket_is_believed(
+def test_only_an_instance_that_may_own_the_socket_is_trusted(
     path: Path, mode: int, owner: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "_PATIENCE", 0.3)
@@ -272,7 +272,7 @@ def test_only_who_could_have_made_the_socket_is_believed(
         other.communicate()
 
 
-def test_the_client_says_where_nobody_answers(path: Path) -> None:
+def test_the_client_names_the_path_at_which_nobody_answers(path: Path) -> None:
     with pytest.raises(RefractiumError, match=f"nothing runs at {path}; nothing runs at /nowhere"):
         ask([path, Path("/nowhere")])
     with socket.socket(socket.AF_UNIX) as dead:

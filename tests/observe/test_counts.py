@@ -1,4 +1,4 @@
-"""What is told equals what the test has done, count by count and byte by byte."""
+"""Status and metrics equal the traffic of the test, count by count and byte by byte."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 def resetting(sock: socket.socket) -> None:
-    """Takes something, then resets."""
+    """Read some bytes, then reset."""
     sock.recv(100)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
@@ -59,17 +59,17 @@ def quizzed(data: bytes) -> Identification:
 
 
 class Run:
-    """A proxy with every kind of route, and what its clients have met.
+    """A proxy with every kind of route, and its figures.
 
     Attributes:
-        proxy: the proxy; 3 clients at most are let in from one address.
+        proxy: the proxy; it admits at most 3 clients from one address.
     """
 
     def __init__(self, proxy: ProxyThread) -> None:
         self.proxy = proxy
 
     def ask(self, data: bytes) -> bytes:
-        """A client that says something once, and leaves when it has an answer or is left."""
+        """Connect, send once, and return the answer; leave after the answer or the end."""
         before = self.proxy.counters.finished
         with self.proxy.connect() as client:
             client.sendall(data)
@@ -85,11 +85,11 @@ class Run:
         return found
 
     async def tell(self) -> Status:
-        """The same, in the proxy's loop."""
+        """Return the status, read in the loop of the proxy."""
         return self.proxy.engine.status_now()
 
     def scrape(self) -> list[Metric]:
-        """The metrics, as a scraper gets them."""
+        """Return the metrics as a scraper receives them."""
         exporter = Exporter("127.0.0.1", 0, self.tell)
         self.proxy.call(exporter.open())
         try:
@@ -100,7 +100,7 @@ class Run:
         return list(text_string_to_metric_families(text))
 
     def samples(self) -> dict[str, float]:
-        """The same by name and labels, the labels in alphabetical order."""
+        """Return the samples by name and labels, with the labels in alphabetical order."""
         return {
             " ".join((one.name, *(value for _, value in sorted(one.labels.items())))): one.value
             for family in self.scrape()
@@ -131,7 +131,7 @@ def run() -> Iterator[Run]:
 
 
 def mixed(run: Run) -> None:
-    """One or more of everything that can happen; what is open at the end has been closed by then."""
+    """Cause at least one of every event that can be counted; all connections are closed at the end."""
     for _ in range(3):
         assert run.ask(b"GOOD 1") == b"GOOD 1"
     for _ in range(2):
@@ -169,7 +169,7 @@ def test_after_a_mixed_run_every_count_of_connections_is_exact(run: Run) -> None
     assert tcp.identification_buckets[-1] == (BOUNDS[-1], 11)
 
 
-def test_metrics_are_the_same_counts(run: Run) -> None:
+def test_metrics_show_the_same_counts_as_the_status(run: Run) -> None:
     mixed(run)
     samples = run.samples()
     expected = {
@@ -198,7 +198,7 @@ def test_metrics_are_the_same_counts(run: Run) -> None:
     assert ended == 11
 
 
-def test_connections_that_are_open_and_refused_are_counted_as_such(run: Run) -> None:
+def test_open_and_refused_connections_are_counted(run: Run) -> None:
     with contextlib.ExitStack() as stack:
         for number in range(3):
             client = stack.enter_context(run.proxy.connect())
@@ -237,7 +237,7 @@ def test_sessions_and_datagrams_are_counted(run: Run) -> None:
     assert samples["refractium_udp_unrouted_total"] == 1
 
 
-def test_a_backend_that_goes_down_is_told_with_since_and_why(run: Run) -> None:
+def test_a_backend_that_goes_down_is_shown_with_time_and_reason(run: Run) -> None:
     def away() -> tuple[str, str]:
         (found,) = [one.backends[0] for one in run.status().routes if one.name == "away"]
         assert run.status().started <= found.since <= run.status().at
@@ -248,10 +248,10 @@ def test_a_backend_that_goes_down_is_told_with_since_and_why(run: Run) -> None:
         assert run.ask(b"AWAY") == b"reset"
     assert away() == ("down", "it cannot be reached: Connection refused")
     up = {key: value for key, value in run.samples().items() if key.startswith("refractium_backend_up")}
-    assert sorted(up.values()) == [0, 1, 1, 1, 1]  # one sample for the backend that two routes share
+    assert sorted(up.values()) == [0, 1, 1, 1, 1]  # two routes share a backend, which has one sample
 
 
-def test_silent_clients_and_those_for_the_fallback_are_told_apart() -> None:
+def test_silent_clients_and_fallback_clients_are_counted_separately() -> None:
     with (
         Backend(echo) as backend,
         ProxyThread(
@@ -274,7 +274,7 @@ def test_silent_clients_and_those_for_the_fallback_are_told_apart() -> None:
         assert [count for _, count in tcp.identification_buckets][-1] == 2
 
 
-def test_reloads_good_and_failed_are_counted_and_counts_outlive_them(run: Run) -> None:
+def test_good_and_failed_reloads_are_counted_and_keep_the_counts(run: Run) -> None:
     mixed(run)
     run.proxy.engine.reload_failed(["line 3: no"])
     failed = run.status()
@@ -309,13 +309,13 @@ def test_the_page_lists_exactly_the_metrics_that_are_scraped(run: Run) -> None:
     assert listed == scraped
 
 
-def test_the_page_lists_every_way_to_end() -> None:
+def test_the_page_lists_every_value_of_ended() -> None:
     (row,) = re.findall(r"^\| `refractium_connections_total` .*$", PAGE.read_text(), re.MULTILINE)
     assert {how.name.lower() for how in Ended} <= set(re.findall(r"`(\w+)`", row))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_a_scraper_that_says_nothing_keeps_neither_others_nor_the_end_waiting(run: Run, host: str) -> None:
+def test_a_silent_scraper_delays_neither_others_nor_the_stop(run: Run, host: str) -> None:
     exporter = Exporter(host, 0, run.tell)
     run.proxy.call(exporter.open())
     try:
@@ -341,13 +341,13 @@ def exporting(run: Run, *hosts: str) -> Iterator[tuple[str, int]]:
 
 
 def answer_to(address: tuple[str, int], path: str, host: str) -> int:
-    """The status of the answer to a request."""
+    """Return the status of the answer to a request."""
     with connect(address) as sock:
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         return int(receive_all(sock).data.split()[1])
 
 
-def test_scrapers_that_drip_have_the_oldest_places_and_are_cut_off(
+def test_scrapers_that_send_slowly_make_room_for_others_and_are_cut_off(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "_PATIENCE", 1.0)
@@ -360,7 +360,7 @@ def test_scrapers_that_drip_have_the_oldest_places_and_are_cut_off(
             assert answer_to(address, "/metrics", "127.0.0.1") == 200
         eventually(lambda: threading.active_count() <= before + 16, "no thread for each")
         for sock in dripping:
-            assert receive_all(sock).data == b""  # though not one has said nothing for long
+            assert receive_all(sock).data == b""  # cut off, although none of them was silent for long
         eventually(lambda: threading.active_count() == before, "all have been cut off")
 
 
@@ -380,14 +380,14 @@ def test_scrapers_that_drip_have_the_oldest_places_and_are_cut_off(
         ("/favicon.ico", "localhost", 404),
     ],
 )
-def test_only_metrics_are_served_and_only_to_who_calls_us_by_our_names(
+def test_only_metrics_are_served_and_only_for_allowed_host_names(
     run: Run, path: str, host: str, status: int
 ) -> None:
     with exporting(run, "proxy.example.org") as address:
         assert answer_to(address, path, host) == status
 
 
-def test_an_identification_is_in_the_bucket_of_its_time() -> None:
+def test_an_identification_is_counted_in_the_bucket_of_its_duration() -> None:
     counters = Counters()
     for seconds in (0.0, 0.001, 0.002, 0.5, 6.0):
         counters.decide(Outcome.IDENTIFIED, seconds)
@@ -401,7 +401,7 @@ def test_an_engine_that_serves_nothing_yet_has_a_status() -> None:
     assert [one.name for one in status.routes] == ["magic"]
 
 
-def test_listeners_are_told_as_they_are(run: Run) -> None:
+def test_the_status_shows_listeners_as_they_are(run: Run) -> None:
     address = f"127.0.0.1:{run.proxy.port}"
     assert [(one.transport.value, one.address) for one in run.status().listeners] == [
         ("tcp", address),

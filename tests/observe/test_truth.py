@@ -1,4 +1,4 @@
-"""A mixed run through the program: its clients keep count, and status and metrics tell the very same."""
+"""A mixed run through the program: its clients count, and status and metrics must show the same counts."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from refractium.observe.status import Status
 
 Story: TypeAlias = "Counter[tuple[str, ...]]"
-"""How often what has happened, or how many bytes. Stories are compared without what has not."""
+"""Numbers of events or bytes, by event. Comparisons ignore events with the number 0."""
 
 PER_IP: Final = 40
 REFUSED: Final = 5
-"""Clients that are one too many of their address, of each transport."""
+"""Clients beyond the limit of their address, for each transport."""
 WORKERS: Final = 6
 STEPS: Final = 80
-"""What each worker does, one after the other."""
+"""Actions of each worker, one after the other."""
 DENIED: Final = "127.0.3.1"
-"""An address that is not let in."""
+"""An address that the listener does not admit."""
 
 
 class Backends(NamedTuple):
-    """The address of each."""
+    """The address of each backend."""
 
     good: str
     better: str
@@ -58,7 +58,7 @@ class Backends(NamedTuple):
 
 @contextmanager
 def backends() -> Iterator[Backends]:
-    """One of each kind."""
+    """Run one backend of each kind."""
     with (
         Backend(echo) as good,
         Backend(echo) as better,
@@ -82,7 +82,7 @@ def backends() -> Iterator[Backends]:
 
 
 def crashing(sock: socket.socket) -> None:
-    """Takes something, then resets."""
+    """Read some bytes, then reset."""
     sock.recv(100)
     reset(sock)
 
@@ -128,14 +128,14 @@ def configuration(to: Backends, capture: Path, *server: str) -> str:
 
 
 class Clients:
-    """Clients of one address.
+    """Clients with one source address.
 
     Args:
-        port: of the proxy.
-        source: their address.
+        port: the port of the proxy.
+        source: the address of the clients.
 
     Attributes:
-        story: what they have met.
+        story: the counts of events that the clients have seen.
     """
 
     def __init__(self, port: int, source: str) -> None:
@@ -151,7 +151,7 @@ class Clients:
         self._stack.close()
 
     def do_many_things(self, seed: int) -> None:
-        """In an order of chance."""
+        """Do random actions in a random order."""
         chance = random.Random(seed)  # noqa: S311 - test data
         things: tuple[tuple[Callable[[bytes], None], int], ...] = (
             (self.talk, 100_000),
@@ -174,7 +174,7 @@ class Clients:
         self._exchange("good", "identified", b"good" + data)
 
     def go_to_the_fallback(self, data: bytes) -> None:
-        """Since no backend of their route can be reached."""
+        """Be served by the fallback, because no backend of the route can be reached."""
         self._exchange("fallback", "identified", b"gone" + data)
 
     def are_unknown(self, data: bytes) -> None:
@@ -234,7 +234,7 @@ class Clients:
         self.story["refused", "udp", "rejected"] += 1
 
     def are_denied(self) -> None:
-        """By the listener, before anything is read."""
+        """Expect the listener to refuse these clients before it reads a byte."""
         with self._connect() as sock:
             assert receive_all(sock).data == b""
         self._send(b"query")
@@ -242,7 +242,7 @@ class Clients:
         self.story["refused", "udp", "denied"] += 1
 
     def fill_up(self) -> None:
-        """As many connections as one address may have, which stay, and some more."""
+        """Open as many connections as one address may have, which stay open, and then some more."""
         for _ in range(PER_IP):
             sock = self._stack.enter_context(self._connect())
             sock.sendall(b"good")
@@ -256,7 +256,7 @@ class Clients:
         self._has_moved("tcp", "good", 4 * PER_IP, 4 * PER_IP)
 
     def fill_up_with_sessions(self) -> None:
-        """The same with datagrams."""
+        """Open as many UDP sessions as one address may have, and then some more."""
         for _ in range(PER_IP):
             assert self._send(b"stay").recv(100) == b"stay"
             self._has_session("active", "udp", "stay", up=4, down=4)
@@ -270,7 +270,7 @@ class Clients:
         return connect(self._address, source=self._source)
 
     def _send(self, datagram: bytes) -> socket.socket:
-        """Send it from a port that no other has, as long as its session may last."""
+        """Send a datagram from a port of its own, which stays in use as long as the session may last."""
         sock = self._stack.enter_context(datagram_client(self._address, source=self._source))
         sock.send(datagram)
         return sock
@@ -344,11 +344,11 @@ METRICS: Final = {
     "refractium_reloads_total": ("reloads", "result"),
     "refractium_hook_bytes_total": ("hook", "direction", "result"),
 }
-"""The word of the story for each, and its labels."""
+"""The first word of the events in the story that each metric counts, and the labels of the metric."""
 
 
 def as_metrics_tell_it(url: str) -> Story:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own address
         page = answer.read().decode()
     story: Story = Counter()
     for family in text_string_to_metric_families(page):
@@ -360,7 +360,7 @@ def as_metrics_tell_it(url: str) -> Story:
 
 
 def reload(program: Running, file: Path, to: Backends) -> Story:
-    """Have some configurations taken over and some refused; what is to be told of that."""
+    """Reload with some valid and some invalid configurations; return the counts that must be shown."""
     for number, timeout_ms in enumerate((1_001, 1_002, 1_003), 2):
         file.write_text(configuration(to, file.with_suffix(".pcapng"), f"peek_timeout_ms = {timeout_ms}"))
         program.signal(signal.SIGHUP)
@@ -373,7 +373,7 @@ def reload(program: Running, file: Path, to: Backends) -> Story:
 
 
 @pytest.mark.slow
-def test_after_a_mixed_run_with_reloads_status_and_metrics_tell_what_the_clients_have_met(
+def test_after_a_mixed_run_with_reloads_status_and_metrics_equal_the_counts_of_the_clients(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "refractium.toml"

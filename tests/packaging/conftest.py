@@ -1,4 +1,4 @@
-"""Distributions as users get them: built once, installed into environments that hold nothing else."""
+"""Distributions as users get them: built once, and installed into environments that hold nothing else."""
 
 from __future__ import annotations
 
@@ -27,32 +27,33 @@ print(json.dumps([report.as_dict() for report in load_plugins().reports]))
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The folder of the workspace."""
+    """Return the folder of the workspace."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def knock() -> Path:
-    """The folder of a distribution that a third party could have written."""
+    """Return the folder of a distribution that a third party could have written."""
     return ROOT / "tests/data/refractium-proto-knock"
 
 
 @pytest.fixture(scope="session")
 def examples() -> Path:
-    """The folder of the distributions that the guide to hooks is about."""
+    """Return the folder of the distributions of the guide to hooks."""
     return ROOT / "docs/examples"
 
 
 @pytest.fixture(scope="session")
 def variables() -> dict[str, str]:
-    """The environment variables, without those that lead to the workspace or into it."""
+    """Return the environment variables, without those that lead to the workspace or into it."""
     ours = ("VIRTUAL_ENV", "PYTHON", "COV", "REFRACTIUM")
     return {key: value for key, value in os.environ.items() if not key.startswith(ours)}
 
 
 @pytest.fixture(scope="session")
 def run(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Run a program away from the workspace, for its sources not to matter; what it writes is returned."""
+    """Return a function that runs a program outside of the workspace, away from its sources, and returns
+    the output."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
 
     def run(*command: str | Path, status: int = 0, stdin: str = "", cwd: Path = elsewhere) -> str:
@@ -82,7 +83,7 @@ def uv() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what needs the distributions, which take ten seconds to build."""
+    """Mark tests as slow that need the distributions, which take ten seconds to build."""
     for item in items:
         if "dist" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
@@ -92,12 +93,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def dist(
     uv: str, run: Callable[..., str], knock: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """All distributions: an sdist each, and the wheel built from that sdist; built by one process for all."""
+    """Build all distributions, an sdist each and the wheel from that sdist; one process builds for all
+    processes."""
     of_this_process = tmp_path_factory.getbasetemp()
     of_all = of_this_process.parent if "PYTEST_XDIST_WORKER" in os.environ else of_this_process
     folder = of_all / "dist"
     with (of_all / "dist.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held until the file is closed
         if not folder.exists():
             unfinished = of_all / "dist.unfinished"
             run(uv, "build", "--quiet", "--all-packages", "--out-dir", unfinished, cwd=ROOT)
@@ -111,7 +113,8 @@ def dist(
 def environment(
     uv: str, run: Callable[..., str], dist: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """The folder of the programs of an environment that has these requirements, and what they require."""
+    """Return a function that makes an environment with these requirements and their dependencies, and
+    returns the folder of its programs."""
 
     @cache
     def create(*requirements: str) -> Path:
@@ -126,7 +129,7 @@ def environment(
 
 @pytest.fixture(scope="session")
 def plugins_in(run: Callable[..., str]) -> Callable[[Path], list[dict[str, Any]]]:
-    """The reports of `load_plugins` in an environment."""
+    """Return a function that gives the reports of `load_plugins` in an environment."""
 
     def plugins_in(bin_: Path) -> list[dict[str, Any]]:
         reports: list[dict[str, Any]] = json.loads(run(bin_ / "python", "-c", LIST))

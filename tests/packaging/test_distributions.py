@@ -1,4 +1,4 @@
-"""What is in the sdists and wheels."""
+"""The contents of sdists and wheels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ each_protocol = pytest.mark.parametrize("member", PROTOCOLS, ids=lambda folder: 
 
 
 def wheel_of(member: Path, dist: Path) -> dict[str, bytes]:
-    """The wheel's files, with ``*.dist-info`` spelt ``info``."""
+    """Return the files of a wheel, with ``*.dist-info`` shortened to ``info``."""
     (path,) = dist.glob(f"{module_of(member)}-*.whl")
     with ZipFile(path) as wheel:
         return {re.sub(r"^[^/]+\.dist-info/", "info/", name): wheel.read(name) for name in wheel.namelist()}
@@ -45,7 +45,7 @@ def test_the_workspace_has_its_seven_distributions() -> None:
     assert {folder.name for folder in MEMBERS} >= {f"refractium-{name}" for name in names}
 
 
-def test_all_versions_are_one() -> None:
+def test_all_distributions_have_the_same_version() -> None:
     versions = {
         folder.name: tomllib.loads((folder / "pyproject.toml").read_text())["project"]["version"]
         for folder in MEMBERS
@@ -54,7 +54,7 @@ def test_all_versions_are_one() -> None:
 
 
 @each_member
-def test_a_wheel_says_what_it_is_and_under_which_licence(member: Path, dist: Path) -> None:
+def test_a_wheel_has_a_description_and_a_licence(member: Path, dist: Path) -> None:
     metadata = metadata_of(member, dist)
     assert metadata["Name"] == member.name
     assert metadata["Version"] == refractium.__version__
@@ -80,7 +80,7 @@ def test_a_wheel_holds_the_whole_typed_package_and_nothing_else(member: Path, di
 
 
 @each_member
-def test_an_sdist_holds_what_the_wheel_is_built_from(member: Path, dist: Path) -> None:
+def test_an_sdist_holds_the_sources_of_the_wheel(member: Path, dist: Path) -> None:
     (path,) = dist.glob(f"{module_of(member)}-*.tar.gz")
     with tarfile.open(path) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
@@ -89,7 +89,7 @@ def test_an_sdist_holds_what_the_wheel_is_built_from(member: Path, dist: Path) -
 
 
 @each_protocol
-def test_a_protocol_is_an_entry_point_and_needs_the_core_below_its_next_major(
+def test_a_protocol_has_an_entry_point_and_requires_the_core_below_its_next_major(
     member: Path, dist: Path
 ) -> None:
     id_ = member.name.removeprefix("refractium-proto-")
@@ -102,7 +102,7 @@ def test_a_protocol_is_an_entry_point_and_needs_the_core_below_its_next_major(
     assert requirement == f"refractium-core<1,>={refractium.__version__}"
 
 
-def test_each_extra_requires_one_protocol_and_all_requires_each(dist: Path) -> None:
+def test_each_extra_requires_one_protocol_and_all_requires_every_protocol(dist: Path) -> None:
     metadata = metadata_of(ROOT / "refractium-protocols", dist)
     ids = [folder.name.removeprefix("refractium-proto-") for folder in PROTOCOLS]
     assert sorted(metadata.get_all("Provides-Extra", [])) == sorted(["all", *ids])

@@ -1,4 +1,5 @@
-"""A user's program and a plugin of a third party, away from the repository, on installed distributions."""
+"""A program of a user and a plugin of a third party, outside of the repository, with installed
+distributions."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def bin_(environment: Callable[..., Path]) -> Path:
-    """Where the programs are of an environment that has what the pages' examples need."""
+    """Return the folder of programs of an environment with the requirements of the examples in the pages."""
     return environment(
         "refractium-core",
         "refractium-protocols[all]",
@@ -29,12 +30,14 @@ def bin_(environment: Callable[..., Path]) -> Path:
     )
 
 
-def test_it_is_typed_as_installed(bin_: Path, variables: dict[str, str], tmp_path: Path) -> None:
+def test_downstream_code_passes_the_type_checker_with_installed_distributions(
+    bin_: Path, variables: dict[str, str], tmp_path: Path
+) -> None:
     write_downstream(tmp_path)
     said = check_types(tmp_path, python=bin_ / "python", env=variables)
     assert re.fullmatch(r"Success: no issues found in \d+ source files\n", said), said
 
 
-def test_it_runs_as_installed(run: Callable[..., str], bin_: Path) -> None:
+def test_downstream_code_runs_with_installed_distributions(run: Callable[..., str], bin_: Path) -> None:
     assert run(bin_ / "python", DOWNSTREAM / "program.py") == f"{refractium.__version__}\n"
     assert run(bin_ / "python", DOWNSTREAM / "plugin.py") == ""

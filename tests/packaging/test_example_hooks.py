@@ -1,4 +1,4 @@
-"""Third parties' packet hooks: the guide shows their files as they are, and they work like ours."""
+"""Packet hooks of third parties: the guide shows their files unchanged, and they work like ours."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ each_example = pytest.mark.parametrize("name", NAMES)
 
 @pytest.fixture
 def bin_(environment: Environment) -> Path:
-    """Where the programs are of an environment that has both, from the wheels."""
+    """Return the folder of programs of an environment that has both hooks, installed from wheels."""
     return environment(
         "refractium-core",
         "refractium-protocols[http]",
@@ -72,7 +72,7 @@ def guide(root: Path) -> str:
 
 
 def files_in(guide: str) -> dict[str, str]:
-    """The guide's code blocks that carry a file's name."""
+    """Return the code blocks of the guide that carry the name of a file."""
     return dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL))
 
 
@@ -83,7 +83,7 @@ def test_the_guide_shows_the_files_as_they_are(root: Path, examples: Path) -> No
         assert blocks[name] == (examples / "refractium-hooks-trafficlog" / name).read_text(), name
 
 
-def test_the_python_of_the_guide_and_the_reference_does_what_it_says(
+def test_the_python_of_the_guide_and_the_reference_works_as_described(
     run: Run, bin_: Path, root: Path, tmp_path: Path
 ) -> None:
     python = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -100,7 +100,7 @@ def test_the_python_of_the_guide_and_the_reference_does_what_it_says(
     assert run(bin_ / "python", tmp_path / "first_answer.py") == "http 3.0 ms\n"
 
 
-def test_the_configurations_that_are_shown_are_valid(
+def test_the_configurations_of_the_guide_are_valid(
     run: Run, bin_: Path, root: Path, examples: Path, tmp_path: Path
 ) -> None:
     readmes = [(examples / f"refractium-hooks-{name}/README.md").read_text() for name in NAMES]
@@ -112,7 +112,9 @@ def test_the_configurations_that_are_shown_are_valid(
 
 
 @each_example
-def test_a_distribution_holds_what_it_should(name: str, dist: Path, examples: Path, root: Path) -> None:
+def test_a_hook_distribution_holds_its_files_and_metadata(
+    name: str, dist: Path, examples: Path, root: Path
+) -> None:
     module = f"refractium_hooks_{name}"
     example = examples / f"refractium-hooks-{name}"
     own = {path.relative_to(example).as_posix() for path in example.rglob("*.py")} | {
@@ -132,7 +134,7 @@ def test_a_distribution_holds_what_it_should(name: str, dist: Path, examples: Pa
     assert {*own, "pyproject.toml", "README.md", "LICENSE", "PKG-INFO"} <= in_sdist
 
 
-def test_they_are_listed_as_hooks_beside_what_else_there_is(run: Run, bin_: Path) -> None:
+def test_the_example_hooks_are_listed_beside_other_plugins(run: Run, bin_: Path) -> None:
     listed = json.loads(run(bin_ / "refractium", "plugins", "list", "--json"))
     assert [plugin["id"] for plugin in listed] == ["hexdump", "http", "trafficlog"]
     assert listed[2] == {
@@ -149,7 +151,7 @@ def test_they_are_listed_as_hooks_beside_what_else_there_is(run: Run, bin_: Path
 
 
 @each_example
-def test_their_tests_pass_from_the_sdist_against_the_installed_core(
+def test_the_tests_of_the_example_hooks_pass_against_the_installed_core(
     name: str, run: Run, bin_: Path, dist: Path, tmp_path: Path
 ) -> None:
     (sdist,) = dist.glob(f"refractium_hooks_{name}-*.tar.gz")
@@ -169,7 +171,7 @@ def test_their_tests_pass_from_the_sdist_against_the_installed_core(
         ('path = "nowhere/traffic.ndjson"', "path", "there is no folder nowhere"),
     ],
 )
-def test_a_wrong_setting_stops_the_start_and_is_found(
+def test_a_wrong_setting_of_a_hook_stops_the_start_and_is_named(
     line: str, key: str, message: str, run: Run, bin_: Path, tmp_path: Path
 ) -> None:
     text = CONFIGURATION.format(http="127.0.0.1:8000", udp="127.0.0.1:53")
@@ -186,7 +188,7 @@ def test_a_wrong_setting_stops_the_start_and_is_found(
     assert "Traceback" not in output
 
 
-def test_a_setting_that_is_missing_is_told_where_the_hook_is_named(
+def test_a_missing_setting_is_reported_at_the_place_that_names_the_hook(
     run: Run, bin_: Path, tmp_path: Path
 ) -> None:
     text = CONFIGURATION.format(http="127.0.0.1:8000", udp="127.0.0.1:53").partition("[plugins")[0]
@@ -198,7 +200,7 @@ def test_a_setting_that_is_missing_is_told_where_the_hook_is_named(
 
 
 def answer(sock: socket.socket) -> bytes:
-    """Answer one request; what came of it."""
+    """Answer one request, and return it."""
     request = b""
     while b"\r\n\r\n" not in request:
         request += sock.recv(65_536)
@@ -206,7 +208,7 @@ def answer(sock: socket.socket) -> bytes:
     return request
 
 
-def test_both_tell_exactly_what_passes_a_running_proxy(
+def test_both_hooks_report_exactly_the_traffic_of_a_running_proxy(
     run: Run, variables: dict[str, str], bin_: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "traffic.ndjson"
@@ -281,7 +283,7 @@ def test_both_tell_exactly_what_passes_a_running_proxy(
 
 
 def assert_session(lines: list[dict[str, Any]], context: dict[str, str], stats: dict[str, object]) -> None:
-    """The two lines of a session are these, and nothing else is in them but what the clock has said."""
+    """Assert that the hook wrote two lines for a session, with exact values except for times."""
     opened, closed = lines
     assert re.fullmatch("[0-9a-f]{16}", opened["session"])
     began, ended = (datetime.fromisoformat(line["time"]) for line in lines)

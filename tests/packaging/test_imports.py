@@ -1,4 +1,4 @@
-"""What the sources of each distribution import: declared by it and, of the core, public."""
+"""The imports of each distribution: declared by the distribution and, of the core, only public modules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ THIRD_PARTIES = [
 ]
 DISTRIBUTIONS = sorted(MEMBERS + THIRD_PARTIES)
 PUBLIC = {"refractium.contract", "refractium.kit", "refractium.testing"}
-"""The modules of the core that a plugin may import; the modules inside of them are private."""
+"""Modules of the core that a plugin may import; the modules inside of them are private."""
 
 
 def project_of(folder: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def packages_of(folder: Path) -> set[str]:
 
 
 def imports_of(folder: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of a place and the module imported there, wherever in a file the import stands."""
+    """Yield pairs of a place and the module imported there, wherever in a file the import stands."""
     for file in sorted(folder.glob("src/**/*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
@@ -59,19 +59,19 @@ def imports_of(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def normalized(requirement: str) -> str:
-    """The name of a requirement, in the one form that names of distributions are compared in."""
+    """Return the name of a requirement in the form in which names of distributions are compared."""
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
 
 
 def undeclared(folder: Path) -> list[str]:
-    """The imports of packages that are in no requirement of the distribution, nor of an extra of it."""
+    """Return imports of packages that are in no requirement of the distribution and in none of its extras."""
     project = project_of(folder)
     requirements = [
         *project.get("dependencies", ()),
         *chain.from_iterable(project.get("optional-dependencies", {}).values()),
     ]
     declared = {normalized(requirement) for requirement in requirements}
-    # An editable installation does not tell its packages.
+    # The metadata of an editable installation does not list its packages.
     of_workspace = {package: [member.name] for member in MEMBERS for package in packages_of(member)}
     distributions = {**packages_distributions(), **of_workspace}
     own = packages_of(folder)
@@ -84,7 +84,7 @@ def undeclared(folder: Path) -> list[str]:
 
 
 def not_public(folder: Path) -> list[str]:
-    """The imports of modules of the core that are not for plugins."""
+    """Return imports of modules of the core that are not for plugins."""
     return [
         f"{place}: {module}"
         for place, module in imports_of(folder)
@@ -94,7 +94,7 @@ def not_public(folder: Path) -> list[str]:
 
 @pytest.fixture
 def offender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plugin that imports what it should not, in the ways that there are."""
+    """Make a plugin with forbidden imports, in every form that the check must find."""
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     package = tmp_path / "src/offender"
     package.mkdir(parents=True)
@@ -116,7 +116,7 @@ def offender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_is_not_declared_is_found(offender: Path) -> None:
+def test_imports_that_are_not_declared_are_found(offender: Path) -> None:
     assert undeclared(offender) == [
         "src/offender/__init__.py:1: click",
         "src/offender/__init__.py:8: nobody_has_this",
@@ -124,7 +124,7 @@ def test_what_is_not_declared_is_found(offender: Path) -> None:
     ]
 
 
-def test_what_is_not_public_is_found(offender: Path) -> None:
+def test_imports_that_are_not_public_are_found(offender: Path) -> None:
     assert not_public(offender) == [
         "src/offender/__init__.py:2: refractium.kit.options",
         "src/offender/__init__.py:3: refractium.Protocol",
@@ -137,7 +137,7 @@ def test_every_import_is_declared(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", [*filter(is_plugin, DISTRIBUTIONS)], ids=lambda folder: folder.name)
-def test_a_plugin_imports_only_what_is_public(folder: Path) -> None:
+def test_plugins_import_only_public_modules(folder: Path) -> None:
     assert not_public(folder) == []
 
 

@@ -1,4 +1,4 @@
-"""What is there after pip or uv has installed something: exactly that."""
+"""The packages after an installation by pip or uv: exactly the requested ones."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def test_an_extra_installs_exactly_its_protocol(
     assert plugin["transports"] == (["tcp", "udp"] if id_ == "dns" else ["tcp"])
 
 
-def test_extras_add_up(environment: Environment, plugins_in: PluginsIn) -> None:
+def test_several_extras_install_all_their_protocols(environment: Environment, plugins_in: PluginsIn) -> None:
     bin_ = environment("refractium-core", "refractium-protocols[https,ssh]")
     assert ids_of(plugins_in(bin_)) == ["https", "ssh"]
 
 
-def test_all_is_every_protocol(environment: Environment, plugins_in: PluginsIn) -> None:
+def test_the_extra_all_installs_every_protocol(environment: Environment, plugins_in: PluginsIn) -> None:
     bin_ = environment("refractium-core", "refractium-protocols[all]")
     assert ids_of(plugins_in(bin_)) == IDS
 
 
-def test_without_extras_there_is_no_protocol_but_advice(
+def test_without_extras_no_protocol_is_installed_and_errors_say_how_to_install_one(
     run: Run, environment: Environment, plugins_in: PluginsIn
 ) -> None:
     bin_ = environment("refractium-core", "refractium-protocols")
@@ -97,7 +97,7 @@ def test_a_regex_needs_its_extra(run: Run, environment: Environment, tmp_path: P
     run(environment("refractium-core[regex]") / "refractium", "check", "-c", file)
 
 
-def test_what_is_uninstalled_is_gone(
+def test_an_uninstalled_protocol_is_gone(
     run: Run, uv: str, dist: Path, tmp_path: Path, plugins_in: PluginsIn
 ) -> None:
     python = tmp_path / "bin/python"
@@ -108,7 +108,7 @@ def test_what_is_uninstalled_is_gone(
     assert ids_of(plugins_in(python.parent)) == ["ssh"]
 
 
-def test_pip_installs_it_like_uv(run: Run, dist: Path, tmp_path: Path, plugins_in: PluginsIn) -> None:
+def test_pip_installs_the_same_as_uv(run: Run, dist: Path, tmp_path: Path, plugins_in: PluginsIn) -> None:
     if not find_spec("ensurepip"):
         pytest.skip("this Python has no ensurepip, so it cannot make an environment with pip")
     run(sys.executable, "-m", "venv", tmp_path)

@@ -1,4 +1,4 @@
-"""A third party's plugin: the guide shows its files as they are, and it works like one of ours."""
+"""A plugin of a third party: the guide shows its files unchanged, and it works like ours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(*tests)
 
 
 def blocks_of(root: Path) -> dict[str, str]:
-    """The guide's code blocks that carry a file's name."""
+    """Return the code blocks of the guide that carry the name of a file."""
     guide = (root / "docs/tutorials/writing-a-protocol.md").read_text()
     return dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL))
 
@@ -37,7 +37,9 @@ def test_the_guide_shows_the_files_as_they_are(root: Path, knock: Path) -> None:
         assert blocks[name] == (knock / name).read_text(), name
 
 
-def test_it_is_listed_beside_ours(environment: Environment, plugins_in: PluginsIn) -> None:
+def test_the_plugin_of_the_guide_is_listed_beside_ours(
+    environment: Environment, plugins_in: PluginsIn
+) -> None:
     bin_ = environment("refractium-core", "refractium-protocols[ssh]", "refractium-proto-knock")
     listed = plugins_in(bin_)
     assert [plugin["id"] for plugin in listed] == ["knock", "ssh"]
@@ -53,13 +55,15 @@ def test_it_is_listed_beside_ours(environment: Environment, plugins_in: PluginsI
     }
 
 
-def test_its_tests_pass_against_the_installed_core(run: Run, environment: Environment, knock: Path) -> None:
+def test_the_tests_of_the_plugin_pass_against_the_installed_core(
+    run: Run, environment: Environment, knock: Path
+) -> None:
     bin_ = environment("refractium-core", "refractium-protocols[ssh]", "refractium-proto-knock")
     ran = run(bin_ / "python", "-c", RUN_TESTS, knock / "tests/test_knock.py").split()
     assert len(ran) == (knock / "tests/test_knock.py").read_text().count("def test_")
 
 
-def test_the_routes_in_the_guide_are_valid_where_it_is_installed(
+def test_the_routes_of_the_guide_are_valid_with_the_plugin_installed(
     run: Run, environment: Environment, root: Path, tmp_path: Path
 ) -> None:
     bin_ = environment("refractium-core", "refractium-protocols[ssh]", "refractium-proto-knock")
@@ -67,7 +71,7 @@ def test_the_routes_in_the_guide_are_valid_where_it_is_installed(
     assert "green.example" in run(bin_ / "refractium", "check", cwd=tmp_path)
 
 
-def test_it_can_be_disabled_on_the_command_line(run: Run, environment: Environment) -> None:
+def test_the_plugin_can_be_disabled_on_the_command_line(run: Run, environment: Environment) -> None:
     bin_ = environment("refractium-core", "refractium-protocols[ssh]", "refractium-proto-knock")
     list_ = ("plugins", "list", "--json")
     listed = json.loads(run(bin_ / "refractium", "--disable-plugin", "knock", *list_))

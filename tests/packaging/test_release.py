@@ -1,4 +1,4 @@
-"""The check that a release workflow makes before it builds anything."""
+"""The check that a release workflow runs before it builds anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERSION = refractium.__version__
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """The files that the check reads, with a section of the changelog for the version they have."""
+    """Return a copy of the files that the check reads, with a changelog section for their version."""
     for source in [ROOT / "pyproject.toml", *ROOT.glob("refractium-*/**/pyproject.toml")]:
         target = tmp_path / source.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,9 +65,7 @@ def test_every_distribution_with_another_version_is_named(repository: Path) -> N
         (f"## {VERSION} - 2026-01-31\n\n## 0.0.1 - 2025-01-31\n\n- A beginning.\n", "says nothing"),
     ],
 )
-def test_a_changelog_that_does_not_tell_of_the_version_is_refused(
-    repository: Path, section: str, reason: str
-) -> None:
+def test_a_changelog_without_the_version_is_refused(repository: Path, section: str, reason: str) -> None:
     change_log(repository, f"# Changelog\n\n## Unreleased\n\n- Later.\n\n{section}")
     code, _, err = check(repository, f"v{VERSION}")
     assert code == 1
@@ -75,7 +73,7 @@ def test_a_changelog_that_does_not_tell_of_the_version_is_refused(
 
 
 @pytest.mark.parametrize("tag", [VERSION, f"v{VERSION}-beta", "vnext"])
-def test_another_form_of_tag_is_refused(repository: Path, tag: str) -> None:
+def test_a_tag_of_another_form_is_refused(repository: Path, tag: str) -> None:
     code, _, err = check(repository, tag)
     assert code == 1
     assert f"tag {tag} is not of the form" in err

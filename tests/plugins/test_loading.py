@@ -1,4 +1,4 @@
-"""Every way in which a plugin can be good, broken or in another's way; each test makes its distributions."""
+"""Plugins that are good, broken or in conflict with another; each test makes its own distributions."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ HEAD = "from refractium.contract import *\n"
 
 
 def protocol(name: str, transport: str = "tcp") -> str:
-    """Source of one protocol."""
+    """Return the source of one protocol."""
     return f"define_protocol({name!r}, max_bytes=1, transport={transport!r})(lambda data: NO)"
 
 
 def giving(*protocols: str) -> str:
-    """Source of a plugin that gives these."""
+    """Return the source of a plugin that provides these protocols."""
     return HEAD + f"@hookimpl\ndef refractium_protocols():\n    return [{', '.join(protocols)}]\n"
 
 
 class Site:
-    """Folders with fake distributions, which are all that is found while plugins are loaded."""
+    """Folders of fake distributions. While plugins are loaded, only these distributions are found."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder = folder
@@ -41,7 +41,7 @@ class Site:
         self.modules: list[str] = []
 
     def install(self, distribution: str, id_: str, source: str, *, metadata: str | None = None) -> None:
-        """Put down what pip would: a module and its metadata; in a folder of its own, so order can vary."""
+        """Write a module and its metadata as pip would, in a separate folder, so that the order can vary."""
         folder = self._folder / distribution
         module = f"fake_{distribution.replace('-', '_')}"
         info = folder / f"{module}-1.0.dist-info"
@@ -66,7 +66,7 @@ class Site:
         return report
 
     def forget(self) -> None:
-        """Make the next import a first one."""
+        """Forget imported modules, so that the next import runs the module again."""
         importlib.invalidate_caches()
         for module in self.modules:
             sys.modules.pop(module, None)
@@ -130,7 +130,7 @@ plugin = Plugin()
     assert site.load_one().status == "loaded"
 
 
-def test_the_order_of_discovery_decides_nothing(site: Site, *, in_both_orders: bool) -> None:
+def test_the_order_of_discovery_does_not_matter(site: Site, *, in_both_orders: bool) -> None:
     for name in ("b", "c", "a"):
         site.install(f"proto-{name}", name, giving(protocol(f"z{name}")))
     if in_both_orders:
@@ -152,7 +152,9 @@ def test_the_order_of_discovery_decides_nothing(site: Site, *, in_both_orders: b
         ("class E(Exception):\n    def __str__(self):\n        1 / 0\nraise E", "str() failed"),
     ],
 )
-def test_a_plugin_that_fails_to_import_is_a_report_and_no_more(site: Site, source: str, error: str) -> None:
+def test_a_plugin_that_fails_to_import_gets_a_report_and_affects_no_other(
+    site: Site, source: str, error: str
+) -> None:
     site.install("proto-a", "a", giving(protocol("a")))
     site.install("proto-b", "b", source)
     good, bad = site.load().reports
@@ -181,7 +183,7 @@ def test_a_warning_at_import_does_not_break_a_plugin(site: Site) -> None:
     assert site.load_one().status == "loaded"
 
 
-def test_what_a_plugin_prints_stays_out_of_standard_output(
+def test_prints_of_a_plugin_stay_out_of_standard_output(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site.install("proto-a", "a", "print('hello')\n" + giving(protocol("a")))
@@ -214,7 +216,7 @@ def test_a_plugin_may_state_the_right_api_version(site: Site) -> None:
         ("def refractium_protocols(): return []", "no @hookimpl function refractium_protocols()"),
     ],
 )
-def test_a_hook_that_is_not_in_the_contract_fails_its_plugin(site: Site, source: str, error: str) -> None:
+def test_a_hookimpl_that_is_not_in_the_contract_fails_its_plugin(site: Site, source: str, error: str) -> None:
     site.install("proto-a", "a", HEAD + source)
     report = site.load_one()
     assert report.status == "failed"
@@ -236,7 +238,9 @@ def test_a_hook_that_is_not_in_the_contract_fails_its_plugin(site: Site, source:
         (f"return [{protocol('a')}, {protocol('a')}]", "ValueError: gives protocol 'a' twice"),
     ],
 )
-def test_a_hook_that_raises_or_returns_rubbish_fails_its_plugin(site: Site, body: str, error: str) -> None:
+def test_a_hookimpl_that_raises_or_returns_an_invalid_value_fails_its_plugin(
+    site: Site, body: str, error: str
+) -> None:
     bad = (
         "class Bad(Protocol):\n    name = 'bad'\n    max_bytes = 0\n"
         "    def identify(self, data):\n        return NO\n"
@@ -248,7 +252,9 @@ def test_a_hook_that_raises_or_returns_rubbish_fails_its_plugin(site: Site, body
     assert error in str(report.error)
 
 
-def test_of_two_distributions_with_one_id_neither_is_imported(site: Site, *, in_both_orders: bool) -> None:
+def test_two_distributions_with_the_same_id_are_both_not_imported(
+    site: Site, *, in_both_orders: bool
+) -> None:
     site.install("proto-one", "a", giving(protocol("a")))
     site.install("proto-two", "a", giving(protocol("a")))
     site.install("proto-b", "b", giving(protocol("b")))
@@ -266,7 +272,7 @@ def test_of_two_distributions_with_one_id_neither_is_imported(site: Site, *, in_
     assert not {"fake_proto_one", "fake_proto_two"} & set(sys.modules)
 
 
-def test_of_two_plugins_with_one_protocol_neither_is_loaded(site: Site, *, in_both_orders: bool) -> None:
+def test_two_plugins_with_the_same_protocol_are_both_not_loaded(site: Site, *, in_both_orders: bool) -> None:
     site.install("proto-one", "one", giving(protocol("a"), protocol("b")))
     site.install("proto-two", "two", giving(protocol("a")))
     site.install("proto-udp", "udp", giving(protocol("b", "udp")))
@@ -288,7 +294,7 @@ def test_of_two_plugins_with_one_protocol_neither_is_loaded(site: Site, *, in_bo
     assert [str(one.transport) for one in plugins.protocols] == ["udp"]
 
 
-def test_disabling_one_of_two_plugins_with_one_protocol_frees_the_other(site: Site) -> None:
+def test_of_two_plugins_with_the_same_protocol_one_loads_if_the_other_is_disabled(site: Site) -> None:
     site.install("proto-one", "one", giving(protocol("a")))
     site.install("proto-two", "two", giving(protocol("a")))
     assert [(one.id, one.status) for one in site.load("two").reports] == [
@@ -337,7 +343,7 @@ def test_a_failed_plugin_is_named_with_distribution_version_and_cause(site: Site
     )
 
 
-def test_a_misspelt_protocol_is_answered_with_the_loaded_one(site: Site) -> None:
+def test_the_error_for_a_misspelt_protocol_suggests_the_loaded_one(site: Site) -> None:
     site.install("proto-knock", "knock", giving(protocol("knock")))
     assert site.load().explain_missing("KNOK") == (
         "protocol 'KNOK' is not installed: did you mean 'knock'? if not: pip install refractium-proto-KNOK"
@@ -347,7 +353,7 @@ def test_a_misspelt_protocol_is_answered_with_the_loaded_one(site: Site) -> None
     )
 
 
-def test_with_nothing_installed_the_way_to_all_protocols_is_told(site: Site) -> None:
+def test_with_nothing_installed_the_error_says_how_to_install_protocols(site: Site) -> None:
     plugins = site.load()
     assert plugins == Plugins((), ())
     assert plugins.explain_missing("ssh") == (
@@ -356,7 +362,9 @@ def test_with_nothing_installed_the_way_to_all_protocols_is_told(site: Site) -> 
     )
 
 
-def test_the_cause_is_logged_with_its_traceback(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_cause_of_a_failed_plugin_is_logged_with_its_traceback(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     site.install("proto-a", "a", "raise ValueError('boom')")
     with caplog.at_level("DEBUG", logger="refractium.plugins.loading"):
         site.load()

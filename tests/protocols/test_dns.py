@@ -106,7 +106,7 @@ def test_a_unicast_question_of_multicast_dns_is_recognised() -> None:
     assert_identifies(udp, changed(message, len(message) - 2, 0x80, 1), metadata={"qname": "printer.local"})
 
 
-def test_what_a_name_must_not_do_to_a_log_is_escaped() -> None:
+def test_characters_of_a_name_that_could_break_a_log_are_escaped() -> None:
     message = query(r"a\.b\\.\000\010\027[2J\255.\032X")
     assert_identifies(udp, message, metadata={"qname": r"a\.b\\.\000\010\027[2j\255.\032x"})
 
@@ -152,7 +152,7 @@ EDNS = query(use_edns=0)
         pytest.param(PLAIN[:11], id="no whole header"),
     ],
 )
-def test_a_message_that_is_no_query_is_rejected(message: bytes) -> None:
+def test_a_message_that_is_not_a_query_is_rejected(message: bytes) -> None:
     assert_rejects(udp, message)
     assert_rejects(tcp, framed(message))
 
@@ -175,7 +175,7 @@ def test_random_datagrams_are_rejected() -> None:
     assert {tcp.identify(one) for one in datagrams} == {NO}
 
 
-def test_over_tcp_no_comes_with_the_byte_that_rules_it_out() -> None:
+def test_over_tcp_the_first_impossible_byte_is_answered_with_no() -> None:
     data = framed(PLAIN)
     for at, value in ((1, 16), (4, 0x81), (5, 2), (6, 1), (7, 2), (8, 1), (9, 1), (12, 1), (14, 64)):
         wrong = changed(data, at, value)
@@ -183,7 +183,7 @@ def test_over_tcp_no_comes_with_the_byte_that_rules_it_out() -> None:
         assert tcp.identify(wrong[: at + 1]) is NO
 
 
-def test_over_tcp_a_query_is_known_by_its_question_and_others_may_follow() -> None:
+def test_over_tcp_a_query_is_recognised_after_its_question_and_others_may_follow() -> None:
     data = framed(EDNS)
     question_end = 2 + len(PLAIN)
     assert tcp.identify(data[: question_end - 1]) is NEED_MORE
@@ -208,7 +208,7 @@ QUERIES = st.builds(
 
 @settings(deadline=None)
 @given(st.binary(max_size=80) | st.tuples(QUERIES, st.binary(max_size=30)).map(b"".join))
-def test_any_bytes_are_answered_lawfully(message: bytes) -> None:
+def test_any_bytes_keep_the_laws(message: bytes) -> None:
     assert_lawful(udp, message)
     assert_lawful(tcp, message)
     assert_lawful(tcp, framed(message))

@@ -46,7 +46,7 @@ def test_ftplib_waits_for_the_server_and_then_sends_a_known_command(client: type
         *(b"FEAT\r\n", b"Feat\n", b"HOST ftp.example.com\r\n", b"OPTS UTF8 ON\r\n"),
     ],
 )
-def test_a_client_that_talks_first_is_recognised(data: bytes) -> None:
+def test_a_client_that_sends_first_is_recognised(data: bytes) -> None:
     assert_identifies(ftp, data, metadata={})
 
 
@@ -66,14 +66,14 @@ def test_a_proper_prefix_needs_more(command: bytes) -> None:
     assert all(ftp.identify(command[:end].lower()) is NEED_MORE for end in range(1, len(command)))
 
 
-def test_its_client_is_known_by_silence_and_its_commands_are_weak() -> None:
+def test_silence_recognises_ftp_and_its_commands_are_weak_evidence() -> None:
     assert ftp.server_first
     assert ftp.strength is Strength.WEAK
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=40) | st.tuples(st.sampled_from(COMMANDS), st.binary(max_size=9)).map(b"".join))
-def test_any_bytes_are_answered_lawfully(data: bytes) -> None:
+def test_any_bytes_keep_the_laws(data: bytes) -> None:
     assert_lawful(ftp, data)
 
 

@@ -22,7 +22,7 @@ protocol = Http()
 
 
 def curl(*options: str) -> bytes:
-    """What curl sends; ``{port}`` in an option stands for the port."""
+    """The bytes that curl sends; ``{port}`` in an option stands for the port."""
     program = require_program("curl")
 
     def fetch(port: int) -> None:
@@ -78,7 +78,7 @@ def test_curl_is_recognised(options: list[str], metadata: dict[str, str]) -> Non
         ("user:secret@example.org:80", "example.org:80"),
     ],
 )
-def test_a_path_has_neither_the_query_nor_a_password(target: str, path: str | None) -> None:
+def test_the_path_contains_neither_the_query_nor_a_password(target: str, path: str | None) -> None:
     match = assert_identifies(protocol, f"GET {target} HTTP/1.1\r\n\r\n".encode())
     assert match.metadata.get("path") == path
     assert "secret" not in repr(match)
@@ -144,7 +144,7 @@ def test_a_request_line_is_recognised_whatever_its_method(line: bytes) -> None:
         b"\x16\x03\x01\x02\x00\x01",
     ],
 )
-def test_what_is_no_request_line_is_rejected(data: bytes) -> None:
+def test_bytes_that_are_not_a_request_line_are_rejected(data: bytes) -> None:
     assert_rejects(protocol, data)
 
 
@@ -152,7 +152,7 @@ def test_what_is_no_request_line_is_rejected(data: bytes) -> None:
     ("data", "earliest"),
     [(b"OPTIONS * RTSP/1.0\r\n", 11), (b"INVITE sip:a@b SIP/2.0\r\n", 16), (b"A B C\r\n", 5), (b"{", 1)],
 )
-def test_no_comes_with_the_byte_that_rules_it_out(data: bytes, earliest: int) -> None:
+def test_the_first_impossible_byte_is_answered_with_no(data: bytes, earliest: int) -> None:
     answers = [protocol.identify(data[:end]) for end in range(1, len(data) + 1)]
     assert answers.index(NO) + 1 == earliest
 
@@ -203,7 +203,7 @@ def test_the_host_is_the_first_host_header_if_it_is_a_valid_name(rest: bytes, ho
         (b"CONNECT [::1]:443 HTTP/1.1\r\n", "[::1]"),
     ],
 )
-def test_a_host_in_the_target_outranks_the_header(line: bytes, host: str | None) -> None:
+def test_a_host_in_the_target_takes_precedence_over_the_header(line: bytes, host: str | None) -> None:
     match = protocol.identify(line)
     assert isinstance(match, ProtocolMatch)
     assert not match.pending
@@ -261,7 +261,7 @@ REQUESTS = st.lists(
     | REQUESTS.map(lambda rest: b"GET / HTTP/1.1\r\n" + rest)
     | st.binary(max_size=60).map(lambda rest: b"CONNECT a HTTP/1.0\n" + rest)
 )
-def test_any_bytes_are_answered_lawfully(data: bytes) -> None:
+def test_any_bytes_keep_the_laws(data: bytes) -> None:
     assert_lawful(protocol, data)
 
 

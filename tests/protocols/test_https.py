@@ -43,9 +43,9 @@ def metadata_of(*extensions: bytes, version: int = 0x0303) -> dict[str, Metadata
 
 
 @pytest.mark.parametrize("browser", ["chrome", "firefox", "safari"])
-def test_browsers_are_recognised(browser: str) -> None:
+def test_the_hello_of_every_browser_is_recognised(browser: str) -> None:
     data = browser_hello(browser)
-    assert len(data) > 1448, "not as large as it should be to be of interest: two segments"
+    assert len(data) > 1448, "a browser hello must be large enough for two segments"
     metadata: dict[str, MetadataValue] = {
         "sni": "www.example.com",
         "alpn": ("h2", "http/1.1"),
@@ -133,12 +133,12 @@ def test_a_hello_cut_over_records_is_joined(cuts: tuple[int, ...]) -> None:
     assert match.metadata == assert_identifies(https, WHOLE).metadata
 
 
-def test_more_records_than_anybody_sends_are_rejected() -> None:
+def test_a_hello_in_too_many_records_is_rejected() -> None:
     assert_rejects(https, records(HELLO, *range(1, 129)))
 
 
 @pytest.mark.parametrize("minor", range(5))
-def test_any_record_version_of_tls_will_do(minor: int) -> None:
+def test_any_record_version_of_tls_is_accepted(minor: int) -> None:
     assert_identifies(https, records(HELLO, 20, minor=minor), metadata={"sni": "www.example.com"})
 
 
@@ -184,7 +184,7 @@ def test_bytes_behind_the_hello_do_not_matter(after: bytes) -> None:
         pytest.param(records(build.hello([build.extension(VERSIONS, b"\3\3\4\3")])), id="odd versions"),
     ],
 )
-def test_what_is_no_well_formed_hello_is_rejected(data: bytes) -> None:
+def test_a_malformed_hello_is_rejected(data: bytes) -> None:
     assert_rejects(https, data)
 
 
@@ -196,7 +196,7 @@ def test_other_protocols_are_rejected(sample: bytes) -> None:
         assert_rejects(https, sample)
 
 
-def test_no_comes_with_the_byte_that_rules_it_out() -> None:
+def test_the_first_impossible_byte_is_answered_with_no() -> None:
     for at, value in ((0, 0x15), (1, 2), (2, 5), (4, 0), (5, 2), (8, 40)):
         wrong = WHOLE[:at] + bytes([value]) + WHOLE[at + 1 :]
         if at == 4:
@@ -227,7 +227,7 @@ def test_a_hello_above_the_maximum_is_rejected_at_once_and_the_largest_is_read()
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("lie", [-1, 1, 255])
-def test_a_length_that_lies_is_never_a_match(length: str, lie: int) -> None:
+def test_a_hello_with_a_wrong_length_never_matches(length: str, lie: int) -> None:
     data = records(typical_hello({length: lie}))
     assert_lawful(https, data)
     assert not isinstance(https.identify(data), ProtocolMatch)
@@ -264,11 +264,11 @@ def test_a_length_that_lies_is_never_a_match(length: str, lie: int) -> None:
         (b"a" * 16000, None),
     ],
 )
-def test_only_a_host_name_is_a_server_name(name: bytes, sni: str | None) -> None:
+def test_a_server_name_must_be_a_host_name(name: bytes, sni: str | None) -> None:
     assert metadata_of(build.sni(name), build.alpn(b"h2")).get("sni") == sni
 
 
-def test_a_name_of_another_type_is_no_server_name() -> None:
+def test_a_name_of_another_type_is_not_a_server_name() -> None:
     assert "sni" not in metadata_of(build.sni(b"www.example.com", kind=1))
 
 
@@ -282,11 +282,11 @@ def test_a_hello_without_extensions_is_tls_1_2_without_a_name() -> None:
     ("version", "versions"),
     [(0x0300, "ssl3"), (0x0301, "1.0"), (0x0302, "1.1"), (0x0303, "1.2"), (0x0304, "1.2")],
 )
-def test_without_the_extension_the_legacy_version_counts(version: int, versions: str) -> None:
+def test_without_supported_versions_the_legacy_version_applies(version: int, versions: str) -> None:
     assert metadata_of(version=version)["versions"] == (versions,)
 
 
-def test_an_encrypted_hello_is_told() -> None:
+def test_an_encrypted_hello_is_reported_in_the_metadata() -> None:
     assert metadata_of(build.sni(b"public.example"), build.extension(ECH, bytes(40)))["ech"] is True
 
 
@@ -327,7 +327,7 @@ UNKNOWN = st.builds(build.extension, st.integers(0x4000, 0x5000), st.binary(max_
     cuts=st.lists(st.integers(1, 150), max_size=40, unique=True),
     session_id=st.binary(max_size=32),
 )
-def test_any_order_with_anything_between_and_cut_anywhere_says_the_same(
+def test_order_and_cuts_of_extensions_do_not_change_the_metadata(
     known: list[str], others: list[tuple[int, bytes]], cuts: list[int], session_id: bytes
 ) -> None:
     extensions = [PARTS[name] for name in known]
@@ -348,8 +348,8 @@ def test_any_order_with_anything_between_and_cut_anywhere_says_the_same(
 @given(
     st.dictionaries(st.sampled_from(LENGTHS), st.integers(-300, 70_000), min_size=1), st.binary(max_size=20)
 )
-def test_lies_never_name_another_server(lies: dict[str, int], after: bytes) -> None:
-    # Where all three agree the hello says another name, and does not lie.
+def test_a_damaged_hello_never_names_another_server(lies: dict[str, int], after: bytes) -> None:
+    # If all three agree, the hello really has another name and is not damaged.
     of_the_name = {lies.get(length, 0) for length in ("sni", "sni list", "sni name")}
     assume(len(of_the_name) > 1 or of_the_name == {0})
     data = records(typical_hello(lies)) + after
@@ -369,7 +369,7 @@ def test_lies_never_name_another_server(lies: dict[str, int], after: bytes) -> N
         lambda body: records(b"\x01" + build.vector(3, b"\3\3" + body))
     )
 )
-def test_any_bytes_are_answered_lawfully(data: bytes) -> None:
+def test_any_bytes_keep_the_laws(data: bytes) -> None:
     assert_lawful(https, data)
 
 

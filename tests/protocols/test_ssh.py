@@ -47,7 +47,7 @@ def test_asyncssh_is_recognised() -> None:
         (b"SSH-2.0-\xff\r\n", "\N{REPLACEMENT CHARACTER}"),
     ],
 )
-def test_the_software_is_named_once_its_line_is_complete(data: bytes, software: str | None) -> None:
+def test_the_software_is_known_once_its_line_is_complete(data: bytes, software: str | None) -> None:
     assert_identifies(ssh, data, metadata={} if software is None else {"software": software})
     early = ssh.identify(data[:9])
     assert isinstance(early, ProtocolMatch)
@@ -55,14 +55,14 @@ def test_the_software_is_named_once_its_line_is_complete(data: bytes, software: 
     assert early.pending == {"software"}
 
 
-def test_a_line_longer_than_allowed_names_no_software() -> None:
+def test_a_line_that_is_too_long_names_no_software() -> None:
     match = assert_identifies(ssh, b"SSH-2.0-" + b"x" * 300 + b"\r\n")
     assert not match.metadata
     assert not match.pending
 
 
 @pytest.mark.parametrize("data", [b"SSH-1.5-old\n", b"SSH-2.1-x\r\n", b"ssh-2.0-x\r\n", b"\r\nSSH-2.0-x"])
-def test_anything_else_is_rejected(data: bytes) -> None:
+def test_bytes_of_other_protocols_are_rejected(data: bytes) -> None:
     assert_rejects(ssh, data)
 
 
@@ -73,7 +73,7 @@ def test_a_prefix_needs_more() -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=300) | st.binary(max_size=280).map(lambda tail: b"SSH-2.0-" + tail))
-def test_any_bytes_are_answered_lawfully(data: bytes) -> None:
+def test_any_bytes_keep_the_laws(data: bytes) -> None:
     assert_lawful(ssh, data)
 
 
