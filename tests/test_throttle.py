@@ -1,4 +1,4 @@
-"""How many lines of one kind may be written."""
+"""The number of log lines of one kind that may be written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def taken(allowance: Allowance, wanted: int) -> int:
     return sum(allowance.take() for _ in range(wanted))
 
 
-def test_ten_seconds_worth_may_come_at_once_and_then_so_many_a_second() -> None:
+def test_the_lines_of_ten_seconds_may_come_at_once_and_then_the_rate_applies() -> None:
     now = 1000.0
     allowance = Allowance(100, lambda: now)
     assert taken(allowance, 5000) == 1000
@@ -21,7 +21,7 @@ def test_ten_seconds_worth_may_come_at_once_and_then_so_many_a_second() -> None:
     assert taken(allowance, 5000) == 1000
 
 
-def test_parts_of_a_line_add_up() -> None:
+def test_fractions_of_a_line_add_up() -> None:
     now = 1000.0
     allowance = Allowance(1, lambda: now)
     total = taken(allowance, 100)
@@ -29,10 +29,10 @@ def test_parts_of_a_line_add_up() -> None:
         now += 0.02
         allowance.refill()
         total += taken(allowance, 100)
-    assert total in {19, 20}  # of seconds that are sums of fractions
+    assert total in {19, 20}  # the fractions of a second sum up to a little more or less than ten seconds
 
 
-def test_more_or_less_may_be_allowed_from_now_on() -> None:
+def test_the_rate_can_be_changed() -> None:
     now = 1000.0
     allowance = Allowance(100, lambda: now)
     allowance.per_second = 1

@@ -126,7 +126,7 @@ class Stage(NamedTuple):
 
 
 def answering(name: str) -> Handler:
-    """Return a web server that answers with its name, in HTTP/1.1 or, to clients that begin with it, in HTTP/2
+    """Return a web server that answers with its name, in HTTP/1.1, or in HTTP/2 to clients that begin with it
     (RFC 9113 section 3.3)."""
 
     def handle(sock: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""Counting in and out, exactly."""
+"""Exact counts of clients that come and go."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from refractium import Settings
 from refractium.proxy.limits import Limits
 
 
-def test_it_says_which_limit_keeps_a_client_out() -> None:
+def test_a_refused_client_gets_the_name_of_the_limit() -> None:
     limits = Limits(Settings(max_connections=3, max_connections_per_ip=2))
     assert [limits.enter("a"), limits.enter("a"), limits.enter("a")] == [None, None, "max_connections_per_ip"]
     assert [limits.enter("b"), limits.enter("b")] == [None, "max_connections"]
@@ -34,13 +34,15 @@ def test_it_says_which_limit_keeps_a_client_out() -> None:
         ("::ffff:0:1.2.3.4", "::ffff:0:1.2.3.5", 64, 1),
     ],
 )
-def test_clients_of_one_ipv6_network_count_as_one(first: str, second: str, prefix: int, allowed: int) -> None:
+def test_clients_of_one_ipv6_network_count_as_one_address(
+    first: str, second: str, prefix: int, allowed: int
+) -> None:
     limits = Limits(Settings(max_connections_per_ip=1, ipv6_prefix_length=prefix))
     assert [limits.enter(limits.origin(ip)) for ip in (first, second)].count(None) == allowed
 
 
 @given(st.ip_addresses(v=6), st.ip_addresses(v=6), st.integers(1, 128))
-def test_an_origin_is_the_network_of_that_many_bits(
+def test_an_origin_is_the_network_of_the_configured_prefix_length(
     one: IPv6Address, other: IPv6Address, prefix: int
 ) -> None:
     if one.is_link_local or other.is_link_local:
@@ -51,7 +53,7 @@ def test_an_origin_is_the_network_of_that_many_bits(
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=100))
-def test_whoever_comes_and_goes_the_counts_are_those_of_who_is_in(steps: list[tuple[bool, str]]) -> None:
+def test_after_any_comings_and_goings_the_counts_are_exact(steps: list[tuple[bool, str]]) -> None:
     limits = Limits(Settings(max_connections=5, max_connections_per_ip=3))
     inside: Counter[str] = Counter()
     for comes, ip in steps:

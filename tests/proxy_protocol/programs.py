@@ -1,4 +1,4 @@
-"""HAProxy and nginx, each on a free port, until the block ends."""
+"""HAProxy and nginx, each on a free port, while the block runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def haproxy(folder: Path, configuration: str) -> Iterator[int]:
     """Run HAProxy.
 
     Args:
-        folder: for its configuration.
+        folder: the folder for its configuration.
         configuration: sections; ``PORT`` stands for the port.
 
     Yields:
@@ -59,7 +59,7 @@ def haproxy(folder: Path, configuration: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def nginx(folder: Path, http: str) -> Iterator[int]:
-    """Run nginx; like `haproxy`, with what belongs into its ``http`` block."""
+    """Run nginx as `haproxy` runs HAProxy, with `http` as the content of its ``http`` block."""
     program, port = require_program("nginx"), free_port()
     file = folder / "nginx.conf"
     file.write_text(_NGINX.format(http=http.replace("PORT", str(port))))

@@ -1,4 +1,4 @@
-"""The keys in the file: what they may say, and what is said of what they must not."""
+"""The keys of the PROXY protocol in the file: valid values, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def assembled(text: str) -> Assembly:
     return assemble(parse(Source(text, "file.toml")), Overrides(), load_plugins())
 
 
-def test_what_the_file_says_reaches_routes_and_settings() -> None:
+def test_the_keys_of_the_file_reach_routes_and_settings() -> None:
     served = assembled(SERVED)
     assert served.server.proxy_protocol_from == ("10.0.0.0/8", "::1", "2001:db8::/32")
     assert [route.proxy_protocol for route in served.tcp] == ["v1", "v2", None]
     assert [route.proxy_protocol for route in served.udp] == ["v2"]
 
 
-def test_the_schema_agrees() -> None:
+def test_the_schema_accepts_and_refuses_the_same_values() -> None:
     document = tomli.loads(SERVED)
     jsonschema.validate(document, json_schema())
     document["protocols"][0]["proxy_protocol"] = "v3"
@@ -65,14 +65,14 @@ def test_the_schema_agrees() -> None:
         ("[]", "server.proxy_protocol_from", "is empty"),
     ],
 )
-def test_who_is_trusted_must_be_addresses_or_networks(written: str, where: str, message: str) -> None:
+def test_trusted_proxies_must_be_addresses_or_networks(written: str, where: str, message: str) -> None:
     (problem,) = parse(Source(f"[server]\nproxy_protocol_from = {written}\n", "file.toml")).problems
     assert (problem.where, problem.line) == (where, 2)
     assert message in problem.message
 
 
 @pytest.mark.parametrize("written", ['"v3"', '"V1"', "2", "true"])
-def test_a_version_is_one_of_two(written: str) -> None:
+def test_only_the_versions_v1_and_v2_are_accepted(written: str) -> None:
     text = f'[[protocols]]\nname = "ssh"\nforward_to = "127.0.0.1:22"\nproxy_protocol = {written}\n'
     (problem,) = parse(Source(text, "file.toml")).problems
     assert (problem.where, problem.line) == ("protocols[0].proxy_protocol", 4)
@@ -80,7 +80,7 @@ def test_a_version_is_one_of_two(written: str) -> None:
 
 
 @pytest.mark.parametrize("transport", ["", 'transport = "udp"'])
-def test_version_1_is_refused_where_datagrams_would_be_sent_it(transport: str) -> None:
+def test_version_1_is_refused_for_routes_of_datagrams(transport: str) -> None:
     text = f'[[protocols]]\nname = "dns"\nforward_to = "127.0.0.1:53"\nproxy_protocol = "v1"\n{transport}\n'
     with pytest.raises(ConfigError) as caught:
         assembled(text)
@@ -89,13 +89,13 @@ def test_version_1_is_refused_where_datagrams_would_be_sent_it(transport: str) -
     assert 'write "v2", or transport = "tcp"' in problem.message
 
 
-def test_a_key_in_the_wrong_table_is_told_where_it_belongs() -> None:
+def test_the_error_for_a_key_in_the_wrong_table_names_the_right_one() -> None:
     text = '[server]\nproxy_protocol = "v1"\n[[protocols]]\nname = "ssh"\nforward_to = "a:1"\n'
     (problem,) = parse(Source(text + 'proxy_protocol_from = ["::1"]\n', "")).problems[:1]
     assert problem.message == "unknown key: it belongs in [[protocols]]"
 
 
-def test_routes_are_shown_with_it() -> None:
+def test_check_shows_the_version_of_routes() -> None:
     with_it, without = (route for route in assembled(SERVED).tcp if route.name in {"http", "ssh"})
     assert isinstance(with_it, Route)
     assert render.route_as_dict(with_it)["proxy_protocol"] == "v1"

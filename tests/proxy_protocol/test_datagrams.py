@@ -1,4 +1,4 @@
-"""Datagrams: the header stands before the payload of the first one that a backend gets of a session."""
+"""Datagrams: the header stands before the payload of the first datagram of a session to a backend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def game(_data: bytes) -> Identification:
 
 
 def split(data: bytes) -> tuple[Header, bytes]:
-    """The header, and what came after it."""
+    """Return the header, and the bytes after it."""
     parsed = parse(data)
     assert not isinstance(parsed, Verdict), data
     return parsed[0], data[parsed[1] :]
@@ -42,9 +42,7 @@ def split(data: bytes) -> tuple[Header, bytes]:
         ("::", "127.0.0.3"),
     ],
 )
-def test_the_first_datagram_of_a_session_has_the_header_and_no_other(
-    host: str, ours: str, payload: bytes
-) -> None:
+def test_only_the_first_datagram_of_a_session_has_the_header(host: str, ours: str, payload: bytes) -> None:
     with (
         UdpBackend(echo) as backend,
         ProxyThread(Route(game, backend.address, proxy_protocol="v2"), host=host, settings=QUICK) as proxy,
@@ -60,7 +58,7 @@ def test_the_first_datagram_of_a_session_has_the_header_and_no_other(
     assert rest == payload
 
 
-def test_the_next_session_of_a_client_has_one_again() -> None:
+def test_the_next_session_of_a_client_begins_with_a_header_again() -> None:
     with (
         UdpBackend(echo) as backend,
         ProxyThread(
@@ -74,7 +72,7 @@ def test_the_next_session_of_a_client_has_one_again() -> None:
             proxy.next_end()
 
 
-def test_a_backend_that_takes_over_a_session_is_told_too() -> None:
+def test_a_backend_that_takes_over_a_session_gets_a_header_too() -> None:
     port = free_port()
     with (
         UdpBackend(echo) as backend,
@@ -100,13 +98,14 @@ def test_a_backend_that_takes_over_a_session_is_told_too() -> None:
         header, rest = split(answers.get())
         sock.settimeout(PATIENCE)
         sock.send(b"more")
-        while (answer := sock.recv(100)) == b"hello":  # asked again while its answer was on its way
+        # An earlier answer, asked for again while it was on its way.
+        while (answer := sock.recv(100)) == b"hello":
             pass
         assert answer == b"more"
         assert (header.source, rest) == (sock.getsockname(), b"hello")
 
 
-def test_a_datagram_that_has_no_room_for_the_header_is_dropped_and_counted() -> None:
+def test_a_datagram_without_room_for_the_header_is_dropped_and_counted() -> None:
     with (
         UdpBackend(echo) as backend,
         ProxyThread(Route(game, backend.address, proxy_protocol="v2"), settings=QUICK) as proxy,
@@ -120,7 +119,7 @@ def test_a_datagram_that_has_no_room_for_the_header_is_dropped_and_counted() -> 
         assert len(sock.recv(65_536)) == 65_507
 
 
-def test_health_checks_are_told_apart_from_clients() -> None:
+def test_the_header_of_a_health_check_names_no_client() -> None:
     seen: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def answer(datagram: bytes) -> list[bytes]:

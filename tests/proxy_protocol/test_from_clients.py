@@ -1,4 +1,4 @@
-"""Headers that come in: believed of those that are trusted, required of them, and of nobody else."""
+"""Received headers: trusted proxies must send one and are believed, and no other client is."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_client_is_the_one_that_a_trusted_proxy_names(header: bytes) -> None
 
 
 @HEADERS
-def test_it_may_come_byte_by_byte(header: bytes) -> None:
+def test_a_header_may_arrive_byte_by_byte(header: bytes) -> None:
     with (
         Backend(sink) as backend,
         ProxyThread(Route(MAGIC, backend.address), settings=trusting()) as proxy,
@@ -90,7 +90,7 @@ def test_a_silent_client_behind_a_trusted_proxy_is_a_silent_client() -> None:
 
 
 @HEADERS
-def test_nobody_else_is_believed(header: bytes) -> None:
+def test_a_header_of_an_untrusted_client_is_not_believed(header: bytes) -> None:
     with (
         Backend(sink) as backend,
         ProxyThread(fallback=backend.address, settings=trusting("10.0.0.0/8", "127.0.0.2")) as proxy,
@@ -114,7 +114,7 @@ def test_nobody_else_is_believed(header: bytes) -> None:
         build_v2(Transport.TCP, CLIENT, ASKED)[:14] + b"\xff\xff",
     ],
 )
-def test_what_is_no_header_is_closed_at_once_and_counted_and_reaches_no_backend(bad: bytes) -> None:
+def test_a_malformed_header_ends_the_connection_at_once_and_reaches_no_backend(bad: bytes) -> None:
     settings = trusting(peek_timeout_ms=60_000)
     with (
         Backend(sink) as backend,
@@ -134,7 +134,7 @@ def test_what_is_no_header_is_closed_at_once_and_counted_and_reaches_no_backend(
 
 
 @pytest.mark.parametrize("part", [b"", build_v1(CLIENT, ASKED)[:-1]])
-def test_a_header_that_does_not_come_in_time_ends_the_connection(part: bytes) -> None:
+def test_a_header_that_is_late_ends_the_connection(part: bytes) -> None:
     with (
         Backend(named("220")) as backend,
         ProxyThread(
@@ -153,7 +153,9 @@ def test_a_header_that_does_not_come_in_time_ends_the_connection(part: bytes) ->
 @pytest.mark.parametrize(
     ("part", "how"), [(b"", Ended.CLIENT_LEFT), (build_v1(CLIENT, ASKED)[:20], Ended.NO_HEADER)]
 )
-def test_a_proxy_that_only_looks_whether_we_are_there_is_not_to_blame(part: bytes, how: Ended) -> None:
+def test_a_proxy_that_leaves_without_a_byte_is_not_blamed_for_a_missing_header(
+    part: bytes, how: Ended
+) -> None:
     with ProxyThread(
         fallback="127.0.0.1:1", settings=trusting(), expected=[NOT_SENT] if part else []
     ) as proxy:
@@ -162,7 +164,7 @@ def test_a_proxy_that_only_looks_whether_we_are_there_is_not_to_blame(part: byte
 
 
 @pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", build_v2(Transport.TCP, None, None)])
-def test_where_it_names_no_client_the_proxy_itself_is_one_and_has_no_limit(header: bytes) -> None:
+def test_a_header_without_a_client_makes_the_proxy_the_client_without_a_limit(header: bytes) -> None:
     with (
         Backend(named("in")) as backend,
         ProxyThread(fallback=backend.address, settings=trusting(max_connections_per_ip=1)) as proxy,
@@ -176,7 +178,7 @@ def test_where_it_names_no_client_the_proxy_itself_is_one_and_has_no_limit(heade
         assert proxy.next_end().client.startswith("127.0.0.1:")
 
 
-def test_the_limit_of_an_address_is_that_of_the_client_not_of_the_proxy() -> None:
+def test_the_limit_of_an_address_applies_to_the_client_and_not_to_the_proxy() -> None:
     settings = trusting(max_connections_per_ip=2)
     with (
         Backend(named("in")) as backend,
@@ -196,13 +198,13 @@ def test_the_limit_of_an_address_is_that_of_the_client_not_of_the_proxy() -> Non
         assert proxy.counters.refused == 3
         assert proxy.counters.refusals == {"max_connections_per_ip": 3}
         assert backend.accepted == 6
-        # The ones that leave make room.
+        # The clients that leave make room.
         stack.close()
         proxy.await_active(0)
         assert enter("192.0.2.1") == b"in?"
 
 
-def test_the_limit_in_all_holds_for_trusted_proxies_as_well() -> None:
+def test_the_total_limit_applies_to_trusted_proxies_as_well() -> None:
     settings = trusting(max_connections=2)
     with (
         ProxyThread(fallback="127.0.0.1:1", settings=settings, expected=[REFUSED]) as proxy,
@@ -215,7 +217,7 @@ def test_the_limit_in_all_holds_for_trusted_proxies_as_well() -> None:
 
 
 @pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["an orderly end", "a reset"])
-def test_one_that_leaves_inside_its_header_is_forgotten(leave: Callable[[socket.socket], None]) -> None:
+def test_a_proxy_that_leaves_inside_its_header_is_forgotten(leave: Callable[[socket.socket], None]) -> None:
     with ProxyThread(fallback="127.0.0.1:1", settings=trusting(), expected=[NOT_SENT]) as proxy:
         client = proxy.connect()
         client.sendall(b"PROXY TCP4 ")
@@ -226,7 +228,7 @@ def test_one_that_leaves_inside_its_header_is_forgotten(leave: Callable[[socket.
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("source", [CLIENT, CLIENT6])
-def test_what_is_believed_is_what_backends_are_told(version: Any, source: tuple[str, int]) -> None:
+def test_backends_get_the_client_that_a_trusted_proxy_named(version: Any, source: tuple[str, int]) -> None:
     asked = ASKED if source is CLIENT else ("2001:db8::1", 443)
     with (
         Backend(sink) as backend,
@@ -238,7 +240,7 @@ def test_what_is_believed_is_what_backends_are_told(version: Any, source: tuple[
         assert received[size:] == b"magic!"
 
 
-def test_the_balancer_goes_by_the_real_client() -> None:
+def test_the_balancer_uses_the_real_client() -> None:
     with (
         Backend(named("a")) as one,
         Backend(named("b")) as other,
@@ -257,7 +259,7 @@ def test_the_balancer_goes_by_the_real_client() -> None:
 
 
 @pytest.mark.needs_ipv6
-def test_an_ipv4_proxy_is_known_by_its_ipv4_address_on_an_ipv6_listener() -> None:
+def test_an_ipv4_proxy_at_an_ipv6_listener_is_trusted_by_its_ipv4_address() -> None:
     settings = trusting("127.0.0.0/8")
     with (
         Backend(sink) as backend,
@@ -269,7 +271,7 @@ def test_an_ipv4_proxy_is_known_by_its_ipv4_address_on_an_ipv6_listener() -> Non
         assert backend.result().data == b"PROXY 6"
 
 
-def test_a_reload_changes_who_is_trusted_for_those_to_come() -> None:
+def test_a_reload_changes_the_trusted_proxies_for_new_connections() -> None:
     with (
         Backend(sink) as backend,
         ProxyThread(fallback=backend.address, settings=trusting()) as proxy,
@@ -284,7 +286,7 @@ def test_a_reload_changes_who_is_trusted_for_those_to_come() -> None:
         assert backend.result().data == b"with"
 
 
-def test_a_flood_of_malformed_headers_costs_little_and_says_little() -> None:
+def test_a_flood_of_malformed_headers_costs_little_and_is_hardly_logged() -> None:
     with ProxyThread(fallback="127.0.0.1:1", settings=trusting(), expected=[NOT_SENT]) as proxy:
         before, begun = proxy.cpu_seconds(), time.monotonic()
         for _ in range(1000):
@@ -292,10 +294,11 @@ def test_a_flood_of_malformed_headers_costs_little_and_says_little() -> None:
                 client.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 assert client.recv(1) == b""
         assert (proxy.cpu_seconds() - before) / 1000 < 0.001
-        assert 1 <= len(proxy.warnings) <= 1 + (time.monotonic() - begun) // 10  # a line in ten seconds
+        # At most one line in ten seconds.
+        assert 1 <= len(proxy.warnings) <= 1 + (time.monotonic() - begun) // 10
 
 
-def test_a_proxy_that_resets_after_its_header_leaves_nothing() -> None:
+def test_a_proxy_that_resets_after_its_header_leaves_nothing_open() -> None:
     with ProxyThread(fallback="127.0.0.1:1", settings=trusting()) as proxy:
         with proxy.connect() as client:
             client.sendall(build_v1(CLIENT, ASKED))
@@ -305,7 +308,7 @@ def test_a_proxy_that_resets_after_its_header_leaves_nothing() -> None:
     assert (end.client, end.ended) == ("192.0.2.7:50000", Ended.CLIENT_LEFT)
 
 
-def test_networks_that_are_none_are_refused_all_at_once() -> None:
+def test_all_malformed_networks_are_refused_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         Refractium(
             fallback_tcp="127.0.0.1:1",

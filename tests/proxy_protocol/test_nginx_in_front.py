@@ -1,4 +1,4 @@
-"""nginx and HAProxy in front of us: the client that they name is the client throughout."""
+"""nginx and HAProxy in front of Refractium: the client that they name is the client everywhere."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ listen front
 
 @contextmanager
 def nginx(folder: Path, target: int) -> Iterator[int]:
-    """Run nginx as a proxy of streams, which sends headers of version 1 (it knows no other); its port."""
+    """Run nginx as a proxy of streams, which sends headers of version 1, the only version it knows; yield
+    its port."""
     program, port = require_program("nginx"), free_port()
     if not STREAM_MODULE.exists():
         reason = "needs the stream module of nginx (Debian package libnginx-mod-stream)"
@@ -89,7 +90,7 @@ IN_FRONT: Final = pytest.mark.parametrize(
 
 
 def take(sock: socket.socket) -> bytes:
-    """As a backend: everything up to what the client says."""
+    """Read, as a backend, everything up to the bytes of the client."""
     data = b""
     while not data.endswith(b"magic!") and (part := sock.recv(1000)):
         data += part
@@ -97,9 +98,9 @@ def take(sock: socket.socket) -> bytes:
 
 
 def arrived(backend: Backend) -> tuple[Header, bytes]:
-    """The header that came with what the client says, and the rest.
+    """Return the header that came before the bytes of the client, and the bytes after it.
 
-    Programs are connected to once when they start, which may come through and bring nothing.
+    The test connects to a program once when it starts. That connection may come through without any bytes.
     """
     while not (data := backend.result()).endswith(b"magic!"):
         pass
@@ -109,7 +110,7 @@ def arrived(backend: Backend) -> tuple[Header, bytes]:
 
 
 def leave(client: socket.socket, proxy: ProxyThread) -> set[str]:
-    """Close a client; all that the access log then names."""
+    """Close a client, and return all addresses that the access log names from then on."""
     client.close()
     proxy.await_active(0)
     return {proxy.next_end().client for _ in range(proxy.counters.finished)}
@@ -158,7 +159,7 @@ def test_the_limit_of_an_address_is_that_of_the_real_client(in_front: InFront, t
 
 
 @IN_FRONT
-def test_a_header_from_an_address_that_is_not_trusted_is_bytes_like_any_other(
+def test_a_header_from_an_untrusted_address_counts_as_ordinary_bytes(
     in_front: InFront, tmp_path: Path
 ) -> None:
     settings = quick(proxy_protocol_from=("127.0.0.2",))
@@ -174,7 +175,7 @@ def test_a_header_from_an_address_that_is_not_trusted_is_bytes_like_any_other(
         assert {one.rpartition(":")[0] for one in leave(client, proxy)} == {"127.0.0.1"}
 
 
-def test_a_client_of_a_unix_socket_has_no_address_and_is_the_proxy_itself(tmp_path: Path) -> None:
+def test_for_a_client_of_a_unix_socket_the_proxy_counts_as_the_client(tmp_path: Path) -> None:
     settings = quick(proxy_protocol_from=TRUSTED)
     with (
         Backend(take) as backend,
@@ -190,7 +191,9 @@ def test_a_client_of_a_unix_socket_has_no_address_and_is_the_proxy_itself(tmp_pa
 
 
 @pytest.mark.parametrize("has_certificate", [False, True])
-def test_what_haproxy_tells_of_tls_does_not_hide_the_client(tmp_path: Path, *, has_certificate: bool) -> None:
+def test_tls_information_of_haproxy_does_not_hide_the_client(
+    tmp_path: Path, *, has_certificate: bool
+) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     authority.issue_cert("www.example.com").private_key_and_cert_chain_pem.write_to_path(
@@ -217,10 +220,11 @@ def test_what_haproxy_tells_of_tls_does_not_hide_the_client(tmp_path: Path, *, h
 
 
 @pytest.mark.parametrize("send", ["send-proxy", "send-proxy-v2"])
-def test_health_checks_of_haproxy_find_us_up_and_trouble_nobody(send: str, tmp_path: Path) -> None:
+def test_health_checks_of_haproxy_succeed_and_affect_no_client(send: str, tmp_path: Path) -> None:
     settings = quick(proxy_protocol_from=TRUSTED, max_connections_per_ip=1)
-    # Version 1 names HAProxy's own address in checks: one that is still open, such as that of haproxy() which
-    # looks whether it listens, keeps the next one out, which HAProxy takes for well all the same.
+    # In checks of version 1, the header names HAProxy's own address. An open connection, such as the one by
+    # which haproxy() waits for the listener, keeps the next one out. HAProxy counts that as up all the
+    # same.
     expected = ["refused a connection from 127.0.0.1:"] if send == "send-proxy" else []
     send += " check inter 200ms fall 4"
     with (

@@ -1,4 +1,4 @@
-"""HAProxy and nginx behind us and in front of us: they and we mean the same."""
+"""HAProxy and nginx behind Refractium and in front of it agree with it on the client."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def body(sock: socket.socket) -> str:
 
 
 def both_ends(sock: socket.socket) -> str:
-    """As the programs are asked to write them."""
+    """Return both ends of a connection, in the form in which the programs write them."""
     return " ".join(str(part) for end in (sock.getsockname(), sock.getpeername()) for part in end[:2])
 
 
 @VERSIONS
 @HOSTS
-def test_haproxy_behind_us_sees_the_client(version: ProxyVersion, host: str, tmp_path: Path) -> None:
+def test_haproxy_as_a_backend_sees_the_client(version: ProxyVersion, host: str, tmp_path: Path) -> None:
     with (
         haproxy(tmp_path, BEHIND_HAPROXY.format(host="127.0.0.1", tls="", more="")) as port,
         ProxyThread(Route(Http(), f"127.0.0.1:{port}", proxy_protocol=version), host=host) as proxy,
@@ -74,7 +74,7 @@ def test_haproxy_behind_us_sees_the_client(version: ProxyVersion, host: str, tmp
 
 @VERSIONS
 @HOSTS
-def test_nginx_behind_us_sees_the_client(version: ProxyVersion, host: str, tmp_path: Path) -> None:
+def test_nginx_as_a_backend_sees_the_client(version: ProxyVersion, host: str, tmp_path: Path) -> None:
     with (
         nginx(tmp_path, BEHIND_NGINX) as port,
         ProxyThread(Route(Http(), f"127.0.0.1:{port}", proxy_protocol=version), host=host) as proxy,
@@ -83,7 +83,7 @@ def test_nginx_behind_us_sees_the_client(version: ProxyVersion, host: str, tmp_p
         assert body(client) == both_ends(client)
 
 
-def test_haproxy_behind_us_is_told_the_server_name_of_a_client_that_speaks_tls(tmp_path: Path) -> None:
+def test_haproxy_as_a_backend_gets_the_server_name_of_a_tls_client(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.issue_cert("www.example.com").private_key_and_cert_chain_pem.write_to_path(
         str(tmp_path / "pem")
@@ -122,7 +122,7 @@ def test_a_health_check_of_a_backend_that_wants_a_header_succeeds(
 
 @pytest.mark.parametrize("send", ["send-proxy", "send-proxy-v2"])
 @pytest.mark.parametrize("source", ["127.0.0.5", "::1"])
-def test_with_haproxy_in_front_the_client_is_the_one_it_names(send: str, source: str, tmp_path: Path) -> None:
+def test_with_haproxy_in_front_its_header_names_the_client(send: str, source: str, tmp_path: Path) -> None:
     settings = quick(proxy_protocol_from=("127.0.0.1",), max_connections_per_ip=2)
     with (
         Backend(named("in")) as backend,
@@ -150,12 +150,12 @@ def test_with_haproxy_in_front_the_client_is_the_one_it_names(send: str, source:
         for client in clients:
             client.close()
         proxy.await_active(0)
-        # haproxy() looks whether it listens, which may have come through as a connection of its own
+        # The connection by which haproxy() waits for its listener may have come through as well.
         seen = {proxy.next_end().client for _ in range(proxy.counters.finished)}
         assert {f"{name}:{number}" for name in names for number in ports} <= seen
 
 
-def test_a_chain_of_haproxies_hands_the_client_through_us(tmp_path: Path) -> None:
+def test_a_chain_of_haproxies_passes_the_client_through_refractium(tmp_path: Path) -> None:
     (tmp_path / "behind").mkdir()
     settings = quick(proxy_protocol_from=("127.0.0.0/8",))
     with (

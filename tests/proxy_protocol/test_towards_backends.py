@@ -1,4 +1,4 @@
-"""The header that backends are sent: the first bytes they get, once, and nobody's bytes in the count."""
+"""The header for backends: their first bytes, sent once, and not part of any count."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNREACHABLE: Final = "cannot be reached"
 
 
 def split(data: bytes) -> tuple[Header, bytes]:
-    """The header, and what came after it."""
+    """Return the header, and the bytes after it."""
     parsed = parse(data)
     assert not isinstance(parsed, Verdict), data
     header, size = parsed
@@ -45,7 +45,7 @@ def split(data: bytes) -> tuple[Header, bytes]:
 
 @VERSIONS
 @pytest.mark.parametrize(("host", "ours"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")])
-def test_the_header_tells_both_ends_and_is_not_counted(version: ProxyVersion, host: str, ours: str) -> None:
+def test_the_header_names_both_ends_and_is_not_counted(version: ProxyVersion, host: str, ours: str) -> None:
     data = b"magic" + payload(version, MIB)
     with (
         Backend(sink) as backend,
@@ -63,7 +63,7 @@ def test_the_header_tells_both_ends_and_is_not_counted(version: ProxyVersion, ho
 
 
 @VERSIONS
-def test_a_route_without_it_and_the_fallback_send_none(version: ProxyVersion) -> None:
+def test_a_route_without_the_setting_and_the_fallback_send_no_header(version: ProxyVersion) -> None:
     with (
         refusing() as dead,
         Backend(sink) as backend,
@@ -80,7 +80,9 @@ def test_a_route_without_it_and_the_fallback_send_none(version: ProxyVersion) ->
 
 
 @VERSIONS
-def test_the_next_backend_gets_it_once_when_the_first_cannot_be_reached(version: ProxyVersion) -> None:
+def test_the_next_backend_gets_the_header_once_when_the_first_cannot_be_reached(
+    version: ProxyVersion,
+) -> None:
     with (
         refusing() as dead,
         hanging() as deaf,
@@ -98,7 +100,7 @@ def test_the_next_backend_gets_it_once_when_the_first_cannot_be_reached(version:
 
 
 @VERSIONS
-def test_a_client_that_waits_for_the_server_is_announced_before_it_says_anything(
+def test_the_header_is_sent_before_a_silent_client_sends_a_byte(
     version: ProxyVersion,
 ) -> None:
     def greet(sock: socket.socket) -> Received:
@@ -123,7 +125,7 @@ def test_a_client_that_waits_for_the_server_is_announced_before_it_says_anything
         assert proxy.next_end().up == 4
 
 
-def test_a_unix_socket_is_sent_it_too(tmp_path: Path) -> None:
+def test_a_unix_socket_gets_the_header_too(tmp_path: Path) -> None:
     with (
         Backend(sink, path=tmp_path / "web.sock") as backend,
         ProxyThread(Route(MAGIC, backend.address, proxy_protocol="v2")) as proxy,
@@ -134,7 +136,7 @@ def test_a_unix_socket_is_sent_it_too(tmp_path: Path) -> None:
     assert rest == b"magic!"
 
 
-def test_version_2_tells_the_server_name_and_the_protocol_that_the_client_prefers() -> None:
+def test_version_2_contains_the_server_name_and_the_preferred_protocol() -> None:
     data = records(typical_hello())
     with (
         Backend(sink) as backend,
@@ -148,7 +150,7 @@ def test_version_2_tells_the_server_name_and_the_protocol_that_the_client_prefer
 
 @pytest.mark.parametrize("sni", ["", "x" * 256, "\udc80", 7, ("a",)])
 @pytest.mark.parametrize("alpn", [(), ("",), ("x" * 256,), ("\u20ac",), "h2"])
-def test_metadata_that_no_header_can_tell_is_left_out(sni: object, alpn: object) -> None:
+def test_metadata_that_does_not_fit_a_header_is_left_out(sni: object, alpn: object) -> None:
     @define_protocol("odd", max_bytes=1, metadata_keys=frozenset({"sni", "alpn"}))
     def odd(_data: bytes) -> Identification:
         return ProtocolMatch({"sni": sni, "alpn": alpn})  # type: ignore[dict-item]
@@ -184,7 +186,7 @@ def test_health_checks_begin_with_a_header_that_names_no_client(version: ProxyVe
     assert known == "up"
 
 
-def test_version_1_is_refused_for_datagrams_and_other_versions_for_everything() -> None:
+def test_version_1_is_refused_for_datagrams_and_unknown_versions_always() -> None:
     @define_protocol("game", transport="udp", max_bytes=1)
     def game(_data: bytes) -> Identification:
         return NO

@@ -1,4 +1,4 @@
-"""The order of backends that each way to balance gives."""
+"""The order of backends that each balancer gives."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def backends(*weights: int) -> tuple[Backend, ...]:
 
 
 def choices(balancer: Balancer, among: Sequence[Backend], clients: Sequence[str] | int) -> list[int]:
-    """The number of the backend that each client gets."""
+    """Return the number of the backend that each client gets."""
     ips = IPS[:1] * clients if isinstance(clients, int) else clients
     return [among.index(next(iter(balancer.order(among, ip)))) for ip in ips]
 
@@ -42,7 +42,7 @@ def weights(largest: int) -> SearchStrategy[list[int]]:
 
 @pytest.mark.parametrize("kind", BALANCERS.values(), ids=BALANCERS)
 @given(weights(1000), st.lists(st.sampled_from(IPS), min_size=1, max_size=9))
-def test_every_way_names_each_backend_once_for_every_client(
+def test_every_balancer_names_each_backend_once_for_every_client(
     kind: type[Balancer], given_weights: list[int], clients: list[str]
 ) -> None:
     among, balancer = backends(*given_weights), kind()
@@ -51,7 +51,7 @@ def test_every_way_names_each_backend_once_for_every_client(
 
 
 @pytest.mark.parametrize("kind", BALANCERS.values(), ids=BALANCERS)
-def test_every_way_is_one_by_the_contract(kind: type[Balancer]) -> None:
+def test_every_built_in_balancer_fulfils_the_contract(kind: type[Balancer]) -> None:
     assert list(problems_of_balancer(kind)) == []
     assert kind.summary
 
@@ -59,7 +59,7 @@ def test_every_way_is_one_by_the_contract(kind: type[Balancer]) -> None:
 # Round robin
 
 
-def test_equal_weights_take_turns_and_the_next_is_tried_next() -> None:
+def test_equal_weights_take_turns_and_the_next_in_turn_is_tried_next() -> None:
     among, balancer = backends(1, 1, 1), RoundRobin()
     orders = [[among.index(one) for one in balancer.order(among, "")] for _ in range(4)]
     assert orders == [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]
@@ -74,29 +74,29 @@ def test_weights_are_exact_over_each_round(given_weights: list[int]) -> None:
     among, balancer = backends(*given_weights), RoundRobin()
     for _ in range(2):
         found = Counter(choices(balancer, among, sum(given_weights)))
-        # Equal weights need a round of one turn each.
+        # Equal weights need rounds in which each backend has one turn.
         least = min(given_weights) if len(set(given_weights)) == 1 else 1
         assert [found[number] // least for number in range(len(among))] == [w // least for w in given_weights]
 
 
-def test_those_that_are_left_go_on_sharing_by_weight() -> None:
+def test_the_remaining_backends_go_on_sharing_by_weight() -> None:
     among, balancer = backends(3, 2, 1), RoundRobin()
     choices(balancer, among, 4)
     left = among[:2]
     assert Counter(choices(balancer, left, 500)) in ({0: 300, 1: 200}, {0: 301, 1: 199}, {0: 299, 1: 201})
 
 
-def test_a_backend_that_leaves_or_comes_does_not_make_another_wait() -> None:
+def test_a_backend_that_leaves_or_returns_does_not_delay_another() -> None:
     three, balancer = backends(1, 1, 1), RoundRobin()
     assert choices(balancer, three, 3) == [0, 1, 2]
     assert choices(balancer, three[:2], 4) == [0, 1, 0, 1]
     assert choices(balancer, three, 3) == [2, 0, 1]
 
 
-# By connections
+# Least connections
 
 
-def test_the_one_with_the_fewest_connections_comes_first_and_then_the_next() -> None:
+def test_backends_come_in_order_of_their_connections() -> None:
     among = backends(1, 1, 1)
     for backend, active in zip(among, (5, 2, 3), strict=True):
         backend.state.active = active
@@ -117,7 +117,7 @@ def test_idle_backends_take_turns() -> None:
     assert Counter(choices(LeastConnections(), backends(3, 1), 400)) == {0: 300, 1: 100}
 
 
-def test_of_two_at_random_the_busier_is_never_chosen() -> None:
+def test_of_two_random_backends_the_busier_is_never_chosen() -> None:
     among = backends(1, 1, 1)
     among[1].state.active = 1
     assert set(choices(RandomTwo(), among, 300)) == {0, 2}
@@ -131,12 +131,12 @@ def test_two_random_choices_keep_connections_nearly_even() -> None:
         assert abs(backend.active - share) < 50
 
 
-# By the client
+# Source hash
 
 
 def test_the_same_client_has_the_same_backend_in_every_process() -> None:
     among = backends(1, 1, 1)
-    # Frozen: a change of the hash would move everybody's clients.
+    # The expected values are fixed: a change of the hash would move clients of every installation.
     assert choices(SourceHash(), among, ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]) == [
         1,
         2,
@@ -146,7 +146,7 @@ def test_the_same_client_has_the_same_backend_in_every_process() -> None:
     assert choices(SourceHash(), among, IPS) == choices(SourceHash(), among, IPS)
 
 
-def test_only_the_clients_of_a_backend_that_dies_move() -> None:
+def test_only_the_clients_of_a_dead_backend_move() -> None:
     among = backends(1, 2, 1, 3)
     before = choices(SourceHash(), among, IPS)
     for dead in range(len(among)):
@@ -158,7 +158,7 @@ def test_only_the_clients_of_a_backend_that_dies_move() -> None:
         assert len({new for _, new in moved}) == len(left)
 
 
-def test_the_order_of_the_configuration_does_not_matter() -> None:
+def test_the_order_of_backends_in_the_file_does_not_matter() -> None:
     among = backends(1, 2, 1)
     turned = among[::-1]
     assert [among[number] for number in choices(SourceHash(), among, IPS)] == [
@@ -173,7 +173,7 @@ def test_clients_are_spread_by_weight() -> None:
         assert found[number] / len(ips) == pytest.approx(weight / 8, abs=0.03)
 
 
-def test_the_first_is_the_first() -> None:
+def test_the_balancer_first_keeps_the_order_of_the_file() -> None:
     assert choices(First(), backends(1, 9, 1), 10) == [0] * 10
 
 
@@ -201,10 +201,10 @@ class Unmade(Balancer):
         (type("Named", (RoundRobin,), {"name": "A B"}), 'name "A B": must be lower-case'),
     ],
 )
-def test_what_is_no_balancer_is_told_why(thing: object, problem: str) -> None:
+def test_a_class_that_is_not_a_balancer_is_refused_with_the_reason(thing: object, problem: str) -> None:
     assert problem in "; ".join(problems_of_balancer(thing))
 
 
-def test_turns_are_even_at_every_moment() -> None:
+def test_turns_are_shared_evenly_at_every_moment() -> None:
     turns = choices(RoundRobin(), backends(1, 1, 1, 1), 40)
     assert all((one + 1) % 4 == other for one, other in pairwise(turns))

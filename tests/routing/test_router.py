@@ -1,4 +1,4 @@
-"""Routes and their conditions: which of them a match leads to."""
+"""The routes that a match leads to, by their conditions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = frozenset({"sni", "alpn", "host"})
 
 
 def telling(metadata: Mapping[str, MetadataValue], pending: frozenset[str] = frozenset()) -> Protocol:
-    """A protocol whose every client says this."""
+    """Return a protocol that matches every client with this metadata."""
 
     @define_protocol("said", max_bytes=10, metadata_keys=KEYS)
     def identify(_: bytes) -> Identification:
@@ -31,7 +31,7 @@ def telling(metadata: Mapping[str, MetadataValue], pending: frozenset[str] = fro
 
 
 def chosen(metadata: Mapping[str, MetadataValue], *conditions: dict[str, Any]) -> int | None:
-    """The number of the route that takes such a client."""
+    """Return the number of the route that takes a client with this metadata."""
     protocol = telling(metadata)
     routes = [Route(protocol, f"127.0.0.1:{number + 1}", **one) for number, one in enumerate(conditions)]
     decision = Router(Pools(routes), 1024).table.decide(b"x")
@@ -65,14 +65,14 @@ SNI: list[dict[str, Any]] = [
     ],
 )
 @pytest.mark.parametrize("order", [1, -1])
-def test_an_exact_name_comes_before_a_wildcard_and_that_before_none(
+def test_an_exact_name_comes_before_a_wildcard_and_a_wildcard_before_no_name(
     name: str | None, number: int, order: int
 ) -> None:
     found = chosen({} if name is None else {"sni": name}, *SNI[::order])
     assert found == (number if order == 1 else len(SNI) - 1 - number)
 
 
-def test_a_name_nobody_asks_for_matches_no_route() -> None:
+def test_a_name_without_a_route_matches_no_route() -> None:
     assert chosen({"sni": "c.example"}, *SNI[1:]) is None
     assert chosen({}, *SNI[1:]) is None
 
@@ -91,13 +91,11 @@ ALPN: list[dict[str, Any]] = [{}, {"alpn": "h2"}, {"alpn": ("imap", "xmpp-client
         (None, 0),
     ],
 )
-def test_a_route_that_asks_for_an_alpn_comes_before_one_that_does_not(
-    offered: tuple[str, ...] | None, number: int
-) -> None:
+def test_a_route_with_an_alpn_comes_before_one_without(offered: tuple[str, ...] | None, number: int) -> None:
     assert chosen({} if offered is None else {"alpn": offered}, *ALPN) == number
 
 
-def test_a_route_can_ask_for_a_host() -> None:
+def test_a_route_may_have_a_host_as_its_condition() -> None:
     routes: list[dict[str, Any]] = [{"host": "a.example"}, {"host": "*.b.example"}, {}]
     assert chosen({"host": "a.example"}, *routes) == 0
     assert chosen({"host": "x.b.example"}, *routes) == 1
@@ -117,14 +115,14 @@ def test_all_conditions_of_a_route_must_be_met() -> None:
     assert chosen({"sni": "a.example", "host": "b.example"}, *routes) is None
 
 
-def test_where_the_exact_names_route_asks_for_more_the_wildcards_takes_the_rest() -> None:
+def test_the_wildcard_route_takes_clients_that_fail_another_condition_of_the_exact_one() -> None:
     routes: list[dict[str, Any]] = [{"sni": "a.example.org", "alpn": "h2"}, {"sni": "*.example.org"}, {}]
     assert chosen({"sni": "a.example.org", "alpn": ("h2",)}, *routes) == 0
     assert chosen({"sni": "a.example.org", "alpn": ("http/1.1",)}, *routes) == 1
     assert chosen({"sni": "a.other.org"}, *routes) == 2
 
 
-def test_what_a_route_asks_for_is_waited_for() -> None:
+def test_the_router_waits_for_metadata_that_a_route_requires() -> None:
     protocol = telling({}, pending=frozenset({"host"}))
     asking = Router(Pools([Route(protocol, "127.0.0.1:1", host="a.example")]), 1024)
     indifferent = Router(Pools([Route(protocol, "127.0.0.1:1")]), 1024)
@@ -143,9 +141,7 @@ def test_what_a_route_asks_for_is_waited_for() -> None:
         ({"on_timeout": True}, {"on_timeout": True, "sni": "a.example"}),
     ],
 )
-def test_routes_that_apply_under_the_same_conditions_are_refused(
-    one: dict[str, Any], other: dict[str, Any]
-) -> None:
+def test_two_routes_with_equal_conditions_are_refused(one: dict[str, Any], other: dict[str, Any]) -> None:
     protocol = telling({})
     with pytest.raises(ConfigError) as caught:
         Router(Pools([Route(protocol, "127.0.0.1:1", **one), Route(protocol, "127.0.0.1:2", **other)]), 1024)
@@ -177,7 +173,7 @@ def test_a_thousand_names_cost_no_more_than_ten() -> None:
     assert min(seconds(1000) for _ in range(3)) < 3 * min(seconds(10) for _ in range(3))
 
 
-def test_the_silent_go_to_the_route_that_asks_for_them_else_to_the_first_server_first_one() -> None:
+def test_silent_clients_go_to_the_route_with_on_timeout_or_else_to_the_first_server_first_route() -> None:
     def quiet(name: str, *, server_first: bool) -> Protocol:
         return define_protocol(name, max_bytes=1, server_first=server_first)(lambda _: NO)
 
@@ -193,7 +189,7 @@ def test_the_silent_go_to_the_route_that_asks_for_them_else_to_the_first_server_
     assert silent(Route(second, "127.0.0.1:1", on_timeout=True), Route(first, "127.0.0.1:2")) == "second"
 
 
-def test_a_route_that_asks_for_the_silent_gets_them_wherever_it_stands() -> None:
+def test_a_route_with_on_timeout_gets_silent_clients_wherever_it_stands() -> None:
     first = define_protocol("first", max_bytes=1, server_first=True)(lambda _: NO)
     second = define_protocol("second", max_bytes=1)(lambda _: NO)
     router = Router(Pools([Route(first, "127.0.0.1:1"), Route(second, "127.0.0.1:2", on_timeout=True)]), 1024)
@@ -201,7 +197,7 @@ def test_a_route_that_asks_for_the_silent_gets_them_wherever_it_stands() -> None
     assert router.silent.label == "second"
 
 
-def test_several_may_be_given_as_any_sequence() -> None:
+def test_several_values_may_be_given_as_any_sequence() -> None:
     protocol = telling({"sni": "a.example"})
     pools = Pools([Route([protocol], ["127.0.0.1:1", "127.0.0.1:2"], sni=["a.example"])])
     assert len(next(iter(pools)).backends) == 2
@@ -216,7 +212,7 @@ def test_several_may_be_given_as_any_sequence() -> None:
         ({"forward_to": "127.0.0.1:1", "protocol": ()}, "protocol"),
     ],
 )
-def test_a_route_that_makes_no_sense_says_why(arguments: dict[str, Any], where: str) -> None:
+def test_an_invalid_route_is_refused_with_the_reason(arguments: dict[str, Any], where: str) -> None:
     plain = define_protocol("plain", max_bytes=1)(lambda _: NO)
     with pytest.raises(ConfigError) as caught:
         Route(**{"protocol": plain, **arguments})
@@ -232,7 +228,7 @@ def test_the_fallback_is_a_pool_like_any_other() -> None:
     assert Router(Pools([]), 1024).fallback is None
 
 
-def test_a_pool_begins_with_another_backend_each_time_and_names_each_once() -> None:
+def test_a_pool_begins_with_a_different_backend_each_time_and_names_each_once() -> None:
     pool: Pool | None = Pools([], [Address.parse(f"127.0.0.1:{n}") for n in (1, 2, 3)]).fallback
     assert pool is not None
     orders = [[backend.address.port for backend in pool.candidates()] for _ in range(4)]

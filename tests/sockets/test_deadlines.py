@@ -1,4 +1,4 @@
-"""Timeouts: on time, cheap, and one thing's fault is its own."""
+"""Timeouts: on time, cheap, and a fault of one object affects no other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """An event loop and a clock in one, in which time passes when it is told to."""
+    """An event loop and a clock in one; its time passes only in `advance`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -63,7 +63,7 @@ class Timer:
 
 
 class Thing:
-    """Something that waits, and notes when it expired."""
+    """An object with a timeout that records when it expires."""
 
     def __init__(self, clock: Clock, then: Callable[[], object] = lambda: None) -> None:
         self._clock = clock
@@ -95,7 +95,7 @@ LATE = 0.007
 """Seconds by which a timeout of one second may be late."""
 
 
-def test_each_expires_at_its_own_time_and_once(clock: Clock) -> None:
+def test_each_object_expires_once_at_its_own_time(clock: Clock) -> None:
     waiting = make(clock)
     things = []
     for _ in range(50):
@@ -109,7 +109,7 @@ def test_each_expires_at_its_own_time_and_once(clock: Clock) -> None:
     assert len(waiting) == clock.timers == 0
 
 
-def test_what_is_discarded_never_expires(clock: Clock) -> None:
+def test_a_discarded_object_never_expires(clock: Clock) -> None:
     waiting = make(clock)
     kept, discarded = Thing(clock), Thing(clock)
     waiting.add(kept)
@@ -121,7 +121,7 @@ def test_what_is_discarded_never_expires(clock: Clock) -> None:
     assert not discarded.expired_at
 
 
-def test_moving_the_stamp_postpones_without_delaying_anybody(clock: Clock) -> None:
+def test_a_later_stamp_postpones_one_timeout_and_delays_no_other(clock: Clock) -> None:
     waiting = make(clock)
     active = Thing(clock)
     waiting.add(active)
@@ -142,7 +142,7 @@ def test_moving_the_stamp_postpones_without_delaying_anybody(clock: Clock) -> No
     assert all(1 <= one.expired_at[0] - one.stamp <= 1 + LATE for one in others)
 
 
-def test_a_fault_ends_its_owner_only(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_ends_only_its_owner(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     waiting = make(clock)
     bad, good = Thing(clock, lambda: 1 / 0), Thing(clock)
     waiting.add(bad)
@@ -154,7 +154,7 @@ def test_a_fault_ends_its_owner_only(clock: Clock, caplog: pytest.LogCaptureFixt
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_one_that_expires_may_end_another_and_set_a_new_deadline(clock: Clock) -> None:
+def test_an_expiring_object_may_discard_another_and_set_a_new_deadline(clock: Clock) -> None:
     waiting = make(clock)
     doomed = Thing(clock)
 
@@ -172,7 +172,7 @@ def test_one_that_expires_may_end_another_and_set_a_new_deadline(clock: Clock) -
     assert not doomed.expired_at
 
 
-def test_a_stamp_of_long_ago_expires_at_once(clock: Clock) -> None:
+def test_an_object_with_an_old_stamp_expires_at_once(clock: Clock) -> None:
     waiting = make(clock)
     late = Thing(clock)
     late.stamp -= 100
@@ -181,7 +181,7 @@ def test_a_stamp_of_long_ago_expires_at_once(clock: Clock) -> None:
     assert late.expired_at
 
 
-def test_closing_forgets_everything(clock: Clock) -> None:
+def test_close_forgets_all_objects(clock: Clock) -> None:
     waiting = make(clock)
     thing = Thing(clock)
     waiting.add(thing)
@@ -192,7 +192,7 @@ def test_closing_forgets_everything(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("timeout_ms", [1, 100, 60_000, 3_600_000])
-def test_the_timer_fires_a_bounded_number_of_times_for_any_number_of_things(
+def test_the_timer_fires_a_bounded_number_of_times_for_any_number_of_objects(
     clock: Clock, timeout_ms: int
 ) -> None:
     waiting = make(clock, timeout_ms)
@@ -211,7 +211,7 @@ def test_the_timer_fires_a_bounded_number_of_times_for_any_number_of_things(
         max_size=60,
     )
 )
-def test_any_use_keeps_every_promise(steps: list[tuple[str, int, float]]) -> None:
+def test_any_sequence_of_calls_keeps_all_guarantees(steps: list[tuple[str, int, float]]) -> None:
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deadlines, "time", clock)

@@ -1,4 +1,4 @@
-"""Names: who shares a lookup, how many there may be at once, and who is served while name servers hang."""
+"""Names: shared lookups, the bound on their number, and the clients served while name servers hang."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IP = "192.0.2.1"
 
 
 class NameServer:
-    """Takes the place of getaddrinfo: names that begin with ``hang`` are answered once the gate is open."""
+    """A replacement of getaddrinfo; names that begin with ``hang`` are answered once the gate is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -60,13 +60,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     server.gate.set()
     eventually(lambda: not lookups(), "the threads end")
     gc.collect()
-    assert not dict(names._LOOKUPS._names), "a name is kept that nobody asks for"
+    assert not dict(names._LOOKUPS._names), "a name is kept although nobody asks for it"
     assert not any(names._LOOKUPS._queued.values())
     assert not any(names._LOOKUPS._running.values())
 
 
 def lookups() -> list[str]:
-    """The names that threads look up now."""
+    """Return the names that threads look up at this moment."""
     return [one.name for one in threading.enumerate() if one.name.startswith("resolve ")]
 
 
@@ -93,12 +93,12 @@ def backends(*addresses: str) -> list[Backend]:
 
 
 async def turns(holds: Callable[[], object]) -> None:
-    """Give others their turns until something holds that threads bring about."""
+    """Let the loop run other tasks until a condition holds that threads bring about."""
     while not holds():  # noqa: ASYNC110 - no event tells of it
         await asyncio.sleep(0.001)
 
 
-def test_all_that_ask_for_a_name_share_one_lookup(server: NameServer) -> None:
+def test_all_requests_for_a_name_share_one_lookup(server: NameServer) -> None:
     async def ask() -> None:
         with asking(["hang.test"] * 20) as tasks:
             await turns(lambda: server.asked)
@@ -121,7 +121,7 @@ def test_all_that_ask_for_a_name_share_one_lookup(server: NameServer) -> None:
     run(ask())
 
 
-def test_a_lookup_that_nobody_waits_for_any_more_never_begins(server: NameServer) -> None:
+def test_a_queued_lookup_without_waiters_never_begins(server: NameServer) -> None:
     async def ask() -> None:
         hosts = [f"hang{number}.test" for number in range(500)]
         with asking(hosts):
@@ -138,7 +138,7 @@ def test_a_lookup_that_nobody_waits_for_any_more_never_begins(server: NameServer
     run(ask())
 
 
-def test_names_that_hang_leave_room_for_new_names_and_for_those_that_were_answered(
+def test_names_that_hang_leave_room_for_new_names_and_for_answered_ones(
     server: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names, "_SLOW", 0.0)
@@ -166,7 +166,7 @@ def test_names_that_hang_leave_room_for_new_names_and_for_those_that_were_answer
     run(ask())
 
 
-def test_a_name_is_slow_after_a_lookup_that_hung_and_prompt_after_one_that_did_not(
+def test_a_name_counts_as_slow_after_a_hung_lookup_and_as_prompt_after_a_quick_one(
     server: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ask() -> None:
@@ -182,7 +182,9 @@ def test_a_name_is_slow_after_a_lookup_that_hung_and_prompt_after_one_that_did_n
     run(ask())
 
 
-def test_a_machine_without_threads_says_so(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lookup_without_a_free_thread_fails_with_that_reason(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def none_left(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -197,7 +199,7 @@ def test_a_machine_without_threads_says_so(server: NameServer, monkeypatch: pyte
     assert server.asked == ["full.test"]
 
 
-def test_a_loop_that_is_closed_does_not_keep_the_answer_from_others(server: NameServer) -> None:
+def test_a_closed_loop_does_not_keep_the_answer_from_other_loops(server: NameServer) -> None:
     async def give_up() -> None:
         with asking(["hang.test"]):
             await turns(lambda: server.asked)
@@ -246,7 +248,7 @@ def test_a_timeout_names_the_cause(server: NameServer) -> None:
 async def generations(
     count: int, hosts: Callable[[int], list[str]], timeout_ms: int
 ) -> AsyncIterator[Resolver]:
-    """Yield the resolver of one configuration after the other; each begins before the former ends."""
+    """Yield the resolver of one configuration after another; each starts before its predecessor ends."""
     former = None
     for number in range(count):
         current = Resolver(backends(*hosts(number)))
@@ -260,9 +262,7 @@ async def generations(
 
 
 @pytest.mark.parametrize("are_new", [False, True], ids=["the same names", "other names each time"])
-def test_a_hundred_reloads_with_names_that_hang_make_no_more_threads(
-    server: NameServer, *, are_new: bool
-) -> None:
+def test_a_hundred_reloads_with_names_that_hang_add_no_thread(server: NameServer, *, are_new: bool) -> None:
     def hosts(number: int) -> list[str]:
         return [f"hang{index}-{number if are_new else 0}.test:80" for index in range(20)]
 
@@ -270,7 +270,7 @@ def test_a_hundred_reloads_with_names_that_hang_make_no_more_threads(
         async for _ in generations(100, hosts, 1):
             await asyncio.sleep(0)
             assert len(lookups()) <= (THREADS[Standing.NEW] if are_new else 20)
-        await asyncio.sleep(0)  # in which the results of the last wait are dropped
+        await asyncio.sleep(0)  # drops the results of the last wait
         assert len(names._LOOKUPS._names) == len(lookups())
         assert len(asyncio.all_tasks()) <= 2
 
@@ -278,7 +278,7 @@ def test_a_hundred_reloads_with_names_that_hang_make_no_more_threads(
     assert len(server.asked) == (THREADS[Standing.NEW] if are_new else 20)
 
 
-def test_a_reload_waits_for_no_name_that_is_known_or_was_waited_for(server: NameServer) -> None:
+def test_a_reload_does_not_wait_for_known_names_or_names_already_waited_for(server: NameServer) -> None:
     hosts = [*(f"known{number}.test" for number in range(5)), "hang.test"]
 
     async def reload() -> None:
@@ -327,7 +327,7 @@ def test_a_stop_does_not_wait_for_names_that_hang(server: NameServer) -> None:
     run(stop())
 
 
-def test_a_name_that_hangs_and_one_that_fails_are_logged_with_their_backends_and_not_too_often(
+def test_names_that_hang_or_fail_are_logged_with_their_backends_and_not_too_often(
     server: NameServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(names, "_SLOW", 0.01)

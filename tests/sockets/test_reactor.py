@@ -1,4 +1,4 @@
-"""The epoll: events reach who they are for, and a fault in one handler is one owner's."""
+"""The epoll: events reach their owners, and a fault in a handler ends only its own owner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Owner:
-    """Takes events of one socket, and notes them."""
+    """An owner of one socket that records its events."""
 
     def __init__(self, sock: socket.socket, then: Callable[[], object] = lambda: None) -> None:
         self.sock = sock
@@ -53,12 +53,12 @@ def reactor(runner: asyncio.Runner) -> Iterator[Reactor]:
 
 @pytest.fixture
 def pair() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
-    """Makes connected, non-blocking sockets."""
+    """Return a function that makes connected, non-blocking sockets."""
     made: list[socket.socket] = []
 
     def make() -> tuple[socket.socket, socket.socket]:
         one, other = socket.socketpair()
-        one.setblocking(False)  # noqa: FBT003 - positional by its nature
+        one.setblocking(False)  # noqa: FBT003 - setblocking takes only positional arguments
         other.setblocking(False)  # noqa: FBT003
         made.extend((one, other))
         return one, other
@@ -79,7 +79,7 @@ def turn(runner: asyncio.Runner, times: int = 3) -> None:
     runner.run(turns())
 
 
-def test_an_event_still_in_the_batch_reaches_neither_a_retired_socket_nor_one_of_its_number(
+def test_a_later_event_of_the_batch_reaches_no_retired_socket_and_no_successor_of_its_number(
     runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
 ) -> None:
     (a, to_a), (b, to_b) = pair(), pair()
@@ -106,7 +106,7 @@ def test_an_event_still_in_the_batch_reaches_neither_a_retired_socket_nor_one_of
     assert sorted([a.fileno() == -1, b.fileno() == -1]) == [False, True]
 
 
-def test_a_fault_in_a_handler_ends_its_owner_and_the_rest_of_the_batch_is_served(
+def test_a_fault_in_a_handler_ends_its_owner_and_the_other_events_are_served(
     runner: asyncio.Runner,
     reactor: Reactor,
     pair: Callable[[], tuple[socket.socket, socket.socket]],
@@ -127,7 +127,7 @@ def test_a_fault_in_a_handler_ends_its_owner_and_the_rest_of_the_batch_is_served
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_not_even_a_fault_while_it_is_ended_costs_the_others_their_events(
+def test_a_fault_while_an_owner_is_ended_costs_no_other_owner_its_event(
     runner: asyncio.Runner,
     reactor: Reactor,
     pair: Callable[[], tuple[socket.socket, socket.socket]],
@@ -148,7 +148,7 @@ def test_not_even_a_fault_while_it_is_ended_costs_the_others_their_events(
     assert "still broken" in caplog.text
 
 
-def test_a_fault_in_what_is_resumed_ends_its_owner_only(
+def test_a_fault_in_a_resumed_owner_ends_only_that_owner(
     runner: asyncio.Runner,
     reactor: Reactor,
     pair: Callable[[], tuple[socket.socket, socket.socket]],
@@ -163,7 +163,7 @@ def test_a_fault_in_what_is_resumed_ends_its_owner_only(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_going_on_is_asked_for_any_number_of_times_and_happens_once_a_turn(
+def test_again_called_several_times_resumes_an_owner_once_a_turn(
     runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
 ) -> None:
     owner = Owner(pair()[0])
@@ -173,24 +173,24 @@ def test_going_on_is_asked_for_any_number_of_times_and_happens_once_a_turn(
     assert owner.resumed == 1
 
 
-def test_events_without_end_keep_nothing_else_waiting(
+def test_endless_events_delay_neither_timers_nor_resumed_owners(
     runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
 ) -> None:
     (sock, peer), (bulk, _) = pair(), pair()
     peer.send(b"?")
-    busy = Owner(sock, lambda: reactor.modify(sock, IN | EDGE))  # each event brings the next
+    busy = Owner(sock, lambda: reactor.modify(sock, IN | EDGE))  # each event causes the next
     goes_on = Owner(bulk, lambda: reactor.again(goes_on.resume))
     reactor.watch(sock, IN | EDGE, busy.on_event)
-    turn(runner, 5)  # timers, of which nothing would come without an end of the turn
+    turn(runner, 5)  # runs timers, which could never fire if a turn did not end
     events = len(busy.masks)
     reactor.again(goes_on.resume)
     turn(runner, 5)
     assert goes_on.resumed > 1
-    assert len(busy.masks) > events + 1  # nor do they wait for what goes on by itself
+    assert len(busy.masks) > events + 1  # and resumed owners do not delay events
     reactor.unwatch(sock)
 
 
-def test_what_goes_on_waits_for_no_more_than_the_batch_it_was_in(
+def test_a_resumed_owner_waits_only_for_the_end_of_its_batch(
     runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
 ) -> None:
     (sock, peer), (bulk, _) = pair(), pair()
@@ -211,7 +211,7 @@ def test_what_goes_on_waits_for_no_more_than_the_batch_it_was_in(
     reactor.unwatch(sock)
 
 
-def test_watching_again_changes_the_handler_and_says_so(
+def test_watching_a_socket_again_replaces_its_handler_and_returns_true(
     runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
 ) -> None:
     sock, peer = pair()
@@ -223,7 +223,7 @@ def test_watching_again_changes_the_handler_and_says_so(
     assert (len(first.masks), len(second.masks)) == (0, 1)
 
 
-def test_modifying_makes_what_is_there_count_as_new(
+def test_modify_reports_present_readiness_as_a_new_event(
     runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
 ) -> None:
     sock, _ = pair()
@@ -236,7 +236,7 @@ def test_modifying_makes_what_is_there_count_as_new(
     assert owner.masks == [OUT]
 
 
-def test_a_socket_that_cannot_be_watched_is_not_watched(
+def test_a_socket_that_cannot_be_registered_has_no_handler(
     runner: asyncio.Runner, reactor: Reactor, pair: Callable[[], tuple[socket.socket, socket.socket]]
 ) -> None:
     sock, _ = pair()

@@ -1,4 +1,4 @@
-"""`refractium.testing` finds what it is there to find: each law, broken on purpose."""
+"""`refractium.testing` reports each broken law; every test breaks one on purpose."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOST: Final = frozenset({"host"})
 
 
 def knock(data: bytes) -> Identification:
-    """A lawful one."""
+    """A protocol that keeps all laws."""
     if data.startswith(MAGIC):
         return ProtocolMatch()
     return NEED_MORE if MAGIC.startswith(data) else NO
@@ -97,7 +97,7 @@ def test_needing_more_than_declared_is_found() -> None:
     breaks("not bounded", lambda _: NEED_MORE)
 
 
-def test_something_that_is_no_answer_is_found() -> None:
+def test_an_invalid_answer_is_found() -> None:
     breaks("not an answer", lambda _: None)  # type: ignore[arg-type, return-value]
 
 
@@ -110,11 +110,11 @@ def test_metadata_that_changes_with_more_bytes_is_found() -> None:
     breaks("not monotone", lambda data: ProtocolMatch({"host": data.decode()}))
 
 
-def test_metadata_that_goes_with_more_bytes_is_found() -> None:
+def test_metadata_that_disappears_with_more_bytes_is_found() -> None:
     breaks("not monotone", lambda data: ProtocolMatch({"host": "a"} if len(data) < 3 else {}))
 
 
-def test_metadata_that_comes_without_having_been_pending_is_found() -> None:
+def test_metadata_that_appears_without_having_been_pending_is_found() -> None:
     breaks("not monotone", lambda data: ProtocolMatch({"host": "a"} if len(data) > 3 else {}))
 
 
@@ -122,7 +122,7 @@ def test_a_key_that_becomes_pending_is_found() -> None:
     breaks("not monotone", lambda data: ProtocolMatch(pending=HOST if len(data) > 3 else frozenset()))
 
 
-def test_pending_metadata_may_come() -> None:
+def test_pending_metadata_may_appear() -> None:
     def late(data: bytes) -> Identification:
         return ProtocolMatch({"host": "a"}) if len(data) > 3 else ProtocolMatch(pending=HOST)
 
@@ -139,7 +139,7 @@ def test_a_key_that_was_not_declared_is_found(match: ProtocolMatch) -> None:
 
 
 @pytest.mark.parametrize("answer", [NEED_MORE, ProtocolMatch()])
-def test_any_other_answer_than_no_to_bytes_unlike_the_prefixes_is_found(answer: Identification) -> None:
+def test_an_answer_other_than_no_to_bytes_without_a_prefix_is_found(answer: Identification) -> None:
     with pytest.raises(AssertionError, match=r"^not declared: .* unlike prefixes"):
         assert_lawful(protocol_of(lambda _: answer, prefixes=(b"HELLO",)), MAGIC)
 
@@ -151,7 +151,7 @@ def test_attributes_that_are_not_valid_are_found() -> None:
         assert_lawful(protocol, MAGIC)
 
 
-def test_a_datagram_is_only_asked_whole() -> None:
+def test_a_datagram_is_identified_only_as_a_whole() -> None:
     def whole(data: bytes) -> Identification:
         return ProtocolMatch() if data == MAGIC else NO
 
@@ -159,18 +159,18 @@ def test_a_datagram_is_only_asked_whole() -> None:
     breaks("not monotone", lambda data: whole(data) if data else NO)
 
 
-def test_what_is_not_recognised_is_not_identified() -> None:
+def test_bytes_that_are_not_recognised_fail_assert_identifies() -> None:
     with pytest.raises(AssertionError, match="not a match"):
         assert_identifies(protocol_of(knock), b"KNO")
 
 
-def test_other_metadata_than_expected_is_found() -> None:
+def test_metadata_other_than_expected_is_found() -> None:
     protocol = protocol_of(lambda _: ProtocolMatch({"host": "a"}))
     with pytest.raises(AssertionError, match='host is "a", not "b"'):
         assert_identifies(protocol, MAGIC, metadata={"host": "b"})
 
 
 @pytest.mark.parametrize("data", [MAGIC, b"KNO"])
-def test_any_other_answer_than_no_is_no_rejection(data: bytes) -> None:
+def test_an_answer_other_than_no_is_not_a_rejection(data: bytes) -> None:
     with pytest.raises(AssertionError, match="not NO"):
         assert_rejects(protocol_of(knock), data)

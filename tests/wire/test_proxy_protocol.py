@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TIMEOUT: Final = 10
-"""Seconds after which anything has hung."""
+"""Seconds after which a program or connection has hung."""
 NOOP: Final = 0x04
 UNIQUE_ID: Final = 0x05
 V4: Final = ("192.0.2.1", 56324), ("198.51.100.2", 443)
@@ -47,7 +47,7 @@ LONGEST_IPV6: Final = ":".join(["ffff"] * 8)
 
 
 def v2(block: bytes = b"", *, command: int = 0x21, kind: int = 0x11, declared: int | None = None) -> bytes:
-    """A header of version 2, put together by the specification's struct proxy_hdr_v2."""
+    """Return a header of version 2, built by struct proxy_hdr_v2 of the specification."""
     length = len(block) if declared is None else declared
     return SIGNATURE + bytes([command, kind]) + length.to_bytes(2, "big") + block
 
@@ -57,7 +57,7 @@ def tlv(kind: int, value: bytes) -> bytes:
 
 
 def with_checksum(header: bytes, trailer: bytes = b"") -> bytes:
-    """The header with a PP2_TYPE_CRC32C behind its block, and `trailer` behind that."""
+    """Return the header with a PP2_TYPE_CRC32C behind its block, and `trailer` behind the checksum."""
     block = header[16:] + tlv(PP2_TYPE_CRC32C, bytes(4)) + trailer
     whole = header[:14] + len(block).to_bytes(2, "big") + block
     at = len(whole) - len(trailer) - 4
@@ -65,7 +65,7 @@ def with_checksum(header: bytes, trailer: bytes = b"") -> bytes:
 
 
 def header_of(data: bytes) -> Header:
-    """Parse what must be one whole header, in whatever pieces it arrives."""
+    """Parse data that must be one whole header, in whatever pieces it arrives."""
     for end in range(len(data)):
         assert parse(data[:end]) is NEED_MORE, data[:end]
     for rest in (b"", b"\0", b"\r\nPROXY and more"):
@@ -78,7 +78,7 @@ def header_of(data: bytes) -> Header:
 
 
 def plain(endpoint: Endpoint | None) -> tuple[IPv4Address | IPv6Address, int] | None:
-    """An endpoint whose address compares by value; one mapped into IPv6 is the IPv4 address."""
+    """Return an endpoint whose address compares by value; an IPv4-mapped address becomes the IPv4 address."""
     if endpoint is None:
         return None
     ip = ip_address(endpoint[0])
@@ -98,7 +98,7 @@ BUILT: Final = st.one_of(
 )
 
 
-# What is written
+# Writing
 
 
 def test_version_1_is_written_as_the_specification_shows_it() -> None:
@@ -117,7 +117,7 @@ def test_version_2_is_written_as_the_specification_shows_it() -> None:
     assert build_v2(Transport.UDP, *V6) == v2(IPV6_BLOCK, kind=0x22)
 
 
-def test_names_are_written_behind_the_addresses() -> None:
+def test_server_name_and_alpn_are_written_behind_the_addresses() -> None:
     names = tlv(PP2_TYPE_ALPN, b"h2") + tlv(PP2_TYPE_AUTHORITY, b"www.example.com")
     assert build_v2(Transport.TCP, *V4, sni="www.example.com", alpn="h2") == v2(IPV4_BLOCK + names)
 
@@ -128,14 +128,14 @@ def test_alpn_is_bytes_and_a_server_name_is_utf_8() -> None:
 
 
 @pytest.mark.parametrize("ends", [(None, V4[1]), (V4[0], None), (None, None)])
-def test_an_address_that_is_not_known_makes_the_header_tell_none(
+def test_an_unknown_address_gives_a_header_without_addresses(
     ends: tuple[Endpoint | None, Endpoint | None],
 ) -> None:
     assert build_v1(*ends) == b"PROXY UNKNOWN\r\n"
     assert build_v2(Transport.TCP, *ends, sni="example.com") == v2(command=0x20, kind=0)
 
 
-def test_families_that_differ_are_sent_as_ipv6() -> None:
+def test_ends_of_different_families_are_sent_as_ipv6() -> None:
     line = build_v1(V6[0], V4[1])
     assert line == b"PROXY TCP6 2001:db8::1 0000:0000:0000:0000:0000:ffff:c633:6402 56324 443\r\n"
     mapped = IPV6_BLOCK[:16] + bytes(10) + b"\xff\xff" + IPV4_BLOCK[4:8] + IPV6_BLOCK[32:]
@@ -148,14 +148,14 @@ def test_ipv4_clients_of_an_ipv6_listener_are_sent_as_ipv4() -> None:
     assert build_v2(Transport.TCP, *mapped) == build_v2(Transport.TCP, *V4)
 
 
-def test_the_zone_of_a_link_local_address_stays_here() -> None:
+def test_the_zone_of_a_link_local_address_is_not_sent() -> None:
     assert build_v1(("fe80::1%eth0", 1), V6[1]) == b"PROXY TCP6 fe80::1 2001:db8::2 1 443\r\n"
 
 
 @pytest.mark.parametrize(
     "host", ["", "localhost", "192.0.2.01", "192.0.2", "::g", "/run/x.sock", "1.2.3.4\0", "é"]
 )
-def test_what_is_no_ip_address_is_refused(host: str) -> None:
+def test_a_host_that_is_not_an_ip_address_is_refused(host: str) -> None:
     for ends in (((host, 1), V4[1]), (V4[0], (host, 1))):
         with pytest.raises(ValueError, match="not an IP address"):
             build_v1(*ends)
@@ -164,7 +164,7 @@ def test_what_is_no_ip_address_is_refused(host: str) -> None:
 
 
 @pytest.mark.parametrize("port", [-1, 65_536])
-def test_what_is_no_port_is_refused(port: int) -> None:
+def test_a_port_out_of_range_is_refused(port: int) -> None:
     with pytest.raises(ValueError, match="from 0 to 65535"):
         build_v1(V4[0], ("192.0.2.1", port))
     with pytest.raises(ValueError, match="from 0 to 65535"):
@@ -179,7 +179,7 @@ def test_a_name_that_no_receiver_takes_is_refused(name: str) -> None:
         build_v2(Transport.TCP, *V4, alpn=name)
 
 
-# What is read: version 1
+# Reading version 1
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_name_that_no_receiver_takes_is_refused(name: str) -> None:
         ("TCP4 0.0.0.0 0.0.0.0 0 0", *[("0.0.0.0", 0)] * 2),
     ],
 )
-def test_a_line_tells_both_ends(line: str, source: Endpoint, destination: Endpoint) -> None:
+def test_a_line_names_both_ends(line: str, source: Endpoint, destination: Endpoint) -> None:
     assert header_of(f"PROXY {line}\r\n".encode()) == Header(Transport.TCP, source, destination)
 
 
@@ -206,7 +206,7 @@ def test_a_line_tells_both_ends(line: str, source: Endpoint, destination: Endpoi
         "UNKNOWN \0\xff or anything",
     ],
 )
-def test_an_unknown_client_is_the_real_peer(line: str) -> None:
+def test_for_an_unknown_client_the_real_peer_counts(line: str) -> None:
     header = header_of(f"PROXY {line}\r\n".encode("latin-1"))
     assert header == Header()
     assert header.is_local
@@ -259,12 +259,12 @@ def test_an_unknown_client_is_the_real_peer(line: str) -> None:
         "GET / HTTP/1.1\r\n",
     ],
 )
-def test_a_line_that_is_not_exactly_one_is_refused(line: str) -> None:
+def test_a_line_that_differs_from_the_specification_is_refused(line: str) -> None:
     assert parse(line.encode()) is NO
 
 
 @pytest.mark.parametrize(("start", "longest"), [("TCP4 ", 56), ("TCP6 ", 104), ("UNKNOWN ", 107)])
-def test_a_line_without_end_is_refused_at_the_length_of_the_longest(start: str, longest: int) -> None:
+def test_a_line_without_end_is_refused_at_the_maximum_length(start: str, longest: int) -> None:
     line = f"PROXY {start}".encode().ljust(200, b"1")
     assert parse(line[: longest - 2]) is NEED_MORE
     assert parse(line[: longest - 2] + b"\r") is NEED_MORE
@@ -279,7 +279,9 @@ def test_an_unknown_line_may_have_107_bytes() -> None:
 
 
 @given(HOSTS, st.integers(0, 44), st.text("0123456789abcdefABCDEF:.", max_size=2), st.integers(0, 2))
-def test_addresses_are_those_that_the_standard_library_takes(host: str, at: int, put: str, drop: int) -> None:
+def test_a_line_accepts_exactly_the_addresses_that_the_standard_library_accepts(
+    host: str, at: int, put: str, drop: int
+) -> None:
     damaged = host[:at] + put + host[at + drop :]
     for family, of_family in ((4, IPv4Address), (6, IPv6Address)):
         answer = parse(f"PROXY TCP{family} {damaged} {damaged} 1 2\r\n".encode())
@@ -292,7 +294,7 @@ def test_addresses_are_those_that_the_standard_library_takes(host: str, at: int,
             assert plain(answer[0].source) == plain((damaged, 1))
 
 
-# What is read: version 2
+# Reading version 2
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_addresses_are_those_that_the_standard_library_takes(host: str, at: int,
         (0x32, bytes(216), Header()),
     ],
 )
-def test_a_binary_header_tells_both_ends_where_they_have_ip_addresses(
+def test_a_binary_header_names_both_ends_if_they_have_ip_addresses(
     kind: int, block: bytes, header: Header
 ) -> None:
     assert header_of(v2(block, kind=kind)) == header
@@ -316,7 +318,7 @@ def test_a_binary_header_tells_both_ends_where_they_have_ip_addresses(
 
 @pytest.mark.parametrize("kind", [0x00, 0x11, 0x21, 0x31, 0x99])
 @pytest.mark.parametrize("block", [b"", b"\x04", IPV6_BLOCK, bytes(MAX_BYTES - 16)])
-def test_local_keeps_the_real_peer_whatever_else_it_says(kind: int, block: bytes) -> None:
+def test_local_keeps_the_real_peer_whatever_follows(kind: int, block: bytes) -> None:
     assert header_of(v2(block, command=0x20, kind=kind)) == Header()
 
 
@@ -344,7 +346,7 @@ def test_a_length_above_the_bound_is_refused_at_once(command: int, kind: int) ->
         assert parse(v2(command=command, kind=kind, declared=declared)) is answer
 
 
-def test_names_are_kept_and_other_tlvs_are_skipped() -> None:
+def test_server_name_and_alpn_are_kept_and_other_tlvs_skipped() -> None:
     others = (
         tlv(NOOP, bytes(5)),
         tlv(NOOP, b""),
@@ -358,7 +360,7 @@ def test_names_are_kept_and_other_tlvs_are_skipped() -> None:
     assert (header.source, header.destination) == V4
 
 
-def test_a_client_on_a_unix_socket_has_names_too() -> None:
+def test_a_client_on_a_unix_socket_may_have_server_name_and_alpn() -> None:
     header = header_of(v2(bytes(216) + tlv(PP2_TYPE_AUTHORITY, b"example.com"), kind=0x31))
     assert header.is_local
     assert header.tlvs == {PP2_TYPE_AUTHORITY: b"example.com"}
@@ -389,7 +391,7 @@ def test_tlvs_that_do_not_add_up_are_refused(tail: bytes) -> None:
     [(b"123456789", 0xE3069283), (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (b"", 0)],
 )
 def test_the_checksum_is_castagnolis(data: bytes, checksum: int) -> None:
-    """The values are those of RFC 3720 appendix B.4, and of the usual check."""
+    """The values come from RFC 3720 appendix B.4 and from the usual check value."""
     assert _crc32c(data) == checksum
 
 
@@ -401,7 +403,8 @@ def test_a_checksum_covers_every_byte_of_the_header(trailer: bytes) -> None:
     assert PP2_TYPE_CRC32C not in header.tlvs
     checksum_type_at = len(whole) - len(trailer) - 7
     for at in range(len(whole)):
-        # A damaged command is LOCAL, a length makes another header, and a TLV of another type is no checksum.
+        # A damaged command is LOCAL, a damaged length makes another header, and a TLV of another type is
+        # not a checksum.
         if at not in (12, 14, 15, checksum_type_at):
             assert parse(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]) is NO, at
 
@@ -416,14 +419,14 @@ def test_a_second_checksum_is_refused() -> None:
 @given(ENDPOINTS, ENDPOINTS)
 @example(("::ffff:192.0.2.1", 1), ("::1", 2))
 @example(("::192.0.2.1", 1), ("::", 2))
-def test_what_version_1_tells_is_read_back(source: Endpoint, destination: Endpoint) -> None:
+def test_a_header_of_version_1_is_read_back(source: Endpoint, destination: Endpoint) -> None:
     header = header_of(build_v1(source, destination))
     assert (header.transport, header.is_local, header.tlvs) == (Transport.TCP, False, {})
     assert (plain(header.source), plain(header.destination)) == (plain(source), plain(destination))
 
 
 @given(st.sampled_from(Transport), ENDPOINTS, ENDPOINTS, NAMES, NAMES)
-def test_what_version_2_tells_is_read_back(
+def test_a_header_of_version_2_is_read_back(
     transport: Transport, source: Endpoint, destination: Endpoint, sni: str | None, alpn: str | None
 ) -> None:
     header = header_of(build_v2(transport, source, destination, sni=sni, alpn=alpn))
@@ -434,7 +437,7 @@ def test_what_version_2_tells_is_read_back(
 
 
 @given(ENDPOINTS, ENDPOINTS)
-def test_what_was_read_is_written_as_the_same_header(source: Endpoint, destination: Endpoint) -> None:
+def test_a_header_that_was_read_is_written_unchanged(source: Endpoint, destination: Endpoint) -> None:
     for data in (build_v1(source, destination), build_v2(Transport.TCP, source, destination)):
         header = header_of(data)
         again = header_of(build_v2(Transport.TCP, header.source, header.destination))
@@ -449,7 +452,7 @@ def test_what_was_read_is_written_as_the_same_header(source: Endpoint, destinati
     st.binary(max_size=40),
 )
 @example(b"", 0, b"", 0, b"")
-def test_an_answer_but_need_more_never_changes(
+def test_an_answer_other_than_need_more_never_changes(
     data: bytes, at: int, put: bytes, drop: int, more: bytes
 ) -> None:
     damaged = data[:at] + put + data[at + drop :] + more
@@ -480,7 +483,8 @@ class Relay(NamedTuple):
     back: socket.socket
 
     def pass_on(self, header: bytes = b"") -> tuple[Header, bytes, Endpoint, Endpoint]:
-        """Send a header and five bytes: the header and the bytes that arrive, and the client's two ends."""
+        """Send a header and five bytes; return the header and bytes that arrive, and the two ends of the
+        client."""
         with self.client() as client:
             client.sendall(header + b"hello")
             ends = client.getsockname()[:2], client.getpeername()[:2]
@@ -488,11 +492,11 @@ class Relay(NamedTuple):
 
     def client(self) -> socket.socket:
         host, port = self.front.getsockname()[:2]
-        # A listener on :: is reached by IPv4, whose clients it shows mapped.
+        # A listener on :: accepts IPv4 clients too, and shows their addresses as IPv4-mapped.
         return socket.create_connection(("127.0.0.1" if host == "::" else host, port), TIMEOUT)
 
     def arrived(self, size: int) -> tuple[Header, bytes]:
-        """What the next connection to the backend starts with: a header and `size` bytes."""
+        """Return the first bytes of the next connection to the backend: a header and `size` bytes."""
         connection, _ = self.back.accept()
         data = b""
         with connection:
@@ -508,7 +512,7 @@ class Relay(NamedTuple):
 
 @contextmanager
 def relay(folder: Path, host: str, server: str, bind: str = "") -> Iterator[Relay]:
-    """Run HAProxy on a socket that listens already, so that nobody needs to wait for it."""
+    """Run HAProxy on a socket that already listens, so that no test needs to wait for HAProxy."""
     program = require_program("haproxy")
     with ExitStack() as stack:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -541,7 +545,7 @@ def relay(folder: Path, host: str, server: str, bind: str = "") -> Iterator[Rela
 @pytest.mark.parametrize(
     "server", ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"]
 )
-def test_what_haproxy_sends_is_read(tmp_path: Path, host: str, server: str) -> None:
+def test_headers_sent_by_haproxy_are_read(tmp_path: Path, host: str, server: str) -> None:
     with relay(tmp_path, host, server) as haproxy:
         header, rest, source, destination = haproxy.pass_on()
     assert header == Header(Transport.TCP, source, destination)
@@ -557,7 +561,7 @@ def test_the_health_checks_of_haproxy_come_from_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ends", [V4, V6, (V6[0], V4[1])], ids=["IPv4", "IPv6", "both"])
 @pytest.mark.parametrize("version", [1, 2])
-def test_haproxy_reads_what_is_sent(tmp_path: Path, ends: tuple[Endpoint, Endpoint], version: int) -> None:
+def test_haproxy_reads_our_headers(tmp_path: Path, ends: tuple[Endpoint, Endpoint], version: int) -> None:
     sent = (
         build_v1(*ends) if version == 1 else build_v2(Transport.TCP, *ends, sni="www.example.com", alpn="h2")
     )
@@ -570,7 +574,7 @@ def test_haproxy_reads_what_is_sent(tmp_path: Path, ends: tuple[Endpoint, Endpoi
     assert rest == b"hello"
 
 
-def test_haproxy_takes_the_real_peer_where_nothing_is_told(tmp_path: Path) -> None:
+def test_haproxy_takes_the_real_peer_if_a_header_names_no_client(tmp_path: Path) -> None:
     with relay(tmp_path, "127.0.0.1", "send-proxy-v2", "accept-proxy") as haproxy:
         for sent in (build_v1(None, None), build_v2(Transport.TCP, None, None)):
             header, rest, source, destination = haproxy.pass_on(sent)

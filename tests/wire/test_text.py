@@ -1,4 +1,4 @@
-"""Text that a terminal or a log must take for nothing but text."""
+"""Text that is safe to print on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from refractium.wire.text import ROOM, brief, brief_word, escape, printable
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=40)
-"""Lone surrogates too: they stand for bytes that are no UTF-8."""
+"""Any text, with lone surrogates too, which stand for bytes that are not UTF-8."""
 
 
 @given(ANY)
@@ -21,7 +21,7 @@ def test_a_word_is_printable_ascii_without_a_space(text: str) -> None:
 
 
 @given(ANY)
-def test_what_is_printed_is_printable_and_can_be_encoded(text: str) -> None:
+def test_escaped_text_is_printable_and_can_be_encoded(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable()
     shown.encode()
@@ -38,7 +38,7 @@ def test_what_is_printed_is_printable_and_can_be_encoded(text: str) -> None:
         ("\udc80", "\\udc80"),
     ],
 )
-def test_what_could_move_a_cursor_or_turn_a_line_is_shown(text: str, shown: str) -> None:
+def test_characters_that_could_move_the_cursor_or_reverse_a_line_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
@@ -54,7 +54,7 @@ def test_a_text_is_cut_between_characters_and_never_in_an_escape(text: str) -> N
             assert any(whole(text[:end]) == kept for end in range(len(text)))
 
 
-def test_what_is_cut_says_so() -> None:
+def test_a_cut_text_ends_with_dots() -> None:
     assert brief("x" * 257) == "x" * 256 + "..."
     assert brief_word("x" * 256) == "x" * 256
     assert brief("abcdef", 3) == "abc..."

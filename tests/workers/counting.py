@@ -1,6 +1,7 @@
-"""A worker that lets in whom it can: a program, since a fork of the tests would have their threads' locks.
+"""A worker that admits clients up to its limits. It is a program, because a fork would inherit locks of
+other threads.
 
-python -m workers.counting FD NUMBER, with a table of limits behind FD.
+Usage: ``python -m workers.counting FD NUMBER``, with a table of limits behind FD.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ COUNTED: Final = Settings(max_connections=500, max_connections_per_ip=120)
 
 
 def main(fd: int, number: int) -> None:
-    """Say that it is ready, wait for a line, count, say how many came in, and wait to be killed."""
+    """Print that it is ready, wait for a line, count clients in, print how many were admitted, and wait to
+    be killed."""
     limits = SharedLimits(LimitTable(fd), number, COUNTED)
-    print("ready", flush=True)  # noqa: T201 - it is a program
+    print("ready", flush=True)  # noqa: T201 - the output of this program
     sys.stdin.readline()
     let_in = Counter(ip for _ in range(400) for ip in ADDRESSES if limits.enter(ip) is None)
-    print(json.dumps(let_in), flush=True)  # noqa: T201 - it is a program
+    print(json.dumps(let_in), flush=True)  # noqa: T201 - the output of this program
     sys.stdin.readline()
 
 

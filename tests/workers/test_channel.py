@@ -1,4 +1,4 @@
-"""Messages and descriptors between two processes: whole, in order, and bounded by nobody's patience."""
+"""Messages and descriptors between two processes: complete, in order, and never blocking either process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Refusing(socket.socket):
 
 
 class Ends:
-    """Both ends, and what each has received."""
+    """Both ends of a channel, and the messages that each has received."""
 
     def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
@@ -43,7 +43,7 @@ class Ends:
 
 
 def with_ends(test: Callable[[Ends], Awaitable[None]], *errors: int) -> None:
-    """Run a test with both ends; the first sends of their side fail so."""
+    """Run a test with both ends; the first sends of the other side fail with these errors."""
 
     async def run() -> None:
         ours, other = socket.socketpair()
@@ -60,11 +60,11 @@ def with_ends(test: Callable[[Ends], Awaitable[None]], *errors: int) -> None:
     asyncio.run(run())
 
 
-def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
+def test_messages_of_any_size_arrive_complete_and_in_order() -> None:
     sizes = [0, 1, 100_000, 3, 5_000_000, 2]
 
     async def test(ends: Ends) -> None:
-        for number, size in enumerate(sizes):  # more than the kernel takes at once
+        for number, size in enumerate(sizes):  # together more bytes than the kernel takes at once
             ends.theirs.send(Done(number, "x" * size))
         for number, size in enumerate(sizes):
             assert await ends.reports.get() == Done(number, "x" * size)
@@ -72,7 +72,7 @@ def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
     with_ends(test)
 
 
-def test_descriptors_come_with_the_messages_that_they_belong_to() -> None:
+def test_descriptors_arrive_with_their_messages() -> None:
     async def test(ends: Ends) -> None:
         pairs = [socket.socketpair() for _ in range(100)]
         for number, (one, _) in enumerate(pairs):
@@ -88,7 +88,7 @@ def test_descriptors_come_with_the_messages_that_they_belong_to() -> None:
     with_ends(test)
 
 
-def test_the_end_of_the_other_side_is_told_once_and_nothing_can_be_sent_after_it() -> None:
+def test_the_end_of_the_other_side_is_reported_once_and_stops_sending() -> None:
     async def test(ends: Ends) -> None:
         one, other = socket.socketpair()
         with one, other:
@@ -101,7 +101,7 @@ def test_the_end_of_the_other_side_is_told_once_and_nothing_can_be_sent_after_it
     with_ends(test)
 
 
-def test_what_was_sent_before_the_end_still_arrives() -> None:
+def test_messages_sent_before_the_end_still_arrive() -> None:
     async def test(ends: Ends) -> None:
         ends.theirs.send(Done(1))
         ends.theirs.close()
@@ -119,7 +119,7 @@ def test_descriptors_that_nobody_took_are_closed() -> None:
             one.close()
             await ends.orders.get()
             ends.theirs.close()
-            assert other.recv(1) == b""  # nobody has the other end any more
+            assert other.recv(1) == b""  # no process has the other end any more
 
     with_ends(test)
 
@@ -128,7 +128,7 @@ def test_descriptors_that_could_not_be_sent_are_closed() -> None:
     async def test(ends: Ends) -> None:
         one, other = socket.socketpair()
         with other:
-            ends.ours.send(Listen(1, "x" * 10_000_000))  # of which the kernel takes a part
+            ends.ours.send(Listen(1, "x" * 10_000_000))  # the kernel takes a part of this message
             ends.ours.send(Listen(2, ""), one)
             one.close()
             ends.ours.close()
@@ -138,7 +138,7 @@ def test_descriptors_that_could_not_be_sent_are_closed() -> None:
 
 
 @pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM])
-def test_a_message_for_which_there_is_no_memory_arrives_when_there_is(error: int) -> None:
+def test_a_message_that_lacks_memory_arrives_when_there_is_memory(error: int) -> None:
     async def test(ends: Ends) -> None:
         for number in range(3):
             ends.theirs.send(Done(number))
@@ -148,7 +148,7 @@ def test_a_message_for_which_there_is_no_memory_arrives_when_there_is(error: int
     with_ends(test, error, error)
 
 
-def test_both_ends_see_the_end_where_a_message_cannot_be_sent() -> None:
+def test_both_ends_see_the_end_if_a_message_cannot_be_sent() -> None:
     async def test(ends: Ends) -> None:
         ends.ours.send(Listen(1, ""))
         ends.theirs.send(Done(1))

@@ -1,6 +1,7 @@
-"""What must hold under every fault, through the program as users start it, with one worker and with three.
+"""The rules that hold under every fault, through the program as users start it, with one and with three
+workers.
 
-Whatever concerns one connection is done by many at once, so that every worker has some.
+Tests of single connections open many at once, so that every worker has some of them.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
     from support.clients import Received
 
 MANY: Final = 12
-"""So many at once that each of three workers has some of them, as good as always."""
+"""Number of concurrent clients, so many that each of three workers almost always has some of them."""
 SESSION_MS: Final = 1_500
-"""After this silence UDP sessions end, for which every test waits."""
+"""Milliseconds of silence after which UDP sessions end; every test waits for that."""
 _OPENED_LATE: Final = 2
-"""Descriptors that a process may open for itself later; every test has more clients than that."""
+"""Number of descriptors that a process may open for itself later; every test has more clients than that."""
 _TICK: Final = 0.01
-"""Seconds in which proc(5) counts processor time."""
+"""Resolution (s) of the processor time in proc(5)."""
 
 
 @pytest.fixture(params=[pytest.param(1, marks=pytest.mark.slow), 3], ids=["1 worker", "3 workers"])
@@ -50,14 +51,14 @@ def workers(request: pytest.FixtureRequest) -> int:
 
 
 class Proxy:
-    """A program that serves, and what must be true of it when a test is done with it.
+    """A program that serves, with the checks that must hold at the end of a test.
 
     Args:
-        program: listens.
-        serves_tcp: whether there is anything for TCP clients.
+        program: the program, which listens.
+        serves_tcp: whether the program serves TCP clients.
 
     Attributes:
-        address: where clients reach it.
+        address: the address at which clients reach the program.
     """
 
     def __init__(self, program: Running, *, serves_tcp: bool) -> None:
@@ -66,13 +67,15 @@ class Proxy:
         status = status_of(program)
         self._pids = [program.pid, *(one.pid for one in status.workers if one.pid is not None)]
         eventually(program.watches_files, "the configuration is watched")
-        for _ in range(4 * len(self._pids) * serves_tcp):  # what a worker opens with its first client stays
+        # Descriptors that a worker opens with its first client stay open.
+        for _ in range(4 * len(self._pids) * serves_tcp):
             ask(self.address, b"?")
         self._await_nobody()
         self._descriptors = self._count_descriptors()
 
     def assert_clean(self) -> None:
-        """Nobody is served or counted any more, nothing is left open, and nothing is done."""
+        """Assert that no client is served or counted any more, nothing is left open, and the program is
+        idle."""
         self._await_nobody()
         tcp, udp = (status := status_of(self.program)).tcp, status.udp
         assert tcp.accepted == tcp.finished + sum(tcp.refused.values()), tcp
@@ -116,7 +119,8 @@ def proxying(
     routes: str = "",
     expected: tuple[str, ...] = (),
 ) -> Iterator[Proxy]:
-    """A program with fallbacks and routes, which leaves nothing behind and logs nothing unexpected."""
+    """Run a program with fallbacks and routes; assert that it leaves nothing behind and logs nothing
+    unexpected."""
     lines = [
         *([f'fallback_tcp = "{tcp}"'] if tcp else []),
         *([f'fallback_udp = "{udp}"'] if udp else []),
@@ -139,7 +143,7 @@ def proxying(
 
 
 def many(act: Callable[[int], object]) -> list[object]:
-    """Have it done by many at once; what came of each."""
+    """Run a function for many clients at once, and return the results."""
     with ThreadPoolExecutor(MANY) as pool:
         return list(pool.map(act, range(MANY)))
 
@@ -166,7 +170,7 @@ def test_a_client_goes_on_sending_after_the_backend_has_ended_its_side(workers: 
     with Backend(source(down)) as backend, proxying(tmp_path, workers, tcp=backend.address) as proxy:
         assert many(talk) == [(down, "eof")] * MANY
         whole = 0
-        while whole < MANY:  # the others have come to warm it up
+        while whole < MANY:  # the other connections only warm the program up
             whole += backend.result().data == up
 
 
@@ -202,7 +206,8 @@ def test_what_a_backend_sent_before_its_reset_arrives_before_the_reset(workers: 
     def send_and_reset(sock: socket.socket) -> None:
         sock.recv(1)
         sock.sendall(data)
-        time.sleep(0.1)  # in which they arrive: a reset throws away what the kernel still has
+        # Time for the bytes to arrive, because a reset discards bytes that are still in the kernel.
+        time.sleep(0.1)
         reset(sock)
 
     def talk(_: int) -> Received:
@@ -214,7 +219,9 @@ def test_what_a_backend_sent_before_its_reset_arrives_before_the_reset(workers: 
         assert many(talk) == [(data, "reset")] * MANY
 
 
-def test_a_clients_reset_during_an_upload_reaches_the_backend_at_once(workers: int, tmp_path: Path) -> None:
+def test_a_reset_of_the_client_during_an_upload_reaches_the_backend_at_once(
+    workers: int, tmp_path: Path
+) -> None:
     def until_reset(sock: socket.socket) -> tuple[str, float]:
         return receive_all(sock).end, time.monotonic()
 
@@ -236,7 +243,9 @@ def test_a_clients_reset_during_an_upload_reaches_the_backend_at_once(workers: i
 # First bytes
 
 
-def test_silence_is_decided_at_the_timeout_and_an_end_at_once(workers: int, tmp_path: Path) -> None:
+def test_a_silent_client_is_decided_at_the_timeout_and_an_ended_one_at_once(
+    workers: int, tmp_path: Path
+) -> None:
     def be_silent(_: int) -> float:
         begun = time.monotonic()
         with connect(proxy.address) as sock:
@@ -287,7 +296,7 @@ def test_clients_that_come_and_go_are_counted_exactly(workers: int, tmp_path: Pa
         eventually(lambda: status_of(proxy.program).tcp.accepted == before + 1000, "all are counted")
 
 
-def test_300_that_dribble_do_not_hurt_a_good_one(workers: int, tmp_path: Path) -> None:
+def test_300_clients_that_send_slowly_do_not_delay_another(workers: int, tmp_path: Path) -> None:
     with Backend(echo) as backend, proxying(tmp_path, workers, tcp=backend.address) as proxy:
         socks = [connect(proxy.address) for _ in range(300)]
         for sock in socks:
@@ -302,10 +311,10 @@ def test_300_that_dribble_do_not_hurt_a_good_one(workers: int, tmp_path: Path) -
             sock.close()
 
 
-# Both ends at random
+# Random behaviour of both ends
 
 
-def test_what_is_received_is_what_was_sent(workers: int, tmp_path: Path) -> None:
+def test_each_end_receives_the_bytes_that_the_other_sent(workers: int, tmp_path: Path) -> None:
     programs: queue.SimpleQueue[Program] = queue.SimpleQueue()
     rng = random.Random("both ends")  # noqa: S311 - chooses test data
 
@@ -314,7 +323,7 @@ def test_what_is_received_is_what_was_sent(workers: int, tmp_path: Path) -> None
 
     handlers: list[Handler] = [echo]
     with (
-        Backend(lambda sock: handlers[-1](sock)) as backend,  # noqa: PLW0108 - as it is then
+        Backend(lambda sock: handlers[-1](sock)) as backend,  # noqa: PLW0108 - the handler at the time of the call
         proxying(tmp_path, workers, tcp=backend.address, expected=("Broken pipe", "reset by peer")) as proxy,
     ):
         while not backend.results.empty():
@@ -341,11 +350,12 @@ def test_datagrams_of_any_size_pass_both_ways(workers: int, tmp_path: Path) -> N
     with UdpBackend(echo_datagram) as backend, proxying(tmp_path, workers, udp=backend.address) as proxy:
         for size in (0, 1, 1472, 65_507):
             data = payload(size, size)
-            for _ in range(MANY):  # one by one: a kernel may queue no more than a few of the largest
+            # One by one, because a kernel may queue only a few datagrams of the largest size.
+            for _ in range(MANY):
                 assert ask_datagram(proxy.address, data) == data
 
 
-def test_500_clients_get_their_own_answers_and_stay_where_they_are(workers: int, tmp_path: Path) -> None:
+def test_500_clients_get_their_own_answers_and_stay_with_their_backend(workers: int, tmp_path: Path) -> None:
     def talk(number: int) -> int:
         with client(proxy.address, source=f"127.1.{number // 200}.{number % 200 + 1}") as sock:
             wrong = 0
@@ -361,11 +371,11 @@ def test_500_clients_get_their_own_answers_and_stay_where_they_are(workers: int,
         ThreadPoolExecutor(8) as pool,
     ):
         assert sum(pool.map(talk, range(500))) == 0
-        # The backend may see fewer addresses: a session that has ended leaves its port to a later one.
+        # The backend may see fewer addresses, because a later session may reuse the port of an ended one.
         assert len(backend.clients) <= status_of(proxy.program).udp.sessions == 500
 
 
-def test_a_session_recovers_when_its_backend_comes_and_others_never_notice(
+def test_a_session_recovers_when_its_backend_returns_and_others_never_notice(
     workers: int, tmp_path: Path
 ) -> None:
     dead = free_port()
@@ -381,19 +391,20 @@ def test_a_session_recovers_when_its_backend_comes_and_others_never_notice(
         client(proxy.address) as sock,
         client(proxy.address) as other,
     ):
-        for turn in range(20):  # each is answered by an ICMP error, which the next one meets
+        for turn in range(20):  # an ICMP error answers each datagram, and the next send meets it
             sock.send(b"magic %d" % turn)
             other.send(b"%d" % turn)
             assert other.recv(100) == b"%d" % turn
-        # Its worker is not that of the other, and may be behind.
+        # The other session has another worker, so this worker may be behind.
         eventually(lambda: unread_bytes(proxy.address[1]) == 0, "the proxy has taken all")
         with UdpBackend(echo_datagram, port=dead):
             sock.send(b"magic again")
-            answers = iter(lambda: sock.recv(100), b"magic again")  # the last ones may still be on their way
+            # The last answers may still be on their way.
+            answers = iter(lambda: sock.recv(100), b"magic again")
             assert all(answer.startswith(b"magic 1") for answer in answers)
 
 
 def unread_bytes(port: int) -> int:
-    """What waits in the UDP sockets of a port (IPv4) for their processes: ``rx_queue`` of proc_net(5)."""
+    """Return the bytes waiting in the IPv4 UDP sockets of a port: ``rx_queue`` of proc_net(5)."""
     rows = (line.split() for line in Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:])
     return sum(int(row[4].split(":")[1], 16) for row in rows if int(row[1].split(":")[1], 16) == port)

@@ -1,4 +1,4 @@
-"""Limits that hold over several processes: exact, and given back by those who die."""
+"""Limits over several processes: exact, and released when a process dies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def shared(workers: int, settings: Settings) -> Iterator[tuple[LimitTable, list[
         table.close()
 
 
-def test_it_says_which_limit_keeps_a_client_out_whichever_worker_it_asks() -> None:
+def test_a_refused_client_gets_the_name_of_the_limit_from_every_worker() -> None:
     with shared(2, Settings(max_connections=3, max_connections_per_ip=2)) as (table, (one, two)):
         assert [one.enter("a"), two.enter("a"), one.enter("a")] == [None, None, "max_connections_per_ip"]
         assert [two.enter("b"), one.enter("b")] == [None, "max_connections"]
@@ -44,7 +44,7 @@ def test_it_says_which_limit_keeps_a_client_out_whichever_worker_it_asks() -> No
         assert two.enter("b") is None
 
 
-def test_a_client_that_is_known_later_counts_from_then_on() -> None:
+def test_a_client_whose_address_is_known_later_counts_from_then_on() -> None:
     with shared(2, Settings(max_connections_per_ip=1)) as (table, (one, two)):
         assert [one.enter(None), two.enter(None)] == [None, None]
         assert [one.assign("a"), two.assign("a")] == [None, "max_connections_per_ip"]
@@ -53,14 +53,14 @@ def test_a_client_that_is_known_later_counts_from_then_on() -> None:
         assert (table.active, two.enter("a")) == (0, None)
 
 
-def test_other_limits_hold_for_those_to_come() -> None:
+def test_changed_limits_apply_to_new_clients() -> None:
     with shared(2, Settings(max_connections_per_ip=1)) as (_, (one, two)):
         one.enter("a")
         two.apply(Settings(max_connections_per_ip=2))
         assert [two.enter("a"), two.enter("a")] == [None, "max_connections_per_ip"]
 
 
-def test_what_a_dead_worker_has_counted_is_given_back_and_nothing_else() -> None:
+def test_only_the_counts_of_a_dead_worker_are_released() -> None:
     with shared(2, Settings(max_connections=4, max_connections_per_ip=3)) as (table, (one, two)):
         for limits in (one, one, two):
             assert limits.enter("a") is None
@@ -73,10 +73,10 @@ def test_what_a_dead_worker_has_counted_is_given_back_and_nothing_else() -> None
         assert two.enter("b") is None
 
 
-def test_an_address_without_a_row_left_is_kept_out_and_others_are_not(
+def test_an_address_without_a_free_row_is_refused_and_others_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All addresses in one bucket, which a table of the size of ours does not see."""
+    """All addresses share one bucket, which never happens in a table of the usual size."""
     monkeypatch.setattr("refractium.workers.shared_limits._FEWEST_BUCKETS", 1)
     monkeypatch.setattr("refractium.workers.shared_limits._ROOM", 1)
     with shared(1, Settings(max_connections=16)) as (_, (limits,)):
@@ -88,11 +88,12 @@ def test_an_address_without_a_row_left_is_kept_out_and_others_are_not(
 
 
 Step = tuple[int, int, str]
-"""A worker; whether somebody comes (0), goes (1), or the worker dies (2); whose address it is."""
+"""The worker, the event (0: a client comes, 1: a client leaves, 2: the worker dies), and the address of the
+client."""
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.sampled_from(ADDRESSES)), max_size=60))
-def test_whoever_comes_goes_and_dies_the_counts_are_those_of_who_is_in(steps: list[Step]) -> None:
+def test_after_any_comings_goings_and_deaths_the_counts_are_exact(steps: list[Step]) -> None:
     settings = Settings(max_connections=5, max_connections_per_ip=3)
     with shared(3, settings) as (table, workers):
         inside = [Counter[str]() for _ in workers]
@@ -113,7 +114,7 @@ def test_whoever_comes_goes_and_dies_the_counts_are_those_of_who_is_in(steps: li
             assert [one.active for one in workers] == [one.total() for one in inside]
 
 
-def test_processes_that_count_at_the_same_time_never_let_one_too_many_in() -> None:
+def test_processes_that_count_at_the_same_time_never_exceed_the_limit() -> None:
     with shared(4, COUNTED) as (table, _), ExitStack() as running:
         workers = [running.enter_context(worker(table, number)) for number in range(4)]
         assert [told(one) for one in workers] == ["ready"] * 4
@@ -151,7 +152,7 @@ def say(process: subprocess.Popen[str], line: str) -> None:
     process.stdin.flush()
 
 
-def test_one_that_is_killed_while_it_lets_somebody_in_keeps_nobody_waiting() -> None:
+def test_a_worker_killed_while_it_counts_delays_no_other_worker() -> None:
     script = """
 import os, signal, sys
 from refractium.workers.shared_limits import LimitTable
@@ -169,7 +170,7 @@ with LimitTable(int(sys.argv[1])):
         assert other.enter("a") is None
 
 
-def test_one_that_is_stopped_while_it_lets_somebody_in_holds_the_others_up_for_a_moment_only(
+def test_a_worker_stopped_while_it_counts_delays_the_others_only_for_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = """

@@ -33,11 +33,11 @@ import os, sys
 if any("workers.worker" in word for word in sys.orig_argv) and {condition}:
     os._exit(7)
 """
-"""A ``sitecustomize`` by which workers die before they have begun."""
+"""A ``sitecustomize`` that makes workers die before they have started."""
 
 
 def configured(folder: Path, *, more: str = "", top: str = "", **server: object) -> Path:
-    """Write a configuration down, with two workers unless others are wanted."""
+    """Write a configuration, with two workers unless another number is given."""
     values = {"bind": "127.0.0.1", "port": 0, "workers": 2, "max_connections_per_ip": 1000, **server}
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     path = folder / "refractium.toml"
@@ -46,7 +46,7 @@ def configured(folder: Path, *, more: str = "", top: str = "", **server: object)
 
 
 def pids(program: Running) -> list[int]:
-    """Of the workers, in order."""
+    """Return the process ids of the workers, in order."""
     found = [one.pid for one in status_of(program).workers]
     assert None not in found
     return [pid for pid in found if pid]
@@ -58,7 +58,7 @@ def is_running(pid: int) -> bool:
 
 @contextmanager
 def connected(address: tuple[str, int], count: int) -> Iterator[list[socket.socket]]:
-    """Clients that are served."""
+    """Connect clients, and yield them once they are served."""
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(address)) for _ in range(count)]
         for one in clients:
@@ -71,7 +71,7 @@ def oom_score_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
-def test_where_memory_runs_out_hooks_are_killed_before_workers_and_these_before_their_supervisor(
+def test_without_memory_the_kernel_kills_hooks_before_workers_and_workers_before_their_supervisor(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "{protocol}-{number}.pcapng"
@@ -90,7 +90,7 @@ def test_where_memory_runs_out_hooks_are_killed_before_workers_and_these_before_
                 )
 
 
-def test_it_is_one_program_to_who_starts_asks_and_ends_it(tmp_path: Path) -> None:
+def test_start_status_metrics_and_stop_treat_all_workers_as_one_program(tmp_path: Path) -> None:
     with Backend(named("a")) as backend:
         configured(
             tmp_path,
@@ -120,13 +120,13 @@ def test_it_is_one_program_to_who_starts_asks_and_ends_it(tmp_path: Path) -> Non
             assert "stopped after 20 connections" in program.err.splitlines()[-1]
 
 
-def test_auto_is_as_many_as_there_are_processors(tmp_path: Path) -> None:
+def test_auto_starts_as_many_workers_as_processors(tmp_path: Path) -> None:
     few = min(os.sched_getaffinity(0))
     configured(tmp_path, top='fallback_tcp = "127.0.0.1:9"\n', workers=1)
     shell = f'exec taskset -c {few} "$@"'
     with Running("--workers", "auto", cwd=tmp_path, shell=shell) as program:
         program.await_out("Listening on")
-        assert status_of(program).workers == ()  # one: it serves itself
+        assert status_of(program).workers == ()  # one worker: the program serves itself
         program.terminate()
     wrong = run("--workers", "0", cwd=tmp_path)
     assert (wrong.code, "1<=x<=256" in wrong.err) == (2, True)
@@ -136,7 +136,7 @@ def test_auto_is_as_many_as_there_are_processors(tmp_path: Path) -> None:
 
 
 class Counting:
-    """A backend's connections at the same time, and the most there were."""
+    """Count concurrent connections of a backend, and their maximum."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -155,7 +155,7 @@ class Counting:
 
 
 def enter(address: tuple[str, int], source: str | None = None) -> socket.socket | None:
-    """A client that stays, or None if it was not let in."""
+    """Connect a client that stays; return None if it was refused."""
     one = connect(address, source=source)
     try:
         one.sendall(b"x")
@@ -167,7 +167,7 @@ def enter(address: tuple[str, int], source: str | None = None) -> socket.socket 
     return None
 
 
-def test_of_a_thousand_clients_at_once_as_many_get_in_as_may(tmp_path: Path) -> None:
+def test_of_a_thousand_concurrent_clients_exactly_the_limit_is_admitted(tmp_path: Path) -> None:
     counting = Counting()
     with Backend(counting) as backend, ThreadPoolExecutor(100) as pool, ExitStack() as stack:
         configured(
@@ -187,7 +187,7 @@ def test_of_a_thousand_clients_at_once_as_many_get_in_as_may(tmp_path: Path) -> 
 
 
 @pytest.mark.needs_ipv6
-def test_the_limit_of_each_address_is_exact_and_ipv4_clients_of_ipv6_are_themselves(tmp_path: Path) -> None:
+def test_the_limit_of_each_address_is_exact_and_mapped_clients_count_by_ipv4_address(tmp_path: Path) -> None:
     sources = [f"127.0.0.{number}" for number in range(1, 6)]
     with Backend(named("a")) as backend, ThreadPoolExecutor(50) as pool:
         configured(tmp_path, top=f'fallback_tcp = "{backend.address}"\n', bind="::", max_connections_per_ip=7)
@@ -197,17 +197,17 @@ def test_the_limit_of_each_address_is_exact_and_ipv4_clients_of_ipv6_are_themsel
             found = Counter(source for source, one in zip(tries, let_in, strict=True) if one is not None)
             assert found == dict.fromkeys(sources, 7)
             let_in.append(enter(("::1", program.port)))
-            assert let_in[-1] is not None  # another address
+            assert let_in[-1] is not None  # a client with another address
             assert status_of(program).tcp.refused == {"max_connections_per_ip": 100 - 35}
             for one in let_in:
                 if one is not None:
                     one.close()
 
 
-# Death
+# Death of workers
 
 
-def test_a_worker_killed_under_load_takes_only_its_own_connections_with_it(tmp_path: Path) -> None:
+def test_a_worker_killed_under_load_ends_only_its_own_connections(tmp_path: Path) -> None:
     over = threading.Event()
     worst = 0.0
 
@@ -230,9 +230,10 @@ def test_a_worker_killed_under_load_takes_only_its_own_connections_with_it(tmp_p
             eventually(lambda: status_of(program).workers[0].pid not in {None, first}, "another one")
             eventually(lambda: status_of(program).workers[0].active > 0, "it serves")
             over.set()
-            # One that it had in hand, for each visitor at the most; whoever was waiting was served.
+            # At most the one connection of each visitor that the worker had accepted; waiting clients were
+            # served.
             assert sum(one.result() for one in visitors) <= 4
-            assert worst < 10, "a second, on a machine that has nothing else to do"
+            assert worst < 10, "a client waited too long; on an idle machine the longest wait is a second"
             alive = 0
             for one in clients:
                 try:
@@ -250,7 +251,7 @@ def test_a_worker_killed_under_load_takes_only_its_own_connections_with_it(tmp_p
 
 @pytest.fixture
 def dying(tmp_path: Path) -> Path:
-    """A folder for PYTHONPATH with which workers die while a file ``sick`` is in it."""
+    """Return a folder for PYTHONPATH that makes workers die while it contains a file ``sick``."""
     folder = tmp_path / "site"
     folder.mkdir()
     sick = folder / "sick"
@@ -259,7 +260,7 @@ def dying(tmp_path: Path) -> Path:
     return folder
 
 
-def test_workers_that_die_at_their_start_are_tried_three_times_and_then_it_says_so(
+def test_workers_that_die_at_the_start_are_tried_three_times_before_an_error(
     tmp_path: Path, dying: Path
 ) -> None:
     configured(tmp_path, top='fallback_tcp = "127.0.0.1:9"\n', workers=2)
@@ -271,7 +272,7 @@ def test_workers_that_die_at_their_start_are_tried_three_times_and_then_it_says_
     assert 3 <= len(re.findall(r"worker \d \(process \d+\): it ended with status 7", done.err)) <= 6
 
 
-def test_a_worker_that_dies_again_and_again_is_tried_ever_more_seldom_and_holds_up_nothing(
+def test_a_worker_that_keeps_dying_is_restarted_ever_more_seldom_and_delays_nothing(
     tmp_path: Path, dying: Path
 ) -> None:
     (dying / "sick").unlink()
@@ -308,7 +309,7 @@ def test_workers_leave_when_their_supervisor_is_killed_and_the_port_is_free(tmp_
             port = program.port
             program.signal(signal.SIGKILL)
             eventually(lambda: refuses(program.address), "refused")
-            for one in clients:  # they may finish
+            for one in clients:  # open connections may finish
                 one.sendall(b"on")
                 assert receive(one, 2) == b"on"
                 one.close()
@@ -332,7 +333,7 @@ def test_a_second_instance_on_the_port_fails_loudly(tmp_path: Path) -> None:
 # Signals
 
 
-def test_sigterm_lets_connections_of_all_workers_finish_and_cuts_what_is_left(tmp_path: Path) -> None:
+def test_sigterm_lets_connections_of_all_workers_finish_and_cuts_the_rest(tmp_path: Path) -> None:
     with Backend(named("a")) as backend:
         configured(tmp_path, top=f'fallback_tcp = "{backend.address}"\n', drain_timeout_ms=4000)
         with serving("tcp", cwd=tmp_path) as program, connected(program.address, 20) as clients:
@@ -373,8 +374,8 @@ def test_a_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
             assert not any(map(is_running, workers))
 
 
-def test_signals_that_all_processes_get_are_the_supervisor_s_affair(tmp_path: Path) -> None:
-    """As from a service manager that ends a whole group."""
+def test_only_the_supervisor_acts_on_signals_to_all_processes(tmp_path: Path) -> None:
+    """A service manager that ends a whole group sends the signal to every process."""
     with Backend(named("a")) as backend:
         configured(tmp_path, top=f'fallback_tcp = "{backend.address}"\n')
         with serving("tcp", cwd=tmp_path) as program, connected(program.address, 6) as clients:
@@ -391,7 +392,7 @@ def test_signals_that_all_processes_get_are_the_supervisor_s_affair(tmp_path: Pa
 # Reload
 
 
-def test_a_file_that_is_no_good_leaves_all_workers_as_they_are_and_the_status_says_so(
+def test_an_invalid_file_changes_no_worker_and_the_status_reports_it(
     tmp_path: Path,
 ) -> None:
     with Backend(named("a")) as backend, Backend(named("b")) as other:
@@ -433,10 +434,10 @@ def test_a_listener_that_is_removed_finishes_its_connections(tmp_path: Path) -> 
             assert program.terminate() == 0
 
 
-# Beside it
+# UDP, captures and logs
 
 
-def test_answers_of_udp_come_to_their_own_clients_and_sessions_stay(tmp_path: Path) -> None:
+def test_udp_answers_reach_their_own_clients_and_sessions_stay(tmp_path: Path) -> None:
     with UdpBackend(echo) as backend, ExitStack() as stack:
         configured(tmp_path, top=f'fallback_udp = "{backend.address}"\n')
         program = stack.enter_context(serving("udp", cwd=tmp_path))
@@ -453,7 +454,7 @@ def test_answers_of_udp_come_to_their_own_clients_and_sessions_stay(tmp_path: Pa
 
 
 def test_captures_of_several_workers_are_all_whole(tmp_path: Path) -> None:
-    from refractium_hooks_pcap.reader import examine  # noqa: PLC0415 - of another distribution
+    from refractium_hooks_pcap.reader import examine  # noqa: PLC0415 - from another distribution
 
     with Backend(named("a")) as backend:
         more = f'[plugins.pcap]\npath = "{tmp_path}/all.pcapng"\n'
@@ -476,7 +477,9 @@ def test_captures_of_several_workers_are_all_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", ["listen = 0", 'path = "-"', 'path = "{fifo}"'])
-def test_what_can_be_there_once_only_is_refused_with_several_workers(tmp_path: Path, settings: str) -> None:
+def test_hooks_that_can_exist_only_once_are_refused_with_several_workers(
+    tmp_path: Path, settings: str
+) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     more = "[plugins.pcap]\n" + settings.replace("{fifo}", str(fifo))

@@ -1,4 +1,4 @@
-"""Changes of what is listened on: afterwards what is configured is served, or else what was before."""
+"""Changes of listeners: afterwards the configured addresses are served, or else the former ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reached(host: str) -> str:
 
 
 def reload(program: Running, path: Path, text: str) -> bool:
-    """Reload; whether the new configuration is in force."""
+    """Reload, and return whether the new configuration is in force."""
     path.write_text(text)
     lines = program.err.count("is in force") + program.err.count("not reloaded")
     program.signal(signal.SIGHUP)
@@ -43,7 +43,7 @@ def reload(program: Running, path: Path, text: str) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(("first", "second"), [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1")])
-def test_another_address_on_the_same_port_while_clients_are_connected(
+def test_an_address_can_change_on_the_same_port_while_clients_are_connected(
     tmp_path: Path, workers: int, first: str, second: str
 ) -> None:
     path, port = tmp_path / "refractium.toml", free_port()
@@ -66,7 +66,7 @@ def test_another_address_on_the_same_port_while_clients_are_connected(
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_where_the_new_address_is_taken_the_old_one_is_served_on(tmp_path: Path, workers: int) -> None:
+def test_the_old_address_is_still_served_if_the_new_one_is_in_use(tmp_path: Path, workers: int) -> None:
     path, port = tmp_path / "refractium.toml", free_port()
     with Backend(echo) as backend, socket.create_server(("127.0.0.2", port)):
         path.write_text(configuration([("127.0.0.1", port)], workers, backend.address))
@@ -77,8 +77,10 @@ def test_where_the_new_address_is_taken_the_old_one_is_served_on(tmp_path: Path,
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_restart_after_connections_that_backends_have_closed_first(tmp_path: Path, workers: int) -> None:
-    """The proxy closes towards its clients first, whose sockets stay in TIME_WAIT on its port."""
+def test_a_restart_finds_its_port_free_after_backends_closed_connections_first(
+    tmp_path: Path, workers: int
+) -> None:
+    """The proxy then closes first towards its clients, so their sockets stay in TIME_WAIT on its port."""
 
     def bye(sock: socket.socket) -> None:
         sock.recv(1)
@@ -98,14 +100,16 @@ def test_a_restart_after_connections_that_backends_have_closed_first(tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_after_any_sequence_of_changes_somebody_listens(tmp_path: Path, workers: int) -> None:
-    print(f"seed {SEED}")  # noqa: T201 - shown if it fails
+def test_after_any_sequence_of_changes_the_configured_or_former_listeners_serve(
+    tmp_path: Path, workers: int
+) -> None:
+    print(f"seed {SEED}")  # noqa: T201 - shown if the test fails
     chance = random.Random(f"{SEED} {workers}")  # noqa: S311 - chooses test data
     path, ports = tmp_path / "refractium.toml", [free_port() for _ in range(2)]
     hosts = ["127.0.0.1", "127.0.0.2", "0.0.0.0", *(["::", "::1"] if HAS_IPV6 else [])]
 
     def any_binds() -> list[tuple[str, int]]:
-        """One listener a port, so that listeners of one configuration are not in each other's way."""
+        """Draw one listener for each port, so that listeners of one configuration do not conflict."""
         return [(chance.choice(hosts), port) for port in chance.sample(ports, chance.choice([1, 2]))]
 
     with Backend(named("in")) as backend:

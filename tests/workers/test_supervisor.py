@@ -1,4 +1,4 @@
-"""Several workers inside a program: they serve as one, and one that fails is replaced."""
+"""Several workers in a program: they serve as one, and a worker that fails is replaced."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_running(pid: int) -> bool:
 
 @contextmanager
 def connected(proxy: Supervised, count: int) -> Iterator[list[socket.socket]]:
-    """Clients that are served: as many with every worker as it comes."""
+    """Connect clients, and yield them once they are served; the kernel spreads them over the workers."""
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(proxy.address)) for _ in range(count)]
         for one in clients:
@@ -52,7 +52,7 @@ def connected(proxy: Supervised, count: int) -> Iterator[list[socket.socket]]:
         yield clients
 
 
-def test_all_workers_serve_connections_and_the_status_tells_of_all() -> None:
+def test_all_workers_serve_connections_and_the_status_covers_all() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address), 3) as proxy:
         with connected(proxy, 60):
             eventually(lambda: proxy.status().tcp.active == 60, "60 connections")
@@ -71,7 +71,7 @@ def test_all_workers_serve_connections_and_the_status_tells_of_all() -> None:
     assert proxy.supervisor.active == 0
 
 
-def test_a_session_of_datagrams_stays_with_its_worker() -> None:
+def test_a_udp_session_stays_with_its_worker() -> None:
     with (
         UdpBackend(echo) as backend,
         Supervised(Build(udp=backend.address), 3) as proxy,
@@ -82,7 +82,7 @@ def test_a_session_of_datagrams_stays_with_its_worker() -> None:
             for one in clients:
                 one.send(b"%d" % number)
                 assert one.recv(10) == b"%d" % number
-        assert len(backend.clients) == 30  # else one would have come from two workers
+        assert len(backend.clients) == 30  # otherwise a session would have come from two workers
         assert all(one.active for one in proxy.workers)
         pid = proxy.kill(1)
         proxy.await_replaced(1, pid)
@@ -90,18 +90,18 @@ def test_a_session_of_datagrams_stays_with_its_worker() -> None:
         for one in clients:
             one.send(b"again")
             assert one.recv(10) == b"again"
-        # Not by the backend's count: a new session may have the port of one that is gone.
+        # The count of the backend does not show it: a new session may have the port of an ended one.
         eventually(lambda: proxy.status().udp.sessions == 30 + lost, "only the lost begin anew")
         assert 0 < lost < 30
 
 
-def test_sessions_stay_with_their_worker_while_they_drain_although_another_has_left() -> None:
+def test_draining_sessions_stay_with_their_worker_although_another_worker_has_left() -> None:
     def say(word: bytes) -> None:
         for one in clients:
             one.send(word)
 
     def answered() -> int:
-        """How many clients have had an answer to their last word."""
+        """Return the number of clients that have an answer to their last datagram."""
         for at, one in enumerate(clients):
             with suppress(BlockingIOError):
                 while True:
@@ -109,7 +109,7 @@ def test_sessions_stay_with_their_worker_while_they_drain_although_another_has_l
         return last.count(b"last")
 
     def keep_talking() -> None:
-        while not over.wait(0.05):  # a session that is quiet for a second has finished
+        while not over.wait(0.05):  # a session that is silent for a second is finished
             say(b"more")
 
     with (
@@ -122,7 +122,7 @@ def test_sessions_stay_with_their_worker_while_they_drain_although_another_has_l
         for one in clients:
             one.send(b"first")
             assert one.recv(10) == b"first"
-            one.setblocking(False)  # noqa: FBT003 - positional by its nature
+            one.setblocking(False)  # noqa: FBT003 - setblocking takes only positional arguments
         lost = proxy.workers[0].active
         assert 0 < lost < 40
         over = threading.Event()
@@ -140,14 +140,14 @@ def test_sessions_stay_with_their_worker_while_they_drain_although_another_has_l
         stop()
 
 
-def test_a_killed_worker_takes_its_own_connections_with_it_and_is_replaced() -> None:
+def test_a_killed_worker_ends_only_its_own_connections_and_is_replaced() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address), 2) as proxy:
         with connected(proxy, 40) as clients:
             eventually(lambda: proxy.status().tcp.active == 40, "40 connections")
             lost = proxy.workers[0].active
             assert 0 < lost < 40
             pid = proxy.kill(1)
-            with connect(proxy.address) as new:  # whichever worker it is for
+            with connect(proxy.address) as new:  # any worker may serve it
                 new.sendall(b"x")
                 assert receive(new, 2) == b"ax"
             proxy.await_replaced(1, pid)
@@ -186,7 +186,7 @@ def test_a_killed_worker_is_replaced_on_a_machine_without_a_free_thread(
         assert ask(proxy.address, b"x").data == b"ax"
 
 
-def test_what_a_killed_worker_had_counted_is_free_again() -> None:
+def test_the_counts_of_a_killed_worker_are_released() -> None:
     build = Build(settings={"max_connections_per_ip": 20})
     with Backend(named("a")) as backend, ExitStack() as stack:
         proxy = stack.enter_context(Supervised(Build(backend.address, settings=build.settings)))
@@ -205,12 +205,12 @@ def test_a_worker_that_does_not_answer_is_replaced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
-        monkeypatch.setattr(crew, "_BEAT", 0.1)  # not while workers start, which takes longer
+        monkeypatch.setattr(crew, "_BEAT", 0.1)  # changed only now, because the start of workers takes longer
         (pid, _) = [one.pid for one in proxy.workers]
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
         began = time.monotonic()
-        assert len(proxy.status().workers) == 2  # the status does not wait for it
+        assert len(proxy.status().workers) == 2  # the status does not wait for the stopped worker
         assert time.monotonic() - began < 10
         eventually(lambda: f"worker 1 (process {pid}): it does not answer" in caplog.text, "it is noticed")
         monkeypatch.setattr(crew, "_BEAT", 1.0)
@@ -222,7 +222,8 @@ def test_a_worker_that_does_not_answer_is_replaced(
 def test_a_worker_that_starts_slowly_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It answers nobody while it imports its modules, for longer than one that serves may be silent."""
+    """While it imports its modules, a worker answers nothing, for longer than a serving worker may be
+    silent."""
     monkeypatch.setattr(crew, "_BEAT", 0.25)
     slowly = partial(time.sleep, 1.5 * crew._MISSED_BEATS * 0.25)
     with Backend(named("a")) as backend, Supervised(Build(backend.address), begin=slowly) as proxy:
@@ -231,7 +232,7 @@ def test_a_worker_that_starts_slowly_is_waited_for(
         assert "does not answer" not in caplog.text
 
 
-def test_a_worker_that_many_ask_at_once_has_as_long_to_answer(
+def test_many_simultaneous_questions_do_not_shorten_the_time_a_worker_has_to_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
@@ -241,14 +242,14 @@ def test_a_worker_that_many_ask_at_once_has_as_long_to_answer(
         async def ask_often() -> None:
             await asyncio.gather(*(proxy.supervisor.status() for _ in range(20)))
 
-        for _ in range(2):  # each takes a second, in which there are two beats
+        for _ in range(2):  # each round takes a second, in which there are two beats
             proxy.call(ask_often())
         os.kill(pid, signal.SIGCONT)
         assert proxy.workers[0].pid == pid
         assert "does not answer" not in caplog.text
 
 
-def test_all_workers_go_over_to_another_configuration_and_connections_stay() -> None:
+def test_all_workers_apply_another_configuration_and_connections_stay() -> None:
     with (
         Backend(named("a")) as old,
         Backend(named("b")) as new,
@@ -267,7 +268,7 @@ def test_all_workers_go_over_to_another_configuration_and_connections_stay() -> 
         assert status.last_reload.ok
 
 
-def test_a_configuration_that_is_no_good_changes_nothing() -> None:
+def test_an_invalid_configuration_changes_nothing() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
         for bad, error in ((Build("nowhere"), ConfigError), (Build(only_in=0), ValueError)):
             with pytest.raises(error):
@@ -280,10 +281,10 @@ def test_a_configuration_that_is_no_good_changes_nothing() -> None:
         assert {ask(proxy.address, b"x").data for _ in range(10)} == {b"ax"}
 
 
-def test_a_worker_that_cannot_do_what_its_supervisor_could_is_replaced(
+def test_a_worker_that_cannot_apply_a_valid_configuration_is_replaced(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A module that has changed on the disk meanwhile, for instance."""
+    """A module may have changed on the disk meanwhile, for instance."""
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
         before = [one.pid for one in proxy.workers]
         proxy.call(proxy.supervisor.apply(Build(backend.address, only_in=os.getpid())))
@@ -295,13 +296,13 @@ def test_a_worker_that_cannot_do_what_its_supervisor_could_is_replaced(
             pass
 
 
-def test_workers_that_cannot_start_are_tried_again_and_then_the_start_fails_and_says_why() -> None:
+def test_workers_that_cannot_start_are_tried_again_before_the_start_fails_with_the_reason() -> None:
     with pytest.raises(RefractiumError, match=r"worker \d does not start: ValueError: not here"):  # noqa: SIM117
         with Supervised(Build("127.0.0.1:9", only_in=os.getpid())):
             pass
 
 
-def test_what_workers_cannot_import_is_refused() -> None:
+def test_a_build_function_that_workers_cannot_import_is_refused() -> None:
     def nothing() -> Any:
         return None
 
@@ -314,7 +315,7 @@ def test_what_workers_cannot_import_is_refused() -> None:
     asyncio.run(run())
 
 
-def test_a_program_s_own_functions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_of_the_main_program_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         monkeypatch.setattr(checked, "__module__", "__main__")
         with pytest.raises(ValueError, match="which workers do not run"):
@@ -331,7 +332,7 @@ class Loud(PacketHook[NoSettings]):
         return isinstance(settings, NoSettings)
 
 
-def test_a_hook_that_can_be_there_once_only_is_refused_but_with_one_worker() -> None:
+def test_a_hook_that_can_exist_only_once_is_refused_unless_there_is_one_worker() -> None:
     async def run() -> None:
         build = Build("127.0.0.1:9", hooks=(Loud,))
         with pytest.raises(ConfigError, match=r"hook loud can run in one process only.*stdout"):
@@ -345,7 +346,7 @@ def test_a_hook_that_can_be_there_once_only_is_refused_but_with_one_worker() -> 
     asyncio.run(run())
 
 
-def test_what_hooks_of_all_workers_were_told_is_added_up() -> None:
+def test_the_counts_of_hooks_are_summed_over_all_workers() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address, hooks=(counted,)), 2) as proxy:
         with connected(proxy, 20):
             pass
@@ -357,7 +358,7 @@ def test_what_hooks_of_all_workers_were_told_is_added_up() -> None:
 # Backends
 
 
-def test_backends_are_checked_once_and_all_workers_believe_the_same() -> None:
+def test_backends_are_checked_once_for_all_workers() -> None:
     probes = 0
 
     def count(sock: socket.socket) -> None:
@@ -372,11 +373,11 @@ def test_backends_are_checked_once_and_all_workers_believe_the_same() -> None:
         )
         began, before = time.monotonic(), probes
         eventually(lambda: probes - before >= 10, "ten checks")
-        assert time.monotonic() - began > 6 * INTERVAL_MS / 1000, "each worker checks, too"
+        assert time.monotonic() - began > 6 * INTERVAL_MS / 1000, "each worker runs checks of its own"
         assert {ask(proxy.address, b"magic").data[:1] for _ in range(60)} == {b"a", b"b", b"c"}
         goes.__exit__()
         eventually(lambda: "down" in states(proxy), "one is down")
-        for _ in range(40):  # no worker tries it any more
+        for _ in range(40):  # no worker tries this backend any more
             assert ask(proxy.address, b"magic").data[:1] in {b"a", b"b"}
         with Backend(named("c"), port=goes.port):
             eventually(lambda: states(proxy) == ["up"] * 3, "it is up again")
@@ -390,7 +391,7 @@ def states(proxy: Supervised) -> list[str]:
     return [backend.state for route in proxy.status().routes for backend in route.backends]
 
 
-def test_what_clients_of_all_workers_meet_with_is_counted_together(caplog: pytest.LogCaptureFixture) -> None:
+def test_failures_of_clients_of_all_workers_are_counted_together(caplog: pytest.LogCaptureFixture) -> None:
     with refusing() as dead, Backend(named("a")) as alive:
         build = Build((dead, alive.address), routes=unchecked)
         with Supervised(build, 3) as proxy:
@@ -424,7 +425,7 @@ def test_a_port_in_use_is_an_error_and_not_shared() -> None:
         asyncio.run(start())
 
 
-def test_connections_finish_after_a_stop_and_what_is_left_is_cut_and_counted() -> None:
+def test_connections_finish_after_a_stop_and_the_rest_is_cut_and_counted() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address), 3) as proxy:
         with connected(proxy, 20) as clients:
             pids = [one.pid for one in proxy.workers]
@@ -446,7 +447,7 @@ def test_connections_finish_after_a_stop_and_what_is_left_is_cut_and_counted() -
             proxy.call(proxy.supervisor.apply(Build(backend.address)))
 
 
-def test_a_second_stop_makes_the_first_one_wait_no_longer() -> None:
+def test_a_second_stop_ends_the_wait_of_the_first() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy, connected(proxy, 4):
         first = proxy.begin(proxy.supervisor.stop(600_000))
         eventually(lambda: proxy.status().listeners == (), "it listens no more")
@@ -471,7 +472,7 @@ def test_a_worker_that_dies_while_it_stops_is_not_replaced(monkeypatch: pytest.M
         assert [one.restarts for one in proxy.workers] == [0, 0]
 
 
-def test_an_address_can_be_given_up_and_its_connections_go_on() -> None:
+def test_a_listener_can_be_removed_while_its_connections_go_on() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
         (other,) = proxy.call(proxy.supervisor.start_tcp("127.0.0.1", 0))
         with connected(proxy, 10) as clients:
@@ -494,7 +495,7 @@ def refuses(address: tuple[str, int]) -> bool:
     return False
 
 
-def test_a_listener_whose_rules_are_gone_is_still_told_of_and_does_not_harm_a_new_worker() -> None:
+def test_a_listener_without_its_rules_is_still_in_the_status_and_does_not_harm_a_new_worker() -> None:
     with (
         Backend(named("a")) as backend,
         Supervised(Build(backend.address, listeners=("one", "two"))) as proxy,
@@ -510,13 +511,13 @@ def test_a_listener_whose_rules_are_gone_is_still_told_of_and_does_not_harm_a_ne
 
 
 async def has_listeners(supervisor: Supervisor) -> Status:
-    """Wait until it listens: there is no event for that."""
+    """Wait until the supervisor listens, of which no event tells."""
     while not (status := await supervisor.status()).listeners:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     return status
 
 
-def test_it_serves_until_it_is_stopped_or_its_task_cancelled() -> None:
+def test_a_supervisor_serves_until_it_is_stopped_or_its_task_is_cancelled() -> None:
     async def serve(backend: str) -> None:
         async with Supervisor(Build(backend), 2) as supervisor:
             serving = asyncio.create_task(supervisor.run_tcp("127.0.0.1", 0))
@@ -537,9 +538,7 @@ def test_it_serves_until_it_is_stopped_or_its_task_cancelled() -> None:
         asyncio.run(serve(backend.address))
 
 
-def test_one_that_dies_while_hundreds_connect_makes_them_wait_but_loses_none_that_it_had_not_accepted() -> (
-    None
-):
+def test_a_worker_that_dies_while_hundreds_connect_loses_only_accepted_clients() -> None:
     failures: list[str] = []
     over = threading.Event()
 
@@ -562,5 +561,5 @@ def test_one_that_dies_while_hundreds_connect_makes_them_wait_but_loses_none_tha
         over.set()
         for one in threads:
             one.join(PATIENCE)
-        # Each thread had one connection with the worker at the most.
+        # Each thread had at most one connection to the worker.
         assert len(failures) <= len(threads)

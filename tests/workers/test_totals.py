@@ -1,4 +1,4 @@
-"""Sums of what workers tell, and what is left of those that died."""
+"""Sums over workers, and the counts that remain of dead workers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def hook(name: str, seen: int, delivered: int, *, state: str = "running", reason
     return HookStatus(name, state, reason, failures=seen, inbound=tally, outbound=tally)
 
 
-def test_the_sum_of_nothing_is_what_an_engine_tells_that_has_done_nothing() -> None:
+def test_the_sum_of_no_workers_equals_the_counts_of_an_unused_engine() -> None:
     assert total([]) == Counts(TCP, UDP, ())
 
 
@@ -97,7 +97,7 @@ def test_every_count_of_sessions_is_added_up() -> None:
     }
 
 
-def test_what_was_open_when_a_worker_died_is_lost_and_the_books_balance() -> None:
+def test_connections_open_at_the_death_of_a_worker_count_as_lost_and_the_sums_agree() -> None:
     routes = RouteTraffic("web", 2, {"closed": 3}, 1, 2), RouteTraffic("ssh", 0, {"idle": 1}, 3, 4)
     left = without_open(with_tcp(accepted=7, refused={"denied": 1}, finished=4, active=2, routes=routes)).tcp
     assert left.accepted == sum(left.refused.values()) + left.finished + left.active
@@ -105,25 +105,25 @@ def test_what_was_open_when_a_worker_died_is_lost_and_the_books_balance() -> Non
     assert left.routes == (RouteTraffic("web", 0, {"closed": 3, "lost": 2}, 1, 2), routes[1])
 
 
-def test_a_hook_of_every_worker_is_one_and_what_was_queued_for_a_dead_one_was_dropped() -> None:
+def test_hooks_of_all_workers_are_summed_and_packets_queued_for_a_dead_worker_are_dropped() -> None:
     left = without_open(with_hooks(hook("pcap", 5, 3)))
     running, stopped = total([with_hooks(hook("pcap", 1, 1)), with_hooks(hook("pcap", 2, 2)), left]).hooks
     assert (running.state, running.failures, running.inbound) == ("running", 3, HookTally(3, 30, 3, 30, 0, 0))
     assert (stopped.state, stopped.inbound) == ("stopped", HookTally(5, 50, 3, 30, 2, 20))
 
 
-def test_a_hook_with_different_settings_is_there_once_for_each() -> None:
+def test_a_hook_with_different_settings_is_listed_once_for_each() -> None:
     both = with_hooks(hook("pcap", 1, 1), hook("pcap", 10, 10))
     assert [one.inbound.seen for one in total([both, both]).hooks] == [2, 20]
 
 
-def test_a_hook_that_is_detached_in_one_worker_is_told_of_as_detached() -> None:
+def test_a_hook_detached_in_one_worker_is_shown_as_detached() -> None:
     detached = hook("pcap", 1, 1, state="detached", reason="it has failed")
     (found,) = total([with_hooks(hook("pcap", 1, 1)), with_hooks(detached)]).hooks
     assert (found.state, found.reason) == ("detached", "it has failed")
 
 
-def test_backends_have_the_connections_that_they_have_with_all_workers() -> None:
+def test_the_connections_of_a_backend_are_summed_over_all_workers() -> None:
     now = datetime.now(UTC)
 
     def routes(active: int, state: str) -> tuple[RouteStatus, ...]:

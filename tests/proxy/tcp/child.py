@@ -1,8 +1,8 @@
-"""A proxy in a process of its own, for tests of what a process may use. Not a test, a program.
+"""A program that runs a proxy in a process of its own, for tests of the resources that a process uses.
 
-It is given a JSON object: ``fallback``, ``settings`` and ``descriptors`` (the limit, or null for all there
-may be). It prints its port, then for each line it reads one JSON object of figures, and stops when there is
-no more to read.
+It takes a JSON object as its argument: ``fallback``, ``settings`` and ``descriptors`` (the limit, or null
+for as many as possible). It prints its port. Then it prints one JSON object of figures for each line that
+it reads, and stops at the end of its input.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted["descriptors"] or hard, hard))
     engine = Refractium(fallback_tcp=wanted["fallback"], settings=Settings(**wanted["settings"]))
     (address,) = await engine.start_tcp("127.0.0.1", 0)
-    print(address.rpartition(":")[2], flush=True)  # noqa: T201 - it is what it is for
+    print(address.rpartition(":")[2], flush=True)  # noqa: T201 - the output of this program
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     loop.add_reader(0, asked.set)

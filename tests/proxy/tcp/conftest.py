@@ -1,4 +1,4 @@
-"""As for every test of the engine: nothing is left open. Some are run on every path that bytes may take."""
+"""A check after each test that nothing is left open. Some tests run on every path that bytes may take."""
 
 from __future__ import annotations
 

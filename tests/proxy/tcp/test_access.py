@@ -1,4 +1,4 @@
-"""Who may come in, and routes that turn clients away."""
+"""The clients that a listener or a route admits, and routes that turn clients away."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DENIED = "refused a (connection|session) from 127.0.0.[0-9]+: access rules deny 
         (ListenerRules(allow=["127.0.0.0/8"], deny=["127.0.0.4/30"]), "127.0.0.1", "127.0.0.7"),
     ],
 )
-def test_a_listener_closes_whom_it_does_not_let_in_before_a_byte_is_read(
+def test_a_listener_closes_a_denied_client_before_it_reads_a_byte(
     rules: ListenerRules, admitted: str, kept_out: str
 ) -> None:
     with (
@@ -67,7 +67,7 @@ def test_a_listener_closes_whom_it_does_not_let_in_before_a_byte_is_read(
 
 
 @pytest.mark.needs_ipv6
-def test_a_mapped_ipv4_client_is_known_by_its_ipv4_address() -> None:
+def test_an_ipv4_mapped_client_is_judged_by_its_ipv4_address() -> None:
     with (
         Backend(echo) as backend,
         ProxyThread(
@@ -82,7 +82,7 @@ def test_a_mapped_ipv4_client_is_known_by_its_ipv4_address() -> None:
         assert ask(("::1", proxy.port), HELLO).data == b""
 
 
-def test_whom_a_route_does_not_let_in_goes_neither_to_another_route_nor_to_the_fallback() -> None:
+def test_a_client_denied_by_its_route_reaches_no_other_route_and_no_fallback() -> None:
     with Backend(named("guarded")) as guarded, Backend(named("other")) as other:
         routes = [
             Route(starting_with(b"HELLO"), guarded.address, allow=["127.0.0.2"]),
@@ -133,7 +133,7 @@ def test_silent_clients_may_be_rejected_as_well() -> None:
         client.recv(1)
 
 
-def test_behind_a_trusted_proxy_its_client_counts_and_not_the_proxy() -> None:
+def test_behind_a_trusted_proxy_the_rules_judge_the_client_and_not_the_proxy() -> None:
     def through(ip: str) -> bytes:
         header = f"PROXY TCP4 {ip} 127.0.0.1 1234 80\r\n".encode()
         return ask(proxy.address, header + HELLO, source="127.0.0.9").data
@@ -156,7 +156,7 @@ def test_behind_a_trusted_proxy_its_client_counts_and_not_the_proxy() -> None:
         assert proxy.counters.refusals == {"denied": 3}
 
 
-def test_datagrams_are_kept_out_and_rejected_without_a_session() -> None:
+def test_denied_and_rejected_datagrams_begin_no_session() -> None:
     def asked(datagram: bytes, source: str) -> bytes | None:
         with udp_client(proxy.address, source=source) as client:
             client.settimeout(0.1 if datagram.startswith(b"NO") or source != "127.0.0.2" else 10)
@@ -212,7 +212,7 @@ def test_bad_rules_are_refused_with_their_place() -> None:
         ({}, "forward_to"),
     ],
 )
-def test_a_route_either_forwards_or_turns_away(arguments: dict[str, str], where: str) -> None:
+def test_a_route_cannot_both_forward_and_turn_away(arguments: dict[str, str], where: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Route(starting_with(b"A"), **arguments)  # type: ignore[arg-type]
     assert [one.where for one in caught.value.problems] == [where]

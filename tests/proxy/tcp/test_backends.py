@@ -1,4 +1,4 @@
-"""Reaching a backend: refused, hanging, full, moved, ourselves."""
+"""Connections to backends that refuse, hang, are full, move, or are the proxy itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HELLO = b"magic hello"
 UNREACHABLE = "cannot be reached"
 UNANSWERED = "hangs.test:[0-9]+: the name has not been answered"
-"""Logged where the machine is so slow that a test takes seconds."""
+"""A log line that appears when the machine is so slow that a test takes seconds."""
 CONNECT_TIMEOUT = 1.0
 HASTY = quick(connect_timeout_ms=1_000)
 
@@ -38,7 +38,7 @@ def route(*backends: str) -> Route:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_where_one_refuses_the_next_is_tried_for_the_same_connection(loop: LoopKind) -> None:
+def test_after_a_refusal_the_next_backend_is_tried_for_the_same_connection(loop: LoopKind) -> None:
     with (
         refusing() as dead,
         refusing() as dead_too,
@@ -48,11 +48,11 @@ def test_where_one_refuses_the_next_is_tried_for_the_same_connection(loop: LoopK
         for number in range(30):
             data = HELLO + payload(number, 1000)
             assert ask(proxy.address, data) == (digest(data), "eof")
-        # One line for all of it, and one for each of the two that is taken out of rotation.
+        # One line about the retries, and one for each of the two backends that goes out of rotation.
         assert len(proxy.warnings) <= 3
 
 
-def test_where_one_hangs_the_next_is_tried_after_the_connect_timeout() -> None:
+def test_when_a_backend_hangs_the_next_is_tried_after_the_connect_timeout() -> None:
     with (
         hanging() as dead,
         Backend(sink) as backend,
@@ -65,7 +65,7 @@ def test_where_one_hangs_the_next_is_tried_after_the_connect_timeout() -> None:
         assert fair_seconds_since(begun) < 2 * CONNECT_TIMEOUT
 
 
-def test_the_next_one_gets_a_connect_timeout_of_its_own(tmp_path: Path) -> None:
+def test_the_next_backend_gets_a_connect_timeout_of_its_own(tmp_path: Path) -> None:
     with (
         hanging() as dead,
         FullUnixQueue(tmp_path / "full") as backend,
@@ -80,7 +80,7 @@ def test_the_next_one_gets_a_connect_timeout_of_its_own(tmp_path: Path) -> None:
         assert receive_all(client) == (b"", "eof")
 
 
-def test_no_more_than_two_connect_timeouts_are_spent_on_one_client() -> None:
+def test_one_client_waits_for_at_most_two_connect_timeouts() -> None:
     with hanging() as one, hanging() as two, hanging() as three, hanging() as four:
         proxy = ProxyThread(route(one, two, three, four), settings=HASTY, expected=[UNREACHABLE])
         with proxy, proxy.connect() as client:
@@ -100,7 +100,7 @@ def test_a_client_that_leaves_while_a_backend_hangs_is_forgotten() -> None:
         proxy.await_drained()
 
 
-def test_nothing_is_sent_twice() -> None:
+def test_no_byte_is_sent_twice() -> None:
     def take_and_reset(sock: socket.socket) -> None:
         sock.recv(len(HELLO))
         reset(sock)
@@ -129,7 +129,7 @@ def test_a_backend_that_dies_midway_leaves_a_prefix_and_a_reset() -> None:
         assert data.startswith(received.data)
 
 
-def test_all_down_is_the_fallbacks_and_never_another_routes() -> None:
+def test_with_all_backends_down_the_fallback_serves_and_never_another_route() -> None:
     with (
         refusing() as dead,
         Backend(named("neighbour")) as neighbour,
@@ -145,7 +145,7 @@ def test_all_down_is_the_fallbacks_and_never_another_routes() -> None:
         assert neighbour.accepted == 0
 
 
-def test_all_down_is_a_reset_and_served_again_as_soon_as_one_is_back() -> None:
+def test_with_all_backends_down_clients_are_reset_until_one_is_back() -> None:
     port = free_port()
     with (
         refusing() as dead,
@@ -187,7 +187,7 @@ def test_a_unix_socket_is_a_backend_like_any_other(tmp_path: Path) -> None:
         assert backend.result() == (HELLO + up, "eof")
 
 
-def test_a_reset_is_an_end_for_a_unix_socket(tmp_path: Path) -> None:
+def test_a_unix_backend_sees_a_reset_as_an_end(tmp_path: Path) -> None:
     with (
         Backend(receive_all, path=tmp_path / "backend") as backend,
         ProxyThread(route(backend.address)) as proxy,
@@ -200,7 +200,7 @@ def test_a_reset_is_an_end_for_a_unix_socket(tmp_path: Path) -> None:
         assert proxy.next_end().ended == "client reset"
 
 
-def test_a_unix_socket_with_a_full_queue_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
+def test_a_unix_socket_with_a_full_queue_is_given_up_after_a_wait(tmp_path: Path) -> None:
     with (
         FullUnixQueue(tmp_path / "full") as full,
         Backend(sink) as backend,
@@ -213,7 +213,7 @@ def test_a_unix_socket_with_a_full_queue_is_waited_for_and_then_given_up(tmp_pat
         assert proxy.cpu_seconds() - cpu < 0.1
 
 
-def test_a_unix_socket_that_is_not_there_is_followed_by_the_next(tmp_path: Path) -> None:
+def test_after_a_missing_unix_socket_the_next_backend_is_tried(tmp_path: Path) -> None:
     with (
         Backend(sink) as backend,
         ProxyThread(route(f"unix:{tmp_path}/none", backend.address), expected=[UNREACHABLE]) as proxy,
@@ -221,12 +221,12 @@ def test_a_unix_socket_that_is_not_there_is_followed_by_the_next(tmp_path: Path)
         assert ask(proxy.address, HELLO) == (digest(HELLO), "eof")
 
 
-# Ourselves
+# The proxy itself
 
 
-def test_a_connection_with_itself_is_no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = socket.create_server(("127.0.0.1", 0))  # until the others have theirs
-    port = taken.getsockname()[1]  # one that clients are given, for only those meet themselves
+def test_a_self_connection_does_not_count_as_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))  # held until the other servers have their ports
+    port = taken.getsockname()[1]  # from the ephemeral range, because only such a port can connect to itself
 
     class FromTheSamePort(socket.SocketType):
         def connect_ex(self, address: Any) -> int:
@@ -272,7 +272,7 @@ Addresses = list[tuple[str, int]]
 
 
 class Dns:
-    """What names stand for, instead of the system's answer."""
+    """A replacement of getaddrinfo that gives chosen answers for some names."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Callable[[], list[str]]] = {}
@@ -346,7 +346,7 @@ def test_a_name_that_fails_keeps_its_last_good_answer(dns: Dns) -> None:
         assert len(proxy.warnings) == 1
 
 
-def test_a_name_that_never_existed_hurts_its_own_route_only(dns: Dns) -> None:
+def test_a_name_that_does_not_exist_affects_only_its_own_route(dns: Dns) -> None:
     dns.answers["none.test"] = no_such_name
     with Backend(sink) as backend:
         other = Route(starting_with(b"other", name="other"), backend.address)
@@ -355,7 +355,7 @@ def test_a_name_that_never_existed_hurts_its_own_route_only(dns: Dns) -> None:
             assert ask(proxy.address, b"other") == (digest(b"other"), "eof")
 
 
-def test_a_name_that_hangs_hurts_its_own_route_only(dns: Dns) -> None:
+def test_a_name_that_hangs_affects_only_its_own_route(dns: Dns) -> None:
     go_on = threading.Event()
 
     def hang() -> list[str]:

@@ -1,4 +1,4 @@
-"""How many descriptors there are, and who may have them when they are few."""
+"""The number of free descriptors, and the connections that get them when few are free."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ SPARE: Final = 50
 
 @pytest.fixture
 def limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if this process might have 1,000."""
+    """Make this process appear to have a limit of 1,000 descriptors."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (LIMIT, LIMIT))
     monkeypatch.setattr(descriptors, "_TRUSTED", -1.0)
     monkeypatch.setattr(descriptors, "_SHARE", -1.0)
 
 
 def with_open(monkeypatch: pytest.MonkeyPatch, number: int, *, is_told: bool = True) -> None:
-    """As if this process had so many open, and the kernel told so, or had to be asked for each."""
+    """Make this process appear to have `number` open descriptors, reported by the kernel or found by
+    listing them."""
     names = [*map(str, range(number)), "the one that looks"]
     told = SimpleNamespace(st_size=number if is_told else 0)
     monkeypatch.setattr(descriptors, "os", SimpleNamespace(stat=lambda _: told, listdir=lambda _: names))
@@ -48,7 +49,7 @@ def with_open(monkeypatch: pytest.MonkeyPatch, number: int, *, is_told: bool = T
 
 @pytest.mark.usefixtures("limited")
 @pytest.mark.parametrize("is_told", [True, False], ids=["kernel", "older kernel"])
-def test_what_is_open_or_promised_is_not_lent_and_a_few_are_spared(
+def test_open_and_promised_descriptors_are_not_lent_and_a_few_are_kept_in_reserve(
     monkeypatch: pytest.MonkeyPatch, *, is_told: bool
 ) -> None:
     promised = 0
@@ -77,8 +78,9 @@ print(before, before - lender.left(200))
 
 
 @pytest.mark.parametrize("kernel", ["kernel", "older kernel"])
-def test_the_kernel_says_how_many_are_open(kernel: str) -> None:
-    # In a process where nobody else opens any: 200, but for ten that are spared, three streams, and a few.
+def test_open_descriptors_are_counted_through_the_kernel(kernel: str) -> None:
+    # In a process that opens no others: 200, less ten in reserve, the three standard streams, and a few
+    # more.
     command = [sys.executable, "-c", COUNTING, kernel]
     before, difference = map(int, subprocess.run(command, capture_output=True, check=True).stdout.split())
     assert 180 <= before <= 187
@@ -86,7 +88,7 @@ def test_the_kernel_says_how_many_are_open(kernel: str) -> None:
 
 
 @pytest.mark.usefixtures("limited")
-def test_without_any_to_look_with_none_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_descriptor_is_free_if_none_is_left_for_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> os.stat_result:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -96,9 +98,7 @@ def test_without_any_to_look_with_none_are_left(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("limited")
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES], ids=["no /proc", "a forbidden one"])
-def test_where_nobody_tells_how_many_are_open_those_that_are_lent_count(
-    code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_proc_the_lent_descriptors_are_counted(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     first_free = 30
 
     def fail(_: str) -> os.stat_result:
@@ -116,9 +116,9 @@ def test_where_nobody_tells_how_many_are_open_those_that_are_lent_count(
     lender = Descriptors(lambda: promised)
     assert lender.left(LIMIT) == LIMIT - SPARE - 30
     lender.lent, promised = 100, 50
-    first_free = 70  # below it there are 20 of the 50 that are lent and open, and 50 others
+    first_free = 70  # below 70 there are 20 of the 50 lent and open descriptors, and 50 others
     assert lender.left(LIMIT) == LIMIT - SPARE - 30 - 100
-    first_free = 95  # a few others have been opened
+    first_free = 95  # further descriptors have been opened
     assert lender.left(LIMIT) == LIMIT - SPARE - 45 - 100
     first_free = 3
     assert lender.left(LIMIT) == LIMIT - SPARE - 45 - 100
@@ -127,7 +127,7 @@ def test_where_nobody_tells_how_many_are_open_those_that_are_lent_count(
     assert lender.left(LIMIT) == 0
 
 
-def test_they_are_counted_when_few_seem_to_be_left_and_not_again_at_once(
+def test_descriptors_are_counted_when_few_seem_free_and_not_again_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lender = Descriptors(lambda: 0)
@@ -151,7 +151,7 @@ def test_they_are_counted_when_few_seem_to_be_left_and_not_again_at_once(
     assert counts == 2
 
 
-def test_what_takes_long_to_count_is_counted_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_count_is_repeated_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     stat = os.stat
 
     def slow(path: str) -> os.stat_result:
@@ -167,7 +167,7 @@ def test_what_takes_long_to_count_is_counted_seldom(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def lender() -> Descriptors:
-    """One that has what the test says."""
+    """Return a lender with as many descriptors as the test sets."""
 
     class Fixed(Descriptors):
         def left(self, wanted: int) -> int:
@@ -177,7 +177,7 @@ def lender() -> Descriptors:
     return Fixed(lambda: 0)
 
 
-def test_a_pipe_is_not_made_of_what_is_promised(lender: Descriptors) -> None:
+def test_no_pipe_is_made_of_promised_descriptors(lender: Descriptors) -> None:
     loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]
     pipes = Pipes(loop, lender)
     lender._lendable = 3
@@ -190,7 +190,9 @@ def test_a_pipe_is_not_made_of_what_is_promised(lender: Descriptors) -> None:
     assert lender.lent == 0
 
 
-def test_without_any_left_a_session_waits_for_its_next_datagram(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_free_descriptors_a_session_begins_with_a_later_datagram(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(descriptors, "_TRUSTED", -1.0)
     monkeypatch.setattr(descriptors, "_SHARE", -1.0)
     settings = quick(udp_session_timeout_ms=500)
@@ -210,10 +212,11 @@ def test_without_any_left_a_session_waits_for_its_next_datagram(monkeypatch: pyt
         assert proxy.service.descriptors.lent == 1
 
 
-def test_a_backend_that_is_being_dialled_has_its_descriptor_and_a_silent_client_none() -> None:
+def test_a_dialled_backend_has_its_descriptor_and_a_silent_client_a_promise() -> None:
     with (
         socket.create_server(("127.0.0.1", 0), backlog=0) as full,
-        socket.create_connection(full.getsockname()),  # one is all that it keeps waiting; others it ignores
+        # The queue holds one connection; the kernel ignores further ones.
+        socket.create_connection(full.getsockname()),
         ProxyThread(
             fallback=f"127.0.0.1:{full.getsockname()[1]}",
             settings=quick(connect_timeout_ms=500),
@@ -230,7 +233,7 @@ def test_a_backend_that_is_being_dialled_has_its_descriptor_and_a_silent_client_
             eventually(lambda: proxy.call(figures()) == (2, 1), "one is dialled for")
 
 
-def test_all_are_given_back() -> None:
+def test_all_descriptors_are_given_back() -> None:
     settings = quick(max_connections_per_ip=5, udp_session_timeout_ms=1000)
     with (
         Backend(echo) as backend,
@@ -257,4 +260,4 @@ def test_all_are_given_back() -> None:
         data = payload("bulk", MIB)
         clients[0].sendall(data)
         assert receive(clients[0], MIB) == data
-        # ProxyThread asserts that nothing is lent in the end.
+        # At its end ProxyThread asserts that no descriptor is still lent.

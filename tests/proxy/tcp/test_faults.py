@@ -1,4 +1,4 @@
-"""Faults of our own and of the kernel's: each ends one connection at most, and everything is let go."""
+"""Internal faults and errors of the kernel: each ends at most one connection, and everything is released."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAILED = "everything else goes on"
 
 
 def failing_once(original: Callable[..., Any], error: Exception) -> Callable[..., Any]:
-    """Raises at the first call, then does what it replaces."""
+    """Return a function that raises at its first call, and then calls the original."""
     armed = [error]
 
     def replacement(*args: Any, **kwargs: Any) -> Any:
@@ -53,7 +53,7 @@ def failing_once(original: Callable[..., Any], error: Exception) -> Callable[...
         (connection.Connection, "_follow"),
     ],
 )
-def test_a_fault_anywhere_ends_its_connection_only(
+def test_a_fault_at_any_place_ends_only_its_connection(
     owner: type, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
@@ -74,7 +74,7 @@ def test_a_fault_anywhere_ends_its_connection_only(
         assert len(proxy.warnings) == 1
 
 
-def test_a_fault_once_a_backend_that_was_waited_for_is_there_ends_its_connection_only(
+def test_a_fault_after_a_wait_for_a_backend_ends_only_its_connection(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(weld.Weld, "begin", failing_once(weld.Weld.begin, RuntimeError("a fault of ours")))
@@ -94,7 +94,7 @@ def test_a_fault_once_a_backend_that_was_waited_for_is_there_ends_its_connection
 
 
 class Scarce:
-    """An epoll that has no room for another socket, once."""
+    """An epoll that refuses to register one socket, once, for lack of room."""
 
     def __init__(self, epoll: select.epoll, after: int) -> None:
         self._epoll = epoll
@@ -111,12 +111,12 @@ class Scarce:
 
 
 @pytest.mark.parametrize("after", [0, 1])
-def test_an_epoll_that_is_full_costs_one_connection(after: int) -> None:
+def test_a_full_epoll_ends_only_one_connection(after: int) -> None:
     with Backend(echo) as backend, ProxyThread(fallback=backend.address, expected=[FAILED]) as proxy:
         proxy.service.reactor._epoll = Scarce(proxy.service.reactor._epoll, after)  # type: ignore[assignment]
         try:
             client = proxy.connect()
-        except ConnectionResetError:  # so quickly that the connect has met it
+        except ConnectionResetError:  # the reset came before the connect had returned
             assert not after
         else:
             with client:
@@ -128,7 +128,7 @@ def test_an_epoll_that_is_full_costs_one_connection(after: int) -> None:
 
 
 class Exhausted(socket.socket):
-    """A listening socket on a machine that has run out, as long as it is told to have."""
+    """A listening socket whose accept fails for lack of descriptors while its event is set."""
 
     exhausted = threading.Event()
 
@@ -150,7 +150,9 @@ def replace_listener(proxy: ProxyThread) -> None:
     one._accept = exhausted._accept
 
 
-def test_accepting_pauses_while_the_machine_has_run_out_and_goes_on_after(exhausted: threading.Event) -> None:
+def test_accepting_pauses_while_descriptors_are_exhausted_and_then_goes_on(
+    exhausted: threading.Event,
+) -> None:
     with (
         Backend(sink) as backend,
         ProxyThread(fallback=backend.address, expected=["cannot accept"]) as proxy,
@@ -181,7 +183,7 @@ def test_a_stop_while_accepting_pauses_leaves_no_timer(
 
 
 class Forgetful:
-    """An epoll that has no memory to watch one socket, as often as it is told."""
+    """An epoll that fails a given number of times to watch one socket, for lack of memory."""
 
     def __init__(self, epoll: select.epoll, fd: int, times: int) -> None:
         self._epoll = epoll
@@ -198,7 +200,7 @@ class Forgetful:
         return getattr(self._epoll, name)
 
 
-def test_a_listener_that_cannot_be_watched_again_says_so_and_comes_back(
+def test_a_listener_that_cannot_be_watched_again_is_logged_and_comes_back(
     exhausted: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "PAUSE", 0.02)
@@ -222,7 +224,7 @@ def test_a_listener_that_cannot_be_watched_again_says_so_and_comes_back(
         assert sum("Cannot allocate memory" in line for line in proxy.warnings) == 1
 
 
-def test_a_client_that_cannot_be_counted_takes_no_neighbour_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_whose_counting_fails_does_not_end_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     enter = Limits.enter
 
     def failing(limits: Limits, origin: str | None) -> str | None:
@@ -239,7 +241,7 @@ def test_a_client_that_cannot_be_counted_takes_no_neighbour_along(monkeypatch: p
         clients = []
 
         def arrive() -> None:
-            """Have all of them wait to be accepted at once."""
+            """Make all clients wait for accept at the same time."""
             for number in range(12):
                 source = "127.0.0.66" if number % 3 == 1 else None
                 clients.append(stack.enter_context(proxy.connect(source=source)))
@@ -253,11 +255,12 @@ def test_a_client_that_cannot_be_counted_takes_no_neighbour_along(monkeypatch: p
                 client.shutdown(socket.SHUT_WR)
                 assert receive_all(client) == (digest(b"?"), "eof")
         assert len(proxy.warnings) == 1
-        # They were never counted in, so that the invariant accepted == finished + refused does not hold.
+        # The four clients were never counted in, so the invariant accepted == finished + refused does not
+        # hold.
         proxy.service.counters.accepted -= 4
 
 
-def test_a_send_to_a_unix_backend_that_fails_for_want_of_memory_ends_both_sides_at_once(
+def test_a_send_to_a_unix_backend_that_lacks_memory_ends_both_sides_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[str] = []
@@ -284,10 +287,10 @@ def test_a_send_to_a_unix_backend_that_fails_for_want_of_memory_ends_both_sides_
         assert receive_all(client).end == "reset"
         assert proxy.next_end().ended == "internal error"
         backend.result()
-    assert ended == ["eof"]  # a unix socket knows no reset
+    assert ended == ["eof"]  # a unix socket has no reset
 
 
-def test_a_unix_backend_that_only_reads_no_more_is_still_heard(tmp_path: Path) -> None:
+def test_a_unix_backend_that_stops_reading_can_still_send(tmp_path: Path) -> None:
     def deaf(sock: socket.socket) -> None:
         assert sock.recv(1) == b"?"
         sock.shutdown(socket.SHUT_RD)
@@ -329,7 +332,7 @@ def test_an_end_that_cannot_be_passed_on_ends_both_sides_at_once(monkeypatch: py
 
 @pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM])
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_send_that_fails_for_want_of_memory_ends_both_sides_at_once(code: int, direction: str) -> None:
+def test_a_send_that_lacks_memory_ends_both_sides_at_once(code: int, direction: str) -> None:
     def failing(*_: object) -> int:
         raise OSError(code, "no room")
 
@@ -343,7 +346,7 @@ def test_a_send_that_fails_for_want_of_memory_ends_both_sides_at_once(code: int,
 
 
 @pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EPERM, errno.EPROTO])
-def test_a_client_that_is_gone_before_it_is_accepted_is_its_own_affair(
+def test_a_client_that_leaves_before_accept_affects_no_other(
     code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Backend(sink) as backend, ProxyThread(fallback=backend.address) as proxy:

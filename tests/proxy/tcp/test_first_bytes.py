@@ -1,4 +1,4 @@
-"""From accept to decision: what clients send first, how they spread it, and how long they take."""
+"""From accept to decision: the first bytes of clients, their pieces, and their timing."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ both_loops = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 
 HELLO = b"SSH-2.0-test\r\n"
 TIMEOUT = 0.3
-"""The peek timeout (s) where one is waited for."""
+"""The peek timeout (s) in tests that wait for it."""
 WAITING = quick(peek_timeout_ms=300)
 
 
 @both_loops
-def test_a_silent_client_goes_to_the_route_for_silent_ones_at_the_timeout(loop: LoopKind) -> None:
+def test_a_silent_client_goes_to_the_route_for_silent_clients_at_the_timeout(loop: LoopKind) -> None:
     with (
         Backend(named("server-first")) as backend,
         Backend(named("fallback")) as fallback,
@@ -54,7 +54,7 @@ def test_a_silent_client_goes_to_the_route_for_silent_ones_at_the_timeout(loop: 
         assert proxy.cpu_seconds() - cpu < 0.05
 
 
-def test_a_silent_client_goes_to_the_fallback_where_no_route_wants_it() -> None:
+def test_a_silent_client_goes_to_the_fallback_if_no_route_takes_it() -> None:
     with (
         Backend(named("fallback")) as backend,
         ProxyThread(Route(Ssh(), "127.0.0.1:1"), fallback=backend.address, settings=WAITING) as proxy,
@@ -66,7 +66,7 @@ def test_a_silent_client_goes_to_the_fallback_where_no_route_wants_it() -> None:
             assert fair_seconds_since(begun) < TIMEOUT + 1
 
 
-def test_a_silent_client_is_closed_where_nobody_wants_it() -> None:
+def test_a_silent_client_is_closed_without_a_route_and_a_fallback() -> None:
     with ProxyThread(settings=WAITING) as proxy:
         begun = time.monotonic()
         with proxy.connect() as client:
@@ -92,8 +92,8 @@ def test_a_silent_client_gets_the_whole_connect_timeout(tmp_path: Path) -> None:
         assert fair_seconds_since(begun) < 2
 
 
-def test_time_spent_waiting_for_a_silent_client_is_no_time_of_its_connect() -> None:
-    # Two connect timeouts are the budget of a connect; this peek timeout is longer than both.
+def test_the_wait_for_a_silent_client_does_not_count_as_connect_time() -> None:
+    # A connect may take two connect timeouts in all. This peek timeout is longer than both.
     settings = quick(peek_timeout_ms=1_000, connect_timeout_ms=200)
     with (
         Backend(named("fallback")) as backend,
@@ -115,7 +115,7 @@ def test_a_few_bytes_and_the_end_are_decided_at_once() -> None:
 
 
 @pytest.mark.parametrize("end", ["end", "timeout"])
-def test_when_no_more_is_waited_for_the_best_match_so_far_wins(end: str) -> None:
+def test_at_the_end_or_the_timeout_the_best_match_so_far_wins(end: str) -> None:
     with (
         Backend(named("best")) as backend,
         ProxyThread(
@@ -170,7 +170,7 @@ def test_the_timeout_is_absolute_however_the_bytes_are_spread() -> None:
             assert fair_seconds_since(begun) < TIMEOUT + 1
 
 
-def test_500_that_dribble_do_not_hurt_a_good_one() -> None:
+def test_500_clients_that_send_slowly_do_not_delay_another() -> None:
     with (
         Backend(sink) as backend,
         ProxyThread(Route(Ssh(), backend.address), settings=quick(peek_timeout_ms=900)) as proxy,
@@ -181,7 +181,7 @@ def test_500_that_dribble_do_not_hurt_a_good_one() -> None:
         times = []
         for place in range(3):
             for dribbler in dribblers:
-                with suppress(OSError):  # on a slow machine its time is up already
+                with suppress(OSError):  # on a slow machine its time may be up already
                     dribbler.sendall(HELLO[place : place + 1])
             for _ in range(10):
                 begun = time.monotonic()
@@ -209,7 +209,7 @@ def test_the_timeout_does_not_survive_into_the_weld() -> None:
 
 
 @both_loops
-def test_what_nothing_can_match_falls_back_at_once(loop: LoopKind) -> None:
+def test_bytes_that_no_route_can_match_fall_back_at_once(loop: LoopKind) -> None:
     with (
         Backend(sink) as backend,
         ProxyThread(Route(Ssh(), "127.0.0.1:1"), fallback=backend.address, loop=loop) as proxy,
@@ -225,7 +225,7 @@ def test_what_nothing_can_match_falls_back_at_once(loop: LoopKind) -> None:
 
 
 @pytest.mark.parametrize("fallback", [True, False])
-def test_1000_of_garbage_are_decided_by_their_first_bytes(*, fallback: bool) -> None:
+def test_1000_clients_with_garbage_are_decided_by_their_first_bytes(*, fallback: bool) -> None:
     with (
         Backend(sink) as backend,
         ProxyThread(Route(Ssh(), "127.0.0.1:1"), fallback=backend.address if fallback else ()) as proxy,
@@ -263,12 +263,12 @@ def test_a_hello_cut_anywhere_takes_the_same_route_with_the_same_bytes(pieces: i
 
 
 def await_read(proxy: ProxyThread, count: int) -> None:
-    """Wait until the proxy has read that many bytes of its only connection."""
+    """Wait until the proxy has read at least `count` bytes of its only connection."""
     eventually(lambda: received_so_far(proxy) >= count, f"{count} bytes are read")
 
 
 def received_so_far(proxy: ProxyThread) -> int:
-    """Bytes that the proxy has read of its only connection."""
+    """Return the number of bytes that the proxy has read of its only connection."""
     service = proxy.engine._tcp
     assert service is not None
     for connection in service.connections:
@@ -278,14 +278,14 @@ def received_so_far(proxy: ProxyThread) -> int:
 
 
 @both_loops
-def test_8_mib_right_behind_the_hello_arrive_whole(loop: LoopKind) -> None:
+def test_8_mib_directly_after_the_hello_arrive_complete(loop: LoopKind) -> None:
     data = HELLO + payload("behind", 8 * MIB)
     with Backend(sink) as backend, ProxyThread(Route(Ssh(), backend.address), loop=loop) as proxy:
         assert ask(proxy.address, data) == (digest(data), "eof")
 
 
 @pytest.mark.parametrize("end", ["shut", "open", "reset"])
-def test_what_arrives_while_the_backend_is_waited_for_is_kept_in_order(tmp_path: Path, end: str) -> None:
+def test_bytes_that_arrive_during_the_dial_are_kept_in_order(tmp_path: Path, end: str) -> None:
     data = HELLO + payload("meanwhile", 3 * MIB)
     with (
         FullUnixQueue(tmp_path / "full") as backend,
@@ -344,7 +344,7 @@ def test_a_hello_in_segments_and_records_goes_where_its_name_says(segment: int, 
         assert proxy.next_end().metadata["sni"] == "a.example"
 
 
-def test_an_identifier_that_raises_is_a_no_and_is_counted() -> None:
+def test_an_identifier_that_raises_counts_as_no() -> None:
     @define_protocol("broken", max_bytes=100, strength=Strength.EXACT)
     def broken(data: bytes) -> Identification:
         raise ZeroDivisionError(data)
@@ -367,7 +367,7 @@ class Unspeakable:
 
 
 @pytest.mark.parametrize("metadata", [None, 5, {"sni": Unspeakable()}, {"host": 5, "sni": (Unspeakable(),)}])
-def test_a_match_with_metadata_of_no_kind_costs_nobody_the_connection(metadata: Any) -> None:
+def test_a_match_with_invalid_metadata_does_not_end_the_connection(metadata: Any) -> None:
     @define_protocol("odd", max_bytes=100)
     def odd(_data: bytes) -> Identification:
         return ProtocolMatch(metadata)
@@ -378,7 +378,7 @@ def test_a_match_with_metadata_of_no_kind_costs_nobody_the_connection(metadata: 
             assert proxy.next_end().metadata == {}
 
 
-def test_need_more_up_to_the_bound_costs_no_more_than_the_bytes() -> None:
+def test_need_more_up_to_the_bound_costs_time_in_proportion_to_the_bytes() -> None:
     @define_protocol("long", max_bytes=16_384)
     def long(data: bytes) -> Identification:
         if len(data) < 16_384:

@@ -1,4 +1,4 @@
-"""Keepalive towards a backend, where the idle timeout does not end the connection before the first probe."""
+"""Keepalive probes towards a backend, unless the idle timeout ends the connection before the first probe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     ("kernel", "keeps_alive"),
     [("7200\n", False), ("600\n", True), ("3600\n", False), ("?\n", True), (None, True)],
 )
-def test_a_backend_is_probed_where_the_probe_comes_before_the_idle_timeout(
+def test_a_backend_is_probed_if_the_probe_comes_before_the_idle_timeout(
     kernel: str | None, *, keeps_alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = tmp_path / "tcp_keepalive_time"

@@ -1,4 +1,4 @@
-"""How many connections there may be, by whose limit, and what an excess costs."""
+"""The number of connections, the limit that refuses a client, and the cost of refused clients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REFUSED = "refused a connection"
 
 
-def test_the_limit_is_never_exceeded_and_one_that_leaves_makes_room_for_one() -> None:
+def test_the_limit_is_never_exceeded_and_each_leaving_client_makes_room_for_one() -> None:
     inside, most = 0, 0
     lock = threading.Lock()
 
@@ -70,7 +70,7 @@ def test_the_limit_is_never_exceeded_and_one_that_leaves_makes_room_for_one() ->
             assert visit(0)
 
 
-def test_the_limit_for_one_address_is_no_others() -> None:
+def test_the_limit_of_one_address_does_not_affect_others() -> None:
     settings = quick(max_connections_per_ip=3)
     with (
         Backend(named("in")) as backend,
@@ -88,7 +88,7 @@ def test_the_limit_for_one_address_is_no_others() -> None:
 
 
 @pytest.mark.needs_ipv6
-def test_an_ipv4_address_counts_as_itself_on_an_ipv6_listener() -> None:
+def test_an_ipv4_client_of_an_ipv6_listener_counts_by_its_ipv4_address() -> None:
     settings = quick(max_connections_per_ip=2)
     with (
         Backend(named("in")) as backend,
@@ -122,12 +122,13 @@ def test_a_flood_of_refused_connections_is_cheap_and_quiet() -> None:
         assert (proxy.cpu_seconds() - cpu) / 3000 < 0.0005
         assert proxy.counters.refused == 3000
         assert backend.accepted == 1
-        assert 1 <= len(proxy.warnings) <= 1 + (time.monotonic() - begun) // 10  # a line in ten seconds
+        # At most one line in ten seconds.
+        assert 1 <= len(proxy.warnings) <= 1 + (time.monotonic() - begun) // 10
         client.sendall(b"!")
         assert client.recv(1) == b"!"
 
 
-def test_10_000_that_connect_and_leave_are_counted_exactly_and_not_mentioned() -> None:
+def test_10_000_clients_that_connect_and_leave_are_counted_and_not_logged() -> None:
     with ProxyThread(fallback="127.0.0.1:1") as proxy:
         for _ in range(10_000):
             socket.create_connection(proxy.address).close()
@@ -138,7 +139,7 @@ def test_10_000_that_connect_and_leave_are_counted_exactly_and_not_mentioned() -
 
 
 class Child:
-    """A proxy in a process of its own; see child.py."""
+    """A proxy in a process of its own (child.py)."""
 
     def __init__(self, fallback: str, *, descriptors: int | None = None, **settings: int) -> None:
         settings = {"max_connections": 1_000_000, "max_connections_per_ip": 1_000_000, **settings}
@@ -164,17 +165,17 @@ class Child:
 
     @property
     def descriptors(self) -> int:
-        """How many it has open; it has none left to find out by itself."""
+        """The number of its open descriptors, counted here, because it may have none left to count with."""
         return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
 
     @property
     def lowest_free(self) -> int:
-        """The number that the next one would have."""
+        """The number that its next descriptor would have."""
         taken = {int(path.name) for path in Path(f"/proc/{self._process.pid}/fd").iterdir()}
         return min(set(range(len(taken) + 1)) - taken)
 
     def limit_descriptors(self, number: int) -> None:
-        """Change how many it may have."""
+        """Change its limit of descriptors."""
         _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (number, hard))
 
@@ -192,7 +193,7 @@ class Child:
         return self.figures()["cpu"] - before
 
     def stop(self) -> str:
-        """End it; what it has logged."""
+        """Stop the process, and return its log."""
         _, logged = self._process.communicate(timeout=PATIENCE)
         assert self._process.returncode == 0, logged
         return logged
@@ -205,7 +206,7 @@ def test_without_free_descriptors_clients_wait_and_are_served_later() -> None:
     ):
         with ExitStack() as stack:
             held = []
-            # Each takes two descriptors of the proxy: at most 40 can be in at once.
+            # Each client takes two descriptors of the proxy, so at most 40 clients are in at once.
             for _ in range(20):
                 client = stack.enter_context(connect(child.address))
                 client.sendall(b"?")
@@ -230,16 +231,16 @@ def test_without_free_descriptors_clients_wait_and_are_served_later() -> None:
 
 @pytest.fixture
 def many_descriptors() -> Iterator[int]:
-    """As many as this process may have."""
+    """Raise the limit of descriptors of this process to the hard limit, and yield it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_idle_connections_cost_an_active_one_nothing(many_descriptors: int) -> None:
+def test_idle_connections_cost_an_active_connection_nothing(many_descriptors: int) -> None:
     count = min(10_000, (many_descriptors - 500) // 2)
-    assert count >= 1500, "needs a higher hard limit of descriptors"
+    assert count >= 1500, "this test needs a higher hard limit of descriptors"
     with Backend(echo) as backend, Child(backend.address) as child:
         alone = cpu_for_exchanges(child)
     with (
@@ -261,7 +262,8 @@ def test_idle_connections_cost_an_active_one_nothing(many_descriptors: int) -> N
             taker.join(PATIENCE)
         eventually(lambda: child.figures()["active"] == 0, "all have left")
         assert child.descriptors < 50
-        # Caches and a busy machine cost something; a cost per connection would make it thousands.
+        # Caches and a busy machine cost something. A cost per connection would multiply the time by
+        # thousands.
         assert among_many < 5 * alone + 0.1
         assert child.stop() == ""
 
@@ -272,7 +274,7 @@ def echo_one(server: socket.socket) -> Any:
 
 
 def cpu_for_exchanges(child: Child) -> float:
-    """Processor time for 2,000 questions and answers."""
+    """Return the processor time of 2,000 exchanges."""
     with connect(child.address) as client:
         before = child.figures()["cpu"]
         for _ in range(2000):
@@ -281,13 +283,13 @@ def cpu_for_exchanges(child: Child) -> float:
         return child.figures()["cpu"] - before
 
 
-def test_who_is_accepted_reaches_a_backend_while_others_wait_for_descriptors() -> None:
+def test_accepted_clients_reach_a_backend_while_others_wait_for_descriptors() -> None:
     with Backend(echo) as backend, Child(backend.address, descriptors=60, peek_timeout_ms=60_000) as child:
         with ExitStack() as stack:
-            # None of them says a word, so the proxy could accept twice as many as it can have backends for.
+            # No client sends a byte, so the proxy could accept twice as many as it can have backends for.
             silent = [stack.enter_context(connect(child.address)) for _ in range(100)]
             eventually(lambda: child.figures()["accepted"] > 10, "as many are in as may be")
-            time.sleep(0.3)  # time for more to come in, which must not
+            time.sleep(0.3)  # time in which further clients could come in, and must not
             inside = int(child.figures()["active"])
             for_clients = 60 - (child.descriptors - inside)
             assert (for_clients - 3) // 2 - 1 <= inside <= for_clients // 2
@@ -304,7 +306,7 @@ def test_who_is_accepted_reaches_a_backend_while_others_wait_for_descriptors() -
         assert "cannot accept: Too many open files" in child.stop()
 
 
-def test_what_waits_for_a_descriptor_is_given_up_at_the_connect_timeout() -> None:
+def test_a_dial_that_waits_for_a_descriptor_is_given_up_at_the_connect_timeout() -> None:
     settings = {"connect_timeout_ms": 300, "peek_timeout_ms": 60_000}
     with Backend(sink) as backend, Child(backend.address, descriptors=40, **settings) as child:
         with connect(child.address) as silent:

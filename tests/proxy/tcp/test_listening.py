@@ -1,4 +1,4 @@
-"""Where clients come in: IPv4, IPv6, both, several addresses, and addresses that cannot be had."""
+"""The addresses of listeners: IPv4, IPv6, both, several, and addresses that cannot be bound."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ DATA = payload("listening", MIB)
         ("0.0.0.0", "127.0.0.1"),
     ],
 )
-def test_any_family_reaches_any_family(bind: str, reached: str, backend_host: str) -> None:
+def test_clients_of_any_family_reach_backends_of_any_family(
+    bind: str, reached: str, backend_host: str
+) -> None:
     with (
         Backend(sink, host=backend_host) as backend,
         ProxyThread(host=bind, fallback=backend.address) as proxy,
@@ -36,7 +38,7 @@ def test_any_family_reaches_any_family(bind: str, reached: str, backend_host: st
         assert client.startswith("[::1]:" if reached == "::1" else "127.0.0.1:")
 
 
-def test_a_name_is_listened_on_at_all_its_addresses_on_one_port() -> None:
+def test_a_name_is_bound_at_all_its_addresses_on_one_port() -> None:
     with Backend(sink) as backend, ProxyThread(host="localhost", fallback=backend.address) as proxy:
         assert {int(one.rpartition(":")[2]) for one in proxy.addresses} == {proxy.port}
         for address in proxy.addresses:
@@ -59,7 +61,7 @@ def test_further_addresses_can_be_added_while_it_serves() -> None:
         ("a" * 300, "is not an address of this machine"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_an_error_and_nothing_else_stops(host: str, why: str) -> None:
+def test_an_address_that_cannot_be_bound_is_an_error_and_stops_nothing_else(host: str, why: str) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         Backend(sink) as backend,

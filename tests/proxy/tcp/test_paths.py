@@ -1,4 +1,4 @@
-"""Which path bytes take, how much of them a turn moves, and that no path mixes them up."""
+"""The paths of bytes: the choice of a path, the bytes that a turn moves, and no mixing of connections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.welds import welded
 
 def test_one_turn_moves_no_more_than_its_share() -> None:
     class Endless:
-        """A socket that always has more and always takes all."""
+        """A socket that always has more bytes and always takes all bytes."""
 
         family = socket.AF_INET
 
@@ -36,7 +36,7 @@ def test_one_turn_moves_no_more_than_its_share() -> None:
             return len(data)
 
         def setsockopt(self, _level: int, _option: int, _value: bytes) -> None:
-            """Take any."""
+            """Accept any option."""
 
     loop = asyncio.new_event_loop()
     reactor = Reactor(loop)
@@ -70,7 +70,7 @@ def test_one_turn_of_a_pipe_moves_no_more_than_its_share() -> None:
 
 
 def test_bytes_behind_an_urgent_byte_arrive_before_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a source that was reset, splice tells at the mark already (tcp_splice_read)."""
+    """If the source was reset, splice raises already at the mark of an urgent byte (tcp_splice_read)."""
 
     def at_the_mark(*_: object, **__: object) -> int:
         raise ConnectionResetError
@@ -97,7 +97,8 @@ def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
         return os.splice(*args, **keywords)
 
     monkeypatch.setattr(weld_module, "splice", counting)
-    # One full read will do: how many there are in a turn depends on how quickly the other end sends.
+    # One full read is enough, because the number of full reads in a turn depends on the speed of the other
+    # end.
     monkeypatch.setattr(weld_module, "_READS_BEFORE_SPLICE", 0)
     if path == "copy":
         monkeypatch.setattr(Pipes, "borrow", lambda _: None)
@@ -120,11 +121,11 @@ def test_a_bulk_transfer_goes_through_a_pipe_if_there_is_one(
     ("path", "source", "is_unpaced"),
     [
         ("splice", "127.0.0.1", True),
-        ("splice", "127.0.0.2", False),  # whose that is nobody knows
+        ("splice", "127.0.0.2", False),  # the owner of this address is unknown
         ("copy", "127.0.0.1", False),
     ],
 )
-def test_what_goes_through_a_pipe_to_this_machine_is_not_paced(
+def test_bytes_through_a_pipe_to_this_machine_are_not_paced(
     path: str, source: str, *, is_unpaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weld_module, "_READS_BEFORE_SPLICE", 0)
@@ -155,8 +156,9 @@ def congestion_control(sock: socket.socket) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.timeout(480)
-def test_a_pipe_that_still_holds_bytes_when_its_connection_dies_is_nobody_elses() -> None:
-    """10,000 connections with payloads of their own, many of which are reset while they are in the pipe."""
+def test_a_pipe_with_bytes_of_a_dead_connection_is_not_used_again() -> None:
+    """Run 10,000 connections with different payloads, many of which are reset while their bytes are in the
+    pipe."""
     random = Random(7)  # noqa: S311 - test data
     size = 4 * MIB
 

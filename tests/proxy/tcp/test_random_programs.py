@@ -1,4 +1,4 @@
-"""Whatever both ends do and in whatever order: nothing is lost, added, mixed up or left hanging."""
+"""Random actions of both ends: no byte is lost, added or mixed up, and no connection hangs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ pytestmark = pytest.mark.usefixtures("data_path")
 
 PROGRAMS: Final = 150
 SEED: Final = int(os.environ.get("RANDOM_PROGRAMS_SEED", "20251122"))
-"""The programs are the same every time, unless this is set to look for others."""
+"""The seed of all programs, always the same unless RANDOM_PROGRAMS_SEED asks for other programs."""
 
 Ending = Literal["shut", "close", "reset"]
 
 
 @dataclass(frozen=True)
 class Program:
-    """What one end does: chunks (bytes) with pauses (ms) between them, reading meanwhile, and an ending."""
+    """The behaviour of one end: it sends chunks (bytes) with pauses (ms) between them, reads meanwhile, and
+    ends."""
 
     name: str
     chunks: tuple[int, ...]
@@ -59,7 +60,7 @@ class Program:
         )
 
     def run(self, sock: socket.socket) -> Received:
-        """Do it; what was received meanwhile."""
+        """Run the program, and return the bytes received meanwhile."""
         received: list[Received] = []
         reader = threading.Thread(target=lambda: received.append(self._read(sock)))
         reader.start()
@@ -81,8 +82,9 @@ class Program:
         if self.ending == "shut":
             sock.close()
         else:
-            # As if it were closed with bytes unread. After SHUT_RDWR nobody opens a full receive window, so
-            # for a minute (FIN-WAIT-2) the proxy could neither send the rest nor learn that nobody wants it.
+            # This acts like a close with unread bytes. After SHUT_RDWR nobody would open a full receive
+            # window. For a minute (FIN-WAIT-2) the proxy could then neither send the rest nor learn that
+            # nobody reads it.
             reset(sock)
         return received[0]
 
@@ -95,20 +97,20 @@ class Program:
 
 @pytest.mark.parametrize("loop", ["uvloop", pytest.param("asyncio", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["tcp", "unix"])
-def test_what_is_received_is_what_was_sent(
+def test_each_end_receives_the_bytes_that_the_other_sent(
     family: str, loop: LoopKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A client that has closed while its receive buffer was full neither takes bytes nor resets any more.
+    # A client that has closed with a full receive buffer neither takes bytes nor resets.
     monkeypatch.setattr(weld, "_RESET_PATIENCE", 2.0)
     programs: queue.SimpleQueue[Program] = queue.SimpleQueue()
 
     def backend_end(sock: socket.socket) -> Received:
         return programs.get().run(sock)
 
-    print(f"seed {SEED}")  # noqa: T201 - shown if it fails
+    print(f"seed {SEED}")  # noqa: T201 - shown if the test fails
     with (
         Backend(backend_end, path=tmp_path / "backend" if family == "unix" else None) as backend,
-        # A unix backend that leaves at once breaks the very first send.
+        # A unix backend that leaves at once makes the very first send fail.
         ProxyThread(fallback=backend.address, expected=["Broken pipe", "reset by peer"], loop=loop) as proxy,
     ):
         for number in range(PROGRAMS):

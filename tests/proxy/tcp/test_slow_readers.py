@@ -1,4 +1,4 @@
-"""How much memory of the kernel a client holds that does not read what it has asked for."""
+"""The kernel memory held by a client that does not read the bytes it has asked for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def endless(sock: socket.socket) -> None:
 
 
 def held(port: int, backend: int) -> int:
-    """Bytes of the kernel that the sockets of the proxy hold, those to its clients and to its backend."""
+    """Return the kernel memory (bytes) of the proxy's sockets to its clients and to its backend."""
     command = [require_program("ss"), "-tmnH", f"( sport = :{port} or dport = :{backend} )"]
     text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     return sum(int(received) + int(sent) for received, sent in re.findall(r"skmem:\(r(\d+),.*?,w(\d+)", text))
@@ -43,7 +43,7 @@ def readings(port: int, backend: int) -> Iterator[int]:
 
 
 def held_when_nothing_moves(proxy: ProxyThread, backend: Backend, *, read: int) -> int:
-    """Bytes of the kernel that each of some clients holds that stop after they have read as many bytes."""
+    """Return the kernel memory (bytes) per client, when clients stop after having read so many bytes."""
     with ExitStack() as stack:
         clients = [stack.enter_context(closing(connect(proxy.address))) for _ in range(CLIENTS)]
         for client in clients:
@@ -59,7 +59,7 @@ def test_a_client_that_reads_nothing_holds_little_memory() -> None:
         assert held_when_nothing_moves(proxy, backend, read=0) < 2 * MIB
 
 
-def test_a_bound_holds_for_a_client_that_has_read_fast() -> None:
+def test_the_bound_holds_for_a_client_that_read_fast_at_first() -> None:
     settings = quick(backend_buffer_size=MIB // 4)
     with Backend(endless) as backend, ProxyThread(fallback=backend.address, settings=settings) as proxy:
         assert held_when_nothing_moves(proxy, backend, read=8 * MIB) < 3 * MIB

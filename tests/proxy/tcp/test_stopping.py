@@ -1,4 +1,4 @@
-"""Drain: what is open may finish, what takes too long is cut, and impatience is heard."""
+"""Drain: open connections may finish, slow ones are cut, and a second stop ends the wait."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ CUT = "stopped with 1 connections"
 
 
 def await_closed(proxy: ProxyThread) -> None:
-    """Wait until nobody listens any more."""
+    """Wait until no listener is left."""
     service = proxy.service
     eventually(lambda: not service.listeners, "closed")
-    # The sockets are closed a turn later.
+    # The sockets are closed one turn of the loop later.
     proxy.call(asyncio.sleep(0.01))
     with socket.socket(socket.AF_INET6 if ":" in proxy.address[0] else socket.AF_INET) as sock:
         assert sock.connect_ex(proxy.address) != 0
 
 
 @both_loops
-def test_transfers_finish_while_nobody_new_is_accepted(loop: LoopKind) -> None:
+def test_transfers_finish_while_no_new_client_is_accepted(loop: LoopKind) -> None:
     data = payload("down", 16 * MIB)
     with (
         Backend(source(data)) as backend,
@@ -56,7 +56,9 @@ def test_transfers_finish_while_nobody_new_is_accepted(loop: LoopKind) -> None:
 
 @both_loops
 @pytest.mark.backend_resets
-def test_what_outlives_the_drain_timeout_is_reset_on_both_sides_and_counted(loop: LoopKind) -> None:
+def test_connections_that_outlive_the_drain_timeout_are_reset_on_both_sides_and_counted(
+    loop: LoopKind,
+) -> None:
     with (
         Backend(receive_all) as backend,
         ProxyThread(fallback=backend.address, expected=[CUT], loop=loop) as proxy,
@@ -130,7 +132,7 @@ def test_clients_that_had_connected_before_the_stop_are_served() -> None:
 
 
 @pytest.mark.parametrize("kind", ["silent", "hanging", "full", "half-closed", "reset pending"])
-def test_a_stop_at_once_lets_go_of_everything_in_whatever_state(kind: str, tmp_path: Path) -> None:
+def test_an_immediate_stop_releases_everything_in_any_state(kind: str, tmp_path: Path) -> None:
     def stall(sock: socket.socket) -> None:
         sock.recv(1)
         if kind == "reset pending":
@@ -161,7 +163,7 @@ def test_a_stop_at_once_lets_go_of_everything_in_whatever_state(kind: str, tmp_p
             over.set()
 
 
-def test_an_engine_serves_once() -> None:
+def test_an_engine_can_serve_only_once() -> None:
     with ProxyThread() as proxy:
         proxy.call(proxy.engine.stop(0))
         with pytest.raises(RuntimeError, match="make a new one"):
@@ -170,8 +172,8 @@ def test_an_engine_serves_once() -> None:
 
 
 async def listening_twice(engine: Refractium) -> None:
-    """Until what was started last serves as well; a stop before that is another matter."""
-    while len(engine.status_now().listeners) < 2:  # noqa: ASYNC110 - nothing tells of it
+    """Wait until two listeners serve. A stop before that is the subject of another test."""
+    while len(engine.status_now().listeners) < 2:  # noqa: ASYNC110 - no event tells of it
         await asyncio.sleep(0.01)
 
 

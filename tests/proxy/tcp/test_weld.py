@@ -1,4 +1,4 @@
-"""Client and backend, joined, behave as if directly connected: ends, resets, backpressure."""
+"""Client and backend behave as if directly connected: ends, resets and backpressure."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_clients_reset_during_an_upload_reaches_the_backend_within_100_ms(loop
 
 @pytest.mark.parametrize("who", ["client", "backend"])
 @pytest.mark.backend_resets
-def test_a_reset_by_one_that_has_ended_its_side_before_reaches_the_silent_other(who: str) -> None:
+def test_a_reset_after_a_half_close_reaches_the_silent_other_side(who: str) -> None:
     ended, go_on = threading.Event(), threading.Event()
 
     def end_then_reset(sock: socket.socket) -> str:
@@ -194,7 +194,7 @@ def receive_error(sock: socket.socket) -> str:
     return "reset" if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) else "end"
 
 
-def test_half_closed_and_then_silent_is_ended_at_the_idle_timeout() -> None:
+def test_a_half_closed_silent_connection_ends_at_the_idle_timeout() -> None:
     settings = quick(idle_timeout_ms=1_000)
     with (
         Backend(receive_all) as backend,
@@ -216,7 +216,7 @@ def test_half_closed_and_then_silent_is_ended_at_the_idle_timeout() -> None:
 
 
 def wait_for_end(sock: socket.socket) -> str:
-    """Read until the client has ended its side, then wait for more to happen."""
+    """Read until the client has ended its side, then wait for further events."""
     while sock.recv(MIB):
         pass
     return receive_error(sock)
@@ -226,7 +226,7 @@ def test_activity_either_way_postpones_the_idle_timeout() -> None:
     seconds = 0.8
     settings = quick(idle_timeout_ms=int(seconds * 1000))
     with Backend(echo) as backend, ProxyThread(fallback=backend.address, settings=settings) as proxy:
-        # A busy machine may let this thread sleep longer than the timeout, which shows nothing.
+        # On a busy machine this thread may sleep longer than the timeout; such a run proves nothing.
         for _ in range(10):
             with proxy.connect() as client:
                 if stay_active(client, 1.5 * seconds) < seconds:
@@ -236,7 +236,8 @@ def test_activity_either_way_postpones_the_idle_timeout() -> None:
 
 
 def stay_active(client: socket.socket, seconds: float) -> float:
-    """Send a byte now and then; return the longest time (s) between two, at whose end a reset is accepted."""
+    """Send a byte now and then. Return the longest time (s) between two bytes; a reset after that time is
+    accepted."""
     begun = last = time.monotonic()
     longest = 0.0
     while last - begun < seconds:
@@ -254,7 +255,7 @@ def stay_active(client: socket.socket, seconds: float) -> float:
     return longest
 
 
-def test_each_of_many_is_ended_at_its_own_idle_timeout() -> None:
+def test_each_of_many_connections_ends_at_its_own_idle_timeout() -> None:
     settings = quick(idle_timeout_ms=600)
     with (
         Backend(echo) as backend,
@@ -267,14 +268,14 @@ def test_each_of_many_is_ended_at_its_own_idle_timeout() -> None:
         early.sendall(b"?")
         assert receive(early, 2) == b"??"
         port, begun = early.getsockname()[1], time.monotonic()
-        while not select.select([early], [], [], 0.01)[0]:  # while others keep coming
+        while not select.select([early], [], [], 0.01)[0]:  # while other clients keep coming
             assert time.monotonic() - begun < PATIENCE
             others.enter_context(proxy.connect()).sendall(b"?")
         assert receive_all(early).end == "reset"
-        assert proxy.next_end().client.endswith(f":{port}")  # before all who came later
+        assert proxy.next_end().client.endswith(f":{port}")  # it ended before all later clients
 
 
-def test_slow_readers_cost_bounded_memory_and_no_time() -> None:
+def test_slow_readers_cost_bounded_memory_and_no_processor_time() -> None:
     data = payload("slow", 8 * MIB)
     with (
         Backend(source(data)) as backend,
@@ -321,7 +322,7 @@ def test_a_bulk_stream_does_not_starve_the_others() -> None:
         taken = threading.Event()
 
         def drink() -> None:
-            with contextlib.suppress(OSError):  # once it is over, the backend closes as it likes
+            with contextlib.suppress(OSError):  # after the test the backend may close in any way
                 while not stop.is_set() and drinker.recv(MIB):
                     taken.set()
 
@@ -338,8 +339,9 @@ def test_a_bulk_stream_does_not_starve_the_others() -> None:
         assert sorted(times)[25] < 0.1
 
 
-def test_an_urgent_byte_in_bulk_does_not_hide_what_follows() -> None:
-    """The kernel's splice says 0 at the mark of an urgent byte, as it does at the end (tcp_splice_read)."""
+def test_an_urgent_byte_in_bulk_does_not_hide_the_bytes_after_it() -> None:
+    """At the mark of an urgent byte, the kernel's splice returns 0, as it does at the end
+    (tcp_splice_read)."""
     bulk, tail = payload("bulk", 2 * MIB), payload("tail", 200_000)
 
     def take_slowly(sock: socket.socket) -> Received:
@@ -363,7 +365,7 @@ def test_an_urgent_byte_in_bulk_does_not_hide_what_follows() -> None:
                 assert received.data == bulk + b"!" + tail
 
 
-def test_urgent_data_holds_nothing_up() -> None:
+def test_urgent_data_delays_no_other_byte() -> None:
     held, go_on = threading.Event(), threading.Event()
 
     async def hold() -> None:
@@ -390,7 +392,7 @@ def test_urgent_data_holds_nothing_up() -> None:
 
 
 def test_an_urgent_byte_of_a_backend_arrives_in_its_place() -> None:
-    """Unix sockets have urgent bytes as well, since Linux 5.15; without SO_OOBINLINE recv leaves them out."""
+    """Unix sockets have had urgent bytes since Linux 5.15; without SO_OOBINLINE, recv leaves them out."""
 
     def answer(sock: socket.socket) -> None:
         assert receive_all(sock) == (b"?", "eof")
@@ -402,12 +404,12 @@ def test_an_urgent_byte_of_a_backend_arrives_in_its_place() -> None:
         assert ask(proxy.address, b"?") == (b"before!after", "eof")
 
 
-def test_a_small_piece_does_not_wait_for_the_one_before_to_be_acknowledged() -> None:
+def test_a_small_piece_does_not_wait_for_the_acknowledgement_of_the_one_before() -> None:
     with welded() as (weld, far_client, far_backend, run):
         weld.begin(b"", 0, client_ended=False)
         far_client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for number in range(1, 9):
-            far_backend.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # acknowledge late
+            far_backend.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # delays acknowledgements
             far_client.sendall(b"p")
             weld.up.on_event(reactor.IN)
             assert len(far_backend.recv(9, socket.MSG_DONTWAIT | socket.MSG_PEEK)) == number
@@ -418,7 +420,7 @@ def test_a_small_piece_does_not_wait_for_the_one_before_to_be_acknowledged() -> 
 
 
 def announced(flow: Flow) -> None:
-    """Tell a flow of bytes and of the end behind them, as the epoll does where both have come."""
+    """Report bytes and the end behind them to a flow, as the epoll does when both have arrived."""
     flow.on_event(reactor.IN | reactor.RDHUP)
 
 
@@ -435,11 +437,11 @@ def test_the_last_bytes_go_out_with_the_end() -> None:
         assert run() == "closed"
 
 
-def test_what_was_to_go_out_with_the_end_does_not_wait_for_it() -> None:
+def test_bytes_announced_together_with_an_end_do_not_wait_for_the_end() -> None:
     with welded() as (weld, far_client, far_backend, run):
         weld.begin(b"", 0, client_ended=False)
         far_backend.sendall(b"not the last words")
-        announced(weld.down)  # which it is not: to be told of an end that is far off must cost no time
+        announced(weld.down)  # the announced end has not come; the bytes must not wait for it
         far_client.settimeout(0.1)
         assert receive(far_client, 18) == b"not the last words"
         far_backend.close()
@@ -447,7 +449,7 @@ def test_what_was_to_go_out_with_the_end_does_not_wait_for_it() -> None:
         assert run() == "closed"
 
 
-def test_what_was_to_go_out_with_the_end_goes_out_before_a_reset() -> None:
+def test_bytes_announced_together_with_an_end_go_out_before_a_reset() -> None:
     with welded() as (weld, far_client, far_backend, run):
         weld.begin(b"", 0, client_ended=False)
         far_backend.sendall(b"last words")
@@ -457,13 +459,13 @@ def test_what_was_to_go_out_with_the_end_goes_out_before_a_reset() -> None:
         assert receive_all(far_client) == (b"last words", "reset")
 
 
-def test_a_reset_that_a_send_learns_of_is_a_reset_all_the_same() -> None:
+def test_a_reset_first_seen_by_a_send_is_passed_on_as_a_reset() -> None:
     with welded() as (weld, far_client, far_backend, run):
         weld.begin(b"", 0, client_ended=False)
         far_backend.sendall(b"last words")
         reset(far_backend)
         far_client.sendall(b"?")
-        # The kernel tells of a reset once, and here a send is first to hear of it.
+        # The kernel reports a reset once, and here a send gets it.
         weld.up.run()
         assert run() == "backend reset"
         assert receive_all(far_client) == (b"last words", "reset")
@@ -471,7 +473,7 @@ def test_a_reset_that_a_send_learns_of_is_a_reset_all_the_same() -> None:
 
 @pytest.mark.parametrize("client", ["has ended", "is silent"])
 @pytest.mark.parametrize("sent", [0, 1000])
-def test_first_bytes_that_the_backend_does_not_take_at_once_follow_later(sent: int, client: str) -> None:
+def test_first_bytes_that_the_backend_does_not_take_at_once_are_sent_later(sent: int, client: str) -> None:
     data = payload("first", 16 * MIB)
 
     def take() -> bytes:
@@ -490,7 +492,7 @@ def test_first_bytes_that_the_backend_does_not_take_at_once_follow_later(sent: i
         assert receive_all(far_client) == (b"bye", "eof")
 
 
-def test_the_end_of_one_connection_is_nobody_elses() -> None:
+def test_the_end_of_one_connection_does_not_affect_another() -> None:
     def misbehave(sock: socket.socket) -> None:
         sock.recv(1)
         reset(sock)
@@ -510,7 +512,7 @@ def test_the_end_of_one_connection_is_nobody_elses() -> None:
             assert receive(client, len(data) - 1) == data[1:]
 
 
-def test_a_backend_may_speak_first_once_it_is_reached() -> None:
+def test_a_backend_may_send_first_once_it_is_reached() -> None:
     with (
         Backend(named("one")) as backend,
         ProxyThread(fallback=backend.address) as proxy,
@@ -521,16 +523,16 @@ def test_a_backend_may_speak_first_once_it_is_reached() -> None:
 
 
 def unsent(sock: socket.socket) -> int:
-    """Bytes that the peer's kernel has not taken."""
+    """Return the number of bytes that the peer's kernel has not taken."""
     (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(count)
 
 
 def segments(sock: socket.socket) -> int:
-    """How many segments have come."""
+    """Return the number of segments that a socket has received."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGS_IN + 4)
     return int.from_bytes(info[_SEGS_IN:], sys.byteorder)
 
 
 _SEGS_IN = 140
-"""Where tcpi_segs_in is in struct tcp_info (linux/tcp.h)."""
+"""The offset of tcpi_segs_in in struct tcp_info (linux/tcp.h)."""

@@ -1,4 +1,4 @@
-"""UDP with real programs at both ends: dnsperf and dnsmasq, QUIC, and a flow that is never answered."""
+"""UDP with real programs at both ends: dnsperf and dnsmasq, QUIC, and a flow without any answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def dnsmasq() -> Iterator[str]:
-    """A real DNS server that knows one name; gives its address."""
+    """Run a real DNS server that knows one name, and yield its address."""
     port = free_port()
     program = subprocess.Popen(
         [
@@ -79,7 +79,7 @@ def test_dnsperf_to_dnsmasq_loses_no_query(tmp_path: Path) -> None:
 
 
 def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer a stream with what came on it, twice."""
+    """Read a stream to its end, and send the bytes back twice."""
 
     async def answer() -> None:
         writer.write(await reader.read() * 2)
@@ -121,7 +121,7 @@ def test_quic_passes_by_the_fallback(tmp_path: Path) -> None:
 
 
 def test_a_flow_that_is_never_answered_passes() -> None:
-    ntp = b"\x23" + bytes(47)  # a client's request of version 4 (RFC 5905 section 7.3)
+    ntp = b"\x23" + bytes(47)  # a request of a client, version 4 (RFC 5905 section 7.3)
     settings = quick(udp_session_timeout_ms=300)
     with (
         UdpBackend(lambda _: []) as sink,
@@ -135,7 +135,7 @@ def test_a_flow_that_is_never_answered_passes() -> None:
         assert dns.seen == 0
 
 
-def test_dns_through_the_proxy_is_what_it_is_without() -> None:
+def test_dns_answers_through_the_proxy_equal_direct_answers() -> None:
     query = bytes.fromhex("5265010000010000000000000561736b6564056b6e6f776e076578616d706c650000010001")
     with dnsmasq() as backend:
         host, _, port = backend.rpartition(":")

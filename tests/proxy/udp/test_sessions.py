@@ -1,4 +1,4 @@
-"""Sessions: datagrams of one client go one way, intact, until there is silence."""
+"""UDP sessions: all datagrams of one client go the same way, intact, until the session is silent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.proxy import ProxyThread, eventually, quick
 on_every_path = pytest.mark.usefixtures("data_path")
 
 SHORT = 500
-"""Milliseconds of silence that end a session where a test waits for that."""
+"""Milliseconds of silence that end a session in tests that wait for it."""
 
 
 def datagrams_with(magic: bytes, name: str = "magic") -> Protocol:
@@ -94,7 +94,7 @@ def test_datagrams_of_any_size_pass_both_ways(bind: str, asked: str, size: int) 
 
 
 @on_every_path
-def test_a_backend_may_say_nothing_and_much_unasked() -> None:
+def test_a_backend_may_answer_nothing_or_send_many_unasked_datagrams() -> None:
     largest = payload("largest", 65_507)
     settings = quick(udp_session_timeout_ms=SHORT)
     with (
@@ -117,7 +117,7 @@ def test_ipv6_clients_and_backends(front: str, back: str) -> None:
 
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
-def test_answers_leave_from_the_address_that_was_asked(wildcard: str) -> None:
+def test_answers_leave_from_the_address_to_which_the_client_wrote(wildcard: str) -> None:
     settings = quick(udp_session_timeout_ms=SHORT)
     with (
         UdpBackend(echo) as backend,
@@ -125,11 +125,11 @@ def test_answers_leave_from_the_address_that_was_asked(wildcard: str) -> None:
     ):
         asked = ["127.0.0.1", "127.0.0.2", "127.0.0.77"] + ["::1"] * (wildcard == "::")
         for host in asked:
-            # A connected client takes an answer from the address that it has asked and from no other.
+            # A connected client takes an answer only from the address to which it wrote.
             assert ask((host, proxy.port), host.encode()) == host.encode()
 
 
-def test_one_client_that_asks_two_addresses_has_two_sessions() -> None:
+def test_a_client_that_writes_to_two_addresses_has_two_sessions() -> None:
     settings = quick(udp_session_timeout_ms=SHORT)
     with (
         UdpBackend(echo) as backend,
@@ -156,7 +156,7 @@ def test_one_way_traffic_either_way_keeps_a_session_and_silence_ends_it(pushing:
         sock.send(b"first")
         eventually(lambda: backend.seen == 1, "the first datagram")
         beats = threading.Event()
-        for beat in range(8):  # 1.6 s in all: more than the timeout
+        for beat in range(8):  # 1.6 s in total, longer than the timeout
             assert not beats.wait(0.2)
             if pushing:
                 backend.push(b"%d" % beat)
@@ -184,7 +184,7 @@ def test_a_session_that_was_never_answered_ends_sooner() -> None:
         assert first.seconds < second.seconds
 
 
-def test_a_flood_that_nobody_answers_keeps_neither_sessions_nor_connections_out() -> None:
+def test_a_flood_without_answers_blocks_neither_sessions_nor_connections() -> None:
     def answer(datagram: bytes) -> list[bytes]:
         return [datagram] if datagram.startswith(b"?") else []
 
@@ -211,7 +211,7 @@ def test_a_flood_that_nobody_answers_keeps_neither_sessions_nor_connections_out(
         assert proxy.engine.udp_counters.refused == 0
 
 
-def test_of_one_address_the_oldest_unanswered_session_makes_room() -> None:
+def test_the_oldest_unanswered_session_of_an_address_makes_room() -> None:
     settings = quick(max_udp_sessions_per_ip=2, udp_session_timeout_ms=2_000)
     with (
         UdpBackend(lambda _: []) as silent,
@@ -228,7 +228,7 @@ def test_of_one_address_the_oldest_unanswered_session_makes_room() -> None:
 
 
 @on_every_path
-def test_a_route_may_have_a_silence_of_its_own() -> None:
+def test_a_route_may_have_its_own_session_timeout() -> None:
     settings = quick(udp_session_timeout_ms=60_000)
     with UdpBackend(echo) as backend:
         route = Route(MAGIC, backend.address, udp_session_timeout_ms=SHORT)
@@ -308,7 +308,7 @@ def test_sessions_of_one_address_are_bounded() -> None:
 
 
 @on_every_path
-def test_a_session_recovers_when_its_backend_comes_and_others_never_notice() -> None:
+def test_a_session_recovers_when_its_backend_returns_and_others_never_notice() -> None:
     dead = free_port()
     settings = quick(udp_session_timeout_ms=1_500)
     with UdpBackend(echo) as alive:
@@ -317,7 +317,7 @@ def test_a_session_recovers_when_its_backend_comes_and_others_never_notice() -> 
             route, fallback_udp=alive.address, settings=settings, expected=["refuses", "is down"]
         ) as proxy:
             with client(proxy.address) as sock, client(proxy.address) as other:
-                for turn in range(20):  # each is answered by an ICMP error, which the next one meets
+                for turn in range(20):  # an ICMP error answers each datagram, and the next send meets it
                     sock.send(b"magic %d" % turn)
                     other.send(b"%d" % turn)
                     assert other.recv(100) == b"%d" % turn
@@ -328,7 +328,7 @@ def test_a_session_recovers_when_its_backend_comes_and_others_never_notice() -> 
 
 
 @on_every_path
-def test_a_backend_that_refuses_is_followed_by_the_next() -> None:
+def test_after_a_backend_that_refuses_the_next_is_used() -> None:
     settings = quick(udp_session_timeout_ms=SHORT)
     with UdpBackend(echo) as alive:
         route = Route(MAGIC, [f"127.0.0.1:{free_port()}", alive.address])
@@ -338,7 +338,7 @@ def test_a_backend_that_refuses_is_followed_by_the_next() -> None:
         ):
             sock.settimeout(0.2)
             answer = b""
-            for _ in range(5):  # the first datagram is lost with the backend that was not there
+            for _ in range(5):  # the first datagram is lost with the missing backend
                 sock.send(b"magic")
                 try:
                     answer = sock.recv(100)
@@ -382,7 +382,7 @@ def test_backends_take_turns() -> None:
     with UdpBackend(echo) as one, UdpBackend(echo) as two, UdpBackend(echo) as three:
         route = Route(MAGIC, [one.address, two.address, three.address])
         with ProxyThread(route, settings=settings) as proxy:
-            for number in range(30):  # each from an address of its own, or one port might be used twice
+            for number in range(30):  # each from an address of its own, because a port might be reused
                 assert ask(proxy.address, b"magic", source=f"127.0.0.{number + 10}") == b"magic"
         assert [backend.seen for backend in (one, two, three)] == [10, 10, 10]
 
@@ -398,7 +398,7 @@ def test_the_listener_itself_is_never_a_backend() -> None:
         assert p.engine.udp_counters.sessions == 1
 
 
-def test_a_stop_lets_a_session_that_is_talking_finish_and_begins_no_other() -> None:
+def test_a_stop_lets_an_active_session_finish_and_begins_no_new_one() -> None:
     with (
         UdpBackend(echo) as backend,
         ProxyThread(fallback_udp=backend.address, settings=quick(drain_timeout_ms=20_000)) as proxy,
@@ -409,7 +409,7 @@ def test_a_stop_lets_a_session_that_is_talking_finish_and_begins_no_other() -> N
         assert sock.recv(100) == b"before"
         stopped = proxy.begin(proxy.engine.stop())
         pause = threading.Event()
-        for turn in range(15):  # longer than the second of silence that ends it
+        for turn in range(15):  # longer than the second of silence that ends a session
             sock.send(b"%d" % turn)
             assert sock.recv(100) == b"%d" % turn
             pause.wait(0.1)
