@@ -115,7 +115,7 @@ class Pair:
 
 
 class Fuzz:
-    """Runs connections through one instance, and judges each.
+    """A run of connections through one instance, each of which is judged.
 
     Args:
         seed: the seed of all random choices.

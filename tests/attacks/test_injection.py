@@ -107,8 +107,8 @@ def test_a_system_call_that_sometimes_fails_hangs_no_client_and_leaks_nothing(
             with injecting(program, call):
                 list(pool.map(lambda number: exchange(program, number), range(48)))
             assert all(pool.map(lambda number: exchange(program, number), range(24)))
-            eventually(lambda: not status_of(program).tcp.active, "nobody is left")
+            eventually(lambda: not status_of(program).tcp.active, "no client is connected")
             tcp_status = status_of(program).tcp
             assert tcp_status.accepted == tcp_status.finished + sum(tcp_status.refused.values())
-            eventually(program.is_idle, "it is idle")
+            eventually(program.is_idle, "the program is idle")
             assert program.terminate() == 0

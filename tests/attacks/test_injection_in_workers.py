@@ -185,15 +185,21 @@ def assert_well(instance: Instance, before: dict[str, int]) -> None:
     instance.configure(port)
     program.signal(signal.SIGHUP)
     program.await_out(rf":{port}$")
-    eventually(lambda: len(instance.status().listeners) == 1, "only the newest listener")
+    eventually(lambda: len(instance.status().listeners) == 1, "only the newest listener is left")
     assert all_serve(instance)
-    eventually(lambda: not instance.status().tcp.active, "nobody is left")
+    eventually(lambda: not instance.status().tcp.active, "no client is connected")
     status = instance.status()
     assert not [one.paused for one in status.listeners if one.paused]
-    eventually(lambda: program.descriptors() <= before["supervisor"], "descriptors of the supervisor")
+    eventually(
+        lambda: program.descriptors() <= before["supervisor"],
+        "the supervisor has as many descriptors as before",
+    )
     for pid in instance.workers:
-        eventually(lambda pid=pid: _descriptors(pid) <= before["worker"], "descriptors of a worker")  # type: ignore[misc]
-    eventually(lambda: _are_idle([program.pid, *instance.workers]), "idle")
+        eventually(
+            lambda pid=pid: _descriptors(pid) <= before["worker"],  # type: ignore[misc]
+            "a worker has as many descriptors as before",
+        )
+    eventually(lambda: _are_idle([program.pid, *instance.workers]), "all processes are idle")
     assert program.terminate() == 0
 
 

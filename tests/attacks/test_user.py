@@ -146,11 +146,14 @@ def test_every_process_has_the_rights_of_the_user_and_no_more(
             assert [sockets_on(PORT, kind) for kind in ("tcp", "udp")] == [workers, workers]
             assert oom_score_of(program.pid) == oom_score_of(os.getpid())
             for pid in family(program.pid)[1:]:
-                eventually(lambda pid=pid: oom_score_of(pid) > oom_score_of(program.pid), "it goes first")  # type: ignore[misc]
+                eventually(
+                    lambda pid=pid: oom_score_of(pid) > oom_score_of(program.pid),  # type: ignore[misc]
+                    "the process is killed before the program",
+                )
 
             killed = children(program.pid)[0]  # either a worker or the process of the hook
             os.kill(killed, signal.SIGKILL)
-            eventually(lambda: not Path(f"/proc/{killed}").exists(), "it is gone")
+            eventually(lambda: not Path(f"/proc/{killed}").exists(), "the killed process is gone")
             assert_rights(program, processes, AS_NOBODY)
             is_served()
 
@@ -202,7 +205,10 @@ def test_a_reload_that_needs_lost_rights_changes_nothing_and_names_the_remedy(
             configured(folder, backend, more="", **server)
             before = program.err.count("not reloaded")
             program.signal(signal.SIGHUP)
-            eventually(lambda before=before: program.err.count("not reloaded") > before, "it is refused")  # type: ignore[misc]
+            eventually(
+                lambda before=before: program.err.count("not reloaded") > before,  # type: ignore[misc]
+                "the reload is refused",
+            )
             assert ask(("127.0.0.1", PORT), b"hello").data == b"ahello"
             (reason,) = status(folder).last_reload.errors  # type: ignore[union-attr]
             assert "user nobody has neither: restart Refractium, or lower net.ipv4" in reason
@@ -231,7 +237,7 @@ def test_a_file_that_the_user_cannot_read_causes_a_warning_until_it_is_readable(
         program.signal(signal.SIGHUP)
         program.await_err("not reloaded: .*refractium.toml: Permission denied")
         assert ask(program.address, b"hello").data == b"ahello"
-        eventually(program.watches_files, "it watches its configuration")
+        eventually(program.watches_files, "the program watches its configuration")
         assert program.err.count("not reloaded") == 1
         file.chmod(0o644)
         program.await_err("configuration 2 is in force")
@@ -253,7 +259,7 @@ def test_a_change_of_the_user_needs_a_restart(backend: Backend, folder: Path) ->
     configured(folder, backend)
     with started(folder) as program:
         program.await_out("Listening on")
-        eventually(program.watches_files, "it watches its configuration")
+        eventually(program.watches_files, "the program watches its configuration")
         configured(folder, backend, user=NOBODY.pw_uid)  # the user that it runs as already
         program.await_err("configuration 2 is in force")
         assert "until a restart" not in program.err
@@ -283,7 +289,7 @@ def test_only_root_can_become_another_user(network: Network, backend: Backend, f
             for rights in rights_of(pid):
                 assert (rights.uids, rights.no_new_privileges) == ({NOBODY.pw_uid}, True)
                 assert pid == program.pid or rights.capabilities == 0
-        eventually(program.watches_files, "it watches its configuration")
+        eventually(program.watches_files, "the program watches its configuration")
         configured(folder, backend, port=444, workers=2)
         program.await_err("configuration 2 is in force")
         assert ask(("127.0.0.1", 444), b"hello").data == b"ahello"

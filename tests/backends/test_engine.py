@@ -154,7 +154,7 @@ def test_a_backend_killed_under_load_fails_nobody_and_returns_within_one_interva
                 assert fair_seconds_since(back) < ONE_INTERVAL
                 assert stream.more(60).count("c") >= 15
                 killing.enter_context(stream.held())
-            eventually(lambda: not states(proxy)[2].is_up, "seen down")
+            eventually(lambda: not states(proxy)[2].is_up, "the third backend is seen down")
         stream.more(30)
     assert set(stream.answers) == {"a", "b", "c"}
     assert [line.split()[0] for line in changes] == ["WARNING", "INFO", "WARNING", "INFO", "WARNING"]
@@ -208,10 +208,10 @@ def test_least_connections_counts_open_connections_exactly() -> None:
             for name, sock in held:
                 if name == b"b":
                     sock.close()
-            eventually(lambda: states(proxy)[1].active == 0, "those that left are not counted")
+            eventually(lambda: states(proxy)[1].active == 0, "clients that left are no longer counted")
             for _ in range(3):
                 assert ask(proxy.address, HELLO).data[:1] == b"b"
-                eventually(lambda: states(proxy)[1].active == 0, "it has left")
+                eventually(lambda: states(proxy)[1].active == 0, "the client of the second backend has left")
             for name, sock in held:
                 if name != b"b":
                     sock.close()
@@ -263,9 +263,9 @@ def test_the_fallback_serves_while_all_are_down_and_a_recovered_backend_within_o
             assert ask(proxy.address, HELLO).data == b"f" + HELLO
             back = time.monotonic()
             with Backend(named("b"), port=port):
-                eventually(lambda: ask(proxy.address, HELLO).data == b"b" + HELLO, "one is back")
+                eventually(lambda: ask(proxy.address, HELLO).data == b"b" + HELLO, "one backend is up again")
                 assert fair_seconds_since(back) < ONE_INTERVAL
-            eventually(lambda: not states(proxy)[1].is_up, "it is down again")
+            eventually(lambda: not states(proxy)[1].is_up, "the backend is down again")
 
 
 def test_without_a_fallback_clients_end_undialled_while_all_backends_are_down(
@@ -286,7 +286,7 @@ def test_50_dead_backends_are_checked_side_by_side_before_the_first_client() -> 
         assert seconds_since(begun) > 1.0
         assert fair_seconds_since(begun) < 10  # checks one after the other would take 50 s
         wanted = ["down"] * 50 + ["up"]
-        eventually(lambda: [state.status for state in states(proxy)] == wanted, "all are checked")
+        eventually(lambda: [state.status for state in states(proxy)] == wanted, "all backends are checked")
         begun = time.monotonic()
         assert {ask(proxy.address, HELLO).data for _ in range(60)} == {b"w" + HELLO}
         assert fair_seconds_since(begun) < 10
@@ -299,8 +299,8 @@ def test_flapping_is_logged_once_for_each_change(changes: list[str]) -> None:
         (state,) = states(proxy)
         for _ in range(2):
             with Backend(named("a"), port=port):
-                eventually(lambda: state.is_up, "up")
-            eventually(lambda: not state.is_up, "down")
+                eventually(lambda: state.is_up, "the backend is up")
+            eventually(lambda: not state.is_up, "the backend is down")
     assert changes == [
         f"WARNING backend {address} is down: tcp check: Connection refused",
         f"INFO backend {address} is up again: passed 2 checks in a row",
@@ -400,7 +400,7 @@ def test_a_datagram_backend_is_checked_with_datagrams() -> None:
     ):
         assert [ask_datagram(proxy.address, b"magic") for _ in range(4)] == [b"b"] * 4
         with UdpBackend(saying(b"b2"), port=port):
-            eventually(lambda: ask_datagram(proxy.address, b"magic") == b"b2", "the first is back")
+            eventually(lambda: ask_datagram(proxy.address, b"magic") == b"b2", "the first backend is back")
 
 
 def test_udp_sessions_are_counted_and_refusals_take_a_backend_down() -> None:
@@ -416,7 +416,7 @@ def test_udp_sessions_are_counted_and_refusals_take_a_backend_down() -> None:
                 one.send(b"magic")
                 return not state.is_up
 
-            eventually(refused, "down")
+            eventually(refused, "the backend is down")
             with UdpBackend(saying(b"u"), port=port):
                 one.send(b"magic")
                 assert one.recv(9) == b"u"

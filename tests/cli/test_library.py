@@ -92,7 +92,7 @@ def test_the_example_of_the_library_runs_as_written() -> None:
     with Backend(named("mine")) as backend:
         thread = threading.Thread(target=lambda: asyncio.run(main(backend.address)))
         thread.start()
-        eventually(lambda: is_listening(port), "a listener")
+        eventually(lambda: is_listening(port), "the program listens")
         ((engine, loop),) = started
         assert ask(("127.0.0.1", port), b"MINE!").data == b"mineMINE!"
         assert ask(("127.0.0.1", port), b"other").data == b""

@@ -72,13 +72,16 @@ def test_at_the_limit_clients_wait_and_status_still_answers(tmp_path: Path, work
             for client in clients:
                 client.sendall(b"?")
             proxy.await_err("cannot accept: Too many open files; clients wait until there is room again")
-            eventually(lambda: status_of(proxy).tcp.active > workers * 20, "as many are in as may be")
+            eventually(
+                lambda: status_of(proxy).tcp.active > workers * 20,
+                "as many clients are in as the limit allows",
+            )
             time.sleep(0.3)  # time in which further clients could come in, and must not
             assert status_of(proxy).tcp.active <= workers * 40
             assert run("status", "-p", proxy.port).code == 0
             # Clients that leave make room for waiting clients, until all have been served.
             take_answers(clients)
-            eventually(lambda: status_of(proxy).tcp.active == 0, "all have left")
+            eventually(lambda: status_of(proxy).tcp.active == 0, "all clients have left")
             assert status_of(proxy).tcp.accepted == 150
             assert proxy.terminate() == 0
 
@@ -102,5 +105,5 @@ def test_without_proc_more_clients_than_descriptors_are_all_served(tmp_path: Pat
             for client in clients:
                 client.sendall(b"?")
             take_answers(clients)
-            eventually(lambda: status_of(proxy).tcp.active == 0, "all have left")
+            eventually(lambda: status_of(proxy).tcp.active == 0, "all clients have left")
             assert proxy.terminate() == 0

@@ -166,7 +166,7 @@ def test_an_unreadable_thing_in_place_of_the_file_is_one_error(file: Path, what:
             program.await_err("not reloaded: .*(not a regular file|larger than 1048576 bytes|Is a directory)")
             assert ask(port, b"ALPHA") == b"one:ALPHA"
             program.signal(signal.SIGHUP)
-            eventually(lambda: program.err.count("not reloaded") == 2, "it is asked for again")
+            eventually(lambda: program.err.count("not reloaded") == 2, "the second reload is refused")
             if what == "folder":
                 file.rmdir()
             other.write_text(config(port, ("alpha", two.address)))
@@ -249,7 +249,7 @@ def test_200_reloads_under_load_fail_no_connection_and_leak_nothing(file: Path) 
                 rewrite(file, versions[3 - generation])
                 program.await_err(f"configuration {generation} is in force")
                 assert ask(port, b"ALPHA") == b"one:ALPHA"
-            eventually(program.watches_files, "all has started that starts late")
+            eventually(program.watches_files, "everything that starts late has started")
             eventually(program.is_idle, "nothing is left to do")
             descriptors, memory = program.descriptors(), program.memory()
             over = threading.Event()
@@ -280,6 +280,8 @@ def test_200_reloads_under_load_fail_no_connection_and_leak_nothing(file: Path) 
                 client.join(PATIENCE)
             assert not failures
             assert served[0] > 200
-            eventually(lambda: program.descriptors() <= descriptors, "descriptors are back")
+            eventually(
+                lambda: program.descriptors() <= descriptors, "the program has as many descriptors as before"
+            )
             assert program.memory() < memory + 16 * 1024 * 1024
             eventually(program.is_idle, "nothing is left to do")

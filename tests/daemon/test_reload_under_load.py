@@ -85,7 +85,7 @@ def first_answer(port: int, data: bytes) -> bytes:
 
 
 class Reloads:
-    """Makes a program apply one configuration after the other, and waits for the result of each.
+    """Reloads of a program with one configuration after the other, each awaited.
 
     Args:
         program: the program; it must reload on SIGHUP only.
@@ -255,7 +255,10 @@ def test_200_reloads_disturb_no_client_and_leak_nothing(tmp_path: Path, workers:
         eventually(reloads.nobody_is_served, "the end of the session")
         assert [one.restarts for one in reloads.status().workers] == [0] * (len(processes) - 1)
         for pid, (descriptors, threads, memory) in before.items():
-            eventually(partial(holds_again, pid, descriptors, threads + POOL), "as much as before")
+            eventually(
+                partial(holds_again, pid, descriptors, threads + POOL),
+                "the process has as many descriptors and threads as before",
+            )
             assert held(pid).memory - memory < GROWTH
         eventually(program.is_idle, "nothing is left to do")
         assert program.terminate() == 0
@@ -274,7 +277,10 @@ def test_a_change_of_the_file_applies_to_connections_two_seconds_later(tmp_path:
             new.write_text(fallback + server(port, route(name, backend.address)))
             new.rename(file)
             changed = time.monotonic()
-            eventually(lambda: not first_answer(port, name.encode()).startswith(b"rest:"), "recognised")
+            eventually(
+                lambda: not first_answer(port, name.encode()).startswith(b"rest:"),
+                "the new protocol is recognised",
+            )
             return time.monotonic() - changed
 
         file.write_text(fallback + server(port, route("alpha", one.address)))

@@ -157,7 +157,7 @@ def test_a_limit_given_as_a_flag_applies(backend: Backend) -> None:
             assert receive(held, 3) == b"web"
             assert ask(proxy.address, HTTP).data == b""
             proxy.await_err(r" warning refused a connection from 127\.0\.0\.1: ")
-        eventually(lambda: name_of(proxy.address) == "web", "room again")
+        eventually(lambda: name_of(proxy.address) == "web", "there is room for a client again")
 
 
 def test_the_peek_timeout_given_as_a_flag_applies() -> None:
@@ -181,7 +181,7 @@ def test_the_program_goes_on_serving_when_nobody_reads_its_stdout(when: str, bac
         with os.fdopen(reading) as lines:
             if when == "later":
                 assert any(line.startswith("Listening") for line in lines)
-        eventually(lambda: is_listening(port), "a listener")
+        eventually(lambda: is_listening(port), "the program listens")
         assert name_of(("127.0.0.1", port)) == "web"
         assert proxy.terminate() == 0
 
@@ -200,7 +200,7 @@ def test_the_program_serves_and_stops_in_order_when(shell: str, backend: Backend
     port = free_port()
     command = ("-b", "127.0.0.1", "-p", port, "-f", f"http={backend.address}")
     with Running(*command, shell=shell) as proxy:
-        eventually(lambda: is_listening(port), "a listener")
+        eventually(lambda: is_listening(port), "the program listens")
         assert name_of(("127.0.0.1", port)) == "web"
         assert proxy.terminate() == 0
 

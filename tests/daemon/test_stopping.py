@@ -78,7 +78,7 @@ def test_a_running_transfer_finishes_while_no_new_client_is_accepted(number: sig
         assert receive(client, 1000) == data[:1000]
         proxy.signal(number)
         proxy.await_err(rf"{number.name}: 1 connections may finish$")
-        eventually(lambda: refuses(proxy.address), "refused")
+        eventually(lambda: refuses(proxy.address), "new connections are refused")
         may_go_on.set()
         assert receive_all(client) == (data[1000:], "eof")
         client.close()

@@ -155,7 +155,7 @@ def test_all_transfers_complete_while_no_new_client_is_admitted(tmp_path: Path) 
     with transferring(transfers, tmp_path, drain_timeout_ms=60_000) as (proxy, results):
         proxy.signal(signal.SIGTERM)
         proxy.await_err(r"SIGTERM: 50 connections may finish$")
-        eventually(lambda: refuses(proxy.address), "refused")
+        eventually(lambda: refuses(proxy.address), "new connections are refused")
         transfers.may_go_on.set()
         while wait(results.values(), 0.02).not_done:
             assert refuses(proxy.address)
@@ -184,7 +184,7 @@ def test_a_transfer_that_never_ends_is_cut_at_the_drain_timeout_and_the_others_c
         control = Path(RUNTIME.name, file_name(proxy.port))
         proxy.signal(signal.SIGTERM)
         proxy.await_err(r"SIGTERM: 51 connections may finish$")
-        eventually(lambda: refuses(proxy.address), "refused")
+        eventually(lambda: refuses(proxy.address), "new connections are refused")
         draining = decode(ask([control]))
         transfers.may_go_on.set()
         assert receive_all(endless).end == "reset"

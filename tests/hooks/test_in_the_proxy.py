@@ -125,7 +125,10 @@ def assert_accounted(proxy: ProxyThread, *, dropped: bool = False) -> None:
     def tallies() -> list[HookTally]:
         return [one for hook in proxy.status().hooks for one in (hook.inbound, hook.outbound)]
 
-    eventually(lambda: all(one.seen == one.delivered + one.dropped for one in tallies()), "the queues")
+    eventually(
+        lambda: all(one.seen == one.delivered + one.dropped for one in tallies()),
+        "the queues of the hooks are empty",
+    )
     for tally in tallies():
         assert tally.seen_bytes == tally.delivered_bytes + tally.dropped_bytes
         assert dropped or not tally.dropped
@@ -142,7 +145,7 @@ def test_a_hook_receives_every_byte_once_in_its_direction_and_the_session() -> N
             peer = client.getsockname()
             with sending(client, b"HOST" + up):
                 assert receive_all(client).data == down
-        eventually(has_closed, "the hook's close")
+        eventually(has_closed, "the hook has received the close")
         assert_accounted(proxy)
     (_, context), *packets, (_, last, stats) = Trace.seen
     assert (context.transport, context.protocol, context.route) == ("tcp", "named", "mine")
@@ -168,7 +171,7 @@ def test_a_hook_receives_only_the_traffic_of_its_routes(tmp_path: Path) -> None:
         with ProxyThread(*routes, fallback=backend.address) as proxy:
             for request in (b"UNTOLD", b"TOLD", b"other"):
                 assert ask(proxy.address, request).data == request
-            eventually(lambda: bool(closed(path)), "the close")
+            eventually(lambda: bool(closed(path)), "the hook has received the close")
     assert {one.data for one in read(path) if one.what == "packet"} == {b"TOLD"}
 
 
@@ -233,7 +236,7 @@ def test_hooks_of_the_server_receive_the_fallback_and_datagrams_too(tmp_path: Pa
         with udp_client(proxy.address) as client:
             client.send(b"unknown")
             assert client.recv(100) == b"unknown"
-        eventually(lambda: len(closed(path)) == 3, "three closes")
+        eventually(lambda: len(closed(path)) == 3, "the hook has received three closes")
         assert_accounted(proxy)
     told = read(path)
     tcp, dgram, unknown = (one.session for one in told if one.what == "open")
@@ -263,7 +266,10 @@ def test_a_udp_session_that_moves_to_another_backend_is_two_sessions_for_a_hook(
         client.send(b"DGRAM 2")  # an ICMP error answers this datagram
         client.send(b"DGRAM 3")
         assert client.recv(10) == b"other"
-        eventually(lambda: has_closed() and Trace.seen[-1][2].ended == "idle", "the second close")
+        eventually(
+            lambda: has_closed() and Trace.seen[-1][2].ended == "idle",
+            "the hook has received the second close",
+        )
         assert proxy.engine.udp_counters.sessions == 1
         assert_accounted(proxy)
     opened = [one for what, one, *_ in Trace.seen if what == "open"]
@@ -293,7 +299,7 @@ def test_hooks_see_the_client_of_a_proxy_header_but_not_the_header() -> None:
         ) as proxy,
     ):
         assert ask(proxy.address, b"PROXY TCP4 192.0.2.7 127.0.0.1 999 80\r\nbytes").data == b"bytes"
-        eventually(has_closed, "the close")
+        eventually(has_closed, "the hook has received the close")
     (_, context), (*_, first), *_ = Trace.seen
     assert (context.client, first) == (("192.0.2.7", 999), b"bytes")
 
@@ -328,7 +334,7 @@ def test_every_ending_of_a_session_gives_one_close_event_at_the_end(end: str, en
             client.close()
         elif end == "drain":
             proxy.call(proxy.engine.stop(50))
-        eventually(has_closed, "the close")
+        eventually(has_closed, "the hook has received the close")
     assert [one[0] for one in Trace.seen] == ["open", "packet", "packet", "close"]
     stats = Trace.seen[-1][2]
     assert (stats.ended, stats.inbound, stats.outbound) == (ended, 5, 5)
@@ -352,7 +358,7 @@ def test_a_bad_hook_harms_no_stream_delays_no_stop_and_its_packets_are_counted(
                     assert hashlib.sha256(receive_all(client).data).digest() == hashlib.sha256(down).digest()
                 assert ask(proxy.address, b"PING").data == b"PING"
             if hook is Raising:
-                eventually(lambda: proxy.status().hooks[0].state == "detached", "the detachment")
+                eventually(lambda: proxy.status().hooks[0].state == "detached", "the hook is detached")
             begun = time.monotonic()
             proxy.call(proxy.engine.stop(5_000))
             assert fair_seconds_since(begun) < 10
@@ -449,7 +455,7 @@ def test_a_plain_function_is_a_hook() -> None:
     assert plain.summary == "Record every packet."
     with Backend(echo) as backend, ProxyThread(fallback=backend.address, hooks=[plain]) as proxy:
         assert ask(proxy.address, b"bytes").data == b"bytes"
-        eventually(lambda: len(seen) == 2, "two packets")
+        eventually(lambda: len(seen) == 2, "the hook has received two packets")
     assert seen == [("fallback", way, b"bytes") for way in Direction]
 
 

@@ -262,7 +262,9 @@ def test_without_ctypes_the_setting_for_freed_memory_is_left_alone(monkeypatch: 
 
 
 def test_a_malloc_setting_in_the_environment_is_not_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctypes.CDLL", lambda _name: pytest.fail("it has been overruled"))
+    monkeypatch.setattr(
+        "ctypes.CDLL", lambda _name: pytest.fail("the setting of the environment was overridden")
+    )
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
     keep_freed_memory.__wrapped__()
 

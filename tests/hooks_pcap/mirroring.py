@@ -58,7 +58,7 @@ def queued_bytes(proxy: Running) -> int:
 
 def await_captured(proxy: Running) -> None:
     """Wait until the hook has received all traffic, without a gap."""
-    eventually(lambda: not queued_bytes(proxy), "the hook is told of everything")
+    eventually(lambda: not queued_bytes(proxy), "the hook has received everything")
 
 
 def state_of(pid: int) -> str:

@@ -411,7 +411,7 @@ def test_a_copy_stopped_at_any_moment_ends_with_a_whole_record(tmp_path: Path, s
         assert process.stdin is not None
         process.stdin.write(whole[:-7])
         process.stdin.flush()
-        eventually(lambda: target.exists() and target.stat().st_size > 0, "the copy")
+        eventually(lambda: target.exists() and target.stat().st_size > 0, "the copy has begun")
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=PATIENCE)
         assert process.returncode == 0

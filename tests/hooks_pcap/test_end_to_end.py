@@ -151,7 +151,7 @@ def test_stdout_is_a_capture_that_tshark_reads_from_a_pipe(tmp_path: Path) -> No
             told = [one for hook in status_of(proxy, port).hooks for one in (hook.inbound, hook.outbound)]
             return all(one.seen == one.delivered for one in told)
 
-        eventually(is_written, "tshark takes it")
+        eventually(is_written, "the hook has written all packets")
         assert proxy.terminate() == 0
         out, err = tshark.communicate(timeout=TIMEOUT)
     sides: dict[bool, bytes] = {True: b"", False: b""}

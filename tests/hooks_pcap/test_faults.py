@@ -169,10 +169,10 @@ def test_packets_on_their_way_to_the_hook_of_a_killed_proxy_are_in_the_file(tmp_
         await_captured(proxy)
         (hook,) = children(proxy.pid)
         os.kill(hook, signal.SIGSTOP)
-        eventually(lambda: state_of(hook) == "T", "it is stopped")
+        eventually(lambda: state_of(hook) == "T", "the process of the hook is stopped")
         client.sendall(data)
         assert receive(client, len(data)) == data
-        eventually(lambda: in_pipe(hook) > 2 * len(data), "it is on its way")
+        eventually(lambda: in_pipe(hook) > 2 * len(data), "the data is on its way to the hook")
         proxy.signal(signal.SIGKILL)
         assert proxy.wait() == -signal.SIGKILL
         os.kill(hook, signal.SIGCONT)
@@ -194,7 +194,7 @@ def test_the_successor_of_a_killed_hook_appends(tmp_path: Path) -> None:
             (pid,) = children(proxy.pid)
             os.kill(pid, signal.SIGKILL)
             proxy.await_err("its process was killed by signal 9; a new one in")
-            eventually(lambda: children(proxy.pid) not in ([], [pid]), "another process")
+            eventually(lambda: children(proxy.pid) not in ([], [pid]), "the hook has another process")
             client.sendall(b" and on")
             assert receive(client, 7) == b" and on"
         assert ask(proxy.address, b"second").data == b"second"

@@ -106,7 +106,7 @@ def test_a_viewer_that_leaves_at_the_end_does_not_end_the_thread_too_early(
         viewers = stack.enter_context(viewers_of(PCAPNG, address=LOOPBACK))
         viewer = Viewer(viewers)
         stack.callback(viewer.sock.close)
-        eventually(lambda: bool(viewers._viewers), "it has come")
+        eventually(lambda: bool(viewers._viewers), "the viewer has connected")
 
         def late(fd: int, value: int) -> None:
             viewer.sock.close()  # wakes the thread, which then sees that it must end
@@ -248,7 +248,7 @@ def test_the_number_of_viewers_is_limited() -> None:
         with connect(("127.0.0.1", viewers.port or 0)) as outside:
             assert outside.recv(100) == b""
         inside.pop().sock.close()
-        eventually(lambda: len(viewers._viewers) == len(inside), "one has left")
+        eventually(lambda: len(viewers._viewers) == len(inside), "one viewer has left")
         inside.append(stack.enter_context(Viewer(viewers)))
         viewers.write(records_of(b"x"))
         assert [viewer.await_datagrams(1) for viewer in inside] == [[b"x"]] * len(inside)
@@ -260,7 +260,7 @@ def test_a_port_in_use_is_retried(caplog: pytest.LogCaptureFixture, monkeypatch:
         assert viewers.port is None
         viewers.write(records_of(b"x"))
         taken.close()
-        eventually(lambda: viewers.port is not None, "it listens")
+        eventually(lambda: viewers.port is not None, "the port for viewers is open")
         with Viewer(viewers) as viewer:
             viewers.write(records_of(b"y"))
             assert viewer.await_datagrams(1) == [b"y"]

@@ -42,7 +42,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         )
         with serving(cwd=folder) as proxy:
             assert served_in(proxy) < NO_DELAY
-            eventually(proxy.watches_files, "all has started that starts late")
+            eventually(proxy.watches_files, "everything that starts late has started")
             yield proxy
             assert proxy.terminate() == 0
             assert " error " not in proxy.err
@@ -75,7 +75,7 @@ def test_clients_that_connect_and_close_are_gone_at_once(proxy: Running) -> None
             reset(client)
     assert served_in(proxy) < NO_DELAY
     assert proxy.cpu_seconds() - before < 2.0
-    eventually(proxy.is_idle, "idle")
+    eventually(proxy.is_idle, "the proxy is idle")
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,14 @@ def in_front_of(handler: Handler, folder: Path) -> Iterator[Running]:
             f'forward_to = "{backend.address}"\n'
         )
         with serving(cwd=folder) as proxy:
-            eventually(proxy.watches_files, "all has started that starts late")
+            eventually(proxy.watches_files, "everything that starts late has started")
             eventually(proxy.is_idle, "nothing is left to do")
             descriptors, memory = proxy.descriptors(), proxy.memory()
             yield proxy
-            eventually(lambda: proxy.descriptors() == descriptors, f"{descriptors} descriptors again")
-            eventually(proxy.is_idle, "idle")
+            eventually(
+                lambda: proxy.descriptors() == descriptors, f"the proxy has {descriptors} descriptors again"
+            )
+            eventually(proxy.is_idle, "the proxy is idle")
             assert proxy.memory() - memory < MEMORY
             assert proxy.terminate() == 0
             assert " error " not in proxy.err
@@ -106,7 +108,7 @@ def test_slow_readers_make_the_backend_wait_and_memory_stays_bounded(tmp_path: P
             client.sendall(MAGIC)
         for client in clients:
             assert receive(client, 1) == DOWN[:1]
-        eventually(proxy.is_idle, "idle, with 480 MiB on the other side")
+        eventually(proxy.is_idle, "the proxy is idle, with 480 MiB left at the backend")
         assert proxy.memory() - idle < MEMORY
         for client in clients[:3]:
             assert receive(client, len(DOWN) - 1) == DOWN[1:]

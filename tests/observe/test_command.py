@@ -110,7 +110,7 @@ def test_the_file_may_set_the_path_of_the_control_socket_and_change_it(file: Pat
         assert told("-c", file) | {"at": 0} == told("--control", first) | {"at": 0}
         file.write_text(config(port, "127.0.0.1:1", server=f'control = "{second}"'))
         program.await_err("configuration 2 is in force")
-        eventually(second.exists, "the new socket")
+        eventually(second.exists, "the new control socket exists")
         assert told("-c", file)["generation"] == 2
         assert not first.exists()
         assert program.terminate() == 0
@@ -129,7 +129,7 @@ def test_a_second_instance_leaves_the_socket_of_the_first_and_a_killed_one_is_re
         first.wait()
     assert path.exists()
     with serving("-c", file) as third:
-        eventually(lambda: run("status", "--control", path).code == 0, "an answer")
+        eventually(lambda: run("status", "--control", path).code == 0, "the control socket answers")
         assert told("--control", path)["listeners"][0]["address"] == third.addresses[0]
         assert "control socket" not in third.err
 

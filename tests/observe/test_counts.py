@@ -77,7 +77,7 @@ class Run:
                 answer = client.recv(100)
             except ConnectionResetError:
                 answer = b"reset"
-        eventually(lambda: self.proxy.counters.finished == before + 1, "its end")
+        eventually(lambda: self.proxy.counters.finished == before + 1, "the connection has ended")
         return answer
 
     def status(self) -> Status:
@@ -146,7 +146,7 @@ def mixed(run: Run) -> None:
         client.sendall(b"GOOD")
         assert client.recv(4) == b"GOOD"
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    eventually(lambda: run.proxy.counters.finished == before + 2, "both ends")
+    eventually(lambda: run.proxy.counters.finished == before + 2, "both connections have ended")
 
 
 def by_name(routes: tuple[RouteTraffic, ...]) -> dict[str, tuple[Any, ...]]:
@@ -226,8 +226,10 @@ def test_sessions_and_datagrams_are_counted(run: Run) -> None:
         assert datagrams.ask(run.proxy.address, datagram) == datagram
     with datagrams.client(run.proxy.address) as client:
         client.send(b"what")
-        eventually(lambda: run.proxy.engine.udp_counters.unrouted == 1, "a datagram without a route")
-    eventually(lambda: run.proxy.engine.udp_counters.finished == 2, "the end of both sessions")
+        eventually(
+            lambda: run.proxy.engine.udp_counters.unrouted == 1, "a datagram without a route is counted"
+        )
+    eventually(lambda: run.proxy.engine.udp_counters.finished == 2, "both sessions have ended")
     udp = run.status().udp
     assert (udp.sessions, udp.finished, udp.active, udp.refused, udp.unrouted) == (2, 2, 0, {}, 1)
     assert by_name(udp.routes) == {"quizzed": (0, {"idle": 2}, 10, 10)}
@@ -263,7 +265,9 @@ def test_silent_clients_and_fallback_clients_are_counted_separately() -> None:
         run = Run(proxy)
         assert run.ask(b"other") == b"other"
         with proxy.connect() as client:
-            eventually(lambda: proxy.counters.outcomes[Outcome.SILENT] == 1, "the timeout")
+            eventually(
+                lambda: proxy.counters.outcomes[Outcome.SILENT] == 1, "the client is counted as silent"
+            )
             client.sendall(b"late")
             assert client.recv(100) == b"late"
         proxy.await_active(0)
@@ -358,10 +362,10 @@ def test_scrapers_that_send_slowly_make_room_for_others_and_are_cut_off(
             sock.sendall(b"G")
         for _ in range(3):
             assert answer_to(address, "/metrics", "127.0.0.1") == 200
-        eventually(lambda: threading.active_count() <= before + 16, "no thread for each")
+        eventually(lambda: threading.active_count() <= before + 16, "there are at most 16 further threads")
         for sock in dripping:
             assert receive_all(sock).data == b""  # cut off, although none of them was silent for long
-        eventually(lambda: threading.active_count() == before, "all have been cut off")
+        eventually(lambda: threading.active_count() == before, "all scrapers are cut off")
 
 
 @pytest.mark.parametrize(

@@ -368,7 +368,7 @@ def reload(program: Running, file: Path, to: Backends) -> Story:
         if number > 2:
             file.write_text(configuration(to, file.with_suffix(".pcapng"), "prt = 1"))
             program.signal(signal.SIGHUP)
-            eventually(lambda: program.err.count("not reloaded") == number - 2, "refused")  # noqa: B023
+            eventually(lambda: program.err.count("not reloaded") == number - 2, "the reload is refused")  # noqa: B023
     return Counter({("generation",): 4, ("reloads", "ok"): 3, ("reloads", "failed"): 2})
 
 
@@ -410,7 +410,7 @@ def test_after_a_mixed_run_with_reloads_status_and_metrics_equal_the_counts_of_t
                     return False
             return active == (PER_IP, PER_IP) and sum(now.udp.refused.values()) >= refused
 
-        eventually(is_over, "all that ends has ended")
+        eventually(is_over, "everything that ends has ended")
         for transport, addresses in (("tcp", to[:6]), ("udp", to[6:])):
             expected.update({("up", transport, one): 1 for one in addresses if one != to.gone})
         expected.update({("serves", "tcp", one): PER_IP // 2 for one in (to.good, to.better)})

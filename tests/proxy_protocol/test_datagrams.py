@@ -94,7 +94,7 @@ def test_a_backend_that_takes_over_a_session_gets_a_header_too() -> None:
                 return False
             return True
 
-        eventually(is_answered, "the second backend")
+        eventually(is_answered, "the second backend answers")
         header, rest = split(answers.get())
         sock.settimeout(PATIENCE)
         sock.send(b"more")
@@ -112,7 +112,7 @@ def test_a_datagram_without_room_for_the_header_is_dropped_and_counted() -> None
         client(proxy.address) as sock,
     ):
         sock.send(bytes(65_507))
-        eventually(lambda: proxy.engine.udp_counters.dropped == 1, "dropped")
+        eventually(lambda: proxy.engine.udp_counters.dropped == 1, "the datagram is dropped")
         sock.send(b"small")
         assert split(sock.recv(100))[1] == b"small"
         sock.send(bytes(65_507))

@@ -89,7 +89,7 @@ class Proxy:
             status = status_of(self.program)
             return not status.tcp.active + status.udp.active
 
-        eventually(is_nobody, "nobody is served")
+        eventually(is_nobody, "no client is served any more")
 
     def _count_descriptors(self) -> list[int]:
         return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self._pids]
@@ -293,7 +293,7 @@ def test_clients_that_come_and_go_are_counted_exactly(workers: int, tmp_path: Pa
         before = status_of(proxy.program).tcp.accepted
         for _ in range(1000):
             connect(proxy.address).close()
-        eventually(lambda: status_of(proxy.program).tcp.accepted == before + 1000, "all are counted")
+        eventually(lambda: status_of(proxy.program).tcp.accepted == before + 1000, "all clients are counted")
 
 
 def test_300_clients_that_send_slowly_do_not_delay_another(workers: int, tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_a_session_recovers_when_its_backend_returns_and_others_never_notice(
             other.send(b"%d" % turn)
             assert other.recv(100) == b"%d" % turn
         # The other session has another worker, so this worker may be behind.
-        eventually(lambda: unread_bytes(proxy.address[1]) == 0, "the proxy has taken all")
+        eventually(lambda: unread_bytes(proxy.address[1]) == 0, "the proxy has taken all datagrams")
         with UdpBackend(echo_datagram, port=dead):
             sock.send(b"magic again")
             # The last answers may still be on their way.

@@ -101,7 +101,7 @@ def test_start_status_metrics_and_stop_treat_all_workers_as_one_program(tmp_path
         with serving("--workers", 2, cwd=tmp_path) as program:
             metrics = program.await_out(r"^Metrics on (\S+)$").group(1)
             with connected(program.address, 20):
-                eventually(lambda: status_of(program).tcp.active == 20, "20 connections")
+                eventually(lambda: status_of(program).tcp.active == 20, "20 connections are open")
                 table = run("status", "-p", program.port).out
                 (one, two) = status_of(program).workers
                 for worker in (one, two):
@@ -136,7 +136,7 @@ def test_auto_starts_as_many_workers_as_processors(tmp_path: Path) -> None:
 
 
 class Counting:
-    """Count concurrent connections of a backend, and their maximum."""
+    """The number of concurrent connections of a backend, and its maximum."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -179,7 +179,7 @@ def test_of_a_thousand_concurrent_clients_exactly_the_limit_is_admitted(tmp_path
         status = status_of(program)
         assert (status.tcp.active, status.tcp.refused) == (100, {"max_connections": 900})
         let_in.pop().close()
-        eventually(lambda: status_of(program).tcp.active == 99, "one has left")
+        eventually(lambda: status_of(program).tcp.active == 99, "one client has left")
         found = [one for one in pool.map(enter, [program.address] * 20) if one is not None]
         assert (len(found), counting.most) == (1, 100)
         for one in (*let_in, *found):
@@ -227,8 +227,11 @@ def test_a_worker_killed_under_load_ends_only_its_own_connections(tmp_path: Path
             first = pids(program)[0]
             os.kill(first, signal.SIGKILL)
             program.await_err(rf"worker 1 \(process {first}\): it was killed by signal 9$")
-            eventually(lambda: status_of(program).workers[0].pid not in {None, first}, "another one")
-            eventually(lambda: status_of(program).workers[0].active > 0, "it serves")
+            eventually(
+                lambda: status_of(program).workers[0].pid not in {None, first},
+                "the killed worker is replaced",
+            )
+            eventually(lambda: status_of(program).workers[0].active > 0, "the new worker serves clients")
             over.set()
             # At most the one connection of each visitor that the worker had accepted; waiting clients were
             # served.
@@ -243,7 +246,9 @@ def test_a_worker_killed_under_load_ends_only_its_own_connections(tmp_path: Path
                     pass
             lost = 30 - alive
             assert 0 < lost < 30
-            eventually(lambda: status_of(program).tcp.active == alive, "the lost are not counted any more")
+            eventually(
+                lambda: status_of(program).tcp.active == alive, "lost connections are no longer counted"
+            )
             ended = next(one for one in status_of(program).tcp.routes if one.name == "fallback").ended
             assert ended["lost"] >= lost
             assert [one.restarts for one in status_of(program).workers] == [1, 0]
@@ -295,7 +300,7 @@ def test_a_worker_that_keeps_dying_is_restarted_ever_more_seldom_and_delays_noth
             program.await_out("Listening on udp://")
             table = run("status", "-p", program.port).out
             (dying / "sick").unlink()
-            eventually(lambda: status_of(program).workers[1].pid is not None, "it is back")
+            eventually(lambda: status_of(program).workers[1].pid is not None, "the second worker is back")
             assert {ask(program.address, b"x").data for _ in range(20)} == {b"bx"}
             assert "Workers" in table
             assert program.terminate() == 0
@@ -308,12 +313,12 @@ def test_workers_leave_when_their_supervisor_is_killed_and_the_port_is_free(tmp_
             workers = pids(program)
             port = program.port
             program.signal(signal.SIGKILL)
-            eventually(lambda: refuses(program.address), "refused")
+            eventually(lambda: refuses(program.address), "new connections are refused")
             for one in clients:  # open connections may finish
                 one.sendall(b"on")
                 assert receive(one, 2) == b"on"
                 one.close()
-            eventually(lambda: not any(map(is_running, workers)), "they have left")
+            eventually(lambda: not any(map(is_running, workers)), "the workers have ended")
         with serving("-p", port, cwd=tmp_path) as again:
             assert ask(again.address, b"x").data == b"ax"
 
@@ -339,7 +344,7 @@ def test_sigterm_lets_connections_of_all_workers_finish_and_cuts_the_rest(tmp_pa
         with serving("tcp", cwd=tmp_path) as program, connected(program.address, 20) as clients:
             program.signal(signal.SIGTERM)
             program.await_err(r"SIGTERM: 20 connections may finish$")
-            eventually(lambda: refuses(program.address), "refused")
+            eventually(lambda: refuses(program.address), "new connections are refused")
             for one in clients[:17]:
                 one.sendall(b"last words")
                 one.shutdown(socket.SHUT_WR)
@@ -426,7 +431,7 @@ def test_a_listener_that_is_removed_finishes_its_connections(tmp_path: Path) -> 
             with connected(("127.0.0.1", ports[1]), 10) as clients:
                 file(ports[0])
                 program.await_err("configuration 2 is in force")
-                eventually(lambda: refuses(("127.0.0.1", ports[1])), "refused")
+                eventually(lambda: refuses(("127.0.0.1", ports[1])), "new connections are refused")
                 for client_ in clients:
                     client_.sendall(b"on")
                     assert receive(client_, 2) == b"on"
@@ -462,7 +467,7 @@ def test_captures_of_several_workers_are_all_whole(tmp_path: Path) -> None:
         with serving("tcp", cwd=tmp_path) as program:
             with connected(program.address, 40):
                 pass
-            eventually(lambda: status_of(program).hooks[0].inbound.delivered == 40, "40 packets")
+            eventually(lambda: status_of(program).hooks[0].inbound.delivered == 40, "40 delivered packets")
             assert program.terminate() == 0
     captures = sorted(tmp_path.glob("all*.pcapng"))
     assert len(captures) == 2

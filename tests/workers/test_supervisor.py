@@ -55,7 +55,7 @@ def connected(proxy: Supervised, count: int) -> Iterator[list[socket.socket]]:
 def test_all_workers_serve_connections_and_the_status_covers_all() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address), 3) as proxy:
         with connected(proxy, 60):
-            eventually(lambda: proxy.status().tcp.active == 60, "60 connections")
+            eventually(lambda: proxy.status().tcp.active == 60, "60 connections are open")
             status = proxy.status()
             assert [one.number for one in status.workers] == [1, 2, 3]
             assert len({one.pid for one in status.workers}) == 3
@@ -64,7 +64,7 @@ def test_all_workers_serve_connections_and_the_status_covers_all() -> None:
             assert [backend.active for route in status.routes for backend in route.backends] == [60]
             assert [one.address for one in status.listeners] == [f"127.0.0.1:{proxy.address[1]}"]
             assert proxy.supervisor.active == 60
-        eventually(lambda: proxy.status().tcp.finished == 60, "all have ended")
+        eventually(lambda: proxy.status().tcp.finished == 60, "all connections have ended")
         assert proxy.status().tcp.routes[0].ended == {"closed": 60}
         assert proxy.supervisor.active == 0
         assert repr(proxy.supervisor) == "<Supervisor of 3 workers>"
@@ -91,7 +91,7 @@ def test_a_udp_session_stays_with_its_worker() -> None:
             one.send(b"again")
             assert one.recv(10) == b"again"
         # The count of the backend does not show it: a new session may have the port of an ended one.
-        eventually(lambda: proxy.status().udp.sessions == 30 + lost, "only the lost begin anew")
+        eventually(lambda: proxy.status().udp.sessions == 30 + lost, "only lost sessions begin anew")
         assert 0 < lost < 30
 
 
@@ -129,13 +129,13 @@ def test_draining_sessions_stay_with_their_worker_although_another_worker_has_le
         talking = threading.Thread(target=keep_talking)
         talking.start()
         stop = proxy.begin(proxy.supervisor.stop(20_000))
-        eventually(lambda: proxy.status().listeners == (), "it begins no session any more")
+        eventually(lambda: proxy.status().listeners == (), "the supervisor has no listener any more")
         pid = proxy.kill(1)
-        eventually(lambda: not is_running(pid), "one has left, and its socket is closed")
+        eventually(lambda: not is_running(pid), "one worker has ended, and its socket is closed")
         over.set()
         talking.join(PATIENCE)
         say(b"last")
-        eventually(lambda: answered() == 40 - lost, "the others' are answered")
+        eventually(lambda: answered() == 40 - lost, "all clients of the other workers have answers")
         assert len(backend.clients) == 40
         stop()
 
@@ -143,7 +143,7 @@ def test_draining_sessions_stay_with_their_worker_although_another_worker_has_le
 def test_a_killed_worker_ends_only_its_own_connections_and_is_replaced() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address), 2) as proxy:
         with connected(proxy, 40) as clients:
-            eventually(lambda: proxy.status().tcp.active == 40, "40 connections")
+            eventually(lambda: proxy.status().tcp.active == 40, "40 connections are open")
             lost = proxy.workers[0].active
             assert 0 < lost < 40
             pid = proxy.kill(1)
@@ -165,7 +165,7 @@ def test_a_killed_worker_ends_only_its_own_connections_and_is_replaced() -> None
             assert ends == {"ended": lost, "goes on": 40 - lost}
             status = proxy.status()
             assert [one.restarts for one in status.workers] == [1, 0]
-        eventually(lambda: proxy.status().tcp.active == 0, "nobody")
+        eventually(lambda: proxy.status().tcp.active == 0, "no client is connected")
         tcp = proxy.status().tcp
         assert tcp.accepted == tcp.finished + sum(tcp.refused.values())
         assert tcp.routes[0].ended["lost"] == lost
@@ -192,7 +192,7 @@ def test_the_counts_of_a_killed_worker_are_released() -> None:
         proxy = stack.enter_context(Supervised(Build(backend.address, settings=build.settings)))
         stack.enter_context(connected(proxy, 20))
         assert ask(proxy.address, b"x").data == b""
-        eventually(lambda: proxy.status().tcp.active == 20, "20 connections")
+        eventually(lambda: proxy.status().tcp.active == 20, "20 connections are open")
         held = proxy.workers[0].active
         pid = proxy.kill(1)
         proxy.await_replaced(1, pid)
@@ -212,7 +212,10 @@ def test_a_worker_that_does_not_answer_is_replaced(
         began = time.monotonic()
         assert len(proxy.status().workers) == 2  # the status does not wait for the stopped worker
         assert time.monotonic() - began < 10
-        eventually(lambda: f"worker 1 (process {pid}): it does not answer" in caplog.text, "it is noticed")
+        eventually(
+            lambda: f"worker 1 (process {pid}): it does not answer" in caplog.text,
+            "the log reports the silent worker",
+        )
         monkeypatch.setattr(crew, "_BEAT", 1.0)
         proxy.await_replaced(1, pid)
         with connected(proxy, 10):
@@ -288,9 +291,9 @@ def test_a_worker_that_cannot_apply_a_valid_configuration_is_replaced(
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy:
         before = [one.pid for one in proxy.workers]
         proxy.call(proxy.supervisor.apply(Build(backend.address, only_in=os.getpid())))
-        eventually(lambda: caplog.text.count("ValueError: not here") >= 4, "they are tried again")
+        eventually(lambda: caplog.text.count("ValueError: not here") >= 4, "the workers are tried again")
         proxy.call(proxy.supervisor.apply(Build(backend.address)))
-        eventually(lambda: proxy.all_serve, "all serve")
+        eventually(lambda: proxy.all_serve, "all workers serve")
         assert not {one.pid for one in proxy.workers} & {*before}
         with connected(proxy, 10):
             pass
@@ -350,7 +353,7 @@ def test_the_counts_of_hooks_are_summed_over_all_workers() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address, hooks=(counted,)), 2) as proxy:
         with connected(proxy, 20):
             pass
-        eventually(lambda: proxy.status().hooks[0].inbound.delivered == 20, "20 packets")
+        eventually(lambda: proxy.status().hooks[0].inbound.delivered == 20, "20 packets are counted")
         (hook,) = proxy.status().hooks
         assert (hook.name, hook.state, hook.inbound.seen_bytes) == ("counted", "running", 100)
 
@@ -372,16 +375,16 @@ def test_backends_are_checked_once_for_all_workers() -> None:
             Supervised(Build((counts.address, stays.address, goes.address), routes=checked), 4)
         )
         began, before = time.monotonic(), probes
-        eventually(lambda: probes - before >= 10, "ten checks")
+        eventually(lambda: probes - before >= 10, "there were ten checks")
         assert time.monotonic() - began > 6 * INTERVAL_MS / 1000, "each worker runs checks of its own"
         assert {ask(proxy.address, b"magic").data[:1] for _ in range(60)} == {b"a", b"b", b"c"}
         goes.__exit__()
-        eventually(lambda: "down" in states(proxy), "one is down")
+        eventually(lambda: "down" in states(proxy), "one backend is down")
         for _ in range(40):  # no worker tries this backend any more
             assert ask(proxy.address, b"magic").data[:1] in {b"a", b"b"}
         with Backend(named("c"), port=goes.port):
-            eventually(lambda: states(proxy) == ["up"] * 3, "it is up again")
-            eventually(lambda: ask(proxy.address, b"magic").data[:1] == b"c", "it is used again")
+            eventually(lambda: states(proxy) == ["up"] * 3, "the backend is up again")
+            eventually(lambda: ask(proxy.address, b"magic").data[:1] == b"c", "the backend is used again")
             pid = proxy.kill(2)
             proxy.await_replaced(2, pid)
             assert states(proxy) == ["up"] * 3
@@ -397,7 +400,7 @@ def test_failures_of_clients_of_all_workers_are_counted_together(caplog: pytest.
         with Supervised(build, 3) as proxy:
             for _ in range(12):
                 assert ask(proxy.address, b"magic").data == b"amagic"
-            eventually(lambda: states(proxy)[0] == "down", "it is down")
+            eventually(lambda: states(proxy)[0] == "down", "the backend is down")
             assert caplog.text.count(f"backend {dead} is down") == 1
             pid = proxy.kill(1)
             proxy.await_replaced(1, pid)
@@ -430,7 +433,7 @@ def test_connections_finish_after_a_stop_and_the_rest_is_cut_and_counted() -> No
         with connected(proxy, 20) as clients:
             pids = [one.pid for one in proxy.workers]
             stop = proxy.begin(proxy.supervisor.stop(2_000))
-            eventually(lambda: proxy.status().listeners == (), "it listens no more")
+            eventually(lambda: proxy.status().listeners == (), "the supervisor has stopped listening")
             for one in clients[:15]:
                 one.sendall(b"last words")
                 one.shutdown(socket.SHUT_WR)
@@ -450,7 +453,7 @@ def test_connections_finish_after_a_stop_and_the_rest_is_cut_and_counted() -> No
 def test_a_second_stop_ends_the_wait_of_the_first() -> None:
     with Backend(named("a")) as backend, Supervised(Build(backend.address)) as proxy, connected(proxy, 4):
         first = proxy.begin(proxy.supervisor.stop(600_000))
-        eventually(lambda: proxy.status().listeners == (), "it listens no more")
+        eventually(lambda: proxy.status().listeners == (), "the supervisor has stopped listening")
         assert proxy.call(proxy.supervisor.stop(0)) == 4
         first()
 
@@ -463,9 +466,9 @@ def test_a_worker_that_dies_while_it_stops_is_not_replaced(monkeypatch: pytest.M
         connected(proxy, 10) as clients,
     ):
         stop = proxy.begin(proxy.supervisor.stop(20_000))
-        eventually(lambda: proxy.status().listeners == (), "it listens no more")
+        eventually(lambda: proxy.status().listeners == (), "the supervisor has stopped listening")
         pid = proxy.kill(1)
-        eventually(lambda: not is_running(pid), "it is gone")
+        eventually(lambda: not is_running(pid), "the killed worker is gone")
         for one in clients:
             one.close()
         stop()
@@ -477,7 +480,7 @@ def test_a_listener_can_be_removed_while_its_connections_go_on() -> None:
         (other,) = proxy.call(proxy.supervisor.start_tcp("127.0.0.1", 0))
         with connected(proxy, 10) as clients:
             proxy.call(proxy.supervisor.stop_listening("tcp", f"127.0.0.1:{proxy.address[1]}"))
-            eventually(lambda: refuses(proxy.address), "refused")
+            eventually(lambda: refuses(proxy.address), "new connections are refused")
             for one in clients:
                 one.sendall(b"on")
                 assert receive(one, 2) == b"on"

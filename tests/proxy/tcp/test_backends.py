@@ -194,7 +194,7 @@ def test_a_unix_backend_sees_a_reset_as_an_end(tmp_path: Path) -> None:
     ):
         client = proxy.connect()
         client.sendall(HELLO)
-        eventually(lambda: backend.accepted == 1, "joined")
+        eventually(lambda: backend.accepted == 1, "the backend has accepted the connection")
         reset(client)
         assert backend.result().data == HELLO
         assert proxy.next_end().ended == "client reset"

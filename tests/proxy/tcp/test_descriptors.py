@@ -206,7 +206,7 @@ def test_without_free_descriptors_a_session_begins_with_a_later_datagram(
         with monkeypatch.context() as patch:
             patch.setattr(resource, "getrlimit", lambda _: (3, 3))
             sock.send(b"one")
-            eventually(lambda: proxy.engine.udp_counters.dropped == 1, "it is dropped")
+            eventually(lambda: proxy.engine.udp_counters.dropped == 1, "the datagram is dropped")
         sock.send(b"two")
         assert sock.recv(9) == b"two"
         assert proxy.service.descriptors.lent == 1
@@ -228,9 +228,9 @@ def test_a_dialled_backend_has_its_descriptor_and_a_silent_client_a_promise() ->
             return proxy.engine.active, proxy.service.awaiting_socket
 
         with proxy.connect() as client, proxy.connect():
-            eventually(lambda: proxy.call(figures()) == (2, 2), "both are in")
+            eventually(lambda: proxy.call(figures()) == (2, 2), "both clients are accepted")
             client.sendall(b"?")
-            eventually(lambda: proxy.call(figures()) == (2, 1), "one is dialled for")
+            eventually(lambda: proxy.call(figures()) == (2, 1), "the backend of one client is being dialled")
 
 
 def test_all_descriptors_are_given_back() -> None:
@@ -251,7 +251,7 @@ def test_all_descriptors_are_given_back() -> None:
         for one in clients[:4]:
             one.sendall(b"?")
             assert one.recv(1) == b"?"
-        eventually(lambda: lent.lent == 10, "each has two, the silent one too")
+        eventually(lambda: lent.lent == 10, "each client has two descriptors, the silent client too")
         with proxy.connect() as refused:
             assert refused.recv(1) == b""
         assert lent.lent == 10

@@ -162,7 +162,7 @@ def test_accepting_pauses_while_descriptors_are_exhausted_and_then_goes_on(
         with proxy.connect() as client:
             client.sendall(b"?")
             client.shutdown(socket.SHUT_WR)
-            eventually(lambda: len(proxy.warnings) == 1, "it has run out")
+            eventually(lambda: len(proxy.warnings) == 1, "the lack of descriptors is logged")
             proxy.await_idle(0.3)
             exhausted.clear()
             assert receive_all(client) == (digest(b"?"), "eof")
@@ -177,7 +177,7 @@ def test_a_stop_while_accepting_pauses_leaves_no_timer(
         replace_listener(proxy)
         exhausted.set()
         with proxy.connect():
-            eventually(lambda: len(proxy.warnings) == 1, "it has run out")
+            eventually(lambda: len(proxy.warnings) == 1, "the lack of descriptors is logged")
             proxy.call(proxy.engine.stop(0))
             proxy.await_idle(0.2)
 
@@ -216,7 +216,9 @@ def test_a_listener_that_cannot_be_watched_again_is_logged_and_comes_back(
         with proxy.connect() as client:
             client.sendall(b"?")
             client.shutdown(socket.SHUT_WR)
-            eventually(lambda: proxy.status().listeners[0].paused == "Too many open files", "it pauses")
+            eventually(
+                lambda: proxy.status().listeners[0].paused == "Too many open files", "the listener pauses"
+            )
             exhausted.clear()
             assert receive_all(client) == (digest(b"?"), "eof")
         assert epoll.left == 0
@@ -274,8 +276,11 @@ def test_a_send_to_a_unix_backend_that_lacks_memory_ends_both_sides_at_once(
         proxy.connect() as client,
     ):
         client.sendall(b"?")
-        eventually(lambda: bool(proxy.service.connections), "it is served")
-        eventually(lambda: [one._weld for one in proxy.service.connections] != [None], "it is joined")
+        eventually(lambda: bool(proxy.service.connections), "the connection is accepted")
+        eventually(
+            lambda: [one._weld for one in proxy.service.connections] != [None],
+            "the connection is joined to its backend",
+        )
         (connection,) = proxy.service.connections
         assert connection._weld is not None
 

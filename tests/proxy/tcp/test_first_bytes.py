@@ -218,7 +218,7 @@ def test_bytes_that_no_route_can_match_fall_back_at_once(loop: LoopKind) -> None
         with proxy.connect() as client:
             client.sendall(b"SSH-3")
             assert proxy.engine.active <= 1
-            eventually(lambda: backend.accepted == 1, "fallen back")
+            eventually(lambda: backend.accepted == 1, "the fallback has accepted the connection")
             assert fair_seconds_since(begun) < 1.5
             client.shutdown(socket.SHUT_WR)
             assert receive_all(client) == (digest(b"SSH-3"), "eof")

@@ -132,7 +132,7 @@ def test_10_000_clients_that_connect_and_leave_are_counted_and_not_logged() -> N
     with ProxyThread(fallback="127.0.0.1:1") as proxy:
         for _ in range(10_000):
             socket.create_connection(proxy.address).close()
-        eventually(lambda: proxy.counters.accepted == 10_000, "all accepted")
+        eventually(lambda: proxy.counters.accepted == 10_000, "all clients are accepted")
         proxy.await_drained()
         assert proxy.counters.finished == 10_000
         assert proxy.warnings == []
@@ -215,7 +215,7 @@ def test_without_free_descriptors_clients_wait_and_are_served_later() -> None:
             late = [stack.enter_context(connect(child.address)) for _ in range(100)]
             for client in late:
                 client.sendall(b"!")
-            eventually(lambda: child.descriptors >= 75, "it has run out")
+            eventually(lambda: child.descriptors >= 75, "the process has run out of descriptors")
             assert child.cpu_over(0.5) < 0.15
             for client in held:
                 client.sendall(b"still")
@@ -224,7 +224,7 @@ def test_without_free_descriptors_clients_wait_and_are_served_later() -> None:
             for client in late:
                 assert client.recv(1) == b"!"
                 client.close()
-        eventually(lambda: child.figures()["active"] == 0, "all have left")
+        eventually(lambda: child.figures()["active"] == 0, "all clients have left")
         assert child.figures()["accepted"] == child.figures()["finished"] == 120
         assert "cannot accept: Too many open files" in child.stop()
 
@@ -255,12 +255,12 @@ def test_idle_connections_cost_an_active_connection_nothing(many_descriptors: in
                 held.append(client)
                 stack.enter_context(server.accept()[0])
             assert child.figures()["active"] == count
-            eventually(lambda: child.cpu_over(0.5) < 0.02, "idle")
+            eventually(lambda: child.cpu_over(0.5) < 0.02, "the proxy is idle")
             taker = threading.Thread(target=echo_one, args=(server,))
             taker.start()
             among_many = cpu_for_exchanges(child)
             taker.join(PATIENCE)
-        eventually(lambda: child.figures()["active"] == 0, "all have left")
+        eventually(lambda: child.figures()["active"] == 0, "all clients have left")
         assert child.descriptors < 50
         # Caches and a busy machine cost something. A cost per connection would multiply the time by
         # thousands.
@@ -288,7 +288,7 @@ def test_accepted_clients_reach_a_backend_while_others_wait_for_descriptors() ->
         with ExitStack() as stack:
             # No client sends a byte, so the proxy could accept twice as many as it can have backends for.
             silent = [stack.enter_context(connect(child.address)) for _ in range(100)]
-            eventually(lambda: child.figures()["accepted"] > 10, "as many are in as may be")
+            eventually(lambda: child.figures()["accepted"] > 10, "as many clients are in as the limit allows")
             time.sleep(0.3)  # time in which further clients could come in, and must not
             inside = int(child.figures()["active"])
             for_clients = 60 - (child.descriptors - inside)
@@ -302,7 +302,7 @@ def test_accepted_clients_reach_a_backend_while_others_wait_for_descriptors() ->
                 client.sendall(b"?")
                 assert client.recv(1) == b"?"
                 client.close()
-        eventually(lambda: child.figures()["active"] == 0, "all have left")
+        eventually(lambda: child.figures()["active"] == 0, "all clients have left")
         assert "cannot accept: Too many open files" in child.stop()
 
 
@@ -310,11 +310,11 @@ def test_a_dial_that_waits_for_a_descriptor_is_given_up_at_the_connect_timeout()
     settings = {"connect_timeout_ms": 300, "peek_timeout_ms": 60_000}
     with Backend(sink) as backend, Child(backend.address, descriptors=40, **settings) as child:
         with connect(child.address) as silent:
-            eventually(lambda: child.figures()["active"] == 1, "it is in")
+            eventually(lambda: child.figures()["active"] == 1, "the client is accepted")
             child.limit_descriptors(child.lowest_free)
             silent.sendall(b"?")
             assert receive_all(silent) == (b"", "reset")
-            eventually(lambda: child.figures()["active"] == 0, "it has left")
+            eventually(lambda: child.figures()["active"] == 0, "the client has left")
         child.limit_descriptors(40)
         assert ask(child.address, b"?") == (digest(b"?"), "eof")
         child.stop()

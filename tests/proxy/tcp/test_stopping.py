@@ -30,7 +30,7 @@ CUT = "stopped with 1 connections"
 def await_closed(proxy: ProxyThread) -> None:
     """Wait until no listener is left."""
     service = proxy.service
-    eventually(lambda: not service.listeners, "closed")
+    eventually(lambda: not service.listeners, "all listeners are closed")
     # The sockets are closed one turn of the loop later.
     proxy.call(asyncio.sleep(0.01))
     with socket.socket(socket.AF_INET6 if ":" in proxy.address[0] else socket.AF_INET) as sock:
@@ -65,7 +65,7 @@ def test_connections_that_outlive_the_drain_timeout_are_reset_on_both_sides_and_
         proxy.connect() as client,
     ):
         client.sendall(b"?")
-        eventually(lambda: backend.accepted == 1, "joined")
+        eventually(lambda: backend.accepted == 1, "the connections are joined")
         begun = time.monotonic()
         assert proxy.call(proxy.engine.stop(300)) == 1
         assert seconds_since(begun) > 0.28

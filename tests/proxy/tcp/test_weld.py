@@ -110,7 +110,7 @@ def test_what_a_backend_sent_before_its_reset_arrives_before_the_reset(
     def send_and_reset(sock: socket.socket) -> None:
         sock.recv(1)
         sock.sendall(data)
-        eventually(lambda: not unsent(sock), "all of it has arrived")
+        eventually(lambda: not unsent(sock), "the kernel of the peer has all bytes")
         reset(sock)
 
     with Backend(send_and_reset) as backend, ProxyThread(fallback=backend.address, loop=loop) as proxy:
@@ -128,7 +128,7 @@ def test_what_a_client_sent_before_its_reset_arrives_before_the_reset() -> None:
     with Backend(receive_all) as backend, ProxyThread(fallback=backend.address) as proxy:
         client = proxy.connect()
         client.sendall(data)
-        eventually(lambda: not unsent(client), "all of it has arrived")
+        eventually(lambda: not unsent(client), "the kernel of the peer has all bytes")
         reset(client)
         assert backend.result() == (data, "reset")
         assert proxy.next_end().ended == "client reset"
@@ -382,7 +382,7 @@ def test_urgent_data_delays_no_other_byte() -> None:
     ):
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.sendall(b"a")
-        eventually(lambda: backend.accepted == 1, "joined")
+        eventually(lambda: backend.accepted == 1, "the connection is joined")
         proxy.begin(hold())
         assert held.wait(PATIENCE)
         client.send(b"bcd", socket.MSG_OOB)

@@ -131,7 +131,7 @@ def test_a_flow_that_is_never_answered_passes() -> None:
     ):
         for _ in range(100):
             sock.send(ntp)
-        eventually(lambda: sink.seen == 100, "all of them")
+        eventually(lambda: sink.seen == 100, "the sink has received all 100 datagrams")
         assert dns.seen == 0
 
 

@@ -154,7 +154,7 @@ def test_one_way_traffic_either_way_keeps_a_session_and_silence_ends_it(pushing:
         client(proxy.address) as sock,
     ):
         sock.send(b"first")
-        eventually(lambda: backend.seen == 1, "the first datagram")
+        eventually(lambda: backend.seen == 1, "the first datagram has arrived")
         beats = threading.Event()
         for beat in range(8):  # 1.6 s in total, longer than the timeout
             assert not beats.wait(0.2)
@@ -163,7 +163,7 @@ def test_one_way_traffic_either_way_keeps_a_session_and_silence_ends_it(pushing:
                 assert sock.recv(100) == b"%d" % beat
             else:
                 sock.send(b"%d" % beat)
-        eventually(lambda: pushing or backend.seen == 9, "all datagrams")
+        eventually(lambda: pushing or backend.seen == 9, "all datagrams have arrived")
         assert len(backend.clients) == 1
         assert proxy.engine.udp_counters.sessions == 1
         assert proxy.next_end().ended == ("idle timeout" if pushing else "unanswered")
@@ -206,7 +206,7 @@ def test_a_flood_without_answers_blocks_neither_sessions_nor_connections() -> No
                 assert ask_over_tcp(proxy.address, b"hello").data == b"hello"
         settled.send(b"? again")
         assert settled.recv(100) == b"? again"
-        eventually(lambda: backend.seen == 206, "all have been passed on")
+        eventually(lambda: backend.seen == 206, "all datagrams have been passed on")
         assert proxy.engine.active <= 10
         assert proxy.engine.udp_counters.refused == 0
 
@@ -222,7 +222,7 @@ def test_the_oldest_unanswered_session_of_an_address_makes_room() -> None:
         other = stack.enter_context(client(proxy.address, source="127.0.0.9"))
         for number, sock in enumerate((other, *socks), 1):
             sock.send(b"!")
-            eventually(lambda number=number: silent.seen == number, "it is passed on")  # type: ignore[misc]
+            eventually(lambda number=number: silent.seen == number, "the datagram is passed on")  # type: ignore[misc]
         assert proxy.next_end().client == "{}:{}".format(*socks[0].getsockname())
         assert proxy.engine.active == 3
 
@@ -277,7 +277,7 @@ def test_sessions_are_bounded_and_established_ones_keep_working() -> None:
                 assert sock.recv(100) == b"in"
             for sock in socks[10:]:
                 sock.send(b"out")
-            eventually(lambda: proxy.engine.udp_counters.refused == 20, "the others are refused")
+            eventually(lambda: proxy.engine.udp_counters.refused == 20, "the other sessions are refused")
             for sock in socks[:10]:
                 sock.send(b"still in")
                 assert sock.recv(100) == b"still in"
@@ -300,7 +300,7 @@ def test_sessions_of_one_address_are_bounded() -> None:
                 sock.send(b"in")
                 assert sock.recv(100) == b"in"
             third.send(b"out")
-            eventually(lambda: proxy.engine.udp_counters.refused == 1, "the third is refused")
+            eventually(lambda: proxy.engine.udp_counters.refused == 1, "the third session is refused")
             assert ask(proxy.address, b"from elsewhere", source="127.0.0.9") == b"from elsewhere"
         proxy.await_drained()
         third.send(b"now in")
@@ -370,7 +370,7 @@ def test_a_shortage_of_this_machine_takes_no_backend_down(
             with monkeypatch.context() as patch:
                 patch.setattr(socket.socket, step, fail)
                 os.write(sock.fileno(), b"magic")
-                eventually(lambda: proxy.engine.udp_counters.dropped == 1, "it is dropped")
+                eventually(lambda: proxy.engine.udp_counters.dropped == 1, "the datagram is dropped")
             (state,) = (backend.state for backend in proxy.engine._plan.pools[Transport.UDP].backends)
             assert state.status == "unknown"
             sock.send(b"magic")
