@@ -6,7 +6,7 @@ Each connection follows a random program at both ends (`fuzz_programs`), hundred
 Meanwhile the fuzz reloads the file and kills workers, as the scenario says. `fuzz_oracle` has the rules for
 what both ends must see. At the end of each scenario nothing is left: no connection, no descriptor, no use of
 the processor, no unexpected line in the log. A failure prints the seed, both programs, and the command that
-runs them again. Times are not seeded: what depends on them needs several runs.
+runs them again. Times are not seeded: a failure that depends on them needs several runs.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Pair:
     """A connection: both of its ends.
 
     Attributes:
-        plan: what the ends do.
+        plan: the programs of both ends.
         began: monotonic time (s) before the client's connect.
         client: the end of the client.
         backend: the end of the backend, once a backend has accepted the connection.

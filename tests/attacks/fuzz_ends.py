@@ -78,7 +78,7 @@ class End:
     Args:
         loop: the source of events.
         sock: connected and non-blocking.
-        program: what the end does.
+        program: the program of the end.
         stream: the bytes that it sends.
         expected: the bytes that its peer sends.
         over: a function, called once when the end has closed its socket.

@@ -3,14 +3,14 @@
 `S` is the end that sends in one direction, `R` the end that receives. An end is *orderly* if it sends all its
 bytes, ends its sending side (shutdown) and reads until its peer has ended.
 
-1. What R got is a prefix of what the kernel took from S: no byte is foreign, missing, doubled or displaced.
-   This holds always, also where a worker was killed. An urgent byte is a byte of the stream, at its place:
-   the proxy reads it inline (SO_OOBINLINE) and passes it on as any other byte.
+1. The bytes that R got are a prefix of the bytes that the kernel took from S: no byte is foreign, missing,
+   doubled or displaced. This holds always, even if a worker was killed. An urgent byte is a byte of the
+   stream, at its place: the proxy reads it inline (SO_OOBINLINE) and passes it on as any other byte.
 2. If both ends are orderly, each got everything, and then the end.
 3. If R sees an orderly end, S has ended its sending side, and R got everything that the kernel took from S.
    In other words, a stream that was cut never looks complete:
 
-   - S resets (SO_LINGER of 0 s). Its kernel throws away what was not sent yet. R must see a reset, unless S
+   - S resets (SO_LINGER of 0 s). Its kernel discards unsent bytes. R must see a reset, unless S
      had ended its sending side before; then R may see that end, after all bytes.
    - S closes with bytes unread. Its kernel resets at once, with the same loss. Only the kernel knows whether
      bytes were unread, so after any close R may see a reset, and an end only if nothing is missing.
@@ -22,15 +22,15 @@ bytes, ends its sending side (shutdown) and reads until its peer has ended.
    of a socket that is reset.
 5. The kernel reports the errno of a reset once. If a send gets it, recv reports an end. So an end that R sees
    after one of its sends has failed is a reset. An end that R sees before that is an end.
-6. A unix socket has no reset. Whichever way a backend there closes, its peer can read what the kernel took,
-   so every way counts as a close in rule 3. Rule 3 does not hold for what such a backend receives: it sees an
-   orderly end of a client that was cut.
+6. A unix socket has no reset. Whichever way a backend there closes, its peer can read the bytes that the
+   kernel took, so every way counts as a close in rule 3. Rule 3 does not hold for the bytes that such a
+   backend receives: it sees an orderly end of a client that was cut.
 7. When a worker is killed (SIGKILL), the kernel closes its sockets in order. Rules 2 to 4 do not hold for the
    connections that were open at that moment. All rules hold for those that began later.
-8. A client has a backend, unless it was cut or sent less than what identifies it. A client without a backend
-   gets no byte. Where the backend resets at accept, the client sees a reset, or the fallback serves it: the
-   proxy may learn of the reset before it has sent a byte.
-9. Every connection ends. One that is open for longer than the patience of the fuzz hangs.
+8. A client has a backend, unless it was cut or sent too few bytes to be identified. A client without a
+   backend gets no byte. If the backend resets at accept, the client sees a reset, or the fallback serves it:
+   the proxy may learn of the reset before it has sent a byte.
+9. Every connection ends. A connection that is open for longer than the patience of the fuzz hangs.
 """
 
 from __future__ import annotations

@@ -330,7 +330,7 @@ def test_a_flood_of_mistakes_is_reported_in_part_and_quickly() -> None:
 # Files
 
 
-def test_a_missing_file_comes_with_the_command_that_writes_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:
     assert "`refractium init` writes one" in unreadable(tmp_path / "none.toml")
 
 

@@ -84,7 +84,7 @@ def test_each_listener_serves_its_own_routes_to_its_own_clients(
         assert program.terminate() == 0
 
 
-def test_a_reload_adds_removes_and_changes_listeners_and_keeps_the_sockets_of_those_that_stay(
+def test_a_reload_adds_removes_and_changes_listeners_and_keeps_unchanged_sockets(
     tmp_path: Path, web: Backend, shell: Backend
 ) -> None:
     stays, goes, comes = (free_port() for _ in range(3))

@@ -56,7 +56,7 @@ def test_lines_of_a_flood_are_left_out_and_counted(tmp_path: Path, style: str) -
         assert {(one["level"], one["logger"]) for one in notes} == {("warning", "refractium.access")}
 
 
-def test_each_worker_counts_what_it_leaves_out(tmp_path: Path) -> None:
+def test_each_worker_counts_the_lines_it_leaves_out(tmp_path: Path) -> None:
     write(tmp_path, 1, workers=2)
     with serving(cwd=tmp_path) as proxy:
         flood(proxy, 100)

@@ -145,7 +145,9 @@ def test_sighup_always_reloads_and_a_file_change_only_with_hot_reload(file: Path
 
 
 @pytest.mark.parametrize("what", ["fifo", "device", "folder", "huge"])
-def test_an_unreadable_thing_in_place_of_the_file_is_one_error(file: Path, what: str) -> None:
+def test_anything_but_a_readable_file_in_place_of_the_configuration_is_one_error(
+    file: Path, what: str
+) -> None:
     port = free_port()
     other = file.with_name("other")
     with naming(b"one") as one, naming(b"two") as two:

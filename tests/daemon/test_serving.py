@@ -77,7 +77,7 @@ def test_repeated_forwards_of_one_protocol_are_used_in_turn(backend: Backend) ->
     ],
     ids=["IPv6", "both", "IPv4"],
 )
-def test_it_listens_on_ipv4_ipv6_or_both(
+def test_the_program_listens_on_ipv4_ipv6_or_both(
     backend: Backend, bind: str, shown: list[str], reached_at: list[str]
 ) -> None:
     with serving("-b", bind, "-p", 0, "-f", f"http={backend.address}") as proxy:

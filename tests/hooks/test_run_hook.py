@@ -77,7 +77,7 @@ class Batched(PacketHook[Limits]):
         self.events = list(events)
 
 
-def test_a_hook_of_batches_has_one_with_times_and_offsets() -> None:
+def test_a_hook_of_batches_gets_one_batch_with_times_and_offsets() -> None:
     hook = run_hook(Batched, inbound=[b"ab", b"c"], outbound=[b"d"], settings=Limits(most=2))
     assert hook.settings.most == 2
     assert [(e.kind, e.direction, e.data, e.offset) for e in hook.events[1:-1]] == [

@@ -69,7 +69,7 @@ def test_without_extras_no_protocol_is_installed_and_errors_say_how_to_install_o
 
 
 @pytest.mark.parametrize("extras", ["", "[ssh]", "[all]"])
-def test_the_command_lists_what_the_library_finds(
+def test_the_command_lists_the_protocols_that_the_library_finds(
     extras: str, run: Run, environment: Environment, plugins_in: PluginsIn
 ) -> None:
     bin_ = environment("refractium-core", f"refractium-protocols{extras}")

@@ -252,7 +252,7 @@ def test_a_hookimpl_that_raises_or_returns_an_invalid_value_fails_its_plugin(
     assert error in str(report.error)
 
 
-def test_two_distributions_with_the_same_id_are_both_not_imported(
+def test_of_two_distributions_with_the_same_id_neither_is_imported(
     site: Site, *, in_both_orders: bool
 ) -> None:
     site.install("proto-one", "a", giving(protocol("a")))
@@ -272,7 +272,7 @@ def test_two_distributions_with_the_same_id_are_both_not_imported(
     assert not {"fake_proto_one", "fake_proto_two"} & set(sys.modules)
 
 
-def test_two_plugins_with_the_same_protocol_are_both_not_loaded(site: Site, *, in_both_orders: bool) -> None:
+def test_of_two_plugins_with_the_same_protocol_neither_is_loaded(site: Site, *, in_both_orders: bool) -> None:
     site.install("proto-one", "one", giving(protocol("a"), protocol("b")))
     site.install("proto-two", "two", giving(protocol("a")))
     site.install("proto-udp", "udp", giving(protocol("b", "udp")))

@@ -200,7 +200,9 @@ def test_an_end_while_the_client_is_blocked_comes_after_the_last_byte(workers: i
         assert many(read_late) == [(data, "eof")] * MANY
 
 
-def test_what_a_backend_sent_before_its_reset_arrives_before_the_reset(workers: int, tmp_path: Path) -> None:
+def test_bytes_of_a_backend_sent_before_its_reset_arrive_before_the_reset(
+    workers: int, tmp_path: Path
+) -> None:
     data = payload("before the reset", 20_000)
 
     def send_and_reset(sock: socket.socket) -> None:

@@ -45,7 +45,7 @@ def test_a_name_is_bound_at_all_its_addresses_on_one_port() -> None:
             assert ask((address.rpartition(":")[0].strip("[]"), proxy.port), b"?").end == "eof"
 
 
-def test_further_addresses_can_be_added_while_it_serves() -> None:
+def test_further_addresses_can_be_added_while_the_engine_serves() -> None:
     with Backend(sink) as backend, ProxyThread(fallback=backend.address) as proxy:
         (second,) = proxy.call(proxy.engine.start_tcp("127.0.0.1", 0))
         for port in (proxy.port, int(second.rpartition(":")[2])):

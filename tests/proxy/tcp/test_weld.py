@@ -102,7 +102,7 @@ def test_an_end_while_the_other_side_is_blocked_comes_after_the_last_byte(end: s
 @pytest.mark.parametrize("size", [20_000, 100_000])
 @pytest.mark.parametrize("pace", ["fast", "slow"])
 @pytest.mark.backend_resets
-def test_what_a_backend_sent_before_its_reset_arrives_before_the_reset(
+def test_bytes_of_a_backend_sent_before_its_reset_arrive_before_the_reset(
     pace: str, size: int, loop: LoopKind
 ) -> None:
     data = payload("before the reset", size)
@@ -123,7 +123,7 @@ def test_what_a_backend_sent_before_its_reset_arrives_before_the_reset(
 
 
 @pytest.mark.backend_resets
-def test_what_a_client_sent_before_its_reset_arrives_before_the_reset() -> None:
+def test_bytes_of_a_client_sent_before_its_reset_arrive_before_the_reset() -> None:
     data = payload("before the reset", 100_000)
     with Backend(receive_all) as backend, ProxyThread(fallback=backend.address) as proxy:
         client = proxy.connect()
