@@ -296,7 +296,7 @@ def test_only_root_can_become_another_user(network: Network, backend: Backend, f
         assert program.terminate() == 0
 
 
-def test_without_the_right_to_change_the_user_nobody_is_served(backend: Backend, folder: Path) -> None:
+def test_without_the_right_to_change_the_user_the_start_fails(backend: Backend, folder: Path) -> None:
     configured(folder, backend)
     drop = 'exec setpriv --bounding-set=-setuid --inh-caps=-setuid "$@"'
     with started(folder, then=drop) as program:

@@ -93,7 +93,7 @@ def test_the_traceback_of_a_thread_of_a_hook_is_json_too() -> None:
     assert "ValueError: always" in messages
 
 
-def test_a_hook_that_installs_its_own_log_handler_causes_no_loop() -> None:
+def test_a_hook_that_configures_logging_itself_causes_no_loop() -> None:
     messages = [json.loads(line)["message"] for line in said("json", "handled", "handled")]
     assert messages.count(r"WARNING:talking:handled \x9b2J") == 2
 

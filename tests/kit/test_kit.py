@@ -80,9 +80,7 @@ def test_all_problems_of_the_table_are_reported_with_their_places(folder: Path) 
         pytest.param("\n[plugins]\ngreeter = 3\n", "refractium.toml:3: plugins.greeter: ", id="no table"),
     ],
 )
-def test_a_table_hidden_by_a_syntax_error_does_not_count_as_empty(
-    text: str, place: str, folder: Path
-) -> None:
+def test_a_table_that_cannot_be_found_does_not_count_as_empty(text: str, place: str, folder: Path) -> None:
     [problem] = problems_of(text, folder)
     assert problem.startswith(place)
 
