@@ -71,7 +71,7 @@ def test_at_the_limit_clients_wait_and_status_still_answers(tmp_path: Path, work
             clients = [stack.enter_context(connect(proxy.address)) for _ in range(150)]
             for client in clients:
                 client.sendall(b"?")
-            proxy.await_err("cannot accept: Too many open files; clients wait until there is room again")
+            proxy.await_err("Too many open files")
             eventually(
                 lambda: status_of(proxy).tcp.active > workers * 20,
                 "as many clients are in as the limit allows",
@@ -97,7 +97,7 @@ def test_without_proc_more_clients_than_descriptors_are_all_served(tmp_path: Pat
         with Running("--config", file, shell=shell) as proxy, ExitStack() as stack:
             proxy.await_out("Listening on")
             clients = [stack.enter_context(connect(proxy.address)) for _ in range(workers * 300)]
-            proxy.await_err("cannot accept: Too many open files; clients wait until there is room again")
+            proxy.await_err("Too many open files")
             # Time in which further clients could come in, and must not: no descriptor is left for their
             # backends.
             time.sleep(0.5)

@@ -104,14 +104,14 @@ def test_a_second_instance_on_the_same_port_fails_loudly_and_the_first_goes_on(b
         assert second.code == 1
         assert "Listening" not in second.out
         shown = f"tcp://127.0.0.1:{proxy.port}"
-        assert second.err == f"error: cannot listen on {shown}: the address is in use by another program\n"
+        assert re.fullmatch(rf"error: [^\n]*{re.escape(shown)}: [^\n]*in use[^\n]*\n", second.err)
         assert name_of(proxy.address) == "web"
 
 
 def test_an_address_of_another_machine_fails_with_exit_1() -> None:
     done = run("-b", "192.0.2.1", "-p", 0, "-f", "http=127.0.0.1:9")
     assert done.code == 1
-    assert done.err == "error: cannot listen on tcp://192.0.2.1:0: it is not an address of this machine\n"
+    assert re.fullmatch(r"error: [^\n]*tcp://192\.0\.2\.1:0: [^\n]*this machine[^\n]*\n", done.err)
 
 
 @pytest.mark.parametrize(

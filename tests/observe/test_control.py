@@ -273,7 +273,7 @@ def test_only_an_instance_that_may_own_the_socket_is_trusted(
 
 
 def test_the_client_names_the_path_at_which_nobody_answers(path: Path) -> None:
-    with pytest.raises(RefractiumError, match=f"nothing runs at {path}; nothing runs at /nowhere"):
+    with pytest.raises(RefractiumError, match=rf"{path}; .*/nowhere"):
         ask([path, Path("/nowhere")])
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))

@@ -191,7 +191,7 @@ def test_version_1_is_refused_for_datagrams_and_unknown_versions_always() -> Non
     def game(_data: bytes) -> Identification:
         return NO
 
-    with pytest.raises(ConfigError, match="proxy_protocol: version 1 is for connections only"):
+    with pytest.raises(ConfigError, match="proxy_protocol: version 1 "):
         Route(game, "127.0.0.1:1", proxy_protocol="v1")
-    with pytest.raises(ConfigError, match="proxy_protocol: 'v3' is not known"):
+    with pytest.raises(ConfigError, match=r"proxy_protocol: .*v3"):
         Route(MAGIC, "127.0.0.1:1", proxy_protocol="v3")  # type: ignore[arg-type]

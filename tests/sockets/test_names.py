@@ -234,7 +234,7 @@ def test_addresses_are_never_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_timeout_names_the_cause(server: NameServer) -> None:
     async def ask() -> None:
-        with pytest.raises(OSError, match=r"^no name server has answered within 0\.05 s$"):
+        with pytest.raises(OSError, match=r"name server.* 0\.05 s$"):
             await names.addresses("hang.test", "test", 0.05)
         server.gate.set()
         assert await names.addresses("hang.test", "test", PATIENCE)
