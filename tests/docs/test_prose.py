@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHECKED = [
+    "tests",
+    "CHANGELOG.md",
     "refractium-core/src",
     "refractium-protocols",
     "refractium-hooks-pcap",
