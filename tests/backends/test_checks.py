@@ -22,7 +22,7 @@ from refractium.backends import checks
 from refractium.backends.backend import Backend
 from refractium.backends.checker import Checker
 from refractium.backends.checks import CHECKS, HexBytes
-from refractium.backends.health import Health
+from refractium.backends.health_settings import Health
 from refractium.backends.state import BackendState
 from refractium.contract import HealthCheck, problems_of_health_check
 from refractium.sockets.descriptors import LOCAL_ERRORS

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from refractium import ConfigError
 from refractium.addresses.address import Address
 from refractium.backends.checks import CHECKS
-from refractium.backends.health import Health
+from refractium.backends.health_settings import Health
 from refractium.backends.state import BackendState
 
 if TYPE_CHECKING:

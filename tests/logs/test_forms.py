@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refractium.contract import ProtocolMatch, Transport
-from refractium.daemon.logs import access_line
+from refractium.daemon.access_log import access_line
 from refractium.logs.forms import STYLES, Form, form_of
 from refractium.proxy.outcome import Ended, Summary
 from support.jsons import texts

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from refractium.contract import ProtocolMatch, Transport
-from refractium.observe.access_log import AccessLog
+from refractium.observe.access_log import AccessLogger
 from refractium.proxy.outcome import Ended, Summary
 from refractium.wire.text import escape
 
@@ -46,7 +46,7 @@ def test_a_name_from_the_wire_is_one_escaped_word(
     name: str, written: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "refractium.access"):
-        AccessLog().write(replace(SUMMARY, match=ProtocolMatch({"sni": name, "host": name})))
+        AccessLogger().write(replace(SUMMARY, match=ProtocolMatch({"sni": name, "host": name})))
     (record,) = caplog.records
     assert record.getMessage() == (
         f"192.0.2.7:50000 https sni={written} host={written} -> 10.0.0.1:443 up=517 down=4096 1.250s closed"
@@ -64,23 +64,23 @@ def test_every_escaped_value_is_one_printable_word(value: object) -> None:
 def test_unknown_values_are_logged_in_words(caplog: pytest.LogCaptureFixture) -> None:
     unknown = replace(SUMMARY, route=None, match=None, backend=None, ended=Ended.NO_ROUTE)
     with caplog.at_level(logging.INFO, "refractium.access"):
-        AccessLog().write(unknown)
+        AccessLogger().write(unknown)
     assert caplog.messages == ["192.0.2.7:50000 unidentified -> none up=517 down=4096 1.250s no route"]
 
 
 def test_the_line_of_a_udp_session_names_the_transport(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "refractium.access"):
-        AccessLog().write(replace(SUMMARY, transport=Transport.UDP, route="dns", match=None))
+        AccessLogger().write(replace(SUMMARY, transport=Transport.UDP, route="dns", match=None))
     assert " dns/udp -> " in caplog.messages[0]
 
 
 def test_clients_that_left_without_a_byte_are_logged_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
     left = replace(SUMMARY, ended=Ended.CLIENT_LEFT)
     with caplog.at_level(logging.INFO, "refractium.access"):
-        AccessLog().write(left)
+        AccessLogger().write(left)
     assert caplog.records == []
     with caplog.at_level(logging.DEBUG, "refractium.access"):
-        AccessLog().write(left)
+        AccessLogger().write(left)
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
 
 
@@ -91,10 +91,10 @@ def test_the_access_log_is_wanted_only_at_its_level(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(level, "refractium.access"):
-        assert AccessLog().is_wanted() is wanted
+        assert AccessLogger().is_wanted() is wanted
 
 
 def test_the_log_record_carries_the_summary_for_other_formats(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "refractium.access"):
-        AccessLog().write(SUMMARY)
+        AccessLogger().write(SUMMARY)
     assert vars(caplog.records[0])["connection"] is SUMMARY

@@ -45,7 +45,7 @@ from refractium._platform import ELSEWHERE, can_serve
 from refractium._version import __version__
 
 if TYPE_CHECKING:
-    from refractium.backends.health import Health
+    from refractium.backends.health_settings import Health
     from refractium.contract import (
         NEED_MORE,
         NO,
@@ -79,7 +79,7 @@ _HOME: Final = {
     "Direction": "contract",
     "Endpoint": "contract",
     "EngineSpec": "engine.spec",
-    "Health": "backends.health",
+    "Health": "backends.health_settings",
     "HealthCheck": "contract",
     "HookContext": "contract",
     "Identification": "contract",

@@ -42,7 +42,8 @@ _PCAP: Final = {
 _PCAP_HEADER: Final = 24
 _PCAP_RECORD: Final = 16
 _LINKTYPE: Final = 0xFFFF
-"""The bits of the link type; the rest of its word describes checksums at the end of frames (section 4)."""
+"""The bits of the link type in its 32-bit field. The other bits describe checksums at the end of frames
+(section 4)."""
 
 _MAGIC: Final = 4
 """Bytes at the start of a capture that show its format."""

@@ -1,6 +1,7 @@
 """Checks whether the values of a configuration, each valid by itself, fit together.
 
-Each check yields pairs of a key path and a message. The caller, which has the file, adds the line.
+Each check yields pairs of a key path and a message. The caller adds the line number,
+because only the caller has the file.
 """
 
 from __future__ import annotations

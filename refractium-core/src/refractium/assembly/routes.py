@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from refractium.assembly.hooks import resolve_hooks
-from refractium.backends.health import PASSIVE, Health, option_problems
+from refractium.backends.health_settings import PASSIVE, Health, option_problems
 from refractium.contract import Balancer, Protocol, Transport
 from refractium.errors import ConfigError
 from refractium.identify.patterns import compile_patterns

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from refractium.addresses.address import join_host_port
 from refractium.addresses.local import is_self_connected
-from refractium.backends.health import Health
+from refractium.backends.health_settings import Health
 from refractium.contract import Endpoint, HealthCheck, Transport
 from refractium.errors import ConfigError
 from refractium.problems import Problem, unknown_name

@@ -19,7 +19,7 @@ _REFRESH: Final = 10.0
 
 
 class Resolver:
-    """Keeps `Backend.socket_addresses` of backends with host names up to date.
+    """A resolver that keeps `Backend.socket_addresses` up to date for backends with host names.
 
     An answer replaces the addresses. A lookup that fails or hangs leaves the last good addresses. The
     resolvers of a process share their answers, so a new configuration begins with the answers of the former.

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
-from refractium.backends.health import PASSIVE, Health, StateKey
+from refractium.backends.health_settings import PASSIVE, Health, StateKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable

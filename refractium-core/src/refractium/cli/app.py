@@ -56,7 +56,7 @@ class _App(click.RichGroup):
             ctx.exit(1)
         except (click.ClickException, Exit, click.Abort, BrokenPipeError):
             raise
-        except Exception as error:  # noqa: BLE001 - a bug must end as one message, not as a traceback
+        except Exception as error:  # noqa: BLE001 - the user sees one message for a bug, not a traceback
             _complain(f"internal error: {type(error).__name__}: {error}; --debug shows the traceback")
             _trace(error)
             ctx.exit(1)

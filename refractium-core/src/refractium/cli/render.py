@@ -8,7 +8,7 @@ from msgspec.structs import asdict
 
 from refractium._version import __version__
 from refractium.addresses.address import Address
-from refractium.backends.health import PASSIVE
+from refractium.backends.health_settings import PASSIVE
 from refractium.hooks import merged, used
 from refractium.routing import Member
 from refractium.routing.balancers import DEFAULT
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from refractium.assembly.assembly import Assembly
-    from refractium.backends.health import Health
+    from refractium.backends.health_settings import Health
     from refractium.hooks import HookUse, UsedHook
     from refractium.routing import Route
 

@@ -40,7 +40,10 @@ class Endpoint:
 
 
 class HealthCheck(ABC, Generic[S]):
-    """The base class of health checks. It keeps no state: one object checks all backends of its kind."""
+    """The base class of health checks.
+
+    A health check keeps no state, because one object checks every backend that uses this kind of check.
+    """
 
     name: str
     """Value of the setting `kind`: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from refractium.config import ListenerConfig
-    from refractium.daemon.serving import Service
+    from refractium.daemon.service import Service
     from refractium.sockets.names import Found
 
 Wanted: TypeAlias = "Sequence[tuple[Transport, ListenerConfig]]"
@@ -161,7 +161,7 @@ class Listening:
                 say(f"Listening on {transport}://{address}")
 
     async def undo(self, change: Change) -> None:
-        """Close the sockets that were bound, and open the listeners again that were closed for them."""
+        """Close the newly bound sockets, and reopen the listeners that were closed for these sockets."""
         for sock in change.sockets:
             sock.close()
         for key, found in change.closed.items():

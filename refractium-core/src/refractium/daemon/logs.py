@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import stat
 import sys
-import time
-from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from refractium.config import LogConfig
-from refractium.logs import STDERR, install
-from refractium.observe.access_log import fields_of, line_of
-from refractium.proxy.outcome import Ended
-from refractium.throttle import Allowance
+from refractium.daemon.access_log import AccessLog
+from refractium.logs import install
 
 if TYPE_CHECKING:
-    from refractium.logs import LineHandler
-    from refractium.logs.forms import Form
-    from refractium.proxy.outcome import Reporter, Summary
-
-_GATHER: Final = 0.02
-"""Seconds for which ended connections are gathered before their lines are made."""
-_TELL: Final = 1.0
-"""Seconds between two lines that say how many lines were left out."""
-_CLIENT_LEFT: Final = Ended.CLIENT_LEFT
-_allowance: Final = Allowance(LogConfig().max_lines_per_second)
-"""The allowance of access log lines: one for the whole process, because all its lines go to one stderr."""
+    from refractium.proxy.outcome import Reporter
 
 
 def configure(style: str | None, *, debug: bool) -> Reporter:
@@ -42,105 +24,9 @@ def configure(style: str | None, *, debug: bool) -> Reporter:
         The access log.
     """
     handler = install(style or ("rich" if sys.stderr.isatty() else "plain"))
-    access = _Access(handler, debug=debug)
+    access = AccessLog(handler, debug=debug)
     handler.before, handler.before_end = access.flush, access.end
     logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     logging.getLogger("refractium").setLevel(logging.DEBUG if debug else logging.INFO)
     return access
-
-
-def limit(config: LogConfig) -> None:
-    """Limit the access log of this process to `max_lines_per_second` of a configuration from now on."""
-    _allowance.per_second = config.max_lines_per_second
-
-
-class _Access:
-    """The access log, written without log records, which cost as much as half a connection.
-
-    The lines of many connections are made together. To make each line alone, between the other work for its
-    connection, takes twice as long. Another thread would not save time, because both threads need the
-    interpreter. If stderr leads nowhere, no line is made.
-
-    Clients decide how many connections there are, so the number of lines is limited.
-
-    Args:
-        handler: the handler that writes the lines.
-        debug: whether to write lines of clients that left before they were identified.
-    """
-
-    def __init__(self, handler: LineHandler, *, debug: bool) -> None:
-        self._form = handler.form
-        self._writer = handler.writer
-        self._is_read = not _leads_nowhere(STDERR)
-        self._is_debugging = debug
-        self._ended: deque[tuple[float, Summary]] = deque()
-        self._left_out = 0
-        self._is_turn_due = False
-        self._is_telling_due = False
-
-    def is_wanted(self) -> bool:
-        return self._is_read
-
-    def write(self, summary: Summary) -> None:
-        if summary.ended is not _CLIENT_LEFT or self._is_debugging:
-            if not self._is_turn_due:
-                self._is_turn_due = True
-                _allowance.refill()
-                asyncio.get_running_loop().call_later(_GATHER, self._turn)
-            if _allowance.take():
-                self._ended.append((time.time(), summary))
-            else:
-                self._left_out += 1
-
-    def _turn(self) -> None:
-        self._is_turn_due = False
-        self.flush()
-        if self._left_out and not self._is_telling_due:
-            self._is_telling_due = True
-            asyncio.get_running_loop().call_later(_TELL, self._tell)
-
-    def _tell(self) -> None:
-        self._is_telling_due = False
-        left_out, self._left_out = self._left_out, 0
-        text = "%d lines of the access log were left out: log.max_lines_per_second is %d"
-        self._writer.write(
-            self._form.note(logging.WARNING, "refractium.access", text, left_out, _allowance.per_second)
-        )
-
-    def end(self) -> None:
-        """Write the remaining lines when the process ends."""
-        self.flush()
-        if self._left_out:
-            self._tell()
-
-    def flush(self) -> None:
-        """Write the lines of connections that have ended. Any thread may call this."""
-        made = []
-        while True:
-            try:
-                at, summary = self._ended.popleft()
-            except IndexError:  # another thread may have taken the last one
-                break
-            try:
-                made.append(access_line(self._form, at, summary))
-            except Exception:  # noqa: BLE001 - one bad line must not end the log
-                self._writer.lose(1)
-        if made:
-            self._writer.write("".join(made))
-
-
-def access_line(form: Form, at: float, summary: Summary) -> str:
-    """Return the line, with its line end, of a connection that ended at a time (s since the epoch)."""
-    metadata = summary.metadata
-    fields = {"connection": fields_of(summary, metadata)} if form.has_fields else None
-    return form.line(at, "info", "refractium.access", line_of(summary, metadata), fields) + "\n"
-
-
-def _leads_nowhere(fd: int) -> bool:
-    """Return whether a descriptor is closed, or open on the null device."""
-    try:
-        told = os.fstat(fd)
-    except OSError:
-        return True
-    return stat.S_ISCHR(told.st_mode) and told.st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116 - no path

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from refractium.assembly.assembly import assembled
-from refractium.daemon import logs, rights, systemd
+from refractium.daemon import access_log, rights, systemd
 from refractium.daemon.stdout import leave_stdout_to_hooks
 from refractium.daemon.watch import changes
 from refractium.errors import ConfigError, ListenError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from refractium.contract import Transport
     from refractium.daemon.listening import Listening
     from refractium.daemon.observing import Observing
-    from refractium.daemon.serving import Serving
+    from refractium.daemon.service import Serving
 
 log = logging.getLogger("refractium")
 
@@ -76,7 +76,7 @@ class Reloader:
 
     async def _reload(self) -> None:
         try:
-            # In a thread: a large file takes a while to check, and connections are served meanwhile.
+            # Runs in a thread: checking a large file takes time, and the event loop must serve connections.
             assembly = await asyncio.to_thread(assembled, self._overrides)
             await self._apply(assembly)
         except _SupersededError:
@@ -117,7 +117,7 @@ class Reloader:
             if exporter is not None:
                 await exporter.close()
             raise
-        logs.limit(assembly.log)
+        access_log.limit(assembly.log)
         leave_stdout_to_hooks(assembly)
         await self._listening.carry_out(change)
         await self._listening.close_others(wanted)

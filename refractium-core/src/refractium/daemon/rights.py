@@ -88,7 +88,7 @@ def doubts(loaded: Loaded) -> Iterator[Problem]:
             group=identity.gid,
             extra_groups=identity.groups,
         )
-    except OSError:  # a container without the right to change the user, or without that program
+    except OSError:  # a container may not allow a change of user, or may have no `test` program
         return
     if asked.returncode == 1:
         yield loaded.problem("server.user", _unreadable(loaded.source.name, identity))

@@ -15,7 +15,7 @@ from refractium.daemon import rights, systemd
 from refractium.daemon.listening import Listening
 from refractium.daemon.observing import Observing
 from refractium.daemon.reload import Reloader, ask_on_changes
-from refractium.daemon.serving import Service, Serving, is_hot, serving
+from refractium.daemon.service import Service, Serving, is_hot, serving
 from refractium.daemon.stdout import claimed_stdout, leave_stdout_to_hooks
 from refractium.daemon.watch import digest
 from refractium.engine.loop import run

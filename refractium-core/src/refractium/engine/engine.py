@@ -15,7 +15,7 @@ from refractium.engine.plan import Plan
 from refractium.engine.spec import DEFAULTS, ONE_LISTENER, EngineSpec
 from refractium.hooks import Hooks
 from refractium.observe import collect, status
-from refractium.observe.access_log import AccessLog
+from refractium.observe.access_log import AccessLogger
 from refractium.proxy.counters import Counters, UdpCounters
 from refractium.proxy.limits import Limits
 from refractium.proxy.outcome import Ended
@@ -95,7 +95,7 @@ class Refractium:
         shared: Shared | None = None,
     ) -> None:
         self._started = status.now()
-        self._report = report or AccessLog()
+        self._report = report or AccessLogger()
         self._authorities = shared.authorities if shared is not None else None
         spec = EngineSpec(tcp, udp, fallback_tcp, fallback_udp, settings, listeners, hooks)
         self._plan = Plan(spec, authorities=self._authorities)
@@ -273,7 +273,7 @@ class Refractium:
         for listener in service.listeners if service is not None else ():
             if join_host_port(*listener.address[:2]) == address:
                 service.stop_listening(listener)  # type: ignore[union-attr, arg-type]
-                await asyncio.sleep(0)  # the reactor closes the socket meanwhile
+                await asyncio.sleep(0)  # give the reactor a turn, in which it closes the socket
                 return
         raise ValueError(f"{transport}://{address} is not listened on")
 

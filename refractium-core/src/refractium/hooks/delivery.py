@@ -23,7 +23,7 @@ Item: TypeAlias = tuple[EventKind, int, HookContext, Direction, bytes, int, Sess
 """The fields of an `Event`. Only hooks with `on_batch` get an `Event`, because a tuple costs less to make."""
 
 ITEM_BYTES: Final = 256
-"""Bytes that an event counts in a queue beside its data: about the size of its objects."""
+"""Bytes that a queue counts for each event in addition to its data: about the size of the event's objects."""
 FAILURES_IN_A_ROW: Final = 10
 """Count of exceptions, without a success between them, after which a hook is detached."""
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
 
 HEADER: Final = struct.Struct("<BBxxIQQQ")
-"""Header of a frame: kind, whether outbound, length of the body (bytes), then session, time and offset as in
-`refractium.contract.Event`."""
+"""The header of a frame: its kind, a flag for outbound, the length of its body (bytes), and the session, time
+and offset of a `refractium.contract.Event`."""
 
 START: Final = 255
 """Kind of the first frame."""

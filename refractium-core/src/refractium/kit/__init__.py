@@ -5,7 +5,7 @@ than a protocol: a hook that filters by networks, or a command with settings and
 `refractium.contract`, `refractium.kit` and, in its tests, `refractium.testing`. All other modules of
 `refractium` may change in any release.
 
-Errors that end a command, each as one message without a traceback:
+Errors that end a command (the user sees one message and no traceback):
 
 - `RefractiumError`: the base class; the program exits with status 1.
 - `ConfigError`: a configuration that cannot be used; the program exits with status 2.

@@ -25,8 +25,11 @@ _BETWEEN: Final = 4
 """Characters that JSON adds to each name in a list: two quotes, a comma and a space."""
 
 
-class AccessLog:
-    """A log that has one line for each summary."""
+class AccessLogger:
+    """A log record for each summary, for programs that embed an engine.
+
+    The command line has `refractium.daemon.access_log` instead, which makes no log records.
+    """
 
     def is_wanted(self) -> bool:
         """Return whether the logger writes lines. If not, the proxy makes no summaries."""

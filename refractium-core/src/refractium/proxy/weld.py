@@ -358,8 +358,8 @@ class Flow:
                 try:
                     pipe.count = splice(source, pipe.write, SIZE, flags=_FLAGS)
                 except BlockingIOError:
-                    # A transfer that goes on keeps its pipe. But splice stops short of a byte out of band
-                    # (`near_end` is set then), so recv has to find out whether the source is empty.
+                    # A transfer that goes on keeps its pipe. But splice stops before urgent data
+                    # (then `near_end` is set), so only recv can tell whether the source is empty.
                     if self.count - before >= BUFFER and not self.near_end:
                         return False
                     break

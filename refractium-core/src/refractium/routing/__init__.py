@@ -1,7 +1,7 @@
 """Routing: routes and their conditions, pools of backends, and the order in which to try the backends."""
 
 from refractium.backends.backend import Backend
-from refractium.backends.health import Health
+from refractium.backends.health_settings import Health
 from refractium.backends.state import Authority, BackendState
 from refractium.contract import SocketAddress
 from refractium.routing.balancers import BALANCERS

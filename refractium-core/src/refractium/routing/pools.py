@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from refractium.addresses.address import Address
 from refractium.backends.backend import Backend
-from refractium.backends.health import PASSIVE
+from refractium.backends.health_settings import PASSIVE
 from refractium.backends.state import BackendState
 from refractium.errors import ConfigError
 from refractium.hooks import HookSet, merged
@@ -17,7 +17,7 @@ from refractium.routing.route import Member
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from refractium.backends.health import Health, StateKey
+    from refractium.backends.health_settings import Health, StateKey
     from refractium.hooks import Taps, UsedHook
     from refractium.routing.route import Route
     from refractium.settings import ProxyVersion

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from refractium.addresses.address import Address
 from refractium.addresses.networks import Access, access_of, network_problems
-from refractium.backends.health import PASSIVE, Health
+from refractium.backends.health_settings import PASSIVE, Health
 from refractium.contract import Balancer, Protocol, Transport
 from refractium.errors import ConfigError
 from refractium.hooks import HookUse, UsedHook, used

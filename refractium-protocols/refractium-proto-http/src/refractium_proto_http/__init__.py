@@ -40,9 +40,9 @@ class Http(Protocol):
     ``path`` is the request target without its query and user information, which may hold passwords or tokens.
     It is absent if nothing is left.
 
-    ``host`` comes from the target if the target names a host, else from the first Host header. It is in lower
-    case, without port and final dot, and absent if it is not a valid name. A match of HTTP/2 carries
-    ``version`` only.
+    ``host`` comes from the target if the target names a host, else from the first Host header. ``host``
+    is in lower case and has no port and no final dot. It is absent if it is not a valid name. A match of
+    HTTP/2 carries ``version`` only.
     """
 
     name = "http"

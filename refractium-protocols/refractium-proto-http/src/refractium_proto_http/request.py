@@ -72,8 +72,9 @@ def _authority(
 ) -> tuple[bytes | None, frozenset[str]]:
     """Return the host and port of the request as the client sent them, and the keys that may still come.
 
-    The target takes precedence over the header (RFC 9112 section 3.2.2). The first of several Host headers
-    counts, so that the result never depends on later bytes; a server must refuse several (section 3.2).
+    The request target takes precedence over the Host header (RFC 9112 section 3.2.2). The first of several
+    Host headers counts, so that the result never depends on later bytes. A server must refuse several Host
+    headers (section 3.2).
     """
     if method == b"CONNECT":
         return target, _NOTHING_PENDING

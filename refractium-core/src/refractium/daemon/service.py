@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from refractium.assembly.assembly import assembled
 from refractium.assembly.sources import parse
 from refractium.config import ServerConfig
-from refractium.daemon import logs
+from refractium.daemon import access_log
 from refractium.engine.engine import Refractium
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def serving(
         access: the access log of this process.
         identity: the user to run as once all ports are bound; None if the configuration names no user.
     """
-    logs.limit(assembly.log)
+    access_log.limit(assembly.log)
     workers = assembly.server.worker_count
     if workers == 1:
         return Serving(Refractium.of(assembly.spec, report=access), attrgetter("spec"), 1, identity)
@@ -128,7 +128,7 @@ class _Build:
 
     def __call__(self) -> EngineSpec:
         assembly = assembled(self.overrides, parse(self.source))
-        logs.limit(assembly.log)
+        access_log.limit(assembly.log)
         return assembly.spec
 
 
