@@ -177,7 +177,7 @@ def test_a_bad_hook_delays_no_other_client(hook: str, isolation: str, without: R
     print(hook, isolation, result, without)  # noqa: T201 - shown if the test fails
     assert harms_nobody(result, without)
     # A process that computes is given more time where the machine keeps it waiting (`Runner.stop`).
-    assert result.told.stopped < (22 if (hook, isolation) == ("Computing", "process") else 4)
+    assert result.told.stopped < (12 if (hook, isolation) == ("Computing", "process") else 4)
     seen = 0
     for all_of_them, delivered, dropped in result.told.tallies:
         assert all_of_them == delivered + dropped

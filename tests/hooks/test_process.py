@@ -224,8 +224,9 @@ def test_a_child_that_waits_for_a_processor_gets_more_time_to_stop(
     seconds = 0.2
     for module in (process, runner_module):
         monkeypatch.setattr(module, "STOP_SECONDS", seconds)
-    monkeypatch.setattr(runner_module, "_KEPT_WAITING", PATIENCE / seconds)
-    monkeypatch.setattr(process, "_usage", lambda _: ("R", 0.0))
+    monkeypatch.setattr(runner_module, "EXTRA_SECONDS", PATIENCE)
+    used = [0.0]
+    monkeypatch.setattr(process, "_usage", lambda _: ("R", used[0]))
 
     async def session() -> None:
         runner = ProcessRunner(IgnoringApart, NoSettings())
@@ -237,7 +238,10 @@ def test_a_child_that_waits_for_a_processor_gets_more_time_to_stop(
         tap.close("closed")
         os.kill(runner._child.pid, signal.SIGSTOP)  # in the place of programs that keep all processors busy
         stopping = asyncio.create_task(runner.stop(seconds))
+        await asyncio.sleep(2 * seconds)
+        used[0] = 2 * seconds  # it has had its share for the queue, and gets another one for its stop
         await asyncio.sleep(4 * seconds)
+        assert not stopping.done()
         os.kill(runner._child.pid, signal.SIGCONT)
         await stopping
 

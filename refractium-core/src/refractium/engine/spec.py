@@ -41,7 +41,7 @@ class EngineSpec:
     fallback_tcp: str | Sequence[str] = ()
     fallback_udp: str | Sequence[str] = ()
     settings: Settings = DEFAULTS
-    listeners: Mapping[str, ListenerRules] = field(default_factory=lambda: ONE_LISTENER)
+    listeners: Mapping[str, ListenerRules] = field(default_factory=lambda: dict(ONE_LISTENER))
     hooks: Sequence[HookUse] = ()
 
     def routes(self, transport: Transport) -> Sequence[Route]:

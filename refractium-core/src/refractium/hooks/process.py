@@ -86,7 +86,7 @@ class ProcessRunner(Runner):
         self._reports = b""
         self._child_ended = asyncio.Event()
         self._finishing = asyncio.Event()
-        self._may_use = 0.0
+        self._may_use = STOP_SECONDS
 
     def start(self) -> None:
         keep_freed_memory()
@@ -184,9 +184,13 @@ class ProcessRunner(Runner):
 
     def _finish(self) -> None:
         self._finishing.set()
+        self._allow_processor_time()
+        self._flush()
+
+    def _allow_processor_time(self) -> None:
+        """Allow the child as much processor time from now on as a stop may take."""
         if self._child is not None:
             self._may_use = _usage(self._child.pid)[1] + STOP_SECONDS
-        self._flush()
 
     def _is_kept_waiting(self) -> bool:
         # The process has the lowest priority: beside two busy processes it gets 1 % of a processor.
@@ -197,6 +201,7 @@ class ProcessRunner(Runner):
 
     def _hurry(self) -> None:
         self._close_events()
+        self._allow_processor_time()
         if self._child is not None:
             self._child.send_signal(HURRY)
 

@@ -33,8 +33,9 @@ STALL_SECONDS: Final = 5.0
 """Seconds without a delivery, while packets wait, after which a hook counts as stalled."""
 _LOOK_SECONDS: Final = 0.1
 """Seconds between checks whether a hook that should have ended waits for a processor."""
-_KEPT_WAITING: Final = 10
-"""Factor by which a hook that waits for a processor gets more time to end."""
+EXTRA_SECONDS: Final = 4.0
+"""Seconds that a hook which waits for a processor gets in addition, for its queue and again for its stop. The
+program has to end before a service manager kills it."""
 
 _INBOUND: Final = Direction.INBOUND
 _PACKET: Final = EventKind.PACKET
@@ -108,7 +109,8 @@ class Runner(ABC):
         Args:
             timeout: time that the hook has for its queue (s). Packets that remain count as dropped. Then the
                 hook has `STOP_SECONDS` for its `PacketHook.stop`; after that, a thread is left behind and a
-                process is killed. A process that waits for a processor has up to ten times as long for each.
+                process is killed. A process that waits for a processor gets up to `EXTRA_SECONDS` more
+                for each.
         """
         if self.state is State.RUNNING:
             self.state = State.STOPPED
@@ -209,7 +211,7 @@ class Runner(ABC):
 
     async def _await_end(self, seconds: float) -> bool:
         """Wait for the hook's end, longer where the hook waits for a processor. Return whether it ended."""
-        latest = time.monotonic() + _KEPT_WAITING * seconds
+        latest = time.monotonic() + seconds + EXTRA_SECONDS
         while not await self._ends_within(seconds):
             if time.monotonic() >= latest or not self._is_kept_waiting():
                 return False

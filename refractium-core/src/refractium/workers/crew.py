@@ -37,8 +37,8 @@ _LONG: Final = 10.0
 """Seconds of life after which the end of a worker is not early: the supervisor replaces it at once."""
 _TRIES: Final = 3
 """Ends of a worker that has never served, after which the supervisor gives up."""
-_GRACE: Final = 5.0
-"""Seconds after the drain timeout in which a worker must answer that it has stopped."""
+_GRACE: Final = 12.0
+"""Seconds after the drain timeout in which a worker must answer that it has stopped. Its hooks may take 10 s."""
 
 
 class Crew:
