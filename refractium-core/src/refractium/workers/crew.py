@@ -38,7 +38,7 @@ _LONG: Final = 10.0
 _TRIES: Final = 3
 """Ends of a worker that has never served, after which the supervisor gives up."""
 _GRACE: Final = 12.0
-"""Seconds after the drain timeout in which a worker must answer that it has stopped. Its hooks may take 10 s."""
+"""Seconds after the drain timeout in which a worker must say that it has stopped. Its hooks may take 10 s."""
 
 
 class Crew:
