@@ -133,8 +133,8 @@ class SessionRenderer:
     upper 32 bits for the backend. If only one side has an IPv4 address, it is mapped into IPv6.
 
     Args:
-        context: the context of the session. A backend without an IP address (a unix socket) appears at a
-            loopback address, and the comment names it.
+        context: the context of the session. A backend without an IP address (a unix socket) gets a loopback
+            address in the packets, and the comment names the path.
     """
 
     def __init__(self, context: HookContext) -> None:

@@ -1,4 +1,4 @@
-"""Resolution of the hooks that a configuration names: the hook class of a plugin, with its settings."""
+"""The hooks that a configuration names: for each name, the hook class of a plugin and the hook's settings."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The access log of the program: one line for each connection that ended.
 
-The logger of `refractium.observe.access_log` is for programs that embed an engine.
+The logger of `refractium.observe.access_lines` is for programs that embed an engine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.config import LogConfig
 from refractium.logs import STDERR
-from refractium.observe.access_log import fields_of, line_of
+from refractium.observe.access_lines import fields_of, line_of
 from refractium.proxy.outcome import Ended
 from refractium.throttle import Allowance
 

@@ -15,7 +15,7 @@ from refractium.engine.plan import Plan
 from refractium.engine.spec import DEFAULTS, ONE_LISTENER, EngineSpec
 from refractium.hooks import Hooks
 from refractium.observe import collect, status
-from refractium.observe.access_log import AccessLogger
+from refractium.observe.access_lines import AccessLogger
 from refractium.proxy.counters import Counters, UdpCounters
 from refractium.proxy.limits import Limits
 from refractium.proxy.outcome import Ended

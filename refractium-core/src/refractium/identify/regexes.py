@@ -86,7 +86,7 @@ def _refuse_unsupported(token: re.Match[str]) -> None:
             f'"{operator}" in a set is not supported, because dialects read it in different ways: '
             f"write \\{operator[0]} for the byte"
         )
-    if other == "[":  # checked here, because `re` would warn of the bytes behind it before it refuses it
+    if other == "[":  # checked here, because `re` would first warn of the bytes after the bracket
         raise ValueError("it is not a valid regex: a set without its end: write \\[ for the byte")
     unknown = letter and letter.isalnum() and letter not in _KNOWN_LETTERS
     if unknown or token["possessive"] or other in {"$", "{"}:

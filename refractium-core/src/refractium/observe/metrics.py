@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 _PATIENCE: Final = 5.0
-"""Seconds that a scrape, or the event loop's answer to it, may take. After that, the scrape fails."""
+"""Seconds that a scrape may take, and that the exporter waits for the status. Then the scrape fails."""
 _MOST: Final = 16
 """Scrapers served at the same time. A further scraper replaces the oldest: a scrape takes milliseconds."""
 _PAUSE: Final = 0.1

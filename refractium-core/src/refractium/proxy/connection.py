@@ -1,4 +1,4 @@
-"""A TCP connection from accept until a backend is connected: first bytes, decision, connect."""
+"""A TCP connection from accept to its end: first bytes, decision, connect; then the weld moves the bytes."""
 
 from __future__ import annotations
 

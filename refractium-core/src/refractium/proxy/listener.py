@@ -39,11 +39,12 @@ class Listener:
 
     Args:
         reactor: the source of events.
-        descriptors: the lender of `A_CLIENT` descriptors for each client, which `accepted` has to give back.
+        descriptors: the lender of descriptors. The listener borrows `A_CLIENT` of them (a number) for each
+            client, and `accepted` has to give them back.
         sock: a bound, listening socket, which the listener closes.
         accepted: called with each new socket, its peer's address and the snapshot. The socket does not block,
             and its close is a reset.
-        name: the listener's name, to which its rules belong.
+        name: the listener's name, by which its rules are found.
         snapshot: the routes and timeouts for new clients.
     """
 

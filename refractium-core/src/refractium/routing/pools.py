@@ -38,7 +38,7 @@ class Pools:
         fallback: the pool for the clients that match no route; None without a fallback.
 
     Raises:
-        ConfigError: two routes have one id.
+        ConfigError: two routes have the same id.
         ValueError: a hook cannot run in the place that it asks for.
     """
 

@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
 
 UNSENT: Final = 131_072
-"""Unsent bytes that the kernel takes for a client (TCP_NOTSENT_LOWAT, tcp(7)). Without this option it takes
-megabytes for a client that reads nothing."""
-
-
+"""Unsent bytes that the kernel takes for a client (TCP_NOTSENT_LOWAT, tcp(7)). Without this option, the
+kernel buffers megabytes for a client that reads nothing."""
 BACKLOG: Final = 4096
 """Clients that may wait to be accepted; the kernel may allow fewer (net.core.somaxconn)."""
 _RECEIVE_BUFFER: Final = 4 * 1024 * 1024

@@ -28,7 +28,7 @@ class Waiting(Protocol):
     """Monotonic time (s) from which the timeout runs. A later stamp postpones the deadline."""
 
     def expired(self) -> None:
-        """Act on the deadline that has passed and is no longer set."""
+        """Act, because the deadline has passed. `Deadlines` has removed it already."""
 
     def crash(self) -> None:
         """End at once, because `expired` has raised an exception."""

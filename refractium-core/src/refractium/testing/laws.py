@@ -87,7 +87,7 @@ def assert_lawful(protocol: Protocol, data: bytes) -> None:
 
 
 def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
-    """Ask twice, and check everything that concerns a single answer."""
+    """Ask the protocol twice for the same bytes, and check the laws that concern these bytes alone."""
     try:
         answer, again = _read(protocol.identify(data)), _read(protocol.identify(data))
     except Exception as error:

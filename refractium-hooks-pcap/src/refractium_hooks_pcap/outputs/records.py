@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Writer: TypeAlias = PcapngWriter | PcapWriter
 
 MAX_ROOM: Final = 1 << 17
-"""Bytes that no record exceeds: an IP packet has at most 64 KiB, and the comment is bounded too."""
+"""Upper bound of a record's size (bytes): an IP packet has at most 64 KiB, and the comment is bounded too."""
 _AROUND: Final = 512
 """Bytes that no format exceeds around a packet, including the block of its interface."""
 

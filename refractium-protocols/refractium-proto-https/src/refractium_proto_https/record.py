@@ -41,7 +41,9 @@ def locate_hello(data: bytes) -> Located | Verdict:
     """Find the hello; `NEED_MORE` until it is whole, `NO` as soon as a header rules it out."""
     if len(data) >= _FIRST_RECORD_SIZE:
         handshake, minor, fragment, message = _first_record(data)
-        size = message - _CLIENT_HELLO_TYPE + MESSAGE_HEADER  # out of bounds if the message has another type
+        size = (
+            message - _CLIENT_HELLO_TYPE + MESSAGE_HEADER
+        )  # not within the bounds below for any other message
         if (  # true for nearly every hello: one record holds it
             handshake == _HANDSHAKE and minor <= _MAX_MINOR and MIN_HELLO <= size <= fragment <= _MAX_FRAGMENT
         ):

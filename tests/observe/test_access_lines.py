@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from refractium.contract import ProtocolMatch, Transport
-from refractium.observe.access_log import AccessLogger
+from refractium.observe.access_lines import AccessLogger
 from refractium.proxy.outcome import Ended, Summary
 from refractium.wire.text import escape
 

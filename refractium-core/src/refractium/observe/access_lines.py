@@ -1,4 +1,4 @@
-"""The access log: one line for each connection that ended, on the logger ``refractium.access``."""
+"""The text of an access log line, and the logger ``refractium.access`` for programs that embed an engine."""
 
 from __future__ import annotations
 
