@@ -469,3 +469,18 @@ def test_frames_cut_anywhere_give_the_same_events(cuts: list[int]) -> None:
     ]
     assert not frames.sessions
     assert msgspec.msgpack.decode(encode(opened), type=type(opened)) == opened
+
+
+def test_a_child_that_waits_for_a_processor_gets_more_time_to_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(process, "EXTRA_SECONDS", PATIENCE)
+    monkeypatch.setattr(process, "_usage", lambda _: ("R", 0.0))
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"]) as child:
+        assert process._reap(child) == 0
+
+
+def test_a_child_that_sleeps_instead_of_exiting_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STOP_SECONDS", 0.1)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        eventually(lambda: process._usage(child.pid)[0] == "S", "the child sleeps")
+        assert process._reap(child) == -signal.SIGKILL

@@ -26,7 +26,7 @@ from refractium.contract import Direction, EventKind
 from refractium.hooks.delivery import ITEM_BYTES
 from refractium.hooks.frames import HEADER, HURRY, START, Report, Start, encode
 from refractium.hooks.memory import keep_freed_memory
-from refractium.hooks.runner import FLUSH_SECONDS, STOP_SECONDS, Runner, State
+from refractium.hooks.runner import EXTRA_SECONDS, FLUSH_SECONDS, LOOK_SECONDS, STOP_SECONDS, Runner, State
 from refractium.logs import style_in_use
 
 if TYPE_CHECKING:
@@ -346,12 +346,22 @@ def _pipe(*, reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
 
 
 def _reap(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a child that has closed its reports, and kill it if it does not end. Return its exit code."""
-    try:
-        return child.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        return child.wait()
+    """Wait for the exit of a child that has closed its report pipe, and kill a child that does not exit.
+
+    A child that waits for a processor gets more time: it still has to write what it printed.
+    """
+    may_use = _usage(child.pid)[1] + STOP_SECONDS
+    latest = time.monotonic() + STOP_SECONDS + EXTRA_SECONDS
+    seconds = STOP_SECONDS
+    while True:
+        try:
+            return child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            state, used = _usage(child.pid)
+            if state != _RUNNABLE or used >= may_use or time.monotonic() >= latest:
+                child.kill()
+                return child.wait()
+        seconds = LOOK_SECONDS
 
 
 def _usage(pid: int) -> tuple[str, float]:

@@ -31,7 +31,7 @@ STOP_SECONDS: Final = 1.0
 """Seconds that `PacketHook.stop` has."""
 STALL_SECONDS: Final = 5.0
 """Seconds without a delivery, while packets wait, after which a hook counts as stalled."""
-_LOOK_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 0.1
 """Seconds between checks whether a hook that should have ended waits for a processor."""
 EXTRA_SECONDS: Final = 4.0
 """Seconds that a hook which waits for a processor gets in addition, for its queue and again for its stop. The
@@ -215,7 +215,7 @@ class Runner(ABC):
         while not await self._ends_within(seconds):
             if time.monotonic() >= latest or not self._is_kept_waiting():
                 return False
-            seconds = _LOOK_SECONDS
+            seconds = LOOK_SECONDS
         return True
 
     async def _ends_within(self, seconds: float) -> bool:
