@@ -193,11 +193,7 @@ class ProcessRunner(Runner):
             self._may_use = _usage(self._child.pid)[1] + STOP_SECONDS
 
     def _is_kept_waiting(self) -> bool:
-        # The process has the lowest priority: beside two busy processes it gets 1 % of a processor.
-        if self._child is None:
-            return False
-        state, used = _usage(self._child.pid)
-        return state == _RUNNABLE and used < self._may_use
+        return self._child is not None and _waits_for_processor(self._child.pid, self._may_use)
 
     def _hurry(self) -> None:
         self._close_events()
@@ -357,11 +353,19 @@ def _reap(child: subprocess.Popen[bytes]) -> int:
         try:
             return child.wait(seconds)
         except subprocess.TimeoutExpired:
-            state, used = _usage(child.pid)
-            if state != _RUNNABLE or used >= may_use or time.monotonic() >= latest:
+            if time.monotonic() >= latest or not _waits_for_processor(child.pid, may_use):
                 child.kill()
                 return child.wait()
         seconds = LOOK_SECONDS
+
+
+def _waits_for_processor(pid: int, may_use: float) -> bool:
+    """Return whether a process would go on if it had a processor, and has not used `may_use` seconds of one.
+
+    The process of a hook has the lowest priority: beside two busy processes it gets 1 % of a processor.
+    """
+    state, used = _usage(pid)
+    return state == _RUNNABLE and used < may_use
 
 
 def _usage(pid: int) -> tuple[str, float]:
