@@ -86,6 +86,9 @@ def test_coloured_lines_have_the_format_of_the_proxy() -> None:
     lines = said("rich", *WORDS)
     (line,) = [line for line in lines if "logged" in line]
     assert re.match(r"\[.*\] WARNING +logged \\x9b2J", line)
+    for word in ("printed", "bytes", "half"):
+        assert any(rf"{word} \x9b2J" in line for line in lines), word
+    assert not any("lost" in line for line in lines)
 
 
 def test_the_traceback_of_a_thread_of_a_hook_is_json_too() -> None:

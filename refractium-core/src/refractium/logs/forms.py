@@ -8,6 +8,7 @@ lines.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
@@ -123,7 +124,9 @@ class Rich(Form):
         from rich.logging import RichHandler  # noqa: PLC0415
 
         super().__init__()
-        self._console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        # In the process of a hook, `sys.stderr` becomes a stream whose lines are logged (`logs.prints`). If
+        # this console flushed that stream, a print would wait for itself, or for the thread of the log.
+        self._console = Console(file=sys.stderr, markup=False, highlight=False, emoji=False)
         self._handler = RichHandler(
             console=self._console, show_path=False, markup=False, omit_repeated_times=False
         )
