@@ -358,6 +358,7 @@ def test_names_that_fail_are_logged_with_their_backends_and_not_too_often(
     with caplog.at_level(logging.WARNING, "refractium"):
         run(fail())
     (record,) = caplog.records
+    reason = "Temporary failure in name resolution"
     assert record.getMessage() == (
-        "backend none.test:81, none.test:82: the name cannot be resolved: Temporary failure in name resolution"
+        f"backend none.test:81, none.test:82: the name cannot be resolved: {reason}"
     )
