@@ -9,19 +9,19 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from refractium import Balancer, ConfigError, Endpoint, Health, HealthCheck, Member, Route, Transport
-from refractium.assembly.assembly import Assembly, assemble
-from refractium.assembly.sources import Overrides, parse
+from refractium import Balancer, Endpoint, Health, HealthCheck, Member, Route, Transport
 from refractium.backends.checks import CHECKS
 from refractium.cli.app import app
-from refractium.config import Source, json_schema
+from refractium.config import json_schema
 from refractium.plugins.installed import Given, Plugins
+from support import configurations
 from support.proxy import starting_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from refractium.assembly.assembly import Assembly
     from refractium.problems import Problem
 
 
@@ -59,13 +59,11 @@ BOTH = WEB.replace("web", "both")
 
 
 def assembled(text: str) -> Assembly:
-    return assemble(parse(Source(text, "my.toml")), Overrides(), PLUGINS)
+    return configurations.assembled(text, PLUGINS)
 
 
 def problems(text: str) -> list[Problem]:
-    with pytest.raises(ConfigError) as caught:
-        assembled(text)
-    return list(caught.value.problems)
+    return list(configurations.problems_of(text, PLUGINS))
 
 
 def test_a_route_has_members_balance_and_health() -> None:
@@ -153,10 +151,10 @@ def test_each_mistake_is_named_with_its_key_and_line(text: str, where: str, line
 def test_all_mistakes_are_reported_at_once() -> None:
     text = WEB + "balance = 'x'\n[protocols.health]\nkind = 'http'\npth = 1\nhost = 2\nrise = 0\n" + BOTH
     assert [problem.where.partition("].")[2] for problem in problems(text + "balance = 'y'")] == [
-        "health.rise",
         "balance",
         "health.pth",
         "health.host",
+        "health.rise",
         "balance",
     ]
 

@@ -208,11 +208,11 @@ def test_all_mistakes_are_reported_at_once_in_file_and_flags(cli: Cli) -> None:
     assert done.code == 2
     lines = done.err.replace(str(path), "").splitlines()
     assert [":".join(line.split(":")[1:4]) for line in lines] == [
+        " -f ssh: write NAME=HOST:PORT",
         " :2: server.port",
         " :3: server.bnid",
-        " :7: protocols[0].forward_to[1]",
-        " -f ssh: write NAME=HOST:PORT",
         " :6: protocols[0].name",
+        " :7: protocols[0].forward_to[1]",
     ]
 
 

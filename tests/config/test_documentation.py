@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from refractium.assembly.sources import parse
 from refractium.backends.checks import CHECKS
-from refractium.config import Config, ServerConfig, Source, json_schema, template
+from refractium.config import Config, ServerConfig, Source, decode, json_schema, template
+from support.configurations import assembled
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference/configuration.md"
 TEXT = REFERENCE.read_text(encoding="utf-8")
@@ -28,22 +28,20 @@ def properties(struct: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_example_of_the_reference_is_valid(block: str) -> None:
-    loaded = parse(Source(block, str(REFERENCE)))
-    assert (loaded.problems, loaded.warnings) == ((), ())
+    assert decode(Source(block, str(REFERENCE))).problems == ()
 
 
 def test_the_template_states_the_defaults() -> None:
-    loaded = parse(Source(template(), "refractium.toml"))
-    assert (loaded.problems, loaded.warnings) == ((), ())
+    assert assembled(template()).warnings == ()
     # With one exception: a file without a backend could not be served.
     server = msgspec.structs.replace(ServerConfig(), fallback_tcp="127.0.0.1:8000")
-    assert loaded.config == Config(server=server)
+    assert decode(Source(template(), "refractium.toml")).config == Config(server=server)
 
 
 def test_the_template_with_every_key_enabled_is_valid() -> None:
-    loaded = parse(Source(uncommented(template()), "refractium.toml"))
-    assert (loaded.problems, loaded.warnings) == ((), ())
-    assert len(loaded.config.protocols) > 4
+    found = decode(Source(uncommented(template()), "refractium.toml"))
+    assert found.problems == ()
+    assert len(found.config.protocols) > 4
 
 
 @pytest.mark.parametrize("struct", ["ServerConfig", "RouteConfig", "LogConfig", "PluginsConfig"])

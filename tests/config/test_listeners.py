@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from refractium.assembly.sources import parse
-from refractium.config import Source, listeners_of
 from refractium.contract import Transport
+from support.configurations import assembled, problems_of
 
 ROUTES = """
 [[protocols]]
@@ -18,6 +17,8 @@ name = "http"
 id = "admin"
 forward_to = "10.0.0.2:80"
 """
+ROUTES_APART = ROUTES.replace('"http"\nforward', '"http"\nid = "web"\nforward')
+SSH = '[[protocols]]\nname = "ssh"\nforward_to = "10.0.0.1:22"\n'
 TWO = """
 [[listeners]]
 port = 80
@@ -33,28 +34,23 @@ deny = ["10.6.6.6"]
 
 
 def problems(text: str) -> list[str]:
-    return [f"{one.where}: {one.message}" for one in parse(Source(text, "my.toml")).problems]
+    return [f"{one.where}: {one.message}" for one in problems_of(text)]
 
 
 def test_a_file_without_listeners_has_one_listener_from_the_server_table() -> None:
-    loaded = parse(Source('[server]\nbind = "::1"\nport = 1\nallow = ["::1"]\n', ""))
-    (found,) = listeners_of(loaded.config, loaded.config.server)
-    path, listener = found
-    assert (path, listener.name, listener.routes) == ("server", "[::1]:1", None)
+    (listener,) = assembled('[server]\nbind = "::1"\nport = 1\nallow = ["::1"]\n' + SSH).listeners
+    assert (listener.name, listener.routes) == ("[::1]:1", None)
     assert listener.allow == ("::1",)
 
 
 def test_listeners_have_routes_of_their_own() -> None:
     # Compared by protocol, both routes would belong to the first listener and be duplicates.
-    text = TWO.replace('["http"]', '["web"]') + ROUTES.replace(
-        '"http"\nforward', '"http"\nid = "web"\nforward'
-    )
-    loaded = parse(Source(text, ""))
-    assert (loaded.problems, loaded.warnings) == ((), ())
-    (_, first), (path, second) = listeners_of(loaded.config, loaded.config.server)
+    found = assembled(TWO.replace('["http"]', '["web"]') + ROUTES_APART)
+    assert found.warnings == ()
+    first, second = found.listeners
     assert (first.bind, first.port, first.transports) == ("0.0.0.0", 80, tuple(Transport))
-    assert (path, second.name, second.transports) == ("listeners[1]", "[::1]:8080", (Transport.TCP,))
-    assert [second.serves(route) for route in loaded.config.protocols] == [False, True]
+    assert (second.name, second.transports) == ("[::1]:8080", (Transport.TCP,))
+    assert [second.rules.serves(route.label, route.name) for route in found.tcp] == [False, True]
 
 
 def test_routes_are_duplicates_only_where_one_listener_serves_both() -> None:
@@ -101,7 +97,7 @@ def test_with_listeners_the_server_table_must_not_have_an_address(line: str) -> 
         ("[[protocols]]\nname = 'ssh'\naction = 'drop'\n", "protocols[0].action: write 'reject' or 'reset'"),
         (
             "[[protocols]]\nname = 'ssh'\naction = 'reject'\nforward_to = 'a:1'\n",
-            "protocols[0].forward_to: a route with an action forwards to nowhere",
+            "protocols[0].forward_to: a route has backends or an action",
         ),
         (
             "[[protocols]]\nname = 'ssh'\nid = 'A b'\nforward_to = 'a:1'\n",
@@ -122,17 +118,10 @@ def test_each_mistake_is_named(text: str, expected: str) -> None:
 
 
 def test_a_route_that_no_listener_serves_causes_a_warning() -> None:
-    loaded = parse(
-        Source('[[listeners]]\nport = 1\nroutes = ["ssh"]\n' + ROUTES.split("[[", 2)[1].join(["[[", ""]), "")
-    )
-    assert loaded.problems == ()
-    assert [(one.where, one.message) for one in loaded.warnings] == [
-        ("protocols[0]", "no listener serves this route")
-    ]
+    (warning,) = assembled('[[listeners]]\nport = 1\nroutes = ["admin"]\n' + ROUTES_APART).warnings
+    assert (warning.where, warning.message) == ("protocols[0]", "no listener serves this route")
 
 
 def test_a_backend_that_is_one_of_the_listeners_causes_a_warning() -> None:
-    loaded = parse(
-        Source('fallback_tcp = "127.0.0.1:2"\n[[listeners]]\nport = 1\n[[listeners]]\nport = 2\n', "")
-    )
-    assert [one.where for one in loaded.warnings] == ["server.fallback_tcp"]
+    text = 'fallback_tcp = "127.0.0.1:2"\n[[listeners]]\nport = 1\n[[listeners]]\nport = 2\n'
+    assert [one.where for one in assembled(text).warnings] == ["server.fallback_tcp"]

@@ -17,8 +17,8 @@ import pytest
 
 from refractium import Refractium, kit
 from refractium.assembly.assembly import assemble
-from refractium.assembly.sources import Overrides, parse
-from refractium.config import Source
+from refractium.assembly.sources import Overrides
+from refractium.config import Source, decode
 from refractium.plugins.loading import load_plugins
 from support.clients import PATIENCE
 from support.pages import pages
@@ -55,10 +55,10 @@ def blocks(language: str, *, without: Sequence[Path] = ()) -> list[object]:
 
 @pytest.mark.parametrize("block", blocks("toml", without=GUIDES))
 def test_every_configuration_of_the_pages_can_be_served(block: str) -> None:
-    loaded = parse(Source(block, "example.toml"))
+    decoded = decode(Source(block, "example.toml"))
     # Some examples show one table, which is not enough to serve.
     beside = Overrides(forwards=("ssh=127.0.0.1:2222",))
-    assert len(assemble(loaded, beside, load_plugins()).tcp) >= 1 + ('name = "http' in block)
+    assert len(assemble(decoded, beside, load_plugins()).tcp) >= 1 + ('name = "http' in block)
 
 
 @pytest.mark.parametrize("block", blocks("python", without=GUIDES))

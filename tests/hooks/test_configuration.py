@@ -7,31 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from refractium.assembly.assembly import assemble
 from refractium.assembly.hooks import plugin_table_problems
-from refractium.assembly.sources import Overrides, parse
-from refractium.config import Source
 from refractium.errors import ConfigError
 from refractium.plugins.loading import load_plugins
 from refractium_hooks_pcap.hook import PcapHook
+from support.configurations import assembled, problems_of
 from support.process import run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from refractium.assembly.assembly import Assembly
-
 SSH = '[[protocols]]\nname = "ssh"\nforward_to = "127.0.0.1:22"\n'
 
 
-def assembled(text: str) -> Assembly:
-    return assemble(parse(Source(text, "my.toml")), Overrides(), load_plugins())
-
-
 def problems(text: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        assembled(text)
-    return [str(problem) for problem in caught.value.problems]
+    return [str(problem) for problem in problems_of(text)]
 
 
 def settings(use: Any) -> dict[str, Any]:
@@ -97,7 +87,7 @@ def test_the_table_of_a_plugin_that_did_not_load_is_left_alone() -> None:
     assert list(plugin_table_problems({"pcap": {"whatever": 1}}, plugins)) == []
     text = SSH + 'hooks = ["pcap"]\n'
     with pytest.raises(ConfigError, match="hook 'pcap' is not available"):
-        assemble(parse(Source(text, "")), Overrides(), plugins)
+        assembled(text, plugins)
 
 
 def test_check_shows_hooks(tmp_path: Path) -> None:

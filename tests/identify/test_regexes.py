@@ -15,8 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refractium.assembly.sources import parse
-from refractium.config import Source
+from refractium.config import Source, decode
 from refractium.contract import NEED_MORE, NO, Protocol, ProtocolMatch, Strength, Transport, Verdict
 from refractium.identify.patterns import Regex, compile_patterns
 from refractium.testing import assert_lawful
@@ -263,8 +262,8 @@ def test_without_the_library_the_error_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "re2", library)
     route = '[[protocols]]\nname = "mine"\nforward_to = "a:1"\npatterns = ["abc", { hex = "00" }'
-    assert not parse(Source(f"{route}]", "my.toml")).problems
-    (problem,) = parse(Source(f"{route}, {{ regex = 'a' }}]", "my.toml")).problems
+    assert not decode(Source(f"{route}]", "my.toml")).problems
+    (problem,) = decode(Source(f"{route}, {{ regex = 'a' }}]", "my.toml")).problems
     assert (problem.where, problem.line) == ("protocols[0].patterns[2]", 4)
     assert problem.message.startswith("a regex needs the package google-re2")
     assert "pip install 'refractium-core[regex]'" in problem.message

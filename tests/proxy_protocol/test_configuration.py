@@ -6,12 +6,10 @@ import jsonschema
 import pytest
 import tomli
 
-from refractium import ConfigError, Route
-from refractium.assembly.assembly import Assembly, assemble
-from refractium.assembly.sources import Overrides, parse
+from refractium import Route
 from refractium.cli import render
-from refractium.config import Source, json_schema
-from refractium.plugins.loading import load_plugins
+from refractium.config import Source, decode, json_schema
+from support.configurations import assembled, problems_of
 
 SERVED = """
 [server]
@@ -31,10 +29,6 @@ proxy_protocol = "v2"
 name = "ssh"
 forward_to = "127.0.0.1:22"
 """
-
-
-def assembled(text: str) -> Assembly:
-    return assemble(parse(Source(text, "file.toml")), Overrides(), load_plugins())
 
 
 def test_the_keys_of_the_file_reach_routes_and_settings() -> None:
@@ -66,7 +60,7 @@ def test_the_schema_accepts_and_refuses_the_same_values() -> None:
     ],
 )
 def test_trusted_proxies_must_be_addresses_or_networks(written: str, where: str, message: str) -> None:
-    (problem,) = parse(Source(f"[server]\nproxy_protocol_from = {written}\n", "file.toml")).problems
+    (problem,) = decode(Source(f"[server]\nproxy_protocol_from = {written}\n", "file.toml")).problems
     assert (problem.where, problem.line) == (where, 2)
     assert message in problem.message
 
@@ -74,7 +68,7 @@ def test_trusted_proxies_must_be_addresses_or_networks(written: str, where: str,
 @pytest.mark.parametrize("written", ['"v3"', '"V1"', "2", "true"])
 def test_only_the_versions_v1_and_v2_are_accepted(written: str) -> None:
     text = f'[[protocols]]\nname = "ssh"\nforward_to = "127.0.0.1:22"\nproxy_protocol = {written}\n'
-    (problem,) = parse(Source(text, "file.toml")).problems
+    (problem,) = decode(Source(text, "file.toml")).problems
     assert (problem.where, problem.line) == ("protocols[0].proxy_protocol", 4)
     assert "write 'v1' or 'v2'" in problem.message
 
@@ -82,16 +76,14 @@ def test_only_the_versions_v1_and_v2_are_accepted(written: str) -> None:
 @pytest.mark.parametrize("transport", ["", 'transport = "udp"'])
 def test_version_1_is_refused_for_routes_of_datagrams(transport: str) -> None:
     text = f'[[protocols]]\nname = "dns"\nforward_to = "127.0.0.1:53"\nproxy_protocol = "v1"\n{transport}\n'
-    with pytest.raises(ConfigError) as caught:
-        assembled(text)
-    (problem,) = caught.value.problems
+    (problem,) = problems_of(text)
     assert (problem.where, problem.line) == ("protocols[0].proxy_protocol", 4)
     assert 'write "v2", or transport = "tcp"' in problem.message
 
 
 def test_the_error_for_a_key_in_the_wrong_table_names_the_right_one() -> None:
     text = '[server]\nproxy_protocol = "v1"\n[[protocols]]\nname = "ssh"\nforward_to = "a:1"\n'
-    (problem,) = parse(Source(text + 'proxy_protocol_from = ["::1"]\n', "")).problems[:1]
+    (problem,) = decode(Source(text + 'proxy_protocol_from = ["::1"]\n', "")).problems[:1]
     assert problem.message == "unknown key: it belongs in [[protocols]]"
 
 

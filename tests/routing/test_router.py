@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from refractium import ConfigError, Route
+from refractium import ConfigError, Refractium, Route
 from refractium.addresses.address import Address
 from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, define_protocol
 from refractium.routing import Pool, Pools, Router
@@ -139,21 +139,22 @@ def test_the_router_waits_for_metadata_that_a_route_requires() -> None:
         ({"sni": ("a.example", "b.example")}, {"sni": ("c.example", "b.example")}),
         ({"sni": "a.example", "alpn": ("h2", "h3")}, {"sni": "a.example", "alpn": "h3"}),
         ({"on_timeout": True}, {"on_timeout": True, "sni": "a.example"}),
+        ({"id": "a"}, {"id": "a", "sni": "a.example"}),
+        ({}, {"id": "said", "sni": "a.example"}),
     ],
 )
-def test_two_routes_with_equal_conditions_are_refused(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_routes_that_exclude_each_other_are_refused(one: dict[str, Any], other: dict[str, Any]) -> None:
     protocol = telling({})
     with pytest.raises(ConfigError) as caught:
-        Router(Pools([Route(protocol, "127.0.0.1:1", **one), Route(protocol, "127.0.0.1:2", **other)]), 1024)
-    assert [problem.where.startswith("routes[1]") for problem in caught.value.problems] == [True]
+        Refractium([Route(protocol, "127.0.0.1:1", **one), Route(protocol, "127.0.0.1:2", **other)])
+    assert [problem.where.startswith("tcp[1]") for problem in caught.value.problems] == [True]
 
 
 def test_every_duplicate_is_reported() -> None:
     protocol = telling({})
-    routes = [Route(protocol, f"127.0.0.1:{port}") for port in (1, 2, 3)]
     with pytest.raises(ConfigError) as caught:
-        Router(Pools(routes), 1024)
-    assert [problem.where for problem in caught.value.problems] == ["routes[1]", "routes[2]"]
+        Refractium([Route(protocol, f"127.0.0.1:{port}") for port in (1, 2, 3)])
+    assert [problem.where for problem in caught.value.problems] == ["tcp[1]", "tcp[2]"]
 
 
 def test_a_thousand_names_cost_no_more_than_ten() -> None:

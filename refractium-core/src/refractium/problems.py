@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+Finding: TypeAlias = tuple[str, str]
+"""A key path and a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,11 @@ class Problem:
         if self.line is not None:
             place += f":{self.line}"
         return ": ".join(part for part in (place, self.where, self.message) if part)
+
+
+def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return problems in the order of their lines, each once; problems without a line come first."""
+    return tuple(sorted(dict.fromkeys(problems), key=lambda one: one.line or 0))
 
 
 def table_problems(

@@ -218,6 +218,15 @@ def test_a_route_cannot_both_forward_and_turn_away(arguments: dict[str, str], wh
     assert [one.where for one in caught.value.problems] == [where]
 
 
+def test_a_unix_socket_is_no_backend_for_datagrams() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Route(udp_starting_with(b"A"), ["127.0.0.1:1", "unix:/a"])
+    assert [one.where for one in caught.value.problems] == ["forward_to[1]"]
+    with pytest.raises(ConfigError) as caught:
+        Refractium(udp=[Route(starting_with(b"A"), "127.0.0.1:1")], fallback_udp="unix:/a")
+    assert [one.where for one in caught.value.problems] == ["udp", "fallback_udp"]
+
+
 def test_datagrams_cannot_be_reset() -> None:
     with pytest.raises(ConfigError, match="only a connection can be reset"):
         Route(udp_starting_with(b"A"), action="reset")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from refractium.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 Network: TypeAlias = IPv4Network | IPv6Network
 """A network, or an address as a network of one address."""
@@ -110,9 +110,9 @@ class Access:
         return (not self._allowed or ip in self._allowed) and ip not in self._denied
 
 
-def network_problems(allow: Sequence[str], deny: Sequence[str]) -> Iterator[Problem]:
-    """Yield the mistakes in lists of allowed and denied networks."""
-    for key, texts in (("allow", allow), ("deny", deny)):
+def network_problems(lists: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
+    """Yield the mistakes in lists of addresses and networks, each list by the key that has it."""
+    for key, texts in lists.items():
         for at, text in enumerate(texts):
             try:
                 parse_network(text)

@@ -1,50 +1,42 @@
-"""Assembly of file, flags and plugins into a configuration that the engine can serve.
+"""Assembly of a file, flags and plugins into a configuration that the engine can serve.
 
-Flags outrank the file. Names in the configuration become the installed protocols, hooks and checks.
+A configuration takes four steps, and each step passes its whole result to the next:
+
+decode
+    from the text to typed values with positions (`refractium.config.decode`)
+
+overlay
+    from the file to the file with the flags laid over it (`refractium.assembly.sources`)
+
+resolve
+    from names to the installed protocols, hooks and checks (`refractium.assembly.resolve`)
+
+judge
+    to all problems and warnings (`refractium.assembly.judge`)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from refractium.assembly import check
-from refractium.assembly.hooks import plugin_table_problems, resolve_hooks
-from refractium.assembly.routes import resolve_all
-from refractium.assembly.sources import (
-    DEFAULT_FILE,
-    Overrides,
-    inline_routes,
-    problems_of_place,
-    read_sources,
-)
-from refractium.config import (
-    ListenerConfig,
-    Loaded,
-    LogConfig,
-    MetricsConfig,
-    ServerConfig,
-    Source,
-    listeners_of,
-)
-from refractium.contract import Strength, Transport
+from refractium.assembly import judge
+from refractium.assembly.resolve import resolve
+from refractium.assembly.sources import Overrides, overlay, read_file
+from refractium.contract import Transport
 from refractium.engine.spec import EngineSpec
 from refractium.errors import ConfigError
-from refractium.hooks import against_several, used
 from refractium.plugins.loading import load_plugins
-from refractium.problems import Problem
-from refractium.routing import ListenerRules, Route
+from refractium.problems import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from refractium.config.model import Routes
+    from refractium.config import Decoded, ListenerConfig, LogConfig, MetricsConfig, ServerConfig, Source
     from refractium.hooks import HookUse
     from refractium.plugins.installed import Plugins
-
-    PluginTables: TypeAlias = Mapping[str, Mapping[str, Any]]
+    from refractium.problems import Problem
+    from refractium.routing import Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +86,7 @@ class Assembly:
             for transport, listener in everywhere
             if has_fallback[transport]
             or any(
-                route.transport is transport and self.rules(listener).serves(route.label, route.name)
+                route.transport is transport and listener.rules.serves(route.label, route.name)
                 for route in (*self.tcp, *self.udp)
             )
         ]
@@ -109,123 +101,55 @@ class Assembly:
             self.server.fallback_tcp or (),
             self.server.fallback_udp or (),
             self.server,
-            {one.name: self.rules(one) for one in self.listeners},
+            {one.name: one.rules for one in self.listeners},
             self.hooks,
         )
 
-    @staticmethod
-    def rules(listener: ListenerConfig) -> ListenerRules:
-        """Return the rules of one listener for the engine: its routes, `allow` and `deny`."""
-        return ListenerRules(listener.routes, listener.allow, listener.deny)
 
-
-def installed(overrides: Overrides, loaded: Loaded | None) -> Plugins:
-    """Load the plugins that flags, file and environment do not disable."""
-    by_file = loaded.config.plugins.disable if loaded is not None else ()
-    return load_plugins((*by_file, *overrides.disabled))
-
-
-def assembled(overrides: Overrides, loaded: Loaded | None = None) -> Assembly:
+def assembled(overrides: Overrides, decoded: Decoded | None = None) -> Assembly:
     """Read the file, load the plugins, and assemble both with the flags.
 
     Args:
         overrides: the flags.
-        loaded: the file, if the caller has read it already.
+        decoded: the file, if the caller has read it already.
 
     Raises:
         ConfigError: there are problems; the error has all of them.
     """
-    loaded = loaded or read_sources(overrides)
-    return assemble(loaded, overrides, installed(overrides, loaded))
+    decoded = decoded or read_file(overrides)
+    return assemble(decoded, overrides, installed(overrides, decoded))
 
 
-def assemble(loaded: Loaded, overrides: Overrides, plugins: Plugins) -> Assembly:
+def installed(overrides: Overrides, decoded: Decoded | None) -> Plugins:
+    """Load the plugins that flags, file and environment do not disable."""
+    by_file = decoded.config.plugins.disable if decoded is not None else ()
+    return load_plugins((*by_file, *overrides.disabled))
+
+
+def assemble(decoded: Decoded, overrides: Overrides, plugins: Plugins) -> Assembly:
     """Assemble file, flags and plugins.
 
     Args:
-        loaded: the file.
+        decoded: the file.
         overrides: the flags.
         plugins: the installed plugins.
 
     Raises:
-        ConfigError: there are problems in any of them; the error has all of them.
+        ConfigError: there are problems in any of them; the error has all of them, in the order of the file.
     """
-    problems = list(loaded.problems)
-    server = msgspec.structs.replace(loaded.config.server, **overrides.server)
-    problems += problems_of_place(loaded, overrides)
-    listeners = listeners_of(loaded.config, server)
-    forwards = list(inline_routes(overrides.forwards, problems))
-    replaced = {route.name for _, route in forwards}
-
-    def with_forwards(routes: Routes) -> Routes:
-        return [*((path, route) for path, route in routes if route.name not in replaced), *forwards]
-
-    def report(where: str, message: str) -> Problem:
-        if where.startswith("-"):  # the place of a flag's problem is the whole flag, without a key path
-            return Problem(message, where.partition(".")[0])
-        return loaded.problem(where, message)
-
-    found_together = check.problems(server, listeners, with_forwards(loaded.sound_routes))
-    unknown = check.unknown_routes(listeners, with_forwards(loaded.routes))
-    problems += [report(*finding) for finding in (*found_together, *unknown)]
-    tables = loaded.config.plugins.settings
-    faults = list(plugin_table_problems(tables, plugins))
-    hooks = resolve_hooks("server.hooks", server.hooks, tables, plugins, faults)
-    problems += [report(*finding) for finding in faults]
-    routes: list[tuple[str, Route]] = []
-    for path, found in resolve_all(with_forwards(loaded.routes), server, tables, plugins):
-        if isinstance(found, Route):
-            routes.append((path, found))
-        else:
-            problems.append(report(path, found))
-    if server.worker_count > 1:
-        in_use = [used(use) for use in (*hooks, *(use for _, route in routes for use in route.hooks))]
-        problems += [report("server.workers", reason) for reason in against_several(in_use)]
-    not_loaded = [one for one in plugins.reports if one.status not in {"loaded", "blocked"}]
-    broken = [Problem(f"{one} is not used: {one.error}", where=f"plugin {one.id}") for one in not_loaded]
-    if overrides.strict_plugins:
-        problems += broken
-    if not (problems or routes or server.fallback_tcp or server.fallback_udp):
-        problems.append(_nothing_to_do(loaded, plugins))
-    if problems:
-        raise ConfigError(dict.fromkeys(problems))
-    findings = (*check.warnings(server, listeners, with_forwards(loaded.routes)), *_doubts(routes))
-    warnings = [report(*finding) for finding in findings]
+    overlaid = overlay(decoded, overrides)
+    resolved = resolve(overlaid, plugins)
+    if problems := in_order(judge.problems(resolved)):
+        raise ConfigError(problems)
+    routes = [route for _, route in resolved.routes]
     return Assembly(
-        server,
-        tuple(listener for _, listener in listeners),
-        tuple(route for _, route in routes if route.transport is Transport.TCP),
-        tuple(route for _, route in routes if route.transport is Transport.UDP),
-        (*warnings, *broken),
-        loaded.config.log,
-        loaded.config.metrics,
-        hooks,
-        Source(loaded.source.text, loaded.source.name),
+        overlaid.server,
+        tuple(listener for _, listener in overlaid.listeners),
+        tuple(route for route in routes if route.transport is Transport.TCP),
+        tuple(route for route in routes if route.transport is Transport.UDP),
+        tuple(judge.warnings(resolved)),
+        decoded.config.log,
+        decoded.config.metrics,
+        resolved.hooks,
+        decoded.source,
     )
-
-
-def _nothing_to_do(loaded: Loaded, plugins: Plugins) -> Problem:
-    if not plugins.protocols:
-        return Problem("no protocol is installed: pip install 'refractium-protocols[all]'")
-    if loaded.source.name:
-        return loaded.problem("protocols", "no routes: add [[protocols]] with a name and forward_to")
-    return Problem(
-        f"no routes: there is no {DEFAULT_FILE} here; `refractium init` writes one, or give -f NAME=HOST:PORT"
-    )
-
-
-def _doubts(routes: Sequence[tuple[str, Route]]) -> Iterator[tuple[str, str]]:
-    """Yield the warnings that depend on attributes of the protocols, each with its key path."""
-    silent: dict[Transport, Route] = {}
-    weak: dict[Transport, Route] = {}
-    for path, route in routes:
-        if route.takes_silent and silent.setdefault(route.transport, route) is not route:
-            yield path, f"silent clients go to {silent[route.transport]}: only one route can have them"
-        strengths = {protocol.strength for protocol in route.protocols}
-        if route.transport in weak and Strength.WEAK not in strengths:
-            yield (
-                path,
-                f"is asked before {weak[route.transport]}, which stands earlier but has a weaker protocol",
-            )
-        if strengths == {Strength.WEAK}:
-            weak.setdefault(route.transport, route)

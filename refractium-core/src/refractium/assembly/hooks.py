@@ -12,9 +12,9 @@ from refractium.problems import table_problems
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from refractium.config.model import Finding
     from refractium.hooks import HookUse
     from refractium.plugins.installed import Plugins
+    from refractium.problems import Finding
 
 
 def resolve_hooks(

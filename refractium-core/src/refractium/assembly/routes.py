@@ -24,54 +24,59 @@ if TYPE_CHECKING:
         RouteConfig,
         ServerConfig,
     )
-    from refractium.config.model import Routes
     from refractium.plugins.installed import Plugins
+    from refractium.problems import Finding
 
     PluginTables: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
-def resolve_all(
-    routes: Routes, server: ServerConfig, tables: PluginTables, plugins: Plugins
-) -> Iterator[tuple[str, Route | str]]:
-    """Yield each route with its key path, or a problem with the key path of the problem."""
-    for path, route in routes:
-        for found in _resolve(path, route, server, tables, plugins):
-            yield (path, found) if isinstance(found, Route) else found
+def resolve_route(
+    path: str,
+    route: RouteConfig,
+    server: ServerConfig,
+    tables: PluginTables,
+    plugins: Plugins,
+    *,
+    is_sound: bool,
+) -> Iterator[Route | Finding]:
+    """Yield one route for each transport, or a problem: its key path and a message.
 
-
-def _resolve(
-    path: str, route: RouteConfig, server: ServerConfig, tables: PluginTables, plugins: Plugins
-) -> Iterator[Route | tuple[str, str]]:
-    """Yield one route for each transport, or a problem: its key path and a message."""
-    by_transport = list(_protocols(path, route, server, plugins))
-    transports = {one[0].transport for one in by_transport if isinstance(one[0], Protocol)}
-    faults: list[tuple[str, str]] = []
+    Args:
+        path: the key path or the flag that defines the route.
+        route: the route.
+        server: the settings of ``[server]``.
+        tables: the tables ``[plugins.ID]``, by id.
+        plugins: the installed plugins.
+        is_sound: whether decoding has accepted every key of the route. Of another route only the names are
+            resolved, because a missing value would cause further problems.
+    """
+    faults: list[Finding] = []
+    by_transport = _protocols(path, route, server, plugins, faults, is_sound=is_sound)
     balancer = _balancer(path, route, plugins, faults)
-    health = _health(path, route, transports, plugins, faults)
+    health = _health(path, route, set(by_transport), plugins, faults)
     hooks = resolve_hooks(f"{path}.hooks", route.hooks, tables, plugins, faults)
     yield from faults
-    for protocols in by_transport:
-        if not isinstance(protocols[0], Protocol):
-            yield protocols
-            continue
-        is_tcp = protocols[0].transport is Transport.TCP
-        if not is_tcp and (route.on_timeout or any(backend.is_unix for backend in route.backends)):
-            if route.on_timeout and len(by_transport) == 1:
-                yield f"{path}.on_timeout", "only a connection can be silent, a datagram cannot"
-            if route.transport is None and any(backend.is_unix for backend in route.backends):
+    for transport, protocols in by_transport.items() if is_sound else ():
+        is_tcp = transport is Transport.TCP
+        if not is_tcp and len(by_transport) > 1:
+            if route.on_timeout:  # only a connection can be silent
+                continue
+            if any(backend.is_unix for backend in route.backends):
                 yield f"{path}.forward_to", 'a unix socket takes connections only: add transport = "tcp"'
-            continue
+                continue
+        if not is_tcp and route.on_timeout:
+            yield f"{path}.on_timeout", "only a connection can be silent, a datagram cannot"
         try:
             yield Route(
                 protocols,
-                route.members,
+                route.forward_to,
                 sni=route.snis,
                 alpn=route.alpns,
                 host=route.hosts,
                 on_timeout=route.on_timeout if is_tcp else False,
                 udp_session_timeout_ms=None if is_tcp else route.udp_session_timeout_ms,
                 balance=balancer,
-                health=health[protocols[0].transport],
+                health=health[transport],
                 proxy_protocol=route.proxy_protocol,
                 id=route.id,
                 allow=route.allow,
@@ -81,13 +86,10 @@ def _resolve(
             )
         except ConfigError as error:
             for problem in error.problems:
-                if problem.where != "forward_to":  # already among the problems of the file or the flag
-                    yield f"{path}.{problem.where}", problem.message
+                yield f"{path}.{problem.where}", problem.message
 
 
-def _balancer(
-    path: str, route: RouteConfig, plugins: Plugins, faults: list[tuple[str, str]]
-) -> str | type[Balancer]:
+def _balancer(path: str, route: RouteConfig, plugins: Plugins, faults: list[Finding]) -> str | type[Balancer]:
     """Return the balancing method that `balance` names. If unknown, add a fault and return the default."""
     if route.balance in BALANCERS:
         return route.balance
@@ -102,7 +104,7 @@ def _health(
     route: RouteConfig,
     transports: set[Transport],
     plugins: Plugins,
-    faults: list[tuple[str, str]],
+    faults: list[Finding],
 ) -> dict[Transport, Health]:
     """Return the health check of the backends, by transport.
 
@@ -139,24 +141,46 @@ def _health(
 
 
 def _protocols(
-    path: str, route: RouteConfig, server: ServerConfig, plugins: Plugins
-) -> Iterator[tuple[Protocol, ...] | tuple[str, str]]:
-    """Yield the protocols that a route names, in one tuple for each transport, or a problem."""
+    path: str,
+    route: RouteConfig,
+    server: ServerConfig,
+    plugins: Plugins,
+    faults: list[Finding],
+    *,
+    is_sound: bool,
+) -> dict[Transport, tuple[Protocol, ...]]:
+    """Return the objects of the protocol that a route names, by transport. Add the problems to `faults`."""
     installed = plugins.protocols_named(route.name)
     if route.patterns is not None:
         if installed:
-            yield f"{path}.name", f"'{route.name}' is an installed protocol: give these patterns another name"
-        for transport in (route.transport,) if route.transport else Transport:
-            try:
-                yield compile_patterns(route.name, transport, route.pattern_set, server.peek_buffer_size)
-            except ValueError:
-                return  # already among the problems of the file
-        return
+            message = f"'{route.name}' is an installed protocol: give these patterns another name"
+            faults.append((f"{path}.name", message))
+        return _defined_protocols(path, route, server, faults) if is_sound else {}
     if not installed:
-        yield f"{path}.name", plugins.explain_missing(route.name)
-        return
-    wanted = [one for one in installed if route.transport in {None, one.transport}]
+        faults.append((f"{path}.name", plugins.explain_missing(route.name)))
+        return {}
+    wanted: dict[Transport, tuple[Protocol, ...]] = {
+        one.transport: (one,) for one in installed if route.transport in {None, one.transport}
+    }
     if not wanted:
-        yield f"{path}.transport", f"{route.name} is a protocol for {installed[0].transport} only"
-    for protocol in wanted:
-        yield (protocol,)
+        message = f"{route.name} is a protocol for {installed[0].transport} only"
+        faults.append((f"{path}.transport", message))
+    return wanted
+
+
+def _defined_protocols(
+    path: str, route: RouteConfig, server: ServerConfig, faults: list[Finding]
+) -> dict[Transport, tuple[Protocol, ...]]:
+    """Return the protocol that the patterns of a route define, by transport."""
+    before = len(faults)
+    for index, pattern in enumerate(route.pattern_set):
+        try:
+            compile_patterns(route.name, Transport.TCP, (pattern,), server.peek_buffer_size)
+        except ValueError as error:
+            faults.append((f"{path}.patterns[{index}]", str(error)))
+    if len(faults) > before:
+        return {}
+    return {
+        transport: compile_patterns(route.name, transport, route.pattern_set, server.peek_buffer_size)
+        for transport in ((route.transport,) if route.transport else Transport)
+    }

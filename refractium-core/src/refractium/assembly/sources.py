@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import tomli
+import msgspec
 
 from refractium.addresses.address import Address
-from refractium.assembly import check
-from refractium.config.decode import MAX_FINDINGS, decode
-from refractium.config.load import Loaded, Source, problem_at, read
-from refractium.config.model import RouteConfig, listeners_of
+from refractium.config import Decoded, ListenerConfig, RouteConfig, ServerConfig, Source, decode, read
 from refractium.config.values import bind_address, protocol_name
 from refractium.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from refractium.config.model import Listeners, Routes
 
 DEFAULT_FILE: Final = Path("refractium.toml")
 """The configuration file in the current folder, if no flag names another."""
@@ -44,26 +42,72 @@ class Overrides:
     strict_plugins: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Overlaid:
+    """A configuration file with the flags laid over it.
+
+    Attributes:
+        decoded: the file.
+        overrides: the flags.
+        server: the table ``[server]``, in which the flags outrank the file.
+        listeners: the listeners, each with its key path. Without ``[[listeners]]``, the only listener is the
+            address in `server`.
+        routes: the routes of the file that no flag replaces, each with its key path, and the routes of flags,
+            each with its flag.
+        problems: the mistakes in file and flags.
+    """
+
+    decoded: Decoded
+    overrides: Overrides
+    server: ServerConfig
+    listeners: Listeners
+    routes: Routes
+    problems: tuple[Problem, ...]
+
+    def problem(self, where: str, message: str) -> Problem:
+        """Return a problem, or a warning, at a key path of the file or at a flag."""
+        if where.startswith("-"):  # a flag has no keys: its place is the whole flag
+            return Problem(message, where.partition(".")[0])
+        return self.decoded.source.problem(where, message)
+
+
 def file_of(overrides: Overrides) -> Path | None:
     """Return the path of the configuration file, or None if there is no such file."""
     path = overrides.file or DEFAULT_FILE
     return path if path.exists() else None
 
 
-def read_sources(overrides: Overrides) -> Loaded:
-    """Read the configuration file. Return an empty configuration if no file is named and there is none.
+def read_file(overrides: Overrides) -> Decoded:
+    """Read and decode the configuration file; an empty text if no flag names a file and there is none.
 
     Raises:
         ConfigError: the file cannot be read, or a flag names a file that does not exist.
     """
     if overrides.file is None and not DEFAULT_FILE.exists():
-        return parse(Source("", ""))
-    return load(overrides.file or DEFAULT_FILE)
+        return decode(Source("", ""))
+    return decode(read(overrides.file or DEFAULT_FILE))
 
 
-def problems_of_place(loaded: Loaded, overrides: Overrides) -> Iterator[Problem]:
+def overlay(decoded: Decoded, overrides: Overrides) -> Overlaid:
+    """Lay the flags over the file. Mistakes raise nothing: the result has them."""
+    server = msgspec.structs.replace(decoded.config.server, **overrides.server)
+    only = ListenerConfig(bind=server.bind, port=server.port, allow=server.allow, deny=server.deny)
+    problems = [*decoded.problems, *_problems_of_place(decoded, overrides)]
+    forwards = list(_inline_routes(overrides.forwards, problems))
+    replaced = {route.name for _, route in forwards}
+    return Overlaid(
+        decoded,
+        overrides,
+        server,
+        decoded.listeners or [("server", only)],
+        [*((path, route) for path, route in decoded.routes if route.name not in replaced), *forwards],
+        tuple(problems),
+    )
+
+
+def _problems_of_place(decoded: Decoded, overrides: Overrides) -> Iterator[Problem]:
     """Yield the problems of ``--bind`` and ``--port``."""
-    if loaded.config.listeners:
+    if decoded.listeners:
         for key in ("bind", "port"):
             if key in overrides.server:
                 yield Problem(f"the file has [[listeners]], each with its own {key}", where=f"--{key}")
@@ -74,55 +118,17 @@ def problems_of_place(loaded: Loaded, overrides: Overrides) -> Iterator[Problem]
             yield Problem(str(error), where=f"--bind {overrides.server['bind']}")
 
 
-def inline_routes(texts: Sequence[str], problems: list[Problem]) -> Iterator[tuple[str, RouteConfig]]:
+def _inline_routes(texts: Sequence[str], problems: list[Problem]) -> Iterator[tuple[str, RouteConfig]]:
     """Yield the routes of the flags ``-f NAME=ADDR``, each with its flag. Add mistakes to `problems`."""
     backends: dict[str, list[str]] = {}
     for text in texts:
-        name, equals, address = text.partition("=")
+        name, equals, written = text.partition("=")
         try:
             if not equals:
                 raise ValueError("write NAME=HOST:PORT")  # noqa: TRY301
-            backends.setdefault(protocol_name(name), []).append(str(Address.parse(address)))
+            address = Address.parse(written)
+            backends.setdefault(protocol_name(name), []).append(str(address))
         except ValueError as error:
             problems.append(Problem(str(error), where=f"-f {text}"))
     for name, addresses in backends.items():
         yield f"-f {name}", RouteConfig(name=name, forward_to=tuple(addresses))
-
-
-def load(path: Path) -> Loaded:
-    """Read and parse a file. The result has the mistakes inside of the file.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    return parse(read(path))
-
-
-def parse(source: Source) -> Loaded:
-    """Decode and check a text. Mistakes raise nothing: the result has them."""
-    problems: list[Problem] = []
-    document: dict[str, Any] = {}
-    try:
-        document = tomli.loads(source.text)
-    except tomli.TOMLDecodeError as error:
-        problems.append(Problem(error.msg, source=source.name, line=error.lineno))
-    except RecursionError:
-        problems.append(Problem("nested too deeply", source=source.name))
-    except ValueError:  # Python limits the digits of a number (sys.set_int_max_str_digits)
-        problems.append(Problem("a number has too many digits", source=source.name))
-    decoded = decode(document)
-    server = decoded.config.server
-    listeners = listeners_of(decoded.config, server)
-    found = check.problems(server, listeners, decoded.sound_routes)
-    findings = [*decoded.findings, *islice(found, MAX_FINDINGS)]
-    problems += (problem_at(source, where, message) for where, message in findings)
-    problems.sort(key=lambda problem: problem.line or 0)
-    warnings = () if problems else check.warnings(server, listeners, decoded.routes)
-    return Loaded(
-        source,
-        decoded.config,
-        decoded.routes,
-        decoded.sound_routes,
-        tuple(problems),
-        tuple(problem_at(source, where, message) for where, message in warnings),
-    )

@@ -8,7 +8,7 @@ import msgspec
 import rich_click as click
 
 from refractium.assembly.assembly import assembled
-from refractium.assembly.sources import read_sources
+from refractium.assembly.sources import read_file
 from refractium.cli import render
 from refractium.cli.options import Flags, serving_options
 from refractium.daemon import rights
@@ -26,14 +26,14 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
     """Validate configuration and plugins; print the routes. Exits 0 if they can be served, else 2."""
     flags = Flags.of(context)
     try:
-        loaded = read_sources(flags.overrides)
-        assembly = assembled(flags.overrides, loaded)
+        decoded = read_file(flags.overrides)
+        assembly = assembled(flags.overrides, decoded)
     except ConfigError as error:
         if not as_json:
             raise
         click.echo(_json(ok=False, problems=_plain(error.problems), warnings=[], listeners=[], routes=[]))
         context.exit(2)
-    warnings = (*assembly.warnings, *rights.doubts(loaded))
+    warnings = (*assembly.warnings, *rights.doubts(decoded))
     if as_json:
         routes = [render.route_as_dict(route, assembly.hooks) for route in (*assembly.tcp, *assembly.udp)]
         listeners = [msgspec.to_builtins(one) for one in assembly.listeners]

@@ -10,7 +10,7 @@ import rich_click as click
 
 from refractium import terminal
 from refractium.assembly.assembly import assemble, installed
-from refractium.assembly.sources import Overrides, read_sources
+from refractium.assembly.sources import Overrides, read_file
 from refractium.cli.options import Flags
 from refractium.contract import MAX_BYTES_LIMIT, NEED_MORE, Protocol, ProtocolMatch, Transport, Verdict
 from refractium.errors import ConfigError
@@ -73,11 +73,11 @@ def _bytes(file: Any, hex_: str | None) -> bytes:
 
 def _candidates(flags: Flags, transport: Transport) -> list[Candidate[str]]:
     """Return all installed protocols, and the protocols that the file defines by patterns."""
-    loaded = read_sources(flags.overrides)
-    plugins = installed(flags.overrides, loaded)
+    decoded = read_file(flags.overrides)
+    plugins = installed(flags.overrides, decoded)
     protocols = list(plugins.protocols)
-    if loaded.routes or loaded.problems:
-        assembly = assemble(loaded, Overrides(), plugins)
+    if decoded.routes or decoded.problems:
+        assembly = assemble(decoded, Overrides(), plugins)
         protocols += [p for route in (*assembly.tcp, *assembly.udp) for p in route.protocols]
     return [
         Candidate(protocol, partial(_name_of, protocol))

@@ -9,7 +9,7 @@ import rich_click as click
 
 from refractium import terminal
 from refractium.assembly import assembly
-from refractium.assembly.sources import read_sources
+from refractium.assembly.sources import read_file
 from refractium.cli.options import Flags
 from refractium.errors import ConfigError
 from refractium.plugins.installed import Given
@@ -89,10 +89,10 @@ def info(context: click.Context, id_: str, *, as_json: bool) -> None:
 def installed(flags: Flags) -> Plugins:
     """Load the plugins that a run would load. If the file cannot be read, load the plugins without it."""
     try:
-        loaded = read_sources(flags.overrides)
+        decoded = read_file(flags.overrides)
     except ConfigError:
-        loaded = None
-    return assembly.installed(flags.overrides, loaded)
+        decoded = None
+    return assembly.installed(flags.overrides, decoded)
 
 
 def _describe_given(given: Given) -> dict[str, list[dict[str, Any]]]:

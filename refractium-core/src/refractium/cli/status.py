@@ -9,9 +9,8 @@ import msgspec
 import rich_click as click
 
 from refractium import terminal
-from refractium.assembly.sources import read_sources
+from refractium.assembly.sources import overlay, read_file
 from refractium.cli.options import Flags
-from refractium.config import listeners_of
 from refractium.errors import ConfigError
 from refractium.observe import control
 from refractium.problems import Problem
@@ -62,11 +61,10 @@ def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **
 def _paths(flags: Flags) -> list[Path]:
     """Return the paths at which an instance with these flags may have its control socket."""
     over = flags.overrides
-    config = read_sources(over).config
-    server = msgspec.structs.replace(config.server, **over.server)
-    if server.control is not None:
-        return [Path(server.control)]
-    port = over.server.get("port") or listeners_of(config, server)[0][1].port
+    overlaid = overlay(read_file(over), over)
+    if overlaid.server.control is not None:
+        return [Path(overlaid.server.control)]
+    port = over.server.get("port") or overlaid.listeners[0][1].port
     if port == 0:
         raise ConfigError([Problem("port 0 stands for any free port: give the actual port with -p")])
     return [folder / control.file_name(port) for folder in control.folders()]

@@ -1,6 +1,6 @@
-"""The configuration file: its types (`model`), reading it (`load`) and decoding it (`decode`)."""
+"""The configuration file: its text (`source`), its types (`model`) and the first step, `decode`."""
 
-from refractium.config.load import Loaded, Source, read
+from refractium.config.decode import Decoded, decode
 from refractium.config.model import (
     Config,
     HealthConfig,
@@ -12,17 +12,17 @@ from refractium.config.model import (
     PluginsConfig,
     RouteConfig,
     ServerConfig,
-    listeners_of,
 )
 from refractium.config.schema import json_schema
+from refractium.config.source import Source, read
 from refractium.config.template import template
 
 __all__ = [
     "Config",
+    "Decoded",
     "HealthConfig",
     "HookConfig",
     "ListenerConfig",
-    "Loaded",
     "LogConfig",
     "MetricsConfig",
     "PatternTable",
@@ -30,8 +30,8 @@ __all__ = [
     "RouteConfig",
     "ServerConfig",
     "Source",
+    "decode",
     "json_schema",
-    "listeners_of",
     "read",
     "template",
 ]

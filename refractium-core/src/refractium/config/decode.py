@@ -1,4 +1,4 @@
-"""Decoding of a TOML document into a `Config`.
+"""Decoding of a text into a `Config`, the first step of a configuration on its way to the engine.
 
 Each key is decoded by itself. An invalid key is reported and left out, and the other keys are still decoded,
 so that all mistakes are found at once.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import tomli
 
 from refractium.addresses.address import Address
 from refractium.addresses.networks import parse_network
@@ -42,13 +43,17 @@ from refractium.config.values import (
 )
 from refractium.contract import MAX_BYTES_LIMIT, Transport
 from refractium.identify.patterns import compile_patterns
+from refractium.problems import Problem, in_order
 from refractium.routing import Member
+from refractium.routing.route import backend_address
 from refractium.system.users import gid_of, uid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from refractium.config.model import Finding, Routes
+    from refractium.config.model import Listeners, Routes
+    from refractium.config.source import Source
+    from refractium.problems import Finding
 
 MAX_FINDINGS: Final = 100
 """Findings reported for one file; a file with more mistakes is hardly a configuration."""
@@ -56,19 +61,22 @@ MAX_FINDINGS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A decoded document.
+    """The typed values of a text.
 
     Attributes:
-        config: the valid part of the document.
-        routes: the routes of ``config.protocols``, each with its key path.
-        sound_routes: the routes without any invalid key.
-        findings: the mistakes in the document.
+        source: the text.
+        config: the valid part of the content. A route with a valid name is kept; it may then have no
+            backend, and an empty ``patterns`` if its patterns are not valid.
+        listeners: the listeners of ``config.listeners``, each with its key path, such as ``listeners[1]``.
+        routes: the routes of ``config.protocols``, each with its key path, such as ``protocols[1]``.
+        problems: the mistakes in the text, in the order of the text.
     """
 
+    source: Source
     config: Config
+    listeners: Listeners
     routes: Routes
-    sound_routes: Routes
-    findings: list[Finding]
+    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,34 +94,51 @@ class _Report:
             self.findings.append((where, message))
 
 
-def decode(document: dict[str, Any]) -> Decoded:
-    """Decode the document of a whole file."""
+def decode(source: Source) -> Decoded:
+    """Decode the text of a configuration. Mistakes raise nothing: the result has them."""
+    document: dict[str, Any] = {}
+    unreadable: list[Problem] = []
+    try:
+        document = tomli.loads(source.text)
+    except tomli.TOMLDecodeError as error:
+        unreadable.append(Problem(error.msg, source=source.name, line=error.lineno))
+    except RecursionError:
+        unreadable.append(Problem("nested too deeply", source=source.name))
+    except ValueError:  # Python limits the digits of a number (sys.set_int_max_str_digits)
+        unreadable.append(Problem("a number has too many digits", source=source.name))
     report = _Report()
+    listeners, routes = _listeners(document, report), _routes(document, report)
+    config = _config(document, listeners, routes, report)
+    problems = unreadable + [source.problem(*finding) for finding in report.findings]
+    return Decoded(source, config, listeners, routes, in_order(problems))
+
+
+def _config(document: dict[str, Any], listeners: Listeners, routes: Routes, report: _Report) -> Config:
     _report_unknown(document, (*Config.__struct_fields__, *FALLBACKS), "", report)
-    server = _decode_server(document, report)
-    listeners = [
-        listener
-        for index, table in enumerate(_tables(document, "listeners", report))
-        if (listener := _decode_listener(table, f"listeners[{index}]", report)) is not None
-    ]
-    routes: list[tuple[str, RouteConfig]] = []
-    sound: list[tuple[str, RouteConfig]] = []
-    for index, table in enumerate(_tables(document, "protocols", report)):
-        path = f"protocols[{index}]"
-        before = len(report.findings)
-        if (route := _decode_route(table, path, report)) is not None:
-            routes.append((path, route))
-            if len(report.findings) == before and not report.is_full:
-                sound.append((path, route))
-    config = Config(
-        server=server,
-        listeners=tuple(listeners),
+    return Config(
+        server=_decode_server(document, report),
+        listeners=tuple(listener for _, listener in listeners),
         protocols=tuple(route for _, route in routes),
         log=LogConfig(**_decode_fields(LogConfig, _table(document, "log", report), "log", report)),
         metrics=_decode_metrics(_table(document, "metrics", report), report),
         plugins=_decode_plugins(_table(document, "plugins", report), report),
     )
-    return Decoded(config, routes, sound, report.findings)
+
+
+def _listeners(document: dict[str, Any], report: _Report) -> Listeners:
+    return [
+        (path, listener)
+        for index, table in enumerate(_tables(document, "listeners", report))
+        if (listener := _decode_listener(table, path := f"listeners[{index}]", report)) is not None
+    ]
+
+
+def _routes(document: dict[str, Any], report: _Report) -> Routes:
+    return [
+        (path, route)
+        for index, table in enumerate(_tables(document, "protocols", report))
+        if (route := _decode_route(table, path := f"protocols[{index}]", report)) is not None
+    ]
 
 
 def _decode_server(document: dict[str, Any], report: _Report) -> ServerConfig:
@@ -129,7 +154,12 @@ def _decode_server(document: dict[str, Any], report: _Report) -> ServerConfig:
     if "group" in table and "user" not in table:
         report.add("server.group", "a group needs a user: add user, or leave group out")
     values = _decode_fields(ServerConfig, outside, "", report) | values
-    return ServerConfig(**values)
+    server = ServerConfig(**values)
+    try:
+        _ = server.identity
+    except ValueError as error:
+        report.add("server.user", str(error))
+    return server
 
 
 def _decode_listener(table: Any, path: str, report: _Report) -> ListenerConfig | None:
@@ -151,8 +181,6 @@ def _decode_route(table: Any, path: str, report: _Report) -> RouteConfig | None:
         report.add(path, "no name: say which protocol the route is for")
     if "forward_to" not in table and "action" not in table:
         report.add(path, "no forward_to: say where the clients of the route go")
-    elif "forward_to" in table and "action" in table:
-        report.add(f"{path}.forward_to", "a route with an action forwards to nowhere: leave one of them out")
     if "name" not in values:
         return None
     if "patterns" in table:  # even invalid patterns show that the name is not an installed protocol
@@ -300,7 +328,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "control": control_path,
     "deny": parse_network,
     "fallback_tcp": Address.parse,
-    "fallback_udp": Address.parse,
+    "fallback_udp": partial(backend_address, transport=Transport.UDP),
     "forward_to": Address.parse,
     "group": gid_of,
     "host": request_host,

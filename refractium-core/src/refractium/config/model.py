@@ -19,7 +19,8 @@ from refractium.config.values import (
 )
 from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text
-from refractium.routing import BALANCERS, Member
+from refractium.routing import BALANCERS, ListenerRules, Member
+from refractium.routing.route import members_of
 from refractium.settings import Action, HealthSettings, Milliseconds, ProxyVersion, Settings
 from refractium.system.users import Identity, identity_of
 from refractium.wire.text import text_bytes
@@ -27,8 +28,6 @@ from refractium.wire.text import text_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Finding: TypeAlias = tuple[str, str]
-"""A key path and a message."""
 Routes: TypeAlias = "Sequence[tuple[str, RouteConfig]]"
 """Routes, each with the key path or the flag that defines the route."""
 Listeners: TypeAlias = "Sequence[tuple[str, ListenerConfig]]"
@@ -129,9 +128,10 @@ class ListenerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     allow: _Allow = ()
     deny: _Deny = ()
 
-    def serves(self, route: RouteConfig) -> bool:
-        """Return whether this listener serves a route."""
-        return self.routes is None or route.label in self.routes or route.name in self.routes
+    @property
+    def rules(self) -> ListenerRules:
+        """The routes that the listener serves, and the clients that may come in."""
+        return ListenerRules(self.routes, self.allow, self.deny)
 
     @property
     def name(self) -> str:
@@ -223,8 +223,7 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     @property
     def members(self) -> tuple[Member, ...]:
         """The backends, each as a `Member`."""
-        written = (self.forward_to,) if isinstance(self.forward_to, str | Member) else self.forward_to
-        return tuple(Member(one) if isinstance(one, str) else one for one in written)
+        return members_of(self.forward_to)
 
     @property
     def backends(self) -> tuple[Address, ...]:
@@ -289,20 +288,6 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
     plugins: PluginsConfig = PluginsConfig()
-
-
-def listeners_of(config: Config, server: ServerConfig) -> list[tuple[str, ListenerConfig]]:
-    """Return the listeners of a file, each with its key path.
-
-    Args:
-        config: the file.
-        server: the settings of ``[server]``, with the flags applied if there are any. They describe the only
-            listener if the file has no ``[[listeners]]``.
-    """
-    if config.listeners:
-        return [(f"listeners[{at}]", one) for at, one in enumerate(config.listeners)]
-    only = ListenerConfig(bind=server.bind, port=server.port, allow=server.allow, deny=server.deny)
-    return [("server", only)]
 
 
 FALLBACKS: Final = ("fallback_tcp", "fallback_udp")

@@ -15,7 +15,7 @@ from refractium.errors import ConfigError, RefractiumError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from refractium.config import Loaded
+    from refractium.config import Decoded
     from refractium.errors import ListenError
     from refractium.problems import Problem
     from refractium.system.users import Identity
@@ -25,7 +25,7 @@ log = logging.getLogger("refractium")
 _PACKAGE: Final = Path(__file__).parents[1] / "__init__.py"
 
 
-def begin(loaded: Loaded) -> Identity | None:
+def begin(decoded: Decoded) -> Identity | None:
     """Return the user to run as. Give up the rights that must be given up before the first thread begins.
 
     Returns:
@@ -35,11 +35,11 @@ def begin(loaded: Loaded) -> Identity | None:
         ConfigError: this process cannot become that user.
         RefractiumError: the kernel refuses to take the rights away.
     """
-    if loaded.problems or (identity := loaded.config.server.identity) is None:
+    if decoded.problems or (identity := decoded.config.server.identity) is None:
         return None
     if os.geteuid() != 0 and not identity.is_current:
         reason = "only root can run as another user or group: start it as root, or leave user and group out"
-        raise ConfigError([loaded.problem("server.user", reason)])
+        raise ConfigError([decoded.source.problem("server.user", reason)])
     from refractium.system import privileges  # noqa: PLC0415 - imports ctypes, which few runs need
 
     try:
@@ -76,13 +76,13 @@ def is_lost(path: Path, identity: Identity) -> bool:
     return True
 
 
-def doubts(loaded: Loaded) -> Iterator[Problem]:
+def doubts(decoded: Decoded) -> Iterator[Problem]:
     """Yield a warning if the configured user could not read the configuration file; only root can check."""
-    if loaded.problems or (identity := loaded.config.server.identity) is None or os.geteuid() != 0:
+    if decoded.problems or (identity := decoded.config.server.identity) is None or os.geteuid() != 0:
         return
     try:
         asked = subprocess.run(  # noqa: S603 - the name of the file is one argument
-            ["test", "-r", loaded.source.name],  # noqa: S607 - a program of POSIX
+            ["test", "-r", decoded.source.name],  # noqa: S607 - a program of POSIX
             check=False,
             user=identity.uid,
             group=identity.gid,
@@ -91,7 +91,7 @@ def doubts(loaded: Loaded) -> Iterator[Problem]:
     except OSError:  # a container may not allow a change of user, or may have no `test` program
         return
     if asked.returncode == 1:
-        yield loaded.problem("server.user", _unreadable(loaded.source.name, identity))
+        yield decoded.source.problem("server.user", _unreadable(decoded.source.name, identity))
 
 
 def explained(error: ListenError, identity: Identity | None) -> str:

@@ -10,7 +10,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from refractium.assembly.assembly import assembled
-from refractium.assembly.sources import file_of, read_sources
+from refractium.assembly.sources import file_of, read_file
 from refractium.daemon import rights, systemd
 from refractium.daemon.listening import Listening
 from refractium.daemon.observing import Observing
@@ -55,10 +55,10 @@ def serve(
     """
     file = file_of(overrides)
     known = digest(file) if file is not None else None
-    loaded = read_sources(overrides)
-    identity = rights.begin(loaded)  # before the log starts its thread
+    decoded = read_file(overrides)
+    identity = rights.begin(decoded)  # before the log starts its thread
     access = begin()
-    assembly = assembled(overrides, loaded)
+    assembly = assembled(overrides, decoded)
     with claimed_stdout():
         leave_stdout_to_hooks(assembly)
         with contextlib.suppress(OSError):  # serve even if nobody reads stdout

@@ -7,8 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from refractium.assembly.assembly import assembled
-from refractium.assembly.sources import parse
-from refractium.config import ServerConfig
+from refractium.config import ServerConfig, decode
 from refractium.daemon import access_log
 from refractium.engine.engine import Refractium
 
@@ -127,7 +126,7 @@ class _Build:
     source: Source
 
     def __call__(self) -> EngineSpec:
-        assembly = assembled(self.overrides, parse(self.source))
+        assembly = assembled(self.overrides, decode(self.source))
         access_log.limit(assembly.log)
         return assembly.spec
 

@@ -6,26 +6,22 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from refractium.addresses.address import Address
-from refractium.addresses.networks import parse_network
 from refractium.backends.checker import Checker
 from refractium.backends.checks import resolved
 from refractium.backends.resolver import Resolver
 from refractium.contract import Transport
 from refractium.errors import ConfigError
 from refractium.hooks import HookSet, used
-from refractium.problems import Problem
-from refractium.routing import ListenerRules, Pools, Router
-from refractium.routing.route import hook_problems
+from refractium.routing import Pools, Router
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from refractium.addresses.address import Address
     from refractium.backends.state import Authority, BackendState
     from refractium.engine.spec import EngineSpec
     from refractium.hooks import UsedHook
     from refractium.routing import Route
-    from refractium.settings import Settings
     from refractium.sockets.names import Name
 
 
@@ -55,8 +51,7 @@ class Plan:
         authorities: Mapping[Transport, Authority] | None = None,
     ) -> None:
         settings = self.settings = spec.settings
-        _refuse_bad_networks(settings)
-        if problems := list(hook_problems(spec.hooks)):
+        if problems := list(spec.problems()):
             raise ConfigError(problems)
         self.hooks: HookSet = HookSet(successor_of.hooks if successor_of is not None else None)
         for_all = tuple(map(used, spec.hooks))
@@ -71,7 +66,6 @@ class Plan:
             )
             for transport in Transport
         }
-        _refuse_bad_rules(spec.listeners, (*spec.tcp, *spec.udp))
         # Faults are counted from the start of the engine, over all its configurations.
         self.faults: dict[Transport, Counter[str]] = (
             successor_of.faults
@@ -137,47 +131,11 @@ class Plan:
 def _pools(
     transport: Transport,
     routes: Sequence[Route],
-    fallback: str | Sequence[str],
+    fallback: Sequence[Address],
     former: Pools | None,
     hooks: HookSet,
     for_all: Sequence[UsedHook],
 ) -> Pools:
-    if wrong := [route for route in routes if route.transport is not transport]:
-        raise ConfigError(Problem(f"{one} is not a route for {transport}", where=transport) for one in wrong)
     routes = [replace(route, health=resolved(route.health, transport)) for route in routes]
-    targets = _addresses(fallback, f"fallback_{transport}")
     known = former.states if former is not None else None
-    return Pools(routes, targets, known, hooks=hooks, for_all=for_all)
-
-
-def _refuse_bad_rules(listeners: Mapping[str, ListenerRules], routes: Sequence[Route]) -> None:
-    labels = {name for route in routes for name in (route.label, route.name)}
-    if problems := [
-        Problem(problem.message, where=f'listeners["{name}"].{problem.where}')
-        for name, rules in listeners.items()
-        for problem in rules.problems(labels)
-    ]:
-        raise ConfigError(problems)
-
-
-def _refuse_bad_networks(settings: Settings) -> None:
-    problems = []
-    for index, text in enumerate(settings.proxy_protocol_from):
-        try:
-            parse_network(text)
-        except ValueError as error:
-            problems.append(Problem(str(error), where=f"settings.proxy_protocol_from[{index}]"))
-    if problems:
-        raise ConfigError(problems)
-
-
-def _addresses(texts: str | Sequence[str], where: str) -> tuple[Address, ...]:
-    found, problems = [], []
-    for text in (texts,) if isinstance(texts, str) else texts:
-        try:
-            found.append(Address.parse(text))
-        except ValueError as error:
-            problems.append(Problem(str(error), where=where))
-    if problems:
-        raise ConfigError(problems)
-    return tuple(found)
+    return Pools(routes, fallback, known, hooks=hooks, for_all=for_all)

@@ -13,7 +13,7 @@ from refractium.problems import table_problems
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from refractium.config.load import Source
+    from refractium.config import Source
     from refractium.problems import Problem
 
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
@@ -56,23 +56,22 @@ class OwnTable(Generic[SettingsT]):
                 The error has all problems of the table, with file and line.
         """
         # Imported here, because a hook that imports the kit does not need these modules.
-        from refractium.assembly.sources import Overrides, read_sources  # noqa: PLC0415
+        from refractium.assembly.sources import Overrides, read_file  # noqa: PLC0415
         from refractium.config.lines import join  # noqa: PLC0415
-        from refractium.config.load import problem_at  # noqa: PLC0415
 
-        loaded = read_sources(Overrides(file))
+        decoded = read_file(Overrides(file))
         where = join("plugins", plugin)
         # A problem of the whole file, such as its syntax, has no key path.
-        if problems := [one for one in loaded.problems if one.where in {"", "plugins", where}]:
+        if problems := [one for one in decoded.problems if one.where in {"", "plugins", where}]:
             raise ConfigError(problems)
-        table = loaded.config.plugins.settings.get(plugin, {})
+        table = decoded.config.plugins.settings.get(plugin, {})
         problems = [
-            problem_at(loaded.source, f"{where}.{key}", message)
+            decoded.source.problem(f"{where}.{key}", message)
             for key, message in table_problems(settings_type, table, f"plugin '{plugin}'")
         ]
         if problems:
             raise ConfigError(problems)
-        return cls(msgspec.convert(table, settings_type), loaded.source, where)
+        return cls(msgspec.convert(table, settings_type), decoded.source, where)
 
     def problem(self, message: str, key: str = "") -> Problem:
         """Return a problem with the settings, for a `ConfigError`.
@@ -81,7 +80,5 @@ class OwnTable(Generic[SettingsT]):
             message: the mistake and its remedy.
             key: the key with the mistake; an empty key stands for the whole table.
         """
-        from refractium.config.load import problem_at  # noqa: PLC0415 - a hook does not need it
-
         where = f"{self._where}.{key}" if key else self._where
-        return problem_at(self._source, where, message)
+        return self._source.problem(where, message)

@@ -8,9 +8,7 @@ from refractium.addresses.address import Address
 from refractium.backends.backend import Backend
 from refractium.backends.health_settings import PASSIVE
 from refractium.backends.state import BackendState
-from refractium.errors import ConfigError
 from refractium.hooks import HookSet, merged
-from refractium.problems import Problem
 from refractium.routing.pool import Pool
 from refractium.routing.route import Member
 
@@ -38,7 +36,6 @@ class Pools:
         fallback: the pool for the clients that match no route; None without a fallback.
 
     Raises:
-        ConfigError: two routes have the same id.
         ValueError: a hook cannot run in the place that it asks for.
     """
 
@@ -51,7 +48,6 @@ class Pools:
         hooks: HookSet | None = None,
         for_all: Sequence[UsedHook] = (),
     ) -> None:
-        _refuse_shared_ids(routes)
         states = dict(known or {})
         hooks = hooks or HookSet()
         self.routes = tuple(
@@ -84,16 +80,6 @@ class Pools:
     def states(self) -> dict[StateKey, BackendState]:
         """The states of all backends, by key."""
         return {backend.state.key: backend.state for backend in self.backends}
-
-
-def _refuse_shared_ids(routes: Sequence[Route]) -> None:
-    first: dict[str, int] = {}
-    problems = []
-    for number, route in enumerate(routes):
-        if route.id is not None and (other := first.setdefault(route.id, number)) != number:
-            problems.append(Problem(f"route {other} has this id already", where=f"routes[{number}].id"))
-    if problems:
-        raise ConfigError(problems)
 
 
 def _pool(route: Route, known: dict[StateKey, BackendState], taps: Taps | None) -> Pool:

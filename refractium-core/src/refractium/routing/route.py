@@ -84,16 +84,15 @@ class Route:
     hooks: Sequence[HookUse] = ()
 
     def __post_init__(self) -> None:
-        problems = [*self._problems_of_target(), *network_problems(self.allow, self.deny)]
+        if len({(one.name, one.transport) for one in self.protocols}) != 1:
+            alike = "all protocols of a route need one name and one transport"
+            raise ConfigError([Problem(alike, where="protocol")])
+        problems = [*self._problems_of_target(), *network_problems({"allow": self.allow, "deny": self.deny})]
         problems += hook_problems(self.hooks)
         if isinstance(self.balance, str) and self.balance not in BALANCERS:
             problems.append(Problem(unknown_name(self.balance, BALANCERS), where="balance"))
         if self.proxy_protocol is not None and (message := self._problem_of_version(self.proxy_protocol)):
             problems.append(Problem(message, where="proxy_protocol"))
-        if len({(one.name, one.transport) for one in self.protocols}) != 1:
-            problems.append(
-                Problem("all protocols of a route need one name and one transport", where="protocol")
-            )
         for key, names in self.conditions.items():
             if names and not all(key in one.metadata_keys for one in self.protocols):
                 message = f"protocol {self.name} carries no {key}, so no client would match"
@@ -103,7 +102,7 @@ class Route:
 
     def _problems_of_target(self) -> Iterator[Problem]:
         if self.action is None:
-            yield from _member_problems(self.members)
+            yield from _member_problems(self.forward_to, self.transport)
         elif self.action not in get_args(Action):
             yield Problem(unknown_name(self.action, get_args(Action)), where="action")
         elif self.members:
@@ -148,8 +147,7 @@ class Route:
     @property
     def members(self) -> tuple[Member, ...]:
         """The backends of the route, each as a `Member`."""
-        written = (self.forward_to,) if isinstance(self.forward_to, str | Member) else self.forward_to
-        return tuple(Member(one) if isinstance(one, str) else one for one in written)
+        return members_of(self.forward_to)
 
     @property
     def backends(self) -> tuple[Address, ...]:
@@ -185,15 +183,37 @@ def _several(names: Names) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _member_problems(members: Sequence[Member]) -> Iterator[Problem]:
+def backend_address(text: str, transport: Transport) -> Address:
+    """Return the address of a backend for one transport.
+
+    Raises:
+        ValueError: the text is not an address, or is the path of a unix socket for datagrams.
+    """
+    address = Address.parse(text)
+    if address.is_unix and transport is Transport.UDP:
+        raise ValueError("a unix socket takes no datagrams here: write HOST:PORT")
+    return address
+
+
+def members_of(written: str | Member | Sequence[str | Member]) -> tuple[Member, ...]:
+    """Return one backend or several backends, each as a `Member`."""
+    several = (written,) if isinstance(written, str | Member) else written
+    return tuple(Member(one) if isinstance(one, str) else one for one in several)
+
+
+def _member_problems(
+    written: str | Member | Sequence[str | Member], transport: Transport
+) -> Iterator[Problem]:
+    is_alone = isinstance(written, str | Member)
+    members = members_of(written)
     if not members:
         yield Problem("no backend is given", where="forward_to")
-    for member in members:
+    for at, member in enumerate(members):
         try:
-            Address.parse(member.address)
+            backend_address(member.address, transport)
             msgspec.convert(msgspec.structs.asdict(member), Member)
         except ValueError as error:
-            yield Problem(str(error), where="forward_to")
+            yield Problem(str(error), where="forward_to" if is_alone else f"forward_to[{at}]")
 
 
 def hook_problems(hooks: Sequence[HookUse]) -> Iterator[Problem]:

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from refractium.addresses.networks import access_of
 from refractium.contract import NO, ProtocolMatch, Verdict
-from refractium.errors import ConfigError
 from refractium.identify import Candidate, Table
-from refractium.problems import Problem
 from refractium.routing.rules import EVERY_ROUTE_FOR_EVERYBODY
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from refractium.contract import MetadataValue
     from refractium.routing.pool import Pool
@@ -28,7 +26,7 @@ class Router:
     """The rules by which a listener chooses a pool for each client: compiled once, and then only read.
 
     Args:
-        pools: the pools of all routes of one transport.
+        pools: the pools of all routes of one transport, which `refractium.routing.judge` has found usable.
         peek_buffer_size: see `Table`.
         rules: the routes that the listener serves, and its access rules.
         faults: see `Table`.
@@ -39,9 +37,6 @@ class Router:
         fallback: the pool for clients that match no route; None without a fallback.
         access: the access rules of the listener; None if every client may come in.
         labels: the labels of the routes that the listener serves.
-
-    Raises:
-        ConfigError: two routes have equal conditions, or two routes ask for the silent clients.
     """
 
     def __init__(
@@ -51,13 +46,7 @@ class Router:
         rules: ListenerRules = EVERY_ROUTE_FOR_EVERYBODY,
         faults: Counter[str] | None = None,
     ) -> None:
-        served = [
-            (number, *one)
-            for number, one in enumerate(pools.routes)
-            if rules.serves(one[0].label, one[0].name)
-        ]
-        _refuse_duplicates([(number, route) for number, route, _ in served])
-        routes = [(route, pool) for _, route, pool in served]
+        routes = [one for one in pools.routes if rules.serves(one[0].label, one[0].name)]
         candidates: dict[int, Candidate[Pool]] = {}
         for name in dict.fromkeys(route.name for route, _ in routes):
             of_name = [one for one in routes if one[0].name == name]
@@ -141,30 +130,3 @@ class _Names(Generic[T]):
             if parent in self._wildcard:
                 yield self._wildcard[parent]
         yield from self._any
-
-
-def _refuse_duplicates(routes: Iterable[tuple[int, Route]]) -> None:
-    seen: dict[tuple[str, str, str, str], int] = {}
-    silent: int | None = None
-    problems = []
-    for number, route in routes:
-        asked = route.conditions
-        for sni in asked["sni"] or ("",):
-            for alpn in asked["alpn"] or ("",):
-                for host in asked["host"] or ("",):
-                    first = seen.setdefault((route.name, sni, alpn, host), number)
-                    if first != number:
-                        problems.append(
-                            Problem(
-                                f"route {first} has these conditions already: {route}",
-                                where=f"routes[{number}]",
-                            )
-                        )
-        if route.on_timeout:
-            if silent is not None:
-                problems.append(
-                    Problem(f"route {silent} has on_timeout already", where=f"routes[{number}].on_timeout")
-                )
-            silent = number
-    if problems:
-        raise ConfigError(problems)

@@ -32,7 +32,7 @@ class ListenerRules:
         for at, name in enumerate(self.routes or ()):
             if name not in labels:
                 yield Problem(unknown_name(name, labels), where=f"routes[{at}]")
-        yield from network_problems(self.allow, self.deny)
+        yield from network_problems({"allow": self.allow, "deny": self.deny})
 
     def serves(self, label: str, protocol: str) -> bool:
         """Return whether the listener serves a route with this label and protocol."""

@@ -1,0 +1,170 @@
+"""Judgement of a resolved configuration: all problems that make it unusable, and all warnings about it.
+
+The rules for routes stand in `refractium.routing.judge`. Here are the rules that only a configuration file or
+a flag can break.
+"""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Final
+
+from refractium.addresses.address import Address, is_own_address
+from refractium.assembly.sources import DEFAULT_FILE
+from refractium.config.decode import MAX_FINDINGS
+from refractium.contract import Strength, Transport
+from refractium.hooks import against_several, used
+from refractium.problems import Problem
+from refractium.routing.judge import judge as judge_routes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from refractium.assembly.resolve import Resolved
+    from refractium.assembly.sources import Overlaid
+    from refractium.config import RouteConfig, ServerConfig
+    from refractium.config.model import Listeners
+    from refractium.plugins.installed import Plugins
+    from refractium.problems import Finding
+    from refractium.routing import Route
+    from refractium.routing.judge import PlacedRoutes
+
+
+_LONG_PEEK_MS: Final = 5_000
+"""Milliseconds of `peek_timeout_ms` above which there is a warning."""
+_MANY_PER_IP: Final = 200
+"""Connections of one client address above which there is a warning."""
+
+
+def problems(resolved: Resolved) -> Iterator[Problem]:
+    """Yield everything that makes a configuration unusable: the problems of all steps."""
+    overlaid = resolved.overlaid
+    found = list(resolved.problems)
+    names = {name for _, route in overlaid.routes for name in (route.label, route.name)}
+    rules = [(path, listener.rules) for path, listener in overlaid.listeners]
+    findings = chain(
+        _same_address(overlaid.listeners),
+        judge_routes(resolved.routes, rules, names),
+        _against_workers(resolved),
+    )
+    found += [overlaid.problem(*finding) for finding in islice(findings, MAX_FINDINGS)]
+    if overlaid.overrides.strict_plugins:
+        found += _broken_plugins(resolved.plugins)
+    has_fallback = overlaid.server.fallback_tcp or overlaid.server.fallback_udp
+    if not (found or resolved.routes or has_fallback):
+        found.append(_nothing_to_do(overlaid, resolved.plugins))
+    yield from found
+
+
+def warnings(resolved: Resolved) -> Iterator[Problem]:
+    """Yield each setting that is allowed and probably not meant, and each plugin that failed to load."""
+    overlaid = resolved.overlaid
+    findings = chain(
+        _wide_limits(overlaid.server),
+        _doubtful_targets(overlaid),
+        _doubtful_orders(resolved.routes),
+    )
+    yield from (overlaid.problem(*finding) for finding in findings)
+    yield from _broken_plugins(resolved.plugins)
+
+
+# Problems
+
+
+def _same_address(listeners: Listeners) -> Iterator[Finding]:
+    first: dict[tuple[str, Transport], str] = {}
+    for path, listener in listeners:
+        rivals = {first.setdefault((listener.name, one), path) for one in listener.transports} - {path}
+        if rivals:
+            yield path, f"has the same address as {rivals.pop()}: put both listeners into one"
+
+
+def _against_workers(resolved: Resolved) -> Iterator[Finding]:
+    if resolved.overlaid.server.worker_count > 1:
+        hooks = chain(resolved.hooks, *(route.hooks for _, route in resolved.routes))
+        for reason in against_several(list(map(used, hooks))):
+            yield "server.workers", reason
+
+
+def _nothing_to_do(overlaid: Overlaid, plugins: Plugins) -> Problem:
+    if not plugins.protocols:
+        return Problem("no protocol is installed: pip install 'refractium-protocols[all]'")
+    if overlaid.decoded.source.name:
+        return overlaid.problem("protocols", "no routes: add [[protocols]] with a name and forward_to")
+    return Problem(
+        f"no routes: there is no {DEFAULT_FILE} here; `refractium init` writes one, or give -f NAME=HOST:PORT"
+    )
+
+
+# Problems if plugins must load, else warnings
+
+
+def _broken_plugins(plugins: Plugins) -> Iterator[Problem]:
+    for one in plugins.reports:
+        if one.status not in {"loaded", "blocked"}:
+            yield Problem(f"{one} is not used: {one.error}", where=f"plugin {one.id}")
+
+
+# Warnings
+
+
+def _wide_limits(server: ServerConfig) -> Iterator[Finding]:
+    if server.peek_timeout_ms > _LONG_PEEK_MS:
+        yield (
+            "server.peek_timeout_ms",
+            f"over {_LONG_PEEK_MS} ms, silent clients can hold many connections open",
+        )
+    if server.max_udp_sessions_per_ip >= server.max_udp_sessions:
+        yield "server.max_udp_sessions_per_ip", "one client can take all of max_udp_sessions"
+    if server.max_connections_per_ip >= server.max_connections:
+        yield "server.max_connections_per_ip", "one client can take all of max_connections"
+    elif server.max_connections_per_ip > _MANY_PER_IP:
+        yield "server.max_connections_per_ip", f"over {_MANY_PER_IP}, it hardly limits a single client"
+
+
+def _doubtful_targets(overlaid: Overlaid) -> Iterator[Finding]:
+    server, listeners = overlaid.server, overlaid.listeners
+    targets = [
+        (f"server.{key}", Address.parse(text))
+        for key, text in (("fallback_tcp", server.fallback_tcp), ("fallback_udp", server.fallback_udp))
+        if text is not None
+    ]
+    for path, route in overlaid.routes:
+        backends = list(_backends(path, route))
+        targets += backends
+        yield from _repeated(backends)
+        if not any(one.rules.serves(route.label, route.name) for _, one in listeners):
+            yield path, "no listener serves this route"
+    for place, address in targets:
+        if any(is_own_address(address, one.bind, one.port) for _, one in listeners):
+            yield place, f"Refractium itself listens on {address}, and will never connect to it"
+
+
+def _backends(path: str, route: RouteConfig) -> Iterator[tuple[str, Address]]:
+    for index, address in enumerate(route.backends):
+        yield (f"{path}.forward_to" + (f"[{index}]" if isinstance(route.forward_to, tuple) else "")), address
+
+
+def _repeated(backends: Iterable[tuple[str, Address]]) -> Iterator[Finding]:
+    seen: set[Address] = set()
+    for place, address in backends:
+        if address in seen:
+            yield place, f"{address} is in this route already: give it a weight to send it more clients"
+        seen.add(address)
+
+
+def _doubtful_orders(routes: PlacedRoutes) -> Iterator[Finding]:
+    """Yield the routes whose place among the others does not decide what its author may expect."""
+    silent: dict[Transport, Route] = {}
+    weak: dict[Transport, Route] = {}
+    for path, route in routes:
+        if route.takes_silent and silent.setdefault(route.transport, route) is not route:
+            yield path, f"silent clients go to {silent[route.transport]}: only one route can have them"
+        strengths = {protocol.strength for protocol in route.protocols}
+        if route.transport in weak and Strength.WEAK not in strengths:
+            yield (
+                path,
+                f"is asked before {weak[route.transport]}, which stands earlier but has a weaker protocol",
+            )
+        if strengths == {Strength.WEAK}:
+            weak.setdefault(route.transport, route)

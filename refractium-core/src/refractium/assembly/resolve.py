@@ -1,0 +1,57 @@
+"""Resolution of a configuration: the names in it become the installed protocols, hooks and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from refractium.assembly.hooks import plugin_table_problems, resolve_hooks
+from refractium.assembly.routes import resolve_route
+from refractium.config.decode import MAX_FINDINGS
+from refractium.routing import Route
+
+if TYPE_CHECKING:
+    from refractium.assembly.sources import Overlaid
+    from refractium.hooks import HookUse
+    from refractium.plugins.installed import Plugins
+    from refractium.problems import Finding, Problem
+    from refractium.routing.judge import PlacedRoutes
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A configuration whose names are resolved.
+
+    Attributes:
+        overlaid: the file and the flags.
+        plugins: the installed plugins.
+        routes: the routes, each with its key path or flag. A route with a problem is left out.
+        hooks: the packet hooks of every route and of the fallbacks.
+        problems: the mistakes in file and flags, and the names that no plugin resolves.
+    """
+
+    overlaid: Overlaid
+    plugins: Plugins
+    routes: PlacedRoutes
+    hooks: tuple[HookUse, ...]
+    problems: tuple[Problem, ...]
+
+
+def resolve(overlaid: Overlaid, plugins: Plugins) -> Resolved:
+    """Resolve the names of a configuration. Mistakes raise nothing: the result has them."""
+    tables = overlaid.decoded.config.plugins.settings
+    faults: list[Finding] = list(plugin_table_problems(tables, plugins))
+    hooks = resolve_hooks("server.hooks", overlaid.server.hooks, tables, plugins, faults)
+    mistakes = overlaid.decoded.problems
+    unsound = {one.where.partition(".")[0] for one in mistakes}
+    all_are_known = len(mistakes) < MAX_FINDINGS
+    routes: list[tuple[str, Route]] = []
+    for path, route in overlaid.routes:
+        is_sound = all_are_known and path not in unsound
+        for found in resolve_route(path, route, overlaid.server, tables, plugins, is_sound=is_sound):
+            if isinstance(found, Route):
+                routes.append((path, found))
+            else:
+                faults.append(found)
+    problems = [*overlaid.problems, *(overlaid.problem(*fault) for fault in faults)]
+    return Resolved(overlaid, plugins, tuple(routes), hooks, tuple(problems))

@@ -1,0 +1,173 @@
+"""Problems and warnings about a whole configuration: routes, listeners and settings together."""
+
+from __future__ import annotations
+
+import pytest
+
+from refractium.assembly.sources import Overrides
+from refractium.errors import ConfigError
+from support.configurations import FILE, assembled, problems_of
+
+
+def route(name: str = "https", to: str = '"10.0.0.1:1"', **keys: str) -> str:
+    """Return the table of a route; each key has its value in TOML."""
+    lines = [f'name = "{name}"', f"forward_to = {to}", *(f"{key} = {value}" for key, value in keys.items())]
+    return "\n".join(("[[protocols]]", *lines, ""))
+
+
+def places_of_problems(*tables: str) -> list[str]:
+    return [one.where for one in problems_of("".join(tables))]
+
+
+def places_of_warnings(*tables: str) -> list[str]:
+    return [one.where for one in assembled("".join(tables)).warnings]
+
+
+def settings(**keys: object) -> str:
+    return "".join(("[server]\n", *(f"{key} = {value}\n" for key, value in keys.items())))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (route(), route()),
+        (route(sni='"a"'), route(sni='["b", "A."]')),
+        (route(sni='"a"', alpn='"h2"'), route(sni='"a"', alpn='["h3", "h2"]')),
+        (route("http", host='"a"'), route("http", host='"a"')),
+        (route("dns", transport='"tcp"'), route("dns", transport='"tcp"')),
+        (route("dns", transport='"tcp"'), route("dns")),
+        (route("mine", patterns='["a"]'), route("mine", patterns='["b"]')),
+    ],
+)
+def test_routes_with_equal_conditions_are_duplicates(one: str, other: str) -> None:
+    assert places_of_problems(one, other) == ["protocols[1]"]
+    assert places_of_problems(other, one) == ["protocols[1]"]
+
+
+def test_every_further_duplicate_names_the_first() -> None:
+    found = problems_of(3 * route())
+    assert [(one.where, "as protocols[0]:" in one.message) for one in found] == [
+        ("protocols[1]", True),
+        ("protocols[2]", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (route("http"), route("https")),
+        (route(sni='"a"'), route()),
+        (route(sni='"a"'), route(sni='"b"')),
+        (route(sni='"*.a"'), route(sni='"x.a"')),
+        (route(sni='"a"', alpn='"h2"'), route(sni='"a"')),
+        (route(sni='"a"', alpn='"h2"'), route(sni='"a"', alpn='"h3"')),
+        (route("dns", transport='"tcp"'), route("dns", transport='"udp"')),
+        (route(sni='["a", "a"]'), route(sni='"b"')),
+    ],
+)
+def test_routes_that_differ_in_a_condition_are_not_duplicates(one: str, other: str) -> None:
+    assert places_of_problems(one, other) == []
+
+
+def test_a_route_that_lost_a_condition_is_not_called_a_duplicate() -> None:
+    assert places_of_problems(route(), route(sni='"*"')) == ["protocols[1].sni"]
+
+
+def test_only_one_route_of_a_transport_may_take_silent_clients() -> None:
+    ftp, ssh = route("ftp", on_timeout="true"), route("ssh", on_timeout="true")
+    assert places_of_problems(ftp, ssh) == ["protocols[1].on_timeout"]
+    assert places_of_problems(ftp, route("ssh", on_timeout="false"), route("http")) == []
+
+
+def test_a_datagram_cannot_be_silent() -> None:
+    assert places_of_problems(route("dns", on_timeout="true")) == []
+    assert places_of_problems(route("dns", on_timeout="true", transport='"udp"')) == [
+        "protocols[0].on_timeout"
+    ]
+
+
+def test_a_unix_socket_is_no_target_for_datagrams() -> None:
+    backends = '["10.0.0.1:1", "unix:/a"]'
+    (problem,) = problems_of(route("dns", backends, transport='"udp"'))
+    assert (problem.where, problem.line) == ("protocols[0].forward_to[1]", 3)
+    (problem,) = problems_of(route("dns", backends))
+    assert (problem.where, 'add transport = "tcp"' in problem.message) == ("protocols[0].forward_to", True)
+    assert places_of_problems(route("dns", '"unix:/a"', transport='"udp"')) == ["protocols[0].forward_to"]
+    assert places_of_problems(route("dns", backends, transport='"tcp"')) == []
+    assert places_of_problems(settings(fallback_udp='"unix:/a"')) == ["server.fallback_udp"]
+    assert places_of_problems(settings(fallback_tcp='"unix:/a"')) == []
+
+
+def test_a_pattern_must_end_within_the_peek_buffer() -> None:
+    long = route("mine", patterns=f"['{16 * 'a'}', '{17 * 'a'}']")
+    (problem,) = problems_of(settings(peek_buffer_size=16) + long)
+    assert (problem.where, problem.line) == ("protocols[0].patterns[1]", 6)
+    assert "peek_buffer_size" in problem.message
+    assert places_of_problems(long) == []
+
+
+def test_limits_that_are_too_wide_to_protect_cause_a_warning() -> None:
+    assert places_of_warnings(settings(peek_timeout_ms=5000, max_connections_per_ip=200), route()) == []
+    assert places_of_warnings(settings(peek_timeout_ms=5001), route()) == ["server.peek_timeout_ms"]
+    assert places_of_warnings(settings(max_connections_per_ip=201), route()) == [
+        "server.max_connections_per_ip"
+    ]
+    assert places_of_warnings(settings(max_connections=50), route()) == ["server.max_connections_per_ip"]
+
+
+def test_a_backend_listed_twice_in_one_route_causes_a_warning() -> None:
+    twice = '["10.0.0.1:1", "10.0.0.2:1", "10.0.0.1:1", { address = "10.0.0.2:1", weight = 2 }]'
+    assert places_of_warnings(route(to=twice), route("http")) == [
+        "protocols[0].forward_to[2]",
+        "protocols[0].forward_to[3]",
+    ]
+    assert places_of_warnings(route(), route("http")) == []
+
+
+def test_targets_that_are_the_listener_itself_cause_a_warning() -> None:
+    fallbacks = {"fallback_tcp": '"127.0.0.1:8080"', "fallback_udp": '"127.0.0.1:8081"'}
+    loop = route(to='["10.0.0.1:8080", "localhost:8080"]')
+    assert places_of_warnings(settings(**fallbacks), loop) == [
+        "server.fallback_tcp",
+        "protocols[0].forward_to[1]",
+    ]
+    assert places_of_warnings(settings(**fallbacks, port=0), loop) == []
+    bound = settings(**fallbacks, bind='"10.0.0.1"')
+    assert places_of_warnings(bound, loop) == ["protocols[0].forward_to[0]"]
+    (warning,) = assembled('fallback_tcp = "127.0.0.1:8080"\n').warnings
+    assert (warning.where, warning.line) == ("server.fallback_tcp", 1)
+    assert "listens on 127.0.0.1:8080" in warning.message
+
+
+def test_problems_of_all_steps_are_reported_at_once_in_the_order_of_the_file() -> None:
+    text = f"""
+[server]
+max_connections = 0
+[[protocols]]
+name = "http"
+forward_to = "a:1"
+sni = "a.example"
+[[protocols]]
+name = "gopher"
+forward_to = "a"
+{route("dns")}{route("dns")}[[listeners]]
+port = 1
+routes = ["dsn"]
+"""
+    with pytest.raises(ConfigError) as caught:
+        assembled(text, overrides=Overrides(forwards=["ssh"]))
+    found = [(one.source, one.where, one.line) for one in caught.value.problems]
+    assert found == [
+        (None, "-f ssh", None),
+        (FILE, "server.max_connections", 3),
+        (FILE, "protocols[0].sni", 7),
+        (FILE, "protocols[1].name", 9),
+        (FILE, "protocols[1].forward_to", 10),
+        (FILE, "protocols[3]", 14),
+        (FILE, "listeners[0].routes[0]", 19),
+    ]
+
+
+def test_a_listener_behind_one_with_a_mistake_keeps_its_number() -> None:
+    text = '[[listeners]]\nport = "x"\n[[listeners]]\nport = 1\nroutes = ["htpp"]\n' + route("http")
+    assert places_of_problems(text) == ["listeners[0].port", "listeners[1].routes[0]"]
