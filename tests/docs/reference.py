@@ -200,8 +200,8 @@ _KINDS: Final[dict[str, tuple[Row, bool, Callable[..., Iterable[Row]]]]] = {
     "metrics": (("metric", "type", "labels", "meaning"), True, _metrics),
     "hookspecs": (("function", "returns", "meaning"), False, _hookspecs),
     "names": (("name", "kind", "meaning"), True, _names),
-    "checks": (("kind", "transports", "a backend is well if it"), True, _kinds_of_checks),
-    "balancers": (("balance", "who gets the client"), True, _balancers),
+    "checks": (("kind", "transports", "a backend is up if it"), True, _kinds_of_checks),
+    "balancers": (("balance", "backend that gets the client"), True, _balancers),
 }
 """Header, whether the last column is written by hand, and rows, for each kind of table."""
 

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
-    """Validate configuration and plugins; print the routes. Exits 0 if they can be served, else 2."""
+    """Validate the configuration and the plugins, and print the routes.
+
+    Exits 0 if Refractium can serve this configuration, else 2.
+    """
     flags = Flags.of(context)
     try:
         decoded = read_file(flags.overrides)

@@ -26,9 +26,9 @@ from refractium.wire.text import escape
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, as_json: bool) -> None:
-    """Name the protocol of the first bytes in FILE (``-`` for stdin), and say why.
+    """Print the protocol of the first bytes in FILE (``-`` for stdin), and the answer of each protocol.
 
-    Asks every installed protocol, and the protocols that the configuration file defines.
+    Refractium asks every installed protocol, and every protocol that the configuration file defines.
     """
     data = _bytes(file, hex_)
     if not data and not udp:  # a protocol gets at least one byte of a connection; a datagram may be empty

@@ -38,7 +38,7 @@ _SERVING: Final = (
         "--port",
         type=click.IntRange(0, 65535),
         metavar="N",
-        help="Port to listen on; 0 takes any free port.  [file, else 8080]",
+        help="Port to listen on, or 0 for any free port.  [file, else 8080]",
     ),
     config_option(),
     click.option(
@@ -46,42 +46,51 @@ _SERVING: Final = (
         "--forward",
         multiple=True,
         metavar="NAME=ADDR",
-        help="Route a protocol to a backend; repeat NAME for several backends. "
+        help="Route the protocol NAME to the backend ADDR; repeat the option for several backends. "
         "Replaces the routes of NAME in the file.",
     ),
     click.option(
         "--peek-timeout",
         type=click.IntRange(1, 604_800_000),
         metavar="MS",
-        help="Time to identify the protocol of a client.",
+        help="Time from accept in which to identify the protocol of a client.",
     ),
     click.option(
         "--peek-buffer",
         type=click.IntRange(16, 65536),
         metavar="BYTES",
-        help="Bytes to inspect for the protocol of a client.",
+        help="Number of first bytes in which to identify the protocol of a client.",
     ),
     click.option(
         "--max-connections",
         type=click.IntRange(1, 10_000_000),
         metavar="N",
-        help="TCP connections held at once.",
+        help="Largest number of open TCP connections.",
     ),
     click.option(
         "--max-connections-per-ip",
         type=click.IntRange(1, 10_000_000),
         metavar="N",
-        help="TCP connections held at once for each client address.",
+        help="Largest number of open TCP connections from one client address.",
     ),
     click.option(
         "--workers",
         type=_Workers(),
         metavar="N",
-        help="Number of processes that serve, or auto.  [file, else 1]",
+        help="Number of processes that serve clients, or auto for one process on each processor. "
+        " [file, else 1]",
     ),
-    click.option("--no-hot-reload", is_flag=True, default=None, help="Apply a changed file only at SIGHUP."),
     click.option(
-        "--disable-plugin", multiple=True, metavar="ID", help="Leave out a plugin and do not import it."
+        "--no-hot-reload",
+        is_flag=True,
+        default=None,
+        help="Apply a changed configuration file only after SIGHUP.",
+    ),
+    click.option(
+        "--disable-plugin",
+        multiple=True,
+        metavar="ID",
+        help="Do not import the plugin with this ID; repeat the option for several plugins.",
     ),
     click.option(
         "--strict-plugins", is_flag=True, default=None, help="Refuse to start if a plugin is broken."
@@ -91,7 +100,9 @@ _SERVING: Final = (
         type=click.Choice(["rich", "plain", "json"]),
         help="Format of the log.  [rich on a terminal, else plain]",
     ),
-    click.option("--debug", is_flag=True, default=None, help="Log everything; show tracebacks of errors."),
+    click.option(
+        "--debug", is_flag=True, default=None, help="Log at level DEBUG, and print the tracebacks of errors."
+    ),
 )
 
 

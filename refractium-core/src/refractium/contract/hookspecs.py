@@ -50,12 +50,16 @@ def refractium_balancers() -> Iterable[type[Balancer]]:  # type: ignore[empty-bo
 
 @hookspec
 def refractium_hooks() -> Iterable[type[PacketHook[Any]]]:  # type: ignore[empty-body]
-    """Return the packet hooks of the plugin, one class for each hook. Their settings are ``[plugins.ID]``."""
+    """Return the packet hooks of the plugin, one class for each hook.
+
+    The table ``[plugins.ID]`` contains the settings of the hooks.
+    """
 
 
 @hookspec
 def refractium_commands() -> Iterable[Command]:  # type: ignore[empty-body]
     """Return the commands that the plugin adds to ``refractium``.
 
-    Refractium loads the commands for its help, too. So a command should import its modules when it runs.
+    Refractium also loads the commands to print its help. So a command should import its modules only when the
+    command runs.
     """

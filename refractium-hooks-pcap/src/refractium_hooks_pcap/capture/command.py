@@ -15,17 +15,20 @@ if TYPE_CHECKING:
 
 @click.command("capture")
 @click.argument("source", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on as a file grows and as new files follow it.")
-@config_option("Configuration file that says where packets go.  [refractium.toml]")
+@click.option("-f", "--follow", is_flag=True, help="Continue when a file grows, and with each new file.")
+@config_option("Configuration file with [plugins.pcap].  [refractium.toml]")
 @click.option("-w", "--write", "target", metavar="FILE", help="Copy the packets to a new FILE or - (stdout).")
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each session, at its end.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a line of JSON for each session when the session ends."
+)
 def command(
     *, source: str | None, follow: bool, config: Path | None, target: str | None, as_json: bool
 ) -> None:
-    """Show the sessions in a capture: live on a terminal, otherwise at the end.
+    """Show the sessions in a capture: live on a terminal, otherwise at the end of the capture.
 
     SOURCE is a file (pcapng or pcap), - for stdin, or the address at which an instance listens for viewers:
-    TCP@HOST:PORT, HOST:PORT or PORT. The default is listen in [plugins.pcap], or path if listen is not set.
+    TCP@HOST:PORT, HOST:PORT or PORT. The default is the key listen in [plugins.pcap]; without listen, the
+    key path.
     """
     from refractium_hooks_pcap.capture.intake import STDOUT  # noqa: PLC0415 - every command would load it
     from refractium_hooks_pcap.capture.watch import watch  # noqa: PLC0415 - every command would load it
