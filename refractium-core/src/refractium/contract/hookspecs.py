@@ -60,6 +60,6 @@ def refractium_hooks() -> Iterable[type[PacketHook[Any]]]:  # type: ignore[empty
 def refractium_commands() -> Iterable[Command]:  # type: ignore[empty-body]
     """Return the commands that the plugin adds to ``refractium``.
 
-    Refractium also loads the commands to print its help. So a command should import its modules only when the
+    Refractium also loads the commands to print the help. So a command should import its modules only when the
     command runs.
     """
