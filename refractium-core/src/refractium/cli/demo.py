@@ -36,7 +36,7 @@ from refractium.problems import Problem
 def command(context: click.Context, /, *, serve: bool, port: int, as_json: bool) -> None:
     """Show Refractium at work: backends for every installed protocol behind one port.
 
-    Exits 0 if Refractium identified every protocol and every backend answered, else 1.
+    Exits 0 if Refractium identified every protocol, and if every backend answered. Otherwise exits 1.
     """
     flags = Flags.of(context)
     logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
