@@ -19,7 +19,7 @@ _FLAGS_END = _LENGTH + 4
 class DnsUdp(Protocol):
     """DNS over UDP.
 
-    Its matches carry ``qname`` (text; ``.`` for the root) and ``qtype`` (such as ``AAAA`` or ``TYPE65280``).
+    Matches carry ``qname`` (text; ``.`` for the root) and ``qtype`` (such as ``AAAA`` or ``TYPE65280``).
     """
 
     name = "dns"
@@ -33,9 +33,10 @@ class DnsUdp(Protocol):
 
 
 class DnsTcp(Protocol):
-    """DNS over TCP, where a length of two bytes precedes each message.
+    """DNS over TCP, where a length field of two bytes precedes each message.
 
-    Its matches carry ``qname`` and ``qtype`` of the first message; later bytes do not matter.
+    Matches carry ``qname`` and ``qtype`` of the first message; `identify` ignores the bytes after this
+    message.
     """
 
     name = "dns"
@@ -47,7 +48,7 @@ class DnsTcp(Protocol):
         if len(data) < _LENGTH:
             return NEED_MORE
         if len(data) >= _FLAGS_END and (data[4] & QR_OR_TC or data[5] & Z_OR_RCODE):
-            return NO  # checked below again; this early check rejects most other protocols at a low cost
+            return NO  # an early copy of a check in `identify_query`: it rejects most traffic at a low cost
         size = data[0] << 8 | data[1]
         return identify_query(data[_LENGTH : self.max_bytes], size) if size >= MIN_QUERY else NO
 

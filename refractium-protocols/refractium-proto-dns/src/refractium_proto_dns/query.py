@@ -1,6 +1,7 @@
-"""Checks each field in the header and the question of a DNS query against its specification.
+"""Checks each field of a DNS query's header and question against the DNS specifications.
 
-All these checks are needed: a loose check of the header alone accepts TLS records, QUIC packets and more.
+All these checks are needed: a loose check of the header alone also accepts TLS records, QUIC packets and
+other messages.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ _HEADER_SIZE: Final = 12
 _MAX_LABEL: Final = 63
 _MAX_NAME: Final = 255
 _QUESTION_TAIL: Final = 4  # QTYPE and QCLASS
-_MIN_RECORD: Final = 11  # the name of the root, TYPE, CLASS, TTL, RDLENGTH
+_MIN_RECORD: Final = 11  # bytes of the root name, TYPE, CLASS, TTL and RDLENGTH
 
 MIN_QUERY: Final = _HEADER_SIZE + 1 + _QUESTION_TAIL
-"""Bytes of the smallest query, which asks for the root."""
+"""Size (bytes) of the smallest query: a query for the root name."""
 MAX_QUERY_START: Final = _HEADER_SIZE + _MAX_NAME + _QUESTION_TAIL
-"""Bytes of the header and the longest question."""
+"""Size (bytes) of the header and the longest question together."""
 
 _header: Final = Struct(">2xBBHHHH").unpack_from  # RFC 1035 section 4.1.1
 _question_tail: Final = Struct(">HH").unpack_from
 _PLAIN_HEADER: Final = bytes(5) + b"\1" + bytes(6)
 
 QR_OR_TC: Final = 0x82
-Z_OR_RCODE: Final = 0x4F  # without AD and CD, which queries may set (RFC 6840 sections 5.7 and 5.9)
+Z_OR_RCODE: Final = 0x4F  # without the bits AD and CD, which a query may set (RFC 6840 sections 5.7 and 5.9)
 _QUERY: Final = 0
 _NOTIFY: Final = 4
 _UPDATE: Final = 5
 _MAX_RECORDS: Final = {
-    _QUERY: (0, 1, 2),  # an IXFR carries the SOA of the client (RFC 1995 section 3); OPT, and TSIG or SIG(0)
+    _QUERY: (0, 1, 2),  # the SOA of an IXFR client (RFC 1995 section 3); OPT, and TSIG or SIG(0)
     _NOTIFY: (1, 0, 2),  # a NOTIFY may carry the new SOA (RFC 1996 section 3.7)
-    _UPDATE: (0xFFFF, 0xFFFF, 2),  # prerequisites and updates (RFC 2136 section 2)
+    _UPDATE: (0xFFFF, 0xFFFF, 2),  # any number of prerequisites and updates (RFC 2136 section 2)
 }
-"""The largest numbers of records in the answer, authority and additional section, by opcode."""
+"""The largest number of records in each of the sections answer, authority and additional, by opcode."""
 _CLASSES: Final = frozenset({1, 3, 4, 254, 255})
 """The classes IN, CH, HS, NONE (RFC 2136 section 1.3) and ANY."""
 _UNICAST_RESPONSE: Final = 0x8000  # a bit of the class, from multicast DNS (RFC 6762 section 5.4)
@@ -89,7 +90,7 @@ _TYPES: Final = {
     256: "URI",
     257: "CAA",
 }
-"""The names of the types in use (IANA, DNS parameters); other types are shown as in RFC 3597 section 5."""
+"""The names of the types in use (IANA, DNS parameters); other types appear as in RFC 3597 section 5."""
 _TEXT: Final = [
     f"\\{char}" if char in ".\\" else char.lower() if "!" <= char <= "~" else f"\\{ord(char):03}"
     for char in map(chr, range(256))
@@ -101,7 +102,7 @@ def identify_query(message: bytes, size: int) -> Identification:
     """Identify a message as a query, NOTIFY or UPDATE; never answer `NEED_MORE` for a whole message.
 
     Args:
-        message: the first bytes of the message, or all of them.
+        message: the first bytes of the message, or the whole message.
         size: size of the whole message (bytes).
     """
     if len(message) >= _HEADER_SIZE:

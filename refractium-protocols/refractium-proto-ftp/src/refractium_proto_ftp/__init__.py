@@ -1,7 +1,7 @@
-"""Recognises FTP, whose server speaks first: a silent client goes to a route with ``on_timeout``.
+"""Recognises FTP, whose server speaks first: a route with ``on_timeout`` gets the silent clients.
 
-A few clients send first, with a command that is allowed before a login (RFC 959, 2389, 4217, 7151). Other
-protocols use some of these commands too, so a command is a weak match.
+A few clients send a command before the server speaks. `identify` matches the commands that are legal before a
+login (RFC 959, 2389, 4217, 7151). Other protocols also use some of these commands, so a match is weak.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _MATCH = ProtocolMatch()
 
 
 class Ftp(Protocol):
-    """FTP over TCP. Its matches carry no metadata."""
+    """FTP over TCP. Matches carry no metadata."""
 
     name = "ftp"
     strength = Strength.WEAK
     max_bytes = max(map(len, COMMANDS))
     prefixes = tuple(sorted({case for word in COMMANDS for case in (word[:1], word[:1].lower())}))
     server_first = True
-    summary = "FTP, by the silence of its client or by a command sent early"
+    summary = "FTP, by the silence or the first command of a client"
 
     def identify(self, data: bytes) -> Identification:
         if _starts_with_command(data):

@@ -1,7 +1,8 @@
 """Recognises HTTP without TLS, by a request line (RFC 9112 section 3) or by the HTTP/2 preface (RFC 9113).
 
-The form of the request line decides, not the method: WebDAV and unknown methods are HTTP. RTSP and SIP share
-some of the methods, but their request lines end with other versions, so they are not HTTP.
+Only the form of the request line decides: requests with WebDAV methods and with unknown methods also match.
+RTSP and SIP share some methods with HTTP, but do not match, because an RTSP or SIP request line ends with
+another version.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """The first bytes of every HTTP/2 client (RFC 9113 section 3.4)."""
 
 _LF = 10
-"""The byte LF as a number: a search for it is five times quicker than for a byte string of length one."""
+"""The byte LF as a number: to search for a number is five times quicker than to search for ``b"\\n"``."""
 _LINE_ENDS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
 _match_line = IS_REQUEST_LINE.match
 _is_method: Callable[[bytes], object] = re.compile(rb"[%b]{1,20}" % TCHAR).fullmatch
@@ -35,14 +36,14 @@ _NOT_IN_TARGET = bytes(range(0x21)) + b"\x7f"
 
 
 class Http(Protocol):
-    """HTTP over TCP. Its matches carry ``method``, ``path``, ``version`` and ``host``.
+    """HTTP over TCP. Matches carry ``method``, ``path``, ``version`` and ``host``.
 
-    ``path`` is the request target without its query and user information, which may hold passwords or tokens.
-    It is absent if nothing is left.
+    ``path`` is the request target without query and user information, because these parts may contain
+    passwords or tokens. ``path`` is absent if the rest of the target is empty.
 
-    ``host`` comes from the target if the target names a host, else from the first Host header. ``host``
-    is in lower case and has no port and no final dot. It is absent if it is not a valid name. A match of
-    HTTP/2 carries ``version`` only.
+    ``host`` comes from the request target if the target names a host, else from the first Host header.
+    ``host`` is in lower case, without port and without final dot. ``host`` is absent if the client sent no
+    valid name or address. A match of HTTP/2 carries ``version`` only.
     """
 
     name = "http"
@@ -59,7 +60,7 @@ class Http(Protocol):
                 return ProtocolMatch({"version": "2"})
             if PREFACE.startswith(data):
                 return NEED_MORE
-        # A complete line that is not a request line cannot become one.
+        # A complete first line that does not match cannot become a request line.
         if _LF in data or len(data) >= MAX_BYTES or not _may_become_request_line(data):
             return NO
         return NEED_MORE
@@ -70,7 +71,7 @@ def _may_become_request_line(data: bytes) -> bool:
     if not _is_method(method):
         return False
     target, after_target, version = rest.partition(b" ")
-    if len(target.translate(None, _NOT_IN_TARGET)) < len(target):  # cheap, even if each byte comes alone
+    if len(target.translate(None, _NOT_IN_TARGET)) < len(target):  # cheap, even if bytes arrive one by one
         return False
     if not after_method or not after_target:
         return True

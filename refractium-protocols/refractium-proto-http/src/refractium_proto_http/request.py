@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from refractium.contract import MetadataValue
 
 MAX_BYTES = 8192
-"""Bytes of the longest request line that is recognised, and bytes in which the host is searched.
+"""Size (bytes) of the longest request line that matches; `describe` searches the host in as many bytes.
 
-RFC 9112 section 3 asks for 8000; servers commonly stop at 8192.
+RFC 9112 section 3 recommends a limit of at least 8000 bytes; the limit of many servers is 8192 bytes.
 """
 TCHAR = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
 """The characters of a method, for use in a character class (RFC 9110 section 5.6.2)."""
@@ -21,23 +21,23 @@ REQUEST_LINE = re.compile(rb"([%b]{1,20}+) ([^\x00-\x20\x7f]++) HTTP/(1\.[01])\r
 """Method, target and version. A bare LF may end the line (RFC 9112 section 2.2)."""
 
 IS_REQUEST_LINE = re.compile(REQUEST_LINE.pattern.replace(b"(", b"").replace(b")", b""))
-"""`REQUEST_LINE` without groups, which is a tenth quicker: every connection is matched against it."""
+"""`REQUEST_LINE` without groups, for `identify`: a match without groups is a tenth quicker."""
 
 _HOST_OR_END = re.compile(rb"\n(?:host:([^\n]*)\n|\r?\n)", re.IGNORECASE)
 _ABSOLUTE_FORM = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 _USER = re.compile(rb"([a-z][a-z0-9+.-]*://)?[^/?#]*@", re.IGNORECASE)
-"""The part before the host in an absolute form or in a CONNECT target; a path begins with a slash."""
+"""The part before the host in an absolute URL or a CONNECT target; a path begins with a slash: no match."""
 _AUTHORITY = re.compile(
     rb"(\[[0-9a-f:.]{2,45}\]|(?=[^:]{1,254}(?::|\Z))[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)\.?(?::[0-9]*)?"
 )
 _QUESTION_MARK, _AT = b"?@"
-"""Bytes as numbers: a search for a number is five times quicker than for a byte string of length one."""
+"""Bytes as numbers: to search for a number is five times quicker than to search for a string of one byte."""
 _HOST_PENDING = frozenset({"host"})
 _NOTHING_PENDING: frozenset[str] = frozenset()
 
 
 def describe(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """Return the metadata of a request that `REQUEST_LINE` matches, and the keys that may still come."""
+    """Return the metadata of a request that `REQUEST_LINE` matches, and the keys that later bytes may add."""
     data = data[:MAX_BYTES]
     line = REQUEST_LINE.match(data)
     assert line  # noqa: S101 - the same pattern has matched these bytes before
@@ -57,9 +57,10 @@ def describe(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
 
 
 def _path(target: bytes) -> bytes:
-    """Return the target without its query and user information, which may hold passwords or tokens.
+    """Return the request target without query and user information.
 
-    Metadata goes to logs, captures and hooks (RFC 9110 section 17.9, RFC 3986 section 7.5).
+    Both parts may contain passwords or tokens (RFC 9110 section 17.9, RFC 3986 section 7.5), and Refractium
+    passes metadata to logs, captures and hooks.
     """
     path = target.partition(b"?")[0]
     if user := _USER.match(path):
@@ -70,11 +71,11 @@ def _path(target: bytes) -> bytes:
 def _authority(
     data: bytes, line_end: int, method: bytes, target: bytes
 ) -> tuple[bytes | None, frozenset[str]]:
-    """Return the host and port of the request as the client sent them, and the keys that may still come.
+    """Return the host and port exactly as the client sent them, and the keys that later bytes may add.
 
-    The request target takes precedence over the Host header (RFC 9112 section 3.2.2). The first of several
-    Host headers counts, so that the result never depends on later bytes. A server must refuse several Host
-    headers (section 3.2).
+    The request target takes precedence over the Host header (RFC 9112 section 3.2.2). Only the first Host
+    header counts, so that the result never depends on later bytes. A server must reject a request with
+    several Host headers (RFC 9112 section 3.2).
     """
     if method == b"CONNECT":
         return target, _NOTHING_PENDING
@@ -86,6 +87,6 @@ def _authority(
 
 
 def host_of(authority: bytes) -> str | None:
-    """Return the host of ``host[:port]`` in lower case, IPv6 in brackets; None if it is not a valid name."""
+    """Return the host of ``host[:port]`` in lower case (IPv6 in brackets), or None if the host is invalid."""
     match = _AUTHORITY.fullmatch(authority.strip(b" \t\r").lower())
     return match[1].decode("ascii") if match else None

@@ -1,4 +1,4 @@
-"""Recognises TLS by a whole ClientHello (RFC 8446 section 4.1.2), for routes by server name and by ALPN."""
+"""Recognises TLS by a whole ClientHello (RFC 8446 section 4.1.2); routes can select server names and ALPN."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from refractium_proto_https.record import MAX_HELLO, MAX_RECORDS, RECORD_HEADER,
 
 
 class Https(Protocol):
-    """TLS over TCP. Its matches carry ``sni``, ``alpn``, ``versions`` and ``ech`` from the hello.
+    """TLS over TCP. Matches carry ``sni``, ``alpn``, ``versions`` and ``ech`` from the hello.
 
-    ``sni`` is the server name, in lower case and without final dot; it is absent if it is not a valid host
-    name. ``alpn`` and ``versions`` (``1.3``, ``1.2``) are in the order of the client. ``ech`` marks a hello
-    that includes an encrypted hello, whose true server name Refractium cannot see.
+    ``sni`` is the server name, in lower case and without final dot; ``sni`` is absent if the server name is
+    not a valid host name. ``alpn`` and ``versions`` (``1.3``, ``1.2``) keep the order in the hello. ``ech``
+    is true if the hello includes an encrypted hello: Refractium cannot see the true server name.
     """
 
     name = "https"
@@ -34,5 +34,5 @@ class Https(Protocol):
 
 @hookimpl
 def refractium_protocols() -> list[Protocol]:
-    """Return the protocol for HTTPS, and for any other protocol in TLS, over TCP."""
+    """Return the protocol for TLS over TCP: HTTPS and all other protocols inside TLS."""
     return [Https()]

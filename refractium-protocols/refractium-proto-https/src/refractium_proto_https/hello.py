@@ -1,7 +1,8 @@
 """Reads a ClientHello (RFC 8446 section 4.1.2, RFC 5246 section 7.4.1.2).
 
 `find_extensions` checks every length in the hello once, and decides whether the hello is well formed.
-`describe` reads the metadata from the extensions, only when it is needed. Both functions take a whole hello.
+`describe` reads the metadata from the extensions, only when Refractium needs the metadata. Both functions
+expect a whole hello.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from refractium.contract import MetadataValue
 
 Extensions: TypeAlias = dict[int, tuple[int, int]]
-"""The start and the end of the data of each extension, by the type of the extension."""
+"""The offsets of the start and the end of the data of each extension, by the type of the extension."""
 
-_VERSION: Final = 4  # after the type and the length of the message
-_SESSION_ID: Final = _VERSION + 2 + 32  # after the random
+_VERSION: Final = 4  # offset after the type and the length of the message
+_SESSION_ID: Final = _VERSION + 2 + 32  # offset after the version and the random value
 _MAX_SESSION_ID: Final = 32
 
 _SERVER_NAME: Final = 0  # RFC 6066 section 3
@@ -31,7 +32,7 @@ _ENCRYPTED_HELLO: Final = 0xFE0D  # RFC 9849
 _VERSIONS: Final = {0x0300: "ssl3", 0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.2", 0x0304: "1.3"}
 _TLS_1_2: Final = b"\x03\x03"
 _HOST_NAME: Final = 0
-_NAME_START: Final = 5  # after the length of the list, the type and the length of the name
+_NAME_START: Final = 5  # offset after the length of the list, the type of the name and the length of the name
 _MAX_NAME: Final = 253
 _is_name: Final = re.compile(rb"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*").fullmatch
 
@@ -43,7 +44,7 @@ _one: Final = Struct(">H").unpack_from
 def find_extensions(  # noqa: PLR0911 - a return for each rule
     hello: bytes, start: int, end: int
 ) -> Extensions | None:
-    """Return the places of the extensions that `describe` reads; None if the hello is not well formed.
+    """Return the offsets of the extensions that `describe` reads; None if the hello is not well formed.
 
     Args:
         hello: bytes that contain the hello.
@@ -81,9 +82,10 @@ def find_extensions(  # noqa: PLR0911 - a return for each rule
 
 
 def _is_name_list(hello: bytes, start: int, end: int) -> bool:
-    """Return whether one name fills the list; a name of another type than host name may be anything.
+    """Return whether the list fills the extension, and whether a host name fills the list.
 
-    The format of the list is in RFC 6066 section 3.
+    RFC 6066 section 3 defines the list. If the first name is not a host name, the bytes after its type are
+    not checked.
     """
     name = start + _NAME_START
     if name >= end:
@@ -120,13 +122,13 @@ _CHECKS: Final = {
     _SUPPORTED_VERSIONS: _is_version_list,
     _ENCRYPTED_HELLO: _is_whatever,  # only the presence of this extension matters
 }
-"""The extensions that are read, with the function that checks whether their data is well formed."""
+"""For each extension that `describe` reads, the function that checks whether the data is well formed."""
 
 
 def describe(
     start: int, extensions: Extensions, hello: bytes
 ) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """Return the metadata of a hello that starts at `start`, with extensions from `find_extensions`."""
+    """Return the metadata of the hello at the offset `start`; `find_extensions` has returned `extensions`."""
     metadata: dict[str, MetadataValue] = {}
     if (span := extensions.get(_SERVER_NAME)) and (name := _name(hello, *span)) is not None:
         metadata["sni"] = name
@@ -134,7 +136,7 @@ def describe(
         metadata["alpn"] = _alpn(hello[slice(*span)])
     if span := extensions.get(_SUPPORTED_VERSIONS):
         metadata["versions"] = _versions(hello[span[0] + 1 : span[1]])
-    else:  # a higher legacy version means 1.2 (RFC 8446 section 4.2.1)
+    else:  # a legacy version above 1.2 means 1.2 (RFC 8446 section 4.2.1)
         metadata["versions"] = _versions(min(hello[start + _VERSION : start + _VERSION + 2], _TLS_1_2))
     if _ENCRYPTED_HELLO in extensions:
         metadata["ech"] = True
@@ -142,14 +144,17 @@ def describe(
 
 
 def _name(hello: bytes, start: int, end: int) -> str | None:
-    """Return the server name; None if it is not a host name: routes compare it, and logs show it."""
+    """Return the server name, or None if the name is not a valid host name.
+
+    Routes compare the name, and logs show the name.
+    """
     if hello[start + 2] != _HOST_NAME:
         return None
     name = hello[start + _NAME_START : end].lower().removesuffix(b".")
     return name.decode("ascii") if len(name) <= _MAX_NAME and _is_name(name) else None
 
 
-# Many clients send few different lists: caching these lists halves the cost of reading a hello.
+# Clients send only a few different lists, so the cache of parsed lists halves the cost of reading a hello.
 
 
 @lru_cache(maxsize=64)
@@ -165,6 +170,6 @@ def _alpn(extension: bytes) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _versions(offered: bytes) -> tuple[str, ...]:
-    """Return the known versions in the order of the client; GREASE (RFC 8701) is not a known version."""
+    """Return the known versions in the order of the hello, without unknown values like GREASE (RFC 8701)."""
     known = (_VERSIONS.get(version) for (version,) in iter_unpack(">H", offered))
     return tuple(version for version in known if version is not None)

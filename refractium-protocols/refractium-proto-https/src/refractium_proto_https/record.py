@@ -1,7 +1,7 @@
 """Finds the ClientHello in a stream of TLS records (RFC 8446 section 5.1).
 
-A hello may be split into records at any byte. Until the hello is whole, only record headers are read, so the
-cost of bytes that trickle in depends on the number of records only.
+A client may split a hello into records at any byte. Until the hello is whole, `locate_hello` reads only
+headers. So the cost of a call depends on the number of records, even if the bytes arrive one by one.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from refractium.contract import NEED_MORE, NO, Verdict
 
 RECORD_HEADER: Final = 5
 MAX_RECORDS: Final = 128
-"""The largest number of records of one hello; OpenSSL and others send one or two."""
+"""The largest number of records for one hello; OpenSSL and other libraries send one or two records."""
 MESSAGE_HEADER: Final = 4
 MAX_HELLO: Final = 16384
-"""Bytes of the largest hello that is read, with its message header."""
+"""Size (bytes) of the largest hello that can match, including the message header."""
 MIN_HELLO: Final = MESSAGE_HEADER + 2 + 32 + 1 + (2 + 2) + (1 + 1)
-"""Bytes of the smallest hello.
+"""Size (bytes) of the smallest hello.
 
-It has a message header, version, random, an empty session id, one cipher suite and one compression method.
+The smallest hello has a message header, a version, a random value, an empty session id, one cipher suite and
+one compression method.
 """
 
 Located: TypeAlias = tuple[bytes, int, int]
 """Bytes that contain the hello, and the offsets of the start and the end of the hello."""
 
 _HANDSHAKE: Final = b"\x16\x03"
-_MAX_MINOR: Final = b"\4"  # SSL 3.0 to TLS 1.3; the version of a record means little (RFC 8446 section 5.1)
+_MAX_MINOR: Final = b"\4"  # SSL 3.0 to TLS 1.3; a server ignores a record's version (RFC 8446 section 5.1)
 _MAX_FRAGMENT: Final = 1 << 14
 _CLIENT_HELLO: Final = b"\1"
 _CLIENT_HELLO_TYPE: Final = 1 << 24  # `_CLIENT_HELLO` as the first byte of a message header of 4 bytes
@@ -38,13 +39,13 @@ _FIRST_RECORD_SIZE: Final = RECORD_HEADER + MESSAGE_HEADER
 
 
 def locate_hello(data: bytes) -> Located | Verdict:
-    """Find the hello; `NEED_MORE` until it is whole, `NO` as soon as a header rules it out."""
+    """Find the hello; return `NEED_MORE` until the hello is whole, `NO` as soon as a header is invalid."""
     if len(data) >= _FIRST_RECORD_SIZE:
         handshake, minor, fragment, message = _first_record(data)
         size = (
             message - _CLIENT_HELLO_TYPE + MESSAGE_HEADER
-        )  # not within the bounds below for any other message
-        if (  # true for nearly every hello: one record holds it
+        )  # outside the bounds below if the message is no ClientHello
+        if (  # true for nearly every hello: one record contains the whole hello
             handshake == _HANDSHAKE and minor <= _MAX_MINOR and MIN_HELLO <= size <= fragment <= _MAX_FRAGMENT
         ):
             end = RECORD_HEADER + size
@@ -54,7 +55,7 @@ def locate_hello(data: bytes) -> Located | Verdict:
 
 def _join_records(data: bytes) -> Located | Verdict:
     there = len(data)
-    size = MAX_HELLO  # until the message header is read
+    size = MAX_HELLO  # the true size is known after the message header
     head = b""
     fragments = []
     joined = 0

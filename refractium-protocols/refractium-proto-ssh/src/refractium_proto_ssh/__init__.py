@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIXES = (b"SSH-2.0-", b"SSH-1.99-")
-"""The prefixes for version 2, and for version 2 with support of version 1 (RFC 4253 section 5.1)."""
+"""The prefix for version 2, and the prefix for version 2 with support of version 1 (RFC 4253 section 5.1)."""
 MAX_LINE = 255
-"""Bytes of the longest identification string, with its CR LF (RFC 4253 section 4.2)."""
+"""Size (bytes) of the longest identification string, including CR LF (RFC 4253 section 4.2)."""
 
 
 class Ssh(Protocol):
-    """SSH over TCP. Its matches carry ``software``, the software version, if its line is complete."""
+    """SSH over TCP. Matches carry ``software``, the software version, if the first line is complete."""
 
     name = "ssh"
     strength = Strength.EXACT
