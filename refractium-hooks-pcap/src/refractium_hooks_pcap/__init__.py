@@ -1,7 +1,7 @@
-"""A packet hook that mirrors traffic to pcapng, so that Wireshark can show it.
+"""A packet hook that mirrors traffic to pcapng, so that Wireshark can show the traffic.
 
 `hook.PcapHook` receives the events. `packets` turns the events of a session into the IP packets that a
-capture of this session would hold. `formats` turns packets into records, and `outputs` writes records to
+capture of this session would contain. `formats` turns packets into records, and `outputs` writes records to
 files, to stdout and to viewers. `reader` turns records back into packets; the command `capture` shows the
 sessions in a capture.
 """

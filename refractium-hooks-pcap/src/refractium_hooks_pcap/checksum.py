@@ -21,7 +21,7 @@ numpy takes 1.2 us plus 0.07 us for each KiB; ``int.from_bytes`` takes 0.1 us pl
 
 
 def words(data: bytes | memoryview) -> int:
-    """Return the number that bytes add to a sum; an odd number of bytes is padded with zero (RFC 1071)."""
+    """Return the number that `data` adds to a sum; a zero byte pads an odd number of bytes (RFC 1071)."""
     size = len(data)
     if size > _LONG:
         return _long()(data, size)
@@ -35,14 +35,14 @@ def checksum(total: int) -> int:
 
 @cache
 def _long() -> Callable[[bytes | memoryview, int], int]:
-    """Return `words` for many bytes. The first call imports numpy, which takes 0.1 s."""
+    """Return a variant of `words` for many bytes. The first call imports numpy, which takes 0.1 s."""
     import numpy as np  # noqa: PLC0415 - see above
 
     word, wide, frombuffer, add = np.dtype("<u4"), np.dtype("<u8"), np.frombuffer, np.add.reduce
 
     def long(data: bytes | memoryview, size: int) -> int:
-        # Little-endian, because numpy adds little-endian words twice as fast. The sum of swapped words is the
-        # swapped sum (RFC 1071 section 2 (B)); multiplication by 256 modulo 65,535 swaps the sum back.
+        # Little-endian, because numpy adds little-endian words twice as fast. The sum of byte-swapped words
+        # is the swapped sum (RFC 1071 section 2 (B)); multiplication by 256 modulo 65,535 swaps the sum back.
         whole = size & ~3
         total = int(add(frombuffer(data, word, whole >> 2), dtype=wide)) << 8
         return total + words(data[whole:]) if size & 3 else total

@@ -1,10 +1,10 @@
 """Encodes packets as records of the two capture formats, without any input or output.
 
 One writer makes one stream: a file, or the stream to one viewer. Each rotated file and each viewer has a
-writer of its own, and the bytes of `begin` precede the writer's records.
+separate writer. A stream starts with the bytes of `begin`, and the records follow.
 
-The formats are pcapng (draft-ietf-opsawg-pcapng) and pcap (draft-ietf-opsawg-pcap). The writers write both
-little-endian, with times in ns, and with bare IP packets (`LINKTYPE_RAW`).
+The formats are pcapng (draft-ietf-opsawg-pcapng) and pcap (draft-ietf-opsawg-pcap). In both formats, the
+writers use little-endian numbers, times in ns, and bare IP packets (`LINKTYPE_RAW`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LINKTYPE_RAW: Final = 101
 _SECTION_HEADER: Final = 0x0A0D_0D0A
 _INTERFACE_DESCRIPTION: Final = 1
 _ENHANCED_PACKET: Final = 6
-"""Block types (section 11.1)."""
+"""Block types of pcapng (section 11.1)."""
 _BYTE_ORDER: Final = 0x1A2B_3C4D
 _UNKNOWN_LENGTH: Final = -1
 _SECTION: Final = struct.Struct("<IHHq")
@@ -33,13 +33,13 @@ _SHB_USERAPPL: Final = 4
 _IF_NAME: Final = 2
 _IF_TSRESOL: Final = 9
 _NANOSECONDS: Final = b"\x09"
-"""The value of if_tsresol for ns: times count units of 10^-9 s (section 4.2)."""
+"""The value of if_tsresol for ns: times are in units of 10^-9 s (section 4.2)."""
 _MAX_OPTION: Final = 65_535
 
 _BLOCK: Final = struct.Struct("<II")
 _PACKET: Final = struct.Struct("<7I")
 _PACKET_SIZE: Final = 32
-"""Bytes of an enhanced packet block without data and options."""
+"""Size (bytes) of an enhanced packet block without data and options."""
 _TRAILERS: Final = tuple(struct.Struct(f"<{padding}xI") for padding in range(4))
 """The end of a block without options: padding of the data to 32 bits, and the length of the block again."""
 _LENGTH: Final = struct.Struct("<I")
@@ -51,10 +51,10 @@ _SECOND: Final = 1_000_000_000
 
 
 class PcapngWriter:
-    """A maker of a pcapng stream, in which every route is an interface with the name of the route.
+    """An encoder of a pcapng stream, in which every route is an interface with the name of the route.
 
     Args:
-        snaplen: the largest number of bytes that are stored of a packet.
+        snaplen: the largest number of bytes to store of each packet.
     """
 
     def __init__(self, snaplen: int) -> None:
@@ -105,10 +105,10 @@ class PcapngWriter:
 
 
 class PcapWriter:
-    """A maker of a pcap stream, which has neither interfaces nor comments.
+    """An encoder of a pcap stream, which has neither interfaces nor comments.
 
     Args:
-        snaplen: the largest number of bytes that are stored of a packet.
+        snaplen: the largest number of bytes to store of each packet.
     """
 
     def __init__(self, snaplen: int) -> None:

@@ -1,4 +1,4 @@
-"""The hook: it turns events into packets and gives the packets to every output."""
+"""The hook ``pcap``, which turns events into packets and writes the packets to the outputs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class PcapHook(PacketHook[PcapSettings]):
     settings_type = PcapSettings
     isolation = "process"
     queue_bytes = 64 * 1024 * 1024
-    """Bytes of events that wait while the process starts or a disk is slow, so that the capture has them too.
+    """Size (bytes) of the queue, which stores events while the process starts or while a disk is slow.
 
-    A burst of this size passes in a tenth of a second.
+    A burst of traffic can fill this queue in a tenth of a second.
     """
     summary = "mirrors traffic to pcapng, for Wireshark"
 
@@ -113,8 +113,8 @@ class _Session(NamedTuple):
     """A session that the settings select.
 
     Attributes:
-        renderer: the maker of its packets.
-        outputs: the outputs that take its packets.
+        renderer: the renderer of the packets of the session.
+        outputs: the outputs for the packets of the session.
     """
 
     renderer: SessionRenderer

@@ -1,13 +1,13 @@
-"""Turns the events of a session into the packets that a capture of this session would hold, without any I/O.
+"""Turns the events of a session into the packets of a capture of this session, without any I/O.
 
-The packets show the session as if client and backend spoke to each other directly. They look like a capture
+The packets show the session as if client and backend were directly connected. The packets look like a capture
 on a loopback interface, or a capture behind receive offload. A TCP connection (RFC 9293) gets a handshake,
-acknowledgements and an end. Segments are as long as they can be, and an analyser finds no fault with window
-and MSS. Bytes that the hook did not receive leave a gap in the sequence numbers: an analyser sees that they
-are missing, and later bytes keep their place.
+acknowledgements and an end. Segments are as long as the MSS allows, and an analyser finds no fault with
+window and MSS. Bytes that the hook did not receive leave a gap in the sequence numbers: an analyser reports
+the missing bytes, and later bytes keep their sequence numbers.
 
-Nothing here copies the bytes of a session: a packet refers to the bytes of the event, after a header of its
-own.
+The module does not copy the bytes of a session: a packet consists of a new header and a reference to the
+bytes of the event.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 _LOOPBACK_IPV4: Final = b"\x7f\0\0\1"
 _LOOPBACK_IPV6: Final = bytes(15) + b"\1"
 _PORTS: Final = {"http": 80, "https": 443, "ssh": 22, "dns": 53, "ftp": 21}
-"""Ports by protocol, at which a unix socket is shown, so that an analyser knows the protocol."""
+"""The port of a backend on a unix socket, by protocol, so that an analyser knows the protocol."""
 _NO_PORT: Final = 65_535
-"""The port for other protocols: no protocol uses it, so an analyser guesses the protocol from the bytes."""
+"""The port for other protocols. No protocol has this port, so an analyser examines the bytes instead."""
 
 _TCP_PROTOCOL: Final = 6
 _UDP_PROTOCOL: Final = 17
@@ -44,7 +44,7 @@ _UDP_PROTOCOL: Final = 17
 _IPV4: Final = "HHHIH8s"
 """The IPv4 header (RFC 791 section 3.1).
 
-Its fields are: version, length and service; total length; identification; `_IPV4_MIDDLE` and protocol;
+The fields are: version, length and service; total length; identification; `_IPV4_MIDDLE` and protocol;
 checksum; both addresses.
 """
 _IPV4_START: Final = 0x4500
@@ -54,7 +54,7 @@ _IPV4_HEADER: Final = 20
 _IPV6: Final = "IHBB32s"
 """The IPv6 header (RFC 8200 section 3).
 
-Its fields are: version, class and label; payload length; protocol; hop limit; both addresses.
+The fields are: version, class and label; payload length; protocol; hop limit; both addresses.
 """
 _IPV6_START: Final = 0x6000_0000
 _HOP_LIMIT: Final = 64
@@ -63,12 +63,12 @@ _UDP: Final = "4sHH"
 """The UDP header (RFC 768): ports, length, checksum."""
 _UDP_HEADER: Final = 8
 _MAX_DATAGRAM: Final = {4: 65_507, 16: 65_527}
-"""Bytes of payload that the length fields of the headers can express, by the size of an address."""
+"""Largest payload (bytes) that the length fields of the headers allow, by the size (bytes) of an address."""
 
 _TCP: Final = "4sIIIH2x"
 """The TCP header (RFC 9293 section 3.1).
 
-Its fields are: ports; sequence; acknowledgement; header length, flags and window; checksum; no urgent
+The fields are: ports; sequence; acknowledgement; header length, flags and window; checksum; no urgent
 pointer.
 """
 _TCP_HEADER: Final = 20
@@ -84,23 +84,23 @@ _ACK: Final = 0x5010_FFFF
 _PUSH_ACK: Final = 0x5018_FFFF
 _FIN_ACK: Final = 0x5011_FFFF
 _RST_ACK: Final = 0x5014_FFFF
-"""Words of a TCP header: a header length of 7 or 5 words, the flags, and the greatest window."""
+"""The word of a TCP header with the header length (7 or 5 words), the flags and the largest window."""
 _SYN_OPTIONS: Final = struct.Struct("!BBHBBBB")
 _WINDOW_SCALE: Final = 14
-"""The greatest window scale (RFC 7323 section 2.3): the window is 1 GiB and is never full."""
+"""The largest window scale (RFC 7323 section 2.3): the window is 1 GiB and is never full."""
 _MSS: Final = {4: 65_495, 16: 65_475}
-"""The MSS of a Linux loopback interface, by the size of an address: packets have 65,535 bytes."""
+"""The MSS of a Linux loopback interface, by the size (bytes) of an address: packets have 65,535 bytes."""
 _SEQUENCE: Final = 0xFFFF_FFFF
 _UNANSWERED: Final = 16
-"""Segments of one side after which a silent other side acknowledges them.
+"""Number of segments from one side after which the other side acknowledges, even without data to send.
 
-Analysers keep a list of unacknowledged segments and walk it.
+Analysers search a list of all unacknowledged segments, so that a long list makes them slow.
 """
 
 _MAX_WORD: Final = 300
-"""Characters of a word of the comment: server names fit."""
+"""Largest number of characters in a word of the comment, enough for a server name."""
 _MAX_METADATA: Final = 16
-"""Words of the comment that come from the metadata of a plugin."""
+"""Largest number of words of the comment that come from the metadata of a plugin."""
 
 
 class Packet(NamedTuple):
@@ -111,7 +111,7 @@ class Packet(NamedTuple):
         header: the IP header and the TCP or UDP header.
         payload: the bytes after the headers.
         route: the label of the route of the session.
-        comment: the description of the session, on its first packet only.
+        comment: the description of the session, on the first packet of the session only.
     """
 
     time: int
@@ -127,10 +127,11 @@ class Packet(NamedTuple):
 
 
 class SessionRenderer:
-    """A maker of the packets of one session.
+    """A renderer that makes the packets of one session.
 
     The initial sequence numbers are the halves of the session's number: the lower 32 bits for the client, the
-    upper 32 bits for the backend. If only one side has an IPv4 address, it is mapped into IPv6.
+    upper 32 bits for the backend. If only one side has an IPv4 address, the renderer maps this address to
+    IPv6.
 
     Args:
         context: the context of the session. A backend without an IP address (a unix socket) gets a loopback
@@ -151,8 +152,8 @@ class SessionRenderer:
     def render(self, event: Event) -> list[Packet]:
         """Return the packets of the next event of the session, in order.
 
-        Events in any order are accepted without an error. A direction of a connection that has ended gives
-        no more packets.
+        `render` accepts events in any order. When a direction of a connection has ended, further data of this
+        direction gives no packets.
         """
         kind, time, _, direction, data, offset, stats = event
         if direction is _INBOUND:
@@ -223,10 +224,10 @@ class _Side:
     """One side of a session as a sender.
 
     Attributes:
-        start: the sequence number of its first byte. Neither `start` nor `next` wraps.
-        next: the sequence number of the next byte that it sends.
-        ended: whether it sends no more.
-        unanswered: number of segments that it has sent since the last segment of the other side.
+        start: the sequence number of the first byte from this side. Neither `start` nor `next` wraps.
+        next: the sequence number of the next byte from this side.
+        ended: whether this side sends no more data.
+        unanswered: number of segments from this side since the last segment from the other side.
     """
 
     __slots__ = (
@@ -273,7 +274,7 @@ class _Side:
         acknowledgement: int,
         payload: bytes | memoryview = b"",
     ) -> Packet:
-        """Return a TCP segment; options count as payload here."""
+        """Return a TCP segment; `payload` contains the TCP options of a SYN."""
         size = _TCP_HEADER + len(payload)
         sequence &= _SEQUENCE
         acknowledgement &= _SEQUENCE
@@ -288,7 +289,8 @@ class _Side:
     def datagram(self, time: int, payload: bytes | memoryview) -> Packet:
         """Return a UDP datagram."""
         size = _UDP_HEADER + len(payload)
-        # The length counts twice: the pseudo header has it too. A checksum of zero means none (RFC 768).
+        # The pseudo header also contains the length, so the length counts twice.
+        # A checksum of zero means that the datagram has no checksum (RFC 768).
         field = checksum(self._sum + size + size + words(payload)) or 0xFFFF
         udp = (self._addresses, self._ports, size, field)
         if self._is_ipv4:
@@ -298,7 +300,7 @@ class _Side:
         return Packet(time, header, payload, self._route)
 
     def _ipv4(self, size: int) -> tuple[int, int, int, int, int]:
-        """Return the next IPv4 header, without the addresses, for `size` bytes after the header."""
+        """Return the next IPv4 header, without the addresses, for a packet whose rest has `size` bytes."""
         self._identification = number = (self._identification + 1) & 0xFFFF
         field = checksum(self._ip_sum + size + number)
         return _IPV4_START, _IPV4_HEADER + size, number, self._middle, field
@@ -315,7 +317,7 @@ def _acknowledge(time: int, side: _Side, other: _Side) -> Packet:
 
 
 def _finish(time: int, side: _Side, other: _Side, offset: int) -> list[Packet]:
-    """Return the packets that end one direction; none if it has ended already (RFC 9293 section 3.6)."""
+    """Return the packets that end a direction (RFC 9293 section 3.6); no packets if it has ended already."""
     if side.ended:
         return []
     side.skip(offset)
@@ -342,7 +344,7 @@ def _ends(context: HookContext) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
 def _address(host: str) -> bytes | None:
     """Return an IP address in network byte order; None if `host` is not an IP address.
 
-    An IPv4-mapped IPv6 address becomes an IPv4 address. A zone is left out.
+    An IPv4-mapped IPv6 address becomes an IPv4 address. The zone of an IPv6 address is left out.
     """
     try:
         if ":" not in host:

@@ -1,7 +1,7 @@
 """Reads pcapng and pcap from a stream, and finds the last whole record of a file that was cut off.
 
-The reader takes both byte orders, every resolution of time, any link type, and several pcapng sections in one
-stream. Section numbers refer to draft-ietf-opsawg-pcapng and draft-ietf-opsawg-pcap.
+The reader accepts both byte orders, every resolution of time, any link type, and several pcapng sections in
+one stream. Section numbers refer to draft-ietf-opsawg-pcapng and draft-ietf-opsawg-pcap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ByteOrder: TypeAlias = Literal["little", "big"]
 
 _SECOND: Final = 1_000_000_000
 _MAX_RECORD: Final = 16 * 1024 * 1024
-"""Bytes of a block, or of the data of a record, above which the input is no capture: no packet is as long."""
+"""Largest valid size (bytes) of a block, or of the data of a record; every packet is shorter."""
 _PREFIX: Final[dict[ByteOrder, str]] = {"little": "<", "big": ">"}
 
 _SECTION_HEADER: Final = b"\x0a\x0d\x0d\x0a"
@@ -31,18 +31,18 @@ _IF_NAME: Final = 2
 _IF_TSRESOL: Final = 9
 _IF_TSOFFSET: Final = 14
 _BINARY: Final = 0x80
-"""The bit of if_tsresol that makes the other bits a power of 2 instead of a power of 10."""
+"""The bit of if_tsresol that makes the other bits an exponent of 2 instead of an exponent of 10."""
 
 _PCAP: Final = {
     struct.pack(f"{_PREFIX[order]}I", magic): (order, resolution)
     for order in _PREFIX
     for magic, resolution in ((0xA1B2_C3D4, 1_000_000), (0xA1B2_3C4D, _SECOND))
 }
-"""The first bytes of a pcap file, with the byte order and the time units per second that they stand for."""
+"""The byte order and the number of time units per second, by the first bytes of a pcap file."""
 _PCAP_HEADER: Final = 24
 _PCAP_RECORD: Final = 16
 _LINKTYPE: Final = 0xFFFF
-"""The bits of the link type in its 32-bit field. The other bits describe checksums at the end of frames
+"""The bits of the link type in a field of 32 bits. The other bits describe checksums at the end of frames
 (section 4)."""
 
 _MAGIC: Final = 4
@@ -54,14 +54,14 @@ class NotACaptureError(ValueError):
 
 
 class Captured(NamedTuple):
-    """One packet that was read.
+    """One packet from a capture.
 
     Attributes:
         time: time of the packet (ns since the epoch).
         interface: the name of the interface; None if the interface has no name.
         linktype: the kind of header at the start of `data`; 101 is an IP header.
-        data: the bytes that were stored.
-        length: number of bytes that the packet had.
+        data: the bytes of the packet that the capture contains.
+        length: number of bytes of the whole packet.
         comment: the first comment on the packet; None if there is no comment.
     """
 
@@ -79,7 +79,7 @@ class PcapHeader(NamedTuple):
     Attributes:
         byte_order: the byte order of all numbers in the file.
         resolution: time units per second: 1,000,000 or 1,000,000,000.
-        snaplen: the largest number of bytes that are stored of a packet.
+        snaplen: the largest number of bytes that the file contains of each packet.
         linktype: the kind of header at the start of packets.
     """
 
@@ -93,8 +93,8 @@ class Extent(NamedTuple):
     """The intact part of a file.
 
     Attributes:
-        end: the offset (bytes) of the end of the last whole record; after it follows a part of a record, or
-            bytes that are no record.
+        end: the offset (bytes) of the end of the last whole record. Any bytes after `end` are an incomplete
+            record, or no record.
         pcap: the header of a pcap file; None for pcapng, where a further section may follow at `end`.
     """
 
@@ -110,14 +110,14 @@ class Reader:
         self._format: _Pcapng | _Pcap | None = None
 
     def feed(self, data: bytes) -> list[Captured]:
-        """Take the next bytes of the stream, which may end anywhere in a record.
+        """Parse the next bytes of the stream; `data` may end anywhere in a record.
 
         Returns:
             The packets that these bytes complete.
 
         Raises:
-            NotACaptureError: the stream cannot be read any further. Packets before the fault have been
-                returned.
+            NotACaptureError: the next bytes are invalid. Earlier calls have returned all packets before the
+                invalid bytes.
         """
         self._buffer += data
         found: list[Captured] = []
@@ -125,7 +125,7 @@ class Reader:
             self._read(found)
         except NotACaptureError:
             if not found:
-                raise  # With packets to return, the next call meets the same fault and raises.
+                raise  # Otherwise return the packets; the next call fails at the same bytes and raises.
         return found
 
     def _read(self, found: list[Captured]) -> None:
@@ -195,10 +195,10 @@ class _Interface(NamedTuple):
     """An interface of a pcapng section.
 
     Attributes:
-        name: the name of the interface; None if it has no name.
-        linktype: the kind of header at the start of its packets.
+        name: the name of the interface; None if the interface has no name.
+        linktype: the kind of header at the start of packets.
         resolution: time units per second.
-        offset: seconds to add to its times.
+        offset: seconds to add to the times of packets.
     """
 
     name: str | None
@@ -216,7 +216,7 @@ class _Pcapng:
         self._use("little")
 
     def _use(self, order: ByteOrder) -> None:
-        """Begin a section with a byte order; each section has interfaces of its own (section 4.1)."""
+        """Begin a section with a byte order and without interfaces: sections share none (section 4.1)."""
         prefix = _PREFIX[order]
         self._order = order
         self._head = struct.Struct(f"{prefix}4sI")
@@ -248,7 +248,7 @@ class _Pcapng:
         return int(position + size)
 
     def read(self, block: bytes) -> Captured | None:
-        """Return the packet in a whole block; None if the block holds no packet."""
+        """Return the packet in a whole block; None if the block contains no packet."""
         kind = self._word.unpack_from(block)[0]
         body = block[8:-4]
         try:

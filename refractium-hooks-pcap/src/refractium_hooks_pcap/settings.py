@@ -1,4 +1,4 @@
-"""The settings in ``[plugins.pcap]``: where packets go, in which format, and of which sessions."""
+"""The settings in ``[plugins.pcap]``: the destination, the format and the selection of packets."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class PcapSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         str | None,
         Meta(
             description="A file (one for each {protocol}, {route} or {transport}), a FIFO, or - for stdout."
-            " {date} and {time} (UTC) are those of the first packet; {number} counts the files."
+            " {date} and {time} (UTC) are the date and time of the first packet; {number} counts the files."
         ),
     ] = None
     format: Annotated[
         Literal["pcapng", "pcap"] | None,
         Meta(description="The format. Default: pcap if path ends in .pcap, else pcapng."),
     ] = None
-    snaplen: Annotated[int, Meta(ge=64, le=262_144, description="Bytes stored of each packet.")] = 262_144
+    snaplen: Annotated[int, Meta(ge=64, le=262_144, description="Bytes to store of each packet.")] = 262_144
     max_bytes: Annotated[
         _FileBytes | None, Meta(description="Start another file before a file exceeds this size.")
     ] = None
@@ -51,7 +51,7 @@ class PcapSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         _FileSeconds | None, Meta(description="Start another file when a file has reached this age.")
     ] = None
     max_files: Annotated[
-        _FileCount | None, Meta(description="Remove the oldest file of a run when there are more files.")
+        _FileCount | None, Meta(description="Remove the oldest file when a run has more files.")
     ] = None
     listen: Annotated[
         int | str | None,
@@ -62,11 +62,11 @@ class PcapSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     ] = ()
     clients: Annotated[
         tuple[str, ...],
-        Meta(description="Write only sessions of clients in these addresses and networks. Default: all."),
+        Meta(description="Write only sessions of clients with these addresses or networks. Default: all."),
     ] = ()
     sni: Annotated[
         tuple[str, ...],
-        Meta(description="Write only these TLS server names; *.example.org covers one label. Default: all."),
+        Meta(description="Write only sessions with these TLS server names; * is one label. Default: all."),
     ] = ()
 
     @property
@@ -82,7 +82,7 @@ class PcapSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def file_names(self) -> FileNames:
-        """The file names that `path` describes, where `path` is neither stdout nor a FIFO.
+        """The file names that `path` describes. `path` must be neither stdout nor a FIFO.
 
         Raises:
             ValueError: `path` cannot be the name of a file.
@@ -120,7 +120,7 @@ def listen_address(listen: int | str) -> tuple[str, int]:
 
 
 def problems_of_settings(settings: PcapSettings) -> Iterator[tuple[str, str]]:
-    """Yield the problems of settings whose types are right: pairs of a key and a message.
+    """Yield the problems of settings with correct types: pairs of a key and a message.
 
     The check includes the folder and an existing file, so that a bad path fails at the start and not at the
     first packet.
@@ -153,7 +153,7 @@ def _refused(key: str, check: Callable[..., object], values: Iterable[object]) -
 
 
 def is_fifo(path: str) -> bool:
-    """Return whether there is a FIFO at a path now."""
+    """Return whether a path names a FIFO now."""
     try:
         return stat.S_ISFIFO(os.lstat(path).st_mode)
     except (OSError, ValueError):
@@ -190,7 +190,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_content(path: Path) -> None:
-    """Check by its first bytes that an existing file is a capture: the hook appends to it."""
+    """Check by the first bytes that an existing file is a capture, because the hook appends to the file."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     try:

@@ -1,4 +1,4 @@
-"""The command ``capture``, which imports its other modules only when it runs."""
+"""The command ``capture``, which imports the other modules of this package only when the command runs."""
 
 from __future__ import annotations
 

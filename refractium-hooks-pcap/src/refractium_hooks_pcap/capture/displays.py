@@ -22,25 +22,25 @@ from refractium_hooks_pcap.capture.sessions import Session, Sessions, State
 _SECOND: Final = 1_000_000_000
 _KILO: Final = 1_000
 _REFRESH: Final = 0.25
-"""Seconds between two updates of the live table, at the least."""
+"""The shortest time (seconds) between two updates of the live table."""
 _STYLES: Final = {State.OPEN: "", State.CLOSED: "dim", State.RESET: "red"}
 _OTHER_LINES: Final = 3
-"""Lines of the screen without a session: the summary, the heading, and the line of the cursor."""
+"""Lines of the screen that show no session: the summary, the heading, and the line of the cursor."""
 _WHO: Final = ("session", "protocol", "name", "client", "backend")
 _WANTS: Final = {"began": 140, "session": 120, "backend": 100}
-"""Width of a terminal (characters) from which it shows each of these columns."""
+"""Columns for wide terminals, each with the smallest terminal width (characters) that shows the column."""
 
 
 class Display:
-    """A display that shows nothing, because stdout belongs to the packets."""
+    """A display that shows nothing, because the command writes the packets to stdout."""
 
     def shown(self, source: str, sessions: Sessions) -> AbstractContextManager[object]:
-        """Return a context manager, within whose block the display may show the sessions of a source."""
+        """Return a context manager for the time in which the display may show the sessions of a source."""
         del source, sessions
         return nullcontext()
 
     def refresh(self) -> None:
-        """Show the current state: sessions may have changed, or time has passed."""
+        """Show the current state, after new packets or after some time without packets."""
 
     def ended(self, session: Session) -> None:
         """Show a session that has ended."""
@@ -50,7 +50,7 @@ class Display:
 
 
 class JsonLines(Display):
-    """A line of JSON for each session when it ends, and at the end a line for each open session."""
+    """A display of JSON: one line when a session ends, and at the end one line for each open session."""
 
     def ended(self, session: Session) -> None:
         click.echo(msgspec.json.encode(as_dict(session)).decode())
@@ -61,13 +61,13 @@ class JsonLines(Display):
 
 
 class FinalTable(Display):
-    """A table of the remembered sessions, printed at the end."""
+    """A display that prints a table of the remembered sessions at the end of the capture."""
 
     def finish(self, sessions: Sessions) -> None:
         kept = sorted(sessions, key=lambda session: session.started)
         columns = (*_WHO, "in", "out", "state", "began", "took")
         out = console()
-        # A file or a pipe gets all columns.
+        # If stdout is a file or a pipe, the table has all columns.
         is_shown = [not out.is_terminal or out.width >= _WANTS.get(column, 0) for column in columns]
         rows = [
             (
@@ -86,7 +86,7 @@ class FinalTable(Display):
 
 
 class LiveTable(FinalTable):
-    """A live table of as many sessions as fit the terminal; the session with the latest packet is first."""
+    """A live table of all sessions that fit on the terminal; the session with the latest packet is first."""
 
     def __init__(self) -> None:
         self._console = console()
@@ -128,7 +128,7 @@ class LiveTable(FinalTable):
 
 
 def as_dict(session: Session) -> dict[str, Any]:
-    """Return the values of a session that the line of JSON shows."""
+    """Return the values of a session for a line of JSON."""
     return {
         "session": session.id,
         "transport": session.transport,
@@ -152,7 +152,7 @@ def _who(session: Session) -> tuple[str, str, str, str, str]:
 
 
 def _time(at: int) -> datetime:
-    """Return the date of a time (ns since the epoch), or the latest possible date if it is out of range."""
+    """Return the date of a time (ns since the epoch), or the latest possible date for a time out of range."""
     try:
         return datetime.fromtimestamp(at / _SECOND, UTC)
     except (OverflowError, ValueError, OSError):
@@ -160,7 +160,7 @@ def _time(at: int) -> datetime:
 
 
 def _fitting(text: str, style: str = "") -> Text:
-    """Return text in one line, cut off with an ellipsis where there is too little room."""
+    """Return text that stays in one line: a narrow terminal cuts the text off with an ellipsis."""
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 

@@ -23,11 +23,11 @@ class CaptureError(RefractiumError):
 
 
 class NobodyReadsError(Exception):
-    """An error about a copy to a pipe whose reader has closed it."""
+    """An error about a copy to a pipe that the reader has closed."""
 
 
 class Copy:
-    """The target of a copy; at the end of the block, an empty file is removed.
+    """The target of a copy: a context manager that removes an empty file at the end of the block.
 
     Args:
         target: the name of a file that does not exist yet, or ``-`` for stdout.
@@ -94,11 +94,11 @@ class Intake(Reader):
 
     @property
     def pending(self) -> int:
-        """Number of bytes that wait for the rest of their record."""
+        """Number of received bytes that belong to an incomplete record."""
         return len(self._buffer)
 
     def take(self, data: bytes) -> list[Captured]:
-        """Take the next bytes of the stream, and return the packets that these bytes complete.
+        """Parse the next bytes of the stream, and return the packets that these bytes complete.
 
         Raises:
             CaptureError: the stream cannot be read any further, or the copy cannot be written.
@@ -120,7 +120,7 @@ class Intake(Reader):
             del self._held[:whole]
 
     def forget_pending(self) -> int:
-        """Forget the bytes that wait for the rest of their record, and return their number.
+        """Discard the bytes of the incomplete record, and return the number of these bytes.
 
         The caller reads these bytes again.
         """
@@ -130,15 +130,15 @@ class Intake(Reader):
         return count
 
     def finish(self) -> str | None:
-        """End the stream, and copy the rest of its bytes, which are an incomplete last record.
+        """End the stream, and copy the bytes of an incomplete last record.
 
         Returns:
             A warning about an incomplete last record; None if the last record is whole.
 
         Raises:
-            CaptureError: the stream was no capture, or its rest cannot be read.
+            CaptureError: the stream was no capture, or the bytes after the latest packets are invalid.
         """
-        self.take(b"")  # raises for a fault after the latest packets
+        self.take(b"")  # raises if the bytes after the latest packets are invalid
         if not self._is_capture:
             raise CaptureError(f"{self._name}: this is {'no capture' if self.pending else 'empty'}")
         if not self.pending:

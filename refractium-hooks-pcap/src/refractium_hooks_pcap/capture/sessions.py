@@ -1,8 +1,8 @@
-"""Turns packets into the sessions that they belong to, without any input or output.
+"""Groups packets into sessions, without any input or output.
 
-The module reads the packets of `refractium_hooks_pcap.packets`, whose comment on the first packet of a
-session describes the session. It also works without this comment: a viewer that connects later and a pcap
-file have addresses only.
+`refractium_hooks_pcap.packets` writes a comment on the first packet of a session; the comment describes the
+session. In a pcap file, and for a viewer that connects later, this comment is missing. Then only the
+addresses of a session are known.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ if TYPE_CHECKING:
 
 _SECOND: Final = 1_000_000_000
 _SILENCE: Final = 60 * _SECOND
-"""Nanoseconds of silence after which a UDP session ends, because UDP has no end; as the proxy by default."""
+"""Silence (ns) after which a UDP session ends, because no packet ends it. The proxy has the same default."""
 _RATE_OVER: Final = 2 * _SECOND
-"""Nanoseconds, about, over which a rate is averaged."""
+"""Time constant (ns) of the average of a rate."""
 _MAX_OPEN: Final = 5_000
-"""Open sessions of one transport; above this number the session with the longest silence is forgotten."""
+"""Largest number of open sessions of one transport.
+
+Above this number, `Sessions` forgets the session with the longest silence.
+"""
 _MAX_ENDED: Final = 1_000
-"""Ended sessions that are remembered: the latest ones."""
+"""Number of ended sessions that `Sessions` remembers: the latest ended sessions."""
 _MAX_COMMENT: Final = 8_192
-"""Characters of a comment that are read: more than any comment of `refractium_hooks_pcap` has."""
+"""Number of characters read of a comment; all comments of `refractium_hooks_pcap` are shorter."""
 _NAMES: Final = ("sni", "host", "qname")
-"""Keys in the comment whose value is the name that the client asked for, the best key first."""
+"""Keys of the comment whose values are names that the client asked for; the first present key counts."""
 
 _IPV4_HEADER: Final = 20
 _IPV6_HEADER: Final = 40
@@ -76,9 +79,8 @@ class Flow:
     """The bytes that one side of a session sends.
 
     Attributes:
-        bytes: number of bytes sent. Later sequence numbers of a connection also show the bytes that were not
-            captured.
-        has_ended: whether the side has announced that it sends no more.
+        bytes: number of bytes sent. For TCP, the sequence numbers also show the bytes that were not captured.
+        has_ended: whether the side has sent a FIN.
     """
 
     __slots__ = ("_next", "_rate", "_time", "bytes", "has_ended")
@@ -95,7 +97,7 @@ class Flow:
         self._next = sequence & _SEQUENCE
 
     def reach(self, sequence: int, size: int, time: int) -> None:
-        """Count `size` bytes from a sequence number on; bytes that were counted before do not count again."""
+        """Count `size` bytes that begin at a sequence number, without the bytes that were counted before."""
         end = (sequence + size) & _SEQUENCE
         advance = size if self._next is None else (end - self._next) & _SEQUENCE
         if advance < _HALF:
@@ -119,14 +121,14 @@ class Session:
     """A connection, or a UDP session.
 
     Attributes:
-        id: the number of the session in the proxy, 16 hexadecimal digits; None if its first packet was not
-            captured or had no comment.
+        id: the number of the session in the proxy (16 hexadecimal digits); None if the first packet of the
+            session was not captured or had no comment.
         transport: the transport between client and proxy.
         protocol: the name of the protocol; None if `id` is None.
         route: the label of the route; None if neither the comment nor the interface names the route.
         metadata: the other words of the comment on the first packet, such as sni, alpn and host.
         client: address and port of the client.
-        backend: address and port of the backend, or the path of its unix socket.
+        backend: address and port of the backend, or the path of the backend's unix socket.
         started: time of the first packet (ns since the epoch).
         latest: time of the latest packet (ns since the epoch).
         state: the state of the session.
@@ -149,7 +151,7 @@ class Session:
 
     @property
     def name(self) -> str | None:
-        """The name that the client asked for: a server, or the name in a DNS query."""
+        """The name that the client asked for: the name of a server, or the name in a DNS query."""
         return next((self.metadata[key] for key in _NAMES if key in self.metadata), None)
 
     @property
@@ -159,11 +161,12 @@ class Session:
 
 
 class Sessions:
-    """The open sessions of one capture and the latest ended sessions, so that memory is bounded.
+    """The open sessions of one capture and the latest ended sessions; limits on both bound the memory.
 
     Args:
-        on_end: called with each session that has ended, or that is forgotten because there are too many open
-            sessions. A UDP session ends after a minute of silence; if it goes on later, it will end again.
+        on_end: called with each session that has ended, or that `Sessions` forgets because too many sessions
+            are open. A UDP session ends after a minute of silence. If packets follow later, the session opens
+            again and will end again.
 
     Attributes:
         now: the current time in the capture (ns since the epoch).
@@ -191,7 +194,7 @@ class Sessions:
         return sorted(found, key=lambda session: session.started)
 
     def add(self, captured: Captured) -> None:
-        """Take the next packet."""
+        """Add the next packet to its session."""
         self.now = captured.time
         packet = _parse(captured.data) if captured.linktype == LINKTYPE_RAW else None
         if packet is None:
@@ -204,7 +207,7 @@ class Sessions:
         self._end_silent()
 
     def wait(self, time: int) -> None:
-        """Move the time forward by `time` ns, in which no packet came."""
+        """Move the time forward by `time` ns without a packet."""
         self.now += time
         self._end_silent()
 
@@ -232,10 +235,10 @@ class Sessions:
                 self._end(key, session, State.CLOSED)
 
     def _connection(self, key: _Key, captured: Captured, packet: _Packet) -> Session | None:
-        """Return the session of a segment; None for an empty segment after the end of its session."""
+        """Return the session of a segment; None for an empty segment without an open session."""
         session = self._open[Transport.TCP].get(key)
         if packet.flags & _SYN and not packet.flags & _ACK:
-            if session is not None:  # its end was not captured
+            if session is not None:  # the end of this earlier session was not captured
                 self._end(key, session, State.CLOSED)
             return self._begin(key, captured, packet)
         if session is None and packet.size:
@@ -261,8 +264,8 @@ class Sessions:
     def _find(self, captured: Captured, packet: _Packet) -> tuple[_Key, bool]:
         """Return the key of the session of a packet, and whether the client sent the packet.
 
-        If the session is not known yet, a packet with a comment and the first packet of a connection come
-        from the client. For any other packet, the side with the higher port is taken for the client.
+        A packet with a comment comes from the client. If the session is unknown, a SYN comes from the client
+        and a SYN-ACK from the backend. For any other packet, the side with the higher port counts as client.
         """
         forth = captured.interface, packet.source, packet.destination
         back = captured.interface, packet.destination, packet.source
@@ -316,7 +319,7 @@ class Sessions:
 
 
 class _Packet(NamedTuple):
-    """The parts of one packet that matter: its ends, the size of its payload (bytes), and its TCP fields."""
+    """The relevant fields of one packet: source, destination, size of the payload (bytes), and TCP fields."""
 
     transport: Transport
     source: _End
@@ -363,18 +366,18 @@ def _parse(data: bytes) -> _Packet | None:
             size = max(0, length - _UDP_HEADER)
             return _Packet(Transport.UDP, (source, from_port), (destination, to_port), size)
     except (struct.error, IndexError):
-        pass  # the headers are cut off
+        pass  # the capture contains only a part of the headers
     return None
 
 
 def _words(comment: str) -> dict[str, str]:
-    """Return the pairs in a comment, which are written as ``key=value`` between spaces."""
+    """Return the ``key=value`` pairs of a comment; spaces separate the pairs."""
     pairs = (word.partition("=") for word in comment[:_MAX_COMMENT].split(" "))
     return {_printable(key): _printable(value) for key, equals, value in pairs if equals}
 
 
 def _printable(text: str) -> str:
-    """Return text as printable ASCII: another program may have written the file."""
+    """Escape all characters except printable ASCII, because another program may have written the file."""
     if text.isascii() and text.isprintable():
         return text
     return text.encode("unicode_escape").decode("ascii")

@@ -28,20 +28,20 @@ STDIN: Final = "-"
 _AT_A_PORT: Final = "TCP@"
 """The prefix that Wireshark puts before the address of a connection."""
 _PIECE: Final = 1 << 18
-"""Bytes that are read at once."""
+"""Largest number of bytes in one read."""
 _TICK: Final = 0.25
-"""Seconds after which a silent stream yields an empty sequence, and after which files are read again."""
+"""Seconds after which a silent stream yields an empty sequence, and after which `Files` reads again."""
 _PATIENCE: Final = 5.0
-"""Seconds within which an instance must answer, and send the start of the stream without a request."""
+"""Seconds within which an instance must accept the connection, and then send the first bytes."""
 
 
 class Source(Protocol):
     """A source of packets.
 
     Attributes:
-        name: the name of the source, for people.
-        is_live: whether more packets may come later.
-        warnings: problems that were found at the end of the source.
+        name: the name of the source, for messages and tables.
+        is_live: whether more packets may arrive later.
+        warnings: problems that `read` found at the end of the source.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Source(Protocol):
     warnings: list[str]
 
     def read(self, copy: Copy | None) -> Iterator[Sequence[Captured]]:
-        """Yield packets as they come, to the end.
+        """Yield packets as they arrive, until the source ends.
 
-        While no packet comes, it yields an empty sequence several times a second.
+        While no packet arrives, `read` yields an empty sequence several times a second.
 
         Args:
             copy: the target to which all bytes are copied; None for no copy.
@@ -70,7 +70,7 @@ def open_source(text: str, *, follow: bool) -> Source:
 
     Args:
         text: a file, ``-`` for stdin, ``TCP@HOST:PORT``, ``HOST:PORT`` or ``PORT``.
-        follow: whether to go on as a file grows.
+        follow: whether to continue when a file grows.
 
     Raises:
         CaptureError: the source does not exist or cannot be opened.
@@ -97,15 +97,15 @@ def open_source(text: str, *, follow: bool) -> Source:
 
 
 def open_configured(settings: PcapSettings, *, follow: bool) -> Source:
-    """Open the source to which a configuration sends packets: the address in ``listen``, or else the files.
+    """Open the source that settings name: the address in ``listen``, or else the files in ``path``.
 
     Args:
         settings: settings with ``listen`` or ``path``.
-        follow: whether to go on as the files grow.
+        follow: whether to continue when the files grow.
 
     Raises:
         CaptureError: the source does not exist or cannot be opened.
-        ValueError: the settings name nothing that can be read; the message gives the reason.
+        ValueError: the settings name no source that can be read; the message gives the reason.
     """
     if settings.listen is not None:
         host, port = listen_address(settings.listen)
@@ -153,7 +153,7 @@ def _open_stream(path: Path) -> Stream:
 
 
 def _finder(names: FileNames) -> Callable[[], list[Path]]:
-    """Return a function that finds the files with these names and sorts them by name."""
+    """Return a function that finds the files with these names, and sorts the files by path."""
     pattern = "".join(glob.escape(text) + ("*" if field else "") for text, field in names.parts)
     return lambda: sorted(path for path in names.folder.glob(pattern) if path.is_file())
 
@@ -162,9 +162,9 @@ class Stream:
     """A source that is a connection, a pipe, or stdin.
 
     Args:
-        name: the name of the source, for people.
-        fd: the descriptor that is read, and closed at the end.
-        patience: seconds within which the first bytes must come; None for no limit.
+        name: the name of the source, for messages and tables.
+        fd: the descriptor to read from; the end of the block closes the descriptor.
+        patience: seconds within which the first bytes must arrive; None for no limit.
     """
 
     def __init__(self, name: str, fd: int, *, patience: float | None = None) -> None:
@@ -208,12 +208,12 @@ class Stream:
 class Files:
     """A source that reads files one after the other, or follows all files at once as they grow.
 
-    While files are followed, new files may appear, and files may be replaced or removed.
+    While `Files` follows files, new files may appear, and other programs may replace or remove files.
 
     Args:
-        name: the name of the source, for people.
+        name: the name of the source, for messages and tables.
         find: a function that returns the files that exist now.
-        follow: whether to go on as the files grow.
+        follow: whether to continue when the files grow.
     """
 
     def __init__(self, name: str, find: Callable[[], list[Path]], *, follow: bool) -> None:
@@ -242,7 +242,7 @@ class Files:
             if path not in self._followed and (found := _open_file(path, copy)) is not None:
                 self._followed[path] = found
         for path, file in [*self._followed.items()]:
-            is_there = file.is_there  # asked before the last read, so that a removed file is read to its end
+            is_there = file.is_there  # checked before the read, so that a removed file is read to its end
             yield from file.read()
             file.rewind()
             if not is_there:
@@ -257,7 +257,7 @@ class Files:
 
 
 def _open_file(path: Path, copy: Copy | None) -> _File | None:
-    """Open a file; return None if it has just been removed."""
+    """Open a file; return None if the file has just been removed."""
     try:
         return _File(path, path.open("rb", buffering=0), copy)
     except FileNotFoundError:
@@ -276,7 +276,7 @@ class _File:
 
     @property
     def is_there(self) -> bool:
-        """Whether the path still names this file, and the file still has all bytes that were read."""
+        """Whether the path still names this file, and the file still contains all bytes that were read."""
         try:
             there = self._path.stat()
         except OSError:
@@ -296,9 +296,9 @@ class _File:
             raise CaptureError(f"cannot read {self._path}: {reason_of(error)}") from None
 
     def rewind(self) -> None:
-        """Go back to the end of the last whole record.
+        """Move the read position back to the end of the last whole record.
 
-        The writer may still complete the record that follows, or cut it off.
+        The writer of the file may later complete the incomplete record, or cut this record off.
         """
         self._file.seek(-self.intake.forget_pending(), os.SEEK_CUR)
 

@@ -1,4 +1,4 @@
-"""Connects source and display of the command ``capture``."""
+"""Connects the source and the display of the command ``capture``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def watch(
     Args:
         source: the source in the notation of `open_source`; None for the source in the configuration.
         config: the configuration file; None for the default file.
-        follow: whether to go on as a file grows.
+        follow: whether to continue when a file grows.
         target: the target to which all bytes are copied: a new file, or ``-`` for stdout; None for no copy.
         as_json: whether to print lines of JSON.
 
@@ -65,7 +65,7 @@ def _show(source: Source, copy: Copy | None, display: Display) -> None:
     except NobodyReadsError:
         return
     except CaptureError:
-        if sessions.count:  # show the sessions before the fault
+        if sessions.count:  # show the sessions that were read before the error
             display.finish(sessions)
         raise
     display.finish(sessions)
@@ -96,7 +96,7 @@ def _configured(file: Path | None, *, follow: bool) -> Source:
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM act as Ctrl-C within the block, so that a live table leaves the terminal in order."""
+    """Let SIGTERM act like Ctrl-C within the block, so that a live table restores the terminal."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -1,6 +1,7 @@
 """Outputs for packets: files, stdout, and viewers at a port or a FIFO.
 
-No output raises an error when it cannot write: it counts and logs the lost packets, and tries again.
+An output that cannot write raises no error: the output logs the failure and counts the lost packets. Files
+and viewers try again later.
 """
 
 from refractium_hooks_pcap.outputs.files import CaptureFiles, FileSeries, Rotation

@@ -1,4 +1,4 @@
-"""Capture files: they are created, appended to and rotated, and always hold whole records."""
+"""Creates, extends and rotates capture files, which contain whole records at any time."""
 
 from __future__ import annotations
 
@@ -31,31 +31,35 @@ log = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
 _MAX_WRITE: Final = 1 << 18
-"""Bytes, about, of one write. A fourth of this size is a tenth slower; four times this size is no faster."""
-_LARGE: Final = 4_096
-"""Bytes of a payload from which it is not copied into a record; the copy would cost a tenth more."""
-_MAX_BUFFERS: Final = 256
-"""Buffers of one writev(2), fewer than IOV_MAX. If there are more buffers, they are small, and are joined."""
-_MAX_CUT: Final = 1 << 20
-"""Bytes that an interrupted write can leave after the last whole record.
+"""Approximate size (bytes) of one write.
 
-A longer rest is not cut off: a file that is damaged in its middle looks the same.
+A fourth of this size is a tenth slower; four times this size is no faster.
+"""
+_LARGE: Final = 4_096
+"""Smallest payload (bytes) that is not copied into a record; the copy would cost a tenth more."""
+_MAX_BUFFERS: Final = 256
+"""Largest number of buffers in one writev(2), below IOV_MAX. More buffers are small, so `flush` joins them."""
+_MAX_CUT: Final = 1 << 20
+"""Largest number of bytes that an interrupted write can leave after the last whole record.
+
+If more bytes follow the last whole record, `_claim` does not cut them off: a file that is damaged in the
+middle looks the same.
 """
 _MAX_NAMES: Final = 1_000
-"""Names that are tried for one file."""
+"""Largest number of names to try for one file."""
 _RETRY: Final = 1.0
-"""Seconds after which a failed write is tried again."""
+"""Seconds from a failed write to the next attempt."""
 _CALM: Final = 10.0
 """Seconds without a failed write after which the failure counts as over."""
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""Flags that refuse a symbolic link, and that do not block on a FIFO or a device in the place of a file."""
+"""Flags of open(2): refuse a symbolic link, and do not block on a FIFO or on a device."""
 
 
 class Rotation(NamedTuple):
     """The limits at which the next file begins.
 
     Attributes:
-        max_bytes: the largest size of a file.
+        max_bytes: the largest size of a file (bytes).
         max_seconds: seconds between the first packet of a file and the packet that begins the next file.
         max_files: the largest number of files that one run keeps for the same sessions.
     """
@@ -92,7 +96,7 @@ class CaptureFiles:
         return series
 
     def close(self) -> None:
-        """Close all files, which hold whole records at any time."""
+        """Close all files, which contain whole records at any time."""
         for series in self._series.values():
             series.close()
 
@@ -100,9 +104,9 @@ class CaptureFiles:
 class FileSeries:
     """The consecutive files for the same sessions. The first packet opens the first file.
 
-    After `write` the kernel has all packets, and keeps them if the process is killed. Packets that cannot be
-    written (the disk is full, the path is a symbolic link) are lost; a second later the series tries again.
-    The log has one line when a failure begins, and one line when it is over.
+    After `write`, the kernel has all packets, so that no packet is lost if the process is killed. Packets
+    that cannot be written (the disk is full, the path is a symbolic link) are lost; a second later, the
+    series tries again. The series logs one line when a failure begins, and one line when the failure is over.
 
     Args:
         names: the names of the files.
@@ -205,7 +209,7 @@ class FileSeries:
         raise OSError(errno.EEXIST, "this name and all similar names are taken", taken and taken.path)
 
     def _keep(self, path: Path) -> None:
-        """Remember a new file of this run, and remove the oldest file if there are too many."""
+        """Remember a new file of this run, and remove the oldest file if the run has too many files."""
         self._made.append(path)
         max_files = self._rotation.max_files
         while max_files is not None and len(self._made) > max_files:
@@ -222,7 +226,7 @@ class FileSeries:
             self.lost += self._file.discard()
             if not self._file.is_whole:
                 self._file.close()
-                self._file = None  # the incomplete record is cut off when the file is opened again
+                self._file = None  # `_claim` cuts off the incomplete record when the file is opened again
         if self._failed_at is None:
             log.error("cannot write %s, packets are lost: %s", path, error.strerror)
         self._failed_at = time.monotonic()
@@ -239,7 +243,7 @@ class FileSeries:
 
 
 class _TakenError(Exception):
-    """An error about a path that must not be used, while the next name may be free.
+    """An error about a path that the series must not use; the next name may be free.
 
     Args:
         path: the path.
@@ -265,8 +269,9 @@ class CaptureFile:
         started: time of the first packet added (ns since the epoch); None before the first packet.
 
     Raises:
-        OSError: the file cannot be written, or must not be written because another user controls it.
-        _TakenError: the file exists, another writer has locked it, it has another format, or it is damaged.
+        OSError: the file cannot be written, or must not be written because another user controls the file.
+        _TakenError: the file exists but must be new, another writer has locked the file, or the file is
+            damaged or has another format.
     """
 
     def __init__(self, path: Path, form: Form, *, is_new: bool) -> None:
@@ -291,7 +296,7 @@ class CaptureFile:
         self._ahead = b"" if self._form.is_classic and self._end else self._writer.begin()
 
     def add(self, packet: Packet) -> None:
-        """Add a packet, and write the packets that wait once they are large enough.
+        """Add a packet, and write all waiting packets once they are large enough for one write.
 
         Raises:
             OSError: not all packets could be written, see `flush`.
@@ -316,11 +321,11 @@ class CaptureFile:
             self.flush()
 
     def flush(self) -> None:
-        """Write the packets that were added.
+        """Write all waiting packets.
 
         Raises:
-            OSError: not all packets could be written. The file holds whole records; call `discard` for the
-                rest.
+            OSError: some packets could not be written. Call `discard` to forget these packets. `is_whole`
+                tells whether the file contains whole records only.
         """
         buffers = self._pending
         if len(buffers) > _MAX_BUFFERS:
@@ -364,7 +369,7 @@ class CaptureFile:
             return False
 
     def close(self) -> None:
-        """Close the file, and release its lock."""
+        """Close the file, and release the lock."""
         with suppress(OSError):  # an error of a network file system: nothing more can be done
             os.close(self._fd)
 

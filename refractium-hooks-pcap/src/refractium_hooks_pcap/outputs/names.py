@@ -25,7 +25,7 @@ FILE_FIELDS: Final = ("date", "time", "number")
 _FIELDS: Final = (*SESSION_FIELDS, *FILE_FIELDS)
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]|^\.")
-"""Characters of a value that must not get into a name: above all ``/``, and a first dot (a hidden file)."""
+"""Characters of a value that a file name must not contain, such as ``/``, and a first dot (a hidden file)."""
 _MAX_VALUE: Final = 64
 _NS: Final = 1_000_000_000
 
@@ -44,12 +44,12 @@ class FileNames:
 
     @classmethod
     def parse(cls, path: str, *, numbered: bool) -> FileNames:
-        """Read a path.
+        """Parse a path.
 
         Args:
             path: a path such as ``/var/lib/refractium/{protocol}.pcapng``. Only the file's name may have
                 fields.
-            numbered: whether there will be several files. A path without ``{number}`` and ``{time}`` then
+            numbered: whether the hook rotates the files. If so, a path without ``{number}`` and ``{time}``
                 gets the number before the suffix.
 
         Raises:
@@ -75,7 +75,7 @@ class FileNames:
 
     @property
     def only_path(self) -> Path | None:
-        """The path of the file; None if the name has fields and so several values."""
+        """The path of the file; None if the name contains fields, because then several paths are possible."""
         if any(field for _, field in self.parts):
             return None
         return self.folder / "".join(text for text, _ in self.parts)
@@ -93,7 +93,7 @@ class FileNames:
         )
 
     def paths(self, when: int, number: int) -> Iterator[Path]:
-        """Yield paths for a file: first the regular path, then alternatives in case the path is taken.
+        """Yield paths for a file: first the regular path, then other paths in case the regular path is taken.
 
         Args:
             when: time of the first packet in the file (ns since the epoch).

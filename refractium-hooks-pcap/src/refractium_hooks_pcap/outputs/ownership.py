@@ -1,4 +1,4 @@
-"""The check who controls a file: in a folder such as /tmp another user can create the file before us."""
+"""Checks that no other user controls a file: in a folder like /tmp, another user can create a file first."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _OWNERS_WORD: Final = "remove it, or write captures to a folder of your own"
 
 
 def why_not_ours(status: os.stat_result) -> str | None:
-    """Return why packets must not be written to an existing file or FIFO; None if they may be written.
+    """Return the reason why a hook must not write to an existing file or FIFO; None if the hook may write.
 
     Args:
-        status: the status of the open file, or a status that follows no links. Between a check of the path
-            and the opening, another user could replace the file.
+        status: the status of the open file, or of a path without following links. After a check of the path,
+            another user could still replace the file before the hook opens the file.
     """
     if status.st_uid not in {0, os.geteuid()}:
         return f"it belongs to another user (uid {status.st_uid}): {_OWNERS_WORD}"

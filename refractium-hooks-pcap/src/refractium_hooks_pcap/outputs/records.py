@@ -1,4 +1,4 @@
-"""The interface of all outputs, and the format in which they write packets."""
+"""The interface of all outputs, and the format in which outputs write packets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Writer: TypeAlias = PcapngWriter | PcapWriter
 MAX_ROOM: Final = 1 << 17
 """Upper bound of a record's size (bytes): an IP packet has at most 64 KiB, and the comment is bounded too."""
 _AROUND: Final = 512
-"""Bytes that no format exceeds around a packet, including the block of its interface."""
+"""Upper bound of the bytes that a format adds to a packet, including the block of the interface."""
 
 
 class Form(NamedTuple):
@@ -24,7 +24,7 @@ class Form(NamedTuple):
 
     Attributes:
         is_classic: whether the format is pcap, not pcapng.
-        snaplen: the largest number of bytes that are stored of a packet.
+        snaplen: the largest number of bytes to store of each packet.
     """
 
     is_classic: bool
@@ -37,15 +37,15 @@ class Form(NamedTuple):
     def room_for(self, packet: Packet) -> int:
         """Return the largest size (bytes) that the record of a packet can have, with an interface block.
 
-        An output that may drop a packet asks first and does not make the record: the writer puts the
-        interface block before the first record of a route only.
+        An output that may drop a packet needs this size before the writer makes the record. A dropped record
+        could contain the interface block of a route, and the writer makes this block only once.
         """
         size = min(len(packet.header) + len(packet.payload), self.snaplen)
         return size + len(packet.comment or "") + _AROUND
 
 
 class Output(Protocol):
-    """An output for packets, which raises no errors: it logs failures and counts lost packets."""
+    """A destination for packets. An output raises no errors, but logs failures and counts lost packets."""
 
     lost: int
     """Number of packets that could not be written."""

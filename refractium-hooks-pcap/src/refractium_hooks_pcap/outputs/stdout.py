@@ -57,7 +57,7 @@ class Stdout:
             while left:
                 try:
                     left = left[os.write(self._fd, left) :]
-                except BlockingIOError:  # another process that shares stdout has made it non-blocking
+                except BlockingIOError:  # another process that shares stdout has made stdout non-blocking
                     select.select((), (self._fd,), ())
         except OSError as error:
             self._give_up(error)

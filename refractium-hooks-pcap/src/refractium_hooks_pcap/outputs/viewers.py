@@ -29,15 +29,18 @@ log = logging.getLogger(__name__)
 
 _MAX_VIEWERS: Final = 16
 _MAX_BACKLOG: Final = 4 << 20
-"""Bytes that are queued for a viewer that reads more slowly than packets come."""
+"""Largest size (bytes) of the queue for a viewer that reads more slowly than packets arrive."""
 _MAX_BUFFERS: Final = 1024
-"""Buffers of one writev(2): ``IOV_MAX`` of Linux."""
+"""Largest number of buffers in one writev(2): ``IOV_MAX`` of Linux."""
 _PIPE_BYTES: Final = 1 << 20
-"""Bytes of a pipe's buffer: the most that users without privileges may ask for (pipe(7))."""
+"""Size (bytes) of a pipe's buffer: the largest size that users without privileges may set (pipe(7))."""
 _PATIENCE: Final = 30.0
-"""Seconds after which a viewer at the port is disconnected if it reads nothing while bytes wait for it."""
+"""Seconds after which `Viewers` disconnects a viewer at the port.
+
+The time counts while bytes wait in the queue and the viewer reads nothing.
+"""
 _RETRY: Final = 1.0
-"""Seconds after which failed listening or accepting is tried again."""
+"""Seconds from a failed listen or accept to the next attempt."""
 _LOOK: Final = 0.5
 """Seconds between attempts to find a reader of the FIFO; no event announces a reader."""
 _LAST_WORDS: Final = 0.5
@@ -47,21 +50,21 @@ _WRITE: Final = selectors.EVENT_WRITE
 
 
 class Viewers:
-    """The viewers of one hook. Each viewer gets a stream: a header, then all packets since it connected.
+    """The viewers of one hook. Each viewer gets a stream: a header, then all packets after the connect.
 
-    A viewer that reads too slowly loses only whole packets, and does not delay the other viewers. A viewer
-    at the port that reads nothing is disconnected. A thread serves the viewers, so that they can connect
-    and leave while there is no traffic.
+    A viewer that reads too slowly loses only whole packets, and does not delay the other viewers. `Viewers`
+    disconnects a viewer at the port that reads nothing. A thread serves the viewers, so that viewers can
+    connect and disconnect while no packet arrives.
 
     Args:
         form: the format of packets.
         address: the IP address and port to listen on, with port 0 for any free port; None for no port.
-        fifo: the path of the FIFO, which is written while a program reads it; None for no FIFO.
-        patience: seconds after which a viewer at the port is disconnected if it reads nothing while bytes
-            wait for it.
+        fifo: the path of a FIFO, to which packets are written while a program reads it; None for no FIFO.
+        patience: seconds after which `Viewers` disconnects a viewer at the port. The time counts while bytes
+            wait in the queue and the viewer reads nothing.
 
     Attributes:
-        lost: number of packets that viewers had no room for.
+        lost: number of packets that did not fit in the queues of viewers.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class Viewers:
 
     @property
     def port(self) -> int | None:
-        """The port that the viewers listen on now; None while listening has not succeeded."""
+        """The port of the listener; None while no listener is open."""
         return None if self._listener is None else int(self._listener.getsockname()[1])
 
     def write(self, packets: Sequence[Packet]) -> None:
@@ -111,11 +114,11 @@ class Viewers:
             os.eventfd_write(self._alarm, 1)
 
     def close(self) -> None:
-        """Send all viewers the rest of their queues, for half a second at the most, and disconnect them."""
+        """Send the rest of all queues, for half a second at the most, and disconnect all viewers."""
         with self._lock:
             self._end = time.monotonic() + _LAST_WORDS
             if is_running := self._thread.ident is not None:
-                os.eventfd_write(self._alarm, 1)  # under the lock: the thread closes the alarm when it ends
+                os.eventfd_write(self._alarm, 1)  # under the lock: the thread, when it ends, closes the alarm
         if is_running:
             self._thread.join()
         else:
@@ -150,7 +153,7 @@ class Viewers:
         return now >= self._end or not any(viewer.is_behind for viewer in self._viewers)
 
     def _seek(self, now: float) -> None:
-        """Try to listen, and to find a reader of the FIFO, if it is time for an attempt."""
+        """Try to listen, and try to find a reader of the FIFO, whenever the next attempt is due."""
         if self._address is not None and self._listener is None and now >= self._next_listen:
             self._next_listen = now + _RETRY
             self._listen(self._address)
@@ -193,7 +196,7 @@ class Viewers:
             self._refusals.warning("refused a viewer: %d viewers are connected already", _MAX_VIEWERS)
             connection.close()
             return
-        with suppress(OSError):  # the viewer may have left already; the next write shows that
+        with suppress(OSError):  # the viewer may have disconnected already; then the next write fails
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(0)
@@ -219,12 +222,12 @@ class Viewers:
     def _admit(self, viewer: _Viewer) -> None:
         self._viewers.append(viewer)
         self._selector.register(viewer.fd, _READ, viewer)
-        # Logged only now: `write` looks for viewers without the lock, and this viewer gets all later packets.
+        # Log only now: `write` reads the list of viewers without the lock, and now finds this viewer.
         log.info("viewer %s connected", viewer.name)
         viewer.flush()
 
     def _part(self, now: float) -> None:
-        """Remove the viewers that have left, and the viewers that have read nothing for too long."""
+        """Remove the viewers that have disconnected, and the viewers that have read nothing for too long."""
         for viewer in [*self._viewers]:
             if viewer.is_gone or (not viewer.is_fifo and viewer.waiting(now) > self._patience):
                 self._viewers.remove(viewer)
@@ -257,7 +260,7 @@ class Viewers:
 
 
 class _Viewer:
-    """A viewer: a descriptor that never blocks, and a queue of bytes for it.
+    """A viewer: a descriptor that never blocks, and a queue of bytes to send.
 
     Args:
         fd: the descriptor of a socket or a FIFO.
@@ -266,7 +269,7 @@ class _Viewer:
         is_fifo: whether the viewer reads the FIFO.
 
     Attributes:
-        is_gone: whether nothing more can be sent.
+        is_gone: whether the viewer has disconnected.
     """
 
     def __init__(self, fd: int, name: str, form: Form, *, is_fifo: bool = False) -> None:
@@ -283,18 +286,18 @@ class _Viewer:
 
     @property
     def is_behind(self) -> bool:
-        """Whether bytes wait to be sent."""
+        """Whether the queue contains bytes to send."""
         return bool(self._backlog)
 
     def waiting(self, now: float) -> float:
-        """Return the seconds since the viewer last read bytes; 0 if no bytes wait for it."""
+        """Return the seconds for which bytes have waited since the last read; 0 if the queue is empty."""
         return now - self._moved if self._backlog else 0.0
 
     def take(self, packets: Sequence[Packet]) -> int:
         """Send packets, or queue them.
 
         Returns:
-            The number of packets that the queue had no room for.
+            The number of packets that did not fit in the queue.
         """
         lost = 0
         for packet in packets:
@@ -318,7 +321,7 @@ class _Viewer:
         return lost
 
     def flush(self) -> None:
-        """Send as many queued bytes as the descriptor takes now."""
+        """Send as many bytes of the queue as the descriptor accepts now."""
         try:
             while self._backlog:
                 self._drop(os.writev(self.fd, [*islice(self._backlog, _MAX_BUFFERS)]))
@@ -345,9 +348,9 @@ class _Viewer:
             self._listen()
 
     def _listen(self) -> None:
-        """Read to notice that the viewer has left, because a viewer sends nothing.
+        """Read, to find out whether the viewer has disconnected. A viewer sends no bytes.
 
-        A FIFO reports an error when its reader has left (poll(2), POLLERR).
+        A FIFO reports an error when the reader has closed the FIFO (poll(2), POLLERR).
         """
         try:
             if not os.read(self.fd, 65_536):
