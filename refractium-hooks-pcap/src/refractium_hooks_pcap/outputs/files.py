@@ -38,7 +38,7 @@ A fourth of this size is a tenth slower; four times this size is no faster.
 _LARGE: Final = 4_096
 """Smallest payload (bytes) that is not copied into a record; the copy would cost a tenth more."""
 _MAX_BUFFERS: Final = 256
-"""Largest number of buffers in one writev(2), below IOV_MAX. More buffers are small, so `flush` joins them."""
+"""Largest number of buffers in one writev(2), below IOV_MAX; `flush` joins more buffers, which are small."""
 _MAX_CUT: Final = 1 << 20
 """Largest number of bytes that an interrupted write can leave after the last whole record.
 
