@@ -41,7 +41,7 @@ _PACKET: Final = struct.Struct("<7I")
 _PACKET_SIZE: Final = 32
 """Size (bytes) of an enhanced packet block without data and options."""
 _TRAILERS: Final = tuple(struct.Struct(f"<{padding}xI") for padding in range(4))
-"""The end of a block without options: padding of the data to 32 bits, and the length of the block again."""
+"""The end of a block without options: padding of the data to 4 bytes, and the length of the block again."""
 _LENGTH: Final = struct.Struct("<I")
 
 _PCAP_NANOSECONDS: Final = 0xA1B2_3C4D

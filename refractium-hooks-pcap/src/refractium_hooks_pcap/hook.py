@@ -125,7 +125,7 @@ class SessionFilter:
     """A filter that selects the sessions that meet every condition in the settings.
 
     Args:
-        settings: the settings, of which ``protocols``, ``clients`` and ``sni`` are conditions.
+        settings: the settings; ``protocols``, ``clients`` and ``sni`` contain the conditions.
 
     Raises:
         ValueError: an entry of ``clients`` is neither an address nor a network.

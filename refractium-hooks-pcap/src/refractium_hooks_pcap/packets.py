@@ -2,9 +2,9 @@
 
 The packets show the session as if client and backend were directly connected. The packets look like a capture
 on a loopback interface, or a capture behind receive offload. A TCP connection (RFC 9293) gets a handshake,
-acknowledgements and an end. Segments are as long as the MSS allows, and an analyser finds no fault with
-window and MSS. Bytes that the hook did not receive leave a gap in the sequence numbers: an analyser reports
-the missing bytes, and later bytes keep their sequence numbers.
+acknowledgements and a FIN or RST. The bytes of an event become as few segments as the MSS allows, and an
+analyser finds no fault with window and MSS. Bytes that the hook did not receive leave a gap in the sequence
+numbers: an analyser reports the missing bytes, and later bytes keep their sequence numbers.
 
 The module does not copy the bytes of a session: a packet consists of a new header and a reference to the
 bytes of the event.
@@ -30,7 +30,7 @@ _PACKET: Final = EventKind.PACKET
 
 _IPV4_SIZE: Final = 4
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-"""The bytes before an IPv4 address in its IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2)."""
+"""The bytes before the IPv4 address in an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2)."""
 _LOOPBACK_IPV4: Final = b"\x7f\0\0\1"
 _LOOPBACK_IPV6: Final = bytes(15) + b"\1"
 _PORTS: Final = {"http": 80, "https": 443, "ssh": 22, "dns": 53, "ftp": 21}
@@ -84,7 +84,7 @@ _ACK: Final = 0x5010_FFFF
 _PUSH_ACK: Final = 0x5018_FFFF
 _FIN_ACK: Final = 0x5011_FFFF
 _RST_ACK: Final = 0x5014_FFFF
-"""The word of a TCP header with the header length (7 or 5 words), the flags and the largest window."""
+"""Words of a TCP header, each with the header length (7 or 5 words), the flags and the largest window."""
 _SYN_OPTIONS: Final = struct.Struct("!BBHBBBB")
 _WINDOW_SCALE: Final = 14
 """The largest window scale (RFC 7323 section 2.3): the window is 1 GiB and is never full."""
@@ -92,9 +92,9 @@ _MSS: Final = {4: 65_495, 16: 65_475}
 """The MSS of a Linux loopback interface, by the size (bytes) of an address: packets have 65,535 bytes."""
 _SEQUENCE: Final = 0xFFFF_FFFF
 _UNANSWERED: Final = 16
-"""Number of segments from one side after which the other side acknowledges, even without data to send.
+"""Number of segments from one side after which the other side acknowledges the segments.
 
-Analysers search a list of all unacknowledged segments, so that a long list makes them slow.
+Analysers search a list of all unacknowledged segments, so that a long list makes an analyser slow.
 """
 
 _MAX_WORD: Final = 300
@@ -260,7 +260,8 @@ class _Side:
         self._identification = 0
         self._middle = _IPV4_MIDDLE + protocol
         self._ip_sum = _IPV4_START + _IPV4_HEADER + self._middle + words(self._addresses)
-        # The pseudo header without the length (RFC 9293 section 3.1, RFC 8200 section 8.1), and the ports.
+        # The sum of the pseudo header without the length (RFC 9293 section 3.1, RFC 8200 section 8.1) and
+        # ports.
         self._sum = words(self._addresses) + protocol + words(self._ports)
         self.start = self.next = initial + 1
         self.ended = False
@@ -300,7 +301,7 @@ class _Side:
         return Packet(time, header, payload, self._route)
 
     def _ipv4(self, size: int) -> tuple[int, int, int, int, int]:
-        """Return the next IPv4 header, without the addresses, for a packet whose rest has `size` bytes."""
+        """Return the fields of an IPv4 header, without the addresses; `size` bytes follow the header."""
         self._identification = number = (self._identification + 1) & 0xFFFF
         field = checksum(self._ip_sum + size + number)
         return _IPV4_START, _IPV4_HEADER + size, number, self._middle, field

@@ -46,7 +46,7 @@ _LINKTYPE: Final = 0xFFFF
 (section 4)."""
 
 _MAGIC: Final = 4
-"""Bytes at the start of a capture that show its format."""
+"""Number of bytes at the start of a capture that show the format."""
 
 
 class NotACaptureError(ValueError):
@@ -146,7 +146,7 @@ class Reader:
 
 
 def examine(file: BinaryIO) -> Extent | None:
-    """Find the intact part of a regular file, without reading its packets.
+    """Find the intact part of a regular file, without reading the packets.
 
     Returns:
         None if the file is neither pcapng nor pcap, is empty, or has no whole header.
@@ -216,7 +216,7 @@ class _Pcapng:
         self._use("little")
 
     def _use(self, order: ByteOrder) -> None:
-        """Begin a section with a byte order and without interfaces: sections share none (section 4.1)."""
+        """Begin a section with a byte order. Sections do not share interfaces (section 4.1)."""
         prefix = _PREFIX[order]
         self._order = order
         self._head = struct.Struct(f"{prefix}4sI")

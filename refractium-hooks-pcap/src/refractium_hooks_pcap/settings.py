@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STDOUT: Final = "-"
 LOOPBACK: Final = "127.0.0.1"
 _HEAD: Final = 24
-"""Bytes at the start of a file that show whether the file is a capture."""
+"""Number of bytes at the start of a file that show whether the file is a capture."""
 _MAX_PORT: Final = 65_535
 
 _FileBytes = Annotated[int, Meta(ge=65_536, le=1 << 50)]

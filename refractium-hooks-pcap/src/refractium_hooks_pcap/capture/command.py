@@ -30,8 +30,8 @@ def command(
     TCP@HOST:PORT, HOST:PORT or PORT. The default is the key listen in [plugins.pcap]; without listen, the
     key path.
     """
-    from refractium_hooks_pcap.capture.intake import STDOUT  # noqa: PLC0415 - every command would load it
-    from refractium_hooks_pcap.capture.watch import watch  # noqa: PLC0415 - every command would load it
+    from refractium_hooks_pcap.capture.intake import STDOUT  # noqa: PLC0415 - other commands need no intake
+    from refractium_hooks_pcap.capture.watch import watch  # noqa: PLC0415 - other commands need no watch
 
     if target == STDOUT and as_json:
         raise click.UsageError("-w - and --json both want stdout: leave one of them out")

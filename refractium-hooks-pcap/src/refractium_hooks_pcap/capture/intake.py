@@ -19,7 +19,7 @@ STDOUT: Final = "-"
 
 
 class CaptureError(RefractiumError):
-    """An error about a capture that cannot be read or copied; the message gives its name and the reason."""
+    """An error of reading or copying a capture; the message names the capture and the reason."""
 
 
 class NobodyReadsError(Exception):

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 _SECOND: Final = 1_000_000_000
 _SILENCE: Final = 60 * _SECOND
-"""Silence (ns) after which a UDP session ends, because no packet ends it. The proxy has the same default."""
+"""Silence (ns) after which a UDP session ends, because no UDP packet ends a session.
+
+The proxy has the same default.
+"""
 _RATE_OVER: Final = 2 * _SECOND
 """Time constant (ns) of the average of a rate."""
 _MAX_OPEN: Final = 5_000
@@ -37,15 +40,15 @@ Above this number, `Sessions` forgets the session with the longest silence.
 _MAX_ENDED: Final = 1_000
 """Number of ended sessions that `Sessions` remembers: the latest ended sessions."""
 _MAX_COMMENT: Final = 8_192
-"""Number of characters read of a comment; all comments of `refractium_hooks_pcap` are shorter."""
+"""Largest number of characters read of a comment; all comments of `refractium_hooks_pcap` are shorter."""
 _NAMES: Final = ("sni", "host", "qname")
-"""Keys of the comment whose values are names that the client asked for; the first present key counts."""
+"""Keys of the comment for the name that the client asked for, in order of priority."""
 
 _IPV4_HEADER: Final = 20
 _IPV6_HEADER: Final = 40
 _FRAGMENT_OFFSET: Final = 0x1FFF
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-"""The bytes before an IPv4 address in its IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2)."""
+"""The bytes before the IPv4 address in an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2)."""
 _TCP_PROTOCOL: Final = 6
 _UDP_PROTOCOL: Final = 17
 _LENGTH: Final = struct.Struct("!H")
@@ -79,7 +82,8 @@ class Flow:
     """The bytes that one side of a session sends.
 
     Attributes:
-        bytes: number of bytes sent. For TCP, the sequence numbers also show the bytes that were not captured.
+        bytes: number of bytes sent. For TCP, this number includes bytes that were not captured, because the
+            sequence numbers show these bytes.
         has_ended: whether the side has sent a FIN.
     """
 
@@ -161,7 +165,7 @@ class Session:
 
 
 class Sessions:
-    """The open sessions of one capture and the latest ended sessions; limits on both bound the memory.
+    """The open sessions of one capture and the latest ended sessions; two limits bound the memory.
 
     Args:
         on_end: called with each session that has ended, or that `Sessions` forgets because too many sessions
@@ -207,7 +211,7 @@ class Sessions:
         self._end_silent()
 
     def wait(self, time: int) -> None:
-        """Move the time forward by `time` ns without a packet."""
+        """Move `now` forward by `time` ns in which no packet arrived."""
         self.now += time
         self._end_silent()
 

@@ -30,7 +30,7 @@ _AT_A_PORT: Final = "TCP@"
 _PIECE: Final = 1 << 18
 """Largest number of bytes in one read."""
 _TICK: Final = 0.25
-"""Seconds after which a silent stream yields an empty sequence, and after which `Files` reads again."""
+"""Seconds until a silent stream yields an empty sequence, and seconds between two reads of followed files."""
 _PATIENCE: Final = 5.0
 """Seconds within which an instance must accept the connection, and then send the first bytes."""
 
@@ -125,7 +125,7 @@ def open_configured(settings: PcapSettings, *, follow: bool) -> Source:
 
 
 def connect(address: Address) -> Stream:
-    """Connect to a running instance, and return its stream.
+    """Connect to a running instance, and return the stream of packets.
 
     Raises:
         CaptureError: the connection fails.
@@ -153,7 +153,7 @@ def _open_stream(path: Path) -> Stream:
 
 
 def _finder(names: FileNames) -> Callable[[], list[Path]]:
-    """Return a function that finds the files with these names, and sorts the files by path."""
+    """Return a function that returns the existing files with these names, sorted by path."""
     pattern = "".join(glob.escape(text) + ("*" if field else "") for text, field in names.parts)
     return lambda: sorted(path for path in names.folder.glob(pattern) if path.is_file())
 
@@ -206,7 +206,7 @@ class Stream:
 
 
 class Files:
-    """A source that reads files one after the other, or follows all files at once as they grow.
+    """A source that reads files one after the other, or follows all growing files at once.
 
     While `Files` follows files, new files may appear, and other programs may replace or remove files.
 

@@ -38,12 +38,15 @@ A fourth of this size is a tenth slower; four times this size is no faster.
 _LARGE: Final = 4_096
 """Smallest payload (bytes) that is not copied into a record; the copy would cost a tenth more."""
 _MAX_BUFFERS: Final = 256
-"""Largest number of buffers in one writev(2), below IOV_MAX; `flush` joins more buffers, which are small."""
+"""Largest number of buffers in one writev(2), below IOV_MAX.
+
+If there are more buffers, most buffers are small, and `flush` joins all buffers into one.
+"""
 _MAX_CUT: Final = 1 << 20
 """Largest number of bytes that an interrupted write can leave after the last whole record.
 
-If more bytes follow the last whole record, `_claim` does not cut them off: a file that is damaged in the
-middle looks the same.
+If more bytes follow the last whole record, `_claim` does not cut these bytes off: a file that is damaged in
+the middle looks the same.
 """
 _MAX_NAMES: Final = 1_000
 """Largest number of names to try for one file."""
@@ -247,7 +250,7 @@ class _TakenError(Exception):
 
     Args:
         path: the path.
-        reason: the reason, as a predicate of the path.
+        reason: the rest of a sentence that begins with the path.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -259,7 +262,7 @@ class CaptureFile:
     """A file that is open for writing, and locked against other writers of captures.
 
     Args:
-        path: the path of the file. Packets are appended to an existing file, after its last whole record.
+        path: the path of the file. In an existing file, packets follow the last whole record.
         form: the format of the file.
         is_new: whether the file must not exist yet.
 
@@ -296,7 +299,7 @@ class CaptureFile:
         self._ahead = b"" if self._form.is_classic and self._end else self._writer.begin()
 
     def add(self, packet: Packet) -> None:
-        """Add a packet, and write all waiting packets once they are large enough for one write.
+        """Add a packet, and write all waiting packets once their size is large enough for one write.
 
         Raises:
             OSError: not all packets could be written, see `flush`.

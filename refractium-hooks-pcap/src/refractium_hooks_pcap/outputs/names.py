@@ -47,8 +47,8 @@ class FileNames:
         """Parse a path.
 
         Args:
-            path: a path such as ``/var/lib/refractium/{protocol}.pcapng``. Only the file's name may have
-                fields.
+            path: a path such as ``/var/lib/refractium/{protocol}.pcapng``. Only the file's name may
+                contain fields.
             numbered: whether the hook rotates the files. If so, a path without ``{number}`` and ``{time}``
                 gets the number before the suffix.
 

@@ -14,8 +14,8 @@ def why_not_ours(status: os.stat_result) -> str | None:
     """Return the reason why a hook must not write to an existing file or FIFO; None if the hook may write.
 
     Args:
-        status: the status of the open file, or of a path without following links. After a check of the path,
-            another user could still replace the file before the hook opens the file.
+        status: the status of the open file (fstat), or of a path (lstat). After a check of the path, another
+            user could still replace the file before the hook opens the file.
     """
     if status.st_uid not in {0, os.geteuid()}:
         return f"it belongs to another user (uid {status.st_uid}): {_OWNERS_WORD}"

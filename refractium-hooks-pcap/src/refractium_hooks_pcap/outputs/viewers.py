@@ -50,7 +50,7 @@ _WRITE: Final = selectors.EVENT_WRITE
 
 
 class Viewers:
-    """The viewers of one hook. Each viewer gets a stream: a header, then all packets after the connect.
+    """The viewers of one hook. Each viewer gets a header, then all packets that arrive later.
 
     A viewer that reads too slowly loses only whole packets, and does not delay the other viewers. `Viewers`
     disconnects a viewer at the port that reads nothing. A thread serves the viewers, so that viewers can
@@ -118,7 +118,7 @@ class Viewers:
         with self._lock:
             self._end = time.monotonic() + _LAST_WORDS
             if is_running := self._thread.ident is not None:
-                os.eventfd_write(self._alarm, 1)  # under the lock: the thread, when it ends, closes the alarm
+                os.eventfd_write(self._alarm, 1)  # under the lock: an ending thread closes the alarm
         if is_running:
             self._thread.join()
         else:
@@ -153,7 +153,7 @@ class Viewers:
         return now >= self._end or not any(viewer.is_behind for viewer in self._viewers)
 
     def _seek(self, now: float) -> None:
-        """Try to listen, and try to find a reader of the FIFO, whenever the next attempt is due."""
+        """Try to listen, and try to find a reader of the FIFO, if the next attempt is due."""
         if self._address is not None and self._listener is None and now >= self._next_listen:
             self._next_listen = now + _RETRY
             self._listen(self._address)
@@ -222,7 +222,7 @@ class Viewers:
     def _admit(self, viewer: _Viewer) -> None:
         self._viewers.append(viewer)
         self._selector.register(viewer.fd, _READ, viewer)
-        # Log only now: `write` reads the list of viewers without the lock, and now finds this viewer.
+        # Log only now: `write` reads the list of viewers without the lock, and from now on finds the viewer.
         log.info("viewer %s connected", viewer.name)
         viewer.flush()
 

@@ -48,7 +48,7 @@ class DnsTcp(Protocol):
         if len(data) < _LENGTH:
             return NEED_MORE
         if len(data) >= _FLAGS_END and (data[4] & QR_OR_TC or data[5] & Z_OR_RCODE):
-            return NO  # an early copy of a check in `identify_query`: it rejects most traffic at a low cost
+            return NO  # `identify_query` also checks these flags; here, the check rejects most traffic early
         size = data[0] << 8 | data[1]
         return identify_query(data[_LENGTH : self.max_bytes], size) if size >= MIN_QUERY else NO
 

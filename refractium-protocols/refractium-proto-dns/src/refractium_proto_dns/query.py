@@ -39,7 +39,7 @@ _QUERY: Final = 0
 _NOTIFY: Final = 4
 _UPDATE: Final = 5
 _MAX_RECORDS: Final = {
-    _QUERY: (0, 1, 2),  # the SOA of an IXFR client (RFC 1995 section 3); OPT, and TSIG or SIG(0)
+    _QUERY: (0, 1, 2),  # authority: SOA of an IXFR (RFC 1995 section 3); additional: OPT, TSIG or SIG(0)
     _NOTIFY: (1, 0, 2),  # a NOTIFY may carry the new SOA (RFC 1996 section 3.7)
     _UPDATE: (0xFFFF, 0xFFFF, 2),  # any number of prerequisites and updates (RFC 2136 section 2)
 }

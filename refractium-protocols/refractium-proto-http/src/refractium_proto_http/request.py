@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from refractium.contract import MetadataValue
 
 MAX_BYTES = 8192
-"""Size (bytes) of the longest request line that matches; `describe` searches the host in as many bytes.
+"""Size (bytes) of the longest request line that matches. `describe` reads no more bytes than this size.
 
 RFC 9112 section 3 recommends a limit of at least 8000 bytes; the limit of many servers is 8192 bytes.
 """
@@ -26,7 +26,7 @@ IS_REQUEST_LINE = re.compile(REQUEST_LINE.pattern.replace(b"(", b"").replace(b")
 _HOST_OR_END = re.compile(rb"\n(?:host:([^\n]*)\n|\r?\n)", re.IGNORECASE)
 _ABSOLUTE_FORM = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 _USER = re.compile(rb"([a-z][a-z0-9+.-]*://)?[^/?#]*@", re.IGNORECASE)
-"""The part before the host in an absolute URL or a CONNECT target; a path begins with a slash: no match."""
+"""The part before the host in an absolute URL or a CONNECT target. A path starts with / and cannot match."""
 _AUTHORITY = re.compile(
     rb"(\[[0-9a-f:.]{2,45}\]|(?=[^:]{1,254}(?::|\Z))[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)\.?(?::[0-9]*)?"
 )

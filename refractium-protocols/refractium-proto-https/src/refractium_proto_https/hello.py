@@ -84,8 +84,8 @@ def find_extensions(  # noqa: PLR0911 - a return for each rule
 def _is_name_list(hello: bytes, start: int, end: int) -> bool:
     """Return whether the list fills the extension, and whether a host name fills the list.
 
-    RFC 6066 section 3 defines the list. If the first name is not a host name, the bytes after its type are
-    not checked.
+    RFC 6066 section 3 defines the list. If the first name has another type than host name, the function does
+    not check the bytes after the type.
     """
     name = start + _NAME_START
     if name >= end:
