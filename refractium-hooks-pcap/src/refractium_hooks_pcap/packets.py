@@ -107,7 +107,7 @@ class Packet(NamedTuple):
     """One IP packet.
 
     Attributes:
-        time: time of the event that the packet comes from (ns since the epoch).
+        time: time of the event that the packet shows (ns since the epoch).
         header: the IP header and the TCP or UDP header.
         payload: the bytes after the headers.
         route: the label of the route of the session.
@@ -260,8 +260,8 @@ class _Side:
         self._identification = 0
         self._middle = _IPV4_MIDDLE + protocol
         self._ip_sum = _IPV4_START + _IPV4_HEADER + self._middle + words(self._addresses)
-        # The sum of the pseudo header without the length (RFC 9293 section 3.1, RFC 8200 section 8.1) and
-        # ports.
+        # The sum of the ports, and of the pseudo header without the length (RFC 9293 section 3.1, RFC 8200
+        # section 8.1).
         self._sum = words(self._addresses) + protocol + words(self._ports)
         self.start = self.next = initial + 1
         self.ended = False
@@ -312,13 +312,13 @@ class _Side:
 
 
 def _acknowledge(time: int, side: _Side, other: _Side) -> Packet:
-    """Return a segment in which `other` acknowledges everything that `side` has sent."""
+    """Return a segment in which `other` acknowledges all bytes that `side` has sent."""
     side.unanswered = 0
     return other.segment(time, _ACK, other.next, side.next)
 
 
 def _finish(time: int, side: _Side, other: _Side, offset: int) -> list[Packet]:
-    """Return the packets that end a direction (RFC 9293 section 3.6); no packets if it has ended already."""
+    """Return the packets that end a direction (RFC 9293 section 3.6), or none if the direction has ended."""
     if side.ended:
         return []
     side.skip(offset)

@@ -67,7 +67,7 @@ class FinalTable(Display):
         kept = sorted(sessions, key=lambda session: session.started)
         columns = (*_WHO, "in", "out", "state", "began", "took")
         out = console()
-        # If stdout is a file or a pipe, the table has all columns.
+        # If stdout is a file or a pipe, the table contains all columns.
         is_shown = [not out.is_terminal or out.width >= _WANTS.get(column, 0) for column in columns]
         rows = [
             (

@@ -1,8 +1,8 @@
 """Groups packets into sessions, without any input or output.
 
 `refractium_hooks_pcap.packets` writes a comment on the first packet of a session; the comment describes the
-session. In a pcap file, and for a viewer that connects later, this comment is missing. Then only the
-addresses of a session are known.
+session. In a pcap file, and for a viewer that connects after the start of the session, this comment is
+missing. Then only the addresses of the session are known.
 """
 
 from __future__ import annotations

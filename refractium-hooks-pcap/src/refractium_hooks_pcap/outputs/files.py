@@ -358,14 +358,14 @@ class CaptureFile:
             os.ftruncate(self._fd, self._end)
 
     def discard(self) -> int:
-        """Forget the packets that could not be written, and return their number."""
+        """Forget the packets that could not be written, and return the number of these packets."""
         count = len(self._sizes)
         self._begin()
         return count
 
     @property
     def is_whole(self) -> bool:
-        """Whether the file ends at the end of its last whole record."""
+        """Whether the file ends at the end of the last whole record."""
         try:
             return os.fstat(self._fd).st_size == self._end
         except OSError:

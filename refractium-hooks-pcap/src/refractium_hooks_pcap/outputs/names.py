@@ -36,7 +36,7 @@ class FileNames:
 
     Attributes:
         folder: the folder of the files.
-        parts: the parts of the name.
+        parts: the text and the fields of the name.
     """
 
     folder: Path

@@ -44,7 +44,7 @@ _RETRY: Final = 1.0
 _LOOK: Final = 0.5
 """Seconds between attempts to find a reader of the FIFO; no event announces a reader."""
 _LAST_WORDS: Final = 0.5
-"""Seconds that viewers have at the end to read the bytes in their queues."""
+"""Seconds for which `close` waits until viewers have read the bytes in the queues."""
 _READ: Final = selectors.EVENT_READ
 _WRITE: Final = selectors.EVENT_WRITE
 
@@ -59,7 +59,7 @@ class Viewers:
     Args:
         form: the format of packets.
         address: the IP address and port to listen on, with port 0 for any free port; None for no port.
-        fifo: the path of a FIFO, to which packets are written while a program reads it; None for no FIFO.
+        fifo: the path of a FIFO; None for no FIFO. `Viewers` writes packets while a program reads the FIFO.
         patience: seconds after which `Viewers` disconnects a viewer at the port. The time counts while bytes
             wait in the queue and the viewer reads nothing.
 
@@ -215,7 +215,7 @@ class Viewers:
             os.close(fd)
             self._refusals.warning("cannot write to %s: %s", path, fault)
             return
-        with suppress(OSError):  # the user may have too many large pipes
+        with suppress(OSError):  # the user may have reached the limit of pipe buffers
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._admit(_Viewer(fd, path, self._form, is_fifo=True))
 
