@@ -1,4 +1,4 @@
-"""Checks that no other user controls a file: in a folder like /tmp, another user can create a file first."""
+"""Checks that no other user controls a file: in /tmp, another user can create the file before the hook."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Form(NamedTuple):
         return PcapWriter(self.snaplen) if self.is_classic else PcapngWriter(self.snaplen)
 
     def room_for(self, packet: Packet) -> int:
-        """Return the largest size (bytes) that the record of a packet can have, with an interface block.
+        """Return the largest size (bytes) that the record of a packet can have, including an interface block.
 
         An output that may drop a packet needs this size before the writer makes the record. A dropped record
         could contain the interface block of a route, and the writer makes this block only once.
