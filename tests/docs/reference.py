@@ -21,11 +21,13 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import refractium
+from docs.docstrings import said_of
 from refractium import contract
 from refractium.backends.checks import CHECKS
 from refractium.cli.app import app
 from refractium.config import json_schema
 from refractium.contract import Transport, hookspecs
+from refractium.errors import ExitStatus
 from refractium.observe import status
 from refractium.observe.metrics import families
 from refractium.routing import BALANCERS
@@ -134,6 +136,11 @@ def _options(*names: str) -> Iterator[Row]:
             yield ", ".join(f"`{flag}`" for flag in one.opts), _argument(one), _sentence(one.help)
 
 
+def _exits() -> Iterator[Row]:
+    for one in ExitStatus:
+        yield str(one.value), _sentence(said_of(ExitStatus)[one.name]), ""
+
+
 def _argument(option: click.Option) -> str:
     if option.is_flag:
         return ""
@@ -197,6 +204,7 @@ _KINDS: Final[dict[str, tuple[Row, bool, Callable[..., Iterable[Row]]]]] = {
     "keys": (("key", "type", "default", "meaning"), True, _keys),
     "commands": (("command", "meaning"), False, _commands),
     "options": (("option", "value", "meaning"), False, _options),
+    "exits": (("code", "meaning", "examples"), True, _exits),
     "metrics": (("metric", "type", "labels", "meaning"), True, _metrics),
     "hookspecs": (("function", "returns", "meaning"), False, _hookspecs),
     "names": (("name", "kind", "meaning"), True, _names),

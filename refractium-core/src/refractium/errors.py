@@ -13,7 +13,8 @@ of a peer ends only the connection of that peer and is counted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import IntEnum
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,8 +22,22 @@ if TYPE_CHECKING:
     from refractium.problems import Problem
 
 
+class ExitStatus(IntEnum):
+    """The exit statuses of the command ``refractium``."""
+
+    SUCCESS = 0
+    """Success, or a normal stop."""
+    FAILURE = 1
+    """A failure at run time."""
+    MISUSE = 2
+    """A mistake in the command line or in the configuration."""
+
+
 class RefractiumError(Exception):
     """The base class of all errors of Refractium."""
+
+    exit_status: ClassVar[ExitStatus] = ExitStatus.FAILURE
+    """The exit status of a command that this error ends."""
 
 
 class ConfigError(RefractiumError):
@@ -31,6 +46,8 @@ class ConfigError(RefractiumError):
     Attributes:
         problems: every problem that was found, at least one.
     """
+
+    exit_status = ExitStatus.MISUSE
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)

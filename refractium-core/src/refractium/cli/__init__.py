@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line and exit: 0 success, 1 a failure while running, 2 wrong usage or configuration."""
+    """Run the command line, and exit with one of `refractium.errors.ExitStatus`."""
     _open_standard_streams()
     if sys.argv[1:] == ["--version"]:
         # Scripts ask for the version often. Importing the parser of the command line takes ten times as long.

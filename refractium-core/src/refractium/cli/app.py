@@ -12,7 +12,7 @@ from click.exceptions import Exit
 
 from refractium._version import VERSION_LINE, __version__
 from refractium.cli.options import Flags, serving_options
-from refractium.errors import ConfigError, RefractiumError
+from refractium.errors import ConfigError, ExitStatus, RefractiumError
 from refractium.wire.text import printable
 
 _COMMANDS: Final = {
@@ -45,21 +45,17 @@ class _App(click.RichGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except ConfigError as error:
-            for problem in error.problems:
-                _complain(str(problem))
-            _trace(error)
-            ctx.exit(2)
         except RefractiumError as error:
-            _complain(str(error))
+            for message in error.problems if isinstance(error, ConfigError) else (error,):
+                _complain(str(message))
             _trace(error)
-            ctx.exit(1)
+            ctx.exit(error.exit_status)
         except (click.ClickException, Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:  # noqa: BLE001 - the user sees one message for a bug, not a traceback
             _complain(f"internal error: {type(error).__name__}: {error}; --debug shows the traceback")
             _trace(error)
-            ctx.exit(1)
+            ctx.exit(ExitStatus.FAILURE)
 
 
 def _commands_of_plugins(context: click.Context) -> dict[str, click.Command]:

@@ -35,7 +35,7 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
         if not as_json:
             raise
         click.echo(_json(ok=False, problems=_plain(error.problems), warnings=[], listeners=[], routes=[]))
-        context.exit(2)
+        context.exit(error.exit_status)
     warnings = (*assembly.warnings, *rights.doubts(decoded))
     if as_json:
         routes = [render.route_as_dict(route, assembly.hooks) for route in (*assembly.tcp, *assembly.udp)]

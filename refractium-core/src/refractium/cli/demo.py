@@ -17,7 +17,7 @@ from refractium.daemon import logs
 from refractium.daemon.stdout import say
 from refractium.demo import SCENES, Outcome, Stage
 from refractium.engine.loop import run
-from refractium.errors import ConfigError
+from refractium.errors import ConfigError, ExitStatus
 from refractium.problems import Problem
 
 
@@ -56,7 +56,7 @@ def command(context: click.Context, /, *, serve: bool, port: int, as_json: bool)
                 await _keep_serving(stage.port, names)
 
     run(show)
-    context.exit(0 if all(outcome.ok for outcome in outcomes) else 1)
+    context.exit(ExitStatus.SUCCESS if all(outcome.ok for outcome in outcomes) else ExitStatus.FAILURE)
 
 
 def _print(outcomes: list[Outcome], port: int, *, as_json: bool) -> None:
