@@ -48,6 +48,7 @@ class ConfigError(RefractiumError):
     """
 
     exit_status = ExitStatus.MISUSE
+    problems: tuple[Problem, ...]
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -61,6 +62,9 @@ class ListenError(RefractiumError):
         address: the address, as the caller gave it.
         errno: the error of the system call (errno(3)); 0 if no system call failed.
     """
+
+    address: str
+    errno: int
 
     def __init__(self, address: str, reason: str, errno: int = 0) -> None:
         self.address = address

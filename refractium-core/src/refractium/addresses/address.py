@@ -60,6 +60,7 @@ class Address:
 
     @property
     def is_unix(self) -> bool:
+        """Whether the address is the path of a unix socket."""
         return self.path is not None
 
     @property

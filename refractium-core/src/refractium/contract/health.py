@@ -52,6 +52,7 @@ class HealthCheck(ABC, Generic[S]):
     settings: type[S]
     """Struct of the kind's settings beside `SHARED_KEYS`. It is frozen and forbids unknown fields."""
     summary: str = ""
+    """Description of one line."""
 
     @abstractmethod
     async def check(self, endpoint: Endpoint, settings: S, timeout: float) -> str | None:  # noqa: ASYNC109 - for checks in a thread

@@ -12,9 +12,6 @@ from refractium.contract.protocol import MetadataValue, Transport, problems_of_n
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-HookAddress: TypeAlias = "tuple[str, int] | str"
-"""IP address and port, or the path of a unix socket."""
-
 
 class Direction(StrEnum):
     """Direction of bytes."""
@@ -58,7 +55,7 @@ class SessionStats(Struct, frozen=True, array_like=True):
         inbound: bytes that the client sent, including bytes that were dropped for the hook.
         outbound: bytes that the backend sent, including bytes that were dropped for the hook.
         ended: the way in which the session ended: ``closed``, ``client_reset``, ``backend_reset``, ``idle``,
-            ``drained`` ... (the names of `refractium.proxy.outcome.Ended`, in lower case).
+            ``drained`` ..., the same words as in the metrics.
     """
 
     seconds: float
@@ -137,8 +134,9 @@ class PacketHook(Generic[S]):
     """Packets to drop when the queue is full. ``drop`` drops packets that do not fit. ``drop_session`` also
     drops the rest of their session, so that a stream ends early instead of having gaps."""
     queue_bytes: int = 16 * 1024 * 1024
-    """Largest size of the queue (bytes). Every packet counts some bytes more than its data."""
+    """Size of the queue (bytes), at least 65,536. Each event takes its data and about 256 bytes more."""
     summary: str = ""
+    """Description of one line, for listings of hooks."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -151,13 +149,20 @@ class PacketHook(Generic[S]):
 
     @classmethod
     def takes_stdout(cls, settings: S) -> bool:
-        """Return whether the hook writes to stdout, so that nothing else may write to stdout."""
+        """Return whether the hook writes to stdout.
+
+        If so, Refractium prints its own output to stderr.
+        """
         del settings
         return False
 
     @classmethod
     def needs_one_process(cls, settings: S) -> str:
-        """Return the reason why the hook cannot run in several worker processes, or an empty string."""
+        """Return the reason why the hook cannot run in several worker processes, or an empty string.
+
+        With several workers, Refractium refuses a hook that has a reason. By default, a hook that writes to
+        stdout has a reason.
+        """
         return "several workers would write to stdout" if cls.takes_stdout(settings) else ""
 
     def start(self) -> None:

@@ -27,6 +27,7 @@ was written in its attribute ``refractium_api_version`` (an int). A plugin witho
 fit."""
 
 ENTRY_POINT_GROUP: Final = "refractium"
+"""Group of the entry points by which Refractium finds plugins."""
 
 hookspec = pluggy.HookspecMarker("refractium")
 hookimpl = pluggy.HookimplMarker("refractium")

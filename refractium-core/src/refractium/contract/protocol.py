@@ -22,7 +22,9 @@ class Transport(StrEnum):
     """The transport of the bytes: a stream (TCP), or a single datagram that is complete (UDP)."""
 
     TCP = "tcp"
+    """Streams."""
     UDP = "udp"
+    """Datagrams."""
 
 
 class Strength(IntEnum):
@@ -43,7 +45,9 @@ class Verdict(Enum):
     """The answers of a protocol that carry no data."""
 
     NO = "no"
+    """The answer `NO`."""
     NEED_MORE = "need more"
+    """The answer `NEED_MORE`."""
 
 
 NO: Final = Verdict.NO
@@ -129,7 +133,9 @@ class Protocol(ABC):
     name: str
     """Name in routes: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     transport: Transport = Transport.TCP
+    """The transport of the clients."""
     strength: Strength = Strength.STRUCTURED
+    """The strength of a match as evidence."""
     max_bytes: int
     """Bytes after which the protocol must decide: given this many bytes, `identify` must not return
     `NEED_MORE`.
@@ -145,6 +151,7 @@ class Protocol(ABC):
     server_first: bool = False
     """Whether ordinary clients wait for the server to speak, so that silence identifies them."""
     summary: str = ""
+    """Description of one line, for listings of protocols."""
 
     @abstractmethod
     def identify(self, data: bytes) -> Identification:

@@ -43,7 +43,7 @@ _FLUSH_SECONDS: Final = 1.0
 
 
 class Shared(NamedTuple):
-    """State that an engine shares with other engines that serve the same routes on the same addresses.
+    """State that the engine of a worker shares with the engines of the other workers.
 
     Attributes:
         limits: the limits of each transport, which hold for the sum over all these engines.
@@ -75,7 +75,6 @@ class Refractium:
         listeners: see `EngineSpec.listeners`.
         hooks: see `EngineSpec.hooks`.
         report: the receiver of every connection and session that ended; by default the access log.
-        shared: the state that several engines share, if this engine is one of them (`refractium.workers`).
 
     Raises:
         ConfigError: routes cannot be used together, or an address is not valid.
@@ -92,17 +91,17 @@ class Refractium:
         listeners: Mapping[str, ListenerRules] = ONE_LISTENER,
         hooks: Sequence[HookUse] = (),
         report: Reporter | None = None,
-        shared: Shared | None = None,
+        _shared: Shared | None = None,
     ) -> None:
         self._started = status.now()
         self._report = report or AccessLogger()
-        self._authorities = shared.authorities if shared is not None else None
+        self._authorities = _shared.authorities if _shared is not None else None
         spec = EngineSpec(tcp, udp, fallback_tcp, fallback_udp, settings, listeners, hooks)
         self._plan = Plan(spec, authorities=self._authorities)
         self._hooks = Hooks()
         self._limits = (
-            shared.limits
-            if shared is not None
+            _shared.limits
+            if _shared is not None
             else {transport: Limits(settings, transport) for transport in Transport}
         )
         self._descriptors = Descriptors(lambda: self._tcp.awaiting_socket if self._tcp is not None else 0)
@@ -116,8 +115,8 @@ class Refractium:
         self._last_reload: status.Reload | None = None
 
     @classmethod
-    def of(cls, spec: EngineSpec, *, report: Reporter | None = None, shared: Shared | None = None) -> Self:
-        """Make an engine from a spec; for `report` and `shared` see `Refractium`.
+    def of(cls, spec: EngineSpec, *, report: Reporter | None = None, _shared: Shared | None = None) -> Self:
+        """Make an engine from a spec; for `report` see `Refractium`.
 
         Raises:
             ConfigError: routes cannot be used together, or an address is not valid.
@@ -131,7 +130,7 @@ class Refractium:
             listeners=spec.listeners,
             hooks=spec.hooks,
             report=report,
-            shared=shared,
+            _shared=_shared,
         )
 
     @property
@@ -158,7 +157,13 @@ class Refractium:
         return await self._start(Transport.TCP, host, port, listener)
 
     async def start_udp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
-        """Listen on an address and serve its UDP clients; for arguments and errors see `start_tcp`."""
+        """Listen on an address and serve its UDP clients, with the arguments and the result of `start_tcp`.
+
+        Raises:
+            ListenError: the engine cannot listen on the address; listeners started before go on.
+            RuntimeError: the engine was stopped.
+            ValueError: no listener rules have this name.
+        """
         return await self._start(Transport.UDP, host, port, listener)
 
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
@@ -170,6 +175,10 @@ class Refractium:
 
         Returns:
             The address of the socket, as ``HOST:PORT``.
+
+        Raises:
+            RuntimeError: the engine was stopped.
+            ValueError: no listener rules have this name.
         """
         prepare(sock)
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
@@ -186,6 +195,8 @@ class Refractium:
 
         Raises:
             ListenError: the engine cannot listen on the address.
+            RuntimeError: the engine was stopped.
+            ValueError: no listener rules have this name.
         """
         await self.start_tcp(host, port, listener)
         await self._run()
@@ -197,6 +208,8 @@ class Refractium:
 
         Raises:
             ListenError: the engine cannot listen on the address.
+            RuntimeError: the engine was stopped.
+            ValueError: no listener rules have this name.
         """
         await self.start_udp(host, port, listener)
         await self._run()

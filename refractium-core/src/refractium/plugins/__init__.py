@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from refractium.plugins.installed import PluginReport, Plugins
 from refractium.plugins.loading import load_plugins
 
-__all__ = ["load_plugins"]
+__all__ = ["PluginReport", "Plugins", "load_plugins"]

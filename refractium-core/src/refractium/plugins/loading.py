@@ -50,7 +50,8 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
     """Load every installed plugin that is not disabled.
 
     Args:
-        disabled: ids of plugins that are not even imported, in addition to the ids in `DISABLE_VARIABLE`.
+        disabled: ids of plugins that are not even imported, in addition to the ids in the environment
+            variable ``REFRACTIUM_DISABLE_PLUGINS``.
 
     Returns:
         A report on each plugin, and the objects that the loaded plugins give.

@@ -150,23 +150,46 @@ class Supervisor:
         Raises:
             ListenError: the supervisor cannot listen on the address.
             RefractiumError: the workers do not start.
+            RuntimeError: the supervisor was stopped.
+            ValueError: no listener rules have this name.
         """
         return await self._start(Transport.TCP, host, port, listener)
 
     async def start_udp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
-        """Serve UDP clients of an address, like `start_tcp`. All datagrams of a client go to one worker."""
+        """Serve UDP clients of an address, like `start_tcp`. All datagrams of a client go to one worker.
+
+        Raises:
+            ListenError: the supervisor cannot listen on the address.
+            RefractiumError: the workers do not start.
+            RuntimeError: the supervisor was stopped.
+            ValueError: no listener rules have this name.
+        """
         return await self._start(Transport.UDP, host, port, listener)
 
     async def run_tcp(self, host: str, port: int, listener: str = "") -> None:
-        """Serve TCP clients until `stop` is called or this task is cancelled, like `Refractium.run_tcp`."""
+        """Serve TCP clients until `stop` is called or this task is cancelled, like `Refractium.run_tcp`.
+
+        Raises:
+            Exception: the errors of `start_tcp`.
+        """
         await self._run(self.start_tcp(host, port, listener))
 
     async def run_udp(self, host: str, port: int, listener: str = "") -> None:
-        """Serve UDP clients until `stop` is called or this task is cancelled, like `Refractium.run_udp`."""
+        """Serve UDP clients until `stop` is called or this task is cancelled, like `Refractium.run_udp`.
+
+        Raises:
+            Exception: the errors of `start_udp`.
+        """
         await self._run(self.start_udp(host, port, listener))
 
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
-        """Serve on a bound socket, like `Refractium.start_on`. Return when all workers serve."""
+        """Serve on a bound socket, like `Refractium.start_on`. Return when all workers serve.
+
+        Raises:
+            RefractiumError: the workers do not start.
+            RuntimeError: the supervisor was stopped.
+            ValueError: no listener rules have this name.
+        """
         self._refuse_if_stopped()
         self._plan.refuse_unknown(listener)
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
@@ -196,6 +219,9 @@ class Supervisor:
         """Close the listener on an address, like `Refractium.stop_listening`.
 
         This method returns when all workers have closed their sockets.
+
+        Raises:
+            ValueError: the supervisor does not listen on the address.
         """
         for one in self._listeners:
             if (one.transport, one.address) == (Transport(transport), address):
@@ -221,7 +247,13 @@ class Supervisor:
         await serve()
 
     async def prepare(self, build: Build) -> Callable[[], Awaitable[None]]:
-        """Do the part of `apply` that takes time and changes nothing, like `Refractium.prepare`."""
+        """Do the part of `apply` that takes time and changes nothing, like `Refractium.prepare`.
+
+        Raises:
+            ConfigError: the spec cannot be used.
+            RuntimeError: the supervisor was stopped.
+            ValueError: workers cannot import `build`.
+        """
         pickled = _pickled(build)
         plan = Plan(await asyncio.to_thread(build), successor_of=self._plan)
         try:

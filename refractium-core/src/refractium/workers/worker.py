@@ -140,7 +140,7 @@ class Worker:
                 for transport, table in self._tables.items()
             }
             shared = Shared(limits, self._beliefs)
-            self._engine = Refractium.of(spec, report=report, shared=shared)
+            self._engine = Refractium.of(spec, report=report, _shared=shared)
         else:
             # In a thread, because connections are served meanwhile.
             await self._engine.apply(await asyncio.to_thread(build))
