@@ -2,7 +2,9 @@
 
 A page has a table between two comments, ``<!-- table: KIND NAMES -->`` and ``<!-- end -->``. The code gives
 the rows of the table and their cells. Where the page explains more than the code does, the last column and
-the order of the rows are written by hand. ``python tests/docs/reference.py`` writes the tables anew.
+the order of the rows are written by hand. Between ``<!-- api: NAME -->`` and ``<!-- end -->``, a page has the
+signature, the fields and the errors of a public name; ``<!-- api: NAME but X Y -->`` leaves out the private
+attributes X and Y. ``python tests/docs/reference.py`` writes tables and entries anew.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import re
 import sys
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,9 +23,9 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import refractium
+from docs import api
 from docs.docstrings import said_of
-from refractium import contract
+from docs.entries import entries
 from refractium.backends.checks import CHECKS
 from refractium.cli.app import app
 from refractium.config import json_schema
@@ -40,26 +43,38 @@ if TYPE_CHECKING:
     Row = Sequence[str]
 
 COMMAND: Final = "uv run python tests/docs/reference.py"
-_TABLE: Final = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_GENERATED: Final = re.compile(r"(<!-- (table|api): (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_LINK: Final = re.compile(r"\[(.*?)\]\(.*?\)")
 
 
 def current(page: str) -> str:
-    """Return the text of a page in which each table has the rows that the code gives."""
-    return _TABLE.sub(lambda found: f"{found[1]}{_table(found[2], found[3])}{found[4]}", page)
+    """Return the text of a page in which each table and each entry has the text that the code gives."""
+    return _GENERATED.sub(_anew, page)
+
+
+def _anew(found: re.Match[str]) -> str:
+    begin, what, asked, before, end = found.groups()
+    if what == "table":
+        return f"{begin}{_table(asked, before)}{end}"
+    name, _, but = asked.partition(" but ")
+    return f"{begin}{api.entry(name, but.split())}{end}"
 
 
 def _table(asked: str, before: str) -> str:
     kind, *names = asked.split()
     header, by_hand, rows = _KINDS[kind]
     rows_before = [_cells(line) for line in before.splitlines()[2:]]
-    written = {cells[0]: cells[-1] for cells in rows_before if by_hand}
-    lines = [header, ["---"] * len(header)]
+    written = {_key(cells): cells[-1] for cells in rows_before if by_hand}
     order = [*written]
     found = sorted(
-        rows(*names), key=lambda cells: order.index(cells[0]) if cells[0] in written else len(order)
+        rows(*names), key=lambda cells: order.index(key) if (key := _key(cells)) in written else 999
     )
-    lines += [[*cells[:-1], written.get(cells[0], cells[-1])] for cells in found]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return api.table(header, [[*cells[:-1], written.get(_key(cells), cells[-1])] for cells in found])
+
+
+def _key(cells: Row) -> str:
+    """Return the name in the first cell of a row, without its link."""
+    return _LINK.sub(r"\1", cells[0])
 
 
 def _cells(line: str) -> Row:
@@ -181,12 +196,16 @@ def _hookspecs() -> Iterator[Row]:
 
 
 def _names(module: str) -> Iterator[Row]:
-    home = {"refractium": refractium, "refractium.contract": contract}[module]
+    home = import_module(module)
     for name in sorted(home.__all__, key=str.lower):
         value = getattr(home, name)
         kind = "class" if inspect.isclass(value) else "function" if inspect.isroutine(value) else "value"
         doc = inspect.getdoc(value) if kind != "value" else ""
-        yield f"`{name}`", kind, _sentence((doc or "").partition("\n\n")[0])
+        yield f"[`{name}`]({entries()[name]})", kind, _sentence((doc or "").partition("\n\n")[0])
+
+
+def _attributes(path: str) -> Iterator[Row]:
+    return api.attributes(api.fields(api.named(path)))
 
 
 def _kinds_of_checks() -> Iterator[Row]:
@@ -207,6 +226,8 @@ _KINDS: Final[dict[str, tuple[Row, bool, Callable[..., Iterable[Row]]]]] = {
     "exits": (("code", "meaning", "examples"), True, _exits),
     "metrics": (("metric", "type", "labels", "meaning"), True, _metrics),
     "hookspecs": (("function", "returns", "meaning"), False, _hookspecs),
+    "attributes": (("attribute", "type", "meaning"), False, _attributes),
+    "constants": (("name", "value", "meaning"), False, api.constants),
     "names": (("name", "kind", "meaning"), True, _names),
     "checks": (("kind", "transports", "a backend is up if it"), True, _kinds_of_checks),
     "balancers": (("balance", "backend that gets the client"), True, _balancers),

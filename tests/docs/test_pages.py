@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import inspect
+import itertools
 import re
 import shlex
 import socket
@@ -11,30 +14,35 @@ import sys
 import threading
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from refractium import Refractium, kit
+from docs.entries import anchor, prose_of
+from refractium import Refractium, Supervisor
 from refractium.assembly.assembly import assemble
 from refractium.assembly.sources import Overrides
 from refractium.config import Source, decode
+from refractium.contract import Transport
 from refractium.plugins.loading import load_plugins
 from support.clients import PATIENCE
 from support.pages import pages
 from support.process import PROGRAM
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from support.cli import Cli
 
+_Start: TypeAlias = "Callable[..., Awaitable[tuple[str, ...]]]"
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages()]
 GUIDES = [DOCS / "tutorials" / name for name in ("writing-a-protocol.md", "writing-a-hook.md")]
 """Guides whose examples are files of distributions; tests/packaging tests those files."""
 
+NOWHERE = ("192.0.2.1",)
+"""Addresses of examples that no machine has."""
 
 DECISION = ["Context", "Decision", "Consequence"]
 
@@ -61,11 +69,47 @@ def test_every_configuration_of_the_pages_can_be_served(block: str) -> None:
     assert len(assemble(decoded, beside, load_plugins()).tcp) >= 1 + ('name = "http' in block)
 
 
+@pytest.fixture
+def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make examples listen on free ports of the loopback interface, and stop once they serve."""
+    for proxy, transport in itertools.product((Refractium, Supervisor), Transport):
+        start = getattr(proxy, f"start_{transport}")
+
+        async def start_here(
+            self: Refractium, host: str, port: int, listener: str = "", start: _Start = start
+        ) -> tuple[str, ...]:
+            if host not in NOWHERE:
+                host, port = "127.0.0.1", 0
+            return await start(self, host, port, listener)
+
+        async def run_here(self: Refractium, *where: Any, start: _Start = start) -> None:
+            await start(self, "127.0.0.1", 0, *where[2:])
+            await self.stop(0)
+
+        monkeypatch.setattr(proxy, f"start_{transport}", start_here)
+        monkeypatch.setattr(proxy, f"run_{transport}", run_here)
+
+
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("block", blocks("python", without=GUIDES))
-def test_the_python_of_the_pages_runs(block: str) -> None:
-    module = types.ModuleType("example")
-    exec(compile(block, "example.py", "exec"), module.__dict__)  # noqa: S102 - the code is ours
-    assert any(isinstance(value, Refractium) for value in vars(module).values()) or "main" in vars(module)
+def test_the_python_of_the_pages_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a block as a module, and then its function ``main`` and its tests."""
+    path = tmp_path / "example.py"
+    path.write_text(block, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("example", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "example", module)  # workers import it, too
+    monkeypatch.syspath_prepend(tmp_path)
+    spec.loader.exec_module(module)
+    steps = [value for name, value in vars(module).items() if name == "main" or name.startswith("test_")]
+    assert steps or any(isinstance(value, Refractium) for value in vars(module).values())
+    for step in steps:
+        if inspect.iscoroutinefunction(step):
+            asyncio.run(step())
+        else:
+            step()
 
 
 def test_the_example_of_the_readme_serves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,11 +145,6 @@ def test_the_example_of_the_readme_serves(monkeypatch: pytest.MonkeyPatch) -> No
         loop.close()
 
 
-def test_the_page_of_the_library_lists_the_whole_kit() -> None:
-    page = (ROOT / "docs/reference/library.md").read_text(encoding="utf-8").partition("## The kit")[2]
-    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(kit.__all__)
-
-
 def commands() -> list[object]:
     """Return every ``$ refractium ...`` of every page."""
     found = {}
@@ -124,15 +163,9 @@ def test_every_command_of_the_pages_is_understood(cli: Cli, words: list[str]) ->
     assert "Usage" in done.out
 
 
-def prose_of(page: Path) -> str:
-    """Return the text of a page without its examples."""
-    return re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-
-
 def headings_of(page: Path) -> set[str]:
     """Return the anchors of the headings of a page, as GitHub names them."""
-    headings = re.findall(r"^#+ (.*)$", prose_of(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {anchor(heading) for heading in re.findall(r"^#+ (.*)$", prose_of(page), re.MULTILINE)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

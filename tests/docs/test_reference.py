@@ -1,4 +1,4 @@
-"""The tables of the reference list every key, option, metric and name of the code."""
+"""The reference lists every key, option, metric and name of the code, with the signatures of the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.pages import DOCS, pages
 if TYPE_CHECKING:
     from pathlib import Path
 
-WITH_TABLES = [page for page in pages() if "<!-- table: " in page.read_text("utf-8")]
+WITH_TABLES = [page for page in pages() if "<!-- end -->" in page.read_text("utf-8")]
 
 
 @pytest.mark.parametrize("page", WITH_TABLES, ids=lambda page: page.relative_to(DOCS).as_posix())
