@@ -67,7 +67,7 @@ def _table(asked: str, before: str) -> str:
     written = {_key(cells): cells[-1] for cells in rows_before if by_hand}
     order = [*written]
     found = sorted(
-        rows(*names), key=lambda cells: order.index(key) if (key := _key(cells)) in written else 999
+        rows(*names), key=lambda cells: order.index(key) if (key := _key(cells)) in written else len(order)
     )
     return api.table(header, [[*cells[:-1], written.get(_key(cells), cells[-1])] for cells in found])
 

@@ -59,7 +59,7 @@ class ListenError(RefractiumError):
     """A failure to listen on an address.
 
     Attributes:
-        address: the address, as the caller gave it.
+        address: the address, such as ``tcp://0.0.0.0:80``.
         errno: the error of the system call (errno(3)); 0 if no system call failed.
     """
 
