@@ -7,8 +7,10 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
+from refractium.errors import ExitStatus
 from support.process import run
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ BAD_USAGE = {
     "an argument too many": (["tcp", "8080"], "unexpected extra argument (8080)"),
     "a missing argument": (["plugins", "info"], "Missing argument 'ID'"),
 }
+
+
+def test_click_exits_with_the_documented_statuses() -> None:
+    assert click.ClickException.exit_code == ExitStatus.FAILURE
+    assert click.UsageError.exit_code == ExitStatus.MISUSE
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_USAGE.values(), ids=BAD_USAGE)

@@ -293,7 +293,7 @@ def _value(value: Any) -> str:
         case Mapping():
             text = f"{{{', '.join(f'{_value(key)}: {_value(one)}' for key, one in value.items())}}}"
         case frozenset() if value:
-            text = f"frozenset({{{', '.join(map(_value, value))}}})"
+            text = f"frozenset({{{', '.join(sorted(map(_value, value)))}}})"
         case _ if isinstance(value, msgspec.Struct) or dataclasses.is_dataclass(value):
             text = f"{type(value).__name__}()"  # a default of this project has only default values
         case _ if inspect.isfunction(value):
