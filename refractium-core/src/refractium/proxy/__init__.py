@@ -1,15 +1,15 @@
-"""The data path: accept a client, connect it to a backend, and move bytes or datagrams between the two.
+"""The data path: accept a client, connect a backend, and move bytes or datagrams between them.
 
 No module of this package knows a protocol by name.
 
 - `listener`: a bound TCP socket that accepts clients.
-- `limits`: the limits on connections and UDP sessions.
+- `limits`: the limits on the numbers of connections and UDP sessions.
 - `tcp`: the TCP service of an engine, with all of its listeners and connections.
-- `connection`: a TCP connection from accept until a backend is connected.
+- `connection`: a TCP connection from accept to its end.
 - `dial`: the connection attempts to the backends of a pool, one after the other.
-- `weld`: a weld, which joins the sockets of a client and a backend and moves bytes between them.
+- `weld`: a weld, which joins the sockets of a client and a backend and moves bytes between these sockets.
 - `udp`: the UDP service of an engine, with all of its listeners and sessions.
-- `udp_session`: the datagrams of one client, and the answers of its backend.
+- `udp_session`: a UDP session, with the datagrams of one client and the answers of a backend.
 - `tapping`: the link from sessions to packet hooks.
 - `snapshot`: the routes and timeouts that a connection keeps when the configuration is reloaded.
 - `counters`: the counters of connections, sessions and bytes.

@@ -1,4 +1,4 @@
-"""A TCP connection from accept to its end: first bytes, decision, connect; then the weld moves the bytes."""
+"""A TCP connection from accept to its end: first bytes, choice of a route, connection to a backend, weld."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from refractium.wire.proxy_protocol import Endpoint
 
 _READ: Final = 16_384
-"""Bytes that one read may return while the protocol is unknown."""
+"""Maximum number of bytes of one read while the protocol is unknown."""
 _IDENTIFIED, _FALLBACK, _NO_ROUTE = Outcome.IDENTIFIED, Outcome.FALLBACK, Outcome.NO_ROUTE
 
 
@@ -46,7 +46,7 @@ class Connection:
             PROXY header names the client.
 
     Attributes:
-        stamp: monotonic time (s) of the accept, from which the peek timeout runs.
+        stamp: monotonic time (s) of the accept, at which the peek timeout begins.
     """
 
     __slots__ = (
@@ -105,12 +105,12 @@ class Connection:
 
     @property
     def route(self) -> str:
-        """The label of the chosen pool; `NO_ROUTE` while none is chosen."""
+        """The label of the chosen pool; `NO_ROUTE` while no pool is chosen."""
         return self._pool.label if self._pool is not None else NO_ROUTE
 
     @property
     def has_backend_socket(self) -> bool:
-        """Whether the connection has a backend's socket, connected or being connected."""
+        """Whether the connection has a socket to a backend, connected or not yet connected."""
         return self._weld is not None or (self._dial is not None and self._dial.has_socket)
 
     @property
@@ -122,12 +122,12 @@ class Connection:
         return max(0, weld.up.count), weld.down.count
 
     def expired(self) -> None:
-        """Decide by the bytes received so far: the peek timeout has passed."""
+        """Choose a route by the bytes received so far, because the peek timeout has passed."""
         self._is_awaited = False
         self._conclude()
 
     def cut(self, how: Ended) -> None:
-        """Reset the client, and the backend if one is connected."""
+        """Reset the client and, if a backend is connected, the backend."""
         if self._weld is not None:
             self._weld.abort(how)
             return
@@ -143,12 +143,12 @@ class Connection:
     # First bytes
 
     def _on_event(self, _mask: int) -> None:
-        # During a dial the client's bytes stay in the client's socket, from which the weld will read them.
+        # During a dial, new bytes stay in the client's socket. The weld reads these bytes later.
         if self._dial is None:
             self.receive()
 
     def receive(self) -> None:
-        """Read the first bytes, which are mostly there at the accept, and choose a route by them."""
+        """Read the first bytes, which mostly arrive before the accept, and choose a route by these bytes."""
         service = self._service
         while True:
             try:
@@ -160,7 +160,7 @@ class Connection:
                 return
             except OSError:
                 self._decided(Outcome.LEFT)
-                # A reset: if this machine failed and not the client, the client must notice.
+                # Close with a reset: if this machine failed, the client must notice the failure.
                 self._finish(Ended.CLIENT_LEFT, is_orderly=False)
                 return
             if not chunk:
@@ -179,7 +179,7 @@ class Connection:
                 return
 
     def _take_header(self) -> bool:
-        """Remove the PROXY header from the first bytes if it is complete; return whether to go on."""
+        """Remove a complete PROXY header from the first bytes; return whether the connection goes on."""
         parsed = parse(self._data)
         if parsed is NEED_MORE:
             return True
@@ -190,7 +190,7 @@ class Connection:
         self._awaits_header = False
         self._data = self._data[size:]
         if header.source is None:
-            return True  # the proxy itself is the client, for example in its health check
+            return True  # the proxy itself is the client, for example in a health check
         self._ip, self._port = header.source
         self._destination = header.destination
         service = self._service
@@ -212,7 +212,7 @@ class Connection:
         self._finish(Ended.NO_HEADER)
 
     def _conclude(self) -> None:
-        """Decide now: the peek timeout has passed, or the client has ended its side."""
+        """Choose a route now, because the peek timeout has passed or the client has ended its side."""
         if self._awaits_header and (self._data or not self._client_ended):
             self._end_headerless()
             return
@@ -257,13 +257,13 @@ class Connection:
         if pool.action is not None:
             self._finish(Ended.REJECTED, is_orderly=pool.action != "reset")
             return
-        # Built for each pool: the fallback may want no header.
+        # Build the header for each pool anew: the fallback may need another header, or none.
         version = pool.proxy_protocol
         header = self._header = b"" if version is None else self._header_for(version)
         first = header + self._data
         dial = self._dial = Dial(self._service.dialing, self._snapshot, pool, first, self, self._ip)
-        # Dial after all accepts of this batch. A backend that sleeps between two connections is woken for
-        # each of them, which made every connection cost a fifth more.
+        # Dial after all accepts of this batch. If the dials come between the accepts, the backend sleeps and
+        # wakes up again for every connection, and each connection costs a fifth more.
         self._service.reactor.soon(dial.begin)
 
     def _header_for(self, version: ProxyVersion) -> bytes:
@@ -277,7 +277,7 @@ class Connection:
         )
 
     def unreachable(self) -> None:
-        """Dial the fallback, or end without one: no backend of the pool can be reached."""
+        """Dial the fallback, because the pool is unreachable; without a fallback, end the connection."""
         fallback = self._snapshot.router.fallback
         if fallback is not None and fallback is not self._pool:
             self._go_to(fallback)
@@ -287,19 +287,19 @@ class Connection:
         self._finish(how, is_orderly=how is Ended.LOOP)
 
     def reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
-        """Weld the client to a connected backend, to which `sent` of the first bytes have been sent."""
+        """Weld the client to a connected backend, to which the dial has sent the first `sent` bytes."""
         self._dial = None
         self._backend = backend
         weld = self._weld = Weld(self._service.welding, self._client, sock, self._weld_ended)
         header, data, self._header, self._data = self._header, self._data, b"", b""
-        assert self._pool is not None  # noqa: S101 - its backend has just been dialled
+        assert self._pool is not None  # noqa: S101 - the dial was for this pool
         if self._pool.taps is not None:
             self._begin_to_tell(weld, self._pool, backend, data)
         self._snapshot.idle.add(weld)
         weld.begin(header + data, sent, client_ended=self._client_ended, preface=len(header))
 
     def _begin_to_tell(self, weld: Weld, pool: Pool, backend: Backend, data: bytes) -> None:
-        """Pass the connection to the hooks of the pool: the bytes read so far, and all later bytes."""
+        """Pass the bytes read so far to the hooks of the pool, and make the weld pass all later bytes."""
         client = self._ip, self._port
         sock = weld.down.sock
         tap = open_tap(pool, Transport.TCP, client, backend, sock, self._match, self.stamp)

@@ -1,4 +1,4 @@
-"""Counters of what has happened since the start: plain numbers that only grow.
+"""Counters of events since the start of the engine: plain numbers that only grow.
 
 Every key is a name from the configuration or a fixed word, never a value from the wire. So the number of keys
 is bounded.
@@ -21,7 +21,7 @@ NO_ROUTE: Final = "-"
 DENIED: Final = "denied"
 """The reason of a refusal by the access rules of a listener or, for datagrams, of a route.
 
-All other reasons but `REJECTED` are names of limits.
+Every reason except `DENIED` and `REJECTED` is the name of a setting whose limit is reached.
 """
 REJECTED: Final = "rejected"
 """The reason of a refusal by a route that rejects datagrams."""
@@ -34,7 +34,7 @@ def why_refused(reason: str) -> str:
 
 
 BOUNDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
-"""Seconds, the upper bounds of the buckets for identification times. One more bucket has no bound."""
+"""Upper bounds (s) of the buckets for identification times. One more bucket has no upper bound."""
 
 
 class Outcome(StrEnum):
@@ -42,10 +42,10 @@ class Outcome(StrEnum):
 
     IDENTIFIED = "identified"
     SILENT = "silent"
-    """The connection went to the route for clients that stay silent."""
+    """The client stayed silent, and the connection was sent to the route for silent clients."""
     FALLBACK = "fallback"
     NO_ROUTE = "no_route"
-    """Nothing matched, and there is no fallback."""
+    """No route matched, and no fallback is configured."""
     LEFT = "left"
     """The client left before its protocol was known."""
 
@@ -66,8 +66,8 @@ class _Common:
     """The counters that TCP and UDP have in common."""
 
     refused: int = 0
-    """Connections closed before identification, and datagrams that could not begin a session, because of a
-    limit or a rule."""
+    """The number of refusals because of a limit or a rule: connections closed before identification, and
+    datagrams that began no session."""
     refusals: Counter[str] = field(default_factory=Counter)
     """`refused` by reason: the name of the setting whose limit is reached, `DENIED` or `REJECTED`."""
     routes: dict[str, Traffic] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class _Common:
         return sum(traffic.bytes_down for traffic in self.routes.values())
 
     def refuse(self, reason: str) -> None:
-        """Count one refusal, for its reason."""
+        """Count one refusal, in total and by its reason."""
         self.refused += 1
         self.refusals[reason] += 1
 
@@ -111,13 +111,14 @@ class Counters(_Common):
 
     accepted: int = 0
     loops: int = 0
-    """Targets that were not dialled because they are this proxy's own listeners."""
+    """The number of targets that dials skipped because the targets are this proxy's own listeners."""
     seconds: float = 0.0
     """Seconds that all identifications together have taken."""
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
-    """The numbers of identifications that took up to each of `BOUNDS` and longer than the bound before it.
+    """The numbers of identifications, by their duration.
 
-    The last number is of the identifications that took longer than every bound.
+    Entry ``i`` counts durations up to ``BOUNDS[i]`` that are longer than the previous bound. The last entry
+    counts durations longer than every bound.
     """
 
     def decide(self, outcome: Outcome, seconds: float) -> None:
@@ -133,6 +134,7 @@ class UdpCounters(_Common):
 
     sessions: int = 0
     unrouted: int = 0
-    """Datagrams that matched no route while there was no fallback, or whose target is this proxy itself."""
+    """The number of datagrams that matched no route and found no fallback, or whose source or target is this
+    proxy itself. During a drain, datagrams without a session count as well."""
     dropped: int = 0
-    """Datagrams that a socket did not take, or whose backend could not be reached."""
+    """The number of datagrams that the kernel did not send, or whose backend could not be reached."""

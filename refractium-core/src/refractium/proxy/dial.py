@@ -1,4 +1,4 @@
-"""A dial: it tries the backends of a pool one after the other, until one is connected or none is left."""
+"""A dial, which tries the backends of a pool in turn, until a backend is connected or no backend is left."""
 
 from __future__ import annotations
 
@@ -42,31 +42,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BUDGET: Final = 2
-"""Connect timeouts after which a dial tries no further backend."""
+"""Number of connect timeouts after which a dial tries no further backend."""
 _RETRY: Final = 0.01
-"""Seconds until a dial tries a target again that the epoll cannot report as ready: a unix socket whose queue
-is full, or any target on a machine without a free descriptor."""
+"""Seconds until a dial repeats an attempt for which the epoll reports no event: a unix socket had a full
+queue, or this machine had no resources for a socket."""
 
 
 new_socket = cast("type[socket.socket]", SocketType)
-"""The C base class of `socket.socket`; Python's class costs 3 us more per connection."""
+"""The C base class of `socket.socket`. The class `socket.socket` itself costs 3 us more per connection."""
 _STREAM: Final = SOCK_STREAM | SOCK_NONBLOCK
 
 
 class Caller(Protocol):
-    """The object that a dial reports its result to."""
+    """The object to which a dial reports its result."""
 
     def reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
-        """Take the connected socket, on which `sent` of the first bytes have been sent already.
+        """Use the connected socket, on which the dial has already sent the first `sent` bytes.
 
-        The dial has counted the connection in ``backend.state.active``; the caller subtracts it at the end.
+        The dial has added 1 to ``backend.state.active``; the caller subtracts 1 when the connection ends.
         """
 
     def unreachable(self) -> None:
-        """Go on without a backend: none is left to try."""
+        """Go on without a backend, because the dial has no further backend to try."""
 
     def crash(self) -> None:
-        """End at once after an internal error."""
+        """End the connection at once after an internal error."""
 
 
 class Dialing:
@@ -74,9 +74,9 @@ class Dialing:
 
     Args:
         reactor: the source of events.
-        descriptors: the count of descriptors; a dial reports to it that the machine has none left.
-        own: the listeners' addresses, none of which is dialled.
-        counters: the counters, which count the targets that are not dialled.
+        descriptors: the count of descriptors, to which a dial reports that this machine has none left.
+        own: the listeners' addresses, to which no dial connects.
+        counters: the counters of TCP, among them the number of skipped targets (`Counters.loops`).
 
     Attributes:
         failures: the rate-limited log of backends that could not be reached.
@@ -95,19 +95,19 @@ class Dialing:
 class Dial:
     """A series of attempts to connect one client to one backend of a pool.
 
-    If a backend cannot be reached, or not within the connect timeout, the dial tries the next one. It tries
-    no target twice, and none after bytes were sent to a backend.
+    If a target cannot be reached within the connect timeout, the dial tries the next target. The dial tries
+    no failed target again, and no further target once it has sent bytes to a backend.
 
     Args:
         shared: the reactor, the descriptors and the counters.
         snapshot: the timeouts.
         pool: the backends to try.
-        first: the bytes to send with the connect: the PROXY header, and the client's bytes so far.
+        first: the bytes to send with the connect: the PROXY header, and the client's bytes read so far.
         caller: the object that receives the result, once.
-        client: the client's IP address, by which a balancer may choose.
+        client: the client's IP address, by which a balancer may choose a backend.
 
     Attributes:
-        stamp: monotonic time (s) at which the present attempt began.
+        stamp: monotonic time (s) at which the current attempt began.
         loops: the number of targets skipped because they are this proxy's own listeners.
     """
 
@@ -152,11 +152,11 @@ class Dial:
 
     @property
     def has_socket(self) -> bool:
-        """Whether the dial has a socket; it has none while an attempt waits to be repeated."""
+        """Whether the dial has a socket; a dial that waits to repeat an attempt has none."""
         return self._sock is not None
 
     def begin(self) -> None:
-        """Try one target after the other, until one is connected or its attempt is in progress."""
+        """Try one target after the other, until a target is connected or an attempt is in progress."""
         if self._is_cancelled:
             return
         shared = self._shared
@@ -181,7 +181,7 @@ class Dial:
         self._let_go()
 
     def expired(self) -> None:
-        """Give up on the current target and try the next: the connect timeout has passed."""
+        """Give up on the current target, because the connect timeout has passed, and try the next target."""
         # A wait for room on this machine, or in a unix socket's queue, says nothing about the backend.
         self._give_up_on_current(errno.ETIMEDOUT, is_local=self._retry is not None)
         self.begin()
@@ -191,7 +191,7 @@ class Dial:
         self._caller.crash()
 
     def _connect(self) -> bool:
-        """Start connecting to the current target; return whether the attempt is in progress or done."""
+        """Start connecting to the current target; return whether the attempt is in progress or successful."""
         assert self._current is not None  # noqa: S101 - `begin` has set it
         family, address = self._current[1]
         try:
@@ -202,7 +202,7 @@ class Dial:
                 if self._snapshot.keeps_alive:
                     set_option(SOL_SOCKET, SO_KEEPALIVE, 1)
                 if self._first:
-                    # The handshake's last segment then carries the first bytes: the backend wakes up once.
+                    # The handshake's last segment then carries the first bytes, so the backend wakes up once.
                     set_option(IPPROTO_TCP, TCP_QUICKACK, 0)
             code = sock.connect_ex(address)
         except OSError as error:
@@ -219,7 +219,7 @@ class Dial:
         return self._send_first(is_connected=code == 0)
 
     def _send_first(self, *, is_connected: bool) -> bool:
-        """Send the first bytes; return whether the target is connected or its attempt is in progress."""
+        """Send the first bytes; return whether the target is connected or the attempt is in progress."""
         assert self._sock is not None  # noqa: S101 - an attempt is under way
         sent = 0
         if self._first:
@@ -237,7 +237,7 @@ class Dial:
         return self._arrive(sent)
 
     def _on_event(self, mask: int) -> None:
-        assert self._sock is not None  # noqa: S101 - it is watched
+        assert self._sock is not None  # noqa: S101 - the reactor watches this socket
         code = self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
         if code:
             self._give_up_on_current(code)
@@ -282,7 +282,7 @@ class Dial:
         self._shared.failures.warning(
             "backend %s cannot be reached at %s: %s", backend.address, _shown(target), reason
         )
-        # A failed address says nothing about the backend while another of its addresses can be tried.
+        # While the backend has further addresses to try, a failed address says nothing about the backend.
         is_last = backend.socket_addresses[-1:] == (target,)
         if is_last and not is_local and code not in LOCAL_ERRORS:
             backend.state.client_failed(f"it cannot be reached: {reason}")

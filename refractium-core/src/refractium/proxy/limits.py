@@ -1,4 +1,4 @@
-"""Limits on connections and UDP sessions, in all and for each client address."""
+"""Limits on the numbers of connections and UDP sessions, in total and for each client address."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Limits:
     The counts are exact, because one `leave` follows every successful `enter`.
 
     Args:
-        settings: the limits, and the number of bits of an IPv6 address that count.
+        settings: the limits, and the prefix length of the networks by which IPv6 clients are counted.
         transport: the transport whose limits apply.
 
     Attributes:
@@ -50,7 +50,7 @@ class Limits:
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:
-        """Apply other limits to later connections; a connection that is counted already stays."""
+        """Apply new limits to later connections; connections that are already counted stay open."""
         self._max: int = getattr(settings, self.names.total)
         self._max_per_ip: int = getattr(settings, self.names.per_ip)
         self._host_bits = 128 - settings.ipv6_prefix_length
@@ -58,9 +58,9 @@ class Limits:
     def origin(self, ip: str) -> str:
         """Return the name under which the connections of an address are counted.
 
-        An IPv4 address is counted by itself, an IPv6 address by its network of `Settings.ipv6_prefix_length`
-        bits: a client is given a whole network and may come from each of its addresses (RFC 6177 section 2).
-        Link-local addresses all share one network, so each of them is counted by itself.
+        An IPv4 address is counted by itself. An IPv6 address is counted with all addresses that have the same
+        first `Settings.ipv6_prefix_length` bits, because one client may use every address of its network
+        (RFC 6177 section 2). All link-local addresses share one network, so each is counted by itself.
         """
         if ":" not in ip:
             return ip
@@ -70,7 +70,7 @@ class Limits:
         return f"{int(address) >> self._host_bits:x}/{128 - self._host_bits}"
 
     def enter(self, origin: str | None) -> str | None:
-        """Count one more connection, or return the name of the setting that refuses it.
+        """Count one more connection, or return the name of the setting whose limit is reached.
 
         Args:
             origin: the client's name from `Limits.origin`; None while the client is not known (see `assign`).
@@ -83,7 +83,7 @@ class Limits:
         return None
 
     def assign(self, origin: str) -> str | None:
-        """Count an entered connection for its origin, or return the name of the setting that refuses it."""
+        """Count one connection for its origin, or return the name of the setting whose limit is reached."""
         mine = self._by_ip.get(origin, 0)
         if mine >= self._max_per_ip:
             return self.names.per_ip
@@ -91,7 +91,7 @@ class Limits:
         return None
 
     def leave(self, origin: str | None) -> None:
-        """Remove one connection from the count, and from the count of its origin."""
+        """Remove one connection from the total count and from the count of its origin."""
         self.active -= 1
         if origin is None:
             return

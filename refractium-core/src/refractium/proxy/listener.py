@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 
 _socket = cast("type[socket.socket]", SocketType)
-"""The C base class of `socket.socket`. Python's class costs 3 us more per connection and adds nothing that is
-used here."""
+"""The C base class of `socket.socket`. The class `socket.socket` itself costs 3 us more per connection and
+adds nothing that this module uses."""
 _ACCEPTS_A_TURN: Final = 64
 
 
@@ -39,12 +39,12 @@ class Listener:
 
     Args:
         reactor: the source of events.
-        descriptors: the lender of descriptors. The listener borrows `A_CLIENT` of them (a number) for each
-            client, and `accepted` has to give them back.
+        descriptors: the lender of descriptors. The listener borrows `A_CLIENT` descriptors for each client;
+            the owner of the accepted socket gives these descriptors back.
         sock: a bound, listening socket, which the listener closes.
-        accepted: called with each new socket, its peer's address and the snapshot. The socket does not block,
-            and its close is a reset.
-        name: the listener's name, by which its rules are found.
+        accepted: a function that the listener calls with each new socket, the peer's address and the
+            snapshot. The socket is non-blocking, and its close is a reset.
+        name: the listener's name, by which the service finds the listener's routes.
         snapshot: the routes and timeouts for new clients.
     """
 
@@ -78,7 +78,7 @@ class Listener:
 
     @property
     def paused(self) -> str:
-        """The reason why the listener accepts no client now; empty while it accepts clients."""
+        """The reason why the listener accepts no client now; empty while the listener accepts clients."""
         return self._watching.why_paused
 
     def __repr__(self) -> str:
@@ -88,7 +88,7 @@ class Listener:
         self._accept_some()
 
     def _accept_some(self) -> bool:
-        """Accept waiting clients, at most a turn's share; return whether more may wait."""
+        """Accept at most `_ACCEPTS_A_TURN` waiting clients; return whether more clients may wait."""
         found: list[tuple[socket.socket, Peer]] = []
         may_be_more = self._take(found)
         self._descriptors.lent += A_CLIENT * len(found)
@@ -116,7 +116,7 @@ class Listener:
                     self._descriptors.ran_out()
                     self._pause_accepting(error.strerror)
                     return False
-                # The client left before it was accepted (ECONNABORTED and similar): nothing to do.
+                # The client left before the accept (ECONNABORTED and similar): nothing to do.
                 log.debug("accept: %s", error)
                 continue
             sock = _socket(self._family, SOCK_STREAM, 0, fd)
@@ -132,7 +132,7 @@ class Listener:
         return True
 
     def close(self) -> None:
-        """Close the listener; first accept the clients that have connected, as far as there is room."""
+        """Accept the clients that have already connected, as far as descriptors are left; then close."""
         self._watching.stop()
         for _ in range(BACKLOG // _ACCEPTS_A_TURN):
             if not self._accept_some():
@@ -140,7 +140,7 @@ class Listener:
         self._reactor.retire(self._sock)
 
     def crash(self) -> None:
-        """Pause, then go on accepting: no fault ends a listener."""
+        """Pause, then accept clients again: no fault ends a listener."""
         self._watching.rest()
 
     def _pause_accepting(self, why: str | None) -> None:

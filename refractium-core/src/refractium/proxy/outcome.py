@@ -21,7 +21,7 @@ class Ended(StrEnum):
     BACKEND_RESET = "backend reset"
     IDLE = "idle timeout"
     UNANSWERED = "unanswered"
-    """A UDP session without an answer: it ended at its timeout, or made room for another session."""
+    """A UDP session without an answer, which ended at its timeout or made room for another session."""
     DRAINED = "cut at the drain timeout"
     ABORTED = "cut by the stop"
     NO_ROUTE = "no route"
@@ -61,11 +61,11 @@ class Summary(Struct, frozen=True):
 
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:
-        """The metadata of the first bytes, by key. Some protocols read the bytes only at this access."""
+        """The metadata of the first bytes, by key. Some protocols parse the bytes only on this access."""
         return {} if self.match is None else metadata_of(self.match)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the attributes by name, with the metadata in the place of the match."""
+        """Return the attributes by name, with the metadata in place of the match."""
         told: dict[str, Any] = {
             name: getattr(self, name) for name in self.__struct_fields__ if name != "match"
         }
@@ -76,14 +76,14 @@ class Reporter(Protocol):
     """The receiver of summaries."""
 
     def is_wanted(self) -> bool:
-        """Return whether anybody reads summaries now. If not, no summary is made."""
+        """Return whether the receiver needs summaries now. If not, the services make no summaries."""
 
     def write(self, summary: Summary) -> None:
-        """Take the summary of one finished connection or session."""
+        """Receive the summary of one finished connection or session."""
 
 
 def metadata_of(match: ProtocolMatch | None) -> Mapping[str, MetadataValue]:
-    """Return the metadata of a match, without the values that are not a `MetadataValue`."""
+    """Return the metadata of a match, and leave out every value that is not a `MetadataValue`."""
     try:
         if match is None:
             return {}
@@ -98,4 +98,4 @@ def _is_metadata(value: object) -> bool:
     return isinstance(value, _SCALARS)
 
 
-_SCALARS: Final = (str, bool)  # a union type is built anew at each call, which takes longer than the check
+_SCALARS: Final = (str, bool)  # a union type would be built at each call, which takes longer than the check

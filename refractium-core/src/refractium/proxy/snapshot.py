@@ -1,4 +1,4 @@
-"""The routes and timeouts of a connection from its start to its end, whatever is reloaded meanwhile."""
+"""The routes and timeouts that a connection keeps from its start to its end, whatever a reload changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _KEEPALIVE: Final = Path("/proc/sys/net/ipv4/tcp_keepalive_time")
-"""The kernel's setting for IPv4, which holds for IPv6 as well (ip-sysctl)."""
+"""The kernel's keepalive time for IPv4, which applies to IPv6 as well (ip-sysctl)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,13 +28,13 @@ class Snapshot:
         loop: the event loop.
         router: the router, which chooses a route for each connection.
         settings: the limits and timeouts.
-        peeking: the deadlines of connections whose first bytes are awaited.
+        peeking: the deadlines of connections that wait for first bytes from their clients.
         connecting: the deadlines of attempts to connect to a backend.
         idle: the deadlines of welds.
         keeps_alive: whether a backend's socket sends probes to a silent peer (SO_KEEPALIVE, tcp(7)). If the
-            idle timeout ends the connection sooner, probes cost a timer and change nothing.
-        trusted: the networks of `Settings.proxy_protocol_from`, whose proxies name their clients in a header;
-            None if there are none.
+            idle timeout ends a connection before the first probe, keepalive only costs a timer.
+        trusted: the networks of `Settings.proxy_protocol_from`, whose proxies name their clients in a PROXY
+            header; None if the setting is empty.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -59,13 +59,13 @@ class Snapshot:
         object.__setattr__(self, "trusted", Networks(trusted) if trusted else None)
 
     def close(self) -> None:
-        """Cancel the timers, once the connections of the snapshot have ended."""
+        """Cancel the timers, after the connections of the snapshot have ended."""
         for deadlines in (self.peeking, self.connecting, self.idle):
             deadlines.close()
 
 
 def _keepalive_seconds() -> int:
-    """Return the seconds of silence before a first keepalive probe; 0 if the kernel does not show them."""
+    """Return the seconds of silence before a first keepalive probe; 0 if the kernel does not show it."""
     try:
         return int(_KEEPALIVE.read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from refractium.routing import Pool
 
 _SESSIONS: Final = itertools.count(secrets.randbits(63))
-"""Session numbers of 64 bits. They start at random, so two runs are unlikely to share a number."""
+"""Session numbers of 64 bits. The first number is random, so two runs are unlikely to share a number."""
 
 
 def open_tap(
@@ -36,7 +36,7 @@ def open_tap(
     """Tell the hooks of a pool that a session has begun, and return the tap of the session.
 
     Args:
-        pool: a pool that has taps.
+        pool: a pool with packet hooks.
         transport: the client's transport.
         client: the client's IP address and port.
         backend: the session's backend.

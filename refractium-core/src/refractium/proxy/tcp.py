@@ -1,4 +1,4 @@
-"""The TCP service of one engine: its listeners, its connections and the objects that they share."""
+"""The TCP service of one engine: the listeners, the connections and the objects that all of them share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TcpService:
         routers: the router of each listener, by the listener's name.
         settings: the limits and timeouts.
         limits: the limits on the number of connections.
-        report: the receiver of a summary of every finished connection.
+        report: the receiver of the summaries of finished connections.
         descriptors: the lender of `A_CLIENT` descriptors for each connection.
     """
 
@@ -72,7 +72,7 @@ class TcpService:
 
     @property
     def awaiting_socket(self) -> int:
-        """The number of connections without a backend's socket."""
+        """The number of connections that have no socket to a backend."""
         return sum(not connection.has_backend_socket for connection in self.connections)
 
     def listen(self, sock: socket.socket, name: str) -> Listener:
@@ -83,9 +83,9 @@ class TcpService:
         return listener
 
     def apply(self, routers: Mapping[str, Router], settings: Settings) -> None:
-        """Use other routes and timeouts for new connections; existing connections keep theirs.
+        """Use new routes and timeouts for new connections; existing connections keep the old ones.
 
-        A listener that is missing in `routers` keeps its routes and timeouts until it is closed.
+        A listener that is missing from `routers` keeps its routes and timeouts until the listener is closed.
         """
         self.snapshots = self._take_snapshots(routers, settings)
         self.welding.backend_buffer = settings.backend_buffer_size
@@ -93,37 +93,37 @@ class TcpService:
             listener.snapshot = self.snapshots.get(listener.name, listener.snapshot)
 
     def stop_listening(self, listener: Listener) -> None:
-        """Close one listener; its connections go on."""
+        """Close one listener; connections from this listener continue."""
         self.listeners.remove(listener)
         self.own.discard(listener.address)
         listener.close()
 
     def drain(self) -> None:
-        """Close the listeners; connections go on."""
+        """Close all listeners; connections continue."""
         for listener in self.listeners:
             listener.close()
         self.listeners.clear()
 
     def cut(self, how: Ended) -> int:
-        """Reset all connections that are left, and return their number."""
+        """Reset all remaining connections, and return the number of these connections."""
         left = list(self.connections)
         for connection in left:
             connection.cut(how)
         return len(left)
 
     def close(self) -> None:
-        """Cancel all timers, once the listeners and connections have been closed."""
+        """Cancel all timers and close unused pipes, after all listeners and connections have been closed."""
         for snapshot in self.snapshots.values():
             snapshot.close()
         self.welding.pipes.close()
 
     def refused_late(self, connection: Connection, ip: str, reason: str) -> None:
-        """Forget a connection, and count it as refused because of the client in its PROXY header."""
+        """Remove a connection, and count a refusal of the client that its PROXY header names."""
         self.forget(connection, None)
         self._count_refused(ip, reason)
 
     def forget(self, connection: Connection, origin: str | None) -> None:
-        """Remove a connection whose sockets are closed, and free its place in the limits."""
+        """Remove a connection whose sockets are closed, and subtract the connection from all counts."""
         self.connections.discard(connection)
         self.descriptors.lent -= A_CLIENT
         self.limits.leave(origin)
@@ -141,8 +141,8 @@ class TcpService:
         self.counters.accepted += 1
         ip = plain_ip(peer[0])
         trusted, access = snapshot.trusted, snapshot.router.access
-        # A trusted proxy has as many connections as all of its clients together. So access rules and the
-        # limit per address hold for the client in its PROXY header, not for the proxy.
+        # A trusted proxy opens the connections of all of its clients. So access rules and the limit per
+        # address apply to the client that the PROXY header names, not to the proxy.
         is_trusted = trusted is not None and ip in trusted
         origin = None
         if is_trusted or access is None or access.admits(ip):

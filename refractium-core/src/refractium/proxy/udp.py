@@ -1,4 +1,4 @@
-"""The UDP service of one engine: sessions, each with a connected socket between one client and a backend.
+"""The UDP service of one engine: sessions, each with one client and one socket connected to a backend.
 
 The first datagram of a session decides its route, and all later datagrams take the same route. An error (an
 ICMP error, a full queue) affects only its own session, and the session goes on with the next datagram.
@@ -39,11 +39,11 @@ log = logging.getLogger(__name__)
 _DATAGRAM: Final = 65_536
 """Bytes of the buffer, more than any datagram holds (65,507 bytes over IPv4, 65,527 over IPv6)."""
 _DATAGRAMS_A_TURN: Final = 64
-"""Datagrams that are read from one socket before other sockets have their turn."""
+"""Number of datagrams after which a listener lets other sockets have their turn."""
 _QUIET: Final = 1.0
 """Seconds without a datagram after which a session counts as finished when the proxy drains."""
 _SHARE_OF_DESCRIPTORS: Final = 3
-"""Sessions may hold one in this many of the descriptors that the process may open."""
+"""All sessions together may hold at most the descriptor limit of the process, divided by this number."""
 
 
 class UdpService:
@@ -54,7 +54,7 @@ class UdpService:
         routers: the router of each listener, by the listener's name.
         settings: the timeouts.
         limits: the limits on the number of sessions.
-        report: the receiver of a summary of every finished session.
+        report: the receiver of the summaries of finished sessions.
         descriptors: the lender of one descriptor for each session.
     """
 
@@ -80,25 +80,25 @@ class UdpService:
         self.is_draining = False
         self.drained = asyncio.Event()
         self.drained.set()
-        # All sockets share one buffer, because a datagram is sent on before the next one is read.
+        # All sockets share one buffer: the service sends each datagram before it reads the next datagram.
         self.buffer = bytearray(_DATAGRAM)
         self.view = memoryview(self.buffer)
         self.refusals = Throttled(log)
         self.failures = Throttled(log)
         self._silence: dict[int, Deadlines] = {}
-        # Sessions in the order of their start: the oldest one makes room when a limit is reached.
+        # Unanswered sessions by their start: the oldest session makes room when a limit is reached.
         self._unanswered: dict[Session, None] = {}
         self._unanswered_of: dict[str, dict[Session, None]] = {}
 
     def listen(self, sock: socket.socket, name: str) -> UdpListener:
-        """Take datagrams from a bound socket, which the service owns from now on."""
+        """Receive datagrams on a bound socket, which the service owns from now on."""
         listener = UdpListener(self, sock, name, self.routers[name])
         self.own.add(sock)
         self.listeners.append(listener)
         return listener
 
     def silence(self, pool: Pool, *, answered: bool) -> Deadlines:
-        """Return the deadlines for the answered, or for the unanswered, sessions of a pool."""
+        """Return the deadlines for the answered or for the unanswered sessions of a pool."""
         timeout_ms = pool.session_timeout_ms or self.settings.udp_session_timeout_ms
         if not answered:
             timeout_ms = min(timeout_ms, self.settings.udp_unanswered_timeout_ms)
@@ -107,9 +107,9 @@ class UdpService:
         return self._silence[timeout_ms]
 
     def apply(self, routers: Mapping[str, Router], settings: Settings) -> None:
-        """Use other routes and timeouts for new sessions; existing sessions keep theirs.
+        """Use new routes and timeouts for new sessions; existing sessions keep the old ones.
 
-        A listener that is missing in `routers` keeps its routes until it is closed.
+        A listener that is missing from `routers` keeps its routes until the listener is closed.
         """
         self.routers = routers
         self.settings = settings
@@ -126,7 +126,7 @@ class UdpService:
         self.reactor.retire(listener.sock)
 
     def drain(self) -> None:
-        """Refuse new sessions, and end each session as soon as it has gone quiet (`_QUIET`)."""
+        """Refuse new sessions, and end each session after `_QUIET` seconds without a datagram."""
         self.is_draining = True
         quiet_since = self.reactor.loop.time() - _QUIET
         for session in [one for one in self.sessions.values() if one.stamp <= quiet_since]:
@@ -135,14 +135,14 @@ class UdpService:
             self.reactor.loop.call_later(_QUIET / 10, self.drain)
 
     def cut(self, how: Ended) -> int:
-        """End all sessions that are left, and return their number."""
+        """End all remaining sessions, and return the number of these sessions."""
         left = list(self.sessions.values())
         for session in left:
             session.end(how)
         return len(left)
 
     def close(self) -> None:
-        """Close the listeners and cancel all timers, once the sessions have ended."""
+        """Close the listeners and cancel all timers, after all sessions have ended."""
         for listener in self.listeners:
             listener.watching.stop()
             self.reactor.retire(listener.sock)
@@ -187,7 +187,7 @@ class UdpService:
         return session
 
     def _why_not(self, pool: Pool, ip: str) -> str | None:
-        """Return the reason to refuse a client's session with a pool, or count the session."""
+        """Return the reason to refuse a client's session with a pool; without a reason, count the session."""
         if not pool.admits(ip):
             return DENIED
         if pool.action is not None:
@@ -197,7 +197,7 @@ class UdpService:
         reason = limits.names.total if self._holds_too_many_descriptors() else limits.enter(origin)
         if reason is None:
             return None
-        # An unanswered session may come from a forged address, so it is worth less than a new session.
+        # An unanswered session may come from a forged address, so the oldest makes room for the new session.
         those = self._unanswered_of.get(origin, {}) if reason == limits.names.per_ip else self._unanswered
         oldest = next(iter(those), None)
         if oldest is None:
@@ -210,7 +210,7 @@ class UdpService:
         return len(self.sessions) >= self.descriptors.limit // _SHARE_OF_DESCRIPTORS
 
     def answered(self, session: Session) -> None:
-        """Remove a session from the unanswered sessions, which make room for new ones."""
+        """Remove a session from the unanswered sessions, which make room for new sessions."""
         self._unanswered.pop(session, None)
         if (those := self._unanswered_of.get(session.origin)) is not None:
             those.pop(session, None)
@@ -222,7 +222,7 @@ class UdpService:
         self.refusals.warning("refused a session from %s: %s", ip, why_refused(reason))
 
     def ended(self, session: Session, how: Ended) -> None:
-        """Remove and count a session that has closed its socket."""
+        """Remove a session that has closed its socket, and count the session as finished."""
         del self.sessions[session.key]
         self.answered(session)
         self.limits.leave(session.origin)
@@ -234,12 +234,12 @@ class UdpService:
 
 
 class UdpListener:
-    """A bound UDP socket that takes the datagrams of clients.
+    """A bound UDP socket that receives the datagrams of clients.
 
     Args:
         service: the UDP service that owns the listener.
         sock: the bound socket.
-        name: the listener's name, to which its rules belong.
+        name: the listener's name, by which the service finds the listener's routes.
         router: the router for new sessions.
     """
 
@@ -259,14 +259,14 @@ class UdpListener:
 
     @property
     def paused(self) -> str:
-        """The reason why the listener takes no datagram now; empty while it takes datagrams."""
+        """The reason why the listener receives no datagrams now; empty while it receives datagrams."""
         return self.watching.why_paused
 
     def __repr__(self) -> str:
         return f"<UdpListener {join_host_port(self.address[0], self.address[1])}>"
 
     def crash(self) -> None:
-        """Pause, then take datagrams again: no fault with a datagram ends a listener."""
+        """Pause, then receive datagrams again: no fault with a datagram ends a listener."""
         self.watching.rest()
 
     def _on_event(self, _mask: int) -> None:
@@ -297,7 +297,7 @@ class UdpListener:
         """Send a datagram to a client.
 
         Raises:
-            OSError: the kernel does not take the datagram.
+            OSError: the kernel does not send the datagram.
         """
         if control:
             self.sock.sendmsg([datagram], control, 0, client)

@@ -1,4 +1,4 @@
-"""A UDP session: one client's datagrams, and the answers of its backend."""
+"""A UDP session: the datagrams of one client, and the answers of a backend."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """The datagrams of one client, and the answers of its backend.
+    """A UDP session, which passes datagrams on between one client and one backend at a time.
 
     Attributes:
         stamp: monotonic time (s) of the last datagram in either direction.
@@ -104,7 +104,7 @@ class Session:
         return self.up, self.down
 
     def send_up(self, datagram: memoryview) -> bool:
-        """Send a datagram to the backend, or to the next one if it refuses; return whether it was sent."""
+        """Send a datagram to the backend or, after an error, to the next; return whether it was sent."""
         self.stamp = self._service.reactor.turned
         for _ in range(1 + len(self._pool.backends)):
             if self._sock is None and not self._connect():
@@ -158,7 +158,7 @@ class Session:
         )
 
     def _build_header(self) -> bytes:
-        """Return the PROXY header, which stands ahead of the payload in the first datagram to a backend."""
+        """Return the PROXY header, which precedes the payload in the first datagram to a backend."""
         version = self._pool.proxy_protocol
         if version is None:
             return b""
@@ -167,7 +167,7 @@ class Session:
         return build(version, Transport.UDP, source, destination, metadata_of(self._match))
 
     def _connect(self) -> bool:
-        """Connect a socket to the pool's next target; return whether one was connected."""
+        """Connect a socket to the pool's next target; return whether a socket was connected."""
         service = self._service
         if not service.descriptors.left(1):
             service.failures.warning("no socket for a session: %s", os.strerror(errno.EMFILE))
@@ -199,7 +199,7 @@ class Session:
         return False
 
     def _disconnect(self, error: OSError) -> None:
-        """Give up this backend; the next datagram goes to the pool's next backend."""
+        """Give up this backend after an error; the next send goes to the pool's next backend."""
         assert self._sock is not None  # noqa: S101 - this socket has just failed
         assert self._backend is not None  # noqa: S101
         self._service.failures.warning("backend %s refuses: %s", self._backend.address, error.strerror)
@@ -207,7 +207,7 @@ class Session:
         _blame(self._backend, "it refuses", error)
 
     def _let_go(self) -> None:
-        """Close the socket to the backend, if there is one."""
+        """Close the socket to the backend, if the session has such a socket."""
         if self._sock is not None and self._backend is not None:
             self._backend.state.active -= 1
             self._service.reactor.retire(self._sock)
@@ -216,11 +216,11 @@ class Session:
 
     def _on_event(self, _mask: int) -> None:
         sock, backend = self._sock, self._backend
-        assert sock is not None  # noqa: S101 - it is watched
+        assert sock is not None  # noqa: S101 - the reactor watches this socket
         assert backend is not None  # noqa: S101
         service = self._service
         self.stamp = service.reactor.turned
-        # Read one answer only: mostly there is no second one, and looking for it takes a tenth of the time of
+        # Read one answer only: mostly no second answer waits, and a second read takes a tenth of the time of
         # a query. The epoll reports further answers.
         try:
             size = sock.recv_into(service.buffer)
@@ -251,8 +251,8 @@ class Session:
 class TappedSession(Session):
     """A session whose hooks receive every datagram that was passed on.
 
-    When the session moves to another backend, its hooks see one session end and another begin, because a
-    session of a hook has one client and one backend.
+    When the session changes its backend, the hooks see one session end and another session begin: for
+    hooks, a session has one client and one backend.
     """
 
     __slots__ = ("_began", "_peer", "_tap")

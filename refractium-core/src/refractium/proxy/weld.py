@@ -1,15 +1,15 @@
-"""A weld: the sockets of client and backend, joined so that both see what a direct connection would show.
+"""A weld: the sockets of client and backend, joined so that both peers see the events of a direct connection.
 
-A weld has two flows, one per direction. A flow moves bytes until its source has no more or its sink takes no
-more. The epoll reports when the flow can go on. The rules:
+A weld has two flows, one per direction. A flow moves bytes until its source has no more bytes or its sink
+takes no more bytes. The epoll reports when the flow can go on. The rules:
 
 - A flow ends when recv returns 0. After its last byte, the flow shuts the sink down for writing (half-close).
-- A flow passes on a reset as a reset, after the bytes that came before it. The kernel reports a reset once:
-  if a send learns of it, the next recv looks like an orderly end. So `Flow.broken` remembers the reset.
-- A flow holds at most one buffer of bytes that its sink has not taken. While it holds bytes, it does not read
-  its source. The bytes that the kernel holds are bounded too (`sockets.bind`, `sockets.bulk`).
-- While a sink has been sent only a part of a stream, its close is a reset. So a killed process leaves no
-  truncated stream that looks complete.
+- A flow passes on a reset as a reset, after all earlier bytes. The kernel reports a reset only once: if a
+  send fails with the reset, the next recv looks like an orderly end. So `Flow.broken` records the reset.
+- A flow holds at most one buffer of bytes that its sink has not taken. While a flow holds bytes, it does not
+  read its source. The bytes that the kernel holds are bounded too (`sockets.bind`, `sockets.bulk`).
+- As long as a sink has received only a part of a stream, the close of the sink is a reset. So a killed
+  process leaves no truncated stream that looks complete.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from refractium.sockets.reactor import Reactor
 
 BUFFER: Final = 65_536
-"""Bytes that one read may return, and that a flow may hold."""
+"""Maximum number of bytes that one read returns, and that a flow holds."""
 _READS_A_TURN: Final = 16
-"""Full reads after which a flow lets other flows have their turn."""
+"""Number of full reads after which a flow lets other flows have their turn."""
 _READS_BEFORE_SPLICE: Final = 3
-"""Full reads in one turn; with one more, the transfer is bulk, and the kernel moves the bytes."""
+"""If a flow makes more full reads than this in one turn, the transfer is bulk: the kernel moves the bytes."""
 _SPLICES_A_TURN: Final = 2
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _RESET_POLL: Final = (0.005, 0.32)
-"""Seconds between checks that the sink has taken the last bytes before a reset: at first, and at most."""
+"""First and longest pause (s) between checks whether the sink has taken the last bytes before a reset."""
 _RESET_PATIENCE: Final = 30.0
-"""Seconds without progress after which a reset goes out although the sink has not taken the last bytes."""
+"""Seconds without progress after which a weld sends a reset even if the sink has not taken the last bytes."""
 _EVENTS: Final = IN | EDGE
 _AF_UNIX: Final = int(socket.AF_UNIX)
 
@@ -62,8 +62,8 @@ class Welding:
         backend_buffer: the first value of the attribute `backend_buffer`.
 
     Attributes:
-        backend_buffer: bytes that the kernel may take from a backend in bulk before its client has taken
-            them; with 0 the kernel chooses the number.
+        backend_buffer: maximum number of bytes of bulk that the kernel receives from a backend before the
+            flow reads these bytes; with 0 the kernel chooses this maximum.
     """
 
     def __init__(self, reactor: Reactor, descriptors: Descriptors, backend_buffer: int = 0) -> None:
@@ -82,7 +82,8 @@ class Weld:
         shared: the reactor, the buffer and the pipes.
         client: the client's socket, whose close is a reset.
         backend: the backend's socket, whose close is an orderly end.
-        on_end: called once with the way in which the weld ended, after the weld has let both sockets go.
+        on_end: a function that the weld calls once, after it has released both sockets, with the way in which
+            the weld ended.
 
     Attributes:
         stamp: monotonic time (s) of the last activity.
@@ -120,8 +121,8 @@ class Weld:
             first: the bytes for the backend: the preface, and all bytes read from the client so far.
             sent: the number of bytes of `first` that have been sent to the backend.
             client_ended: whether the client has ended its side.
-            preface: the number of bytes of `first` that the client did not send. ``up.count`` leaves them
-                out, and is below zero until they are sent.
+            preface: the number of bytes of `first` that the client did not send. ``up.count`` does
+                not count these bytes, and is below zero until these bytes are sent.
         """
         reactor, up, down = self.shared.reactor, self.up, self.down
         up.count = sent - preface
@@ -131,7 +132,7 @@ class Weld:
             up.held = first[sent:]
             up.guard()
             up.await_room()
-        # The epoll does not repeat the events that came before the weld watched the sockets.
+        # The epoll does not repeat events from the time before the weld watched the sockets.
         if client_was_watched or client_ended:
             up.ended = client_ended
             up.near_end = True
@@ -141,13 +142,13 @@ class Weld:
             down.run()
 
     def tell(self, tap: Tap) -> None:
-        """Pass all bytes that are received from now on to a tap."""
+        """Pass all bytes that the weld receives from now on to a tap."""
         for flow, direction in ((self.up, Direction.INBOUND), (self.down, Direction.OUTBOUND)):
             flow.receive = tapped(flow, tap, direction)
             flow.may_splice = False
 
     def end(self, how: Ended) -> None:
-        """Close both sockets. Unless the close is a reset, the kernel still delivers the bytes it holds."""
+        """Close both sockets. After an orderly close, the kernel still delivers the bytes that it holds."""
         if self._timer is not None:
             self._timer.cancel()
         retire = self.shared.reactor.retire
@@ -156,12 +157,12 @@ class Weld:
             if flow.pipe is not None:
                 flow.release()
             retire(flow.sock)
-            # These references form cycles. Without them, all objects are freed at once, not by a collection.
+            # These references form cycles. Without cycles, Python frees all objects at once.
             del flow.weld, flow.opposite
         self._on_end(how)
 
     def abort(self, how: Ended) -> None:
-        """Reset both sides at once, so that neither takes a truncated stream for a complete stream."""
+        """Reset both sides at once, so that neither side takes a truncated stream for a complete stream."""
         reset_on_close(self.up.sock)
         reset_on_close(self.down.sock)
         self.end(how)
@@ -200,7 +201,9 @@ class Weld:
 
 
 class Flow:
-    """One direction of a weld: it reads from its source and sends to its sink, the opposite flow's source.
+    """One direction of a weld.
+
+    A flow reads from its source and sends to its sink, which is the source of the opposite flow.
 
     Args:
         weld: the weld that the flow belongs to.
@@ -217,14 +220,15 @@ class Flow:
         broken: whether the source was reset or has failed otherwise.
         count: the number of bytes that the sink has taken.
         held: the bytes that were read and that the sink has not taken.
-        pipe: the pipe through which bulk goes; None while no bulk goes through a pipe.
-        may_splice: whether bytes may go through a pipe: only if nobody but the sink receives them.
-        receive: a function that reads into a buffer, as ``sock.recv_into`` does. In a session with hooks it
-            also passes the bytes to the hooks.
-        is_local: whether the source is a unix socket. A short read of it does not prove that it is empty.
-        is_bulk: whether bulk has passed, so that the sockets have the options of bulk (`_prepare_bulk`).
-        more: a flag for sends. Once the source has announced its end, the kernel holds sent bytes back until
-            that end, so that both are one segment (MSG_MORE, send(2)). This saves 4 us per short connection.
+        pipe: the pipe through which the flow moves bulk; None while the flow has no pipe.
+        may_splice: whether the flow may use a pipe: both sockets are TCP, and no hook receives the bytes.
+        receive: a function that reads into a buffer, as ``sock.recv_into`` does. In a session with hooks
+            the function also passes the bytes to the hooks.
+        is_local: whether the source is a unix socket, which may have more bytes after a short read.
+        is_bulk: whether the flow has begun to move bulk, so that its sockets have the options for bulk.
+        more: flags for sends: MSG_MORE (send(2)) once the source has announced its end, else 0. With MSG_MORE
+            the kernel holds sent bytes back until that end, so that both are one segment. This saves 4 us per
+            short connection.
         near_end: whether the source has announced its end, so that the flow reads until that end.
         ended: whether the source has no more bytes, for any reason.
         done: whether the flow has nothing left to do.
@@ -260,7 +264,7 @@ class Flow:
         weld: Weld,
         sock: socket.socket,
         sink: socket.socket,
-        is_local: bool,  # noqa: FBT001 - two of these are made for every connection
+        is_local: bool,  # noqa: FBT001 - two flows are made for every connection
         may_splice: bool,  # noqa: FBT001
     ) -> None:
         self.weld = weld
@@ -296,12 +300,12 @@ class Flow:
             opposite.run()
 
     def run(self) -> None:  # noqa: C901, PLR0911, PLR0912 - the one loop every byte goes through
-        """Move bytes until the source has none, the sink takes none, or this turn's share is used up."""
+        """Move bytes until the source is empty, the sink takes no bytes, or this turn's share is used up."""
         if self.done or (self.pipe is not None and not self._pump()):
             return
         view, receive, send = self._view, self.receive, self._send
         reads = 0
-        while reads < _READS_A_TURN:  # `range` would cost a hundredth of a small exchange
+        while reads < _READS_A_TURN:  # `range` would add 1% to a small exchange
             if self.held and not self._flush():
                 return
             if self.ended:
@@ -337,8 +341,8 @@ class Flow:
                 self.held = bytes(view[sent:got])
                 self.await_room()
                 return
-            # A short read has emptied the source, and later bytes make a new edge. An end that was announced
-            # before makes no new edge, so then the loop reads on.
+            # A short read has emptied the source, and the epoll reports later bytes. The epoll does not
+            # repeat an end that the source has announced before, so after such an end the loop reads on.
             if got < BUFFER:
                 if not self.near_end:
                     return
@@ -348,7 +352,7 @@ class Flow:
         self.weld.shared.reactor.again(self.run)
 
     def _pump(self) -> bool:
-        """Move bytes through the pipe; return whether the source is empty for now and the pipe given back."""
+        """Move bytes through the pipe; return whether the source is empty and the pipe is given back."""
         pipe = self.pipe
         assert pipe is not None  # noqa: S101 - callers have checked it
         source, sink = self.sock.fileno(), self.opposite.sock.fileno()
@@ -364,10 +368,10 @@ class Flow:
                         return False
                     break
                 except OSError:
-                    # After a reset of the source, splice fails already at an urgent byte before its end.
+                    # After a reset of the source, splice already fails at an urgent byte before the end.
                     self.broken, self.ended = True, not self._has_more()
-                # After 0 bytes, recv finds out whether the source has ended: at an urgent byte, splice also
-                # returns 0.
+                # If splice returns 0, the source has ended, or the next byte is urgent. The next recv finds
+                # out whether the source has ended.
                 if not pipe.count:
                     break
             try:
@@ -405,7 +409,8 @@ class Flow:
 
     def _prepare_bulk(self) -> None:
         sink, size = self.opposite.sock, self.weld.shared.backend_buffer
-        # Not for copied bulk: it gained a fifth, but a hook then missed half of the bytes, not a fifth.
+        # Copied bulk keeps its pacing. Without pacing, the rate of copying rose by a fifth, but a hook then
+        # missed half of the bytes instead of a fifth.
         if self.may_splice:
             stop_pacing_here(sink)
         bound_sink(sink)
@@ -415,8 +420,9 @@ class Flow:
     def guard(self) -> None:
         """Make a close of the sink a reset from now on, until this flow has ended.
 
-        From now on the sink also sends at once. The first bytes needed no option for that: the kernel holds
-        back a small segment only behind another small segment (Minshall's form of Nagle's algorithm).
+        From now on the kernel also sends the sink's bytes at once. The first bytes needed no option for that:
+        the kernel holds back a small segment only behind another small segment (Minshall's form of Nagle's
+        algorithm).
         """
         self.is_guarded = True
         sink = self.opposite
@@ -463,7 +469,7 @@ class Flow:
             self.opposite.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _finish(self) -> None:
-        """Pass the end of the source on to the sink, which has been handed all bytes before it."""
+        """Pass the end of the source on to the sink, after all bytes have been sent to the sink."""
         self.done = True
         if self.broken:
             self.weld.pass_on_reset(self)
@@ -480,12 +486,12 @@ class Flow:
                     self.weld.abort(Ended.FAULT)  # the sink would never learn of the end
 
     def sink_broke(self) -> None:
-        """Give up a sink that takes no more bytes, and read the bytes that it has sent before."""
+        """Give up a sink that takes no more bytes, and read the bytes that arrived from that sink before."""
         if self.done:
             return
         opposite = self.opposite
         if not is_over(opposite.sock):
-            # This machine failed (ENOBUFS, ENOMEM): the sink goes on, and no event will ever report this.
+            # This machine failed (ENOBUFS, ENOMEM): the sink still works, and no event reports the failure.
             self.weld.abort(Ended.FAULT)
             return
         opposite.broken = True
