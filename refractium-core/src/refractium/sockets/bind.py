@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 UNSENT: Final = 131_072
-"""Unsent bytes that the kernel takes for a client (TCP_NOTSENT_LOWAT, tcp(7)). Without this option, the
-kernel buffers megabytes for a client that reads nothing."""
+"""Maximum number of unsent bytes that the kernel buffers for a client (TCP_NOTSENT_LOWAT, tcp(7)). Without
+this option, the kernel buffers megabytes for a client that reads nothing."""
 BACKLOG: Final = 4096
-"""Clients that may wait to be accepted; the kernel may allow fewer (net.core.somaxconn)."""
+"""Maximum number of clients that wait for an accept; the kernel may allow fewer (net.core.somaxconn)."""
 _RECEIVE_BUFFER: Final = 4 * 1024 * 1024
-"""Bytes that a UDP listener asks the kernel to queue; the kernel may give less (net.core.rmem_max)."""
+"""Bytes of the receive buffer that a UDP listener asks for; the kernel may grant less (net.core.rmem_max)."""
 
 
 async def addresses_of(
@@ -31,16 +31,16 @@ async def addresses_of(
     port: int,
     timeout: float | None = None,  # noqa: ASYNC109
 ) -> Found:
-    """Return the addresses of a host in the form that `bind` takes.
+    """Return the addresses of a host in the form that `bind` accepts.
 
     Args:
         transport: the listener's transport.
         host: an IP address or a name.
         port: the listener's port.
-        timeout: the time that a name server may take (s); by default the time of resolv.conf(5).
+        timeout: the maximum time to resolve a name (s); by default the time of resolv.conf(5).
 
     Raises:
-        ListenError: the name cannot be resolved, or not in time.
+        ListenError: the lookup of the name failed or took too long.
     """
     shown = _shown(transport, host, port)
     try:
@@ -50,16 +50,16 @@ async def addresses_of(
 
 
 def bind(transport: Transport, host: str, port: int, found: Found) -> list[socket.socket]:
-    """Bind a socket to every address of a host; TCP sockets also listen.
+    """Bind one socket to each address of a host; TCP sockets also listen.
 
     Args:
         transport: the transport of the sockets.
-        host: an IP address or a name, for errors; ``::`` takes IPv4 clients as well.
-        port: the port; 0 takes one free port for all addresses.
+        host: an IP address or a name, for error messages. A socket on ``::`` also receives from IPv4 clients.
+        port: the port. With 0, the kernel chooses one free port, and all addresses use this port.
         found: the addresses of the host (`addresses_of`).
 
     Raises:
-        ListenError: an address cannot be bound. Then all other sockets are closed again.
+        ListenError: an address cannot be bound. Then the function closes the sockets that it has bound.
     """
     kind = socket.SOCK_STREAM if transport is Transport.TCP else socket.SOCK_DGRAM
     sockets: list[socket.socket] = []
@@ -79,7 +79,7 @@ def _shown(transport: Transport, host: str, port: int) -> str:
 
 
 def prepare(sock: socket.socket) -> None:
-    """Give a bound socket the options of a listener."""
+    """Set the options of a listener on a bound socket."""
     sock.setblocking(False)  # noqa: FBT003 - positional by its nature
     if sock.type == socket.SOCK_STREAM:
         # Accepted sockets inherit these four options, which saves four system calls per connection.
@@ -93,11 +93,11 @@ def prepare(sock: socket.socket) -> None:
 
 
 def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
-    """Return several sockets for the address of a bound socket, so that several processes can serve there.
+    """Return sockets for the address of a bound socket, so that several processes can serve that address.
 
-    The kernel spreads clients over the sockets. All that comes from one address and port goes to one socket
-    (SO_REUSEPORT, socket(7)). `sock` was bound without that option, so that the kernel refuses a port which
-    another program, or another instance of this program, has.
+    The kernel distributes the clients over the sockets. All traffic from one address and port goes to one
+    socket (SO_REUSEPORT, socket(7)). `sock` was bound without that option, so that the kernel refuses a port
+    that another program, or another instance of this program, already uses.
 
     Args:
         sock: a bound socket with the options of a listener (`prepare`).
@@ -105,8 +105,8 @@ def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
 
     Returns:
         Exactly `count` entries. If `sock` must stay the only socket on its address, every other TCP entry is
-        a duplicate of it, and every other UDP entry is None. Replies to a duplicate of a UDP socket could
-        reach the wrong process.
+        a duplicate of `sock`, and every other UDP entry is None. With duplicates of a UDP socket, a datagram
+        could reach the wrong process.
     """
     found: list[socket.socket | None] = [sock]
     try:
@@ -114,8 +114,8 @@ def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
         while len(found) < count:
             found.append(_open(sock.type, sock.family, sock.getsockname(), like=sock))
     except OSError:
-        # Another user handed `sock` down, and only that user may bind here again; or its port needs rights
-        # that this process has given up.
+        # Either another user handed `sock` down, and only that user may bind this address again. Or the port
+        # of `sock` needs rights that this process has given up.
         for one in found[1:]:
             one.close()  # type: ignore[union-attr]
         is_tcp = sock.type == socket.SOCK_STREAM
@@ -135,14 +135,14 @@ def _open(
         if like is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if kind == socket.SOCK_STREAM:
-            # Accepted sockets inherit this option. Without it, sockets in TIME_WAIT keep the port from the
-            # next start. UDP goes without it, because a second instance could take the port silently.
+            # Accepted sockets inherit this option. Without the option, sockets in TIME_WAIT block the port at
+            # the next start. UDP sockets go without it: a second instance could bind the port unnoticed.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         if kind == socket.SOCK_STREAM:
             sock.listen(BACKLOG)
-            # Accepted sockets inherit this option as well. A socket that was handed down does not get it,
-            # because another program may accept from that socket at another time.
+            # Accepted sockets inherit this option as well. A socket that was handed down must not have this
+            # option, because another program may accept from that socket at another time.
             reset_on_close(sock)
         prepare(sock)
     except OSError:

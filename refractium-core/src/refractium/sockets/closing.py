@@ -1,8 +1,8 @@
 """The close of a TCP socket, which its peer sees as an orderly end or as a reset.
 
-The kernel closes the sockets of a killed process, and a peer cannot tell that end from any other end. So the
-close of a socket that may have been sent a part of a stream is a reset, until the stream has ended. A unix
-socket takes the option too, but has no reset: its peer always sees an end.
+The kernel closes the sockets of a killed process, and a peer cannot tell such a close from any other close.
+So the close of a socket is a reset while the peer may have received only a part of a stream. A unix socket
+accepts the option too, but has no reset: the peer always sees an orderly end.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from socket import SO_LINGER, SOL_SOCKET
 from typing import Final
 
 _RESET: Final = struct.pack("ii", 1, 0)
-"""A struct linger (socket(7)): on, with a time of 0."""
+"""A struct linger (socket(7)) that turns the option on, with a time of 0 s."""
 _END: Final = struct.pack("ii", 0, 0)
 _AF_UNIX: Final = int(socket.AF_UNIX)
 _TCP_CLOSE: Final = 7
-"""tcpi_state of a connection that is over (Linux, net/tcp_states.h)."""
+"""The tcpi_state of a connection that is over (Linux, net/tcp_states.h)."""
 
 
 def reset_on_close(sock: socket.socket) -> None:
-    """Make the close of a TCP socket a reset; sockets that it accepts inherit this option."""
+    """Make the close of a TCP socket a reset; accepted sockets inherit this option."""
     sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
 
 
@@ -52,10 +52,10 @@ def is_over(sock: socket.socket) -> bool:
 
 
 def unacknowledged(sock: socket.socket) -> int:
-    """Return the number of bytes that the peer's kernel has not taken, which a reset would discard.
+    """Return the number of bytes that the peer's kernel has not acknowledged. A reset discards these bytes.
 
-    The number is 0 for a dead connection, and also if the kernel does not report it, so that nobody waits.
-    It is 0 for a unix socket, which has no reset and discards nothing on close.
+    The number is 0 for a dead connection, and also if the kernel does not report the number, so that the
+    caller does not wait. The number is 0 for a unix socket, which has no reset and discards nothing on close.
     """
     if sock.family == _AF_UNIX or is_over(sock):
         return 0

@@ -1,4 +1,4 @@
-"""Deadlines for timeouts of one length: they lie in slots of time, with one timer for the next slot."""
+"""Deadlines for timeouts of one length, sorted into slots of time, with one timer for the next slot."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SLOTS: Final = 256
-"""Slots into which a timeout is divided; a deadline may be late by one slot."""
+"""Number of slots into which a timeout is divided; a deadline may be late by one slot."""
 _SHORTEST: Final = 0.005
-"""Seconds of the shortest slot, so that deadlines close to each other expire together."""
+"""Length of the shortest slot (s), so that deadlines close to each other expire together."""
 _SOON: Final = 0.001
-"""Seconds for a timer that is due already, because a loop with timers of 0 s turns without sleeping."""
+"""Length of a timer (s) for a slot that is already due. With timers of 0 s, an event loop never sleeps."""
 
 
 class Waiting(Protocol):
     """An object for which a deadline can be set."""
 
     stamp: float
-    """Monotonic time (s) from which the timeout runs. A later stamp postpones the deadline."""
+    """Monotonic time (s) at which the timeout begins. A later stamp postpones the deadline."""
 
     def expired(self) -> None:
-        """Act, because the deadline has passed. `Deadlines` has removed it already."""
+        """Act, because the deadline has passed. `Deadlines` has already removed the deadline."""
 
     def crash(self) -> None:
-        """End at once, because `expired` has raised an exception."""
+        """End this object at once, because `expired` has raised an exception."""
 
 
 class Deadlines:
-    """The deadlines of objects, whose `Waiting.expired` is called once their stamp is `timeout_ms` old.
+    """A set of deadlines, which calls `Waiting.expired` of an object once its stamp is `timeout_ms` old.
 
-    The call is late by 1/256 of the timeout at most. Adding and removing an object take a few dictionary
-    operations. An assignment to `Waiting.stamp` postpones a deadline. Then the old deadline costs one check
-    per timeout and object.
+    The call is late by at most 1/256 of the timeout, or 5 ms for short timeouts. Adding and removing an
+    object take a few dictionary operations. An assignment to `Waiting.stamp` postpones a deadline. The old
+    deadline then costs one check per timeout and object.
 
     Args:
         loop: the event loop.
@@ -59,7 +59,7 @@ class Deadlines:
         return len(self._slot_of)
 
     def add(self, waiting: Waiting) -> None:
-        """Set the deadline of an object without a deadline: its stamp plus the timeout."""
+        """Set the deadline of an object without a deadline to the stamp of the object plus the timeout."""
         slot = int((waiting.stamp + self._timeout) / self._slot_seconds) + 1
         self._slot_of[waiting] = slot
         due = self._slots.get(slot)

@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 LOCAL_ERRORS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
 )
-"""Errors of a machine that has run out of a resource; they say nothing about a backend."""
+"""Errors of a machine that has run out of a resource; such an error says nothing about a backend."""
 
 
 A_CLIENT: Final = 2
-"""Descriptors for one client: its own socket and its backend's socket."""
+"""Number of descriptors for one client: the client's socket and the backend's socket."""
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of a machine that has run out of descriptors, or of memory for sockets."""
 _OPEN: Final = "/proc/self/fd"
 _TRUSTED: Final = 0.05
-"""Seconds for which a count that found too few descriptors stays valid, at least."""
+"""Minimum time (s) for which a count that found too few descriptors stays valid."""
 _SHARE: Final = 20
-"""A count stays valid for this multiple of its duration, which may be long (`_number_open`)."""
+"""A count stays valid for this multiple of its own duration, which may be long (`_number_open`)."""
 
 
 class Descriptors:
     """The lender of the descriptors that the process has left.
 
-    A client is lent both of its descriptors at accept. With one at a time, every free descriptor would go to
-    a waiting client, and no client could reach a backend any more.
+    A client borrows both of its descriptors at the accept. If clients borrowed one descriptor at a time,
+    waiting clients could use up all descriptors, and no client could reach a backend any more.
 
     Args:
-        unused: returns the number of descriptors that are lent and not open, for example those of clients
-            without a backend's socket.
+        unused: a function that returns the number of descriptors that are lent but not open, for example
+            because a client has no socket to a backend yet.
 
     Attributes:
         lent: the number of descriptors that are lent now.
@@ -56,7 +56,7 @@ class Descriptors:
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     def left(self, wanted: int) -> int:
-        """Return the number of descriptors to lend now; count them anew if it seems lower than wanted."""
+        """Return the number of descriptors that can be lent now; count anew if this is below `wanted`."""
         left = self._lendable - self.lent
         if left < wanted and monotonic() > self._trusted_until:
             self._count()
@@ -64,13 +64,16 @@ class Descriptors:
         return max(0, left)
 
     def ran_out(self) -> None:
-        """Lend no more until the next count: the kernel had none left, although the last count found some."""
+        """Lend no descriptor until the next count.
+
+        The kernel has run out of descriptors, although the last count found some.
+        """
         self._lendable = self.lent
 
     def _count(self) -> None:
         began = monotonic()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # Keep descriptors back for status, health checks and files, which are opened from time to time.
+        # Keep descriptors back for status requests, health checks and files, which open from time to time.
         spare = min(64, limit // 20)
         unused = self._unused()
         number = _number_open(limit)
@@ -86,16 +89,17 @@ class Descriptors:
 
 
 def _number_open(limit: int) -> int | None:
-    """Return the number of open descriptors of this process; None without /proc, which has the number."""
+    """Return the number of open descriptors of this process; None if /proc does not show the number."""
     try:
-        # Since Linux 6.2 the directory's size is the number. Before, a listing takes 1 us per descriptor.
+        # Since Linux 6.2 the size of the directory is this number. With older kernels, a listing is needed,
+        # which takes 1 us per descriptor.
         return os.stat(_OPEN).st_size or len(os.listdir(_OPEN)) - 1  # noqa: PTH116, PTH208 - paths cost more
     except OSError as error:
         return limit if error.errno in EXHAUSTED else None
 
 
 def _first_free(limit: int) -> int:
-    """Return the lowest descriptor that is not open: the kernel gives it to the next open(2)."""
+    """Return the lowest descriptor that is not open, which the kernel gives to the next open(2)."""
     try:
         fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
     except OSError:

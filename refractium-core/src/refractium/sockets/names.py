@@ -1,9 +1,9 @@
-"""Host names, looked up off the event loops by a bounded number of threads for the whole process.
+"""Lookups of host names, outside of the event loops, by a bounded number of threads for the whole process.
 
 getaddrinfo follows the whole configuration of the machine (nsswitch.conf(5), hosts(5), resolv.conf(5)). But
-nothing can cancel getaddrinfo, and if the name server never answers, it takes from ten seconds to minutes.
-So each name has one lookup at a time, and all callers that ask meanwhile share it. The threads are daemons:
-the process ends without waiting for them.
+nothing can cancel getaddrinfo. If no name server answers, getaddrinfo takes from ten seconds to minutes. So
+each name has one lookup at a time, and all callers that ask meanwhile share this lookup. The threads are
+daemons: the process ends without waiting for the threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Found: TypeAlias = "tuple[tuple[socket.AddressFamily, tuple[str, int] | tuple[st
 """Addresses with port 0, in order of preference; `at` sets the port."""
 
 _SLOW: Final = 5.0
-"""Seconds after which a lookup hangs: the resolver then asks the next name server (resolv.conf(5))."""
+"""Seconds after which a lookup is slow: the resolver then asks the next name server (resolv.conf(5))."""
 
 
 class Standing(IntEnum):
@@ -42,21 +42,21 @@ class Standing(IntEnum):
 
 
 THREADS: Final[Mapping[Standing, int]] = {Standing.PROMPT: 64, Standing.NEW: 48, Standing.SLOW: 16}
-"""Lookups that may run at once for names of a standing and of all worse standings.
+"""Maximum number of lookups that run at once for names of a standing and of all worse standings.
 
-So names that hang leave room for new names, and both leave room for names with a prompt answer. A thread that
-waits for a name server takes 36 KiB and a socket.
+So slow names leave threads for new names, and slow and new names leave threads for prompt names. A thread
+that waits for a name server takes 36 KiB and a socket.
 """
 
 
 class Name:
-    """A host name. While anybody holds the object, `name` returns it to every caller.
+    """A host name. While a caller holds this object, `name` returns the same object to every caller.
 
     Attributes:
         host: the name as text.
         found: the last good answer; empty before the first good answer.
-        asked: monotonic time (s) at which anybody first asked for the name.
-        looked_up: monotonic time (s) at which the last lookup ended, well or not; minus infinity before.
+        asked: monotonic time (s) at which a caller first asked for the name.
+        looked_up: monotonic time (s) at which the last lookup succeeded or failed; minus infinity before.
         failures: the rate-limited log of problems with the name.
     """
 
@@ -112,7 +112,7 @@ class Name:
 
 
 def name(host: str) -> Name:
-    """Return the one object of this process for a name. The process forgets it once nobody holds it."""
+    """Return the only object of this process for a name. The object is freed once no caller holds it."""
     return _LOOKUPS.name(host)
 
 
@@ -122,10 +122,10 @@ async def addresses(host: str, what: str, timeout: float | None = None) -> Found
     Args:
         host: a name or an IP address.
         what: the owner of the host, such as a listener, for the log line about a lookup that hangs.
-        timeout: the time to wait for an answer (s); by default until getaddrinfo gives up.
+        timeout: the time to wait for an answer (s); by default until getaddrinfo returns.
 
     Raises:
-        OSError: the name cannot be resolved, or not in time.
+        OSError: the lookup of the name failed or took too long.
     """
     found, _ = _resolve(host, socket.AI_NUMERICHOST)  # asks no name server
     if found:
@@ -138,7 +138,7 @@ async def addresses(host: str, what: str, timeout: float | None = None) -> Found
 
 
 def told(host: str, found: Sequence[tuple[int, Sequence[str | int]]], asked: float, looked_up: float) -> Name:
-    """Return the name with the answer that another process of this machine has, if that answer is newer.
+    """Return the object for a name, with the answer of another process if that answer is newer.
 
     Args:
         host: the name.
@@ -156,7 +156,7 @@ def told(host: str, found: Sequence[tuple[int, Sequence[str | int]]], asked: flo
 
 
 def at(port: int, found: Found) -> Found:
-    """Return the addresses with this port."""
+    """Return the same addresses with the given port."""
     return tuple((family, (address[0], port, *address[2:])) for family, address in found)
 
 
@@ -164,7 +164,8 @@ class _Lookups:
     """The lookup threads of this process, and the names that wait for a thread."""
 
     def __init__(self) -> None:
-        # Reentrant: garbage collection inside of the lock may close a coroutine, which then calls `leave`.
+        # Reentrant: while a thread holds the lock, garbage collection in this thread may close a coroutine,
+        # which then calls `leave`.
         self._lock = threading.RLock()
         self._names: WeakValueDictionary[str, Name] = WeakValueDictionary()
         self._queued: dict[Standing, dict[Name, None]] = {standing: {} for standing in Standing}
@@ -178,9 +179,9 @@ class _Lookups:
             return found
 
     def ask(self, name: Name, waiter: asyncio.Future[str]) -> float:
-        """Start a lookup of a name, or join the lookup in progress; return the time of its start.
+        """Start a lookup of a name, or join the lookup in progress; return the time of the start.
 
-        The waiter gets the result.
+        At its end, the lookup sets the result of `waiter`: an error message, or an empty text.
         """
         with self._lock:
             name.waiters.add(waiter)
@@ -192,7 +193,7 @@ class _Lookups:
             return name.begun
 
     def leave(self, name: Name, waiter: asyncio.Future[str]) -> None:
-        """Remove a waiter. A queued lookup without any other waiter is removed too."""
+        """Remove a waiter, and remove a queued lookup that has no waiter left."""
         with self._lock:
             name.waiters.discard(waiter)
             if not name.waiters and name in self._queued[name.standing]:
@@ -211,7 +212,7 @@ class _Lookups:
                 self._ended(name, standing, str(error))
 
     def _next(self) -> tuple[Name, Standing] | None:
-        """Take the next name out of the queue, if the process may look up another name now."""
+        """Remove and return the next name in the queue, if the process may start another lookup now."""
         for standing, queued in self._queued.items():
             if queued and all(
                 sum(self._running[worse] for worse in Standing if worse >= better) < THREADS[better]
@@ -258,11 +259,11 @@ def _tell(waiter: asyncio.Future[str], error: str) -> None:
 
 
 def _resolve(host: str, flags: int = 0) -> tuple[Found, str]:
-    """Return the addresses of a host, and the reason if there are none."""
+    """Return the addresses of a host and an empty text, or no address and the reason."""
     try:
         answers = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=flags)
     except OSError as error:
         return (), error.strerror or str(error)
-    except Exception as error:  # noqa: BLE001 - such as UnicodeError; waiters must get it
+    except Exception as error:  # noqa: BLE001 - such as UnicodeError, for the waiters
         return (), str(error) or type(error).__name__
     return tuple(dict.fromkeys((family, address) for family, *_, address in answers)), ""  # type: ignore[misc]

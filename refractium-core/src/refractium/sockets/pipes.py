@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from refractium.sockets.descriptors import Descriptors
 
 SIZE: Final = 1024 * 1024
-"""Bytes that a pipe holds at most, if the user may have that many (pipe(7), pipe-user-pages-soft)."""
+"""Bytes that a pipe holds at most, if the kernel allows this size (pipe(7), pipe-user-pages-soft)."""
 _KEPT: Final = 64
-"""Empty pipes that are kept for later use."""
+"""Maximum number of empty pipes that are kept for later use."""
 _ENDS: Final = 2
 _NEEDED: Final = 0.5
-"""Seconds after which a kept pipe that nobody has borrowed is closed."""
+"""Seconds without a borrower after which a kept pipe is closed."""
 
 
 class Pipe:
-    """A pipe whose ends do not block.
+    """A pipe with two non-blocking ends.
 
     Attributes:
         read: the descriptor of the end to read from.
@@ -45,10 +45,13 @@ class Pipe:
 
 
 class Pipes:
-    """The lender of pipes. A pipe that comes back with bytes is closed: no other client may get these bytes.
+    """The lender of pipes.
+
+    If a flow gives back a pipe that still contains bytes, the lender closes the pipe, because no other client
+    may receive these bytes.
 
     Args:
-        loop: the event loop, for the timer that closes kept pipes which nobody has borrowed.
+        loop: the event loop, for the timer that closes the kept pipes that no flow borrows.
         descriptors: the lender of the two descriptors of each pipe.
     """
 
@@ -75,7 +78,7 @@ class Pipes:
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:
-        """Take back a borrowed pipe."""
+        """Keep a borrowed pipe for the next borrower, or close the pipe."""
         if pipe.count or len(self._free) >= _KEPT:
             self._close(pipe)
             return
@@ -92,7 +95,7 @@ class Pipes:
             self._timer = None
 
     def _close_unneeded(self) -> None:
-        """Close the pipes that nobody has borrowed since the last call."""
+        """Close the pipes that no flow has borrowed since the last call."""
         self._timer = None
         for _ in range(self._unneeded):
             self._close(self._free.pop(0))

@@ -1,4 +1,4 @@
-"""The local address to which a datagram was sent, and from which its answer leaves (IP_PKTINFO, ip(7))."""
+"""The local address to which a client sent a datagram, and the source of the answer (IP_PKTINFO, ip(7))."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CONTROL_BYTES: Final = socket.CMSG_SPACE(20)
 
 
 Control: TypeAlias = "tuple[tuple[int, int, bytes], ...]"
-"""Ancillary data with which an answer leaves from the address to which the client sent its datagram."""
+"""Ancillary data that makes an answer leave from the address to which the client sent its datagram."""
 
 
 IP_PKTINFO: Final = 8
@@ -27,10 +27,10 @@ def asked(control: Control) -> str | None:
 
 
 def as_source(kind: int, data: bytes) -> bytes:
-    """Return the ancillary data for an answer, made from the ancillary data of the datagram.
+    """Return the ancillary data for an answer, made from the ancillary data of the client's datagram.
 
-    in_pktinfo is interface, local address, destination. In an answer its local address is the source. The
-    interface is 0, so that the kernel's routing chooses an interface.
+    A struct in_pktinfo contains an interface, a local address and a destination. In an answer, the local
+    address is the source address. The interface is 0, so that the kernel's routing chooses an interface.
     """
     if kind == IP_PKTINFO:
         return bytes(4) + data[4:8] + bytes(4)

@@ -1,8 +1,8 @@
 """One epoll for every data socket, inside the event loop.
 
-To watch each socket in the event loop costs about 10 us per connection. And uvloop stops reading a socket for
-good at the first POLLERR, and loses the bytes that came before a reset. So the loop watches one descriptor,
-the descriptor of the epoll.
+To watch each socket in the event loop would cost about 10 us per connection. Besides, uvloop never reads a
+socket again after the first POLLERR, and so loses the bytes that came before a reset. So the event loop only
+watches the descriptor of the epoll.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ ERROR: Final = select.EPOLLERR
 RDHUP: Final = select.EPOLLRDHUP
 """An event: the peer has ended its side, so the unread bytes are the last bytes."""
 HANGUP: Final = RDHUP | select.EPOLLHUP | ERROR
-"""Events: the peer has ended its side, or the socket has failed. Read on until recv shows which."""
+"""Events: the peer has ended its side, or the socket has failed. Read on until recv shows which is true."""
 URGENT: Final = select.EPOLLPRI
-"""An event: a byte came out of band. recv stops short of that byte, although more bytes can be read (tcp(7),
-SO_OOBINLINE)."""
+"""An event: an out-of-band byte has arrived. recv stops before that byte, although more bytes can be read
+(tcp(7), SO_OOBINLINE)."""
 EDGE: Final = select.EPOLLET | RDHUP | URGENT
 
 _EVENTS_A_TURN: Final = 256
 _TURN: Final = 0.002
 """Seconds after which the event loop has its turn although the epoll has events.
 
-A trip through the loop costs as much as a request. With 32 busy connections a batch has five events, and a
-trip after every four batches took 2% more of the processor.
+One turn of the event loop costs as much as one request. With 32 busy connections a batch has five events, and
+a turn of the event loop after every four batches took 2% more processor time.
 """
 
 
@@ -46,22 +46,22 @@ class Owner(Protocol):
     """The object whose bound methods are handlers: a connection, a listener or a session."""
 
     def crash(self) -> None:
-        """End at once (a connection or session) or pause (a listener), because a handler has raised."""
+        """End a connection or session, or pause a listener, because a handler has raised an exception."""
 
 
 class Reactor:
-    """One epoll, and the handlers of its sockets. It calls the handlers with event masks, batch by batch.
+    """One epoll, and the handlers of its sockets. The reactor passes event masks to the handlers, in batches.
 
-    A handler is a bound method of an `Owner`. A fault in a handler is reported to its owner (`Owner.crash`)
-    and affects no other object.
+    A handler is a bound method of an `Owner`. The reactor reports a fault in a handler to the
+    handler's owner (`Owner.crash`). The fault affects no other object.
 
     Args:
         loop: the running event loop.
 
     Attributes:
         loop: the running event loop.
-        turned: monotonic time (s) at which the present or last batch of events began. Event handlers may use
-            it in the place of `now`, at less cost.
+        turned: monotonic time (s) at which the current or last batch of events began. Event handlers may use
+            this time in place of `now`, at lower cost.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -86,8 +86,8 @@ class Reactor:
         """Watch a socket, and call `handler` with its events from now on.
 
         Returns:
-            Whether the socket was watched before. If so, only its handler has changed, and earlier events do
-            not come again. If not, the handler also gets the events that are there already.
+            Whether the socket was watched before. If so, only the handler changes, and the epoll does not
+            repeat earlier events. If not, the handler also receives events that are already pending.
         """
         fd = sock.fileno()
         watched = fd in self._handlers
@@ -100,7 +100,7 @@ class Reactor:
         return watched
 
     def modify(self, sock: socket.socket, events: int) -> None:
-        """Watch a socket for other events; the handler also gets the events that are there already."""
+        """Watch a socket for other events; the handler also receives events that are already pending."""
         self._epoll.modify(sock.fileno(), events)
 
     def unwatch(self, sock: socket.socket) -> None:
@@ -110,10 +110,10 @@ class Reactor:
             self._epoll.unregister(fd)
 
     def retire(self, sock: socket.socket) -> None:
-        """Stop watching a socket, and close it after the batch, which removes the socket from the epoll.
+        """Stop watching a socket, and close it after the batch. The close removes the socket from the epoll.
 
         A close during the batch would free the descriptor's number, and an event still in the batch could
-        reach a new socket of that number. Call `unwatch` first if another process may have the socket open.
+        reach a new socket with that number. Call `unwatch` first if another process may have the socket open.
         """
         self._handlers.pop(sock.fileno(), None)
         if not self._retired and not self._is_turning:
@@ -133,7 +133,7 @@ class Reactor:
         self._again[resume] = None
 
     def later(self, seconds: float, handler: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call a handler once, after this number of seconds."""
+        """Call a handler once, after the given number of seconds."""
         return self.loop.call_later(seconds, self._call, handler)
 
     def close(self) -> None:
@@ -156,14 +156,14 @@ class Reactor:
                 if handler is not None:
                     try:
                         handler(mask)
-                    except Exception as error:  # noqa: BLE001 - `_crash` logs it with its owner
+                    except Exception as error:  # noqa: BLE001 - `_crash` logs the error with its owner
                         self._crash(handler, error)
             if self._soon:
                 self._run_soon()
             if self._retired:
                 self._close_retired()
             self.turned = time.monotonic()
-            # The calls in `_again` have let others go first, and do not wait for a further batch.
+            # The calls in `_again` have already let other events go first, so they run before the next batch.
             if self._again or self.turned > end:
                 break
         self._is_turning = False
@@ -174,7 +174,7 @@ class Reactor:
             for handler in due:
                 try:
                     handler()
-                except Exception as error:  # noqa: BLE001 - `_crash` logs it with the owner
+                except Exception as error:  # noqa: BLE001 - `_crash` logs the error with the owner
                     self._crash(handler, error)
 
     def _resume(self) -> None:
@@ -185,7 +185,7 @@ class Reactor:
     def _call(self, handler: Callable[[], None]) -> None:
         try:
             handler()
-        except Exception as error:  # noqa: BLE001 - `_crash` logs it with this owner
+        except Exception as error:  # noqa: BLE001 - `_crash` logs the error with this owner
             self._crash(handler, error)
 
     def _close_retired(self) -> None:
@@ -193,7 +193,7 @@ class Reactor:
         for sock in retired:
             try:
                 sock.close()
-            except OSError as error:  # the socket is closed all the same (close(2))
+            except OSError as error:  # the socket is closed nevertheless (close(2))
                 log.debug("close: %s", error)
 
     def _crash(self, handler: Callable[..., None], error: Exception) -> None:

@@ -17,14 +17,14 @@ PAUSE: Final = 0.1
 """Seconds of a pause after the machine has run out of a resource. Without a pause, the handler would fail
 200,000 times a second."""
 _LONGEST_PAUSE: Final = 5.0
-"""Seconds between attempts at most, while every attempt fails."""
+"""Longest pause (s) between attempts, while every attempt fails."""
 
 _CALM: Final = 4 * _LONGEST_PAUSE
 """Seconds without a fault after which earlier faults no longer lengthen a pause."""
 
 
 class Watching:
-    """The watching of a bound socket: calls a handler while the socket has events, and pauses after a fault.
+    """The watching of a bound socket: a handler receives the events, and a pause follows each fault.
 
     The owner of the handler calls `rest` from its `crash`, so that a fault only costs a pause.
 
@@ -34,7 +34,7 @@ class Watching:
         handler: a bound method of an `Owner`.
 
     Attributes:
-        why_paused: the reason for the present pause; empty while the socket is watched.
+        why_paused: the reason for the current pause; empty while the socket is watched.
     """
 
     def __init__(self, reactor: Reactor, sock: socket.socket, handler: Callable[[int], None]) -> None:
@@ -52,7 +52,7 @@ class Watching:
         return f"<Watching for {self._handler.__self__}>"  # type: ignore[attr-defined]
 
     def pause(self, why: str, seconds: float | None = None) -> None:
-        """Stop watching for some seconds, `PAUSE` by default."""
+        """Stop watching for a number of seconds, `PAUSE` by default."""
         if self._pause is not None or self._is_over:
             return
         self.why_paused = why
@@ -61,7 +61,7 @@ class Watching:
         self._reactor.unwatch(self._sock)
 
     def rest(self) -> None:
-        """Pause after a fault; each fault that follows soon doubles the pause."""
+        """Pause after a fault; each further fault within `_CALM` seconds doubles the pause."""
         now = self._reactor.now
         if now > self._forget_at:
             self._faults = 0
@@ -71,7 +71,7 @@ class Watching:
         self.pause("internal error, see the log", seconds)
 
     def stop(self) -> None:
-        """Stop watching at once and for good."""
+        """Stop watching at once, and never resume."""
         self._is_over = True
         if self._pause is not None:
             self._pause.cancel()
@@ -79,7 +79,7 @@ class Watching:
         self._reactor.unwatch(self._sock)
 
     def crash(self) -> None:
-        """Try again later: the attempt to watch the socket again has failed."""
+        """Pause again, because the attempt to resume watching has failed."""
         self.rest()
 
     def _resume(self) -> None:
