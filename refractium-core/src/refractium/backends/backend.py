@@ -1,4 +1,4 @@
-"""One backend of one pool, with its configured address and its present socket addresses."""
+"""One backend of one pool, with its configured address and its current socket addresses."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Backend", "SocketAddress"]
 
 
 class Backend:
-    """A backend of a pool, shared by all connections to it.
+    """A backend of a pool, shared by all connections to this backend.
 
     Args:
         address: address as configured.
         weight: share of the clients, relative to the weights of the pool's other backends: 1 to 1000.
         is_backup: whether the backend is used only while all other backends of the pool are down.
-        state: state of the backend; by default a new state, in which nothing is known.
+        state: state of the backend; by default a new state with the status unknown.
 
     Attributes:
-        socket_addresses: addresses to connect to, in order of preference; empty while a name is not resolved.
-            The tuple is replaced as a whole when the addresses of the name change.
+        socket_addresses: addresses to connect to, in order of preference; empty while a host name is not
+            resolved. A resolver replaces the whole tuple when the addresses of the name change.
     """
 
     __slots__ = ("address", "is_backup", "socket_addresses", "state", "weight")
@@ -46,7 +46,7 @@ class Backend:
 
     @property
     def active(self) -> int:
-        """Count of present connections and UDP sessions of the backend."""
+        """Count of current connections and UDP sessions of the backend."""
         return self.state.active
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The checker: runs the health checks of all backends side by side, and reports to the backends' states."""
+"""The checker, which runs the health checks of all backends and reports the results to backend states."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 _JITTER: Final = 0.1
 """Largest fraction by which a pause is shortened, so that checks that began together drift apart."""
 _SHORTEST: Final = 0.005
-"""Seconds between two checks of one backend at least."""
+"""Minimum pause (s) between two checks of one backend."""
 _GRACE: Final = 0.05
-"""Seconds beyond its timeout that a check has to report the timeout."""
+"""Seconds after its timeout within which a check must report the timeout."""
 
 
 class Checker:
-    """Runs the health checks of some backends. Backends that share a state are checked once.
+    """A runner of health checks. Backends that share a state are checked as one backend.
 
     Args:
         transport: transport over which clients reach the backends.
@@ -46,9 +46,9 @@ class Checker:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start to check every backend. Return when all backends of unknown state have been checked.
+        """Start to check every backend. Return when all backends of unknown status have been checked.
 
-        That takes at most the longest timeout of their checks. A second call does nothing.
+        The wait lasts at most as long as the longest timeout of these checks. A second call does nothing.
         """
         if self._tasks:
             return
@@ -69,11 +69,11 @@ class Checker:
 
 
 class _Watch:
-    """A task that checks one backend again and again.
+    """A task that checks one backend repeatedly.
 
     Attributes:
         state: state of the backend.
-        asked: set once the backend has been checked for the first time.
+        asked: event that is set after the first check of the backend.
     """
 
     def __init__(self, transport: Transport, backend: Backend) -> None:
@@ -107,7 +107,7 @@ class _Watch:
                         await self._changed.wait()
 
     async def _ask(self, state: BackendState) -> None:
-        """Check every present address of the backend once. If one address is well, the backend is well."""
+        """Check every current address of the backend once. If one address passes, the backend passes."""
         check = state.health.check
         assert check is not None  # noqa: S101 - `Checker` has left out backends without a check
         targets = self._backend.socket_addresses
@@ -122,7 +122,7 @@ class _Watch:
         """Check one address.
 
         Returns:
-            None if the backend is well, the reason if it is not, or the error if this machine lacks the
+            None if the check passed, the reason if the check failed, or the error if this machine lacks the
             resources for a check.
         """
         health = self.state.health

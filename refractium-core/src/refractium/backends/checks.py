@@ -1,4 +1,7 @@
-"""The built-in kinds of health check. Each check opens its own socket, sends one request and closes it."""
+"""The built-in kinds of health check.
+
+Each check opens a socket, sends at most one request, and closes the socket.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 4096
 _MAX_ANSWER: Final = 65_536
-"""Bytes of an answer in which the expected bytes are looked for."""
+"""Maximum number of bytes of an answer in which a check searches for the expected bytes."""
 _MAX_STATUS_LINE: Final = 8_000
-"""Bytes of a start line that a receiver should accept at least (RFC 9112 section 3)."""
+"""Maximum bytes of a status line: receivers should accept this many in a start line (RFC 9112 section 3)."""
 _NO_ANSWER: Final = "the connection ended before an answer"
 
 
@@ -43,7 +46,7 @@ Bytes: TypeAlias = str | HexBytes
 
 
 class NoSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a kind that has none."""
+    """Settings of a kind of check that has no settings."""
 
 
 class SendExpectSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +63,7 @@ class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     host: Annotated[str, Meta(description="The Host of the request. Without it: the backend's address.")] = ""
     status: Annotated[
         int | tuple[int, ...],
-        Meta(description="The status, or several, of a good answer. Without it: 200 to 399."),
+        Meta(description="The status or statuses of a good answer. Without it: 200 to 399."),
     ] = ()
 
 
@@ -79,7 +82,7 @@ class TcpCheck(HealthCheck[NoSettings]):
 
     name = "tcp"
     settings = NoSettings
-    summary = "takes a connection"
+    summary = "accepts a connection"
 
     async def check(self, endpoint: Endpoint, settings: NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
         del settings, timeout
@@ -88,7 +91,7 @@ class TcpCheck(HealthCheck[NoSettings]):
 
 
 class SendExpectCheck(HealthCheck[SendExpectSettings]):
-    """A check that passes if the answer, or the greeting, of the backend contains certain bytes."""
+    """A check that passes if the answer or the greeting of the backend contains the expected bytes."""
 
     name = "send_expect"
     transports = frozenset(Transport)
@@ -104,7 +107,7 @@ class SendExpectCheck(HealthCheck[SendExpectSettings]):
             answer = b""
             while len(answer) < _MAX_ANSWER:
                 part = await connection.receive()
-                # Over UDP each datagram, even an empty one, is an answer. Over TCP no bytes are the end.
+                # Over UDP each datagram is an answer, even an empty one. Over TCP an empty part is the end.
                 answer = part if endpoint.transport is Transport.UDP else answer + part
                 if expected in answer:
                     return None
@@ -124,7 +127,7 @@ class SendExpectCheck(HealthCheck[SendExpectSettings]):
 
 
 class HttpCheck(HealthCheck[HttpSettings]):
-    """A check that passes if the backend answers GET with a certain status."""
+    """A check that passes if the backend answers a GET request with a good status."""
 
     name = "http"
     settings = HttpSettings
@@ -162,7 +165,7 @@ class HttpCheck(HealthCheck[HttpSettings]):
 
 
 class DnsCheck(HealthCheck[DnsSettings]):
-    """A check that passes if the backend answers a DNS query with any response code but SERVFAIL."""
+    """A check that passes if the backend answers a DNS query with any response code except SERVFAIL."""
 
     name = "dns"
     transports = frozenset(Transport)
@@ -200,7 +203,7 @@ _QR: Final = 0x80
 _RCODE: Final = 0x0F
 _SERVFAIL: Final = 2
 _MAX_NAME: Final = 255
-"""Sizes, flags and codes of messages (RFC 1035 sections 4.1.1 and 2.3.4)."""
+"""Sizes, flags and codes of DNS messages (RFC 1035 sections 4.1.1 and 2.3.4)."""
 _TYPES: Final = {
     "A": 1,
     "NS": 2,
@@ -212,11 +215,11 @@ _TYPES: Final = {
     "AAAA": 28,
     "SRV": 33,
 }
-"""Numbers of the types of records (RFC 1035 section 3.2.2, RFC 3596 section 2.1, RFC 2782)."""
+"""Numbers of the types of DNS records (RFC 1035 section 3.2.2, RFC 3596 section 2.1, RFC 2782)."""
 
 
 def _query(settings: DnsSettings) -> bytes:
-    """Return a query with one question and recursion desired (RFC 1035 section 4.1)."""
+    """Return a DNS query with one question, which asks for recursion (RFC 1035 section 4.1)."""
     labels = [label.encode("ascii") for label in settings.query.removesuffix(".").split(".") if label]
     name = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
     header = secrets.token_bytes(2) + b"\x01\0" + b"\0\x01" + bytes(6)
@@ -254,7 +257,7 @@ class _Connection:
 
     async def send(self, data: bytes) -> None:
         if self._sock.type == socket.SOCK_DGRAM:
-            self._sock.send(self._preface + data)  # a datagram, maybe empty, is sent whole or not at all
+            self._sock.send(self._preface + data)  # the kernel sends a whole datagram or nothing
         else:
             await self._loop.sock_sendall(self._sock, data)
 
@@ -273,7 +276,7 @@ class _Connection:
 
 @asynccontextmanager
 async def _connected(endpoint: Endpoint) -> AsyncIterator[_Connection]:
-    """Connect to the backend for as long as the block runs.
+    """Connect to the backend, and close the connection at the end of the block.
 
     Raises:
         OSError: the backend cannot be reached. A self-connection counts as refused.
@@ -285,8 +288,8 @@ async def _connected(endpoint: Endpoint) -> AsyncIterator[_Connection]:
         if is_stream and family != socket.AF_UNIX:
             await asyncio.get_running_loop().sock_connect(sock, address)
         else:
-            # Returns at once. A unix socket with a full queue answers EAGAIN, which `sock_connect` would take
-            # for a connection in progress.
+            # This connect returns at once. If the queue of a unix socket is full, connect fails with EAGAIN,
+            # which `sock_connect` would take for a connection in progress.
             sock.connect(address)
         if is_self_connected(sock, endpoint.target):
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
@@ -301,14 +304,14 @@ CHECKS: Final[dict[str, HealthCheck[Any]]] = {
 }
 """The built-in kinds of health check, by the value of the setting `kind`."""
 NONE: Final = "none"
-"""The kind without a check."""
+"""The value of the setting `kind` for no check."""
 
 
 def resolved(health: Health, transport: Transport) -> Health:
-    """Return the settings with the check in place of its name.
+    """Return the settings with the check object in place of the name of its kind.
 
     Raises:
-        ConfigError: there is no such check, it cannot check this transport, or its options are not valid.
+        ConfigError: the kind is unknown, the check is not for this transport, or an option is not valid.
     """
     if isinstance(health.kind, str) and health.kind != NONE:
         if health.kind not in CHECKS:

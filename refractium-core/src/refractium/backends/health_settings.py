@@ -1,7 +1,7 @@
-"""The health settings of backends: the check, and how many checks in a row change the state.
+"""The health settings of backends: the check, and the numbers of checks in a row that change the state.
 
-Nothing here opens a socket or waits. `refractium.backends.checker` runs the checks, and the data path reports
-which clients could not reach a backend.
+This module opens no socket and does not wait. `refractium.backends.checker` runs the checks, and the data
+path reports clients that could not reach a backend.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Health(HealthSettings, frozen=True, kw_only=True):
 
     Args:
         kind: name of a built-in kind of check, object of another kind, or ``none``. With ``none``, only
-            clients that cannot reach a backend show that it is down.
+            clients that cannot reach a backend show that the backend is down.
         options: settings of the kind, by key.
 
     Raises:
-        ConfigError: a number is out of range, or an option is unknown to the kind.
+        ConfigError: a number is out of range, or the kind does not accept an option.
     """
 
     kind: str | HealthCheck[Any] = "none"
@@ -58,7 +58,7 @@ class Health(HealthSettings, frozen=True, kw_only=True):
 
     @property
     def check(self) -> HealthCheck[Any] | None:
-        """The kind of check, or None while `kind` is a name."""
+        """The check object, or None while `kind` is a name."""
         return self.kind if isinstance(self.kind, HealthCheck) else None
 
     @property
@@ -68,7 +68,7 @@ class Health(HealthSettings, frozen=True, kw_only=True):
 
     @property
     def key(self) -> StateKey:
-        """Equal for routes with identical health settings, so that they share one backend state."""
+        """The key by which routes with identical health settings share one backend state."""
         name = self.kind.name if isinstance(self.kind, HealthCheck) else self.kind
         numbers = [str(getattr(self, key)) for key in HealthSettings.__struct_fields__]
         return name, msgspec.json.encode(self.options, order="deterministic").decode(), *numbers

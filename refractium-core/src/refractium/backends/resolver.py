@@ -21,8 +21,9 @@ _REFRESH: Final = 10.0
 class Resolver:
     """A resolver that keeps `Backend.socket_addresses` up to date for backends with host names.
 
-    An answer replaces the addresses. A lookup that fails or hangs leaves the last good addresses. The
-    resolvers of a process share their answers, so a new configuration begins with the answers of the former.
+    An answer replaces the addresses. A lookup that fails or hangs leaves the last good addresses unchanged.
+    The resolvers of a process share their answers. So a new configuration begins with the answers that the
+    old configuration received.
 
     Args:
         backends: backends to look up; backends with an IP address or a path are ignored.
@@ -42,10 +43,10 @@ class Resolver:
         return self._names
 
     async def start(self, timeout_ms: int) -> None:
-        """Look up every name. Return when each name has its first result, or has been waited for long enough.
+        """Look up every name. Return when each name has its first result or its timeout has passed.
 
         Args:
-            timeout_ms: time to wait for a name (ms), counted from the first request for it in this process.
+            timeout_ms: timeout of each name (ms), from the first request for the name in this process.
         """
         firsts: dict[asyncio.Future[None], float] = {}
         for host, backends in self._by_host.items():
@@ -56,7 +57,7 @@ class Resolver:
             if name.looked_up == float("-inf"):
                 firsts[first] = name.asked
             self._tasks.append(asyncio.create_task(_keep_fresh(name, backends, first)))
-        # After the deadline, every name has been waited for long enough.
+        # After the last of all deadlines, the timeout of every name has passed.
         deadline = max(firsts.values(), default=0.0) + timeout_ms / 1000
         if firsts and (seconds := deadline - time.monotonic()) > 0:
             await asyncio.wait(firsts, timeout=seconds)
@@ -76,11 +77,11 @@ async def _keep_fresh(name: Name, backends: Sequence[Backend], first: asyncio.Fu
         _use(name, backends)
         if (pause := name.looked_up + _REFRESH - time.monotonic()) > 0:
             await asyncio.sleep(pause)
-            continue  # another resolver may have looked it up meanwhile
+            continue  # another resolver may have looked the name up meanwhile
         try:
             await name.look_up(what)
         except OSError as error:
-            # As text: a handler that keeps the record must not keep the name alive by the traceback.
+            # Pass text: a log handler that keeps the record must not keep the name alive by the traceback.
             name.failures.warning("%s: the name cannot be resolved: %s", what, str(error))
         if not first.done():
             first.set_result(None)

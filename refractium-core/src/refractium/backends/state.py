@@ -1,4 +1,4 @@
-"""The state of a backend: up or down, as checks and clients have found."""
+"""The state of a backend, up or down, by the results of checks and clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Status(StrEnum):
     """Status of a backend."""
 
     UNKNOWN = "unknown"
-    """Nothing has been found yet. The backend counts as up."""
+    """Neither checks nor clients have shown the status yet. The backend counts as up."""
     UP = "up"
     DOWN = "down"
 
@@ -37,35 +37,35 @@ class Watcher(Protocol):
 
 
 class Authority(Protocol):
-    """The judge of whether backends are up, in place of the backends' own states."""
+    """A judge of the status of backends, in place of the backends' own states."""
 
     def adopt(self, state: BackendState) -> None:
-        """Judge a state from now on, and set it to what is known already (`BackendState.believe`)."""
+        """Judge a state from now on, and pass the known status to the state (`BackendState.believe`)."""
 
     def client_failed(self, state: BackendState, reason: str) -> None:
         """Note that a client could not reach the backend."""
 
     def client_reached(self, state: BackendState) -> None:
-        """Note that a client has reached the backend after others could not."""
+        """Note that a client has reached the backend after other clients could not."""
 
 
 class BackendState:
     """The state of one backend, shared by all routes with identical health settings.
 
-    New routes take over the states of the old routes by their keys, so that nothing has to be found out
-    again.
+    New routes take over the states of old routes with the same key, so that the status of a backend is known
+    at once.
 
     Args:
         address: address as configured.
-        health: health settings. Their kind is resolved: a check, or ``none``.
+        health: health settings whose kind is a check object or ``none``.
         clock: function that returns monotonic time (s).
-        proxy_protocol: version of the PROXY header with which checks begin, as clients' connections do.
+        proxy_protocol: version of the PROXY header that checks send first, as clients' connections do.
 
     Attributes:
-        status: present status: unknown, up or down.
-        reason: reason why the backend is down; empty while it is not.
+        status: current status: unknown, up or down.
+        reason: reason why the backend is down; empty while the backend is not down.
         since: time of the last change of `status` (s since the epoch), for display.
-        active: count of present connections and UDP sessions.
+        active: count of current connections and UDP sessions.
         failed_clients: count of clients in a row that could not reach the backend.
         authority: judge of the status, or None if this state judges by itself.
     """
@@ -115,7 +115,7 @@ class BackendState:
 
     @property
     def key(self) -> StateKey:
-        """The address and the health settings, as a key for states to share."""
+        """The key for sharing a state: the address, the PROXY version and the health settings."""
         return str(self.address), self.proxy_protocol or "", *self.health.key
 
     @property
@@ -130,10 +130,10 @@ class BackendState:
 
     @property
     def pause(self) -> float:
-        """Seconds from the beginning of one check to the beginning of the next.
+        """Seconds from the beginning of one check to the beginning of the next check.
 
-        For a backend that is down, the interval is divided by `rise`; after a failed check of a backend that
-        is up, by `fall`. So a change is believed within one interval.
+        For a backend that is down, the interval is divided by `rise`. After a failed check of a backend that
+        is up, the interval is divided by `fall`. So all checks that a change needs take one interval.
         """
         interval = self.health.interval_ms / 1000
         if self.status is Status.DOWN:
@@ -141,7 +141,7 @@ class BackendState:
         return interval / self.health.fall if self._failed_checks else interval
 
     def watch(self, watcher: Watcher) -> None:
-        """Notify `watcher` of every change, while another object holds a reference to it."""
+        """Notify `watcher` of every change, while another object holds a reference to the watcher."""
         self._watchers.add(watcher)
 
     def check_passed(self) -> None:
@@ -154,16 +154,16 @@ class BackendState:
             self._become(Status.UP, f"passed {_times(self._passed_checks, 'check')} in a row")
 
     def check_failed(self, reason: str) -> None:
-        """Count a check that failed. The very first check is believed at once."""
+        """Count a check that failed. The first check of a backend changes the status at once."""
         self._passed_checks = 0
         self._failed_checks += 1
         if self.status is Status.UNKNOWN or self._has_failed_enough:
             self._go_down(reason)
 
     def client_failed(self, reason: str) -> None:
-        """Count a client that could not reach the backend as a failed check.
+        """Count a failed check, because a client could not reach the backend.
 
-        The caller leaves out clients that failed for a shortage on this machine.
+        The caller does not report clients that failed because this machine lacked a resource.
         """
         self.failed_clients += 1
         if self.authority is not None:
@@ -172,7 +172,7 @@ class BackendState:
             self._go_down(reason)
 
     def client_reached(self) -> None:
-        """Note that a client has reached the backend after others could not (`failed_clients`)."""
+        """Note that a client has reached the backend after other clients could not (`failed_clients`)."""
         self.failed_clients = 0
         if self.authority is not None:
             self.authority.client_reached(self)
@@ -180,7 +180,7 @@ class BackendState:
             self._become(Status.UP, "a client has reached it")
 
     def believe(self, status: Status, since: float, reason: str) -> None:
-        """Take over the decision of the authority. The arguments are the attributes of these names."""
+        """Take over the decision of the authority. The arguments are new attribute values."""
         self.status, self.since, self.reason = status, since, reason
         self.failed_clients = 0
         if status is Status.DOWN:
@@ -191,7 +191,7 @@ class BackendState:
     def may_try(self) -> bool:
         """Return whether a client may try a backend that is down and has no check.
 
-        A True is for one client. The next client may try one interval later.
+        The answer True is for one client. The next client may try one interval later.
         """
         now = self._clock()
         if now < self._retry_at:

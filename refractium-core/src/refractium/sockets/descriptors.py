@@ -73,7 +73,7 @@ class Descriptors:
     def _count(self) -> None:
         began = monotonic()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # Keep descriptors back for status requests, health checks and files, which open from time to time.
+        # Keep descriptors back, because status requests, health checks and files need some now and then.
         spare = min(64, limit // 20)
         unused = self._unused()
         number = _number_open(limit)
