@@ -1,17 +1,18 @@
-r"""Protocols made of the patterns of a configuration file, which need no plugin.
+r"""Protocols made of the patterns of a configuration file, without a plugin.
 
-Bytes at a fixed place prove far more than the same bytes anywhere, and they decide sooner. So one set of
-patterns becomes up to three protocols of one name, one for each strength of its patterns:
+Bytes at a fixed place prove far more than the same bytes anywhere, and allow an earlier decision. So one set
+of patterns becomes up to three protocols of the same name, one for each strength of the patterns:
 
 ======================================== ==========
 pattern                                  strength
 ======================================== ==========
-bytes at a fixed place, three or more    EXACT
+three or more bytes at a fixed place     EXACT
 a regex that starts with ``^`` or ``\A`` STRUCTURED
 every other pattern                      WEAK
 ======================================== ==========
 
-A `Text` of three or more bytes is in two of these protocols: EXACT at the very start, WEAK anywhere.
+A `Text` of three or more bytes belongs to two of these protocols: to EXACT for a match at the very start, and
+to WEAK for a match anywhere.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _EXACT_BYTES: Final = 3
-"""Length from which bytes at a fixed place count as magic: chance produces them once in 16 million."""
+"""Minimum number of bytes at a fixed place for EXACT: three random bytes match once in 16 million cases."""
 _REGEX_BYTES: Final = 1 << 19
-"""Bytes of memory that RE2 may take for an expression and its states. They bound the size of the expression,
-and so the time for each byte."""
+"""Maximum bytes of memory that RE2 uses for an expression and its states. This maximum bounds the size of the
+expression, and so the time for each byte."""
 
 _MATCH: Final = ProtocolMatch()
 _Test: TypeAlias = "Callable[[bytes], Identification]"
 _Find: TypeAlias = "Callable[[bytes, int, int], object]"
-"""A method of a compiled regex. Its arguments are the bytes, and the start and end of the part to look at."""
+"""A method of a compiled regex. The arguments are the bytes, and the start and end of the part to search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,13 @@ class Hex:
 class Regex:
     r"""A regular expression on bytes. A character from U+0080 to U+00FF means the byte of that number.
 
-    A match must not depend on bytes after it, because further bytes could then revoke the match. So ``$``,
+    A match must not depend on later bytes, because later bytes could then revoke the match. So ``$``,
     lookaround, word boundaries, atomic groups and possessive quantifiers are refused.
 
-    Supported are literals, ``.``, sets, groups, ``|``, ``* + ?`` and ``{m,n}`` with their lazy forms, ``^``,
-    ``\A``, the escapes of `re` and the flags ``(?i)`` and ``(?s)``. They mean the same as in `re` for bytes:
-    ``\w`` and ``(?i)`` know the letters of ASCII only, and ``.`` matches no line feed without ``(?s)``.
+    The supported elements are literals, ``.``, sets, groups, ``|``, ``* + ?`` and ``{m,n}`` with their lazy
+    forms, ``^``, ``\A``, the escapes of `re` and the flags ``(?i)`` and ``(?s)``. Each element means the same
+    as in `re` for bytes: ``\w`` and ``(?i)`` apply to ASCII letters only, and ``.`` matches a line feed only
+    with ``(?s)``.
     """
 
     source: str
@@ -82,20 +84,20 @@ Pattern: TypeAlias = Text | Hex | Regex
 def compile_patterns(
     name: str, transport: Transport, patterns: Iterable[Pattern], peek_buffer_size: int
 ) -> tuple[Protocol, ...]:
-    """Make protocols of patterns. Each protocol matches if one of its patterns matches.
+    """Make protocols from patterns. Each protocol matches if one of its patterns matches.
 
     Args:
         name: name of the protocols.
         transport: transport of the protocols.
         patterns: at least one pattern.
-        peek_buffer_size: count of inspected bytes. Bytes behind them have no effect.
+        peek_buffer_size: count of bytes that are inspected. Later bytes have no effect.
 
     Returns:
         One protocol for each strength that occurs, strongest first.
 
     Raises:
         ValueError: there is no pattern; a pattern is empty or does not fit into `peek_buffer_size`; a regex
-            is not valid, not supported, too large, or matches no bytes at all; google-re2 is missing.
+            is not valid, not supported, too large, or matches empty data; google-re2 is missing.
     """
     group: dict[Strength, list[_Part]] = {}
     for pattern in patterns:
@@ -110,7 +112,7 @@ def compile_patterns(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One test with its bound (bytes), and with the fixed string that its matches start with, if any."""
+    """One test, with its bound (bytes), and with the prefix of its matches, empty without a fixed prefix."""
 
     test: _Test
     bound: int
@@ -118,7 +120,7 @@ class _Part:
 
 
 class _PatternProtocol(Protocol):
-    """A protocol that answers yes if one of its parts does, and no only if all of its parts do."""
+    """A protocol that matches if one of its parts matches, and answers `NO` only if all parts answer `NO`."""
 
     def __init__(self, name: str, transport: Transport, strength: Strength, parts: list[_Part]) -> None:
         self.name = name
@@ -187,7 +189,7 @@ def _anywhere(expected: bytes, size: int) -> _Test:
 def _regex(source: str, size: int) -> tuple[Strength, _Test]:
     """Return the strength and the test of a regex.
 
-    The test of an anchored regex answers no as soon as no further byte could make the regex match.
+    The test of an anchored regex answers `NO` as soon as no further byte could make the regex match.
     """
     latin(source, r"write its bytes as \xHH")
     translated = translate(source)
@@ -226,15 +228,15 @@ def _re2(expression: bytes) -> Any:
         ValueError: RE2 is not installed, or the expression is too large for RE2.
     """
     try:
-        # Imported here, because the import takes 20 ms and few files have a regex. Another package, which has
-        # no `Options`, is imported as re2, too.
+        # Import here, because the import takes 20 ms and few configuration files have a regex. The package of
+        # another project is imported as re2, too, but has no `Options`.
         from re2 import Options, compile, error  # type: ignore[import-untyped]  # noqa: A004, PLC0415
     except ImportError as missing:
         raise ValueError(
             f"a regex needs the package google-re2 ({missing}): pip install 'refractium-core[regex]', "
             "or under uv: uv pip install 'refractium-core[regex]'"
         ) from missing
-    if len(expression) > _REGEX_BYTES:  # RE2 logs about some of these expressions, whatever its options are
+    if len(expression) > _REGEX_BYTES:  # RE2 would log some errors despite its options
         raise ValueError("it is too large for RE2")
     options = Options()
     options.encoding = Options.Encoding.LATIN1

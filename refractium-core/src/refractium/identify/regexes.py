@@ -1,19 +1,19 @@
-r"""Translation of the regular expressions of a configuration file to RE2, for matches and their beginnings.
+r"""Translation of the regular expressions of a configuration file to RE2, also for beginnings of matches.
 
-RE2 needs time linear in the bytes that it reads, whatever the expression is. It lacks one answer that
-identification needs: whether further bytes could make the bytes so far match. So each part of an expression
-is translated twice:
+For every expression, RE2 needs a time that is linear in the number of bytes. But RE2 cannot answer one
+question of identification: could the bytes so far match together with further bytes? So this module
+translates each part of an expression twice:
 
 - ``whole`` matches the same bytes as the part.
-- ``begun`` matches every beginning of such bytes, perhaps without the complete ones.
+- ``begun`` matches every incomplete beginning of such bytes, and may match the complete bytes.
 
-Both follow from the elements of the part. In a sequence, the bytes end inside of an element, and the elements
-before it are complete. In a repetition, the bytes end inside of a round, and the rounds before it are
-complete. Every part matches some bytes, because sets without a byte and a misplaced ``^`` are refused. So a
-part that has begun can also be completed.
+Both expressions follow from the elements of the part. In a sequence, the bytes end inside one element, and
+all earlier elements are complete. In a repetition, the bytes end inside one round, and all earlier rounds are
+complete. Every part matches some bytes, because this module refuses sets without a byte and a misplaced
+``^``. So further bytes can complete every part that has begun.
 
-The syntax is the syntax of `re`, and `re` says which bytes a literal, an escape or a set stands for. RE2 gets
-the numbers of these bytes, so that no difference between the two dialects matters.
+The syntax is the syntax of `re`, and `re` finds the bytes for which a literal, an escape or a set stands. RE2
+receives the numbers of these bytes, so that no difference between the two dialects matters.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ class Translation:
     Attributes:
         anchored: whether the expression can match only at the very start.
         matching: expression that finds the matches.
-        possible: expression that matches all given bytes if they match, or could match with further bytes
-            after them. It is for anchored expressions only: others could still match at a later position.
+        possible: expression that matches the whole data if the data matches, or could match together with
+            further bytes. Use it for anchored expressions only, because other expressions could still match
+            at a later position.
     """
 
     anchored: bool
@@ -65,7 +66,7 @@ def translate(source: str) -> Translation:
     Raises:
         ValueError: the expression is not valid, has a set that matches no byte, or has unsupported elements:
             ``$`` and ``\Z`` (true only until more bytes follow), lookaround, ``\b``, atomic groups,
-            possessive quantifiers, ``^`` after another element, and elements without a standard meaning.
+            possessive quantifiers, ``^`` after another element, and elements that dialects read differently.
     """
     tokens = list(_TOKEN.finditer(source))
     for token in tokens:
@@ -86,7 +87,7 @@ def _refuse_unsupported(token: re.Match[str]) -> None:
             f'"{operator}" in a set is not supported, because dialects read it in different ways: '
             f"write \\{operator[0]} for the byte"
         )
-    if other == "[":  # checked here, because `re` would first warn of the bytes after the bracket
+    if other == "[":  # checked here, because `re` would first warn about the bytes after the bracket
         raise ValueError("it is not a valid regex: a set without its end: write \\[ for the byte")
     unknown = letter and letter.isalnum() and letter not in _KNOWN_LETTERS
     if unknown or token["possessive"] or other in {"$", "{"}:
@@ -110,12 +111,12 @@ _START: Final = _Part(r"\A", "")
 
 
 def _read(tokens: Iterator[re.Match[str]], flags: int, *, at_start: bool) -> _Part:
-    """Read a valid expression up to the end of its group.
+    """Read a valid expression up to the end of the current group.
 
     Args:
         tokens: the remaining tokens. The ``)`` of the group is consumed.
-        flags: flags of `re` that hold in the group.
-        at_start: whether nothing stands before the group.
+        flags: flags of `re` that apply in the group.
+        at_start: whether no element precedes the group.
     """
     branches: list[_Part] = []
     items: list[_Part] = []
@@ -139,7 +140,7 @@ def _read(tokens: Iterator[re.Match[str]], flags: int, *, at_start: bool) -> _Pa
                     f'"{token[0]}" is not supported after another element: it holds at the start only'
                 )
             items.append(_START)
-        elif not token["global"]:  # `flags` already has the global flags
+        elif not token["global"]:  # `flags` already contains the global flags
             items.append(_one_of(_bytes_of(token[0], flags)))
     branches.append(_sequence(items))
     return branches[0] if len(branches) == 1 else _choice(branches)
@@ -170,7 +171,7 @@ def _repeat(part: _Part, least: int, most: int | None) -> _Part:
 
 
 def _counts(token: re.Match[str]) -> tuple[int, int | None]:
-    """Return the least and the greatest count of a repetition. The greatest is None if unbounded."""
+    """Return the least and the greatest count of a repetition. The greatest count is None without a limit."""
     if token["times"]:
         return int(token["times"]), int(token["times"])
     if token["most"] is not None:

@@ -1,7 +1,8 @@
 """The dispatch table, which asks the protocols of one transport in order of their strength.
 
-The table is immutable and keeps no state of a connection: the caller asks again with all bytes when more have
-come. By the laws of `Protocol.identify`, the answer is the same as for asking once with all bytes.
+The table is immutable and keeps no state of a connection: after more bytes have arrived, the caller asks
+again with all bytes. By the laws of `Protocol.identify`, the last answer is the same as the answer to one
+question with all bytes.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Generic[T]):
-    """A protocol, and the outcome of its match.
+    """A protocol, and a function that returns the outcome of a match.
 
     Attributes:
         protocol: protocol to ask.
         select: function that returns the outcome of a match, or `NO` if the match meets no condition. If
-            `asks_for` is empty, it is called once, when the table is made.
-        asks_for: metadata keys that `select` reads. While a match has one of them pending, the table asks for
-            more bytes.
+            `asks_for` is empty, the table calls `select` only once, when the table is made.
+        asks_for: metadata keys that `select` reads. While one of these keys is pending in a match, the table
+            asks for more bytes.
     """
 
     protocol: Protocol
@@ -43,13 +44,13 @@ class Table(Generic[T]):
 
     Args:
         candidates: candidates in the order of the configuration, which decides between equal strengths.
-        peek_buffer_size: count of bytes for which a weak protocol may ask. A stronger protocol may read on to
-            its `Protocol.max_bytes`: if it has not said no by then, it has recognised its own beginning.
-        faults: counts, by name of the protocol, of exceptions and invalid answers; a new counter by default.
+        peek_buffer_size: largest count of bytes for which a weak protocol may ask. A stronger protocol may
+            ask for up to `Protocol.max_bytes` bytes, because it has recognised the beginning of its bytes.
+        faults: counts of exceptions and invalid answers by name of the protocol; a new counter by default.
 
     Attributes:
-        bound: largest count of bytes on which any answer can depend.
-        faults: the counter of the argument, or the new one.
+        bound: largest count of bytes on which an answer can depend.
+        faults: the counter from the argument, or the new counter.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Table(Generic[T]):
             for one in sorted(candidates, key=lambda candidate: candidate.protocol.strength)
         ]
         self._by_first_byte = [
-            # The function stands beside its entry, because the usual answer, a no, needs only the function.
+            # The function precedes its entry: for the usual answer, `NO`, the loop needs only the function.
             tuple((entry.identify, entry) for entry in entries if _may_start_with(entry.protocol, first))
             for first in range(256)
         ]
@@ -78,17 +79,17 @@ class Table(Generic[T]):
         self.faults: Counter[str] = Counter() if faults is None else faults
 
     def decide(self, data: bytes, *, final: bool = False) -> tuple[T, ProtocolMatch] | Verdict:
-        """Return the decision as soon as the bytes allow one.
+        """Return the decision, or `NEED_MORE` while the bytes allow no decision.
 
         Args:
             data: all bytes so far; empty only for an empty datagram.
-            final: whether nothing will follow: the data is a datagram, or the deadline or the end of the
-                stream has come. Then `NEED_MORE` counts as `NO`, and conditions on pending keys are not met.
+            final: whether no more bytes will follow: the data is a datagram, the deadline has passed, or the
+                stream has ended. Then `NEED_MORE` counts as `NO`, and conditions on pending keys are not met.
 
         Returns:
-            The outcome with the match that led to it; `NO` if nothing can match any more; `NEED_MORE` if a
-            protocol that is asked earlier than every match so far has not said no. `NEED_MORE` is never
-            returned if `final` is set.
+            The outcome and its match; `NO` if no protocol can match any more; `NEED_MORE` if a protocol needs
+            more bytes, and no protocol that is asked earlier matches. If `final` is set, the result is never
+            `NEED_MORE`.
         """
         for identify, entry in self._by_first_byte[data[0]] if data else self._for_nothing:
             try:
@@ -109,7 +110,7 @@ class Table(Generic[T]):
                     outcome = entry.select(answer)
                 if outcome is not NO:
                     return outcome, answer
-            except Exception as error:  # noqa: BLE001 - any exception of a plugin is a no for this connection
+            except Exception as error:  # noqa: BLE001 - any exception of a plugin counts as `NO` here
                 self._note_fault(entry.protocol, data, error)
         return NO
 
@@ -118,12 +119,12 @@ class Table(Generic[T]):
         for entry in self._entries:
             try:
                 yield entry.protocol, entry.identify(data)
-            except Exception as error:  # noqa: BLE001 - any exception of a plugin is a no
+            except Exception as error:  # noqa: BLE001 - any exception of a plugin counts as `NO`
                 self._note_fault(entry.protocol, data, error)
                 yield entry.protocol, NO
 
     def _note_fault(self, protocol: Protocol, data: bytes, error: Exception) -> None:
-        """Count a fault. Log only the first fault of each protocol, because a client can cause thousands."""
+        """Count a fault. Log only the first fault of each protocol, because a client can cause many."""
         self.faults[protocol.name] += 1
         if self.faults[protocol.name] == 1:
             log.error(
@@ -135,7 +136,7 @@ class Table(Generic[T]):
 
 
 class _Entry(NamedTuple, Generic[T]):
-    """A candidate, laid out for the loop that runs for every connection."""
+    """A candidate in the form for the loop that runs for every connection."""
 
     identify: Callable[[bytes], Identification]
     select: Callable[[ProtocolMatch], T | Literal[Verdict.NO]] | None
