@@ -1,4 +1,4 @@
-"""Text forms of addresses: ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH``. Names are not resolved here."""
+"""Text forms of addresses: ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH``. This module resolves no names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_NAME: Final = 253
 _MAX_UNIX_PATH: Final = 107
 """Bytes of the longest path in ``sun_path`` on Linux, without its NUL (unix(7))."""
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
-"""Matches a label of letters, digits, hyphens (RFC 1123 section 2.1) and underscores, which are in use."""
+"""A label of letters, digits, hyphens (RFC 1123 section 2.1) and underscores, which real names contain."""
 _SHOWN: Final = 40
 _EVERY_IPV4: Final = IPv4Address(0)
 _EVERY_IPV6: Final = IPv6Address(0)
@@ -75,7 +75,7 @@ class Address:
 
 
 def is_host_name(text: str) -> bool:
-    """Return whether `text` is a host name: labels of letters, digits, ``-`` and ``_``, perhaps a final dot.
+    """Return whether `text` is a host name: labels of letters, digits, ``-`` and ``_``; a final dot is valid.
 
     ``10.0.0.1`` is not a host name: the last label of a name is never a number (RFC 1123 section 2.1).
     """
@@ -88,22 +88,23 @@ def is_host_name(text: str) -> bool:
 
 
 def is_own_address(address: Address, bind: str, port: int) -> bool:
-    """Return whether a connection to `address` would reach the listener on `bind` and `port` itself.
+    """Return whether a connection to `address` would reach the listener on `bind` and `port`.
 
-    Only the texts are compared: names are not resolved, and this machine is not asked for its addresses. So
-    loopback addresses and ``localhost`` reach a listener on every address (``0.0.0.0``, ``::``).
+    The function compares only the texts: it neither resolves names nor asks this machine for its addresses.
+    So for a listener on all addresses (``0.0.0.0``, ``::``), it finds only loopback addresses and
+    ``localhost``.
 
     Args:
         address: address of a backend or a fallback.
         bind: IP address or host name on which the listener listens.
-        port: port of the listener. For 0 the system chooses a port, which no configured address can name.
+        port: port of the listener. For 0 the kernel chooses a port, which no configured address can name.
     """
     if port == 0 or address.port != port or address.is_unix:
         return False
     mine, theirs = _reach(bind), {_dialled(ip) for ip in _reach(address.host)}
     if not mine or not theirs:
         return bind.lower() == address.host
-    if _EVERY_IPV6 in mine:  # a listener on :: accepts IPv4, too
+    if _EVERY_IPV6 in mine:  # a listener on :: accepts IPv4 clients, too
         return any(ip.is_loopback for ip in theirs)
     if _EVERY_IPV4 in mine:
         return any(ip.is_loopback and ip.version == _EVERY_IPV4.version for ip in theirs)
@@ -113,7 +114,7 @@ def is_own_address(address: Address, bind: str, port: int) -> bool:
 def _reach(host: str) -> set[IPv4Address | IPv6Address]:
     """Return the addresses of a host that are known without resolving: an IP address, or loopback.
 
-    ``localhost`` and all names below it are loopback (RFC 6761 section 6.3).
+    ``localhost`` and all names that end in ``.localhost`` mean loopback (RFC 6761 section 6.3).
     """
     name = host.lower().removesuffix(".")
     if name == "localhost" or name.endswith(".localhost"):

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 _Ip: TypeAlias = IPv4Address | IPv6Address
 
 _ANY_PORT: Final = 9
-"""Port for a connect of a datagram socket, which sends nothing, so that any port serves."""
+"""Port for a connect of a datagram socket. Any port is suitable, because this connect sends nothing."""
 _PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class OwnAddresses:
-    """The addresses of the listeners, so that the proxy never connects a client to itself."""
+    """The addresses of this proxy's listeners, to which the proxy must never connect a client."""
 
     def __init__(self) -> None:
         self._bound: list[tuple[_Ip, int]] = []
@@ -44,7 +44,10 @@ class OwnAddresses:
 
 
 def _takes(bound: _Ip, ip: _Ip) -> bool:
-    """Return whether a listener on `bound` gets connections to `ip`. A listener on ``::`` gets IPv4, too."""
+    """Return whether a listener on `bound` accepts connections to `ip`.
+
+    A listener on ``::`` accepts connections to IPv4 addresses, too.
+    """
     if bound.is_unspecified:
         return (bound.version == ip.version or isinstance(ip, IPv4Address)) and _is_local(ip)
     return ip == _reached_by(str(bound))
@@ -53,7 +56,7 @@ def _takes(bound: _Ip, ip: _Ip) -> bool:
 def _reached_by(host: str) -> _Ip:
     """Return the address that a connect to `host` reaches: loopback for ``::`` and ``0.0.0.0``, else `host`.
 
-    IPv4 addresses mapped into IPv6 are returned as IPv4.
+    The function returns an IPv4 address mapped into IPv6 as an IPv4 address.
     """
     ip = ip_address(host)
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
@@ -64,7 +67,10 @@ def _reached_by(host: str) -> _Ip:
 
 
 def _is_local(ip: _Ip) -> bool:
-    """Return whether the address is this machine's: a socket connected to it has it as its own address."""
+    """Return whether `ip` is an address of this machine.
+
+    If so, a socket that is connected to `ip` also has `ip` as its own address.
+    """
     if ip.is_loopback:
         return True
     family = socket.AF_INET if isinstance(ip, IPv4Address) else socket.AF_INET6
@@ -85,8 +91,9 @@ def _ephemeral_ports() -> range:
 
 
 EPHEMERAL_PORTS: Final = _ephemeral_ports()
-"""The range from which the kernel takes local ports. A connect to such a port of this machine, on which no
-socket listens, can connect a socket to itself: TCP's simultaneous open with one socket in both roles."""
+"""The range from which the kernel chooses local ports. If no socket listens on such a port of this machine, a
+connect to this port can connect a socket to itself. This is the simultaneous open of TCP, with one socket in
+both roles."""
 
 
 def is_self_connected(sock: socket.socket, target: SocketAddress) -> bool:

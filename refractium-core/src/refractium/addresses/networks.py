@@ -28,10 +28,11 @@ def is_ip_address(text: str) -> bool:
 
 
 def plain_ip(host: str) -> str:
-    """Return an address as a socket shows it, and an IPv4 address mapped into IPv6 as the IPv4 address.
+    """Return the IP address of a socket; if it is an IPv4 address mapped into IPv6, return the IPv4 address.
 
     A mapped address, ``::ffff:192.0.2.1``, has three colons. An IPv4-translated address,
-    ``::ffff:0:192.0.2.1`` (RFC 2765 section 2.1), begins alike, has four colons and stays an IPv6 address.
+    ``::ffff:0:192.0.2.1`` (RFC 2765 section 2.1), has the same beginning and four colons, and stays an IPv6
+    address.
     """
     if host.startswith("::ffff:") and host.count(":") == _COLONS_OF_MAPPED and "." in host:
         return host[7:]
@@ -57,7 +58,7 @@ def parse_network(text: str) -> Network:
 
 
 class Networks:
-    """A list of networks that finds an IP address in a time that does not depend on the list's length.
+    """A set of networks. The time to find an IP address does not depend on the number of networks.
 
     Args:
         texts: networks and addresses, in the forms of `parse_network`.
@@ -67,7 +68,7 @@ class Networks:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        # By IP version and the number of host bits: the network bits of each network.
+        # The network bits of each network, by IP version and by the number of host bits.
         self._prefixes: dict[int, defaultdict[int, set[int]]] = {4: defaultdict(set), 6: defaultdict(set)}
         for network in map(parse_network, texts):
             shift = network.max_prefixlen - network.prefixlen
@@ -80,7 +81,7 @@ class Networks:
         """Return whether an IP address is in one of the networks.
 
         Args:
-            ip: IP address without brackets. An IPv4 address must have its own form, not the mapped form.
+            ip: IP address without brackets. An IPv4 address must be in IPv4 form, not mapped into IPv6.
 
         Raises:
             ValueError: the text is not an IP address.
@@ -91,10 +92,10 @@ class Networks:
 
 
 class Access:
-    """Rules for clients: all clients or only the allowed clients are accepted, but no denied client.
+    """Rules that accept or refuse clients: a client must be allowed, and must not be denied.
 
     Args:
-        allow: addresses and networks to accept, in the forms of `parse_network`; none means all clients.
+        allow: addresses and networks to accept, in the forms of `parse_network`. No entry means all clients.
         deny: addresses and networks to refuse, in the forms of `parse_network`.
 
     Raises:
@@ -106,7 +107,7 @@ class Access:
         self._denied = Networks(deny)
 
     def admits(self, ip: str) -> bool:
-        """Return whether a client with this IP address is accepted."""
+        """Return whether the rules accept a client with this IP address."""
         return (not self._allowed or ip in self._allowed) and ip not in self._denied
 
 
@@ -121,5 +122,5 @@ def network_problems(lists: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
 
 
 def access_of(allow: Sequence[str], deny: Sequence[str]) -> Access | None:
-    """Return the access rules, or None if both lists are empty, so that no client needs to be checked."""
+    """Return the access rules, or None if both lists are empty, because then no client needs a check."""
     return Access(allow, deny) if allow or deny else None

@@ -1,11 +1,11 @@
-"""The PROXY protocol, versions 1 and 2: a header that names the client, ahead of the client's first byte.
+"""The PROXY protocol, versions 1 and 2: before the client's first byte, a header names the client.
 
-This module only makes and parses bytes. The caller decides whose headers it believes: a sender that is not a
-trusted proxy can write any address. The rules and the section numbers are from HAProxy's
+This module only makes and parses bytes. The caller decides which senders to trust, because a sender that is
+not a trusted proxy can write any address. The rules and the section numbers are from HAProxy's
 ``proxy-protocol.txt`` of 2020/03/05.
 
-IPv4 addresses mapped into IPv6 are treated as IPv4 addresses everywhere, because a listener on ``::`` shows
-IPv4 clients in the mapped form.
+This module treats IPv4 addresses mapped into IPv6 as IPv4 addresses, because a listener on ``::`` shows IPv4
+clients in the mapped form.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ PP2_TYPE_AUTHORITY: Final = 0x02
 PP2_TYPE_CRC32C: Final = 0x03
 
 MAX_BYTES: Final = 16 + 2_048
-"""Length of the longest accepted header (bytes). A header that declares more is refused before the rest of it
-has come. Headers should fit the 536 bytes of the smallest TCP segment (section 2); certificates need more."""
+"""Length of the longest accepted header (bytes). `parse` refuses a header that declares a greater length
+before the rest of that header arrives. Headers should fit the 536 bytes of the smallest TCP segment
+(section 2), but headers with certificates need more."""
 
 _V1_LONGEST: Final = {
     b"PROXY TCP4 ": 56,
@@ -41,7 +42,7 @@ _V1_LONGEST: Final = {
     b"PROXY UNKNOWN ": 107,
     b"PROXY UNKNOWN\r\n": 15,
 }
-"""Starts of lines of version 1, each with the greatest length of its line in bytes (section 2.1)."""
+"""Beginnings of lines of version 1, each with the greatest length of the line in bytes (section 2.1)."""
 _V1_TCP: Final = re.compile(
     rb"PROXY TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})\r\n"
 )
@@ -50,8 +51,8 @@ _V1_UNKNOWN: Final = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
 _V2_SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _V2_LOCAL: Final = _V2_SIGNATURE + b"\x20"
 _V2_PROXY: Final = _V2_SIGNATURE + b"\x21"
-"""Starts of headers of version 2. The last byte has the version in its upper four bits and the command in its
-lower four bits (section 2.2)."""
+"""Beginnings of headers of version 2. The last byte contains the version in its upper four bits and the
+command in its lower four bits (section 2.2)."""
 _UNTOLD: Final = struct.Struct("")
 _IPV4: Final = struct.Struct("!4s4sHH")
 _IPV6: Final = struct.Struct("!16s16sHH")
@@ -66,12 +67,12 @@ _V2_ADDRESSES: Final = {
     _V2_PROXY + b"\x31": _UNIX,
     _V2_PROXY + b"\x32": _UNIX,
 }
-"""Starts of headers of version 2, each with the format of the addresses after the length. The last byte of a
-PROXY start has the family in its upper four bits and the transport in its lower four bits. After LOCAL that
-byte is discarded, whatever its value."""
+"""Beginnings of headers of version 2, each with the format of the addresses after the length. The last byte
+of a beginning with PROXY contains the family in its upper four bits and the transport in its lower four bits.
+The parser ignores the value of that byte after LOCAL."""
 _V2_TRANSPORT: Final = {Transport.TCP: 1, Transport.UDP: 2}
 _V2_START: Final = 16
-"""Offset of the addresses. The two bytes before them are the length of the rest of the header."""
+"""Offset of the addresses (bytes). The two bytes before it are the length of the rest of the header."""
 _TLV: Final = struct.Struct("!BH")
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -79,7 +80,7 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 _IPV4_SIZE: Final = 4
 _MAX_PORT: Final = 65_535
 _MAX_NAME: Final = 255
-"""Bytes of the longest ALPN name (RFC 7301 section 3.1) and of the longest server name that HAProxy takes."""
+"""Bytes of the longest ALPN name (RFC 7301 section 3.1), and of the longest server name for HAProxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Header:
         transport: transport between client and sender; None if unknown.
         source: address of the client; None if unknown.
         destination: address to which the client connected; None exactly if `source` is None.
-        tlvs: values of `PP2_TYPE_ALPN` and `PP2_TYPE_AUTHORITY`, as on the wire, if they were sent.
+        tlvs: values of `PP2_TYPE_ALPN` and `PP2_TYPE_AUTHORITY` in the header, as on the wire.
     """
 
     transport: Transport | None = None
@@ -102,14 +103,14 @@ class Header:
     def is_local(self) -> bool:
         """Whether the peer of the socket counts as the client.
 
-        This is so if the sender connected for itself (``LOCAL``: a health check), if it knows no address
-        (``UNKNOWN``, ``UNSPEC``), or if it knows only a unix socket.
+        The peer is the client if the sender connected for itself (``LOCAL``: a health check), knows no
+        address (``UNKNOWN``, ``UNSPEC``), or knows only a unix socket.
         """
         return self.source is None
 
 
 Parsed: TypeAlias = tuple[Header, int] | Literal[Verdict.NO, Verdict.NEED_MORE]
-"""A header and its length in bytes, `NO` if there is no header, or `NEED_MORE` if it is incomplete."""
+"""A header and its length in bytes, `NO` without a valid header, or `NEED_MORE` for an incomplete header."""
 
 
 def build(
@@ -119,10 +120,10 @@ def build(
     destination: Endpoint | None,
     metadata: Mapping[str, MetadataValue],
 ) -> bytes:
-    """Build the header of either version.
+    """Build a header of version 1 or 2.
 
-    A header of version 2 has the ``sni`` of `metadata` and the first of its ``alpn``, which is the preferred
-    name. Values of a plugin that are not names for a TLV are left out.
+    A header of version 2 contains the ``sni`` of `metadata` and the first name in the ``alpn`` of `metadata`,
+    which is the preferred name. The function leaves out values that are not valid names for a TLV.
 
     Args:
         version: version of the header. Version 1 is for TCP only.
@@ -149,8 +150,8 @@ def build(
 def build_v1(source: Endpoint | None, destination: Endpoint | None) -> bytes:
     """Build a header of version 1, for TCP.
 
-    If only one address is IPv4, it is sent mapped into IPv6. If an address is None, such as the address of a
-    client on a unix socket, the line is ``PROXY UNKNOWN``.
+    If only one address is IPv4, the line contains this address mapped into IPv6. If an address is None, such
+    as the address of a client on a unix socket, the line is ``PROXY UNKNOWN``.
 
     Raises:
         ValueError: an address is not an IP address, or a port is not from 0 to 65535.
@@ -160,7 +161,7 @@ def build_v1(source: Endpoint | None, destination: Endpoint | None) -> bytes:
     family, hosts, ports = _pair(source, destination)
     texts = [inet_ntop(family, host) for host in hosts]
     if family == AF_INET6:
-        # Version 1 has no form that ends in an IPv4 address, as inet_ntop writes some IPv6 addresses.
+        # inet_ntop ends some IPv6 addresses with an IPv4 address. Version 1 does not have this form.
         texts = [host.hex(":", 2) if "." in text else text for host, text in zip(hosts, texts, strict=True)]
     version = 4 if family == AF_INET else 6
     return f"PROXY TCP{version} {' '.join(texts)} {ports[0]} {ports[1]}\r\n".encode("ascii")
@@ -176,9 +177,9 @@ def build_v2(
 ) -> bytes:
     """Build a header of version 2.
 
-    If only one address is IPv4, it is sent mapped into IPv6. If an address is None, such as the address of a
-    client on a unix socket, the command is ``LOCAL``, which every receiver must accept. Such a header has no
-    other contents, because receivers discard them.
+    If only one address is IPv4, the header contains this address mapped into IPv6. If an address is None,
+    such as the address of a client on a unix socket, the command is ``LOCAL``, which every receiver must
+    accept. A header with ``LOCAL`` has no further contents, because receivers would discard these contents.
 
     Args:
         transport: transport of the client.
@@ -204,13 +205,13 @@ def build_v2(
 
 
 def parse(data: bytes) -> Parsed:
-    """Parse the header at the start of `data`. Further bytes change no answer but `NEED_MORE`.
+    """Parse the header at the start of `data`. Further bytes can only change the answer `NEED_MORE`.
 
     Args:
         data: all bytes received so far. With `MAX_BYTES` bytes the answer is never `NEED_MORE`.
 
     Returns:
-        The header and its length in bytes; `NO` if the data does not start with exactly one valid header;
+        The header and its length in bytes; `NO` if the data does not start with a valid header;
         `NEED_MORE` if the data is the beginning of a header.
     """
     for start, longest in _V1_LONGEST.items():
@@ -239,8 +240,8 @@ def _read_v1(line: bytes) -> Header | None:
     version, *hosts, source_port, destination_port = (part.decode("ascii") for part in match.groups())
     ports = int(source_port), int(destination_port)
     try:
-        # inet_pton takes exact forms only: four numbers without leading zeros, no zone. An IPv6 address may
-        # end in an IPv4 address: HAProxy writes mapped addresses so.
+        # inet_pton accepts exact forms only: four numbers without leading zeros, no zone. An IPv6 address may
+        # end in an IPv4 address, because HAProxy writes mapped addresses in this form.
         family = AF_INET if version == "4" else AF_INET6
         source, destination = (_text(inet_pton(family, host)) for host in hosts)
     except OSError:
@@ -283,7 +284,7 @@ def _read_v2(header: bytes, addresses: struct.Struct) -> Header | None:
 def _read_tlvs(header: bytes, at: int) -> dict[int, bytes] | None:
     """Return the known values from `at` to the end, or None if a TLV or the checksum is not valid.
 
-    A known TLV must not come twice, because receivers would differ in which of the two they believe.
+    A known TLV must not occur twice, because receivers could disagree about which value is valid.
     """
     found: dict[int, bytes] = {}
     while at < len(header):
@@ -304,7 +305,7 @@ def _read_tlvs(header: bytes, at: int) -> dict[int, bytes] | None:
 
 
 def _checksum(header: bytes, at: int) -> bytes:
-    """Return the checksum for `at`, over the whole header with zeros in its place (section 2.2.3)."""
+    """Return the checksum of the header, with zeros in place of the checksum at `at` (section 2.2.3)."""
     return _crc32c(header[:at] + bytes(4) + header[at + 4 :]).to_bytes(4, "big")
 
 
@@ -324,7 +325,7 @@ def _tlv(kind: int, value: bytes) -> bytes:
 
 
 def _pair(source: Endpoint, destination: Endpoint) -> tuple[int, list[bytes], list[int]]:
-    """Return both addresses in the family that holds both, and both ports."""
+    """Return the family that fits both addresses, the addresses in that family, and the ports."""
     hosts = [_packed(source[0]), _packed(destination[0])]
     ports = [source[1], destination[1]]
     if not all(0 <= port <= _MAX_PORT for port in ports):

@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOM: Final = 256
-"""Characters, escapes included, that a text from the wire may take in a log line.
+"""Maximum number of characters, including escapes, of a text from the wire in a log line.
 
-A server name has at most 253 characters (RFC 1035 section 2.3.4), an ALPN name at most 255 bytes (RFC 7301
-section 3.1).
+A server name has at most 253 characters (RFC 1035 section 2.3.4). An ALPN name has at most 255 bytes (RFC
+7301 section 3.1).
 """
 CUT: Final = "..."
-"""Marks the place where a text was cut."""
+"""The mark at the end of a text that was cut."""
 
 _WORD: Final = re.compile(r"[!-\[\]-~]*").fullmatch
-"""Matches printable ASCII without spaces and backslashes."""
+"""A function that matches printable ASCII without spaces and backslashes."""
 _BRIEF_WORD: Final = re.compile(rf"[!-\[\]-~]{{0,{ROOM}}}").fullmatch
 
 
@@ -31,9 +31,9 @@ def escape(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text in which everything is escaped that a terminal would not show as text.
+    """Return a text with escapes for all characters that a terminal would not show as text.
 
-    Escaped are control characters (C0, C1, ESC), bidirectional controls, lone surrogates and line ends.
+    These are control characters (C0, C1, ESC), bidirectional controls, lone surrogates and line ends.
     """
     if text.isprintable():
         return text
@@ -41,7 +41,7 @@ def printable(text: str) -> str:
 
 
 def brief_word(value: object) -> str:
-    """Return a value as `escape` does, cut to at most `ROOM` characters."""
+    """Return a value as `escape` does, cut after at most `ROOM` characters."""
     text = str(value)
     if _BRIEF_WORD(text):  # the usual case
         return text
@@ -49,7 +49,7 @@ def brief_word(value: object) -> str:
 
 
 def brief(text: str, room: int = ROOM) -> str:
-    """Return a text as `printable` does, cut to at most `room` characters."""
+    """Return a text as `printable` does, cut after at most `room` characters."""
     if len(text) <= room and text.isprintable():  # the usual case
         return text
     return _cut(text, room, _printable)
@@ -60,7 +60,7 @@ def _printable(character: str) -> str:
 
 
 def _cut(text: str, room: int, show: Callable[[str], str]) -> str:
-    """Return the shown forms of as many characters as fit, none in part, and `CUT` if some do not fit."""
+    """Return the shown forms of as many whole characters as fit, and `CUT` if not all characters fit."""
     shown = []
     for character in text:
         word = show(character)
@@ -79,7 +79,7 @@ def text_bytes(text: str) -> bytes:
     backslash. Any other backslash means itself.
 
     Raises:
-        ValueError: a character is above U+00FF, or ``\x`` comes without two hex digits.
+        ValueError: a character is above U+00FF, or ``\x`` is not followed by two hex digits.
     """
     return _ESCAPE.sub(_unescape, latin(text, "write its bytes as hex: { hex = 'e2 82 ac' }"))
 
@@ -97,7 +97,7 @@ def latin(text: str, hint: str) -> bytes:
     """Return the bytes that a text stands for: each character up to U+00FF means the byte of its number.
 
     Raises:
-        ValueError: the text has another character. The message ends with `hint`, which says what to write.
+        ValueError: the text contains another character. The message ends with `hint`, which gives the remedy.
     """
     try:
         return text.encode("latin-1")
