@@ -1,6 +1,6 @@
-"""Log lines, which look alike in every process of the program, and their way to stderr.
+"""Log lines, which have the same form in every process of the program, and their output to stderr.
 
-This package imports nothing heavy, because the process of a hook imports it, too.
+This package imports no large modules, because the process of a hook imports this package, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STDERR: Final = 2
 _PATIENCE: Final = 1.0
-"""Seconds that the last lines have to be written when the handler is closed."""
+"""Longest time (s) for writing the last lines when the handler is closed."""
 
 
 class LineHandler(logging.Handler):
@@ -26,13 +26,13 @@ class LineHandler(logging.Handler):
 
     Args:
         form: form of the lines.
-        gather: seconds for which lines are gathered before a write.
+        gather: seconds for which the writer gathers lines before a write.
 
     Attributes:
         form: form of the lines.
         writer: writer of the lines.
-        before: function called before each line; it may write lines that come first.
-        before_end: function called before the handler is closed; it may write the last lines.
+        before: function that the handler calls before each line; this function may write earlier lines.
+        before_end: function that the handler calls before it closes; this function may write the last lines.
     """
 
     def __init__(self, form: Form, gather: float = GATHER) -> None:
@@ -54,7 +54,7 @@ class LineHandler(logging.Handler):
             self.writer.write(text)
 
     def close(self) -> None:
-        """Write the remaining lines, as far as stderr takes them."""
+        """Write the remaining lines, as far as stderr accepts these lines."""
         self.before_end()
         self.writer.close(_PATIENCE)
         super().close()
@@ -74,7 +74,7 @@ def install(style: str, gather: float = GATHER) -> LineHandler:
 
     Args:
         style: style of the lines, one of `refractium.logs.forms.STYLES`.
-        gather: seconds for which lines are gathered before a write.
+        gather: seconds for which the writer gathers lines before a write.
     """
     # A full disk or a closed stderr costs log lines, never a connection.
     logging.raiseExceptions = False

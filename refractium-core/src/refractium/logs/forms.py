@@ -1,8 +1,8 @@
 """The forms of a log line: plain for files and journals, JSON for machines, rich on a terminal.
 
-Every line is safe text for a terminal, whatever a message, a name or an exception holds. Control characters
-(C0, C1, ESC), bidirectional controls, lone surrogates and line ends are escaped. Only a traceback has several
-lines.
+Every line is safe text for a terminal, whatever a message, a name or an exception contains. The forms escape
+control characters (C0, C1, ESC), bidirectional controls, lone surrogates and line ends. Only a traceback has
+several lines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 STYLES: Final = ("rich", "plain", "json")
 _encode: Final = msgspec.json.Encoder().encode
 _MAX_MESSAGE: Final = 4096
-"""Characters of a message at most; the rest is cut. A plugin's exception may hold all bytes of a client."""
+"""Maximum number of characters of a message; the rest is cut off. An exception of a plugin may contain all
+bytes of a client."""
 
 
 class Form(logging.Formatter):
@@ -31,7 +32,7 @@ class Form(logging.Formatter):
 
     Attributes:
         style: name of the form, one of `STYLES`.
-        has_fields: whether a line has fields beside its message.
+        has_fields: whether a line has fields in addition to its message.
     """
 
     style: str
@@ -56,7 +57,7 @@ class Form(logging.Formatter):
         """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Make the line of a record, for any message and exception."""
+        """Make the line of a record, whatever the message and the exception contain."""
         message = brief(record.getMessage(), _MAX_MESSAGE)
         traceback = ""
         if record.exc_info:
@@ -66,11 +67,11 @@ class Form(logging.Formatter):
         )
 
     def note(self, level: int, logger: str, message: str, *args: object) -> str:
-        """Make a line, with its line end, that does not come from a logger."""
+        """Make a line that does not come from a logger, with its line end."""
         return self.format(logging.LogRecord(logger, level, "", 0, message, args, None)) + "\n"
 
     def _with_traceback(self, at: float, level: str, logger: str, message: str, traceback: str) -> str:
-        # Indented, so that no line of an exception's text can look like a line of the log.
+        # Indent the traceback, so that no line of an exception's text can look like a line of the log.
         rest = "\n  " + traceback.replace("\n", "\n  ") if traceback else ""
         return self.line(at, level, logger, message) + rest
 
@@ -157,7 +158,7 @@ def form_of(style: str) -> Form:
 
 
 class _Clock:
-    """Formatter of times as ``2026-11-24T05:00:00.000Z``. It formats a second once, not for every line."""
+    """Formatter of times as ``2026-11-24T05:00:00.000Z``. It formats each second only once."""
 
     def __init__(self) -> None:
         self._second = 0

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 GATHER: Final = 0.02
-"""Seconds for which lines are gathered, so that a busy proxy does not write once for every line."""
+"""Seconds for which a writer gathers lines, so that a busy proxy does not write once for every line."""
 _MAX_HELD: Final = 4 * 1024 * 1024
-"""Characters that may wait to be written. Further lines are lost and counted."""
+"""Maximum number of characters that wait for a write. The writer counts further lines as lost."""
 _AT_ONCE: Final = 262_144
-"""Characters after which a write begins."""
+"""Number of characters after which the writer adds no further text to a write."""
 _RETRY: Final = 1.0
 """Seconds between two attempts to write to a full disk."""
 _LAST_RETRY: Final = 0.05
@@ -33,17 +33,17 @@ _NOBODY_READS: Final = (errno.EPIPE, errno.EBADF)
 class LineWriter:
     """A writer with a thread of its own, so that a caller never waits for the reader of the lines.
 
-    If a write fails within a line, the writer later writes the rest of that line. Meanwhile lines wait, as
-    they do for a pipe that no process reads. The writer counts each line that finds no room, and writes the
-    count once, as soon as lines can be written again.
+    If a write fails within a line, the writer later writes the rest of that line. Meanwhile, other lines
+    wait, as they do for a pipe that no process reads. The writer counts the lines that exceed its memory
+    limit, and writes this count once, as soon as a write succeeds again.
 
-    Several processes may write to one file, pipe or socket. Each process locks it (POSIX record locks,
-    fcntl(2)) until its last line is complete.
+    Several processes may write to one file, pipe or socket. For each write, a process locks the file, pipe or
+    socket (POSIX record locks, fcntl(2)) until its last line is complete.
 
     Args:
         fd: file descriptor to write to.
         tell_lost: function that makes the line with the count of lost lines.
-        gather: seconds for which lines are gathered before a write.
+        gather: seconds for which the writer gathers lines before a write.
     """
 
     def __init__(self, fd: int, tell_lost: Callable[[int], str], gather: float = GATHER) -> None:
@@ -67,7 +67,7 @@ class LineWriter:
         Args:
             text: one or more lines, each with its line end.
         """
-        # The writer is closed, or this process is a fork, which has no thread.
+        # Without a thread, write at once: the writer is closed, or this process is a fork.
         if not self._thread.is_alive():
             self._put(_encoded(text), retries=False)
             return
@@ -83,7 +83,7 @@ class LineWriter:
         self._work.release()
 
     def lose(self, lines: int) -> None:
-        """Add lines that could not be made to the count of lost lines."""
+        """Add a number of lines that the caller could not make to the count of lost lines."""
         with self._lock:
             self._lost += lines
 
@@ -115,7 +115,7 @@ class LineWriter:
                 self._lost -= lost
 
     def _take(self) -> str:
-        """Take the next texts. If there are none, the thread sleeps until the next `write`."""
+        """Remove and return the next texts. If no text waits, the thread sleeps until the next `write`."""
         taken = []
         size = 0
         with self._lock:
@@ -130,7 +130,7 @@ class LineWriter:
 
         Args:
             data: whole lines.
-            retries: whether to wait while the descriptor takes nothing.
+            retries: whether to wait while the descriptor accepts no bytes.
 
         Returns:
             Count of lost lines.
@@ -147,7 +147,7 @@ class LineWriter:
         return 0
 
     def _wait(self, error: int | None) -> None:
-        """Wait until another attempt makes sense."""
+        """Wait before another attempt to write."""
         if error == errno.EAGAIN:  # another process has made the pipe non-blocking (fcntl(2), O_NONBLOCK)
             poll = select.poll()
             poll.register(self._fd, select.POLLOUT)
@@ -157,7 +157,7 @@ class LineWriter:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes from writing within a line while the block runs."""
+        """Prevent other processes from writing within a line of this process while the block runs."""
         if not self._is_shared:
             yield
             return

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from refractium.logs import LineHandler
 
 _MAX_REST: Final = 65_536
-"""Bytes without a line end that are kept. A longer line becomes several lines."""
+"""Maximum number of bytes that wait for their line end. A longer line becomes several lines."""
 
 
 def log_what_is_printed(handler: LineHandler) -> None:
     """Log each line that is printed to `sys.stderr` as a warning of ``refractium.hooks.stderr``.
 
     The lines are prints, Python's warnings and the tracebacks of threads. The file descriptor stays
-    unchanged, so lines of C libraries and of programs that a hook starts are written unchanged.
+    unchanged, so C libraries and programs that a hook starts still write directly to stderr.
     """
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(_Lines(handler)), "utf-8", "backslashreplace", line_buffering=True
@@ -56,7 +56,8 @@ class _Lines(io.RawIOBase):
         super().close()
 
     def _log(self, line: bytes) -> None:
-        # To the handler itself: a logger may have got a handler that prints to sys.stderr, which would loop.
+        # Pass the record to the handler directly. A logger may have another handler, which prints to
+        # sys.stderr. This would cause a loop.
         text = line.decode("utf-8", "backslashreplace")
         self._handler.handle(
             logging.LogRecord("refractium.hooks.stderr", logging.WARNING, "", 0, "%s", (text,), None)

@@ -1,1 +1,1 @@
-"""Services of the machine: files, users, privileges, and the kernel's choice when memory runs out."""
+"""Services of the machine: files, users, privileges, and the order in which the kernel kills processes."""

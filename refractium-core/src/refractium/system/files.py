@@ -1,4 +1,4 @@
-"""Safe reading of a file that an operator names, whatever is in its place."""
+"""Safe reading of a file that an operator names, even if the path leads to no regular file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_FILE_SIZE: Final = 1024 * 1024
-"""Bytes of the largest file that is read."""
+"""Size of the largest file that `read_regular` reads (bytes)."""
 
 
 class NotAFileError(Exception):
@@ -18,18 +18,18 @@ class NotAFileError(Exception):
 
 
 def read_regular(path: Path) -> bytes:
-    """Return the content of a regular file of at most `MAX_FILE_SIZE`.
+    """Return the content of a regular file of at most `MAX_FILE_SIZE` bytes.
 
-    The kind of the file is checked after it is opened, so that nobody can replace the file in between. The
-    opening does not wait for the writer of a FIFO (O_NONBLOCK, open(2)).
+    The function opens the file and then checks the kind of the open file, so that no other process can
+    replace the file in between. The open does not wait for a writer of a FIFO (O_NONBLOCK, open(2)).
 
     Args:
-        path: path of the file; links are followed.
+        path: path of the file; the function follows links.
 
     Raises:
         NotAFileError: the file is not a regular file, or it is too large.
         OSError: the file cannot be read.
-        ValueError: the path has a NUL byte.
+        ValueError: the path contains a NUL byte.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:

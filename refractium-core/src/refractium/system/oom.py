@@ -9,19 +9,20 @@ from typing import Final
 _ADJUSTMENT: Final = Path("/proc/self/oom_score_adj")
 _MOST: Final = 1_000
 HOOK: Final = 200
-"""Points of the process of a hook, which is killed first, because only the hook's packets are lost."""
+"""Points of the process of a hook. The kernel kills this process first, because only the hook's packets are
+lost."""
 WORKER: Final = 100
-"""Points of a worker, which is killed before its supervisor. The supervisor keeps the sockets and starts
-another worker."""
+"""Points of a worker. The kernel kills a worker before the supervisor, because the supervisor keeps the
+sockets and starts another worker."""
 
 
 def volunteer(points: int) -> None:
-    """Raise this process's score, so that the kernel kills it before processes with fewer points.
+    """Raise this process's score, so that the kernel kills this process before others with fewer points.
 
-    Every process may raise its own score. Without /proc nothing happens.
+    Every process may raise its own score. Without /proc the function does nothing.
 
     Args:
-        points: thousandths of all memory by which the process counts as larger than it is.
+        points: number to add to the score. One point counts like a thousandth of all memory.
     """
     with suppress(OSError, ValueError):
         now = int(_ADJUSTMENT.read_text(encoding="ascii"))

@@ -1,8 +1,9 @@
 """Dropping of root's rights: another user and group, no capability, and no way to regain any right.
 
-The kernel keeps some of these rights per thread, so they are dropped in two steps. `forgo_new_privileges`
-runs before the first thread begins, because new threads and processes inherit its changes. `become` runs
-when all ports are bound; the C library changes user and groups in every thread (nptl(7)).
+The kernel keeps some of these rights per thread, so the process drops its rights in two steps.
+`forgo_new_privileges` runs before the first thread begins, because new threads and processes inherit its
+changes. `become` runs when all ports are bound; the C library changes user and groups in every thread
+(nptl(7)).
 """
 
 from __future__ import annotations
@@ -22,28 +23,30 @@ _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _SETS: Final = 3
-"""Effective, permitted, inheritable: the lower 32 bits of each, then the upper 32 bits of each."""
+"""Number of capability sets: effective, permitted, inheritable. capget(2) returns the lower 32 bits of all
+sets, then the upper 32 bits of all sets."""
 _WORD: Final = 0xFFFF_FFFF
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def forgo_new_privileges() -> None:
-    """Keep this thread, and all that it starts from now on, from gaining rights by executing programs.
+    """Prevent this thread, and all threads and processes that it starts, from gaining rights by execve(2).
 
-    The function sets PR_SET_NO_NEW_PRIVS (prctl(2)). The process keeps its present rights, such as the right
+    The function sets PR_SET_NO_NEW_PRIVS (prctl(2)). The process keeps its current rights, such as the right
     to bind a port below 1024.
 
     Raises:
         OSError: the kernel refuses the change.
     """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    # Without new privileges the bounding set grants nothing, but auditors look at it. A container may
-    # withhold the right to change it (CAP_SETPCAP).
+    # With PR_SET_NO_NEW_PRIVS the bounding set grants nothing, but auditors look at this set. A container may
+    # withhold the right to change the set (CAP_SETPCAP).
     with suppress(PermissionError):
         _empty_bounding_set()
     effective, permitted, _ = _capabilities()
-    # Started programs inherit no capability. This also clears the ambient capabilities (capabilities(7)).
+    # Programs that this process starts inherit no capability. This call also clears the ambient capabilities
+    # (capabilities(7)).
     _set_capabilities(effective, permitted, 0)
 
 
@@ -54,7 +57,7 @@ def become(identity: Identity) -> None:
     ports below 1024.
 
     Raises:
-        OSError: the kernel refuses the change, or some rights remain. Do not serve then.
+        OSError: the kernel refuses the change, or some rights remain. Then the caller must not serve.
     """
     if identity.is_current:
         return

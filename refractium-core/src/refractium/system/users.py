@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _NO_CHANGE: Final = 2**32 - 1
-"""The only number that no user or group can have: it means "leave unchanged" (setresuid(2))."""
+"""The only number that no user or group can have, because it means "leave unchanged" (setresuid(2))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Identity:
     Attributes:
         uid: number of the user.
         gid: number of the group.
-        user: name of the user, or the number if the user database has no name for it.
+        user: name of the user, or the number if the user database has no such user.
         groups: numbers of all groups of the user, and `gid`.
     """
 
@@ -35,7 +35,7 @@ class Identity:
 
 
 def current_user() -> str:
-    """Return the name of this process's user, or the number of the user if it has no name."""
+    """Return the name of this process's user, or the number if the user has no name."""
     entry = _entry_of(os.geteuid())
     return entry.pw_name if entry is not None else str(os.geteuid())
 
@@ -44,7 +44,7 @@ def uid_of(user: str | int) -> int:
     """Return the number of a user.
 
     Args:
-        user: name in the user database, or a number, which needs no entry in it.
+        user: name in the user database, or a number, which needs no entry in the database.
 
     Raises:
         ValueError: this machine has no such user, or the user is root.
@@ -65,7 +65,7 @@ def gid_of(group: str | int) -> int:
     """Return the number of a group.
 
     Args:
-        group: name in the group database, or a number, which needs no entry in it.
+        group: name in the group database, or a number, which needs no entry in the database.
 
     Raises:
         ValueError: this machine has no such group.
