@@ -289,7 +289,7 @@ async def _connected(endpoint: Endpoint) -> AsyncIterator[_Connection]:
             await asyncio.get_running_loop().sock_connect(sock, address)
         else:
             # This connect returns at once. If the queue of a unix socket is full, connect fails with EAGAIN,
-            # which `sock_connect` would take for a connection in progress.
+            # which `sock_connect` would mistake for a connection in progress.
             sock.connect(address)
         if is_self_connected(sock, endpoint.target):
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))

@@ -133,7 +133,7 @@ class BackendState:
         """Seconds from the beginning of one check to the beginning of the next check.
 
         For a backend that is down, the interval is divided by `rise`. After a failed check of a backend that
-        is up, the interval is divided by `fall`. So all checks that a change needs take one interval.
+        is up, the interval is divided by `fall`. So the checks that a change needs take one interval.
         """
         interval = self.health.interval_ms / 1000
         if self.status is Status.DOWN:

@@ -124,7 +124,7 @@ class Table(Generic[T]):
                 yield entry.protocol, NO
 
     def _note_fault(self, protocol: Protocol, data: bytes, error: Exception) -> None:
-        """Count a fault. Log only the first fault of each protocol, because a client can cause many."""
+        """Count a fault. Log only the first fault of each protocol: a client can cause many faults."""
         self.faults[protocol.name] += 1
         if self.faults[protocol.name] == 1:
             log.error(

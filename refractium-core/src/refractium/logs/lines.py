@@ -38,7 +38,7 @@ class LineWriter:
     limit, and writes this count once, as soon as a write succeeds again.
 
     Several processes may write to one file, pipe or socket. For each write, a process locks the file, pipe or
-    socket (POSIX record locks, fcntl(2)) until its last line is complete.
+    socket (POSIX record locks, fcntl(2)) until the last line is complete.
 
     Args:
         fd: file descriptor to write to.
@@ -83,7 +83,7 @@ class LineWriter:
         self._work.release()
 
     def lose(self, lines: int) -> None:
-        """Add a number of lines that the caller could not make to the count of lost lines."""
+        """Add `lines` to the count of lost lines, because the caller could not format them."""
         with self._lock:
             self._lost += lines
 

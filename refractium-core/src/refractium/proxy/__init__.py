@@ -1,4 +1,4 @@
-"""The data path: accept a client, connect a backend, and move bytes or datagrams between them.
+"""The data path: accept a client, connect a backend, and move bytes or datagrams between client and backend.
 
 No module of this package knows a protocol by name.
 

@@ -179,7 +179,7 @@ class Connection:
                 return
 
     def _take_header(self) -> bool:
-        """Remove a complete PROXY header from the first bytes; return whether the connection goes on."""
+        """Remove a complete PROXY header from the first bytes; return whether the connection continues."""
         parsed = parse(self._data)
         if parsed is NEED_MORE:
             return True

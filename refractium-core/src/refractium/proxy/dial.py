@@ -63,7 +63,7 @@ class Caller(Protocol):
         """
 
     def unreachable(self) -> None:
-        """Go on without a backend, because the dial has no further backend to try."""
+        """Continue without a backend, because the dial has no further backend to try."""
 
     def crash(self) -> None:
         """End the connection at once after an internal error."""
@@ -74,7 +74,8 @@ class Dialing:
 
     Args:
         reactor: the source of events.
-        descriptors: the count of descriptors, to which a dial reports that this machine has none left.
+        descriptors: the count of descriptors. A dial reports to this count when the machine has no descriptor
+            left.
         own: the listeners' addresses, to which no dial connects.
         counters: the counters of TCP, among them the number of skipped targets (`Counters.loops`).
 
@@ -96,7 +97,7 @@ class Dial:
     """A series of attempts to connect one client to one backend of a pool.
 
     If a target cannot be reached within the connect timeout, the dial tries the next target. The dial tries
-    no failed target again, and no further target once it has sent bytes to a backend.
+    no failed target again. After the dial has sent bytes to a backend, it tries no further target.
 
     Args:
         shared: the reactor, the descriptors and the counters.
@@ -152,7 +153,7 @@ class Dial:
 
     @property
     def has_socket(self) -> bool:
-        """Whether the dial has a socket; a dial that waits to repeat an attempt has none."""
+        """Whether the dial has a socket; a dial that waits to repeat an attempt has no socket."""
         return self._sock is not None
 
     def begin(self) -> None:
@@ -182,7 +183,7 @@ class Dial:
 
     def expired(self) -> None:
         """Give up on the current target, because the connect timeout has passed, and try the next target."""
-        # A wait for room on this machine, or in a unix socket's queue, says nothing about the backend.
+        # A wait for resources of this machine, or for a unix socket's queue, says nothing about the backend.
         self._give_up_on_current(errno.ETIMEDOUT, is_local=self._retry is not None)
         self.begin()
 

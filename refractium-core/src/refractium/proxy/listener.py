@@ -1,4 +1,4 @@
-"""TCP listeners: bound sockets that go on accepting clients after any fault."""
+"""TCP listeners: bound sockets that accept clients again after any fault."""
 
 from __future__ import annotations
 

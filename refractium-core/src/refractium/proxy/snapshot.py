@@ -28,7 +28,7 @@ class Snapshot:
         loop: the event loop.
         router: the router, which chooses a route for each connection.
         settings: the limits and timeouts.
-        peeking: the deadlines of connections that wait for first bytes from their clients.
+        peeking: the deadlines of connections that wait for the first bytes of their clients.
         connecting: the deadlines of attempts to connect to a backend.
         idle: the deadlines of welds.
         keeps_alive: whether a backend's socket sends probes to a silent peer (SO_KEEPALIVE, tcp(7)). If the
@@ -65,7 +65,7 @@ class Snapshot:
 
 
 def _keepalive_seconds() -> int:
-    """Return the seconds of silence before a first keepalive probe; 0 if the kernel does not show it."""
+    """Return the seconds of silence before a first keepalive probe; 0 if this number is unknown."""
     try:
         return int(_KEEPALIVE.read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -33,7 +33,7 @@ def open_tap(
     match: ProtocolMatch | None,
     stamp: float,
 ) -> Tap:
-    """Tell the hooks of a pool that a session has begun, and return the tap of the session.
+    """Notify the hooks of a pool that a session has begun, and return the tap of the session.
 
     Args:
         pool: a pool with packet hooks.
@@ -44,7 +44,7 @@ def open_tap(
         match: the protocol match of the client's first bytes; None if no protocol matched.
         stamp: monotonic time (s) at which the session began.
     """
-    assert pool.taps is not None  # noqa: S101 - callers have checked it
+    assert pool.taps is not None  # noqa: S101 - callers have checked `taps`
     context = HookContext(
         session=next(_SESSIONS) & 0xFFFF_FFFF_FFFF_FFFF,
         transport=transport,

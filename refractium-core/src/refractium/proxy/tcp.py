@@ -83,7 +83,7 @@ class TcpService:
         return listener
 
     def apply(self, routers: Mapping[str, Router], settings: Settings) -> None:
-        """Use new routes and timeouts for new connections; existing connections keep the old ones.
+        """Set the routes and timeouts of new connections, but not of existing connections.
 
         A listener that is missing from `routers` keeps its routes and timeouts until the listener is closed.
         """

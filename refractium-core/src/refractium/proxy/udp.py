@@ -1,7 +1,7 @@
 """The UDP service of one engine: sessions, each with one client and one socket connected to a backend.
 
-The first datagram of a session decides its route, and all later datagrams take the same route. An error (an
-ICMP error, a full queue) affects only its own session, and the session goes on with the next datagram.
+The first datagram of a session decides the route of the session, and all later datagrams take the same route.
+An error (an ICMP error, a full queue) affects only one session, which continues with the next datagram.
 """
 
 from __future__ import annotations
@@ -107,9 +107,10 @@ class UdpService:
         return self._silence[timeout_ms]
 
     def apply(self, routers: Mapping[str, Router], settings: Settings) -> None:
-        """Use new routes and timeouts for new sessions; existing sessions keep the old ones.
+        """Set the routes of new sessions, and the timeouts for sessions from now on.
 
-        A listener that is missing from `routers` keeps its routes until the listener is closed.
+        A session chooses its timeout at its start, and again at its first answer. A listener that is missing
+        from `routers` keeps its routes until the listener is closed.
         """
         self.routers = routers
         self.settings = settings
@@ -197,7 +198,7 @@ class UdpService:
         reason = limits.names.total if self._holds_too_many_descriptors() else limits.enter(origin)
         if reason is None:
             return None
-        # An unanswered session may come from a forged address, so the oldest makes room for the new session.
+        # Unanswered sessions may come from forged addresses: end the oldest of them for the new session.
         those = self._unanswered_of.get(origin, {}) if reason == limits.names.per_ip else self._unanswered
         oldest = next(iter(those), None)
         if oldest is None:

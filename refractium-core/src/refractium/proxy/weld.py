@@ -1,13 +1,13 @@
 """A weld: the sockets of client and backend, joined so that both peers see the events of a direct connection.
 
 A weld has two flows, one per direction. A flow moves bytes until its source has no more bytes or its sink
-takes no more bytes. The epoll reports when the flow can go on. The rules:
+accepts no more bytes. The epoll reports when the flow can continue. The rules:
 
 - A flow ends when recv returns 0. After its last byte, the flow shuts the sink down for writing (half-close).
 - A flow passes on a reset as a reset, after all earlier bytes. The kernel reports a reset only once: if a
   send fails with the reset, the next recv looks like an orderly end. So `Flow.broken` records the reset.
-- A flow holds at most one buffer of bytes that its sink has not taken. While a flow holds bytes, it does not
-  read its source. The bytes that the kernel holds are bounded too (`sockets.bind`, `sockets.bulk`).
+- A flow holds at most one buffer of bytes that its sink has not accepted. While a flow holds bytes, it does
+  not read its source. The bytes that the kernel holds are bounded too (`sockets.bind`, `sockets.bulk`).
 - As long as a sink has received only a part of a stream, the close of the sink is a reset. So a killed
   process leaves no truncated stream that looks complete.
 """
@@ -46,9 +46,9 @@ _READS_BEFORE_SPLICE: Final = 3
 _SPLICES_A_TURN: Final = 2
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _RESET_POLL: Final = (0.005, 0.32)
-"""First and longest pause (s) between checks whether the sink has taken the last bytes before a reset."""
+"""First and longest pause (s) between checks whether the last bytes before a reset are acknowledged."""
 _RESET_PATIENCE: Final = 30.0
-"""Seconds without progress after which a weld sends a reset even if the sink has not taken the last bytes."""
+"""Seconds without progress after which a weld sends a reset although the last bytes are not acknowledged."""
 _EVENTS: Final = IN | EDGE
 _AF_UNIX: Final = int(socket.AF_UNIX)
 
@@ -68,7 +68,7 @@ class Welding:
 
     def __init__(self, reactor: Reactor, descriptors: Descriptors, backend_buffer: int = 0) -> None:
         self.reactor = reactor
-        # All flows share one buffer: a flow sends its bytes, or copies the rest, before another flow reads.
+        # All flows share one buffer: a flow sends or copies its bytes before another flow reads.
         self.buffer = bytearray(BUFFER)
         self.view = memoryview(self.buffer)
         self.pipes = Pipes(reactor.loop, descriptors)
@@ -162,7 +162,7 @@ class Weld:
         self._on_end(how)
 
     def abort(self, how: Ended) -> None:
-        """Reset both sides at once, so that neither side takes a truncated stream for a complete stream."""
+        """Reset both sides at once, so that no side mistakes a truncated stream for a complete stream."""
         reset_on_close(self.up.sock)
         reset_on_close(self.down.sock)
         self.end(how)
@@ -176,7 +176,7 @@ class Weld:
         self.abort(Ended.FAULT)
 
     def pass_on_reset(self, of: Flow) -> None:
-        """Reset the sink of a flow whose source was reset, once the sink has taken all earlier bytes."""
+        """Reset the sink of a flow whose source was reset, once all earlier bytes are acknowledged."""
         how = Ended.CLIENT_RESET if of is self.up else Ended.BACKEND_RESET
         sink = of.opposite.sock
         reactor = self.shared.reactor
@@ -218,8 +218,8 @@ class Flow:
         opposite: the flow in the opposite direction, until the weld ends.
         events: the events for which the epoll watches the source's socket.
         broken: whether the source was reset or has failed otherwise.
-        count: the number of bytes that the sink has taken.
-        held: the bytes that were read and that the sink has not taken.
+        count: the number of bytes that the sink has accepted.
+        held: the bytes that were read and that the sink has not accepted.
         pipe: the pipe through which the flow moves bulk; None while the flow has no pipe.
         may_splice: whether the flow may use a pipe: both sockets are TCP, and no hook receives the bytes.
         receive: a function that reads into a buffer, as ``sock.recv_into`` does. In a session with hooks
@@ -227,8 +227,8 @@ class Flow:
         is_local: whether the source is a unix socket, which may have more bytes after a short read.
         is_bulk: whether the flow has begun to move bulk, so that its sockets have the options for bulk.
         more: flags for sends: MSG_MORE (send(2)) once the source has announced its end, else 0. With MSG_MORE
-            the kernel holds sent bytes back until that end, so that both are one segment. This saves 4 us per
-            short connection.
+            the kernel holds sent bytes back until that end, so that bytes and end are one segment. This saves
+            4 us per short connection.
         near_end: whether the source has announced its end, so that the flow reads until that end.
         ended: whether the source has no more bytes, for any reason.
         done: whether the flow has nothing left to do.
@@ -300,7 +300,7 @@ class Flow:
             opposite.run()
 
     def run(self) -> None:  # noqa: C901, PLR0911, PLR0912 - the one loop every byte goes through
-        """Move bytes until the source is empty, the sink takes no bytes, or this turn's share is used up."""
+        """Move bytes until the source is empty, the sink accepts no more, or this turn's share is used up."""
         if self.done or (self.pipe is not None and not self._pump()):
             return
         view, receive, send = self._view, self.receive, self._send
@@ -354,7 +354,7 @@ class Flow:
     def _pump(self) -> bool:
         """Move bytes through the pipe; return whether the source is empty and the pipe is given back."""
         pipe = self.pipe
-        assert pipe is not None  # noqa: S101 - callers have checked it
+        assert pipe is not None  # noqa: S101 - callers have checked the pipe
         source, sink = self.sock.fileno(), self.opposite.sock.fileno()
         before = self.count
         for _ in range(_SPLICES_A_TURN):
@@ -362,7 +362,7 @@ class Flow:
                 try:
                     pipe.count = splice(source, pipe.write, SIZE, flags=_FLAGS)
                 except BlockingIOError:
-                    # A transfer that goes on keeps its pipe. But splice stops before urgent data
+                    # A transfer that continues keeps its pipe. But splice stops before urgent data
                     # (then `near_end` is set), so only recv can tell whether the source is empty.
                     if self.count - before >= BUFFER and not self.near_end:
                         return False
@@ -437,7 +437,7 @@ class Flow:
             self.pipe = None
 
     def await_room(self) -> None:
-        """Make the epoll report when the sink takes bytes again."""
+        """Make the epoll report when the sink accepts bytes again."""
         sink = self.opposite
         if not sink.events & OUT:
             sink.events |= OUT
@@ -448,7 +448,7 @@ class Flow:
         self.weld.crash()
 
     def _flush(self) -> bool:
-        """Send the held bytes; return whether the sink has taken all of them."""
+        """Send the held bytes; return whether the sink has accepted all of them."""
         try:
             sent = self._send(self.held)
         except BlockingIOError:
@@ -486,7 +486,7 @@ class Flow:
                     self.weld.abort(Ended.FAULT)  # the sink would never learn of the end
 
     def sink_broke(self) -> None:
-        """Give up a sink that takes no more bytes, and read the bytes that arrived from that sink before."""
+        """Give up a sink that accepts no more bytes, and read the bytes that arrived from it before."""
         if self.done:
             return
         opposite = self.opposite

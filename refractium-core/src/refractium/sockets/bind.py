@@ -136,7 +136,8 @@ def _open(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if kind == socket.SOCK_STREAM:
             # Accepted sockets inherit this option. Without the option, sockets in TIME_WAIT block the port at
-            # the next start. UDP sockets go without it: a second instance could bind the port unnoticed.
+            # the next start. UDP sockets do not have this option, because a second instance could then bind
+            # the port unnoticed.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         if kind == socket.SOCK_STREAM:

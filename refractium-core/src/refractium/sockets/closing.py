@@ -1,6 +1,6 @@
 """The close of a TCP socket, which its peer sees as an orderly end or as a reset.
 
-The kernel closes the sockets of a killed process, and a peer cannot tell such a close from any other close.
+The kernel closes the sockets of a killed process, and a peer cannot distinguish such a close from others.
 So the close of a socket is a reset while the peer may have received only a part of a stream. A unix socket
 accepts the option too, but has no reset: the peer always sees an orderly end.
 """
@@ -39,7 +39,7 @@ def is_reset_on_close(sock: socket.socket) -> bool:
 
 
 def is_over(sock: socket.socket) -> bool:
-    """Return whether a socket takes no more bytes: it was reset, it timed out, or its peer reads no more."""
+    """Return whether a socket accepts no more bytes: it was reset or timed out, or its peer reads no more."""
     if sock.family != _AF_UNIX:
         return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
     try:

@@ -56,7 +56,7 @@ class Descriptors:
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     def left(self, wanted: int) -> int:
-        """Return the number of descriptors that can be lent now; count anew if this is below `wanted`."""
+        """Return the number of descriptors to lend now; count anew if the number is below `wanted`."""
         left = self._lendable - self.lent
         if left < wanted and monotonic() > self._trusted_until:
             self._count()
@@ -73,7 +73,7 @@ class Descriptors:
     def _count(self) -> None:
         began = monotonic()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # Keep descriptors back, because status requests, health checks and files need some now and then.
+        # Keep descriptors back, because status requests, health checks and files need some at times.
         spare = min(64, limit // 20)
         unused = self._unused()
         number = _number_open(limit)

@@ -181,7 +181,7 @@ class _Lookups:
     def ask(self, name: Name, waiter: asyncio.Future[str]) -> float:
         """Start a lookup of a name, or join the lookup in progress; return the time of the start.
 
-        At its end, the lookup sets the result of `waiter`: an error message, or an empty text.
+        At the end, the lookup sets the result of `waiter`: an error message, or an empty text.
         """
         with self._lock:
             name.waiters.add(waiter)

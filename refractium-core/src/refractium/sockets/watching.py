@@ -1,4 +1,4 @@
-"""The level-triggered watching of a bound socket, which goes on after any fault."""
+"""The level-triggered watching of a bound socket, which continues after any fault."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ MAX_FILE_SIZE: Final = 1024 * 1024
 
 
 class NotAFileError(Exception):
-    """The path leads to a directory, a FIFO, a device or a socket, or to a file that is too large."""
+    """An error for a path to a directory, a FIFO, a device, a socket, or a file that is too large."""
 
 
 def read_regular(path: Path) -> bytes:

@@ -75,8 +75,8 @@ def _cut(text: str, room: int, show: Callable[[str], str]) -> str:
 def text_bytes(text: str) -> bytes:
     r"""Return the bytes that a string stands for: each character means the byte of its number.
 
-    The four characters ``\xHH``, which a TOML literal string keeps, mean the byte HH, and ``\\`` means one
-    backslash. Any other backslash means itself.
+    The four characters ``\xHH``, which a TOML literal string does not change, mean the byte HH. ``\\`` means
+    one backslash. Any other backslash means itself.
 
     Raises:
         ValueError: a character is above U+00FF, or ``\x`` is not followed by two hex digits.
@@ -97,7 +97,7 @@ def latin(text: str, hint: str) -> bytes:
     """Return the bytes that a text stands for: each character up to U+00FF means the byte of its number.
 
     Raises:
-        ValueError: the text contains another character. The message ends with `hint`, which gives the remedy.
+        ValueError: a character is above U+00FF. The message ends with `hint`, which says what to write.
     """
     try:
         return text.encode("latin-1")
