@@ -88,14 +88,14 @@ class Listener:
         self._accept_some()
 
     def _accept_some(self) -> bool:
-        """Accept at most `_ACCEPTS_A_TURN` waiting clients; return whether more clients may wait."""
+        """Accept at most `_ACCEPTS_A_TURN` waiting clients; return whether more may be waiting."""
         found: list[tuple[socket.socket, Peer]] = []
         may_be_more = self._take(found)
         self._descriptors.lent += A_CLIENT * len(found)
         for sock, peer in found:
             try:
                 self._accepted(sock, peer, self.snapshot)
-            except Exception as error:  # noqa: BLE001 - a fault with one client must not end others
+            except Exception as error:  # noqa: BLE001 - a fault with one client must not affect others
                 self._faults.error("%s failed with a client from %s", self, peer[0], exc_info=error)
                 self._descriptors.lent -= A_CLIENT
                 self._reactor.retire(sock)

@@ -94,7 +94,7 @@ def metadata_of(match: ProtocolMatch | None) -> Mapping[str, MetadataValue]:
 
 def _is_metadata(value: object) -> bool:
     if isinstance(value, tuple):
-        return all([isinstance(one, str) for one in value])  # noqa: C419 - quicker than a generator
+        return all([isinstance(one, str) for one in value])  # noqa: C419 - a generator is slower
     return isinstance(value, _SCALARS)
 
 

@@ -1,4 +1,4 @@
-"""The TCP service of one engine: the listeners, the connections and the objects that all of them share."""
+"""The TCP service of one engine: the listeners, the connections and their shared objects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class TcpService:
-    """The TCP listeners and connections of one engine, and the objects that they share.
+    """The TCP listeners and connections of one engine, and their shared objects.
 
     Args:
         reactor: the source of events.

@@ -47,7 +47,7 @@ _SHARE_OF_DESCRIPTORS: Final = 3
 
 
 class UdpService:
-    """The UDP listeners and sessions of one engine, and the objects that they share.
+    """The UDP listeners and sessions of one engine, and their shared objects.
 
     Args:
         reactor: the source of events.
@@ -86,7 +86,7 @@ class UdpService:
         self.refusals = Throttled(log)
         self.failures = Throttled(log)
         self._silence: dict[int, Deadlines] = {}
-        # Unanswered sessions by their start: the oldest session makes room when a limit is reached.
+        # Unanswered sessions, oldest first: the oldest session makes room when a limit is reached.
         self._unanswered: dict[Session, None] = {}
         self._unanswered_of: dict[str, dict[Session, None]] = {}
 

@@ -229,7 +229,8 @@ class Flow:
         more: flags for sends: MSG_MORE (send(2)) once the source has announced its end, else 0. With MSG_MORE
             the kernel holds sent bytes back until that end, so that bytes and end are one segment. This saves
             4 us per short connection.
-        near_end: whether the source has announced its end, so that the flow reads until that end.
+        near_end: whether the flow reads on after a short read, because the source has announced its end, has
+            an urgent byte, or is a unix socket.
         ended: whether the source has no more bytes, for any reason.
         done: whether the flow has nothing left to do.
         is_guarded: whether a close of the sink before the flow's end is a reset.
@@ -305,7 +306,7 @@ class Flow:
             return
         view, receive, send = self._view, self.receive, self._send
         reads = 0
-        while reads < _READS_A_TURN:  # `range` would add 1% to a small exchange
+        while reads < _READS_A_TURN:  # `range` would add 1% to the time of a small exchange
             if self.held and not self._flush():
                 return
             if self.ended:

@@ -114,8 +114,8 @@ def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
         while len(found) < count:
             found.append(_open(sock.type, sock.family, sock.getsockname(), like=sock))
     except OSError:
-        # Either another user handed `sock` down, and only that user may bind this address again. Or the port
-        # of `sock` needs rights that this process has given up.
+        # Another user may have handed `sock` down, and only that user may bind this address again. Or the
+        # port of `sock` may need rights that this process has given up.
         for one in found[1:]:
             one.close()  # type: ignore[union-attr]
         is_tcp = sock.type == socket.SOCK_STREAM

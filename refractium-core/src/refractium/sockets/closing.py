@@ -2,7 +2,7 @@
 
 The kernel closes the sockets of a killed process, and a peer cannot distinguish such a close from others.
 So the close of a socket is a reset while the peer may have received only a part of a stream. A unix socket
-accepts the option too, but has no reset: the peer always sees an orderly end.
+accepts the option SO_LINGER too, but has no reset: the peer always sees an orderly end.
 """
 
 from __future__ import annotations
