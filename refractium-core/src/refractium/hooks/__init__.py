@@ -6,15 +6,15 @@
     (a route)     (a session)   (one hook)
                             +--> Feed --> ProcessRunner --queue--> pipe --> child: Delivery --> PacketHook
 
-- ``taps``: the side of the data path, with `Taps` of a route and a `Tap` for each of its sessions.
-- ``runner``: `Runner` takes the events of one hook, counts them and bounds their queue. It has a `Feed` for
-  each session. ``thread`` and ``process`` have the two kinds of runner.
-- ``delivery`` hands events to the hook, in its thread or process, and counts the exceptions of the hook.
-- ``frames`` and ``child``: the format of events and reports between the proxy and the process of a hook, and
-  that process.
+- ``taps``: the interface for the data path, with one `Taps` for each route and one `Tap` for each session.
+- ``runner``: a `Runner` queues the events of one hook, counts them and limits the size of the queue. A runner
+  has one `Feed` for each session. ``thread`` and ``process`` define the two kinds of runner.
+- ``delivery`` calls the hook with its events, in the hook's thread or process, and counts its exceptions.
+- ``frames``: the format of the pipes between the proxy and the process of a hook.
+- ``child``: the program of the process of a hook.
 
-`PacketHook.overflow` says which packets a hook that is too slow does not get. For each hook and direction
-``seen == delivered + dropped + queued`` holds, whatever the hook does.
+If a hook is too slow, `PacketHook.overflow` decides which packets Refractium drops. For each hook and
+direction, ``seen == delivered + dropped + queued`` is always true.
 """
 
 from refractium.hooks.registry import Hooks, HookSet, HookUse, UsedHook, against_several, merged, used

@@ -6,7 +6,8 @@ from time import monotonic_ns, time_ns
 from typing import Final
 
 EPOCH: Final = time_ns() - monotonic_ns()
-"""Nanoseconds to add to the monotonic clock. The wall clock is read once, so setting it changes nothing."""
+"""Nanoseconds to add to the monotonic clock. Refractium reads the wall clock only once, so a later change of
+the wall clock has no effect."""
 
 
 def timestamp() -> int:

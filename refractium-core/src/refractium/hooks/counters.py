@@ -1,4 +1,4 @@
-"""Counters of one hook, as plain integers that only grow in the proxy."""
+"""Counters of one hook. In the proxy, each counter is an integer that only grows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class Tally:
     """Packets and bytes of one hook in one direction. ``seen == delivered + dropped + queued``."""
 
     seen: int = 0
-    """Packets that have passed the data path."""
+    """Packets that have passed through the data path."""
     seen_bytes: int = 0
     delivered: int = 0
-    """Packets handed to the hook, whether or not it raised."""
+    """Packets passed to the hook, including packets for which the hook raised an exception."""
     delivered_bytes: int = 0
     dropped: int = 0
-    """Packets that the hook did not get: they did not fit, or the hook was detached or stopped."""
+    """Packets that the hook did not get, because its queue had no room or it was detached or stopped."""
     dropped_bytes: int = 0
 
     @property
@@ -37,7 +37,7 @@ class Tally:
         self.dropped_bytes += size
 
     def drop_queued(self) -> None:
-        """Count all packets on their way to the hook as dropped, because the hook will not take them."""
+        """Count all packets on their way to the hook as dropped, because the hook will not get them."""
         self.dropped += self.queued
         self.dropped_bytes += self.queued_bytes
 
@@ -54,7 +54,7 @@ class Counters:
     """Exceptions that the hook has raised."""
 
     def add(self, other: Counters) -> None:
-        """Add the counts of another object to this one."""
+        """Add the counts of `other` to these counts."""
         self.failures += other.failures
         for mine, its in ((self.inbound, other.inbound), (self.outbound, other.outbound)):
             for name in Tally.__slots__:

@@ -1,4 +1,4 @@
-"""Delivery of events to a hook, in the hook's thread or process. It survives all exceptions of the hook."""
+"""Delivery of events to a hook, in the hook's thread or process. It catches all exceptions of the hook."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Item: TypeAlias = tuple[EventKind, int, HookContext, Direction, bytes, int, SessionStats | None]
-"""The fields of an `Event`. Only hooks with `on_batch` get an `Event`, because a tuple costs less to make."""
+"""The fields of an `Event`, in a plain tuple, which costs less. Only hooks with `on_batch` get an `Event`."""
 
 ITEM_BYTES: Final = 256
-"""Bytes that a queue counts for each event in addition to its data: about the size of the event's objects."""
+"""Bytes that a queue counts for an event in addition to the event's data: about the size of the event's
+Python objects."""
 FAILURES_IN_A_ROW: Final = 10
 """Count of exceptions, without a success between them, after which a hook is detached."""
 
 _AT_ONCE: Final = 64
-"""Largest number of events that `Delivery.take` hands to the methods for single events."""
+"""Largest number of events that one call of `Delivery.take` passes to the methods for single events."""
 _BATCH: Final = 256
-"""Largest number of events in one `on_batch`. Large batches let the hook do its work at the end of a batch,
-such as a write, less often."""
+"""Largest number of events in one call of `on_batch`. With large batches, a hook that writes at the end of
+each batch writes less often."""
 _BATCH_BYTES: Final = 1 << 20
-"""Bytes in the queue, events included, after which a batch takes no more events."""
+"""Size (bytes) at which a batch is full. Each event counts `ITEM_BYTES` in addition to its data."""
 _INBOUND: Final = Direction.INBOUND
 _OPEN: Final = EventKind.OPEN
 _PACKET: Final = EventKind.PACKET
@@ -43,7 +44,7 @@ _event: Final[Callable[[type[Event], Item], Event]] = tuple.__new__
 
 
 class Delivery:
-    """One instance of a hook, and the delivery of events to it.
+    """One instance of a hook, and the delivery of events to this instance.
 
     Args:
         hook: class of the hook.
@@ -51,7 +52,7 @@ class Delivery:
         counters: counters to which delivered packets and failures are added.
 
     Attributes:
-        detached: reason why the hook gets no more events; empty while it gets them.
+        detached: reason why the hook is detached; empty while the hook gets events.
     """
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct, counters: Counters) -> None:
@@ -64,7 +65,7 @@ class Delivery:
         self._throttled = Throttled(log)
 
     def start(self) -> None:
-        """Make the hook and start it. Detach it if either raises."""
+        """Create the hook and call its `start`. Detach the hook if one of the two calls raises."""
         try:
             hook = self._type(self._settings)
             hook.start()
@@ -73,16 +74,16 @@ class Delivery:
             return
         self._hook = hook
         self._on_batch = _overridden(hook, "on_batch")
-        # A method that is not overridden is not called, so it does not count as a success between failures.
+        # Call only overridden methods: a method that does nothing would count as a success between failures.
         self._on_open = _overridden(hook, "on_open")
         self._on_packet = _overridden(hook, "on_packet")
         self._on_close = _overridden(hook, "on_close")
 
     def take(self, events: deque[Item]) -> int:
-        """Hand some of the events to the hook. Each event leaves the queue, and is counted, before delivery.
+        """Deliver some of the events to the hook. Remove and count each event before its delivery.
 
         Returns:
-            Bytes that these events counted in the queue.
+            The size of these events, as the queue counts it (bytes).
         """
         return self._take_batch(events) if self._on_batch else self._take_one_by_one(events)
 
@@ -165,13 +166,13 @@ class Delivery:
 
 
 def _overridden(hook: PacketHook[Any], method: str) -> Any:
-    """Return a method of the hook, or None if the hook does not override it."""
+    """Return a method of the hook, or None if the hook does not override this method."""
     found = getattr(hook, method)
     return None if getattr(found, "__func__", None) is getattr(PacketHook, method) else found
 
 
 class _Described:
-    """An exception as text for a log line, with its place. The text is made only when the line is written."""
+    """An exception as text for a log line, with file and line number. The text is made only when needed."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -180,7 +181,7 @@ class _Described:
         error = self._error
         try:
             what = f"{type(error).__name__}: {error}"
-        except Exception:  # noqa: BLE001 - the exception's own text may raise, too
+        except Exception:  # noqa: BLE001 - converting the exception to text may raise, too
             what = type(error).__name__
         frames = traceback.extract_tb(error.__traceback__)
         return f"{what} ({frames[-1].filename}:{frames[-1].lineno})" if frames else what

@@ -1,10 +1,11 @@
 """The format of the two pipes between the proxy and the process of a hook.
 
-To the process: frames, each a header (`HEADER`) and a body. The first frame is a `Start`, all others are
-events. The body is the `HookContext` for `EventKind.OPEN`, the data for `EventKind.PACKET`, and the
-`SessionStats` for `EventKind.CLOSE`. The end of the pipe is the end of the events.
+The pipe to the process contains frames. Each frame has a header (`HEADER`) and a body. The first frame
+contains a `Start`, and each further frame contains an event. The body is the `HookContext` for
+`EventKind.OPEN`, the data for `EventKind.PACKET`, and the `SessionStats` for `EventKind.CLOSE`. The end of
+the pipe is the end of the events. Structs in frames are encoded as MessagePack.
 
-From the process: lines of JSON, each a `Report`. Structs in frames are MessagePack.
+The pipe from the process contains lines of JSON, each a `Report`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
 
 HEADER: Final = struct.Struct("<BBxxIQQQ")
-"""The header of a frame: its kind, a flag for outbound, the length of its body (bytes), and the session, time
-and offset of a `refractium.contract.Event`."""
+"""The header of a frame: the kind of the frame, a flag for outbound, the length of the body (bytes), and the
+session, time and offset of the event (`refractium.contract.Event`)."""
 
 START: Final = 255
 """Kind of the first frame."""
 
 HURRY: Final = signal.SIGUSR1
-"""Signal on which the process stops the hook as soon as the hook has handled its present events."""
+"""Signal on which the process drops all waiting events, and stops the hook after the hook's present call."""
 
 encode: Final = msgspec.msgpack.Encoder().encode
 """Encodes a struct as the body of a frame."""
@@ -46,8 +47,8 @@ class Start(Struct, frozen=True):
     """The first frame: the hook to run, and the settings of its process.
 
     Attributes:
-        module: module that has the class of the hook.
-        qualname: qualified name of the class in its module.
+        module: module that defines the class of the hook.
+        qualname: qualified name of the class in this module.
         settings: settings of the hook, as MessagePack.
         path: folders in which to look for modules: `sys.path` of the proxy.
         levels: level of each logger, by the name of the logger.
@@ -66,10 +67,10 @@ class Report(Struct, frozen=True):
     """The deliveries and failures since the last report.
 
     Attributes:
-        inbound: count of packets delivered from clients to backends, and their bytes.
-        outbound: count of packets delivered from backends to clients, and their bytes.
-        failures: count of exceptions that the hook has raised.
-        detached: reason why the hook is detached; empty while it gets events.
+        inbound: number and bytes of the packets from clients that were delivered to the hook.
+        outbound: number and bytes of the packets from backends that were delivered to the hook.
+        failures: number of exceptions that the hook has raised.
+        detached: reason why the hook is detached; empty while the hook gets events.
     """
 
     inbound: tuple[int, int]
@@ -79,7 +80,7 @@ class Report(Struct, frozen=True):
 
 
 class Frames:
-    """Decoder of frames. It takes the bytes of the pipe in pieces of any size and makes events of them.
+    """A decoder of frames. It accepts the bytes of the pipe in pieces of any size, and decodes the events.
 
     Attributes:
         sessions: contexts of the open sessions, by `HookContext.session`.
@@ -90,7 +91,7 @@ class Frames:
         self._rest = b""
 
     def start(self, chunk: bytes) -> Start | None:
-        """Take a first piece of the pipe. Return the first frame, or None while it is incomplete."""
+        """Append a piece of the pipe's bytes. Return the first frame, or None if this frame lacks bytes."""
         self._rest += chunk
         if len(self._rest) < HEADER.size:
             return None
@@ -102,10 +103,10 @@ class Frames:
         return start
 
     def feed(self, chunk: bytes, events: deque[Item]) -> None:
-        """Take a piece of the pipe, and append the events that it completes."""
+        """Decode a piece of the pipe's bytes, and append each event that is now complete to `events`."""
         at = 0
         if self._rest:
-            # Join only the incomplete frame. Joining the whole piece would copy all of it.
+            # Join only the incomplete frame, because a join with the whole piece would copy the whole piece.
             at = self._needed(chunk)
             whole = self._rest + chunk[:at]
             self._rest = whole[self._take(whole, 0, events) :]
@@ -113,16 +114,16 @@ class Frames:
             self._rest = chunk[self._take(chunk, at, events) :]
 
     def _needed(self, chunk: bytes) -> int:
-        """Return how many bytes of a piece the incomplete frame needs: all while its length is unknown."""
+        """Return how many bytes of `chunk` the incomplete frame needs: all, while its length is unknown."""
         head = (self._rest[: HEADER.size] + chunk[: HEADER.size])[: HEADER.size]
         if len(head) < HEADER.size:
             return len(chunk)
         needed = HEADER.size + int(HEADER.unpack(head)[2]) - len(self._rest)
-        # Behind the `Start` frame there may be whole frames.
+        # `_rest` may contain whole frames that came together with the `Start` frame.
         return min(needed, len(chunk)) if needed > 0 else len(chunk)
 
     def _take(self, data: bytes, at: int, events: deque[Item]) -> int:
-        """Append the complete events from a position on. Return the position after the last of them."""
+        """Append the complete events of `data` from `at` on. Return the position after the last of them."""
         sessions, unpack, header = self.sessions, HEADER.unpack_from, HEADER.size
         last = len(data) - header
         while at <= last:

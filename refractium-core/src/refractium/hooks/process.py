@@ -1,8 +1,8 @@
 """The runner of a hook in its own process, which gets its events through a pipe.
 
-The process is a new interpreter, not a fork, so it has no descriptor and no lock of the proxy. Events that do
-not fit into the pipe stay in the queue. The process ends when the pipe ends. If the proxy is killed, the
-process lives until it has handled the events in the pipe.
+The process is a new interpreter, not a fork, so it inherits no socket and no lock of the proxy. Events that
+do not fit into the pipe stay in the queue. The process ends at the end of the pipe. If the proxy is killed,
+the process first handles the events in the pipe, and then ends.
 """
 
 from __future__ import annotations
@@ -37,22 +37,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PIPE_BYTES: Final = 1024 * 1024
-"""Size of the events pipe (bytes): the largest for an unprivileged user (pipe(7), pipe-max-size)."""
+"""Size of the events pipe (bytes): the largest size for an unprivileged user (pipe(7), pipe-max-size)."""
 _BUFFERS_AT_ONCE: Final = 512
-"""Buffers in one write: fewer than IOV_MAX (writev(2))."""
+"""Largest number of buffers in one write: less than IOV_MAX (writev(2))."""
 _BUFFER_BYTES: Final = ITEM_BYTES // 2
-"""Bytes that a buffer counts in the queue beside its own. An event has two buffers: header and body."""
+"""Bytes that the queue counts for a buffer in addition to the buffer's length. An event has two buffers:
+header and body."""
 _EVENT_BYTES: Final = ITEM_BYTES + HEADER.size
-"""Bytes that an event counts in the queue beside its body."""
+"""Bytes that the queue counts for an event in addition to the event's body."""
 _ENOUGH: Final = 262_144
-"""Bytes in the queue after which they are written to the pipe at once. One turn of the data path can pass
-more bytes than pipe and queue hold together. Besides, new bytes are still in the cache of the processor."""
+"""Bytes queued since the last flush, at which the runner writes the queue to the pipe at once. One turn of
+the data path can pass more bytes than the pipe and the queue hold together. Besides, new bytes are still in
+the cache of the processor."""
 _RESTARTS: Final = 5
-"""Deaths in a row after which the process is started again; one more death detaches the hook."""
+"""Largest number of restarts in a row. If the process then dies once more, the runner detaches the hook."""
 _FIRST_PAUSE: Final = 0.1
 """Seconds before the first restart. The pause doubles with each further restart."""
 _STEADY: Final = 60.0
-"""Seconds of life after which the death of a process begins a new count of deaths in a row."""
+"""Lifetime of a process (s) after which its death counts as the first death in a row."""
 _REPORTS_AT_ONCE: Final = 65_536
 
 _RUNNABLE: Final = "R"
@@ -65,12 +67,12 @@ _END: Final = EventKind.END
 
 
 class ProcessRunner(Runner):
-    """A runner that runs the hook in a child process, and starts a new process if that dies.
+    """A runner that runs the hook in a child process, and starts a new child if the child dies.
 
-    The new process gets nothing of the sessions that were open: streams without a beginning are of no use.
+    The new child gets no events of earlier sessions: a hook cannot use a stream without its beginning.
 
     Raises:
-        ValueError: the child cannot import the class, or the settings cannot be sent to it.
+        ValueError: the child cannot import the class, or the settings cannot be sent to the child.
     """
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
@@ -158,15 +160,15 @@ class ProcessRunner(Runner):
         )
         self._buffers.extend((_pack(START, 0, len(start), 0, 0, 0), start))
         self.put_bytes += _EVENT_BYTES + len(start)
-        self._is_flush_due = True  # `_run_child` flushes once the child runs
+        self._is_flush_due = True  # `_run_child` flushes when the child runs
         self._is_accepting = True
 
     async def _run_child(self) -> str:
-        """Start a child and wait for its end. Return how it ended, as words for a log line."""
+        """Start a child and wait for its end. Return how the child ended, in words for a log line."""
         self._reports = b""
         self._child_ended.clear()
         try:
-            # In a thread, because a start takes milliseconds.
+            # In a thread, because the start of a process takes milliseconds.
             child, events, reports = await self._loop.run_in_executor(None, _spawn)
         except OSError as error:
             return f"cannot be started ({error})"
@@ -188,7 +190,7 @@ class ProcessRunner(Runner):
         self._flush()
 
     def _allow_processor_time(self) -> None:
-        """Allow the child as much processor time from now on as a stop may take."""
+        """Allow the child `STOP_SECONDS` of processor time, counted from now."""
         if self._child is not None:
             self._may_use = _usage(self._child.pid)[1] + STOP_SECONDS
 
@@ -213,7 +215,7 @@ class ProcessRunner(Runner):
     # Events to the child
 
     def _flush(self) -> None:
-        """Write the queue to the pipe as far as it fits. Write the rest when the pipe has room."""
+        """Write as much of the queue as fits into the pipe. Write the rest when the pipe has room."""
         self._flush_at = self.put_bytes + _ENOUGH
         if self._events_fd < 0:
             return
@@ -224,7 +226,7 @@ class ProcessRunner(Runner):
             except BlockingIOError:
                 pass
             except OSError:
-                # The child is gone. `_read_reports` notices the end of its reports.
+                # The child has ended. `_read_reports` notices the end of the child's reports.
                 self._wait_for_room(wait=False)
                 return
         self._is_flush_due = bool(buffers)
@@ -257,14 +259,14 @@ class ProcessRunner(Runner):
         self._waits_for_room = wait
 
     def _close_events(self) -> None:
-        """Close the events pipe, so that the child ends after it has read the pipe."""
+        """Close the events pipe, so that the child ends after it has read the rest of the pipe."""
         if self._events_fd >= 0:
             self._wait_for_room(wait=False)
             os.close(self._events_fd)
             self._events_fd = -1
 
     def _drop_queue(self) -> None:
-        """Drop the queue, and count all packets that the child has not reported as delivered."""
+        """Clear the queue. Count as dropped all packets that the child has not reported as delivered."""
         self.counters.inbound.drop_queued()
         self.counters.outbound.drop_queued()
         self._buffers.clear()
@@ -304,7 +306,7 @@ class ProcessRunner(Runner):
 
 
 def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
-    """Start a child. Return the child, its events pipe and its reports pipe. Neither pipe blocks.
+    """Start a child. Return it with the proxy's ends of events pipe and reports pipe, which do not block.
 
     Raises:
         OSError: the child cannot be started.
@@ -314,12 +316,12 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
         reports, reports_of_child = _pipe(reader=ours, writer=childs)
         os.set_blocking(events, False)
         os.set_blocking(reports, False)
-        with suppress(OSError):  # the user's pipes may hold no more bytes in total: a small pipe suffices
+        with suppress(OSError):  # the user's pipes may have reached their limit: a small pipe suffices
             fcntl.fcntl(events, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         child = subprocess.Popen(  # noqa: S603 - nothing of the command comes from outside
             [
                 sys.executable,
-                "-P",  # no module from the working directory
+                "-P",  # import no module from the working directory
                 "-m",
                 "refractium.hooks.child",
                 str(events_of_child),
@@ -334,7 +336,7 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
 
 
 def _pipe(*, reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
-    """Make a pipe, whose ends the two stacks close. Return the reading end and the writing end."""
+    """Make a pipe, and let the stacks close its ends. Return the reading end and the writing end."""
     read, write = os.pipe()
     reader.callback(os.close, read)
     writer.callback(os.close, write)
@@ -342,9 +344,9 @@ def _pipe(*, reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
 
 
 def _reap(child: subprocess.Popen[bytes]) -> int:
-    """Wait for the exit of a child that has closed its report pipe, and kill a child that does not exit.
+    """Wait for the exit of a child that has closed its reports pipe. Kill the child if it does not exit.
 
-    A child that waits for a processor gets more time: it still has to write what it printed.
+    A child that waits for a processor gets more time, because it still has to write its printed output.
     """
     may_use = _usage(child.pid)[1] + STOP_SECONDS
     latest = time.monotonic() + STOP_SECONDS + EXTRA_SECONDS
@@ -360,7 +362,7 @@ def _reap(child: subprocess.Popen[bytes]) -> int:
 
 
 def _waits_for_processor(pid: int, may_use: float) -> bool:
-    """Return whether a process would go on if it had a processor, and has not used `may_use` seconds of one.
+    """Return whether a process can run, but has used less than `may_use` seconds of processor time.
 
     The process of a hook has the lowest priority: beside two busy processes it gets 1 % of a processor.
     """

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
 HookUse: TypeAlias = "type[PacketHook[Any]] | tuple[type[PacketHook[Any]], Struct]"
-"""A hook in a route's settings: its class, or a pair of class and settings."""
+"""A hook in a route's settings: the hook's class, or a pair of class and settings."""
 
 _LOOK_SECONDS = 1.0
-"""Seconds between checks whether a hook is stalled."""
+"""Seconds between two checks whether hooks are stalled."""
 _RETIRING_SECONDS = 5.0
-"""Seconds that a hook which no route uses any more has for its queue."""
+"""Seconds that a hook gets to handle its queue when no route uses the hook any more."""
 
 
 class UsedHook(NamedTuple):
@@ -35,7 +35,7 @@ def used(use: HookUse) -> UsedHook:
     """Return a hook with its settings: the given settings, or else the default settings of the hook.
 
     Raises:
-        ValueError: the object is not a hook, or its settings are not valid; the message says why.
+        ValueError: `use` is not a hook, or the settings are not valid; the message says why.
     """
     hook, settings = use if isinstance(use, tuple) else (use, None)
     problems = list(problems_of_hook(hook))
@@ -56,7 +56,7 @@ def used(use: HookUse) -> UsedHook:
 
 
 def merged(for_all: Sequence[UsedHook], own: Sequence[UsedHook]) -> list[UsedHook]:
-    """Return the hooks of a route. Its own hooks replace hooks for all routes that have the same name."""
+    """Return the hooks of a route: `for_all` and `own`. An own hook replaces the hook of the same name."""
     return list(({one.hook.name: one for one in for_all} | {one.hook.name: one for one in own}).values())
 
 
@@ -69,10 +69,10 @@ def against_several(hooks: Iterable[UsedHook]) -> Iterator[str]:
 
 
 class HookSet:
-    """The hooks of one configuration. Routes that use one hook with equal settings share its runner.
+    """The hooks of one configuration. Routes that use the same hook with equal settings share one runner.
 
     Args:
-        former: hooks of the configuration that this one replaces. Hooks in both configurations keep running.
+        former: hooks of the previous configuration. Hooks that are in both configurations keep running.
 
     Attributes:
         in_use: each hook with its runner.
@@ -109,10 +109,10 @@ class HookSet:
 
 
 class Hooks:
-    """Starts and stops the hooks of an engine.
+    """The hooks of an engine, which this object starts and stops.
 
     Attributes:
-        running: runners that get events, or still have sessions of an earlier configuration.
+        running: runners of the present configuration, and earlier runners that have not stopped yet.
         past: counters of the stopped hooks, by name, so that no count is lost.
     """
 
@@ -123,7 +123,7 @@ class Hooks:
         self._timer: asyncio.TimerHandle | None = None
 
     def use(self, hooks: HookSet) -> None:
-        """Start the new hooks. Stop each hook that is not in `hooks` when its last session has ended."""
+        """Start the new hooks. Stop every other hook, as soon as the last session of that hook has ended."""
         wanted = list(hooks.runners)
         for runner in wanted:
             runner.reinstate()
@@ -158,7 +158,7 @@ class Hooks:
             self.past.setdefault(runner.name, Counters()).add(runner.counters)
 
     async def stop(self, seconds: float) -> None:
-        """Give all hooks some seconds for their queues, then stop them."""
+        """Stop all hooks. Each hook has `seconds` to handle its queue."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

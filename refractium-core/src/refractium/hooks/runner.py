@@ -1,4 +1,4 @@
-"""The side of a hook that the data path sees: it counts the events of the hook and bounds their queue."""
+"""The runner of a hook: it counts the events from the data path, and limits the size of their queue."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS: Final = 0.001
-"""Seconds for which events are collected before the hook is woken. Waking takes a system call and a turn of
-the hook's thread or process, so it is not done for every packet."""
+"""Seconds for which a runner collects events before it wakes the hook. A wake-up costs a system call and a
+switch to the hook's thread or process, so the runner does not wake the hook for every packet."""
 STOP_SECONDS: Final = 1.0
-"""Seconds that `PacketHook.stop` has."""
+"""Seconds that `PacketHook.stop` may take."""
 STALL_SECONDS: Final = 5.0
 """Seconds without a delivery, while packets wait, after which a hook counts as stalled."""
 LOOK_SECONDS: Final = 0.1
-"""Seconds between checks whether a hook that should have ended waits for a processor."""
+"""Seconds between two checks whether an overdue hook waits for a processor."""
 EXTRA_SECONDS: Final = 4.0
-"""Seconds that a hook which waits for a processor gets in addition, for its queue and again for its stop. The
-program has to end before a service manager kills it."""
+"""Additional seconds for a hook that waits for a processor, once for its queue and once for its stop. The
+program must still end before a service manager kills the program."""
 
 _INBOUND: Final = Direction.INBOUND
 _PACKET: Final = EventKind.PACKET
@@ -51,9 +51,9 @@ class State(StrEnum):
 
 
 class Runner(ABC):
-    """One hook with one settings value, in a thread or process. All methods run in the event loop's thread.
+    """One hook with its settings, in a thread or process. All methods run in the event loop's thread.
 
-    No method waits for the hook, and no method raises an exception of the hook.
+    Only `stop` waits for the hook. No method raises an exception of the hook.
 
     Args:
         hook: class of the hook.
@@ -64,11 +64,11 @@ class Runner(ABC):
         counters: counters of the hook, which may be read at any time.
         state: state of the hook.
         reason: reason why the hook is detached, else empty.
-        is_stalled: whether packets wait for the hook and it takes none (`look`).
+        is_stalled: whether packets wait, but the hook has taken none for `STALL_SECONDS` (see `look`).
         limit: largest size of the queue (bytes).
-        drops_sessions: whether a packet that does not fit makes the hook lose the rest of the session.
-        put_bytes: total bytes that have gone into the queue.
-        taken_bytes: total bytes that have left the queue.
+        drops_sessions: whether a packet that does not fit into the queue also drops the rest of its session.
+        put_bytes: total bytes put into the queue.
+        taken_bytes: total bytes removed from the queue.
     """
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
@@ -99,18 +99,18 @@ class Runner(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start the hook, in a running event loop. Its queue accepts events at once."""
+        """Start the hook, in a running event loop. The queue accepts events at once."""
 
-    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - then the rest of the queue is dropped
-        """Accept no more events, let the hook handle its queue, and stop it.
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - a timeout drops the rest of the queue
+        """Accept no more events, let the hook handle its queue, and stop the hook.
 
-        The caller closes the sessions before. A session that is still open sends the hook nothing more.
+        The caller must close the sessions first. The hook gets no more events of a session that is open.
 
         Args:
-            timeout: time that the hook has for its queue (s). Packets that remain count as dropped. Then the
-                hook has `STOP_SECONDS` for its `PacketHook.stop`; after that, a thread is left behind and a
-                process is killed. A process that waits for a processor gets up to `EXTRA_SECONDS` more
-                for each.
+            timeout: time for the hook to handle its queue (s). Packets that remain count as dropped. Then
+                `PacketHook.stop` may take `STOP_SECONDS`; after that, the runner abandons a thread and kills
+                a process. A process that waits for a processor gets up to `EXTRA_SECONDS` more for its queue,
+                and again for its stop.
         """
         if self.state is State.RUNNING:
             self.state = State.STOPPED
@@ -124,7 +124,7 @@ class Runner(ABC):
         self._drop_queue()
 
     def open(self, time: int, context: HookContext) -> Feed:
-        """Begin a session. A session that does not fit into the queue gets a feed that counts its drops."""
+        """Begin a session. If the queue has no room, return a feed that counts each packet as dropped."""
         feed = Feed(self, context)
         if self._is_accepting and self.put_bytes - self.taken_bytes + ITEM_BYTES <= self.limit:
             try:
@@ -137,12 +137,12 @@ class Runner(ABC):
         return feed
 
     def closed(self, feed: Feed) -> None:
-        """Forget a feed."""
+        """Remove the feed of a session that has ended."""
         self._feeds.discard(feed)
         self._tell_if_unused()
 
     def look(self) -> None:
-        """Check whether the hook is stalled, and log a change. Call it about once a second."""
+        """Check whether the hook is stalled, and log a change. Call this method about once a second."""
         tallies = self.counters.inbound, self.counters.outbound
         delivered = sum(tally.delivered for tally in tallies)
         queued = sum(tally.queued for tally in tallies)
@@ -191,11 +191,11 @@ class Runner(ABC):
 
     @abstractmethod
     def _finish(self) -> None:
-        """Let the hook stop when its queue is empty. The subclass then sets `_ended`."""
+        """Let the hook stop when its queue is empty. After the stop, the subclass sets `_ended`."""
 
     @abstractmethod
     def _hurry(self) -> None:
-        """Let the hook stop as soon as it has handled its present events."""
+        """Drop all waiting events, so that the hook stops after its present call."""
 
     @abstractmethod
     async def _give_up(self) -> None:
@@ -206,11 +206,11 @@ class Runner(ABC):
         """Count all packets on their way to the hook as dropped, and free them."""
 
     def _is_kept_waiting(self) -> bool:
-        """Return whether the hook could go on if it had a processor."""
+        """Return whether the hook only waits for a processor."""
         return False
 
     async def _await_end(self, seconds: float) -> bool:
-        """Wait for the hook's end, longer where the hook waits for a processor. Return whether it ended."""
+        """Wait for the hook's end, longer while the hook waits for a processor. Return whether it ended."""
         latest = time.monotonic() + seconds + EXTRA_SECONDS
         while not await self._ends_within(seconds):
             if time.monotonic() >= latest or not self._is_kept_waiting():
@@ -233,7 +233,7 @@ class Runner(ABC):
             self._shut()
 
     def _shut(self) -> None:
-        """Close the queue: events of the present sessions and of new sessions are not accepted."""
+        """Close the queue: accept no more events of present sessions, and no new sessions."""
         self._is_accepting = False
         for feed in self._feeds:
             feed.is_open = feed.takes_packets = False
@@ -244,8 +244,8 @@ class Feed:
     """The connection between one session and the queue of one hook.
 
     Attributes:
-        is_open: whether the hook got the beginning of the session. Then it also gets the end of the session.
-        takes_packets: whether packets that fit are put into the queue.
+        is_open: whether the hook got the beginning of the session, so that it also gets the session's end.
+        takes_packets: whether the feed puts packets that fit into the queue.
     """
 
     __slots__ = ("_context", "_inbound", "_outbound", "_runner", "is_open", "takes_packets")
@@ -275,14 +275,14 @@ class Feed:
     def end(self, time: int, direction: Direction, offset: int) -> None:
         """Report the end of a direction, unless the rest of the session is dropped.
 
-        A hook would take the shortened stream for complete. The event may exceed `Runner.limit`, because a
-        session has only two such events.
+        With this event, a hook would take the shortened stream for complete. The event may make the queue
+        exceed `Runner.limit`, because a session has only two such events.
         """
         if self.takes_packets:
             self._runner.put(EventKind.END, time, self._context, direction, b"", offset)
 
     def close(self, time: int, stats: SessionStats) -> None:
-        """Report the end of a session whose beginning the hook got. The event may exceed `Runner.limit`."""
+        """Report the end of a session whose beginning the hook got. The queue may exceed `Runner.limit`."""
         if self.is_open:
             self._runner.put(EventKind.CLOSE, time, self._context, _INBOUND, b"", 0, stats)
             self._runner.closed(self)

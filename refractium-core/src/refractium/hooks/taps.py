@@ -22,11 +22,11 @@ _INBOUND: Final = Direction.INBOUND
 
 
 def make_runner(hook: type[PacketHook[Any]], settings: Struct) -> Runner:
-    """Return a new runner of the kind that `PacketHook.isolation` names. It is not started yet.
+    """Return a new runner of the kind that `PacketHook.isolation` names. The runner is not started yet.
 
     Args:
-        hook: class of the hook, without findings of `problems_of_hook`.
-        settings: settings of the hook, without findings of `PacketHook.problems`.
+        hook: class of the hook, for which `problems_of_hook` yields nothing.
+        settings: settings of the hook, for which `PacketHook.problems` returns nothing.
 
     Raises:
         ValueError: the hook cannot run in a process; the message says what to do.
@@ -50,7 +50,7 @@ class Taps:
 
 
 class Tap:
-    """The reports of one session to its hooks: each byte once, in order.
+    """The tap of one session, which reports each byte to the session's hooks once and in order.
 
     No method waits or raises, and after `close` no method has an effect.
 
@@ -91,7 +91,7 @@ class Tap:
         """Report that the session has ended.
 
         Args:
-            ended: the way in which it ended, as in `SessionStats.ended`.
+            ended: the way in which the session ended, as in `SessionStats.ended`.
         """
         time = timestamp()
         seconds = max(0, time - self._context.started) / 1e9

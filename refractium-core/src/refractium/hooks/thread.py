@@ -2,8 +2,8 @@
 
 The thread and the data path take turns: only one of them runs Python at a time, and each system call of the
 data path lets the thread run. A hook that computes would then keep its turn for 5 ms
-(`sys.getswitchinterval`). So the interval is shortened, and the thread pauses for as long as it used the
-processor.
+(`sys.getswitchinterval`). So the runner shortens this interval, and the thread pauses for as long as it used
+the processor.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
 
 _SWITCH_SECONDS: Final = 0.0001
-"""Seconds that the data path waits at most until a thread that runs Python yields."""
+"""Longest time (s) that the data path waits for a thread that runs Python to yield."""
 _SLICE_SECONDS: Final = 0.0005
 """Seconds of processor time after which the thread pauses for as long as it used the processor."""
 _LONGEST_PAUSE: Final = 0.1
-"""Seconds of the longest pause, so that a stop does not wait much longer for a hook with a slow event."""
+"""Longest pause (s). Without this bound, a stop would wait through a long pause after a slow event."""
 
 
 class ThreadRunner(Runner):
-    """A runner with a daemon thread for the hook, so that the interpreter exits without waiting for it."""
+    """A runner that runs the hook in a daemon thread, for which the interpreter does not wait at its exit."""
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
         super().__init__(hook, settings)
@@ -91,10 +91,10 @@ class ThreadRunner(Runner):
         self._drop_queue()
 
     async def _give_up(self) -> None:
-        """Do nothing: a thread cannot be ended, and this one finds no more events."""
+        """Do nothing: a thread cannot be killed, and the queue of this thread is empty."""
 
     def _drop_queue(self) -> None:
-        """Drop the queue. Events that the thread has taken off are not dropped, even if the hook hangs."""
+        """Drop the queue. Events that the thread has removed from the queue do not count as dropped."""
         with suppress(IndexError):
             while True:
                 kind, _, _, direction, data, _, _ = self._events.popleft()
@@ -114,11 +114,11 @@ class ThreadRunner(Runner):
         self._tell(self._ended.set)
 
     def _deliver(self, delivery: Delivery) -> None:
-        """Hand over events until the hook is detached, or the runner is stopped and the queue empty."""
+        """Deliver events until the hook is detached, or until the runner stops and the queue is empty."""
         events = self._events
         rested = time.thread_time()
         while not delivery.detached:
-            # Read before the queue: once it is set, no event is put into the queue.
+            # Read the flag before the queue: after the flag is set, no event is put into the queue.
             is_finishing = self._is_finishing
             if events:
                 self.taken_bytes += delivery.take(events)
@@ -129,7 +129,7 @@ class ThreadRunner(Runner):
                 return
             else:
                 self._is_asleep = True
-                # For events that were put in before `_is_asleep` was set, the event loop wakes nobody.
+                # The event loop does not wake the thread for events queued before `_is_asleep` was set.
                 if not events and not self._is_finishing:
                     self._wake_ups.get()
                 self._is_asleep = False
