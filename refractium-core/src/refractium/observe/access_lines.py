@@ -20,23 +20,24 @@ log: Final = logging.getLogger("refractium.access")
 
 _UDP: Final = Transport.UDP
 _MAX_KEYS: Final = 16
-"""Most metadata keys that are logged. No protocol declares as many; a plugin may take keys from the wire."""
+"""Largest number of metadata keys that are logged. No protocol declares as many, but a plugin may read its
+keys from the wire."""
 _BETWEEN: Final = 4
 """Characters that JSON adds to each name in a list: two quotes, a comma and a space."""
 
 
 class AccessLogger:
-    """A log record for each summary, for programs that embed an engine.
+    """A writer of one log record for each summary, for programs that embed an engine.
 
-    The command line has `refractium.daemon.access_log` instead, which makes no log records.
+    The command line uses `refractium.daemon.access_log` instead, which makes no log records.
     """
 
     def is_wanted(self) -> bool:
-        """Return whether the logger writes lines. If not, the proxy makes no summaries."""
+        """Return whether the logger writes lines. If it writes none, the proxy makes no summaries."""
         return log.isEnabledFor(logging.INFO)
 
     def write(self, summary: Summary) -> None:
-        """Write the line, at level DEBUG for clients that left before they were identified."""
+        """Log a summary: at level DEBUG if the client left before it was identified, else at INFO."""
         level = logging.DEBUG if summary.ended is Ended.CLIENT_LEFT else logging.INFO
         if log.isEnabledFor(level):
             log.log(level, "%s", line_of(summary, summary.metadata), extra={"connection": summary})
@@ -47,7 +48,8 @@ def line_of(summary: Summary, metadata: Mapping[str, MetadataValue]) -> str:
 
     Args:
         summary: the connection.
-        metadata: `Summary.metadata`. The caller passes it, because that property makes a new dict each time.
+        metadata: the value of `Summary.metadata`. The caller passes the value, because each access to this
+            property makes a new dict.
     """
     told = ""
     for key in ("sni", "host") if metadata else ():
@@ -92,7 +94,7 @@ def _brief_value(value: MetadataValue) -> MetadataValue:
 
 
 def _brief_list(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return as many of the first names as one text has room for, and a mark in place of the others."""
+    """Return the first names, as many as fit into `ROOM` characters. `CUT` replaces the other names."""
     together = "".join(names)
     if len(together) + _BETWEEN * len(names) <= ROOM and together.isprintable():  # the usual case
         return names

@@ -63,7 +63,7 @@ def listeners(transport: Transport, those: Iterable[_Listening]) -> Iterator[Lis
 
 
 def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
-    """Yield the status of each route of one transport, and of its fallback, with their backends' states."""
+    """Yield the status of each route and of the fallback of one transport, with their backends' states."""
     active: Counter[str] = Counter()
     for state in pools.states.values():
         active[str(state.address)] += state.active

@@ -1,7 +1,7 @@
 """The control socket: a unix socket on which a running instance sends its status.
 
 The instance sends each client one JSON document (`refractium.observe.status.Status`) and closes the
-connection. It reads nothing. It answers only root and the user that it runs as.
+connection. The instance reads nothing. It answers only root and the user as which it runs.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ _RUN: Final = Path("/run")
 _MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o755
 _CREDENTIALS: Final = struct.Struct("3i")
-"""pid, uid and gid of the peer: struct ucred (unix(7), SO_PEERCRED)."""
+"""The pid, uid and gid of the peer: struct ucred (unix(7), SO_PEERCRED)."""
 _AT_ONCE: Final = 8
-"""Connections that are answered at the same time; further connections are closed without an answer."""
+"""Largest number of clients that the instance answers at the same time. It closes further connections without
+an answer."""
 _PATIENCE: Final = 5.0
-"""Seconds that an instance may take to send an answer, and that a client waits for it."""
+"""Seconds that an instance may take to send an answer, and for which a client waits for the answer."""
 _LOOK: Final = 5.0
 """Seconds between two checks that the file of the socket still exists."""
 _MAX_ANSWER: Final = 256 << 20
@@ -45,17 +46,17 @@ _MAX_ANSWER: Final = 256 << 20
 
 
 def folders() -> tuple[Path, ...]:
-    """Return the default folders of control sockets: an instance uses the first, a client looks into all."""
+    """Return the default folders of control sockets: an instance uses the first, a client searches all."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return (*([Path(runtime)] if runtime else []), _RUN, *sorted(_RUN.glob("refractium*/")))
 
 
 def folder_for(identity: Identity | None) -> Path:
-    """Return the folder of the control socket, where the configuration names no path.
+    """Return the folder of the control socket, if the configuration names no path.
 
     Args:
-        identity: the user for whom root starts this instance, or None. Such a user may not write to ``/run``.
-            So the user has a folder there (`make_folder`), in which it can make and remove sockets.
+        identity: the user to which an instance changes that root started, or None. This user may not write to
+            ``/run``, but can create and remove sockets in its own folder there (`make_folder`).
     """
     return folders()[0] if identity is None or identity.is_current else _RUN / f"refractium-{identity.user}"
 
@@ -63,7 +64,7 @@ def folder_for(identity: Identity | None) -> Path:
 def make_folder(identity: Identity) -> None:
     """Make the folder of a user, while this process runs as root. Clients trust the owner of the folder."""
     folder = folder_for(identity)
-    with contextlib.suppress(OSError):  # without the folder, the socket cannot be made: that gives a warning
+    with contextlib.suppress(OSError):  # without the folder, `open` fails later, and the caller warns of it
         folder.mkdir(_FOLDER_MODE, exist_ok=True)
         os.chown(folder, identity.uid, identity.gid)
 
@@ -74,11 +75,11 @@ def file_name(port: int) -> str:
 
 
 class ControlSocket:
-    """A socket that answers each client with the status, until it is closed.
+    """A socket that sends the status to each client, until `close` is called.
 
     Args:
-        path: the file of the socket; `open` makes it, `close` removes it. If somebody else removes the file
-            before that, it is made again.
+        path: the file of the socket. `open` creates the file, and `close` removes it. If somebody else
+            removes the file earlier, this object creates the file again.
         status: the function that returns the answer.
     """
 
@@ -91,7 +92,7 @@ class ControlSocket:
         self._keeping: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Make the file and answer from now on. The socket file of a dead instance is replaced.
+        """Create the file, and answer clients from now on. Replace the socket file of a dead instance.
 
         Raises:
             OSError: the file cannot be made, or another instance answers at the path (EADDRINUSE).
@@ -100,13 +101,13 @@ class ControlSocket:
         self._keeping = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
-        """Make the file again if somebody, such as a cleaner of old files, has removed it."""
+        """Create the file again if somebody, such as a cleaner of old files, has removed the file."""
         while True:
             await asyncio.sleep(_LOOK)
             if self.path.exists():
                 continue
             if self._server is not None:
-                self._server.close()  # before the file is made again: Python 3.13 may remove the file
+                self._server.close()  # before the new file is made, which Python 3.13 would remove here
                 self._server = None
             try:
                 await self._listen()
@@ -128,7 +129,7 @@ class ControlSocket:
             raise
 
     async def close(self) -> None:
-        """Answer no more. Remove the file, unless somebody has replaced it."""
+        """Stop answering. Remove the file, but not a file with which somebody has replaced it."""
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
@@ -146,11 +147,11 @@ class ControlSocket:
 
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - asyncio makes one
+        assert task is not None  # noqa: S101 - asyncio calls this method in a task
         self._answering.add(task)
         try:
             if len(self._answering) <= _AT_ONCE and _is_allowed(writer.get_extra_info("socket")):
-                writer.transport.set_write_buffer_limits(0)  # `drain` then waits for the last byte
+                writer.transport.set_write_buffer_limits(0)  # so that `drain` waits for the last byte
                 writer.write(msgspec.json.encode(await self._status()))
                 await asyncio.wait_for(writer.drain(), _PATIENCE)
             writer.close()
@@ -164,7 +165,7 @@ class ControlSocket:
 
 
 def ask(paths: Sequence[Path]) -> bytes:
-    """Return the status, as JSON, from the first of several control sockets that answers.
+    """Ask several control sockets in turn. Return the status, as JSON, that the first answer contains.
 
     Raises:
         RefractiumError: no socket answers, or none sends its status to this user.
@@ -195,7 +196,7 @@ def ask(paths: Sequence[Path]) -> bytes:
 
 
 def decode(answer: bytes) -> Status:
-    """Return the status in an answer that `ask` returned.
+    """Decode an answer that `ask` returned.
 
     Raises:
         RefractiumError: the answer is from another version, or not from Refractium.
@@ -232,14 +233,14 @@ def _is_stale(path: Path) -> bool:
 
 
 def _is_allowed(sock: socket.socket) -> bool:
-    """Return whether a client may have the status: it runs as root or as the user of this instance."""
+    """Return whether a client may get the status: the client runs as root or as the user of this instance."""
     return _peer_uid(sock) in {0, os.geteuid()}
 
 
 def _is_trusted(sock: socket.socket, path: Path) -> bool:
     """Return whether to trust an answer: from this user, root, or the only user who may write to the folder.
 
-    In a folder such as /tmp, anybody can make a socket of that name first.
+    In a folder such as /tmp, anybody can create a socket with this name before the instance does.
     """
     uid = _peer_uid(sock)
     folder = path.parent.stat()
@@ -248,7 +249,7 @@ def _is_trusted(sock: socket.socket, path: Path) -> bool:
 
 
 def _peer_uid(sock: socket.socket) -> int:
-    """Return the user at the other end: the client of an accepted socket, else the listener (unix(7))."""
+    """Return the user id of the peer: of the client if the socket was accepted, else of the listener."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(raw)
     return int(uid)

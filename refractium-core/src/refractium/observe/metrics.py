@@ -1,7 +1,7 @@
 """Metrics for Prometheus, made from the status of the engine at each scrape.
 
 A separate thread serves the metrics, so a slow scraper delays no client. ``docs/reference/metrics.md`` lists
-all metrics. No label ever comes from the wire.
+all metrics. The value of a label never comes from the wire.
 """
 
 from __future__ import annotations
@@ -53,9 +53,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 _PATIENCE: Final = 5.0
-"""Seconds that a scrape may take, and that the exporter waits for the status. Then the scrape fails."""
+"""Seconds that a scrape may take, and for which the exporter waits for the status. After this time, the
+scrape fails."""
 _MOST: Final = 16
-"""Scrapers served at the same time. A further scraper replaces the oldest: a scrape takes milliseconds."""
+"""Largest number of scrapers served at the same time. A further scraper replaces the oldest scraper, because
+a scrape normally takes milliseconds."""
 _PAUSE: Final = 0.1
 """Seconds until the next accept, after the process has run out of descriptors."""
 _PATH: Final = "/metrics"
@@ -66,14 +68,14 @@ class Exporter:
 
     Args:
         host: the address, without brackets.
-        port: the port; 0 takes any free port.
-        status: the function that returns the status. It runs in the event loop that `open` runs in.
-        hosts: names by which scrapers may call this machine, beside its addresses, its host name and
-            ``localhost``.
+        port: the port; 0 stands for any free port.
+        status: the function that returns the status. It runs in the same event loop as `open`.
+        hosts: further names of this machine that scrapers may send in the Host header. IP addresses, the
+            machine's host name and ``localhost`` are always allowed.
 
     Attributes:
         address: the address of the server, ``HOST:PORT``.
-        hosts: names by which scrapers may call this machine; a reload may change them.
+        hosts: further names that scrapers may send in the Host header; a reload may change these names.
     """
 
     def __init__(
@@ -107,14 +109,14 @@ class Exporter:
         self.address = join_host_port(self._host, self._server.server_port)
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Stop listening and serving."""
         await asyncio.to_thread(self._end)
 
     def _only_metrics(self, metrics: WSGIApplication) -> WSGIApplication:
         """Return an application that answers on one path, and only if the Host header names this machine.
 
-        This stops DNS rebinding: a web page whose host name was changed to resolve to this address sends its
-        own host name.
+        This prevents DNS rebinding: an attacker can let the host name of a web page resolve to this address,
+        but the browser still sends the host name of the page.
         """
 
         def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -149,14 +151,14 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A server with a thread for each scraper, so that a slow scraper delays no other."""
+    """A server with a thread for each scraper, so that a slow scraper delays no other scraper."""
 
     daemon_threads = True
     block_on_close = False
 
     def __init__(self, found: SocketAddress, port: int) -> None:
         self._open: dict[socket.socket, float] = {}
-        """Scrapers by the time at which each connected (s, monotonic clock), the oldest first."""
+        """The socket of each scraper, with the time of accept (s, monotonic clock), the oldest first."""
         self._lock = threading.Lock()
         self.address_family, address = found
         super().__init__((str(address[0]), port), _Handler)
@@ -168,7 +170,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a scraper. Pause if no descriptors are left: the next attempt would fail at once."""
+        """Accept a scraper. If no descriptor is left, pause, because the next attempt would fail at once."""
         try:
             return super().get_request()
         except OSError:
@@ -176,7 +178,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a scraper in a thread of its own. If there are too many, cut off the oldest first."""
+        """Serve a scraper in its own thread. If there are `_MOST` scrapers, cut off the oldest first."""
         with self._lock:
             if len(self._open) >= _MOST:
                 self._cut_off(next(iter(self._open)))
@@ -189,20 +191,20 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Cut off scrapers that have taken too long; the server calls this twice a second."""
+        """Cut off scrapers that have taken too long. The server calls this method twice a second."""
         due = time.monotonic() - _PATIENCE
         with self._lock:
             for request in [one for one, begun in self._open.items() if begun <= due]:
                 self._cut_off(request)
 
     def _cut_off(self, request: socket.socket) -> None:
-        """Shut down the connection of a scraper, so that its thread ends and closes the socket."""
+        """Shut down the connection of a scraper, so that the scraper's thread ends and closes the socket."""
         del self._open[request]
         with suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, _request: object, client_address: Any) -> None:
-        """Log a failed scrape for debugging only: scrapers may leave or stay silent."""
+        """Log a failed scrape at level DEBUG only, because a scraper may leave or stay silent."""
         error = sys.exception()
         scraper = join_host_port(*client_address[:2])
         log.debug("scrape of metrics by %s failed: %s: %s", scraper, type(error).__name__, error)
@@ -217,7 +219,7 @@ class _FromStatus(Collector):
         return families(self._ask())
 
     def _ask(self) -> Status:
-        """Return the status as of a moment between two events of the event loop, when all counts agree."""
+        """Return the status at a moment between two events of the event loop, when all counts agree."""
 
         async def tell() -> Status:
             return await self._status()
@@ -373,7 +375,7 @@ def _hooks(hooks: tuple[HookStatus, ...]) -> Iterator[Metric]:
 def _backends(routes: tuple[RouteStatus, ...]) -> Iterator[Metric]:
     """Yield metrics with one sample for each backend address.
 
-    Routes with different health checks may disagree about an address. It then counts as down.
+    If routes with different health checks disagree about an address, the address counts as down.
     """
     labels = ["transport", "backend"]
     up = GaugeMetricFamily("refractium_backend_up", "Whether the backend gets clients.", labels=labels)

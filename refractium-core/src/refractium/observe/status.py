@@ -1,4 +1,4 @@
-"""The status of an engine as data, for ``refractium status``, for metrics and for programs that embed it."""
+"""The status of an engine as data, for ``refractium status``, metrics and programs that embed an engine."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Listener(Struct, frozen=True):
     """A listener.
 
     Attributes:
-        transport: the transport of its clients.
-        address: its address, ``HOST:PORT``.
-        routes: the labels of the routes that it serves, beside the fallback.
-        paused: the reason for which it accepts no clients at this moment; empty while it accepts clients.
+        transport: the transport of the listener's clients.
+        address: the address of the listener, ``HOST:PORT``.
+        routes: the labels of the routes that the listener serves, without the fallback.
+        paused: the reason why the listener accepts no clients at present; empty while it accepts clients.
     """
 
     transport: Transport
@@ -45,11 +45,11 @@ class BackendStatus(Struct, frozen=True):
 
     Attributes:
         address: the address as configured.
-        state: ``up``, ``down`` or ``unknown``. An unknown backend was not asked yet and counts as up.
+        state: ``up``, ``down`` or ``unknown``. An unknown backend was not checked yet and counts as up.
         since: the time at which the state began.
-        reason: the reason for which the backend is down; empty while it is not down.
-        active: connections and sessions that the address has now, by all routes of this transport.
-        weight: the share of clients, compared with the other backends of the route.
+        reason: the reason why the backend is down; empty if the backend is not down.
+        active: number of open connections and sessions to this address, from all routes of this transport.
+        weight: the share of clients, relative to the weights of the other backends of the route.
         backup: whether the route uses the backend only when no other backend is up.
     """
 
@@ -66,11 +66,12 @@ class RouteStatus(Struct, frozen=True):
     """A route, or the fallback.
 
     Attributes:
-        name: the id of the route, if it has an id, else the name of its protocol; or ``fallback``.
-        transport: the transport of its clients.
+        name: the id of the route, or the name of the protocol of a route without an id, or ``fallback``.
+        transport: the transport of the route's clients.
         conditions: the names that the route asks for, by key (sni, alpn, host).
-        backends: the backends to which its clients go.
-        action: ``reject`` or ``reset``, if the route ends its clients instead of joining them to a backend.
+        backends: the backends to which the route's clients go.
+        action: ``reject`` or ``reset`` if the route closes or resets its clients; None if it joins them to a
+            backend.
     """
 
     name: str
@@ -81,7 +82,7 @@ class RouteStatus(Struct, frozen=True):
 
 
 class RouteTraffic(Struct, frozen=True):
-    """The traffic of all routes of one name since the start, including open connections.
+    """The traffic of all routes with the same name since the start, including open connections.
 
     Attributes:
         name: the name of the routes; ``-`` for connections without a route.
@@ -104,15 +105,15 @@ class TcpStatus(Struct, frozen=True):
 
     Attributes:
         accepted: connections that were accepted.
-        refused: connections that were closed at accept, by the limit that was reached, or ``denied`` by
-            access rules.
+        refused: number of connections closed at accept, for each reason: the name of the limit that was
+            reached, or ``denied`` for access rules.
         finished: connections that have ended, for any reason.
         active: connections that are open now.
         loops: targets to which the proxy did not connect, because they are its own listeners.
         outcomes: counts of identifications, by result (`refractium.proxy.counters.Outcome`).
         identification_seconds: the sum of the times from accept to the result of identification.
-        identification_buckets: pairs of an upper bound (s) and the number of identifications that took no
-            longer.
+        identification_buckets: pairs of an upper bound (s) and the number of identifications that took at
+            most this time.
         faults: counts of exceptions, by the protocol that raised them instead of answering.
         routes: the traffic by route.
     """
@@ -134,13 +135,13 @@ class UdpStatus(Struct, frozen=True):
 
     Attributes:
         sessions: sessions that have begun.
-        refused: datagrams that would have begun a session, by the limit that was reached, or ``denied`` by
-            access rules, or ``rejected`` by their route.
+        refused: number of datagrams that were refused a new session, for each reason: the name of the limit
+            that was reached, ``denied`` for access rules, or ``rejected`` for a route that rejects clients.
         finished: sessions that have ended, for any reason.
         active: sessions that are open now.
         outcomes: counts of identifications, by result (`refractium.proxy.counters.Outcome`).
         unrouted: datagrams without a route.
-        dropped: datagrams that were not passed on.
+        dropped: datagrams that were not forwarded.
         faults: counts of exceptions, by the protocol that raised them instead of answering.
         routes: the traffic by route.
     """
@@ -160,10 +161,10 @@ class HookTally(Struct, frozen=True):
     """The packets of one hook in one direction: ``seen == delivered + dropped + queued``.
 
     Attributes:
-        seen: packets that have passed.
-        seen_bytes: bytes of the packets that have passed.
-        delivered: packets handed to the hook.
-        delivered_bytes: bytes of the packets handed to the hook.
+        seen: packets that have passed through the data path.
+        seen_bytes: bytes of the packets that have passed through the data path.
+        delivered: packets that the hook got.
+        delivered_bytes: bytes of the packets that the hook got.
         dropped: packets that the hook did not get.
         dropped_bytes: bytes of the packets that the hook did not get.
     """
@@ -177,13 +178,13 @@ class HookTally(Struct, frozen=True):
 
 
 class HookStatus(Struct, frozen=True):
-    """A packet hook with its settings. A hook used with different settings has one status for each of them.
+    """A packet hook with its settings. Each different settings value of a hook has its own status.
 
     Attributes:
         name: the name of the hook.
         state: ``running``, ``stalled`` (the hook takes none of the packets that wait for it), ``detached``
             (the hook has failed too often) or ``stopped`` (no configuration uses the hook).
-        reason: the reason for which the hook is detached.
+        reason: the reason why the hook is detached; else empty.
         failures: exceptions that the hook has raised.
         inbound: packets from client to backend.
         outbound: packets from backend to client.
@@ -204,8 +205,8 @@ class WorkerStatus(Struct, frozen=True):
         number: the number of the worker, from 1.
         pid: the id of the process; None while the worker is being replaced.
         since: the time at which the process was started; None while the worker is being replaced.
-        restarts: how often the worker was replaced.
-        active: connections and sessions that the worker has now.
+        restarts: the number of times that the worker was replaced.
+        active: connections and sessions of the worker that are open now.
     """
 
     number: int
@@ -220,7 +221,7 @@ class Status(Struct, frozen=True):
 
     Attributes:
         version: the version of the program.
-        started: the time at which the engine was made.
+        started: the time at which the engine was created.
         at: the moment that the status describes.
         generation: the number of configurations that have been in force.
         reloads_failed: the number of configurations that were refused.
@@ -253,5 +254,5 @@ def now() -> datetime:
 
 
 def moment(seconds: float) -> datetime:
-    """Return the time that is this many seconds after the epoch, in UTC."""
+    """Return the time that is `seconds` after the epoch, in UTC."""
     return datetime.fromtimestamp(seconds, UTC)
