@@ -1,7 +1,7 @@
 """Several worker processes that serve the same routes on the same addresses.
 
 A `Supervisor` listens, starts the workers, gives each worker its own sockets, watches and replaces the
-workers, and checks the backends for all of them. Each worker is a process with its own engine (`worker`).
+workers, and checks the backends for all workers. Each worker is a process with its own engine (`worker`).
 Supervisor and workers exchange messages over a socket (`channel`, `messages`). The workers count connections
 in memory that they share (`shared_limits`).
 """

@@ -1,4 +1,4 @@
-"""A channel: a socket over which two processes exchange messages, and descriptors along with them."""
+"""A channel: a socket over which two processes exchange messages and file descriptors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FDS_AT_ONCE: Final = 64
 _MOMENTARY: Final = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 """Errors after which the same send may succeed a moment later."""
 _RETRY: Final = 0.1
-"""Seconds from such an error to the next attempt to send."""
+"""Seconds from an error in `_MOMENTARY` to the next attempt to send."""
 
 
 class Channel(Generic[Incoming]):
@@ -34,10 +34,10 @@ class Channel(Generic[Incoming]):
         sock: a connected unix stream socket; the channel owns and closes it.
         incoming: the type of the messages that the other end sends.
         received: the function that is called with each message.
-        ended: the function that is called once, when the other end is gone.
+        ended: the function that is called once, when the other end is closed.
 
     Attributes:
-        fds: descriptors that have arrived and were not taken yet, the oldest first.
+        fds: received descriptors that nobody has removed yet, the oldest first.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Channel(Generic[Incoming]):
         received: Callable[[Incoming], None],
         ended: Callable[[], None],
     ) -> None:
-        sock.setblocking(False)  # noqa: FBT003 - positional by its nature
+        sock.setblocking(False)  # noqa: FBT003 - takes no keyword
         self._sock = sock
         self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(incoming)
         self._received = received
@@ -59,14 +59,14 @@ class Channel(Generic[Incoming]):
         self._loop.add_reader(sock, self._read)
 
     def send(self, message: msgspec.Struct, sock: socket.socket | None = None) -> None:
-        """Send a message as soon as the other end takes it. Send nothing if the other end is gone.
+        """Send a message now, or as soon as the socket has room. Send nothing if the channel is closed.
 
         Args:
             message: a message of a type that the other end knows.
-            sock: a socket whose descriptor goes along with the message; the caller still owns the socket.
+            sock: a socket whose descriptor is sent with the message; the caller still owns the socket.
 
         Raises:
-            OSError: there is no descriptor for a copy of `sock`; nothing is sent.
+            OSError: no descriptor is left for a copy of `sock`; nothing is sent.
         """
         if self._sock.fileno() < 0:
             return
@@ -77,7 +77,7 @@ class Channel(Generic[Incoming]):
             self._write()
 
     def close(self) -> None:
-        """Close the socket and all descriptors that were not taken or not sent."""
+        """Close the socket, the received descriptors in `fds`, and the descriptors that were not sent."""
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock)
@@ -102,7 +102,7 @@ class Channel(Generic[Incoming]):
                     self._loop.remove_writer(self._sock)
                     self._loop.call_later(_RETRY, self._write)
                     return
-                # A message is lost, on which later messages may rely. So both ends must see the channel end.
+                # Later messages may depend on the lost message. So both ends must see the end of the channel.
                 self._drop_output()
                 with suppress(OSError):
                     self._sock.shutdown(socket.SHUT_RDWR)

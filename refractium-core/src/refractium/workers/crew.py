@@ -29,16 +29,17 @@ _BEAT: Final = 1.0
 _MISSED_BEATS: Final = 8
 """Missed heartbeats after which the supervisor replaces a worker that serves."""
 _START_BEATS: Final = 60
-"""Missed heartbeats after which the supervisor replaces a worker that still starts: imports take seconds."""
+"""Missed heartbeats after which the supervisor replaces a worker that still starts. Imports take seconds."""
 _FIRST_PAUSE: Final = 0.1
 """Seconds from the early end of a worker to its replacement. Each further early end doubles the pause."""
 _LONGEST_PAUSE: Final = 5.0
 _LONG: Final = 10.0
-"""Seconds of life after which the end of a worker is not early: the supervisor replaces it at once."""
+"""Lifetime of a worker (s) after which its end is not early: the supervisor replaces the worker at once."""
 _TRIES: Final = 3
-"""Ends of a worker that has never served, after which the supervisor gives up."""
+"""Failed starts of a worker that has never served, after which the supervisor gives up."""
 _GRACE: Final = 12.0
-"""Seconds after the drain timeout in which a worker must say that it has stopped. Its hooks may take 10 s."""
+"""Seconds after the drain timeout in which a worker must report that it has stopped. Its hooks may take 10 s
+to stop."""
 
 
 class Crew:
@@ -48,7 +49,7 @@ class Crew:
         count: the number of workers.
         tables: the tables of the shared limits; each worker has its own cells in each table.
         have_serve: the function that configures a new worker and returns whether the worker serves now.
-        client_met: the function that takes a worker's report that a client reached a backend or could not.
+        client_met: the function that is called with each `ClientFailed` and `ClientReached` of a worker.
 
     Attributes:
         is_stopping: whether the crew is stopping and replaces no worker any more.
@@ -92,7 +93,7 @@ class Crew:
         self._tasks = [asyncio.create_task(self._keep(number)) for number in self._restarts]
 
     async def all_have_served(self) -> None:
-        """Wait until each worker has served once. Later replacements of workers do not count.
+        """Wait until each worker has served at least once, even if it has ended since then.
 
         Raises:
             RefractiumError: a worker cannot be started.
@@ -104,11 +105,11 @@ class Crew:
             await self._changed.wait()
 
     async def told(self, seconds: float) -> list[status.Status]:
-        """Ask every worker for its status; return the latest status of each.
+        """Ask every worker for its status. Return the latest status of each worker.
 
         Args:
-            seconds: the time to wait for answers (s). For a worker that has not answered by then, its
-                previous status counts.
+            seconds: the time to wait for answers (s). For a worker that has not answered by then, the result
+                contains the previous status.
         """
         asked = [asyncio.create_task(worker.ask()) for worker in self]
         if asked:
@@ -118,21 +119,21 @@ class Crew:
         return [worker.status for worker in self if worker.status is not None]
 
     def counts(self, told: list[status.Status]) -> Counts:
-        """Return the sums over these statuses and over the workers that have ended."""
+        """Return the sums of the counts in `told` and of the counts of workers that have ended."""
         return total([*told, self._past])
 
     def status(self) -> tuple[status.WorkerStatus, ...]:
-        """Return the state of each worker, in the order of their numbers."""
+        """Return the state of each worker, in the order of the workers' numbers."""
         return tuple(
             _worker_status(number, restarts, self._workers.get(number))
             for number, restarts in self._restarts.items()
         )
 
     async def drain(self, timeout_ms: int) -> int:
-        """Stop all workers; return the number of connections that they cut.
+        """Stop all workers. Return the number of connections that the workers cut.
 
         Args:
-            timeout_ms: the time (ms) that open connections have to finish.
+            timeout_ms: the time for open connections to finish (ms).
         """
         self.is_stopping = True
         self._changed.set()
@@ -149,7 +150,7 @@ class Crew:
         await asyncio.gather(*map(self._end, self))
 
     async def _keep(self, number: int) -> None:
-        """Keep one worker running until the crew stops, or until its first `_TRIES` starts have failed."""
+        """Keep one worker running until the crew stops, or until the first `_TRIES` starts have failed."""
         pause = _FIRST_PAUSE
         tries_left = _TRIES
         while True:
@@ -178,7 +179,7 @@ class Crew:
             self._restarts[number] += 1
 
     async def _watch(self, worker: WorkerProcess) -> str:
-        """Have a worker serve until it ends; return the reason for its end."""
+        """Let a worker serve until it ends. Return the reason for the worker's end."""
         configuring = asyncio.create_task(self._begin(worker))
         while not worker.ended.is_set():
             with suppress(TimeoutError):

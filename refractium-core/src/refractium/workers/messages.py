@@ -21,7 +21,7 @@ class Belief(Struct, frozen=True):
         key: the key of the backend's state.
         status: ``up``, ``down`` or ``unknown``.
         since: the time at which the status began (s since the epoch).
-        reason: the reason for which the backend is down.
+        reason: the reason why the backend is down.
     """
 
     transport: Transport
@@ -37,7 +37,7 @@ class KnownName(Struct, frozen=True):
     Attributes:
         host: the host name.
         found: the addresses of the host, each with the number of its address family.
-        asked: the time at which the name was first asked for (s, monotonic clock, which all processes of a
+        asked: the time of the first request for the name (s, monotonic clock, which all processes of a
             machine share).
         looked_up: the time at which the last lookup ended (s, monotonic clock).
     """
@@ -52,12 +52,12 @@ class KnownName(Struct, frozen=True):
 
 
 class Configure(Struct, frozen=True, tag=True):
-    """An order to serve by another configuration from now on. The worker answers with `Done`.
+    """An order to use another configuration from now on. The worker answers with `Done`.
 
     Attributes:
         number: the number of the call.
         path: the folders in which Python finds modules (`sys.path`).
-        begin: the pickled function that is called once in a process.
+        begin: the pickled function that the worker calls only once, before it makes its engine.
         build: the pickled function that returns the spec of the engine.
         beliefs: the states of all backends.
     """
@@ -70,7 +70,7 @@ class Configure(Struct, frozen=True, tag=True):
 
 
 class Listen(Struct, frozen=True, tag=True):
-    """An order to serve on the socket that comes along. The worker answers with `Done`.
+    """An order to serve on the socket that is sent with the order. The worker answers with `Done`.
 
     Attributes:
         number: the number of the call.
@@ -114,7 +114,7 @@ class Ask(Struct, frozen=True, tag=True):
 
 
 class Stop(Struct, frozen=True, tag=True):
-    """An order to stop the engine (`Refractium.stop`). The worker answers with `Done` at the end."""
+    """An order to stop the engine (`Refractium.stop`). The worker answers with `Done` after the stop."""
 
     number: int
     drain_timeout_ms: int | None

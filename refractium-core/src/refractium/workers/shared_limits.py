@@ -1,9 +1,9 @@
-"""Limits that hold over all workers. The connections of a worker that dies no longer count.
+"""Limits that apply to all workers together. The connections of a dead worker no longer count.
 
-Workers count connections in memory that all of them share. Each worker has its own cells, which nobody else
-writes while the worker lives. A limit is compared with the sum over all workers. So the supervisor can read
-the counts of a killed worker without asking it. A worker that lets a connection in holds a record lock
-meanwhile (fcntl(2), F_SETLK). The kernel releases the lock when its holder dies.
+Workers count connections in memory that all workers share. Each worker has its own cells, which nobody else
+writes while the worker lives. A worker compares a limit with the sum over all workers. The supervisor can
+clear the cells of a killed worker. A worker holds a record lock (fcntl(2), F_SETLK) while it counts a new
+connection. The kernel releases the lock when the holder of the lock dies.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _HEADER: Final = struct.Struct("=II16s")
 """The number of workers, the number of buckets, and the key for the digests of addresses."""
 _HEADER_ROOM: Final = 64
 _ROWS: Final = 16
-"""Rows of a bucket. The digest of an address selects the bucket that has the row of the address."""
+"""Number of rows in a bucket. The digest of an address selects the bucket that contains the address's row."""
 _ROOM: Final = 8
-"""Rows for each connection that there may be. With so many rows, no bucket becomes full."""
+"""Number of rows for each possible connection. With so many rows, no bucket becomes full."""
 _FEWEST_BUCKETS: Final = 1 << 10
 _MOST_BUCKETS: Final = 1 << 19
 _DIGEST: Final = 16
@@ -42,21 +42,21 @@ _SPINS: Final = 50
 _PAUSE: Final = 0.0005
 """Seconds between two later attempts to get the lock."""
 _PATIENCE: Final = 1.0
-"""Seconds of waiting for the lock at the most.
+"""Longest wait for the lock (s).
 
-The wait is shorter than the time in which heartbeats may be missed, and longer than a busy machine pauses the
-holder of the lock.
+The wait is shorter than the time for which a worker may miss heartbeats. It is longer than the time for which
+a busy machine pauses the holder of the lock.
 """
 _HOPELESS: Final = 5.0
-"""Seconds after a failed wait in which this process does not wait for the lock again."""
+"""Seconds after a failed wait for which this process does not wait for the lock again."""
 _CELL: Final = struct.calcsize("I")
 
 
 class LimitTable:
-    """A table in shared memory that counts connections. It takes real memory only for pages that are written.
+    """A table in shared memory that counts connections. Only pages that were written occupy real memory.
 
     Args:
-        fd: the descriptor of the memory, which `create` has made; the table owns and closes it.
+        fd: the descriptor of memory that `create` has made; the table owns and closes this descriptor.
 
     Attributes:
         fd: the descriptor of the memory.
@@ -87,7 +87,7 @@ class LimitTable:
 
         Args:
             workers: the number of workers that count in the table.
-            max_connections: the approximate number of connections that there may be.
+            max_connections: the approximate limit on the number of connections.
         """
         buckets = _FEWEST_BUCKETS
         while buckets * _ROWS < max_connections * _ROOM and buckets < _MOST_BUCKETS:
@@ -110,11 +110,11 @@ class LimitTable:
         return sum(self._cells[: self._workers])
 
     def __enter__(self) -> None:
-        """Lock the table. After waiting for `_PATIENCE`, go on without the lock.
+        """Lock the table. After a wait of `_PATIENCE`, continue without the lock.
 
-        A process that is stopped while it holds the lock keeps it until the supervisor misses its heartbeats
-        and kills it. Meanwhile the other processes count without the lock. They may exceed a limit by a few
-        connections, but they serve all clients.
+        A process that is suspended while it holds the lock keeps the lock, until the supervisor kills the
+        process for missed heartbeats. Meanwhile, the other processes count without the lock. They may exceed
+        a limit by a few connections, but they serve all clients.
         """
         self._is_locked = self._try_lock() or (monotonic() >= self._hopeless_until and self._wait_for_lock())
 
@@ -156,9 +156,9 @@ class LimitTable:
         return sum([self._cells[column + row] for column in self._columns])
 
     def row_of(self, ip: str) -> int | None:
-        """Return the row of an address, a free row if it has none yet, or None if its bucket is full.
+        """Return the row of an address. Assign a free row to a new address, or return None if there is none.
 
-        The caller holds the lock. The address keeps the row for as long as any worker counts in it.
+        The caller must hold the lock. The address keeps the row for as long as any worker counts in this row.
         """
         digest = blake2b(ip.encode(), digest_size=_DIGEST, key=self._key).digest()
         bucket = int.from_bytes(digest[:4]) % self._buckets
@@ -175,7 +175,7 @@ class LimitTable:
         return None
 
     def forget(self, worker: int) -> None:
-        """Set all counts of a worker to zero. The worker must be dead, or it would go on counting."""
+        """Set all counts of a worker to zero. The worker must be dead, because it would continue to count."""
         with self:
             self._cells[worker] = 0
             start = _HEADER_ROOM + self._buckets * _BUCKET + self._columns[worker] * _CELL
@@ -184,11 +184,11 @@ class LimitTable:
 
 
 class SharedLimits(Limits):
-    """The `Limits` of one worker, which hold for the sum over all workers.
+    """The `Limits` that one worker applies to the sum over all workers.
 
     Args:
         table: the table that all workers share.
-        worker: the worker in whose cells to count, from 0.
+        worker: the number, from 0, of the worker whose cells this object writes.
         settings: see `Limits`.
         transport: see `Limits`.
 

@@ -1,4 +1,4 @@
-"""The supervisor, which listens for several workers, starts them, watches them and gives their status."""
+"""The supervisor, which listens for several workers, starts and watches them, and returns their status."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 Build: TypeAlias = "Callable[[], EngineSpec]"
-"""A function that returns the spec to serve: from the top of a module, or an object that pickle takes."""
+"""A function that returns the spec to serve. It is at the top of a module, or is a picklable object."""
 
 _STATUS_SECONDS: Final = 1.0
-"""Seconds to wait for the statuses of workers. For a worker that takes longer, its previous status counts."""
+"""Seconds to wait for the statuses of workers. For a slower worker, its previous status counts."""
 
 
 def _nothing() -> Reporter | None:
@@ -62,8 +62,8 @@ def _nothing() -> Reporter | None:
 class _Listener:
     """An address on which the workers listen, with a socket for each worker.
 
-    The supervisor keeps all these sockets open. So clients in the queue of a worker that dies wait for its
-    replacement.
+    The supervisor keeps all these sockets open. So clients in the accept queue of a dead worker wait for the
+    replacement of this worker.
     """
 
     transport: Transport
@@ -73,7 +73,7 @@ class _Listener:
     labels: tuple[str, ...] = ()
 
     def follow(self, plan: Plan) -> None:
-        """Take over the rules of another plan.
+        """Adopt the rules of another plan.
 
         If that plan has no rules for this listener, the listener keeps its former rules until it is closed.
         """
@@ -94,15 +94,15 @@ class Supervisor:
         supervisor = Supervisor(build, workers=4)
         await supervisor.start_tcp("0.0.0.0", 8081)
 
-    Like an engine, a supervisor serves once, installs no signal handlers and configures no logging. It needs
-    a running event loop from its first start on.
+    Like an engine, a supervisor cannot start again after its stop, installs no signal handlers and configures
+    no logging. It needs a running event loop from the first call of a ``start`` or ``run`` method on.
 
     Args:
-        build: the function that returns the spec to serve. This process and every worker call it. Workers get
-            it by pickle, so it must be a function at the top of a module that they can import.
+        build: the function that returns the spec to serve. This process and every worker call the function.
+            Workers get it by pickle, so it must be at the top of a module that workers can import.
         workers: the number of worker processes.
-        begin: the function that every worker calls once before anything else, for instance to configure
-            logging. It returns the ``report`` of the worker's engine. Workers get it by pickle, like `build`.
+        begin: the function that every worker calls once, before the first call of `build`, for instance to
+            configure logging. It returns the ``report`` of the worker's engine. Workers get it by pickle.
 
     Raises:
         ConfigError: routes cannot be used together, an address is not valid, or a hook cannot run in several
@@ -131,7 +131,7 @@ class Supervisor:
 
     @property
     def settings(self) -> Settings:
-        """The limits and timeouts of connections to come."""
+        """The limits and timeouts for new connections."""
         return self._plan.settings
 
     @property
@@ -145,7 +145,7 @@ class Supervisor:
         return self._generation
 
     async def start_tcp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
-        """Serve TCP clients of an address, like `Refractium.start_tcp`. Return when all workers serve.
+        """Serve TCP clients on an address, like `Refractium.start_tcp`. Return when all workers serve.
 
         Raises:
             ListenError: the supervisor cannot listen on the address.
@@ -156,7 +156,7 @@ class Supervisor:
         return await self._start(Transport.TCP, host, port, listener)
 
     async def start_udp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
-        """Serve UDP clients of an address, like `start_tcp`. All datagrams of a client go to one worker.
+        """Serve UDP clients on an address, like `start_tcp`. All datagrams of a client go to one worker.
 
         Raises:
             ListenError: the supervisor cannot listen on the address.
@@ -208,8 +208,8 @@ class Supervisor:
     def reserve(self, sock: socket.socket) -> None:
         """Open the sockets of all workers on the address of a bound socket, for a later `start_on`.
 
-        `start_on` calls this method itself. A program that gives up the rights to open these sockets calls it
-        before that.
+        `start_on` calls this method itself. A program that is about to give up the rights to open these
+        sockets calls this method first.
         """
         if sock not in self._reserved:
             prepare(sock)
@@ -226,17 +226,17 @@ class Supervisor:
         for one in self._listeners:
             if (one.transport, one.address) == (Transport(transport), address):
                 self._listeners.remove(one)
-                one.close()  # before the workers close theirs, so that their close is the last
-                # A worker that does not answer is killed, and that ends the call too.
+                one.close()  # first, so that the workers are the last to close a socket of this address
+                # The supervisor kills a worker that does not answer, and the worker's end also ends the call.
                 calls = [worker.call(StopListening, one.transport, one.address) for worker in self._crew]
                 await asyncio.gather(*calls)
                 return
         raise ValueError(f"{transport}://{address} is not listened on")
 
     async def apply(self, build: Build) -> None:
-        """Change all workers over to another spec.
+        """Let all workers serve by another spec.
 
-        This process first does everything that may fail. A worker that fails after that is replaced.
+        This process first does everything that may fail. If a worker fails later, the supervisor replaces it.
 
         Raises:
             ConfigError: the spec cannot be used; nothing has changed.
@@ -310,7 +310,7 @@ class Supervisor:
         return cut
 
     async def status(self) -> status.Status:
-        """Return the status of all workers together at this moment."""
+        """Return the present status of all workers together."""
         told = await self._crew.told(_STATUS_SECONDS)
         counts = self._crew.counts(told)
         return status.Status(
@@ -353,7 +353,7 @@ class Supervisor:
         async with self._changing:
             await self._configure(worker)
             for one in self._listeners:
-                if one.name in self._plan.routers[one.transport]:  # without rules, it is about to be closed
+                if one.name in self._plan.routers[one.transport]:  # else the listener will be closed
                     await self._listen(worker, one)
             if worker.is_well and not self._crew.is_stopping:
                 worker.is_serving = True
@@ -373,7 +373,7 @@ class Supervisor:
             self._replace_if_failed(worker, answer.error)
 
     def _tell_names(self, worker: WorkerProcess) -> None:
-        """Send a worker the addresses of resolved names, so that it need not wait for a name server."""
+        """Send a worker the addresses of resolved names, so that the worker need not ask a name server."""
         names = [KnownName(name.host, name.found, name.asked, name.looked_up) for name in self._plan.names]
         worker.send(Know(names))
 
@@ -399,7 +399,7 @@ class Supervisor:
 
     def _client_met(self, what: ClientFailed | ClientReached) -> None:
         state = self._plan.pools[what.transport].states.get(what.key)
-        if state is None:  # the worker met a backend of a former configuration
+        if state is None:  # the backend belongs to a former configuration
             return
         if isinstance(what, ClientFailed):
             state.client_failed(what.reason)
@@ -447,7 +447,7 @@ def _belief(transport: Transport, state: BackendState) -> Belief:
 
 
 def _pickled(what: Callable[..., Any]) -> bytes:
-    """Return a function pickled, so that workers can load it.
+    """Pickle a function, so that workers can load the function.
 
     Raises:
         ValueError: workers cannot load the function.

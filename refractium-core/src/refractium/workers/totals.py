@@ -28,7 +28,7 @@ _Counts = TypeVar("_Counts", TcpStatus, UdpStatus)
 
 
 class Counts(NamedTuple):
-    """The counts of connections, sessions and hooks. A `Status` has attributes of these names too."""
+    """The counts of connections, sessions and hooks. A `Status` has attributes with the same names."""
 
     tcp: TcpStatus
     udp: UdpStatus
@@ -47,7 +47,7 @@ class _Counted(Protocol):
 
 
 LOST: Final = "lost"
-"""The key in `RouteTraffic.ended` of connections whose worker died."""
+"""The key in `RouteTraffic.ended` that counts connections whose worker has died."""
 _STALLED: Final = "stalled"
 _STOPPED: Final = "stopped"
 
@@ -62,7 +62,7 @@ def total(those: Sequence[_Counted]) -> Counts:
 
 
 def paused(transport: Transport, address: str, those: Iterable[Status]) -> str:
-    """Return why a worker accepts no clients at an address; empty while all workers accept clients."""
+    """Return the reason why a worker accepts no clients at an address; empty if all accept clients."""
     listeners = (one for status in those for one in status.listeners)
     wanted = (one.paused for one in listeners if (one.transport, one.address) == (transport, address))
     return next(filter(None, wanted), "")
@@ -164,7 +164,7 @@ def with_active(routes: Iterable[RouteStatus], workers: Iterable[Status]) -> Ite
     """Yield the supervisor's routes, with the number of connections that each backend has in all workers."""
     active = Counter[tuple[Transport, str]]()
     for status in workers:
-        # Every route of a transport gives the same number for an address, so one number per address is kept.
+        # Every route of a transport has the same number for an address, so keep one number for each address.
         active.update(
             {
                 (route.transport, backend.address): backend.active
@@ -183,7 +183,7 @@ def with_active(routes: Iterable[RouteStatus], workers: Iterable[Status]) -> Ite
 
 
 def _hook(those: Sequence[HookStatus]) -> HookStatus:
-    # Show the worst state: operators must see a hook that is detached in any worker, or else stalled.
+    # Show the worst state, so that operators see a hook that is detached, or else stalled, in any worker.
     worst = max(those, key=lambda one: (bool(one.reason), one.state == _STALLED))
     return HookStatus(
         worst.name,

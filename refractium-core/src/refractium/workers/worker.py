@@ -4,8 +4,8 @@ CHANNEL is the descriptor of the channel to the supervisor. TCP and UDP are the 
 shared limits. NUMBER is the number of the worker, from 1.
 
 A worker carries out the orders of its supervisor. It ends when the supervisor has closed the channel, or has
-died. Signals do not end it earlier: a service manager sends signals to all processes, and the supervisor
-decides what they mean.
+died. A worker ignores SIGINT, SIGTERM and SIGHUP: a service manager sends these signals to all processes, but
+only the supervisor acts on them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ log = logging.getLogger("refractium")
 
 
 class Worker:
-    """A worker that carries out `Configure`, `Listen` and `StopListening` in turn, other orders at once.
+    """A worker. It carries out `Configure`, `Listen` and `StopListening` in turn, and other orders at once.
 
     Args:
         sock: the socket of the channel.
@@ -79,7 +79,7 @@ class Worker:
         self._beliefs = {transport: _Beliefs(transport, self._channel) for transport in Transport}
 
     async def run(self) -> None:
-        """Work until the supervisor is gone; then let connections finish."""
+        """Work until the channel to the supervisor ends. Then let open connections finish."""
         working = asyncio.create_task(self._work())
         await self._ended.wait()
         working.cancel()
@@ -95,10 +95,10 @@ class Worker:
             self._beliefs[order.belief.transport].hold(order.belief)
         elif isinstance(order, Know):
             # The list keeps the names alive until the engine asks for them. So the engine need not wait for a
-            # name server, and a worker that starts while no name server answers has addresses.
+            # name server, and a worker has addresses even if no name server answers while the worker starts.
             self._names = [names.told(one.host, one.found, one.asked, one.looked_up) for one in order.names]
         elif isinstance(order, Stop):
-            # A second `Stop` may come while the first waits, to shorten the wait.
+            # A second `Stop` may come while the first `Stop` waits for connections, to shorten the wait.
             task = asyncio.create_task(self._stop(order))
             self._stops.add(task)
         else:
@@ -133,7 +133,7 @@ class Worker:
         if self._engine is None:
             begin: Callable[[], Reporter | None] = pickle.loads(order.begin)  # noqa: S301 - from its own supervisor
             report = begin()
-            # In a thread: a large file takes a while to check, and heartbeats must be answered meanwhile.
+            # In a thread: the check of a large file takes time, and the worker must answer heartbeats.
             spec = await asyncio.to_thread(build)
             limits = {
                 transport: SharedLimits(table, self._number - 1, spec.settings, transport)
@@ -142,7 +142,7 @@ class Worker:
             shared = Shared(limits, self._beliefs)
             self._engine = Refractium.of(spec, report=report, _shared=shared)
         else:
-            # In a thread, because connections are served meanwhile.
+            # In a thread, because the worker serves connections meanwhile.
             await self._engine.apply(await asyncio.to_thread(build))
 
     async def _listen(self, order: Listen) -> None:
@@ -156,7 +156,7 @@ class Worker:
 
     async def _stop_listening(self, order: StopListening) -> None:
         if self._engine is not None:
-            with suppress(ValueError):  # the worker could not listen there
+            with suppress(ValueError):  # the worker could not listen on the address
                 await self._engine.stop_listening(order.transport, order.address)
 
     async def _stop(self, order: Stop) -> None:
@@ -167,9 +167,9 @@ class Worker:
 
 
 class _Beliefs:
-    """The backends' states of one transport as the supervisor has decided them.
+    """The states of the backends of one transport, as the supervisor has decided them.
 
-    The supervisor gets a report when a client cannot reach a backend, or reaches it again.
+    This object sends the supervisor a report when a client cannot reach a backend, or reaches it again.
     """
 
     def __init__(self, transport: Transport, channel: Channel[Order]) -> None:
@@ -185,7 +185,7 @@ class _Beliefs:
             self.hold(belief)
 
     def hold(self, belief: Belief) -> None:
-        """Keep the belief about a backend, and apply it to the backend's state if the worker has one."""
+        """Keep the belief about a backend, and apply the belief to the backend's state if there is one."""
         self._held[belief.key] = belief
         if (state := self._states.get(belief.key)) is not None:
             _tell(state, belief)
@@ -210,7 +210,7 @@ def _tell(state: BackendState, belief: Belief) -> None:
 
 
 def main() -> None:
-    """Run a worker until the supervisor is gone."""
+    """Run a worker until the channel to the supervisor ends."""
     oom.volunteer(oom.WORKER)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from refractium.workers.shared_limits import LimitTable
 
 _EXIT_SECONDS: Final = 5.0
-"""Seconds after the end of a worker's channel until the supervisor kills a process that has not ended."""
+"""Seconds that a worker may run after the end of its channel. Then the supervisor kills the process."""
 _FIRST_LOOK: Final = 0.001
 _LONGEST_LOOK: Final = 0.05
-"""Seconds at the most between two checks that a process has ended; at first `_FIRST_LOOK`."""
+"""Longest time (s) between two checks whether a process has ended. The first check is after `_FIRST_LOOK`."""
 
 
 class WorkerProcess:
@@ -42,16 +42,16 @@ class WorkerProcess:
     Args:
         number: the number of the worker, from 1.
         tables: the tables in which the worker counts its connections and sessions.
-        client_met: the function that takes a report that a client reached a backend or could not.
+        client_met: the function that is called with each `ClientFailed` and `ClientReached` of the worker.
 
     Attributes:
         number: the number of the worker, from 1.
         pid: the id of the process.
         since: the time at which the process was started (s since the epoch).
-        status: the last status that the worker has sent; None before the first.
+        status: the last status that the worker has sent; None before the first status.
         unanswered: the number of heartbeats sent since the last answer.
         is_serving: whether the worker is configured and serves on all its sockets.
-        ended: the event that is set when the worker is gone.
+        ended: the event that is set when the channel to the worker has ended.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class WorkerProcess:
         return f"worker {self.number} (process {self.pid})"
 
     def send(self, order: Order) -> None:
-        """Send an order; wait for no answer."""
+        """Send an order, without waiting for an answer."""
         self._channel.send(order)
 
     async def call(
@@ -100,15 +100,15 @@ class WorkerProcess:
         *fields: object,
         sock: socket.socket | None = None,
     ) -> Done:
-        """Send an order and wait until it is carried out. If the worker ends meanwhile, the order has failed.
+        """Send an order and wait for the answer. If the worker ends before its answer, return a failure.
 
         Args:
             order: the type of the order.
             fields: the fields of the order, after the number of the call.
-            sock: the socket that goes along with the order.
+            sock: the socket whose descriptor is sent with the order.
         """
         answer = await self._call(order, *fields, sock=sock)
-        assert isinstance(answer, Done)  # noqa: S101 - the answer to these orders
+        assert isinstance(answer, Done)  # noqa: S101 - workers answer these orders with `Done`
         return answer
 
     def beat(self) -> None:
@@ -117,7 +117,7 @@ class WorkerProcess:
         self._channel.send(Ask(0))
 
     async def ask(self) -> Status | None:
-        """Ask the worker for its status. If it ends before it answers, return its last status."""
+        """Ask the worker for its status. If the worker ends before its answer, return the last status."""
         await self._call(Ask)
         return self.status
 
@@ -127,7 +127,7 @@ class WorkerProcess:
         return not self._fault and not self.ended.is_set()
 
     def kill(self, why: str) -> None:
-        """Kill the process at once, for a reason that `leave` returns."""
+        """Kill the process at once. `leave` then returns the reason `why`."""
         self._fault = why
         self._process.kill()
 
@@ -150,7 +150,7 @@ class WorkerProcess:
         """Wait for the end of the process, without a thread, because a machine can run out of threads.
 
         Returns:
-            The exit status of the process; None if it has not ended after this many seconds.
+            The exit status of the process; None if the process has not ended after `seconds`.
         """
         deadline, pause = time.monotonic() + seconds, _FIRST_LOOK
         while (code := self._process.poll()) is None and time.monotonic() < deadline:
