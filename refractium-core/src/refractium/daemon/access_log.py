@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _GATHER: Final = 0.02
-"""Seconds for which ended connections are gathered before their lines are made."""
+"""Seconds for which the log collects ended connections before it makes their lines."""
 
 
 _TELL: Final = 1.0
@@ -37,7 +37,7 @@ _CLIENT_LEFT: Final = Ended.CLIENT_LEFT
 
 
 _allowance: Final = Allowance(LogConfig().max_lines_per_second)
-"""The allowance of access log lines: one for the whole process, because all its lines go to one stderr."""
+"""The allowance of access log lines. The whole process shares it, because all lines go to the same stderr."""
 
 
 def limit(config: LogConfig) -> None:
@@ -46,17 +46,17 @@ def limit(config: LogConfig) -> None:
 
 
 class AccessLog:
-    """The access log, written without log records, which cost as much as half a connection.
+    """The access log. It makes no log records, because a record costs half as much time as a connection.
 
-    The lines of many connections are made together. To make each line alone, between the other work for its
-    connection, takes twice as long. Another thread would not save time, because both threads need the
-    interpreter. If stderr leads nowhere, no line is made.
+    The log makes the lines of many connections together. It would take twice as long to make each line alone,
+    between the other work for a connection. Another thread would not save time, because only one thread runs
+    Python at a time. If stderr is closed or is the null device, the log makes no lines.
 
-    Clients decide how many connections there are, so the number of lines is limited.
+    Clients determine the number of connections, so the log limits the number of lines.
 
     Args:
         handler: the handler that writes the lines.
-        debug: whether to write lines of clients that left before they were identified.
+        debug: whether to write lines about clients that left before they were identified.
     """
 
     def __init__(self, handler: LineHandler, *, debug: bool) -> None:
@@ -105,12 +105,12 @@ class AccessLog:
             self._tell()
 
     def flush(self) -> None:
-        """Write the lines of connections that have ended. Any thread may call this."""
+        """Write the lines of connections that have ended. Any thread may call this method."""
         made = []
         while True:
             try:
                 at, summary = self._ended.popleft()
-            except IndexError:  # another thread may have taken the last one
+            except IndexError:  # another thread may have removed the last summary
                 break
             try:
                 made.append(access_line(self._form, at, summary))
@@ -121,7 +121,7 @@ class AccessLog:
 
 
 def access_line(form: Form, at: float, summary: Summary) -> str:
-    """Return the line, with its line end, of a connection that ended at a time (s since the epoch)."""
+    """Return the line, with line end, of a connection that ended at the time `at` (s since the epoch)."""
     metadata = summary.metadata
     fields = {"connection": fields_of(summary, metadata)} if form.has_fields else None
     return form.line(at, "info", "refractium.access", line_of(summary, metadata), fields) + "\n"

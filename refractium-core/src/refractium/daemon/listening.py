@@ -1,4 +1,4 @@
-"""The listening sockets of a run, some of which a changed configuration opens or closes."""
+"""The listening sockets of a run. A changed configuration opens and closes some of these sockets."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Wanted: TypeAlias = "Sequence[tuple[Transport, ListenerConfig]]"
 Key: TypeAlias = tuple[Transport, str, int]
 """A listener's transport, host and port as configured. A configured port 0 stays 0 in the key.
 
-The listener then keeps the port that the kernel has given to it.
+A listener with port 0 keeps the port that the kernel has chosen.
 """
 
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM})
 _TRIES: Final = 10
 _PAUSE: Final = 0.2
-"""Seconds between attempts to reopen a listener that was closed for a new one which could not be bound."""
+"""Seconds between two attempts of `Listening.undo` to reopen a listener."""
 
 
 @dataclass
 class Change:
-    """A change of the listeners: new sockets, and listeners that were closed for them.
+    """A change of the listeners: new sockets, and listeners that were closed for the new sockets.
 
     Attributes:
         bound: the new sockets of each listener.
-        closed: the listeners that were closed because they were in the way, with their addresses.
+        closed: the listeners that were closed because they blocked a new address, with their addresses.
         taken: sockets that were handed down to the process, each with the name of its listener.
     """
 
@@ -72,13 +72,14 @@ class Listening:
         """Prepare the first listeners, like `prepare`, with sockets that were handed down to the process.
 
         Args:
-            sockets: the sockets that were handed down. Each socket is for the listener that is configured at
-                its address, and that listener is bound nowhere else. If only one listener is configured for a
-                transport, all sockets of the transport are for that listener, wherever they are.
+            sockets: the sockets that were handed down. Each socket belongs to the listener that is configured
+                for the address of the socket; such a listener opens no other sockets. If only one listener is
+                configured for a transport, all sockets of this transport belong to that listener, whatever
+                their addresses.
             wanted: the configured listeners, with their transports.
 
         Raises:
-            ListenError: an address cannot be listened on, or a socket is for none of the listeners.
+            ListenError: an address cannot be bound, or a socket belongs to none of the listeners.
         """
         taken = []
         for sock in sockets:
@@ -112,7 +113,7 @@ class Listening:
     async def prepare(self, wanted: Wanted, hosts: Mapping[str, Found]) -> Change:
         """Bind the addresses of the configured listeners that are not open yet.
 
-        Open listeners stay open, except a listener that is in the way of a new listener on the same port.
+        Open listeners stay open, except a listener that blocks a new listener on the same port.
 
         Args:
             wanted: the configured listeners, with their transports.
@@ -125,7 +126,7 @@ class Listening:
             ListenError: an address cannot be bound; nothing has changed.
         """
         missing = self._missing(wanted)
-        # A port that is free for one transport may be taken for the other: then try another free port.
+        # A port that is free for one transport may be in use for the other: then try another free port.
         for tries_left in reversed(range(_TRIES if any(not port for _, _, port in missing) else 1)):
             try:
                 return await self._bind_all(missing, hosts)
@@ -137,7 +138,7 @@ class Listening:
     def _missing(self, wanted: Wanted) -> list[Key]:
         names = {one.name for _, one in wanted}
         for (transport, name), address in self._handed_down.items():
-            if name not in names:  # the socket would go on by its former rules, whatever the file says
+            if name not in names:  # the socket would keep its former rules, whatever the file says
                 reason = f"the socket is for the listener {name}: restart Refractium to change that"
                 raise ListenError(f"{transport}://{address}, handed down", reason)
         keys = [
@@ -161,14 +162,14 @@ class Listening:
                 say(f"Listening on {transport}://{address}")
 
     async def undo(self, change: Change) -> None:
-        """Close the newly bound sockets, and reopen the listeners that were closed for these sockets."""
+        """Close the sockets of the change, and reopen the listeners that were closed for these sockets."""
         for sock in change.sockets:
             sock.close()
         for key, found in change.closed.items():
             await self.carry_out(Change({key: await self._bind_again(key, found)}))
 
     async def close_others(self, wanted: Wanted) -> None:
-        """Close the open listeners that are no longer configured; their connections go on."""
+        """Close the listeners that are no longer configured. The connections of these listeners stay open."""
         keys = {(transport, one.bind, one.port) for transport, one in wanted}
         for key in [key for key in self._open if key not in keys]:
             await self._end(key)
@@ -189,7 +190,7 @@ class Listening:
             return self._bind(key, found, change.bound)
         except ListenError as error:
             in_the_way = [one for one in self._open if one[0] is transport and one[2] == port]
-            # A process without the right to bind this address could not open a closed listener again.
+            # A process that lacks the right to bind this address could not reopen a listener that it closed.
             if not in_the_way or error.errno in _FORBIDDEN:
                 raise
         for one in in_the_way:
@@ -200,7 +201,7 @@ class Listening:
     def _bind(
         self, key: Key, found: Found, beside: Mapping[Key, Sequence[socket.socket]]
     ) -> list[socket.socket]:
-        """Bind one transport of a listener. For port 0, take the port that its other transport has."""
+        """Bind one transport of a listener. For port 0, use the port of the listener's other transport."""
         transport, host, port = key
         ports = [
             *(found[0].getsockname()[1] for at, found in beside.items() if at[1:] == key[1:]),
@@ -226,10 +227,10 @@ class Listening:
 
 
 def _listener_on(sock: socket.socket, listeners: Sequence[ListenerConfig]) -> str:
-    """Return the name of the listener that a socket is for.
+    """Return the name of the listener to which a socket belongs.
 
     Raises:
-        ListenError: the socket is for none of the listeners.
+        ListenError: the socket belongs to none of the listeners.
     """
     host, port = sock.getsockname()[:2]
     if len(listeners) == 1:

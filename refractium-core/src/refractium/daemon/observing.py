@@ -1,4 +1,4 @@
-"""The control socket and the metrics of a run, which show its status to others."""
+"""The control socket and the metrics of a run, which show the status of the run to other programs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Observing:
         self._control: control.ControlSocket | None = None
 
     async def prepare(self, assembly: Assembly, timeout: float | None = None) -> Exporter | None:  # noqa: ASYNC109
-        """Open the metrics server of a configuration, if its address is not the address that is open.
+        """Open the metrics server of a configuration, if no server is open at the configured address.
 
         Args:
             assembly: the configuration.
@@ -52,14 +52,14 @@ class Observing:
         bind = assembly.metrics.bind
         if bind is None or bind == self._bind:
             return None
-        from refractium.observe.metrics import Exporter  # noqa: PLC0415 - slow to import, and not always wanted
+        from refractium.observe.metrics import Exporter  # noqa: PLC0415 - slow to import, and not always needed
 
         exporter = Exporter(*metrics_address(bind), self._status, assembly.metrics.hosts)
         await exporter.open(timeout)
         return exporter
 
     async def change(self, assembly: Assembly, prepared: Exporter | None) -> None:
-        """Take over a configuration. The engine must already listen on its addresses."""
+        """Change to a configuration. The engine must already listen on the configured addresses."""
         bind = assembly.metrics.bind
         if bind != self._bind:
             former, self._exporter, self._bind = self._exporter, prepared, bind
@@ -91,7 +91,7 @@ class Observing:
         try:
             await wanted.open()
         except OSError as error:
-            # Nobody has asked for the default socket, so a user who has no folder for it gets no warning.
+            # Nobody has asked for the default socket, so a user without a folder for it gets no warning.
             level = (
                 logging.DEBUG
                 if configured is None and isinstance(error, PermissionError)

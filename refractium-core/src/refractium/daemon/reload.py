@@ -1,4 +1,4 @@
-"""Reloads, which take over a changed configuration while serving, as a whole or not at all."""
+"""Reloads: Refractium applies a changed configuration while it serves, as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _SupersededError(Exception):
 class Reloader:
     """A loop that reloads on request, one reload at a time. Requests during a reload count as one request.
 
-    A request ends a reload that still waits for name servers or for checks of backends.
+    A new request ends a reload that still waits for name servers or for checks of backends.
 
     Args:
         serving: the engine or the supervisor of the run.
@@ -124,7 +124,7 @@ class Reloader:
         await self._observing.change(assembly, exporter)
 
     async def _unless_superseded(self, step: Coroutine[Any, Any, _T]) -> _T:
-        """Wait for a step that changes nothing, but end the step if another reload is requested."""
+        """Wait for a step that changes nothing. Cancel the step if another reload is requested."""
         asked, running = asyncio.create_task(self._asked.wait()), asyncio.create_task(step)
         try:
             await asyncio.wait((asked, running), return_when=asyncio.FIRST_COMPLETED)
@@ -141,7 +141,7 @@ class Reloader:
 async def ask_on_changes(
     path: Path, known: bytes | None, is_wanted: Callable[[], bool], reloader: Reloader
 ) -> None:
-    """Request a reload at each change of a file, if that is wanted then. Only cancelling ends this loop."""
+    """Request a reload at each change of a file, if `is_wanted` agrees. Only cancelling ends this loop."""
     async for _ in changes(path, known):
         if is_wanted():
             reloader.ask()

@@ -32,8 +32,8 @@ def begin(decoded: Decoded) -> Identity | None:
         The user, for `give_up`; None if the configuration names no user or is not valid.
 
     Raises:
-        ConfigError: this process cannot become that user.
-        RefractiumError: the kernel refuses to take the rights away.
+        ConfigError: this process cannot change to that user.
+        RefractiumError: the kernel refuses to remove the rights.
     """
     if decoded.problems or (identity := decoded.config.server.identity) is None:
         return None
@@ -50,7 +50,7 @@ def begin(decoded: Decoded) -> Identity | None:
 
 
 def give_up(identity: Identity) -> None:
-    """Run as this user from now on.
+    """Run as the user `identity` from now on.
 
     Raises:
         RefractiumError: the kernel refuses the change, or the user could not run the program.
@@ -61,7 +61,7 @@ def give_up(identity: Identity) -> None:
         privileges.become(identity)
     except OSError as error:
         raise _refused(identity, error) from error
-    # Workers and processes of hooks start new interpreters, and modules are imported only when needed.
+    # The user must read these files later: workers and hooks start new interpreters, and imports come late.
     for path, mode in ((sys.executable, os.X_OK), (os.__file__, os.R_OK), (_PACKAGE, os.R_OK)):
         if not os.access(path, mode):
             reason = f"user {identity.user} cannot read {path}"
@@ -77,7 +77,7 @@ def is_lost(path: Path, identity: Identity) -> bool:
 
 
 def doubts(decoded: Decoded) -> Iterator[Problem]:
-    """Yield a warning if the configured user could not read the configuration file; only root can check."""
+    """Yield a warning if the configured user cannot read the configuration file. Only root can check this."""
     if decoded.problems or (identity := decoded.config.server.identity) is None or os.geteuid() != 0:
         return
     try:

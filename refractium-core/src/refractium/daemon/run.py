@@ -45,7 +45,7 @@ def serve(
     Args:
         overrides: the options of the command line.
         transports: the transports to serve. A transport without routes and fallback is left out, unless it is
-            the only one.
+            the only transport.
         begin: the function that sends the logs of a process to stderr and returns its access log.
         announce: the function that prints on stdout what is going to be served.
 
@@ -73,11 +73,11 @@ def serve(
 def _take_all_descriptors() -> None:
     """Raise the soft limit of descriptors to the hard limit, which the administrator sets.
 
-    The soft limit is for programs that call select(2): see LimitNOFILE in systemd.exec(5). Its default is
-    1,024 descriptors, which is 500 connections.
+    The soft limit protects programs that call select(2): see LimitNOFILE in systemd.exec(5). The default of
+    the soft limit is 1,024 descriptors, which suffices for about 500 connections.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # fs.nr_open has been lowered since
+    with contextlib.suppress(ValueError, OSError):  # fs.nr_open may be lower than the hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -107,7 +107,7 @@ async def _serve(
             path, known = in_force
             if path is not None:
                 if identity is not None and rights.is_lost(path, identity):
-                    known = digest(path)  # it is a change if the user can read the file later
+                    known = digest(path)  # so a file that becomes readable counts as changed
                 watching = ask_on_changes(path, known, lambda: is_hot(service), reloader)
                 tasks.append(asyncio.create_task(watching))
         await stopping.begun.wait()
@@ -132,7 +132,7 @@ async def _start(
     listening: Listening,
     observing: Observing,
 ) -> None:
-    """Listen, and open control socket and metrics. This takes as long as the first checks of backends."""
+    """Listen, open the control socket and the metrics server, and return after the first backend checks."""
     change = await listening.begin(systemd.inherited(), assembly.wanted(transports))
     try:
         exporter = await observing.prepare(assembly)
@@ -146,7 +146,7 @@ async def _start(
         await listening.undo(change)
         raise
     try:
-        # Only here does the service accept the first client and start workers and hooks.
+        # Before this call, the service accepts no client and has started no workers and no hooks.
         await listening.carry_out(change)
     except BaseException:
         if exporter is not None:
@@ -156,7 +156,7 @@ async def _start(
 
 
 class _Stopping:
-    """The stop of a run: the first signal drains, the second signal ends the run at once."""
+    """The stop of a run: the first signal starts a drain, and the second signal ends the run at once."""
 
     def __init__(self, service: Service[Any]) -> None:
         self._service = service

@@ -34,7 +34,7 @@ class Service(Protocol[SpecT_contra]):
 
     @property
     def settings(self) -> Settings:
-        """The limits and timeouts of connections to come."""
+        """The limits and timeouts for new connections."""
 
     @property
     def active(self) -> int:
@@ -45,7 +45,7 @@ class Service(Protocol[SpecT_contra]):
         """The number of configurations that have been in force."""
 
     def reserve(self, sock: socket.socket) -> None:
-        """Open all further sockets that are needed on the address of a bound socket."""
+        """Open all further sockets that the service needs on the address of a bound socket."""
 
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
         """Serve on a bound socket."""
@@ -54,27 +54,27 @@ class Service(Protocol[SpecT_contra]):
         """Close the listener on an address; the address is free when this method returns."""
 
     async def prepare(self, spec: SpecT_contra, /) -> Callable[[], Awaitable[None]]:
-        """Resolve names and check backends, which changes nothing; return the function that changes over."""
+        """Resolve names and check backends, but change nothing. Return the function that makes the change."""
 
     def reload_failed(self, errors: Sequence[str]) -> None:
-        """Record for the status that a configuration could not be taken over."""
+        """Record for `status` that a configuration could not be applied."""
 
     async def status(self) -> Status:
-        """Return the status at this moment."""
+        """Return the present status."""
 
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
-        """Let connections finish, and end."""
+        """Let open connections finish, and stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """An engine or a supervisor, with the facts that the daemon needs about it.
+    """An engine or a supervisor, with further facts that the daemon needs.
 
     Attributes:
         service: the engine or the supervisor.
         spec_of: the function that makes the argument of `Service.prepare` from a configuration.
         workers: the number of processes that serve.
-        identity: the user to run as once all ports are bound; None if the configuration names no user.
+        identity: the user to run as after all ports are bound; None if the configuration names no user.
     """
 
     service: Service[Any]
@@ -101,13 +101,13 @@ def serving(
         assembly: the configuration.
         begin: the function that sends the logs of a worker to stderr and returns its access log.
         access: the access log of this process.
-        identity: the user to run as once all ports are bound; None if the configuration names no user.
+        identity: the user to run as after all ports are bound; None if the configuration names no user.
     """
     access_log.limit(assembly.log)
     workers = assembly.server.worker_count
     if workers == 1:
         return Serving(Refractium.of(assembly.spec, report=access), attrgetter("spec"), 1, identity)
-    from refractium.workers import Supervisor  # noqa: PLC0415 - one process starts faster without
+    from refractium.workers import Supervisor  # noqa: PLC0415 - one process starts faster without it
 
     def build_of(changed: Assembly) -> _Build:
         return _Build(overrides, changed.source)
@@ -119,7 +119,7 @@ def serving(
 class _Build:
     """A function that makes a worker's spec from the text that the supervisor has read.
 
-    The file itself may have moved or changed since.
+    The file may have been moved or changed since then.
     """
 
     overrides: Overrides

@@ -1,4 +1,4 @@
-"""The lines that the program prints, and the choice of the stream that takes them."""
+"""The lines that the program prints, and the choice of stdout or stderr for these lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _claimed: TextIO | None = None
 
 @contextlib.contextmanager
 def claimed_stdout() -> Iterator[None]:
-    """Remember stdout for `say`: while a thread loads plugins, `sys.stdout` is stderr."""
+    """Remember stdout for `say`, because `sys.stdout` is stderr while a thread loads plugins."""
     global _claimed  # noqa: PLW0603 - a global, like `sys.stdout`
     _claimed = sys.stdout
     try:
@@ -27,7 +27,7 @@ def claimed_stdout() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Print a line that scripts may wait for. It is no error if nobody reads the line."""
+    """Print a line for which scripts may wait. Ignore an error if nobody reads stdout any more."""
     stream = sys.stdout if _claimed is None else _claimed
     with contextlib.suppress(OSError):
         stream.write(line + "\n")
@@ -35,7 +35,7 @@ def say(line: str) -> None:
 
 
 def leave_stdout_to_hooks(assembly: Assembly) -> None:
-    """Print to stderr from now on if a hook writes to stdout: nothing else may then go to stdout."""
+    """Print to stderr from now on if a hook writes to stdout, because only the hook may then write there."""
     global _claimed  # noqa: PLW0603 - a global, like `sys.stdout`
     uses = (*assembly.hooks, *(use for route in (*assembly.tcp, *assembly.udp) for use in route.hooks))
     if any(isinstance(use, tuple) and use[0].takes_stdout(use[1]) for use in uses):

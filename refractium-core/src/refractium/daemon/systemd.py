@@ -16,13 +16,13 @@ _FIRST_INHERITED: Final = 3
 
 
 def notify(*states: str) -> None:
-    """Send states to the service manager, if there is one that asks for states (sd_notify(3))."""
+    """Send states to the service manager, if NOTIFY_SOCKET names a socket for them (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):  # in the abstract namespace
         address = "\0" + address[1:]
-    # Go on serving if the service manager is gone.
+    # Continue to serve if the service manager has ended.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.connect(address)
         sock.send("\n".join(states).encode())
@@ -44,10 +44,10 @@ def stopping() -> None:
 
 
 def inherited() -> list[socket.socket]:
-    """Return the sockets handed down to this process (sd_listen_fds(3)). Later calls return none.
+    """Return the sockets handed down to this process (sd_listen_fds(3)). Later calls return no sockets.
 
     Raises:
-        ListenError: a descriptor that was handed down is no socket that clients can reach.
+        ListenError: a descriptor that was handed down is not a socket that clients can reach.
     """
     if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
         return []
@@ -70,7 +70,7 @@ def inherited() -> list[socket.socket]:
 
 
 def _fault_of(sock: socket.socket) -> str | None:
-    """Return why clients cannot reach a socket that was handed down; None if they can."""
+    """Return the reason why clients cannot reach a socket that was handed down; None if they can reach it."""
     if sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return "it is no IPv4 or IPv6 socket: give ListenStream= an address and a port"
     if sock.type == socket.SOCK_STREAM:

@@ -1,7 +1,7 @@
-"""The watch on the configuration file. It notices each change of the content, which triggers a reload.
+"""The watch on the configuration file. It reports each change of the content, so that Refractium reloads.
 
-It watches the folder, not the file: editors and deployment tools replace a file by renaming another file over
-it, by swapping a link to its folder, or by deleting it and writing it again.
+The watch observes the folder, not the file, because editors and deployment tools replace the file. They
+rename another file to its name, change a link to its folder, or delete the file and write it again.
 """
 
 from __future__ import annotations
@@ -22,31 +22,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DEBOUNCE_MS: Final = 400
-"""Milliseconds at the most in which changes that follow each other count as one change."""
+"""Longest time (ms) in which successive changes count as one change."""
 _QUIET_MS: Final = 100
 """Milliseconds without a further change after which a file counts as completely written."""
 _LOOK_MS: Final = 1_000
-"""Milliseconds between looks at the file without an event: not every file system reports all changes."""
+"""Milliseconds without an event after which the watch reads the file, because some file systems do not report
+all changes."""
 _RETRY: Final = 1.0
 """Seconds until the next attempt to watch a folder that cannot be watched."""
 
 
 async def changes(path: Path, known: bytes | None) -> AsyncIterator[None]:
-    """Yield whenever the content of a file has changed since the last time.
+    """Yield each time that the content of a file has changed.
 
-    A missing file is no change, because a new file is expected to follow. Something unreadable in its place,
-    such as a FIFO, is a change. Only cancelling ends the iteration.
+    A missing file does not count as a change, because a new file usually follows. An unreadable object in
+    place of the file, such as a FIFO, counts as a change. Only cancelling ends the iteration.
 
     Args:
         path: the file; the file and its folder may be missing for a while.
-        known: the `digest` of the file in force. If the caller computes it before reading the file, no change
-            can be missed.
+        known: the `digest` of the file in force. The caller must compute the digest before it reads the file,
+            so that no change is missed.
     """
 
     def may_matter(_: object, changed: str) -> bool:
-        """Return whether an event may concern the file: on the file itself, or on a link or a folder.
+        """Return whether an event may concern the file: an event of this file, of a link or of a folder.
 
-        A link or a folder may be on the path to the file. Other files, such as our own log, do not matter.
+        A link or a folder may be part of the path to the file. Other files, such as the log, do not count.
         """
         return Path(changed).name == path.name or Path(changed).is_dir() or Path(changed).is_symlink()
 
@@ -62,7 +63,7 @@ async def changes(path: Path, known: bytes | None) -> AsyncIterator[None]:
 
 
 async def _settled(path: Path, known: bytes | None) -> bytes | None:
-    """Return the digest of a file once nobody writes to it any more: before, it may be half written."""
+    """Return the digest of a file when nobody writes to the file any more, so that the file is complete."""
     now = await asyncio.to_thread(digest, path)
     while now != known:
         await asyncio.sleep(_QUIET_MS / 1000)
@@ -73,7 +74,7 @@ async def _settled(path: Path, known: bytes | None) -> bytes | None:
 
 
 async def _events(folders: set[Path], may_matter: Callable[[object, str], bool]) -> AsyncIterator[None]:
-    """Yield after each event in one of the folders, and at times without an event."""
+    """Yield at the start, after each event in one of the folders, and every `_LOOK_MS` without an event."""
     yield
     try:
         async for _ in awatch(
