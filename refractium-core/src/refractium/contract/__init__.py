@@ -1,4 +1,4 @@
-"""The plugin contract: every name that a plugin imports. No code of this package moves a byte.
+"""The plugin contract: the classes and functions that plugins use to add objects to Refractium.
 
 A protocol plugin is a module with one function::
 

@@ -1,4 +1,4 @@
-"""The contract of balancers: the order, for each client, in which to try the backends of a pool."""
+"""The contract of balancers. For each client, a balancer decides the order in which to try the backends."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Balanced(Protocol):
-    """A backend as a balancer sees it. It is hashable, and stays the same object while the backend serves."""
+    """A backend as a balancer sees it: a hashable object, which stays the same while the backend serves."""
 
     @property
     def address(self) -> Hashable:
-        """The address as configured; `str` returns it as the configuration writes it."""
+        """The address as configured. `str` returns the text of the address in the configuration."""
 
     @property
     def weight(self) -> int:
@@ -28,13 +28,13 @@ class Balanced(Protocol):
 
 
 BalancedT = TypeVar("BalancedT", bound=Balanced)
-"""The type of backends in `Balancer.order`: it takes and returns backends of one type."""
+"""The type of backends in `Balancer.order`, which returns backends of the same type as its argument."""
 
 
 class Balancer(ABC):
     """The base class of balancers, which order the backends of one pool.
 
-    Each pool makes its own instance, without arguments. The proxy calls the balancer on the data path, once
+    Each pool creates its own balancer, without arguments. The proxy calls the balancer on the data path, once
     for each client, so the balancer must be quick and must not wait.
     """
 
@@ -53,8 +53,8 @@ class Balancer(ABC):
             client: the client's IP address.
 
         Returns:
-            The backends in the order in which to try them, each at most once. The proxy takes the next
-            backend only if the one before cannot be reached.
+            The backends in the order in which to try them, each at most once. The proxy tries the next
+            backend only after it could not reach the previous backend.
         """
 
 

@@ -1,4 +1,4 @@
-"""The contract of health checks: a kind has a name, settings, and a method that checks one backend."""
+"""The contract of health checks. Each kind has a name, settings, and a method that checks one backend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
 SocketAddress: TypeAlias = "tuple[AddressFamily, str | tuple[str, int] | tuple[str, int, int, int]]"
-"""The address family, and the address as `socket.connect` takes it."""
+"""The address family, and the address as `socket.connect` accepts it."""
 
 S = TypeVar("S", bound="Struct")
 
@@ -29,9 +29,9 @@ class Endpoint:
 
     Attributes:
         transport: the transport over which clients reach the backend.
-        target: the address family, and the address as `socket.connect` takes it.
-        preface: the PROXY header that the backend expects, or no bytes. The check must send it before its
-            own first bytes; over UDP in the same datagram as these.
+        target: the address family, and the address as `socket.connect` accepts it.
+        preface: the PROXY header that the backend expects, or no bytes. The check must send this header
+            before its own first bytes. Over UDP, header and first bytes form one datagram.
     """
 
     transport: Transport
@@ -48,19 +48,19 @@ class HealthCheck(ABC, Generic[S]):
     name: str
     """Value of the setting `kind`: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     transports: frozenset[Transport] = frozenset({Transport.TCP})
-    """The transports whose backends this kind can check."""
+    """The transports whose backends this kind of health check can check."""
     settings: type[S]
-    """Struct of the kind's settings beside `SHARED_KEYS`. It is frozen and forbids unknown fields."""
+    """Struct of the kind's settings, without `SHARED_KEYS`. It is frozen and forbids unknown fields."""
     summary: str = ""
     """Description of one line."""
 
     @abstractmethod
     async def check(self, endpoint: Endpoint, settings: S, timeout: float) -> str | None:  # noqa: ASYNC109 - for checks in a thread
-        """Check whether one backend is well.
+        """Check whether one backend is healthy.
 
-        Refractium cancels the check after `timeout`; the check must then close what it opened. An `OSError`
-        that shows a shortage on this machine (`EMFILE`, `EADDRNOTAVAIL` ...) counts neither as a success nor
-        as a failure.
+        Refractium cancels the check after `timeout`. The check must then close the sockets that it opened. An
+        `OSError` that shows a shortage on this machine (`EMFILE`, `EADDRNOTAVAIL` ...) counts neither as a
+        success nor as a failure.
 
         Args:
             endpoint: the backend's present address.
@@ -68,14 +68,14 @@ class HealthCheck(ABC, Generic[S]):
             timeout: time for the check (s).
 
         Returns:
-            None if the backend is well, else the reason in a few words.
+            None if the backend is healthy, else the reason in a few words.
 
         Raises:
-            Exception: the backend is not well; the text of the exception is the reason.
+            Exception: the backend is not healthy; the text of the exception is the reason.
         """
 
     def problems(self, settings: S) -> Iterable[tuple[str, str]]:
-        """Return the mistakes in settings whose types are valid, as pairs of key and message."""
+        """Return the mistakes in settings of valid types. Each mistake is a pair of key and message."""
         del settings
         return ()
 

@@ -1,4 +1,4 @@
-"""The contract of packet hooks. A packet hook gets all bytes that pass, beside the data path."""
+"""The contract of packet hooks. A packet hook gets a copy of all bytes that the proxy forwards."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Direction(StrEnum):
 
 
 class HookContext(Struct, frozen=True, array_like=True):
-    """One connection or UDP session, as it was when its backend had been reached.
+    """One connection or UDP session, as known when the proxy had reached the backend.
 
     Attributes:
-        session: number of 64 bits, unique within a run of the program.
+        session: number of the session: 64 bits, unique within a run of the program.
         transport: transport over which the client came.
         protocol: name of the protocol, or ``fallback``.
         route: label of the route: its id, or its protocol if it has no id.
@@ -34,7 +34,7 @@ class HookContext(Struct, frozen=True, array_like=True):
             the header names.
         backend: address and port of the backend, or the path of its unix socket.
         metadata: facts that the protocol read from the first bytes, such as sni, alpn and host.
-        started: time when the client came (ns since the epoch).
+        started: time of the client's arrival (ns since the epoch).
     """
 
     session: int
@@ -52,8 +52,8 @@ class SessionStats(Struct, frozen=True, array_like=True):
 
     Attributes:
         seconds: time from the client's arrival to the end of the session (s).
-        inbound: bytes that the client sent, including bytes that were dropped for the hook.
-        outbound: bytes that the backend sent, including bytes that were dropped for the hook.
+        inbound: bytes that the client sent, including bytes that the hook did not get.
+        outbound: bytes that the backend sent, including bytes that the hook did not get.
         ended: the way in which the session ended: ``closed``, ``client_reset``, ``backend_reset``, ``idle``,
             ``drained`` ..., the same words as in the metrics.
     """
@@ -74,7 +74,7 @@ class EventKind(IntEnum):
     END = 2
     """One direction of a connection has ended in an orderly way. No more bytes follow in this direction."""
     CLOSE = 3
-    """The session has ended. This is its last event."""
+    """The session has ended. This is the last event of the session."""
 
 
 class Event(NamedTuple):
@@ -86,7 +86,7 @@ class Event(NamedTuple):
         context: the session.
         direction: direction of the bytes, for `EventKind.PACKET` and `EventKind.END`.
         data: the bytes, for `EventKind.PACKET`.
-        offset: count of the earlier bytes in this direction, including bytes that were dropped for the hook.
+        offset: count of the earlier bytes in this direction, including bytes that the hook did not get.
         stats: result of the session, for `EventKind.CLOSE`.
     """
 
@@ -100,7 +100,7 @@ class Event(NamedTuple):
 
 
 class NoSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a hook or health check that has none."""
+    """The empty settings of a hook or health check without settings."""
 
 
 S = TypeVar("S", bound=Struct)
@@ -112,11 +112,13 @@ Overflow: TypeAlias = Literal["drop", "drop_session"]
 class PacketHook(Generic[S]):
     """The base class of packet hooks.
 
-    Each distinct settings value gets one instance, which serves all routes with these settings.
+    Refractium creates one instance for each different settings value. This instance serves all routes with
+    these settings.
 
-    A hook runs in its own thread or in its own process, so it may block. While it blocks, packets that do not
-    fit into its queue are dropped and counted. The methods never run at the same time. Events of one session
-    come in order. Refractium counts and logs each exception, and detaches the hook after repeated exceptions.
+    A hook runs in its own thread or in its own process, so it may block. While the hook blocks, Refractium
+    drops and counts packets that do not fit into the hook's queue. The methods of an instance never run at
+    the same time. Events of one session come in order. Refractium counts and logs each exception, and
+    detaches the hook after repeated exceptions.
 
     Args:
         settings: the settings from the configuration.
@@ -125,11 +127,11 @@ class PacketHook(Generic[S]):
     name: str
     """Name in the setting ``hooks``: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     settings_type: type[Struct] = NoSettings
-    """Struct of the table ``[plugins.NAME]``. It is frozen and forbids unknown fields. Unless the Struct is
-    valid when made without arguments, the hook needs its table in the configuration file."""
+    """Struct of the table ``[plugins.ID]``. This Struct is frozen and forbids unknown fields. If a field has
+    no default, or the defaults are not valid, the configuration file must contain the table."""
     isolation: Isolation = "thread"
-    """Place where the hook runs. A thread takes turns with the proxy, so a hook that computes belongs into a
-    process. The process imports the hook's module, and must find the class there by its name."""
+    """Place where the hook runs. A thread takes turns with the proxy, so a hook that computes much should run
+    in a process. The process imports the hook's module, and must find the class there by the class's name."""
     overflow: Overflow = "drop"
     """Packets to drop when the queue is full. ``drop`` drops packets that do not fit. ``drop_session`` also
     drops the rest of their session, so that a stream ends early instead of having gaps."""
@@ -143,7 +145,7 @@ class PacketHook(Generic[S]):
 
     @classmethod
     def problems(cls, settings: S) -> Iterable[tuple[str, str]]:
-        """Return the mistakes in settings whose types are valid, as pairs of key and message."""
+        """Return the mistakes in settings of valid types. Each mistake is a pair of key and message."""
         del settings
         return ()
 
@@ -168,7 +170,7 @@ class PacketHook(Generic[S]):
     def start(self) -> None:
         """Prepare the hook, in its own thread or process.
 
-        Called once, before the first event. If it raises, the hook is not used.
+        Refractium calls this method once, before the first event. If the call raises, the hook is detached.
         """
 
     def on_open(self, context: HookContext) -> None:
@@ -178,19 +180,19 @@ class PacketHook(Generic[S]):
         """Handle bytes that passed: a piece of a stream, or one datagram, which may be empty."""
 
     def on_close(self, context: HookContext, stats: SessionStats) -> None:
-        """Handle the end of a session. Called exactly once for each opened session, after its last packet."""
+        """Handle the end of a session. Refractium calls this method once for each call of `on_open`."""
 
     def on_batch(self, events: Sequence[Event]) -> None:
         """Handle several events at once, with their times and offsets.
 
-        For a hook that overrides this method, `on_open`, `on_packet` and `on_close` are not called.
+        If a hook overrides this method, Refractium does not call `on_open`, `on_packet` and `on_close`.
         """
         raise NotImplementedError
 
     def stop(self) -> None:
         """Finish the work of the hook, in its own thread or process.
 
-        Called once, after the last event. The call has about one second.
+        Refractium calls this method once, after the last event. The call may take about one second.
         """
 
 

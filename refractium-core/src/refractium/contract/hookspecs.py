@@ -1,7 +1,7 @@
 """The hookspecs: the functions that a plugin may implement.
 
-Refractium calls each function once, when it loads plugins. The functions return objects and run before any
-byte moves.
+Refractium calls each function once whenever it loads the plugins. The functions only return objects, before
+Refractium serves any client with these objects.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from refractium.contract.protocol import Protocol
 
 API_VERSION: Final = 1
-"""Number of the contract, which counts its incompatible changes. A plugin may state the number for which it
-was written in its attribute ``refractium_api_version`` (an int). A plugin without this attribute is taken to
-fit."""
+"""Version number of the contract, which grows with each incompatible change. A plugin may state the version
+for which it was written in the attribute ``refractium_api_version`` (an int). Refractium loads a plugin
+without this attribute."""
 
 ENTRY_POINT_GROUP: Final = "refractium"
 """Group of the entry points by which Refractium finds plugins."""

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 MetadataValue: TypeAlias = str | bool | tuple[str, ...]
-"""A value that the first bytes contain: one name, one flag, or several names in the order of the wire."""
+"""A value from the first bytes: one name, one flag, or several names in the order in which they were sent."""
 
 MAX_BYTES_LIMIT: Final = 65536
-"""Largest value of `Protocol.max_bytes`: bytes of one connection that a protocol may make the proxy hold."""
+"""Largest value of `Protocol.max_bytes`, because the proxy stores these bytes of each connection."""
 
 
 class Transport(StrEnum):
@@ -30,7 +30,7 @@ class Transport(StrEnum):
 class Strength(IntEnum):
     """The strength of a match as evidence.
 
-    Stronger protocols are asked first, whatever the order of the routes.
+    The proxy asks stronger protocols first, whatever the order of the routes.
     """
 
     EXACT = 0
@@ -51,7 +51,7 @@ class Verdict(Enum):
 
 
 NO: Final = Verdict.NO
-"""These bytes are of another protocol, and no further byte can change that."""
+"""These bytes are of another protocol, and no further byte can change this answer."""
 NEED_MORE: Final = Verdict.NEED_MORE
 """All bytes so far fit this protocol, but are too few to decide. In a datagram this answer means `NO`."""
 
@@ -64,8 +64,8 @@ class ProtocolMatch:
     Attributes:
         metadata: facts that the protocol read from the bytes, by key. Routes can ask for ``sni``, ``alpn``
             and ``host``. An unknown fact has no key. Further bytes may add keys, but never change a value.
-        pending: keys that further bytes may still add. A route that asks for a pending key waits for it;
-            every other route is taken at once.
+        pending: keys that further bytes may still add. If a route asks for a pending key, the proxy waits
+            for this key; it selects any other route at once.
     """
 
     __slots__ = ("metadata", "pending")
@@ -85,10 +85,10 @@ class ProtocolMatch:
 
 
 class DeferredMatch(ProtocolMatch):
-    """A match that reads its metadata when somebody asks for it, and reads it once.
+    """A match that reads its metadata once, at the first access to `metadata` or `pending`.
 
-    Most routes ask for no metadata, so a protocol should answer with this class if its metadata costs more
-    than its match.
+    Most routes ask for no metadata, so a protocol should answer with this class if it needs more time for the
+    metadata than for the match.
 
     Args:
         read: function that returns the metadata and the pending keys of `data`. It must be pure, like
@@ -126,8 +126,8 @@ Identification: TypeAlias = ProtocolMatch | Literal[Verdict.NO, Verdict.NEED_MOR
 class Protocol(ABC):
     """The base class of protocols: one protocol on one transport.
 
-    Subclass it, set the attributes, and write `identify`. A protocol that exists on both transports is two
-    objects with one name.
+    A subclass sets the attributes and implements `identify`. A protocol that exists on both transports needs
+    two objects with the same name.
     """
 
     name: str
@@ -141,13 +141,14 @@ class Protocol(ABC):
     `NEED_MORE`.
 
     A weak protocol (`Strength.WEAK`) can wait for at most ``peek_buffer_size`` bytes. A stronger protocol may
-    read on to this bound: if it has not said no by then, it has recognised its own beginning.
+    wait for `max_bytes`, because a stronger protocol that has not answered `NO` so far has recognised its own
+    beginning.
     """
     prefixes: tuple[bytes, ...] = ()
-    """The fixed strings with which every message starts, so that other traffic does not cost a call of
-    `identify`. Empty if messages can start in other ways."""
+    """Byte strings: every first message starts with one of them, so the proxy does not call `identify` for
+    other traffic. Empty if messages can start in other ways."""
     metadata_keys: frozenset[str] = frozenset()
-    """Keys that the matches can have. A route that asks for another key is refused when it is configured."""
+    """Keys that the metadata of matches can have. Refractium refuses a route that asks for another key."""
     server_first: bool = False
     """Whether ordinary clients wait for the server to speak, so that silence identifies them."""
     summary: str = ""
@@ -228,7 +229,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 def problems_of_name(name: object) -> Iterator[str]:
-    """Yield the violation of the contract in a name that configurations refer to, if there is one."""
+    """Yield a message if a name, by which configurations refer to an object, violates the contract."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         yield f'name "{name}": must be lower-case letters, digits, _ and -, starting with a letter'
 
