@@ -1,9 +1,9 @@
 """The kit: the tools of Refractium that a plugin may use beside the contract.
 
-`refractium.contract` has the classes that a plugin implements. The kit has tools for a plugin that is more
-than a protocol: a hook that filters by networks, or a command with settings and a table. A plugin may import
-`refractium.contract`, `refractium.kit` and, in its tests, `refractium.testing`. All other modules of
-`refractium` may change in any release.
+`refractium.contract` contains the classes that a plugin implements. The kit contains tools for a plugin that
+is more than a protocol: a hook that filters by networks, or a command that reads settings and prints a table.
+A plugin may import `refractium.contract`, `refractium.kit` and, in its tests, `refractium.testing`. All other
+modules of `refractium` may change in any release.
 
 Errors that end a command (the user sees one message and no traceback):
 
@@ -30,8 +30,8 @@ The terminal and the log:
 - `printable`: escape characters that a terminal would not show as text.
 - `Throttled`: log warnings at a limited rate.
 
-The kit imports each name when it is first used. So a hook that needs networks loads neither rich nor the
-command line into its process, and no name loads the engine.
+The kit imports each name at the first use of the name. So a hook that needs networks loads neither rich nor
+the command line into its process, and no name loads the engine.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ def config_option(about: str = _ABOUT) -> Callable[[F], F]:
     """Return a decorator that adds the option ``-c/--config`` to a command.
 
     The function of the command gets the parameter ``config``: the path (`pathlib.Path`) that was given after
-    the name of the command, else the path that was given before it, else None. The option does not check
-    whether the file exists.
+    the name of the command, else the path that was given before the name, else None. The option does not
+    check whether the file exists.
 
     Args:
         about: the text of ``--help`` for the option.

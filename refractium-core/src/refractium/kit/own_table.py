@@ -53,7 +53,7 @@ class OwnTable(Generic[SettingsT]):
 
         Raises:
             ConfigError: the file cannot be read, it is not TOML, or the table does not fit `settings_type`.
-                The error has all problems of the table, with file and line.
+                The error contains all problems of the table, with file and line.
         """
         # Imported here, because a hook that imports the kit does not need these modules.
         from refractium.assembly.sources import Overrides, read_file  # noqa: PLC0415
@@ -61,7 +61,7 @@ class OwnTable(Generic[SettingsT]):
 
         decoded = read_file(Overrides(file))
         where = join("plugins", plugin)
-        # A problem of the whole file, such as its syntax, has no key path.
+        # A problem of the whole file, such as a syntax error, has no key path.
         if problems := [one for one in decoded.problems if one.where in {"", "plugins", where}]:
             raise ConfigError(problems)
         table = decoded.config.plugins.settings.get(plugin, {})

@@ -1,7 +1,7 @@
-r"""Tests for plugins. This package works with any test framework, and without one.
+r"""Test functions for plugins. This package works with any test framework, and without a test framework.
 
-Some functions assert that a protocol keeps the contract. They raise `AssertionError` with the bytes that
-broke a law::
+Some functions assert that a protocol keeps the contract. They raise `AssertionError` with the bytes for which
+the protocol broke a law::
 
     from refractium.testing import assert_identifies, assert_rejects
 

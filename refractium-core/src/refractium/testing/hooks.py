@@ -37,20 +37,20 @@ def run_hook(
     transport: Transport = Transport.TCP,
     ended: str = "closed",
 ) -> H:
-    r"""Run one session through a hook in this thread, from its beginning to its end, and stop the hook.
+    r"""Run one whole session through a hook in this thread, and stop the hook.
 
     ::
 
         hook = run_hook(CountBytes, inbound=[b"GET / HTTP/1.1\r\n\r\n"], outbound=[b"HTTP/1.1 404 "])
         assert hook.total == 31
 
-    The client speaks first: all of `inbound` comes before `outbound`. The addresses are from RFC 5737.
+    The client speaks first: all of `inbound` comes before `outbound`. The IP addresses are from RFC 5737.
 
     Args:
         hook: class of the hook; its isolation has no effect.
         inbound: packets that the client sends.
         outbound: packets that the backend sends.
-        settings: settings of the hook; by default its default settings.
+        settings: settings of the hook; by default the default settings of the hook.
         protocol: name of the protocol, and of the route.
         metadata: metadata from the first bytes.
         transport: transport of the client.
@@ -61,7 +61,7 @@ def run_hook(
 
     Raises:
         AssertionError: the class is not a hook, or the hook refuses the settings.
-        Exception: an exception of the hook.
+        Exception: any exception that the hook raises.
     """
     if problems := list(problems_of_hook(hook)):
         raise AssertionError("; ".join(problems))

@@ -26,18 +26,18 @@ _SHOWN: Final = 60
 def assert_identifies(
     protocol: Protocol, data: bytes, *, metadata: Mapping[str, MetadataValue] | None = None
 ) -> ProtocolMatch:
-    """Assert that `data` is recognised, in pieces of any size, and that the laws hold around it.
+    """Assert that `protocol` recognises `data` in pieces of any size, and keeps the laws for damaged `data`.
 
     Args:
         protocol: protocol under test.
-        data: a real first message, as a client sends it before it hears anything.
+        data: a real first message, which a client sends before it receives any byte.
         metadata: values that the match must have. Other keys may have any value.
 
     Returns:
         The match for the whole of `data`.
 
     Raises:
-        AssertionError: `data` is not recognised, `metadata` differs, or a law is broken.
+        AssertionError: `protocol` does not recognise `data`, `metadata` differs, or a law is broken.
     """
     assert_lawful(protocol, data)
     for damaged in _damaged(data):
@@ -53,7 +53,7 @@ def assert_identifies(
 
 
 def assert_rejects(protocol: Protocol, data: bytes) -> None:
-    """Assert that `data` is answered with `NO`, in pieces of any size, and that the laws hold.
+    """Assert that `protocol` answers `NO` to `data`, in pieces of any size, and keeps the laws.
 
     Raises:
         AssertionError: the answer is not `NO`, or a law is broken.
@@ -67,11 +67,11 @@ def assert_rejects(protocol: Protocol, data: bytes) -> None:
 def assert_lawful(protocol: Protocol, data: bytes) -> None:
     """Assert the laws for any bytes: total, stateless, bounded, monotone, true to declared attributes.
 
-    The protocol is asked about every prefix of `data`, so the time is quadratic in its length. A UDP protocol
-    is asked about `data` only. Suited to hypothesis: ``@given(st.binary())``.
+    This function asks the protocol about every prefix of `data`, so the time is quadratic in the length of
+    `data`. It asks a UDP protocol about `data` only. It suits hypothesis: ``@given(st.binary())``.
 
     Raises:
-        AssertionError: a law is broken; the message names it and the bytes.
+        AssertionError: a law is broken; the message names the law and the bytes.
     """
     if problems := list(problems_of(protocol)):
         raise AssertionError("; ".join(problems))
@@ -116,7 +116,7 @@ def _assert_declared_prefix(protocol: Protocol, data: bytes, answer: Identificat
 
 
 def _read(answer: Identification) -> Identification:
-    """Make a deferred match read its bytes now. Like the answer itself, this must not raise."""
+    """Make a deferred match read its metadata now. Like `Protocol.identify`, this must not raise."""
     return ProtocolMatch(answer.metadata, answer.pending) if isinstance(answer, ProtocolMatch) else answer
 
 
