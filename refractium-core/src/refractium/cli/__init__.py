@@ -15,7 +15,7 @@ def main() -> None:
     """Run the command line, and exit with one of `refractium.errors.ExitStatus`."""
     _open_standard_streams()
     if sys.argv[1:] == ["--version"]:
-        # Scripts ask for the version often. Importing the parser of the command line takes ten times as long.
+        # Scripts often ask for the version. The import of the command-line parser takes ten times as long.
         sys.stdout.write(VERSION_LINE + "\n")
         sys.exit(0)
     if not can_serve():
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open each standard stream that is closed. Else a socket would get its number, and libuv would abort."""
+    """Open each standard stream that is closed. Else a socket gets the stream's number, and libuv aborts."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # open() takes the lowest free number, which is that of the stream
+        if getattr(sys, name) is None:  # open() uses the lowest free number: the stream's
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115

@@ -26,11 +26,11 @@ _COMMANDS: Final = {
     "demo": "demo",
     "status": "status",
 }
-"""The module of each command. The module is imported when the command runs or its help is shown."""
+"""The module of each command. Python imports the module when the command runs or prints its help."""
 
 
 class _App(click.RichGroup):
-    """A group that imports commands late, and turns every error into a message and an exit code."""
+    """A group that imports a command only when needed, and turns each error into message and exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*_COMMANDS, *sorted(_commands_of_plugins(ctx))]
@@ -61,7 +61,7 @@ class _App(click.RichGroup):
 def _commands_of_plugins(context: click.Context) -> dict[str, click.Command]:
     """Return the commands of plugins, by name.
 
-    The plugins are loaded once, and only for the help or for a name that is no command of the program.
+    The program loads the plugins once, and only for the help or for a name that is not a built-in command.
     """
     key = f"{__name__}.commands"
     if key not in context.meta:
@@ -73,7 +73,7 @@ def _commands_of_plugins(context: click.Context) -> dict[str, click.Command]:
 
 
 def _complain(message: str) -> None:
-    shown = "\n".join(map(printable, message.split("\n")))  # names from files may have control characters
+    shown = "\n".join(map(printable, message.split("\n")))  # names from files may contain control characters
     click.echo(f"{click.style('error:', fg='red', bold=True)} {shown}", err=True)
 
 

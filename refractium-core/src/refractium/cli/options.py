@@ -1,6 +1,6 @@
-"""Options that several commands take. The options may stand before the command as well.
+"""Options that several commands accept, either after or before the name of the command.
 
-This module imports nothing heavy, because every command imports it.
+This module imports only modules that load fast, because every command imports this module.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Flags:
 
     @classmethod
     def of(cls, context: click.Context) -> Flags:
-        """Return the options after the command, merged over the options before it."""
+        """Return the options before and after the name of the command. Options after it take precedence."""
         before: Flags | None = context.find_object(Flags)
         merged = dict(before.given) if before is not None else {}
         for name, value in context.params.items():
@@ -150,7 +150,7 @@ class Flags:
 
     @property
     def overrides(self) -> Overrides:
-        """The options that outrank the file."""
+        """The options that take precedence over the file."""
         from refractium.assembly.sources import Overrides  # noqa: PLC0415 - only some commands need it
 
         given = self.given

@@ -1,4 +1,4 @@
-"""``plugins``: show the installed plugins, whether each loaded, and why not."""
+"""``plugins``: show the installed plugins, with the reason if Refractium has not loaded a plugin."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from refractium.plugins.installed import Plugins
 
 _THINGS: Final = ("protocols", "health_checks", "balancers", "hooks", "commands")
-"""The kinds of object that a plugin can give, as keys of the JSON output."""
+"""The kinds of object that a plugin can provide, as keys of the JSON output."""
 _LINE: Final = 100
-"""Characters of a command's help to show."""
+"""Largest number of characters to show of a command's help."""
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -87,7 +87,7 @@ def info(context: click.Context, id_: str, *, as_json: bool) -> None:
 
 
 def installed(flags: Flags) -> Plugins:
-    """Load the plugins that a run would load. If the file cannot be read, load the plugins without it."""
+    """Load the plugins that a run would load. If the file cannot be read, ignore the file."""
     try:
         decoded = read_file(flags.overrides)
     except ConfigError:
@@ -96,7 +96,7 @@ def installed(flags: Flags) -> Plugins:
 
 
 def _describe_given(given: Given) -> dict[str, list[dict[str, Any]]]:
-    """Return the objects that a plugin gives, by kind. Empty kinds are left out, except for protocols."""
+    """Return the objects that a plugin provides, by kind. Leave out empty kinds, except protocols."""
     checks = [
         {"health check": one.name, "about": one.summary, "options": list(one.settings.__struct_fields__)}
         for one in given.health_checks

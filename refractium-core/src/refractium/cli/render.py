@@ -42,7 +42,7 @@ def routes(assembly: Assembly) -> None:
 
 
 _OPTIONAL: Final = ("balance", "health", "proxy protocol", "id", "access", "hooks")
-"""Columns that are left out if every route has the default."""
+"""Columns that the table leaves out if every route has the default of the column's option."""
 
 
 def listeners(assembly: Assembly) -> None:
@@ -73,7 +73,7 @@ def route_row(route: Route, hooks: Sequence[HookUse] = ()) -> tuple[str, ...]:
 
     Args:
         route: the route.
-        hooks: the hooks of every route.
+        hooks: the hooks that apply to all routes.
     """
     when = [f"{key} {' or '.join(names)}" for key, names in route.conditions.items() if names]
     if route.takes_silent:
@@ -113,11 +113,11 @@ def _health(health: Health) -> str:
 
 
 def route_as_dict(route: Route, hooks: Sequence[HookUse] = ()) -> dict[str, Any]:
-    """Return the attributes of a route for JSON. Most options are left out if they have their default.
+    """Return the attributes of a route for JSON. Leave out most options that have their default.
 
     Args:
         route: the route.
-        hooks: the hooks of every route.
+        hooks: the hooks that apply to all routes.
     """
     told = merged(list(map(used, hooks)), route.used_hooks)
     return {
@@ -137,7 +137,7 @@ def route_as_dict(route: Route, hooks: Sequence[HookUse] = ()) -> dict[str, Any]
 
 
 def _hook_as_dict(hook: UsedHook) -> dict[str, Any]:
-    """Return the name of a hook, and those of its settings that are not empty."""
+    """Return the name of a hook, and all settings of the hook that are not empty."""
     return {
         "name": hook.hook.name,
         **{key: value for key, value in asdict(hook.settings).items() if value not in (None, (), [])},
@@ -145,7 +145,7 @@ def _hook_as_dict(hook: UsedHook) -> dict[str, Any]:
 
 
 _PLAIN_OPTIONS: Final = ("proxy_protocol", "id", "allow", "deny", "action")
-"""Attributes of a route that the JSON has unchanged, unless they are empty."""
+"""Attributes of a route that the JSON output contains unchanged, but leaves out if they are empty."""
 
 
 def _health_as_dict(health: Health) -> dict[str, Any]:

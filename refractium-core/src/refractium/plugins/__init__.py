@@ -1,4 +1,4 @@
-"""Plugins: this package finds them by entry points, loads them, checks what they give and reports on each."""
+"""Plugins: this package finds, loads and checks the installed plugins, and makes a report on each plugin."""
 
 from __future__ import annotations
 

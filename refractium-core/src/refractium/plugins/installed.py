@@ -1,4 +1,4 @@
-"""The installed plugins: a report on each, and the objects that the loaded plugins give."""
+"""The installed plugins: a report on each plugin, and the objects that the loaded plugins provide."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 Kind: TypeAlias = Literal["protocol", "hook", "health_check", "balancer", "command", "unknown"]
-"""The kind of object that a plugin gives; ``unknown`` if Refractium could not ask the plugin."""
+"""The kind of object that a plugin provides; ``unknown`` if Refractium could not ask the plugin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class PluginReport:
 
     Attributes:
         id: the name of the plugin's entry point.
-        kind: the kind of object that the plugin gives, or the first of several kinds; ``unknown`` if
+        kind: the kind of object that the plugin provides, or the first of several kinds; ``unknown`` if
             Refractium could not ask the plugin.
         transports: the transports of the plugin's protocols, sorted.
         distribution: the name of the distribution that installed the plugin.
@@ -60,7 +60,7 @@ class PluginReport:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The objects that one plugin gives, by kind."""
+    """The objects that one plugin provides, by kind."""
 
     protocols: tuple[Protocol, ...] = ()
     health_checks: tuple[HealthCheck[Any], ...] = ()
@@ -70,9 +70,9 @@ class Given:
 
     @property
     def claims(self) -> tuple[tuple[str, str, str], ...]:
-        """The kind, name and transport of each object; the transport is empty except for protocols.
+        """The kind, name and transport of each object. Only protocols have a transport that is not empty.
 
-        If two plugins have a claim in common, both are refused.
+        If two plugins have a claim in common, Refractium refuses both plugins.
         """
         return (
             *(("protocol", one.name, one.transport.value) for one in self.protocols),
@@ -90,8 +90,8 @@ class Plugins:
     Attributes:
         reports: the report on each plugin, sorted by id.
         protocols: the protocols of the loaded plugins, sorted by name and transport.
-        refused: the report on the refused plugin, by the name of each protocol that it gave.
-        given: the objects that each loaded plugin gives, by the id of the plugin.
+        refused: the report on each refused plugin, by the name of each protocol that the plugin provides.
+        given: the objects that each loaded plugin provides, by the id of the plugin.
     """
 
     reports: tuple[PluginReport, ...]
@@ -111,7 +111,7 @@ class Plugins:
 
     @property
     def hooks(self) -> dict[str, tuple[type[PacketHook[Any]], str]]:
-        """The packet hooks of the loaded plugins, by name, each with the id of its plugin."""
+        """The packet hooks of the loaded plugins, by name. Each hook has the id of its plugin beside it."""
         return {hook.name: (hook, id_) for id_, given in self.given.items() for hook in given.hooks}
 
     @property

@@ -1,7 +1,8 @@
-"""Loading of the installed plugins, with a report on each.
+"""Loading of the installed plugins, with a report on each plugin.
 
-Only this module uses pluggy's manager and entry points. A broken plugin becomes a report, never an exception.
-The order in which plugins are found decides nothing: if two plugins give the same object, both are refused.
+Only this module uses pluggy's manager and entry points. A broken plugin causes a report, but no exception.
+The result does not depend on the order of the plugins: Refractium refuses both of two plugins that provide
+the same object.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ DISABLE_VARIABLE: Final = "REFRACTIUM_DISABLE_PLUGINS"
 """The environment variable with the ids of plugins to leave out, separated by commas."""
 
 COMMANDS: Final = ("tcp", "udp", "init", "check", "plugins", "identify", "schema", "demo", "status")
-"""The names of the program's own commands, whose code (`refractium.cli.app`) is in a layer above this one."""
+"""The names of the program's own commands. This module cannot import them from the layer `refractium.cli`."""
 
 
 _log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
             variable ``REFRACTIUM_DISABLE_PLUGINS``.
 
     Returns:
-        A report on each plugin, and the objects that the loaded plugins give.
+        A report on each plugin, and the objects that the loaded plugins provide.
     """
     by_environment = (id_.strip() for id_ in os.environ.get(DISABLE_VARIABLE, "").split(","))
     blocked = dict.fromkeys(by_environment, f"disabled by {DISABLE_VARIABLE}")
@@ -78,7 +79,7 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
 
 
 def _describe(entry_point: EntryPoint) -> PluginReport:
-    """Return the report on a plugin before it is imported: only its id and its distribution are known."""
+    """Return the report on a plugin before its import, when only its id and its distribution are known."""
     about: Mapping[str, str] = {}
     with contextlib.suppress(Exception):  # a distribution without readable metadata still gets a report
         metadata = entry_point.dist.metadata  # type: ignore[union-attr]
@@ -92,13 +93,13 @@ def _describe(entry_point: EntryPoint) -> PluginReport:
 
 
 _ALONE: Final = threading.RLock()
-"""Held while a plugin is imported, by one thread at a time."""
+"""The lock that a thread holds while it imports a plugin."""
 
 
 def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, Given]:
-    """Import one plugin and collect the objects that it gives.
+    """Import one plugin and collect the objects that the plugin provides.
 
-    Each plugin has a pluggy manager of its own, so that it cannot disturb other plugins.
+    Each plugin has its own pluggy manager, so that no plugin can disturb another plugin.
     """
     try:
         # Output of a plugin must not mix with the output of a command. A warning must not become an error.
@@ -120,7 +121,7 @@ def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, 
             given = _given_by(manager)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
         _log.debug("%s failed", report, exc_info=error)
-        # One line, with the place of a SyntaxError. It also works for an exception whose str() raises.
+        # One line, with the place of a SyntaxError. This also works for an exception whose str() raises.
         text = " ".join("".join(traceback.format_exception_only(error)).split())
         return replace(report, status="failed", error=text), Given()
     transports = {protocol.transport.value for protocol in given.protocols}
@@ -128,7 +129,7 @@ def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, 
 
 
 def _problems_of_command(command: object) -> Iterator[str]:
-    from click import Command  # noqa: PLC0415 - only needed if a plugin gives a command
+    from click import Command  # noqa: PLC0415 - only needed if a plugin provides a command
 
     if not (isinstance(command, Command) and command.name):
         yield f"{command!r} is not a click.Command with a name"
@@ -151,12 +152,12 @@ def _kind(manager: pluggy.PluginManager) -> Kind:
 
 
 def _given_by(manager: pluggy.PluginManager) -> Given:
-    """Return the objects that the only plugin in `manager` gives.
+    """Return the objects that the only plugin in `manager` provides.
 
     Raises:
-        Exception: the plugin is broken; its own code may raise anything.
-        TypeError: the plugin implements no hookspec, or gives an object with problems.
-        ValueError: the plugin gives an object twice, or gives it the name of a built-in object.
+        Exception: the plugin is broken; the code of a plugin may raise any exception.
+        TypeError: the plugin implements no hookspec, or provides an object with problems.
+        ValueError: the plugin provides an object twice, or an object with the name of a built-in object.
     """
     given: list[list[Any]] = []
     answers = 0
@@ -192,10 +193,10 @@ def _built_in(what: str) -> Collection[str]:
 
 
 def _without_contested(loaded: Collection[tuple[PluginReport, Given]]) -> Plugins:
-    """Refuse every plugin that gives an object which another plugin gives too.
+    """Refuse every plugin that provides the same object as another plugin.
 
-    Two protocols are the same object if their name and their transport are the same; other objects, if their
-    kind and their name are the same.
+    Two protocols count as the same object if they have the same name and transport. Two other objects count
+    as the same object if they have the same kind and name.
     """
     givers: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
     for report, given in loaded:
