@@ -1,4 +1,4 @@
-"""The backends of the demo: each server can do one complete exchange with a client behind the proxy."""
+"""The backends of the demo. Each backend can make one complete exchange with a client through the proxy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def https(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer any HTTP request over TLS with a greeting. The server of this handler has the certificate."""
+    """Answer any HTTP request over TLS with a greeting. The server that calls this handler decrypts TLS."""
     await _answer_http(reader, writer, f"hello from the TLS backend of {TLS_NAME}\n")
 
 

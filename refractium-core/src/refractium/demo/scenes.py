@@ -35,8 +35,8 @@ class Said:
 Exchange: TypeAlias = "Callable[[int, ssl.SSLContext], Said]"
 """A client that makes one exchange through the proxy's port, with a TLS context for the demo's certificates.
 
-If the answer is not the answer of the backend, it raises `OSError`, `ValueError`, `EOFError` or an error of
-its client library.
+If the client does not get the backend's answer, the function raises `OSError`, `ValueError`, `EOFError` or an
+error of the client library.
 """
 
 
@@ -47,7 +47,7 @@ class Scene:
     Attributes:
         backend: the server.
         exchange: the client, which blocks.
-        by_hand: a command to try by hand, with ``{port}`` in it.
+        by_hand: a command that the user can try, with ``{port}`` in place of the port.
         is_tls: whether the backend speaks TLS.
         conditions: the conditions of the route to the backend.
     """

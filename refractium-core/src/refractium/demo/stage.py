@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from refractium.proxy.outcome import Summary
 
 _PEEK_TIMEOUT_MS: Final = 300
-"""The peek timeout in milliseconds. It is short, because clients whose server speaks first wait for it."""
+"""The peek timeout (ms). It is short, because a client that waits for its server waits for this timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Outcome:
         protocol: the protocol that the client spoke.
         identified_as: the protocol that the proxy identified; None if it identified none.
         evidence: the evidence for that protocol.
-        backend: the backend to which the proxy joined the client; None if there was none.
+        backend: the backend to which the proxy joined the client; None if the proxy joined it to no backend.
         answer: the answer that the client got, or the error.
         ms: the duration of the exchange in milliseconds.
         ok: whether the client got its answer and the proxy identified the right protocol.
@@ -57,10 +57,10 @@ class Stage:
 
     Args:
         protocols: the installed protocols; a protocol without a scene for TCP is left out.
-        port: the port of the proxy; 0 takes any free port.
+        port: the port of the proxy; 0 stands for any free port.
 
     Attributes:
-        port: the port of the proxy on 127.0.0.1, once it runs.
+        port: the port of the proxy on 127.0.0.1, when the proxy runs.
     """
 
     def __init__(self, protocols: tuple[Protocol, ...], port: int = 0) -> None:
@@ -132,9 +132,9 @@ class _Reports(logging.Handler):
         self._new.set()
 
     async def of(self, port: int) -> Summary | None:
-        """Return the report on the client with this port; None if there is none within five seconds.
+        """Return the report on the client with this port; None if no report comes within five seconds.
 
-        The proxy reports on a connection a moment after its client has ended.
+        The proxy reports on a connection a moment after the client has closed the connection.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
