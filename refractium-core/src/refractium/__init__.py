@@ -17,20 +17,21 @@ route
     clients go (`Route`).
 
 backend
-    An address to which Refractium joins clients. The backends of a route form its pool, and a balancer picks
-    one backend of those that are up.
+    An address to which Refractium joins clients. The backends of a route form the route's pool. A balancer
+    selects one of the backends that are up.
 
 health check
-    A question that Refractium asks a backend at intervals. The answers decide whether the backend is up.
+    A check of a backend, which Refractium repeats at intervals. The results decide whether the backend is up.
 
 weld
-    To join client and backend so that both behave as if directly connected. A weld is also the joint itself.
+    To join client and backend so that both behave as if directly connected. The object that joins client and
+    backend is also called a weld.
 
 fallback
     The pool for clients that no route matches.
 
 drain
-    To stop accepting and to let open connections finish.
+    To accept no more clients, and to let open connections finish.
 
 The names below are the public library. Python imports each name at its first use. So a plugin, which needs
 only `refractium.contract`, never loads the engine.
@@ -106,7 +107,7 @@ _HOME: Final = {
 }
 
 _PORTABLE: Final = frozenset({"contract", "errors", "problems", "settings"})
-"""The modules that need nothing of Linux."""
+"""The modules that work on every platform."""
 
 __all__ = [
     "NEED_MORE",

@@ -12,5 +12,5 @@ ELSEWHERE = (
 
 
 def can_serve() -> bool:
-    """Return whether this system has what the data path stands on."""
+    """Return whether this system has epoll, which the data path needs."""
     return hasattr(select, "epoll")

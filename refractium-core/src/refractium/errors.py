@@ -1,14 +1,14 @@
-"""The errors that leave this package.
+"""The errors that this package raises to its callers.
 
 ::
 
     RefractiumError
-    ├── ConfigError     a mistake of the operator in flags, file or routes; has every problem found
+    ├── ConfigError     a mistake of the operator in flags, file or routes, with every problem found
     └── ListenError     a fault of the machine: Refractium cannot listen on an address
 
-A fault of a plugin raises nothing: it appears in the report on the plugin
-(`refractium.plugins.loading.PluginReport`) and becomes a `ConfigError` if a route needs that plugin. A fault
-of a peer ends only the connection of that peer and is counted.
+A fault of a plugin raises no error by itself: the fault appears in the report on the plugin
+(`refractium.plugins.loading.PluginReport`). It becomes a `ConfigError` if a route needs the plugin. A fault
+of a peer ends only the connection of this peer, and Refractium counts the fault.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Milliseconds = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
 ProxyVersion: TypeAlias = Literal["v1", "v2"]
 """A version of the PROXY protocol."""
 Action: TypeAlias = Literal["reject", "reset"]
-"""Treatment of the clients of a route that forwards to nowhere: Refractium closes or resets them."""
+"""Treatment of the clients of a route without backends: Refractium closes or resets their connections."""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,14 +32,15 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """IPv6 clients whose addresses share this many leading bits count as one address. With 128, each address
     counts by itself."""
     peek_timeout_ms: Milliseconds = 3_000
-    """Milliseconds from accept in which a client must show its protocol, however it spreads its bytes."""
+    """Milliseconds from accept within which a client must show its protocol. Further bytes of the client do
+    not extend this time."""
     peek_buffer_size: Annotated[int, Meta(ge=16, le=65_536)] = 1_024
     """Bytes of a client that Refractium inspects to tell protocols apart. `Protocol.max_bytes` explains which
     protocols may read more."""
     backend_buffer_size: Annotated[int, Meta(ge=0, le=1024 * 1024 * 1024)] = 0
-    """Bytes that the kernel takes from a backend in a bulk transfer beyond the bytes that the client has
-    taken. With 0 the kernel chooses, up to the last value of ``net.ipv4.tcp_rmem``. The kernel never takes
-    more than ``net.core.rmem_max``."""
+    """Bytes of a bulk transfer that the kernel accepts from a backend before the client has received them.
+    With 0, the kernel chooses the number, up to the last value of ``net.ipv4.tcp_rmem``. Other values have
+    the upper limit ``net.core.rmem_max``."""
     connect_timeout_ms: Milliseconds = 5_000
     """Milliseconds that one attempt to reach a backend may take."""
     idle_timeout_ms: Milliseconds = 3_600_000
@@ -49,23 +50,23 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     may have its own timeout."""
     udp_unanswered_timeout_ms: Milliseconds = 10_000
     """Milliseconds without a datagram after which Refractium ends a UDP session that no backend has answered,
-    because its client address may be forged. If `udp_session_timeout_ms` is shorter, it applies instead."""
+    because its client address may be forged. A shorter `udp_session_timeout_ms` applies instead."""
     drain_timeout_ms: Annotated[int, Meta(ge=0, le=24 * 3600 * 1000)] = 30_000
-    """Milliseconds for which a stop waits for open connections."""
+    """Milliseconds for which a stop waits for open connections to finish."""
     proxy_protocol_from: Annotated[
         tuple[str, ...],
         Meta(description="Addresses and networks of the proxies that must send a PROXY header."),
     ] = ()
     """Addresses and networks (``10.0.0.0/8``, ``::1``) of proxies whose connections begin with a PROXY
-    header, which Refractium believes. From any other client, a PROXY header is ordinary first bytes."""
+    header, which Refractium believes. A PROXY header from any other client counts as ordinary first bytes."""
 
 
 class HealthSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The timing of health checks (ms), and the number of results that make a backend up or down."""
 
     interval_ms: Annotated[int, Meta(ge=10, le=24 * 3600 * 1000)] = 10_000
-    """Milliseconds between two checks of a healthy backend. Without checks, the least time that a backend is
-    out of rotation after it went down, because only clients can tell whether it is back."""
+    """Milliseconds between two checks of a healthy backend. Without checks, the least time for which a
+    backend that is down gets no clients, because only clients can show that the backend is up again."""
     timeout_ms: Annotated[int, Meta(ge=1, le=3600 * 1000)] = 1_000
     """Milliseconds that one check may take."""
     rise: Annotated[int, Meta(ge=1, le=100)] = 2

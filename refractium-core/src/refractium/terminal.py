@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Raise the error again, so that the caller decides; rich would end the program."""
+        """Raise the error again, so that the caller can catch it. Rich would end the program."""
         raise  # noqa: PLE0704 - rich calls this while it handles the error
 
 

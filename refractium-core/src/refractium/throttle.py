@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 _EVERY: Final = 10.0
 """Seconds between two lines of a `Throttled`."""
 _BURST: Final = 10
-"""Seconds over which an `Allowance` averages: its lines may be spread over them in any way."""
+"""Seconds over which an `Allowance` averages: a burst may use the lines of all these seconds at once."""
 
 
 class Throttled:
-    """A logger for lines of one kind: at most one line in ten seconds, with the number of lines left out.
+    """A logger of lines of one kind. It logs at most one line in ten seconds, with the number of other lines.
 
     Args:
         log: the logger that writes the lines.
@@ -73,7 +73,7 @@ class Allowance:
         self._filled_at = now
 
     def take(self) -> bool:
-        """Take one line from the bucket. Return False if the bucket is empty until the next `refill`."""
+        """Remove one line from the bucket. Return False if the bucket is empty; only `refill` adds lines."""
         if self._room < 1:
             return False
         self._room -= 1
