@@ -19,18 +19,18 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits (counts, bytes) and timeouts (ms). The defaults suit a public port."""
 
     max_connections: _Count = 10_000
-    """TCP connections held at once. Refractium closes any further connection at accept."""
+    """Largest number of open TCP connections. Refractium closes any further connection at accept."""
     max_connections_per_ip: _Count = 50
-    """TCP connections held at once for each client address or IPv6 network. An IPv4 address mapped into IPv6
-    counts as the IPv4 address."""
+    """Largest number of open TCP connections for each client address or IPv6 network. An IPv4 address mapped
+    into IPv6 counts as the IPv4 address."""
     max_udp_sessions: _Count = 10_000
-    """UDP sessions held at once. A further session takes the place of the oldest session that no backend has
+    """Largest number of open UDP sessions. A further session replaces the oldest session that no backend has
     answered, if there is such a session."""
     max_udp_sessions_per_ip: _Count = 1_000
-    """UDP sessions held at once for each client address or IPv6 network."""
+    """Largest number of open UDP sessions for each client address or IPv6 network."""
     ipv6_prefix_length: Annotated[int, Meta(ge=1, le=128)] = 64
     """IPv6 clients whose addresses share this many leading bits count as one address. With 128, each address
-    counts by itself."""
+    counts separately."""
     peek_timeout_ms: Milliseconds = 3_000
     """Milliseconds from accept within which a client must show its protocol. Further bytes of the client do
     not extend this time."""

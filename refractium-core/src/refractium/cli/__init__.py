@@ -15,7 +15,8 @@ def main() -> None:
     """Run the command line, and exit with one of `refractium.errors.ExitStatus`."""
     _open_standard_streams()
     if sys.argv[1:] == ["--version"]:
-        # Scripts often ask for the version. The import of the command-line parser takes ten times as long.
+        # Scripts often ask for the version. With the import of the command-line parser, the answer would take
+        # ten times as long.
         sys.stdout.write(VERSION_LINE + "\n")
         sys.exit(0)
     if not can_serve():

@@ -30,7 +30,7 @@ _COMMANDS: Final = {
 
 
 class _App(click.RichGroup):
-    """A group that imports a command only when needed, and turns each error into message and exit code."""
+    """A group that imports commands only when needed. It turns an error into a message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*_COMMANDS, *sorted(_commands_of_plugins(ctx))]

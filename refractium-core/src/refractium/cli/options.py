@@ -138,7 +138,7 @@ class Flags:
 
     @classmethod
     def of(cls, context: click.Context) -> Flags:
-        """Return the options before and after the name of the command. Options after it take precedence."""
+        """Return the options before and after the command's name. Options after the name take precedence."""
         before: Flags | None = context.find_object(Flags)
         merged = dict(before.given) if before is not None else {}
         for name, value in context.params.items():

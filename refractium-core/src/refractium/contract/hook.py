@@ -134,7 +134,7 @@ class PacketHook(Generic[S]):
     in a process. The process imports the hook's module, and must find the class there by the class's name."""
     overflow: Overflow = "drop"
     """Packets to drop when the queue is full. ``drop`` drops packets that do not fit. ``drop_session`` also
-    drops the rest of their session, so that a stream ends early instead of having gaps."""
+    drops the rest of the session, so that a stream ends early instead of having gaps."""
     queue_bytes: int = 16 * 1024 * 1024
     """Size of the queue (bytes), at least 65,536. Each event takes its data and about 256 bytes more."""
     summary: str = ""

@@ -141,8 +141,8 @@ class Protocol(ABC):
     `NEED_MORE`.
 
     A weak protocol (`Strength.WEAK`) can wait for at most ``peek_buffer_size`` bytes. A stronger protocol may
-    wait for `max_bytes`, because a stronger protocol that has not answered `NO` so far has recognised its own
-    beginning.
+    wait for `max_bytes` bytes, because a stronger protocol that has not answered `NO` so far has recognised
+    its own beginning.
     """
     prefixes: tuple[bytes, ...] = ()
     """Byte strings: every first message starts with one of them, so the proxy does not call `identify` for

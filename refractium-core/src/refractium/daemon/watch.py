@@ -1,7 +1,7 @@
 """The watch on the configuration file. It reports each change of the content, so that Refractium reloads.
 
-The watch observes the folder, not the file, because editors and deployment tools replace the file. They
-rename another file to its name, change a link to its folder, or delete the file and write it again.
+The watch observes the folder, not the file, because editors and deployment tools replace the file. A tool may
+rename another file over the file, change a link to the folder, or delete the file and write a new file.
 """
 
 from __future__ import annotations

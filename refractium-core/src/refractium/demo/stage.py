@@ -37,7 +37,7 @@ class Outcome:
         protocol: the protocol that the client spoke.
         identified_as: the protocol that the proxy identified; None if it identified none.
         evidence: the evidence for that protocol.
-        backend: the backend to which the proxy joined the client; None if the proxy joined it to no backend.
+        backend: the backend to which the proxy joined the client; None if it joined the client to no backend.
         answer: the answer that the client got, or the error.
         ms: the duration of the exchange in milliseconds.
         ok: whether the client got its answer and the proxy identified the right protocol.

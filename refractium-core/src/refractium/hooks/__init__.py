@@ -1,4 +1,4 @@
-"""Delivery of events to packet hooks, beside the data path and never on it.
+"""Delivery of events to packet hooks, outside of the data path.
 
 ::
 
@@ -9,7 +9,7 @@
 - ``taps``: the interface for the data path, with one `Taps` for each route and one `Tap` for each session.
 - ``runner``: a `Runner` queues the events of one hook, counts them and limits the size of the queue. A runner
   has one `Feed` for each session. ``thread`` and ``process`` define the two kinds of runner.
-- ``delivery`` calls the hook with its events, in the hook's thread or process, and counts its exceptions.
+- ``delivery`` calls the hook with events, in the hook's thread or process, and counts the hook's exceptions.
 - ``frames``: the format of the pipes between the proxy and the process of a hook.
 - ``child``: the program of the process of a hook.
 

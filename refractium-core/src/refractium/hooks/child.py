@@ -1,9 +1,9 @@
 """The program of a hook's process: ``python -m refractium.hooks.child EVENTS REPORTS``.
 
 EVENTS and REPORTS are the file descriptors of two pipes. The process delivers all events in the events pipe
-to the hook. It ends at the end of this pipe, after the proxy has closed the pipe or has died. The process
-ignores SIGINT, SIGTERM and SIGHUP: a service manager sends these signals to all processes at a reload, or
-while the proxy drains.
+to the hook. The process ends at the end of this pipe, after the proxy has closed the pipe or has died. The
+process ignores SIGINT, SIGTERM and SIGHUP. A service manager sends these signals to all processes at a
+reload, or while the proxy drains.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _COLLECT_AFTER: Final = 50_000
 """Number of new objects after which Python collects garbage."""
 _NICENESS: Final = 19
 """The lowest priority, so that the work of a hook does not delay the data path. Measured on two processors
-that also ran client and backend, with a hook that copies streams to files: the proxy forwards a quarter more
-small requests, and the hook misses no packet."""
+that also ran client and backend, with a hook that copies streams to files. With the lowest priority, the
+proxy forwards a quarter more small requests, and the hook misses no packet."""
 
 
 class Reporter:
-    """The sender of reports to the proxy, which count the deliveries to the hook.
+    """The sender of reports. A report tells the proxy the numbers of deliveries and failures.
 
     Args:
         fd: writing end of the reports pipe.
@@ -77,7 +77,7 @@ class Reporter:
         """Send a report now.
 
         Args:
-            detached: reason why the hook is detached, or empty.
+            detached: reason why the hook is detached; else empty.
         """
         counters = self._counters
         inbound, outbound = counters.inbound, counters.outbound
@@ -161,7 +161,7 @@ def _deliver(fd: int, frames: Frames, delivery: Delivery, reporter: Reporter) ->
 
 def _load(start: Start, counters: Counters) -> Delivery:
     sys.path[:] = start.path
-    # Each line is written at once, so that a crash loses no earlier line.
+    # The process writes each log line at once, so that a crash loses no line.
     log_what_is_printed(install(start.style, gather=0))
     for name, level in start.levels.items():
         logging.getLogger(name).setLevel(level)

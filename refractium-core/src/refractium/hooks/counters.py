@@ -18,7 +18,7 @@ class Tally:
     """Packets passed to the hook, including packets for which the hook raised an exception."""
     delivered_bytes: int = 0
     dropped: int = 0
-    """Packets that the hook did not get, because its queue had no room or it was detached or stopped."""
+    """Packets that the hook did not get: the queue had no room, or the hook was detached or stopped."""
     dropped_bytes: int = 0
 
     @property

@@ -1,4 +1,7 @@
-"""Delivery of events to a hook, in the hook's thread or process. It catches all exceptions of the hook."""
+"""Delivery of events to a hook, in the hook's thread or process.
+
+The delivery catches all exceptions of the hook.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Item: TypeAlias = tuple[EventKind, int, HookContext, Direction, bytes, int, SessionStats | None]
-"""The fields of an `Event`, in a plain tuple, which costs less. Only hooks with `on_batch` get an `Event`."""
+"""The fields of an `Event`, as a plain tuple, because a tuple takes less time to make. Only hooks with
+`on_batch` get an `Event`."""
 
 ITEM_BYTES: Final = 256
 """Bytes that a queue counts for an event in addition to the event's data: about the size of the event's
@@ -80,7 +84,7 @@ class Delivery:
         self._on_close = _overridden(hook, "on_close")
 
     def take(self, events: deque[Item]) -> int:
-        """Deliver some of the events to the hook. Remove and count each event before its delivery.
+        """Deliver some of the events to the hook. Remove each event, and count it, before its delivery.
 
         Returns:
             The size of these events, as the queue counts it (bytes).
@@ -88,7 +92,7 @@ class Delivery:
         return self._take_batch(events) if self._on_batch else self._take_one_by_one(events)
 
     def stop(self) -> None:
-        """Stop the hook if it was started. A detached hook is stopped too, to release its resources."""
+        """Stop the hook if it was started. Stop a detached hook too, so that it releases its resources."""
         if self._hook is None:
             return
         try:
@@ -172,7 +176,10 @@ def _overridden(hook: PacketHook[Any], method: str) -> Any:
 
 
 class _Described:
-    """An exception as text for a log line, with file and line number. The text is made only when needed."""
+    """An exception as text for a log line, with file and line number.
+
+    `str` makes the text, so a line that is not logged costs no time.
+    """
 
     def __init__(self, error: BaseException) -> None:
         self._error = error

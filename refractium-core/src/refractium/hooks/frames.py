@@ -91,7 +91,7 @@ class Frames:
         self._rest = b""
 
     def start(self, chunk: bytes) -> Start | None:
-        """Append a piece of the pipe's bytes. Return the first frame, or None if this frame lacks bytes."""
+        """Append bytes of the pipe. Return the first frame, or None while this frame is incomplete."""
         self._rest += chunk
         if len(self._rest) < HEADER.size:
             return None
@@ -123,7 +123,7 @@ class Frames:
         return min(needed, len(chunk)) if needed > 0 else len(chunk)
 
     def _take(self, data: bytes, at: int, events: deque[Item]) -> int:
-        """Append the complete events of `data` from `at` on. Return the position after the last of them."""
+        """Append the complete events of `data` from `at` on. Return the position after these events."""
         sessions, unpack, header = self.sessions, HEADER.unpack_from, HEADER.size
         last = len(data) - header
         while at <= last:

@@ -1,4 +1,4 @@
-"""The runner of a hook in its own process, which gets its events through a pipe.
+"""The runner of a hook in a separate process, to which the runner sends events through a pipe.
 
 The process is a new interpreter, not a fork, so it inherits no socket and no lock of the proxy. Events that
 do not fit into the pipe stay in the queue. The process ends at the end of the pipe. If the proxy is killed,
@@ -46,9 +46,9 @@ header and body."""
 _EVENT_BYTES: Final = ITEM_BYTES + HEADER.size
 """Bytes that the queue counts for an event in addition to the event's body."""
 _ENOUGH: Final = 262_144
-"""Bytes queued since the last flush, at which the runner writes the queue to the pipe at once. One turn of
-the data path can pass more bytes than the pipe and the queue hold together. Besides, new bytes are still in
-the cache of the processor."""
+"""Size (bytes) of the events since the last flush, at which the runner flushes the queue at once. One turn of
+the data path can pass more bytes than fit into pipe and queue together. Besides, new bytes are still in the
+cache of the processor."""
 _RESTARTS: Final = 5
 """Largest number of restarts in a row. If the process then dies once more, the runner detaches the hook."""
 _FIRST_PAUSE: Final = 0.1
@@ -306,7 +306,9 @@ class ProcessRunner(Runner):
 
 
 def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
-    """Start a child. Return it with the proxy's ends of events pipe and reports pipe, which do not block.
+    """Start a child. Return the child, and the proxy's ends of the events pipe and of the reports pipe.
+
+    The two ends do not block.
 
     Raises:
         OSError: the child cannot be started.
@@ -362,7 +364,7 @@ def _reap(child: subprocess.Popen[bytes]) -> int:
 
 
 def _waits_for_processor(pid: int, may_use: float) -> bool:
-    """Return whether a process can run, but has used less than `may_use` seconds of processor time.
+    """Return whether a process is ready to run, and has used less than `may_use` s of processor time.
 
     The process of a hook has the lowest priority: beside two busy processes it gets 1 % of a processor.
     """

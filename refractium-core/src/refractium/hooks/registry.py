@@ -56,7 +56,7 @@ def used(use: HookUse) -> UsedHook:
 
 
 def merged(for_all: Sequence[UsedHook], own: Sequence[UsedHook]) -> list[UsedHook]:
-    """Return the hooks of a route: `for_all` and `own`. An own hook replaces the hook of the same name."""
+    """Return the hooks of a route. A hook in `own` replaces the hook in `for_all` with the same name."""
     return list(({one.hook.name: one for one in for_all} | {one.hook.name: one for one in own}).values())
 
 

@@ -66,7 +66,7 @@ class Runner(ABC):
         reason: reason why the hook is detached, else empty.
         is_stalled: whether packets wait, but the hook has taken none for `STALL_SECONDS` (see `look`).
         limit: largest size of the queue (bytes).
-        drops_sessions: whether a packet that does not fit into the queue also drops the rest of its session.
+        drops_sessions: whether feeds drop the rest of a session after a packet that does not fit.
         put_bytes: total bytes put into the queue.
         taken_bytes: total bytes removed from the queue.
     """
@@ -210,7 +210,7 @@ class Runner(ABC):
         return False
 
     async def _await_end(self, seconds: float) -> bool:
-        """Wait for the hook's end, longer while the hook waits for a processor. Return whether it ended."""
+        """Wait for the hook's end, longer while it waits for a processor. Return whether the hook ended."""
         latest = time.monotonic() + seconds + EXTRA_SECONDS
         while not await self._ends_within(seconds):
             if time.monotonic() >= latest or not self._is_kept_waiting():
@@ -275,7 +275,7 @@ class Feed:
     def end(self, time: int, direction: Direction, offset: int) -> None:
         """Report the end of a direction, unless the rest of the session is dropped.
 
-        With this event, a hook would take the shortened stream for complete. The event may make the queue
+        With this event, a shortened stream would look complete to the hook. The event may make the queue
         exceed `Runner.limit`, because a session has only two such events.
         """
         if self.takes_packets:

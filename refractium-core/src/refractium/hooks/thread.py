@@ -1,7 +1,7 @@
 """The runner of a hook in its own thread.
 
 The thread and the data path take turns: only one of them runs Python at a time, and each system call of the
-data path lets the thread run. A hook that computes would then keep its turn for 5 ms
+data path lets the thread run. By default, a hook that computes keeps its turn for 5 ms
 (`sys.getswitchinterval`). So the runner shortens this interval, and the thread pauses for as long as it used
 the processor.
 """
@@ -39,7 +39,7 @@ _LONGEST_PAUSE: Final = 0.1
 
 
 class ThreadRunner(Runner):
-    """A runner that runs the hook in a daemon thread, for which the interpreter does not wait at its exit."""
+    """A runner that runs the hook in a daemon thread, so that no hook delays the exit of the interpreter."""
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
         super().__init__(hook, settings)

@@ -20,7 +20,7 @@ Addresses:
 
 - `Address`: ``HOST:PORT`` or ``unix:PATH``, parsed.
 - `Network`, `parse_network`: an IP address or a network, parsed.
-- `Networks`: a list of networks in which an IP address is found quickly.
+- `Networks`: a list of networks, with a fast search for an IP address.
 - `is_host_name`: whether a text is a host name.
 
 The terminal and the log:

@@ -1,7 +1,7 @@
 """The control socket: a unix socket on which a running instance sends its status.
 
 The instance sends each client one JSON document (`refractium.observe.status.Status`) and closes the
-connection. The instance reads nothing. It answers only root and the user as which it runs.
+connection. The instance reads nothing. It answers only root and its own user.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def folder_for(identity: Identity | None) -> Path:
     """Return the folder of the control socket, if the configuration names no path.
 
     Args:
-        identity: the user to which an instance changes that root started, or None. This user may not write to
-            ``/run``, but can create and remove sockets in its own folder there (`make_folder`).
+        identity: the user to which the instance changes after root has started it, or None. This user may not
+            write to ``/run``, but can create and remove sockets in the user's own folder there
+            (`make_folder`).
     """
     return folders()[0] if identity is None or identity.is_current else _RUN / f"refractium-{identity.user}"
 
@@ -64,7 +65,7 @@ def folder_for(identity: Identity | None) -> Path:
 def make_folder(identity: Identity) -> None:
     """Make the folder of a user, while this process runs as root. Clients trust the owner of the folder."""
     folder = folder_for(identity)
-    with contextlib.suppress(OSError):  # without the folder, `open` fails later, and the caller warns of it
+    with contextlib.suppress(OSError):  # then `ControlSocket.open` fails, and the caller warns
         folder.mkdir(_FOLDER_MODE, exist_ok=True)
         os.chown(folder, identity.uid, identity.gid)
 
@@ -107,7 +108,7 @@ class ControlSocket:
             if self.path.exists():
                 continue
             if self._server is not None:
-                self._server.close()  # before the new file is made, which Python 3.13 would remove here
+                self._server.close()  # first, because Python 3.13 may remove the file here
                 self._server = None
             try:
                 await self._listen()
@@ -129,7 +130,7 @@ class ControlSocket:
             raise
 
     async def close(self) -> None:
-        """Stop answering. Remove the file, but not a file with which somebody has replaced it."""
+        """Stop answering. Remove the file if it is still the file that this object created."""
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)

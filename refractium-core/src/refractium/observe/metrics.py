@@ -115,7 +115,7 @@ class Exporter:
     def _only_metrics(self, metrics: WSGIApplication) -> WSGIApplication:
         """Return an application that answers on one path, and only if the Host header names this machine.
 
-        This prevents DNS rebinding: an attacker can let the host name of a web page resolve to this address,
+        This prevents DNS rebinding. An attacker can let the host name of a web page resolve to this address,
         but the browser still sends the host name of the page.
         """
 
@@ -178,7 +178,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a scraper in its own thread. If there are `_MOST` scrapers, cut off the oldest first."""
+        """Serve a scraper in its own thread. If there are `_MOST` scrapers, first cut off the oldest."""
         with self._lock:
             if len(self._open) >= _MOST:
                 self._cut_off(next(iter(self._open)))

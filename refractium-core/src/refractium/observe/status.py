@@ -70,8 +70,8 @@ class RouteStatus(Struct, frozen=True):
         transport: the transport of the route's clients.
         conditions: the names that the route asks for, by key (sni, alpn, host).
         backends: the backends to which the route's clients go.
-        action: ``reject`` or ``reset`` if the route closes or resets its clients; None if it joins them to a
-            backend.
+        action: ``reject`` or ``reset`` if the route closes or resets its clients' connections; None if the
+            route has backends.
     """
 
     name: str
@@ -135,8 +135,8 @@ class UdpStatus(Struct, frozen=True):
 
     Attributes:
         sessions: sessions that have begun.
-        refused: number of datagrams that were refused a new session, for each reason: the name of the limit
-            that was reached, ``denied`` for access rules, or ``rejected`` for a route that rejects clients.
+        refused: number of datagrams that began no session, for each reason: the name of the limit that was
+            reached, ``denied`` for access rules, or ``rejected`` for a route that rejects clients.
         finished: sessions that have ended, for any reason.
         active: sessions that are open now.
         outcomes: counts of identifications, by result (`refractium.proxy.counters.Outcome`).

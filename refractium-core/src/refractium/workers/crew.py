@@ -38,8 +38,8 @@ _LONG: Final = 10.0
 _TRIES: Final = 3
 """Failed starts of a worker that has never served, after which the supervisor gives up."""
 _GRACE: Final = 12.0
-"""Seconds after the drain timeout in which a worker must report that it has stopped. Its hooks may take 10 s
-to stop."""
+"""Seconds after the drain timeout within which a worker must report that it has stopped. The worker's hooks
+may take 10 s to stop."""
 
 
 class Crew:
