@@ -39,8 +39,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     protocols may read more."""
     backend_buffer_size: Annotated[int, Meta(ge=0, le=1024 * 1024 * 1024)] = 0
     """Bytes of a bulk transfer that the kernel accepts from a backend before the client has received them.
-    With 0, the kernel chooses the number, up to the last value of ``net.ipv4.tcp_rmem``. Other values have
-    the upper limit ``net.core.rmem_max``."""
+    With 0, the kernel chooses the number, up to the last value of ``net.ipv4.tcp_rmem``. For other values,
+    the upper limit is ``net.core.rmem_max``."""
     connect_timeout_ms: Milliseconds = 5_000
     """Milliseconds that one attempt to reach a backend may take."""
     idle_timeout_ms: Milliseconds = 3_600_000
@@ -65,8 +65,8 @@ class HealthSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The timing of health checks (ms), and the number of results that make a backend up or down."""
 
     interval_ms: Annotated[int, Meta(ge=10, le=24 * 3600 * 1000)] = 10_000
-    """Milliseconds between two checks of a healthy backend. Without checks, the least time for which a
-    backend that is down gets no clients, because only clients can show that the backend is up again."""
+    """Milliseconds between two checks of a healthy backend. Without checks, only clients can show that a
+    backend is up again. Then this is the least time for which a backend that is down gets no clients."""
     timeout_ms: Annotated[int, Meta(ge=1, le=3600 * 1000)] = 1_000
     """Milliseconds that one check may take."""
     rise: Annotated[int, Meta(ge=1, le=100)] = 2

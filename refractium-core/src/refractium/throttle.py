@@ -16,7 +16,7 @@ _BURST: Final = 10
 
 
 class Throttled:
-    """A logger of lines of one kind. It logs at most one line in ten seconds, with the number of omitted lines.
+    """A logger of lines of one kind: at most one line in ten seconds, with the number of omitted lines.
 
     Args:
         log: the logger that writes the lines.

@@ -32,7 +32,7 @@ BalancedT = TypeVar("BalancedT", bound=Balanced)
 
 
 class Balancer(ABC):
-    """The base class of balancers, which order the backends of one pool.
+    """The base class of balancers. A balancer orders the backends of one pool.
 
     Each pool creates its own balancer, without arguments. The proxy calls the balancer on the data path, once
     for each client, so the balancer must be quick and must not wait.

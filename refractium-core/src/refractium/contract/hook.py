@@ -1,4 +1,4 @@
-"""The contract of packet hooks. A packet hook gets a copy of all bytes that the proxy forwards."""
+"""The contract of packet hooks. A packet hook receives a copy of all bytes that the proxy forwards."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Direction(StrEnum):
 
 
 class HookContext(Struct, frozen=True, array_like=True):
-    """One connection or UDP session, as known when the proxy had reached the backend.
+    """One connection or UDP session, with the facts known when the proxy had reached the backend.
 
     Attributes:
         session: number of the session: 64 bits, unique within a run of the program.
         transport: transport over which the client came.
         protocol: name of the protocol, or ``fallback``.
-        route: label of the route: its id, or its protocol if it has no id.
+        route: label of the route: the route's id, or the name of its protocol if the route has no id.
         client: IP address and port of the client. If a trusted proxy sent a PROXY header, the address that
             the header names.
         backend: address and port of the backend, or the path of its unix socket.
@@ -52,8 +52,8 @@ class SessionStats(Struct, frozen=True, array_like=True):
 
     Attributes:
         seconds: time from the client's arrival to the end of the session (s).
-        inbound: bytes that the client sent, including bytes that the hook did not get.
-        outbound: bytes that the backend sent, including bytes that the hook did not get.
+        inbound: bytes that the client sent, including bytes that the hook did not receive.
+        outbound: bytes that the backend sent, including bytes that the hook did not receive.
         ended: the way in which the session ended: ``closed``, ``client_reset``, ``backend_reset``, ``idle``,
             ``drained`` ..., the same words as in the metrics.
     """
@@ -86,7 +86,7 @@ class Event(NamedTuple):
         context: the session.
         direction: direction of the bytes, for `EventKind.PACKET` and `EventKind.END`.
         data: the bytes, for `EventKind.PACKET`.
-        offset: count of the earlier bytes in this direction, including bytes that the hook did not get.
+        offset: count of the earlier bytes in this direction, including bytes that the hook did not receive.
         stats: result of the session, for `EventKind.CLOSE`.
     """
 

@@ -87,8 +87,8 @@ class ProtocolMatch:
 class DeferredMatch(ProtocolMatch):
     """A match that reads its metadata once, at the first access to `metadata` or `pending`.
 
-    Most routes ask for no metadata, so a protocol should answer with this class if it needs more time for the
-    metadata than for the match.
+    Most routes ask for no metadata. So a protocol should answer with this class if the metadata takes more
+    time than the match.
 
     Args:
         read: function that returns the metadata and the pending keys of `data`. It must be pure, like
@@ -158,9 +158,9 @@ class Protocol(ABC):
     def identify(self, data: bytes) -> Identification:
         """Decide whether a connection that starts with `data`, or the datagram `data`, is of this protocol.
 
-        The function must be total (an answer for any bytes, never an exception), stateless, bounded by
-        `max_bytes` and monotone (further bytes never change a match or a `NO`). `refractium.testing` checks
-        these laws.
+        The function must be total (an answer for any bytes, never an exception), stateless, and bounded by
+        `max_bytes`. It must also be monotone: further bytes never change a match or a `NO`.
+        `refractium.testing` checks these laws.
 
         Args:
             data: all bytes received so far, not only the latest bytes. A connection has at least one byte; a

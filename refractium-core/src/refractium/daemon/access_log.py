@@ -37,7 +37,7 @@ _CLIENT_LEFT: Final = Ended.CLIENT_LEFT
 
 
 _allowance: Final = Allowance(LogConfig().max_lines_per_second)
-"""The allowance of access log lines. The whole process shares it, because all lines go to the same stderr."""
+"""The allowance of access log lines. A process has one allowance, because all its lines go to one stderr."""
 
 
 def limit(config: LogConfig) -> None:

@@ -46,7 +46,7 @@ def serve(
         overrides: the options of the command line.
         transports: the transports to serve. A transport without routes and fallback is left out, unless it is
             the only transport.
-        begin: the function that sends the logs of a process to stderr and returns its access log.
+        begin: the function that sends the logs of a process to stderr and returns the process's access log.
         announce: the function that prints on stdout what is going to be served.
 
     Raises:

@@ -99,7 +99,7 @@ def serving(
     Args:
         overrides: the options of the command line.
         assembly: the configuration.
-        begin: the function that sends the logs of a worker to stderr and returns its access log.
+        begin: the function that sends the logs of a worker to stderr and returns the worker's access log.
         access: the access log of this process.
         identity: the user to run as after all ports are bound; None if the configuration names no user.
     """
@@ -132,5 +132,5 @@ class _Build:
 
 
 def is_hot(service: Service[Any]) -> bool:
-    """Return whether the configuration in force asks for a reload at each change of its file."""
+    """Return whether the configuration in force asks for a reload at each change of the file."""
     return isinstance(service.settings, ServerConfig) and service.settings.hot_reload

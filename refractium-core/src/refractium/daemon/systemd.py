@@ -16,7 +16,7 @@ _FIRST_INHERITED: Final = 3
 
 
 def notify(*states: str) -> None:
-    """Send states to the service manager, if NOTIFY_SOCKET names a socket for them (sd_notify(3))."""
+    """Send states to the service manager, if NOTIFY_SOCKET names its socket (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -98,7 +98,7 @@ def _folders(path: Path) -> set[Path]:
 
 
 def digest(path: Path) -> bytes | None:
-    """Return a hash of a file's content, or the error if it cannot be read; None if the file is missing."""
+    """Return a hash of a file's content, or the error of the read; None if the file is missing."""
     try:
         content = read_regular(path)
     except FileNotFoundError:

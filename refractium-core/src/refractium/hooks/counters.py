@@ -18,17 +18,17 @@ class Tally:
     """Packets passed to the hook, including packets for which the hook raised an exception."""
     delivered_bytes: int = 0
     dropped: int = 0
-    """Packets that the hook did not get: the queue had no room, or the hook was detached or stopped."""
+    """Packets that the hook did not receive: the queue had no room, or the hook was detached or stopped."""
     dropped_bytes: int = 0
 
     @property
     def queued(self) -> int:
-        """Packets on their way to the hook."""
+        """Packets that wait for delivery to the hook."""
         return self.seen - self.delivered - self.dropped
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes of the packets on their way to the hook."""
+        """Bytes of the packets that wait for delivery to the hook."""
         return self.seen_bytes - self.delivered_bytes - self.dropped_bytes
 
     def drop(self, size: int) -> None:
@@ -37,14 +37,14 @@ class Tally:
         self.dropped_bytes += size
 
     def drop_queued(self) -> None:
-        """Count all packets on their way to the hook as dropped, because the hook will not get them."""
+        """Count all waiting packets as dropped, because the hook will not receive these packets."""
         self.dropped += self.queued
         self.dropped_bytes += self.queued_bytes
 
 
 @dataclass(slots=True)
 class Counters:
-    """Counters of one hook. Each integer has one writer: the data path, or the hook's thread or process."""
+    """Counters of one hook. Only the data path, or only the hook's thread or process, writes each integer."""
 
     inbound: Tally = field(default_factory=Tally)
     """From client to backend."""

@@ -56,7 +56,7 @@ class Delivery:
         counters: counters to which delivered packets and failures are added.
 
     Attributes:
-        detached: reason why the hook is detached; empty while the hook gets events.
+        detached: reason why the hook is detached; empty while the hook receives events.
     """
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct, counters: Counters) -> None:
@@ -150,7 +150,7 @@ class Delivery:
             batch.append(_event(Event, item))
             if freed >= _BATCH_BYTES:
                 break
-        if not batch:  # the event loop has dropped the queue meanwhile
+        if not batch:  # the event loop has emptied the queue meanwhile
             return freed
         try:
             self._on_batch(batch)

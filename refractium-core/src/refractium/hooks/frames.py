@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
 
 HEADER: Final = struct.Struct("<BBxxIQQQ")
-"""The header of a frame: the kind of the frame, a flag for outbound, the length of the body (bytes), and the
-session, time and offset of the event (`refractium.contract.Event`)."""
+"""The header of a frame: the kind of the frame, a flag for outbound, and the length of the body (bytes). The
+last fields are the session, time and offset of the event (`refractium.contract.Event`)."""
 
 START: Final = 255
 """Kind of the first frame."""
@@ -44,7 +44,7 @@ _DIRECTIONS: Final = (Direction.INBOUND, Direction.OUTBOUND)
 
 
 class Start(Struct, frozen=True):
-    """The first frame: the hook to run, and the settings of its process.
+    """The first frame: the hook to run, and the settings of the hook's process.
 
     Attributes:
         module: module that defines the class of the hook.
@@ -70,7 +70,7 @@ class Report(Struct, frozen=True):
         inbound: number and bytes of the packets from clients that were delivered to the hook.
         outbound: number and bytes of the packets from backends that were delivered to the hook.
         failures: number of exceptions that the hook has raised.
-        detached: reason why the hook is detached; empty while the hook gets events.
+        detached: reason why the hook is detached; empty while the hook receives events.
     """
 
     inbound: tuple[int, int]

@@ -20,7 +20,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep the freed memory of stream pieces, and reuse this memory for later pieces.
 
     By default, glibc returns freed memory to the kernel, and later requests memory again, page by page. With
-    this setting, Refractium forwards a stream nearly twice as fast if a hook in a thread gets the stream.
+    this setting, Refractium forwards a stream nearly twice as fast if a hook in a thread receives the stream.
     Settings of glibc in the environment take precedence. The function does not change other C libraries.
     """
     if any(name in os.environ for name in _VARIABLES):

@@ -69,7 +69,7 @@ _END: Final = EventKind.END
 class ProcessRunner(Runner):
     """A runner that runs the hook in a child process, and starts a new child if the child dies.
 
-    The new child gets no events of earlier sessions: a hook cannot use a stream without its beginning.
+    The new child receives no events of earlier sessions: a hook cannot use a stream without its beginning.
 
     Raises:
         ValueError: the child cannot import the class, or the settings cannot be sent to the child.

@@ -21,7 +21,7 @@ HookUse: TypeAlias = "type[PacketHook[Any]] | tuple[type[PacketHook[Any]], Struc
 _LOOK_SECONDS = 1.0
 """Seconds between two checks whether hooks are stalled."""
 _RETIRING_SECONDS = 5.0
-"""Seconds that a hook gets to handle its queue when no route uses the hook any more."""
+"""Seconds that a hook may spend on the rest of its queue when no route uses the hook any more."""
 
 
 class UsedHook(NamedTuple):
@@ -109,7 +109,7 @@ class HookSet:
 
 
 class Hooks:
-    """The hooks of an engine, which this object starts and stops.
+    """The hooks of an engine. This object starts and stops the hooks.
 
     Attributes:
         running: runners of the present configuration, and earlier runners that have not stopped yet.
@@ -158,7 +158,7 @@ class Hooks:
             self.past.setdefault(runner.name, Counters()).add(runner.counters)
 
     async def stop(self, seconds: float) -> None:
-        """Stop all hooks. Each hook has `seconds` to handle its queue."""
+        """Stop all hooks. Each hook may first spend `seconds` on the rest of its queue."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS: Final = 0.001
 """Seconds for which a runner collects events before it wakes the hook. A wake-up costs a system call and a
-switch to the hook's thread or process, so the runner does not wake the hook for every packet."""
+switch to the hook's thread or process. So the runner does not wake the hook for every packet."""
 STOP_SECONDS: Final = 1.0
 """Seconds that `PacketHook.stop` may take."""
 STALL_SECONDS: Final = 5.0
@@ -42,7 +42,7 @@ _PACKET: Final = EventKind.PACKET
 
 
 class State(StrEnum):
-    """State of a hook: only a running hook gets events."""
+    """State of a hook: only a running hook receives events."""
 
     RUNNING = "running"
     DETACHED = "detached"
@@ -64,7 +64,7 @@ class Runner(ABC):
         counters: counters of the hook, which may be read at any time.
         state: state of the hook.
         reason: reason why the hook is detached, else empty.
-        is_stalled: whether packets wait, but the hook has taken none for `STALL_SECONDS` (see `look`).
+        is_stalled: whether packets wait, but the hook has taken no packet for `STALL_SECONDS` (see `look`).
         limit: largest size of the queue (bytes).
         drops_sessions: whether feeds drop the rest of a session after a packet that does not fit.
         put_bytes: total bytes put into the queue.
@@ -102,15 +102,15 @@ class Runner(ABC):
         """Start the hook, in a running event loop. The queue accepts events at once."""
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - a timeout drops the rest of the queue
-        """Accept no more events, let the hook handle its queue, and stop the hook.
+        """Accept no more events, let the hook process its queue, and stop the hook.
 
-        The caller must close the sessions first. The hook gets no more events of a session that is open.
+        The caller must close the sessions first. The hook receives no more events of a session that is open.
 
         Args:
-            timeout: time for the hook to handle its queue (s). Packets that remain count as dropped. Then
-                `PacketHook.stop` may take `STOP_SECONDS`; after that, the runner abandons a thread and kills
-                a process. A process that waits for a processor gets up to `EXTRA_SECONDS` more for its queue,
-                and again for its stop.
+            timeout: time for the hook to process its queue (s). Packets that remain count as dropped. Then
+                `PacketHook.stop` may take `STOP_SECONDS`. After that, the runner abandons the hook's thread,
+                or kills the hook's process. A process that waits for a processor may take `EXTRA_SECONDS`
+                more for its queue, and again for its stop.
         """
         if self.state is State.RUNNING:
             self.state = State.STOPPED
@@ -203,7 +203,7 @@ class Runner(ABC):
 
     @abstractmethod
     def _drop_queue(self) -> None:
-        """Count all packets on their way to the hook as dropped, and free them."""
+        """Count all waiting packets as dropped, and free their memory."""
 
     def _is_kept_waiting(self) -> bool:
         """Return whether the hook only waits for a processor."""
@@ -244,8 +244,8 @@ class Feed:
     """The connection between one session and the queue of one hook.
 
     Attributes:
-        is_open: whether the hook got the beginning of the session, so that it also gets the session's end.
-        takes_packets: whether the feed puts packets that fit into the queue.
+        is_open: whether the hook received the beginning of the session. If so, it also receives the end.
+        takes_packets: whether the feed queues packets for which the queue has room.
     """
 
     __slots__ = ("_context", "_inbound", "_outbound", "_runner", "is_open", "takes_packets")
@@ -273,7 +273,7 @@ class Feed:
         tally.drop(size)
 
     def end(self, time: int, direction: Direction, offset: int) -> None:
-        """Report the end of a direction, unless the rest of the session is dropped.
+        """Report the end of a direction, unless the feed drops the rest of the session.
 
         With this event, a shortened stream would look complete to the hook. The event may make the queue
         exceed `Runner.limit`, because a session has only two such events.
@@ -282,7 +282,7 @@ class Feed:
             self._runner.put(EventKind.END, time, self._context, direction, b"", offset)
 
     def close(self, time: int, stats: SessionStats) -> None:
-        """Report the end of a session whose beginning the hook got. The queue may exceed `Runner.limit`."""
+        """Report the end of a session whose beginning was reported. The queue may exceed `Runner.limit`."""
         if self.is_open:
             self._runner.put(EventKind.CLOSE, time, self._context, _INBOUND, b"", 0, stats)
             self._runner.closed(self)

@@ -35,7 +35,7 @@ def make_runner(hook: type[PacketHook[Any]], settings: Struct) -> Runner:
 
 
 class Taps:
-    """The hooks that get the sessions of one route.
+    """The hooks that receive the sessions of one route.
 
     Args:
         runners: one runner for each hook. A runner may serve many routes.

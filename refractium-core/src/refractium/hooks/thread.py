@@ -1,7 +1,7 @@
 """The runner of a hook in its own thread.
 
-The thread and the data path take turns: only one of them runs Python at a time, and each system call of the
-data path lets the thread run. By default, a hook that computes keeps its turn for 5 ms
+The thread and the data path take turns, because only one thread runs Python at a time. Each system call of
+the data path lets the hook's thread run. By default, a hook that computes keeps its turn for 5 ms
 (`sys.getswitchinterval`). So the runner shortens this interval, and the thread pauses for as long as it used
 the processor.
 """

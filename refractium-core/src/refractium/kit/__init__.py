@@ -1,9 +1,9 @@
 """The kit: the tools of Refractium that a plugin may use beside the contract.
 
 `refractium.contract` contains the classes that a plugin implements. The kit contains tools for a plugin that
-is more than a protocol: a hook that filters by networks, or a command that reads settings and prints a table.
-A plugin may import `refractium.contract`, `refractium.kit` and, in its tests, `refractium.testing`. All other
-modules of `refractium` may change in any release.
+is more than a protocol. Examples are a hook that filters by networks, and a command that reads settings and
+prints a table. A plugin may import `refractium.contract`, `refractium.kit` and, in its tests,
+`refractium.testing`. All other modules of `refractium` may change in any release.
 
 Errors that end a command (the user sees one message and no traceback):
 

@@ -20,8 +20,8 @@ log: Final = logging.getLogger("refractium.access")
 
 _UDP: Final = Transport.UDP
 _MAX_KEYS: Final = 16
-"""Largest number of metadata keys that are logged. No protocol declares as many, but a plugin may read its
-keys from the wire."""
+"""Largest number of metadata keys that are logged. No protocol declares so many keys, but a plugin may read
+its keys from the wire."""
 _BETWEEN: Final = 4
 """Characters that JSON adds to each name in a list: two quotes, a comma and a space."""
 
@@ -33,7 +33,7 @@ class AccessLogger:
     """
 
     def is_wanted(self) -> bool:
-        """Return whether the logger writes lines. If it writes none, the proxy makes no summaries."""
+        """Return whether the logger writes lines. If the logger writes none, the proxy makes no summaries."""
         return log.isEnabledFor(logging.INFO)
 
     def write(self, summary: Summary) -> None:

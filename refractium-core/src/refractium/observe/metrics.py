@@ -115,8 +115,8 @@ class Exporter:
     def _only_metrics(self, metrics: WSGIApplication) -> WSGIApplication:
         """Return an application that answers on one path, and only if the Host header names this machine.
 
-        This prevents DNS rebinding. An attacker can let the host name of a web page resolve to this address,
-        but the browser still sends the host name of the page.
+        This prevents DNS rebinding. Even if an attacker lets the host name of a web page resolve to this
+        address, the browser sends the host name of the page.
         """
 
         def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -336,7 +336,7 @@ def _datagrams(udp: UdpStatus) -> Iterator[Metric]:
 
 
 def _hooks(hooks: tuple[HookStatus, ...]) -> Iterator[Metric]:
-    """Yield metrics with one sample for each hook name: the sum over all settings of the hook."""
+    """Yield metrics with one sample for each hook name. A sample is the sum over all uses of the hook."""
     packets = CounterMetricFamily(
         "refractium_hook_packets",
         "Packets of sessions that have hooks, by their result: seen, delivered or dropped.",

@@ -101,7 +101,7 @@ class RouteTraffic(Struct, frozen=True):
 
 
 class TcpStatus(Struct, frozen=True):
-    """Connections since the start: ``accepted == sum(refused) + finished + active``.
+    """Counts of connections since the start: ``accepted == sum(refused) + finished + active``.
 
     Attributes:
         accepted: connections that were accepted.
@@ -109,7 +109,7 @@ class TcpStatus(Struct, frozen=True):
             reached, or ``denied`` for access rules.
         finished: connections that have ended, for any reason.
         active: connections that are open now.
-        loops: targets to which the proxy did not connect, because they are its own listeners.
+        loops: targets to which the proxy did not connect, because the targets are its own listeners.
         outcomes: counts of identifications, by result (`refractium.proxy.counters.Outcome`).
         identification_seconds: the sum of the times from accept to the result of identification.
         identification_buckets: pairs of an upper bound (s) and the number of identifications that took at
@@ -163,10 +163,10 @@ class HookTally(Struct, frozen=True):
     Attributes:
         seen: packets that have passed through the data path.
         seen_bytes: bytes of the packets that have passed through the data path.
-        delivered: packets that the hook got.
-        delivered_bytes: bytes of the packets that the hook got.
-        dropped: packets that the hook did not get.
-        dropped_bytes: bytes of the packets that the hook did not get.
+        delivered: packets that the hook received.
+        delivered_bytes: bytes of the packets that the hook received.
+        dropped: packets that the hook did not receive.
+        dropped_bytes: bytes of the packets that the hook did not receive.
     """
 
     seen: int
@@ -182,8 +182,8 @@ class HookStatus(Struct, frozen=True):
 
     Attributes:
         name: the name of the hook.
-        state: ``running``, ``stalled`` (the hook takes none of the packets that wait for it), ``detached``
-            (the hook has failed too often) or ``stopped`` (no configuration uses the hook).
+        state: ``running``, ``stalled`` (packets wait, but the hook takes none), ``detached`` (the hook has
+            failed too often) or ``stopped`` (no configuration uses the hook).
         reason: the reason why the hook is detached; else empty.
         failures: exceptions that the hook has raised.
         inbound: packets from client to backend.

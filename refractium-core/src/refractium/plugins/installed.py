@@ -111,7 +111,7 @@ class Plugins:
 
     @property
     def hooks(self) -> dict[str, tuple[type[PacketHook[Any]], str]]:
-        """The packet hooks of the loaded plugins, by name. Each hook has the id of its plugin beside it."""
+        """The packet hooks of the loaded plugins, by name. Each value is a hook and the id of its plugin."""
         return {hook.name: (hook, id_) for id_, given in self.given.items() for hook in given.hooks}
 
     @property

@@ -1,8 +1,8 @@
 """Loading of the installed plugins, with a report on each plugin.
 
 Only this module uses pluggy's manager and entry points. A broken plugin causes a report, but no exception.
-The result does not depend on the order of the plugins: Refractium refuses both of two plugins that provide
-the same object.
+The result does not depend on the order of the plugins. If two plugins provide the same object, Refractium
+refuses both.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ def assert_lawful(protocol: Protocol, data: bytes) -> None:
     """Assert the laws for any bytes: total, stateless, bounded, monotone, true to declared attributes.
 
     This function asks the protocol about every prefix of `data`, so the time is quadratic in the length of
-    `data`. It asks a UDP protocol about `data` only. It suits hypothesis: ``@given(st.binary())``.
+    `data`. It asks a UDP protocol only about `data`. Use this function with hypothesis, for example:
+    ``@given(st.binary())``.
 
     Raises:
         AssertionError: a law is broken; the message names the law and the bytes.

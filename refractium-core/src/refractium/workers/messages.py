@@ -57,7 +57,7 @@ class Configure(Struct, frozen=True, tag=True):
     Attributes:
         number: the number of the call.
         path: the folders in which Python finds modules (`sys.path`).
-        begin: the pickled function that the worker calls only once, before it makes its engine.
+        begin: the pickled function that the worker calls only once, before it creates its engine.
         build: the pickled function that returns the spec of the engine.
         beliefs: the states of all backends.
     """
@@ -156,7 +156,7 @@ class ClientFailed(Struct, frozen=True, tag=True):
 
 
 class ClientReached(Struct, frozen=True, tag=True):
-    """A report that a client has reached a backend after other clients could not."""
+    """A report that a client has reached a backend that earlier clients could not reach."""
 
     transport: Transport
     key: StateKey

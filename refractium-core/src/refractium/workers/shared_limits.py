@@ -1,9 +1,9 @@
 """Limits that apply to all workers together. The connections of a dead worker no longer count.
 
-Workers count connections in memory that all workers share. Each worker has its own cells, which nobody else
-writes while the worker lives. A worker compares a limit with the sum over all workers. The supervisor can
-clear the cells of a killed worker. A worker holds a record lock (fcntl(2), F_SETLK) while it counts a new
-connection. The kernel releases the lock when the holder of the lock dies.
+Workers count connections in memory that all workers share. Each worker has its own cells, which no other
+process writes while the worker lives. So the supervisor can clear the counts of a killed worker. A worker
+compares a limit with the sum over all workers. A worker holds a record lock (fcntl(2), F_SETLK) while it
+counts a new connection. The kernel releases the lock when the holder of the lock dies.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _DIGEST: Final = 16
 """Bytes of an address's digest. The digest is keyed, so nobody can choose addresses that share a bucket."""
 _BUCKET: Final = _ROWS * _DIGEST
 _SPINS: Final = 50
-"""Attempts to get the lock without a pause, 1 us each."""
+"""Attempts to acquire the lock without a pause, 1 us each."""
 _PAUSE: Final = 0.0005
-"""Seconds between two later attempts to get the lock."""
+"""Seconds between two later attempts to acquire the lock."""
 _PATIENCE: Final = 1.0
 """Longest wait for the lock (s).
 
-The wait is shorter than the time for which a worker may miss heartbeats. It is longer than the time for which
-a busy machine pauses the holder of the lock.
+The wait is shorter than the time for which a worker may miss heartbeats. The wait is longer than the time for
+which a busy machine pauses the holder of the lock.
 """
 _HOPELESS: Final = 5.0
 """Seconds after a failed wait for which this process does not wait for the lock again."""
@@ -113,8 +113,8 @@ class LimitTable:
         """Lock the table. After a wait of `_PATIENCE`, continue without the lock.
 
         A process that is suspended while it holds the lock keeps the lock, until the supervisor kills the
-        process for missed heartbeats. Meanwhile, the other processes count without the lock. They may exceed
-        a limit by a few connections, but they serve all clients.
+        process for missed heartbeats. Meanwhile, the other processes count without the lock. The processes
+        may then exceed a limit by a few connections, but they serve all clients.
         """
         self._is_locked = self._try_lock() or (monotonic() >= self._hopeless_until and self._wait_for_lock())
 
@@ -144,19 +144,19 @@ class LimitTable:
         return False
 
     def add(self, worker: int, amount: int) -> None:
-        """Add an amount to the count of all connections of a worker."""
+        """Add `amount` to the number of all connections of a worker."""
         self._cells[worker] += amount
 
     def add_in(self, row: int, worker: int, amount: int) -> None:
-        """Add an amount to the count of a worker's connections from the address of a row."""
+        """Add `amount` to the number of a worker's connections from the address in `row`."""
         self._cells[self._columns[worker] + row] += amount
 
     def count_of(self, row: int) -> int:
-        """Return the number of connections of all workers from the address of a row."""
+        """Return the number of connections of all workers from the address in `row`."""
         return sum([self._cells[column + row] for column in self._columns])
 
     def row_of(self, ip: str) -> int | None:
-        """Return the row of an address. Assign a free row to a new address, or return None if there is none.
+        """Return the row of an address. Assign a free row to a new address. Return None if no row is free.
 
         The caller must hold the lock. The address keeps the row for as long as any worker counts in this row.
         """
@@ -175,7 +175,7 @@ class LimitTable:
         return None
 
     def forget(self, worker: int) -> None:
-        """Set all counts of a worker to zero. The worker must be dead, because it would continue to count."""
+        """Set all counts of a worker to zero. The worker must be dead: a live worker continues to count."""
         with self:
             self._cells[worker] = 0
             start = _HEADER_ROOM + self._buckets * _BUCKET + self._columns[worker] * _CELL

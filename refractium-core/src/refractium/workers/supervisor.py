@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 Build: TypeAlias = "Callable[[], EngineSpec]"
-"""A function that returns the spec to serve. It is at the top of a module, or is a picklable object."""
+"""A function that returns the spec to serve: a function at the top of a module, or a picklable object."""
 
 _STATUS_SECONDS: Final = 1.0
 """Seconds to wait for the statuses of workers. For a slower worker, its previous status counts."""
@@ -75,7 +75,7 @@ class _Listener:
     def follow(self, plan: Plan) -> None:
         """Adopt the rules of another plan.
 
-        If that plan has no rules for this listener, the listener keeps its former rules until it is closed.
+        If that plan has no rules for this listener, the listener keeps its former rules until its close.
         """
         router = plan.routers[self.transport].get(self.name)
         self.labels = router.labels if router is not None else self.labels
@@ -95,14 +95,15 @@ class Supervisor:
         await supervisor.start_tcp("0.0.0.0", 8081)
 
     Like an engine, a supervisor cannot start again after its stop, installs no signal handlers and configures
-    no logging. It needs a running event loop from the first call of a ``start`` or ``run`` method on.
+    no logging. A supervisor needs a running event loop from the first call of a ``start`` or ``run`` method.
 
     Args:
         build: the function that returns the spec to serve. This process and every worker call the function.
-            Workers get it by pickle, so it must be at the top of a module that workers can import.
+            Workers receive the function by pickle, so it must be at the top of a module that they can import.
         workers: the number of worker processes.
         begin: the function that every worker calls once, before the first call of `build`, for instance to
-            configure logging. It returns the ``report`` of the worker's engine. Workers get it by pickle.
+            configure logging. It returns the ``report`` of the worker's engine. Workers receive the function
+            by pickle, like `build`.
 
     Raises:
         ConfigError: routes cannot be used together, an address is not valid, or a hook cannot run in several

@@ -169,7 +169,8 @@ class Worker:
 class _Beliefs:
     """The states of the backends of one transport, as the supervisor has decided them.
 
-    This object sends the supervisor a report when a client cannot reach a backend, or reaches it again.
+    This object reports to the supervisor when a client cannot reach a backend, and when a client reaches the
+    backend again.
     """
 
     def __init__(self, transport: Transport, channel: Channel[Order]) -> None:
