@@ -70,6 +70,6 @@ class HealthSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     timeout_ms: Annotated[int, Meta(ge=1, le=3600 * 1000)] = 1_000
     """Milliseconds that one check may take."""
     rise: Annotated[int, Meta(ge=1, le=100)] = 2
-    """Checks in a row that a backend must pass, while it is down, to be up again."""
+    """Number of successful checks in a row after which a backend that was down is up."""
     fall: Annotated[int, Meta(ge=1, le=100)] = 3
-    """Checks in a row that a backend must fail, while it is up, to be down."""
+    """Number of failed checks in a row after which a backend that was up is down."""

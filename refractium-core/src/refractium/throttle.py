@@ -56,7 +56,7 @@ class Allowance:
         clock: a function that returns the time (s).
 
     Attributes:
-        per_second: the number of lines allowed per second; it may be changed at any time.
+        per_second: the number of lines allowed per second; the caller may change it at any time.
     """
 
     def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -27,7 +27,10 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open each standard stream that is closed. Else a socket gets the stream's number, and libuv aborts."""
+    """Open each standard stream that is closed.
+
+    Else a socket would get the descriptor number of the stream, and libuv would abort.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # open() uses the lowest free number: the stream's
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115

@@ -42,11 +42,11 @@ def routes(assembly: Assembly) -> None:
 
 
 _OPTIONAL: Final = ("balance", "health", "proxy protocol", "id", "access", "hooks")
-"""Columns that the table leaves out if every route has the default of the column's option."""
+"""Columns of options. The table leaves out such a column if all routes have the default of the option."""
 
 
 def listeners(assembly: Assembly) -> None:
-    """Print the listeners as a table, if there are several or if access is limited."""
+    """Print the listeners as a table, if there are several, or if the only listener limits access."""
     rows = [
         (
             one.name,

@@ -48,8 +48,8 @@ class Balancer(ABC):
         """Return the order in which to try the backends for one client.
 
         Args:
-            backends: the backends that are up, at least one, in the order of the configuration. Every call
-                gets the same object until the set of these backends changes.
+            backends: the backends that are up, at least one, in the order of the configuration. Until the set
+                of these backends changes, every call receives the same object.
             client: the client's IP address.
 
         Returns:

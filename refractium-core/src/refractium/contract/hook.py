@@ -170,7 +170,8 @@ class PacketHook(Generic[S]):
     def start(self) -> None:
         """Prepare the hook, in its own thread or process.
 
-        Refractium calls this method once, before the first event. If the call raises, the hook is detached.
+        Refractium calls this method once, before the first event. If the call raises, Refractium detaches the
+        hook.
         """
 
     def on_open(self, context: HookContext) -> None:
@@ -197,7 +198,7 @@ class PacketHook(Generic[S]):
 
 
 class _FunctionHook(PacketHook[NoSettings]):
-    """The base class of hooks that `define_hook` makes of functions."""
+    """The base class of hooks that `define_hook` makes from functions."""
 
     function: Callable[[HookContext, Direction, bytes], object]
 
@@ -208,7 +209,7 @@ class _FunctionHook(PacketHook[NoSettings]):
 def define_hook(
     name: str, *, summary: str = ""
 ) -> Callable[[Callable[[HookContext, Direction, bytes], object]], type[PacketHook[NoSettings]]]:
-    r"""Make a packet hook of a function.
+    r"""Return a decorator that makes a packet hook from a function.
 
     ::
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 API_VERSION: Final = 1
 """Version number of the contract, which grows with each incompatible change. A plugin may state the version
-for which it was written in the attribute ``refractium_api_version`` (an int). Refractium loads a plugin
-without this attribute."""
+for which it was written in the attribute ``refractium_api_version`` (an int). Refractium also loads plugins
+that lack this attribute."""
 
 ENTRY_POINT_GROUP: Final = "refractium"
 """Group of the entry points by which Refractium finds plugins."""

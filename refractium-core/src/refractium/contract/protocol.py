@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 MetadataValue: TypeAlias = str | bool | tuple[str, ...]
-"""A value from the first bytes: one name, one flag, or several names in the order in which they were sent."""
+"""A value from the first bytes: one name, one flag, or several names in the order of the bytes."""
 
 MAX_BYTES_LIMIT: Final = 65536
 """Largest value of `Protocol.max_bytes`, because the proxy stores these bytes of each connection."""
@@ -172,7 +172,7 @@ class Protocol(ABC):
 
 
 class _FunctionProtocol(Protocol):
-    """The protocol that `define_protocol` makes of a function."""
+    """The protocol that `define_protocol` makes from a function."""
 
     def __init__(self, function: Callable[[bytes], Identification]) -> None:
         self._function = function
@@ -192,7 +192,7 @@ def define_protocol(
     server_first: bool = False,
     summary: str = "",
 ) -> Callable[[Callable[[bytes], Identification]], Protocol]:
-    r"""Make a protocol of a function.
+    r"""Return a decorator that makes a protocol from a function.
 
     ::
 

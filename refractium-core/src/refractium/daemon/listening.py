@@ -41,7 +41,7 @@ class Change:
 
     Attributes:
         bound: the new sockets of each listener.
-        closed: the listeners that were closed because they blocked a new address, each with its addresses.
+        closed: the listeners that `prepare` closed because they blocked a new address, with their addresses.
         taken: sockets that were handed down to the process, each with the name of its listener.
     """
 

@@ -41,7 +41,7 @@ class Reloader:
     Args:
         serving: the engine or the supervisor of the run.
         overrides: the options of the command line, which still take precedence over the file.
-        transports: the transports that the run was asked to serve.
+        transports: the transports that the command of the run serves.
         listening: the listeners of the run.
         observing: the control socket and the metrics of the run.
     """

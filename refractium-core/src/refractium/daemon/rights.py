@@ -26,7 +26,7 @@ _PACKAGE: Final = Path(__file__).parents[1] / "__init__.py"
 
 
 def begin(decoded: Decoded) -> Identity | None:
-    """Return the user to run as. Give up the rights that must be given up before the first thread begins.
+    """Return the user to run as. Give up the rights that a process must give up before its first thread.
 
     Returns:
         The user, for `give_up`; None if the configuration names no user or is not valid.
@@ -81,7 +81,7 @@ def doubts(decoded: Decoded) -> Iterator[Problem]:
     if decoded.problems or (identity := decoded.config.server.identity) is None or os.geteuid() != 0:
         return
     try:
-        asked = subprocess.run(  # noqa: S603 - the name of the file is one argument
+        asked = subprocess.run(  # noqa: S603 - no shell reads the name of the file
             ["test", "-r", decoded.source.name],  # noqa: S607 - a program of POSIX
             check=False,
             user=identity.uid,

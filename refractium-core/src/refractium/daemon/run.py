@@ -44,8 +44,8 @@ def serve(
 
     Args:
         overrides: the options of the command line.
-        transports: the transports to serve. A transport without routes and fallback is left out, unless it is
-            the only transport.
+        transports: the transports to serve. The run leaves out a transport without routes and fallback,
+            unless this is the only transport.
         begin: the function that sends the logs of a process to stderr and returns the process's access log.
         announce: the function that prints on stdout what is going to be served.
 

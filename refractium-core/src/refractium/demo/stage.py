@@ -56,7 +56,7 @@ class Stage:
     """A proxy with the backends of the given protocols; an async context manager.
 
     Args:
-        protocols: the installed protocols; a protocol without a scene for TCP is left out.
+        protocols: the installed protocols. The stage ignores protocols without a scene for TCP.
         port: the port of the proxy; 0 stands for any free port.
 
     Attributes:

@@ -30,7 +30,7 @@ ITEM_BYTES: Final = 256
 """Bytes that a queue counts for an event in addition to the event's data: about the size of the event's
 Python objects."""
 FAILURES_IN_A_ROW: Final = 10
-"""Count of exceptions, without a success between them, after which a hook is detached."""
+"""Number of exceptions, without a success between them, after which Refractium detaches a hook."""
 
 _AT_ONCE: Final = 64
 """Largest number of events that one call of `Delivery.take` passes to the methods for single events."""
@@ -53,7 +53,7 @@ class Delivery:
     Args:
         hook: class of the hook.
         settings: settings for the instance.
-        counters: counters to which delivered packets and failures are added.
+        counters: counters that the delivery increases for each delivered packet and each failure.
 
     Attributes:
         detached: reason why the hook is detached; empty while the hook receives events.

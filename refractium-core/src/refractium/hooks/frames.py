@@ -67,8 +67,8 @@ class Report(Struct, frozen=True):
     """The deliveries and failures since the last report.
 
     Attributes:
-        inbound: number and bytes of the packets from clients that were delivered to the hook.
-        outbound: number and bytes of the packets from backends that were delivered to the hook.
+        inbound: number and bytes of the packets from clients that the hook received.
+        outbound: number and bytes of the packets from backends that the hook received.
         failures: number of exceptions that the hook has raised.
         detached: reason why the hook is detached; empty while the hook receives events.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
 HookUse: TypeAlias = "type[PacketHook[Any]] | tuple[type[PacketHook[Any]], Struct]"
-"""A hook in a route's settings: the hook's class, or a pair of class and settings."""
+"""A hook as a route names it: the hook's class, or a pair of the class and the hook's settings."""
 
 _LOOK_SECONDS = 1.0
 """Seconds between two checks whether hooks are stalled."""

@@ -282,7 +282,10 @@ class Feed:
             self._runner.put(EventKind.END, time, self._context, direction, b"", offset)
 
     def close(self, time: int, stats: SessionStats) -> None:
-        """Report the end of a session whose beginning was reported. The queue may exceed `Runner.limit`."""
+        """Report the end of a session, if the hook received its beginning.
+
+        The event may make the queue exceed `Runner.limit`.
+        """
         if self.is_open:
             self._runner.put(EventKind.CLOSE, time, self._context, _INBOUND, b"", 0, stats)
             self._runner.closed(self)

@@ -118,7 +118,7 @@ class ThreadRunner(Runner):
         events = self._events
         rested = time.thread_time()
         while not delivery.detached:
-            # Read the flag before the queue: after the flag is set, no event is put into the queue.
+            # Read the flag before the queue: after the flag is set, no event enters the queue.
             is_finishing = self._is_finishing
             if events:
                 self.taken_bytes += delivery.take(events)

@@ -43,7 +43,7 @@ class OwnTable(Generic[SettingsT]):
     ) -> OwnTable[SettingsT]:
         """Read the configuration file and decode the table. A missing table counts as an empty table.
 
-        Only this table is checked: mistakes elsewhere, such as in a route, raise no error.
+        This method checks only this table: mistakes elsewhere, such as in a route, raise no error.
 
         Args:
             plugin: the id of the plugin, which is the name of its entry point.

@@ -408,7 +408,7 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> Iterator[Metric]:
         "refractium_worker_active", "Connections and UDP sessions that the worker has now.", labels=["worker"]
     )
     restarts = CounterMetricFamily(
-        "refractium_worker_restarts", "How often the worker was replaced.", labels=["worker"]
+        "refractium_worker_restarts", "The number of replacements of the worker.", labels=["worker"]
     )
     for one in workers:
         label = [str(one.number)]

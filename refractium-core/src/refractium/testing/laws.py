@@ -37,7 +37,7 @@ def assert_identifies(
         The match for the whole of `data`.
 
     Raises:
-        AssertionError: `protocol` does not recognise `data`, `metadata` differs, or a law is broken.
+        AssertionError: `protocol` does not recognise `data`, finds other metadata, or breaks a law.
     """
     assert_lawful(protocol, data)
     for damaged in _damaged(data):
@@ -56,7 +56,7 @@ def assert_rejects(protocol: Protocol, data: bytes) -> None:
     """Assert that `protocol` answers `NO` to `data`, in pieces of any size, and keeps the laws.
 
     Raises:
-        AssertionError: the answer is not `NO`, or a law is broken.
+        AssertionError: the answer is not `NO`, or `protocol` breaks a law.
     """
     assert_lawful(protocol, data)
     answer = protocol.identify(data)
@@ -72,7 +72,7 @@ def assert_lawful(protocol: Protocol, data: bytes) -> None:
     ``@given(st.binary())``.
 
     Raises:
-        AssertionError: a law is broken; the message names the law and the bytes.
+        AssertionError: `protocol` breaks a law; the message names the law and the bytes.
     """
     if problems := list(problems_of(protocol)):
         raise AssertionError("; ".join(problems))

@@ -28,13 +28,13 @@ _RETRY: Final = 0.1
 
 
 class Channel(Generic[Incoming]):
-    """One end of a channel. Messages arrive in the order in which they were sent, and so do descriptors.
+    """One end of a channel. Messages and descriptors arrive in the order in which the other end sent them.
 
     Args:
         sock: a connected unix stream socket; the channel owns and closes it.
         incoming: the type of the messages that the other end sends.
-        received: the function that is called with each message.
-        ended: the function that is called once, when the other end is closed.
+        received: the function that the channel calls with each message.
+        ended: the function that the channel calls once, when the other end is closed.
 
     Attributes:
         fds: received descriptors that nobody has removed yet, the oldest first.
@@ -63,7 +63,7 @@ class Channel(Generic[Incoming]):
 
         Args:
             message: a message of a type that the other end knows.
-            sock: a socket whose descriptor is sent with the message; the caller still owns the socket.
+            sock: a socket whose descriptor to send with the message; the caller still owns the socket.
 
         Raises:
             OSError: no descriptor is left for a copy of `sock`; nothing is sent.

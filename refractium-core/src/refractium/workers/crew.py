@@ -49,7 +49,7 @@ class Crew:
         count: the number of workers.
         tables: the tables of the shared limits; each worker has its own cells in each table.
         have_serve: the function that configures a new worker and returns whether the worker serves now.
-        client_met: the function that is called with each `ClientFailed` and `ClientReached` of a worker.
+        client_met: the function to call with each `ClientFailed` and `ClientReached` of a worker.
 
     Attributes:
         is_stopping: whether the crew is stopping and replaces no worker any more.

@@ -42,7 +42,7 @@ class WorkerProcess:
     Args:
         number: the number of the worker, from 1.
         tables: the tables in which the worker counts its connections and sessions.
-        client_met: the function that is called with each `ClientFailed` and `ClientReached` of the worker.
+        client_met: the function to call with each `ClientFailed` and `ClientReached` of the worker.
 
     Attributes:
         number: the number of the worker, from 1.
@@ -105,7 +105,7 @@ class WorkerProcess:
         Args:
             order: the type of the order.
             fields: the fields of the order, after the number of the call.
-            sock: the socket whose descriptor is sent with the order.
+            sock: the socket whose descriptor to send with the order.
         """
         answer = await self._call(order, *fields, sock=sock)
         assert isinstance(answer, Done)  # noqa: S101 - workers answer these orders with `Done`
