@@ -32,5 +32,6 @@ def _open_standard_streams() -> None:
     Else a socket would get the descriptor number of the stream, and libuv would abort.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # open() uses the lowest free number: the stream's
+        # `open` uses the lowest free descriptor number, which is the number of the closed stream.
+        if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115

@@ -1,4 +1,4 @@
-"""``plugins``: show the installed plugins, with the reason if Refractium has not loaded a plugin."""
+"""``plugins``: show the installed plugins. For a plugin that is not loaded, show the reason."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class PacketHook(Generic[S]):
         """Handle the beginning of a session."""
 
     def on_packet(self, context: HookContext, direction: Direction, data: bytes) -> None:
-        """Handle bytes that passed: a piece of a stream, or one datagram, which may be empty."""
+        """Handle forwarded bytes: a piece of a stream, or one datagram, which may be empty."""
 
     def on_close(self, context: HookContext, stats: SessionStats) -> None:
         """Handle the end of a session. Refractium calls this method once for each call of `on_open`."""

@@ -63,7 +63,7 @@ async def changes(path: Path, known: bytes | None) -> AsyncIterator[None]:
 
 
 async def _settled(path: Path, known: bytes | None) -> bytes | None:
-    """Return the digest of a file when nobody writes to the file any more, so that the file is complete."""
+    """Wait until a file is completely written. Return the digest of the file."""
     now = await asyncio.to_thread(digest, path)
     while now != known:
         await asyncio.sleep(_QUIET_MS / 1000)

@@ -63,7 +63,7 @@ class Runner(ABC):
         name: name of the hook.
         counters: counters of the hook, which may be read at any time.
         state: state of the hook.
-        reason: reason why the hook is detached, else empty.
+        reason: reason why the hook is detached; else empty.
         is_stalled: whether packets wait, but the hook has taken no packet for `STALL_SECONDS` (see `look`).
         limit: largest size of the queue (bytes).
         drops_sessions: whether feeds drop the rest of a session after a packet that does not fit.

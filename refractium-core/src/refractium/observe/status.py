@@ -105,8 +105,8 @@ class TcpStatus(Struct, frozen=True):
 
     Attributes:
         accepted: connections that were accepted.
-        refused: number of connections closed at accept, for each reason: the name of the limit that was
-            reached, or ``denied`` for access rules.
+        refused: number of connections closed at accept, by reason: the name of the limit that was reached,
+            or ``denied`` (access rules).
         finished: connections that have ended, for any reason.
         active: connections that are open now.
         loops: targets to which the proxy did not connect, because the targets are its own listeners.
@@ -135,8 +135,8 @@ class UdpStatus(Struct, frozen=True):
 
     Attributes:
         sessions: sessions that have begun.
-        refused: number of datagrams that began no session, for each reason: the name of the limit that was
-            reached, ``denied`` for access rules, or ``rejected`` for a route that rejects clients.
+        refused: number of datagrams that began no session, by reason: the name of the limit that was reached,
+            ``denied`` (access rules), or ``rejected`` (the route rejects clients).
         finished: sessions that have ended, for any reason.
         active: sessions that are open now.
         outcomes: counts of identifications, by result (`refractium.proxy.counters.Outcome`).

@@ -26,7 +26,7 @@ _SHOWN: Final = 60
 def assert_identifies(
     protocol: Protocol, data: bytes, *, metadata: Mapping[str, MetadataValue] | None = None
 ) -> ProtocolMatch:
-    """Assert that `protocol` recognises `data` in pieces of any size, and keeps the laws for damaged `data`.
+    """Assert that `protocol` recognises `data` in pieces of any size, and keeps the laws for damaged copies.
 
     Args:
         protocol: protocol under test.

@@ -53,7 +53,7 @@ _STOPPED: Final = "stopped"
 
 
 def total(those: Sequence[_Counted]) -> Counts:
-    """Return the sums over several counts."""
+    """Return the sums of several counts."""
     return Counts(
         _tcp([one.tcp for one in those]),
         _udp([one.udp for one in those]),
