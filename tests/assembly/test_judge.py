@@ -152,7 +152,7 @@ name = "gopher"
 forward_to = "a"
 {route("dns")}{route("dns")}[[listeners]]
 port = 1
-routes = ["dsn"]
+routes = ["dns", "dsn"]
 """
     with pytest.raises(ConfigError) as caught:
         assembled(text, overrides=Overrides(forwards=["ssh"]))
@@ -164,7 +164,7 @@ routes = ["dsn"]
         (FILE, "protocols[1].name", 9),
         (FILE, "protocols[1].forward_to", 10),
         (FILE, "protocols[3]", 14),
-        (FILE, "listeners[0].routes[0]", 19),
+        (FILE, "listeners[0].routes[1]", 19),
     ]
 
 
