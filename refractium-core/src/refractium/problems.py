@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -76,10 +77,23 @@ def conversion_problems(struct: type[msgspec.Struct], values: Mapping[str, Any])
         try:
             msgspec.convert(values[field.name], field.type)
         except msgspec.ValidationError as error:
-            message, _, place = str(error).partition(" - at `$")
-            # msgspec speaks of JSON; TOML says "table" for "object" and has no null.
-            message = message.replace("`", "").replace(" | null", "").replace("object", "table")
-            yield field.name + place.rstrip("`"), message[:1].lower() + message[1:]
+            place, message = in_toml_words(error)
+            yield field.name + place, message
+
+
+def in_toml_words(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Return the place of an error inside of the converted value, such as ``[0]``, and the message.
+
+    msgspec speaks of JSON; TOML says "table" for "object" and has no null.
+    """
+    message, _, place = str(error).partition(" - at `$")
+    message = _JSON_WORD.sub(lambda word: _TOML_WORDS.get(word[0].lower(), word[0]), message)
+    return place.rstrip("`"), message[:1].lower() + message[1:]
+
+
+_JSON_WORD: Final = re.compile(r"['\"].*|`| \| null|\bobject\b", re.IGNORECASE | re.DOTALL)
+"""Matches words of msgspec, and as a whole the quoted value that ends some messages."""
+_TOML_WORDS: Final = {"`": "", " | null": "", "object": "table"}
 
 
 _LONGEST_KEY = 64

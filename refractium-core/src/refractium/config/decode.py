@@ -43,7 +43,7 @@ from refractium.config.values import (
 )
 from refractium.contract import MAX_BYTES_LIMIT, Transport
 from refractium.identify.patterns import compile_patterns
-from refractium.problems import Problem, in_order
+from refractium.problems import Problem, in_order, in_toml_words
 from refractium.routing import Member
 from refractium.routing.route import backend_address
 from refractium.system.users import gid_of, uid_of
@@ -352,11 +352,8 @@ def _convert(value: Any, type_: Any, where: str, report: _Report) -> Any:
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at `$")
-        # msgspec speaks of JSON; TOML says "table" for "object" and has no null.
-        message = message.replace("`", "").replace(" | null", "").replace("object", "table")
-        message = _HINTS.get(where.rpartition(".")[2], message[:1].lower() + message[1:])
-        report.add(where + place.rstrip("`"), message)
+        place, message = in_toml_words(error)
+        report.add(where + place, _HINTS.get(where.rpartition(".")[2], message))
         return _INVALID
 
 
