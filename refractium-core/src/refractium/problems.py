@@ -58,9 +58,7 @@ def table_problems(
     known = struct.__struct_fields__
     for key in table:
         if key not in known:
-            close = get_close_matches(key[:_LONGEST_KEY], (*known, *others), n=1)
-            hint = f": did you mean '{close[0]}'?" if close else ""
-            yield key, f"unknown key for {what}{hint}"
+            yield key, f"unknown key for {what}{suggestion(key, (*known, *others))}"
     yield from conversion_problems(struct, table)
 
 
@@ -96,13 +94,17 @@ _JSON_WORD: Final = re.compile(r"['\"].*|`| \| null|\bobject\b", re.IGNORECASE |
 _TOML_WORDS: Final = {"`": "", " | null": "", "object": "table"}
 
 
-_LONGEST_KEY = 64
-"""Characters of a key that are compared with known keys, because the comparison takes quadratic time."""
-
-
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """Return the message about an unknown name: a similar known name, if any, and all known names."""
     names = sorted(known)
-    close = get_close_matches(name.lower(), names, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"'{name}' is not known: {hint}there are {', '.join(names)}"
+    return f"'{name}' is not known{suggestion(name, names) or ':'} there are {', '.join(names)}"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: a similar known name, or "" if there is none."""
+    close = get_close_matches(name[:_LONGEST_NAME].lower(), known, n=1)
+    return f": did you mean '{close[0]}'?" if close else ""
+
+
+_LONGEST_NAME: Final = 64
+"""Characters of a name that are compared with known names, because the comparison takes quadratic time."""

@@ -7,7 +7,6 @@ so that all mistakes are found at once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +42,7 @@ from refractium.config.values import (
 )
 from refractium.contract import MAX_BYTES_LIMIT, Transport
 from refractium.identify.patterns import compile_patterns
-from refractium.problems import Problem, in_order, in_toml_words
+from refractium.problems import Problem, in_order, in_toml_words, suggestion
 from refractium.routing import Member
 from refractium.routing.route import backend_address
 from refractium.system.users import gid_of, uid_of
@@ -390,17 +389,12 @@ def _report_unknown(table: Iterable[str], known: Collection[str], path: str, rep
             continue
         if report.is_full:
             return
-        hint = ""
         if key in ServerConfig.__struct_fields__:
             hint = ": it belongs in [server]"
         elif key in RouteConfig.__struct_fields__:
             hint = ": it belongs in [[protocols]]"
         elif key in ListenerConfig.__struct_fields__:
             hint = ": it belongs in [[listeners]]"
-        elif close := get_close_matches(key[:_LONGEST_KEY], known, n=1):
-            hint = f": did you mean '{close[0]}'?"
+        else:
+            hint = suggestion(key, known)
         report.add(join(path, key), f"unknown key{hint}")
-
-
-_LONGEST_KEY: Final = 64
-"""Characters of a key that are compared with known keys, because the comparison takes quadratic time."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from refractium.problems import suggestion
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from click import Command
 
@@ -128,21 +129,21 @@ class Plugins:
         unloaded = {report.id: report for report in self.reports if report.status != "loaded"}
         if report := self.refused.get(name) or unloaded.get(name):
             return f"protocol '{name}' is not available: {report} ({report.status}): {report.error}"
-        close = get_close_matches(name.lower(), {protocol.name for protocol in self.protocols}, n=1)
-        remedy = _remedy(close, f"refractium-proto-{name}")
+        names = {protocol.name for protocol in self.protocols}
+        remedy = _remedy(name, names, f"refractium-proto-{name}")
         if not any(report.kind in {"protocol", "unknown"} for report in self.reports):
             remedy += " (no protocol is installed; for all of them: pip install 'refractium-protocols[all]')"
-        return f"protocol '{name}' is not installed: {remedy}"
+        return f"protocol '{name}' is not installed{remedy}"
 
     def explain_missing_hook(self, name: str) -> str:
         """Return, in one line, why no loaded packet hook has this name, and what to do about it."""
         if report := next((one for one in self.reports if one.id == name and one.status != "loaded"), None):
             return f"hook '{name}' is not available: {report} ({report.status}): {report.error}"
-        close = get_close_matches(name.lower(), self.hooks, n=1)
-        return f"hook '{name}' is not installed: {_remedy(close, f'refractium-hooks-{name}')}"
+        remedy = _remedy(name, self.hooks, f"refractium-hooks-{name}")
+        return f"hook '{name}' is not installed{remedy}"
 
 
-def _remedy(close: Sequence[str], distribution: str) -> str:
+def _remedy(name: str, known: Iterable[str], distribution: str) -> str:
     """Return what to do about a name that is not installed: use a similar name, or install a distribution."""
-    install = f"pip install {shlex.quote(distribution)}"
-    return f"did you mean '{close[0]}'? if not: {install}" if close else install
+    meant = suggestion(name, known)
+    return f"{meant}{' if not' if meant else ''}: pip install {shlex.quote(distribution)}"
