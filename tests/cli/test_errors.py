@@ -51,8 +51,8 @@ def test_wrong_usage_is_named_and_exits_2(cli: Cli, arguments: list[str], messag
 BAD_FORWARDS = {
     "no equals sign": ("http", "-f http: write NAME=HOST:PORT"),
     "no address": ("http=", "no port: write HOST:PORT"),
-    "no name": ("=127.0.0.1:80", "a protocol's name is lower-case letters"),
-    "a name in capitals": ("HTTP=127.0.0.1:80", "a protocol's name is lower-case letters"),
+    "no name": ("=127.0.0.1:80", "lower-case letters"),
+    "a name in capitals": ("HTTP=127.0.0.1:80", "lower-case letters"),
     "no port": ("http=127.0.0.1", "no port: write HOST:PORT"),
     "a port out of range": ("http=127.0.0.1:65536", "port 65536 is not between 1 and 65535"),
     "port 0": ("http=127.0.0.1:0", "port 0 is not between 1 and 65535"),

@@ -101,7 +101,7 @@ def test_with_listeners_the_server_table_must_not_have_an_address(line: str) -> 
         ),
         (
             "[[protocols]]\nname = 'ssh'\nid = 'A b'\nforward_to = 'a:1'\n",
-            "protocols[0].id: an id is lower-case",
+            "protocols[0].id: a name is up to 64 lower-case",
         ),
         (
             ROUTES.replace('"admin"', '"http"'),

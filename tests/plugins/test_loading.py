@@ -233,7 +233,7 @@ def test_a_hookimpl_that_is_not_in_the_contract_fails_its_plugin(site: Site, sou
         ("yield 1 / 0", "ZeroDivisionError: division by zero"),
         ("raise OSError('no table')", "OSError: no table"),
         ("raise SystemExit(0)", "SystemExit: 0"),
-        ("return [define_protocol('A', max_bytes=1)(len)]", 'ValueError: name "A": must be lower-case'),
+        ("return [define_protocol('A', max_bytes=1)(len)]", 'ValueError: name "A": '),
         ("return [Bad()]", "bad: max_bytes 0 is not an int between 1 and"),
         (f"return [{protocol('a')}, {protocol('a')}]", "ValueError: gives protocol 'a' twice"),
     ],

@@ -10,7 +10,8 @@ import msgspec
 
 from refractium.addresses.address import Address
 from refractium.config import Decoded, ListenerConfig, RouteConfig, ServerConfig, Source, decode, read
-from refractium.config.values import bind_address, protocol_name
+from refractium.config.values import bind_address
+from refractium.contract.protocol import valid_name as protocol_name
 from refractium.problems import Problem
 
 if TYPE_CHECKING:

@@ -35,12 +35,11 @@ from refractium.config.values import (
     bind_address,
     control_path,
     metrics_address,
-    protocol_name,
     request_host,
-    route_id,
     server_name,
 )
 from refractium.contract import MAX_BYTES_LIMIT, Transport
+from refractium.contract.protocol import valid_name
 from refractium.identify.patterns import compile_patterns
 from refractium.problems import Problem, in_order, in_toml_words, suggestion
 from refractium.routing import Member
@@ -281,7 +280,7 @@ def _decode_member(written: Any, where: str, report: _Report) -> Any:
 def _decode_hook(written: Any, where: str, report: _Report) -> Any:
     """Decode one entry of ``hooks``. All keys but the name are checked later, when the hook is known."""
     if not isinstance(written, dict):
-        return _check_one(protocol_name, _convert(written, str, where, report), where, report)
+        return _check_one(valid_name, _convert(written, str, where, report), where, report)
     name = _decode_fields(
         HookConfig, {key: written[key] for key in ("name",) if key in written}, where, report
     )
@@ -331,10 +330,10 @@ _CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "forward_to": Address.parse,
     "group": gid_of,
     "host": request_host,
-    "id": route_id,
-    "name": protocol_name,
+    "id": valid_name,
+    "name": valid_name,
     "proxy_protocol_from": parse_network,
-    "routes": route_id,
+    "routes": valid_name,
     "sni": server_name,
     "user": uid_of,
 }

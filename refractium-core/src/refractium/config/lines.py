@@ -92,7 +92,7 @@ class Lines:
         return f"{path}[{self._tables[path] - 1}]" if path in self._tables else path
 
 
-_PARENT: Final = re.compile(r"(?:\[\d+\]|\.?[A-Za-z0-9_-]+|\.?\"(?:\\.|[^\"\\])*\"|.)\Z", re.DOTALL)
+_PARENT: Final = re.compile(rf"(?:\[\d+\]|\.?{_BARE.pattern}|\.?\"(?:\\.|[^\"\\])*\"|.)\Z", re.DOTALL)
 
 
 def _parts(dotted: str) -> list[str]:

@@ -4,34 +4,8 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from typing import Final
 
 from refractium.addresses.address import Address, is_host_name
-
-
-def protocol_name(text: str) -> str:
-    """Return the name of a protocol; `refractium.contract.Protocol.name` has the rule for it.
-
-    Raises:
-        ValueError: the text is not a valid name.
-    """
-    if not _NAME.fullmatch(text):
-        raise ValueError("a protocol's name is lower-case letters, digits, _ and -, starting with a letter")
-    return text
-
-
-def route_id(text: str) -> str:
-    """Return the id of a route, which consists of the same characters as the name of a protocol.
-
-    Raises:
-        ValueError: the text is not a valid id.
-    """
-    if not _NAME.fullmatch(text):
-        raise ValueError("an id is lower-case letters, digits, _ and -, starting with a letter")
-    return text
-
-
-_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 def bind_address(text: str) -> str:

@@ -228,10 +228,23 @@ def define_protocol(
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
+def valid_name(name: object) -> str:
+    """Return a name that configurations refer to, such as the name of a protocol or the id of a route.
+
+    Raises:
+        ValueError: the name is not valid.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError("a name is up to 64 lower-case letters, digits, _ and -, starting with a letter")
+    return name
+
+
 def problems_of_name(name: object) -> Iterator[str]:
     """Yield a message if a name, by which configurations refer to an object, violates the contract."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        yield f'name "{name}": must be lower-case letters, digits, _ and -, starting with a letter'
+    try:
+        valid_name(name)
+    except ValueError as error:
+        yield f'name "{name}": {error}'
 
 
 def problems_of(protocol: object) -> Iterator[str]:
