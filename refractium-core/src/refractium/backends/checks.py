@@ -23,7 +23,7 @@ from refractium.backends.health_settings import Health
 from refractium.contract import Endpoint, HealthCheck, Transport
 from refractium.errors import ConfigError
 from refractium.problems import Problem, unknown_name
-from refractium.wire.text import text_bytes
+from refractium.wire.text import hex_bytes, text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -227,12 +227,7 @@ def _query(settings: DnsSettings) -> bytes:
 
 
 def _bytes(written: Bytes) -> bytes:
-    if isinstance(written, str):
-        return text_bytes(written)
-    try:
-        return bytes.fromhex(written.hex)
-    except ValueError:
-        raise ValueError('hex must be pairs of hex digits, such as "ff 00"') from None
+    return text_bytes(written) if isinstance(written, str) else hex_bytes(written.hex)
 
 
 def _is_good(status: int, wanted: int | tuple[int, ...]) -> bool:

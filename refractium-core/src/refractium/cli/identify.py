@@ -16,7 +16,7 @@ from refractium.contract import MAX_BYTES_LIMIT, NEED_MORE, Protocol, ProtocolMa
 from refractium.errors import ConfigError
 from refractium.identify import Candidate, Table
 from refractium.problems import Problem
-from refractium.wire.text import escape
+from refractium.wire.text import escape, hex_bytes
 
 
 @click.command("identify")
@@ -66,9 +66,9 @@ def _bytes(file: Any, hex_: str | None) -> bytes:
     if hex_ is None:
         return bytes(file.read(MAX_BYTES_LIMIT))
     try:
-        return bytes.fromhex(hex_)
-    except ValueError:
-        raise ConfigError([Problem("is not pairs of hex digits, such as 16 03 01", where="--hex")]) from None
+        return hex_bytes(hex_)
+    except ValueError as error:
+        raise ConfigError([Problem(str(error), where="--hex")]) from None
 
 
 def _candidates(flags: Flags, transport: Transport) -> list[Candidate[str]]:

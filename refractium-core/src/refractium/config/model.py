@@ -23,7 +23,7 @@ from refractium.routing import BALANCERS, ListenerRules, Member
 from refractium.routing.route import members_of
 from refractium.settings import Action, HealthSettings, Milliseconds, ProxyVersion, Settings
 from refractium.system.users import Identity, identity_of
-from refractium.wire.text import text_bytes
+from refractium.wire.text import hex_bytes, text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -314,7 +314,4 @@ def pattern(written: str | PatternTable) -> Pattern:
         if written.offset:
             raise ValueError("offset is for hex only: a regex itself says where it matches")
         return Regex(written.regex)
-    try:
-        return Hex(bytes.fromhex(written.hex or ""), written.offset)
-    except ValueError:
-        raise ValueError("hex is pairs of hex digits: 'ff 00'") from None
+    return Hex(hex_bytes(written.hex or ""), written.offset)

@@ -93,6 +93,18 @@ def _unescape(escape: re.Match[bytes]) -> bytes:
     return b"\\" if escape[1] == b"\\" else bytes((int(escape[1][1:], 16),))
 
 
+def hex_bytes(digits: str) -> bytes:
+    """Return the bytes that pairs of hex digits stand for. Blanks between the pairs are ignored.
+
+    Raises:
+        ValueError: the text has anything else.
+    """
+    try:
+        return bytes.fromhex(digits)
+    except ValueError:
+        raise ValueError("hex is pairs of hex digits: 'ff 00'") from None
+
+
 def latin(text: str, hint: str) -> bytes:
     """Return the bytes that a text stands for: each character up to U+00FF means the byte of its number.
 
