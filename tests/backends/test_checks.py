@@ -24,7 +24,7 @@ from refractium.backends.checker import Checker
 from refractium.backends.checks import CHECKS, HexBytes
 from refractium.backends.health_settings import Health
 from refractium.backends.state import BackendState
-from refractium.contract import HealthCheck, problems_of_health_check
+from refractium.contract import HealthCheck, NoSettings, problems_of_health_check
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from support.backends import Backend as Server
 from support.backends import FullUnixQueue, hanging, refusing
@@ -415,14 +415,14 @@ def test_every_built_in_check_fulfils_the_contract(check: HealthCheck[Any]) -> N
 # Checks of plugins
 
 
-class Odd(HealthCheck[checks.NoSettings]):
+class Odd(HealthCheck[NoSettings]):
     name = "odd"
-    settings = checks.NoSettings
+    settings = NoSettings
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
-    async def check(self, endpoint: Endpoint, settings: checks.NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
+    async def check(self, endpoint: Endpoint, settings: NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
         del endpoint, settings, timeout
         if self.error is not None:
             raise self.error
@@ -449,7 +449,7 @@ def test_a_check_that_never_ends_delays_the_start_only_by_its_timeout(
     monkeypatch.setattr(checker_module, "_GRACE", 0.05)
 
     class Stubborn(Odd):
-        async def check(self, endpoint: Endpoint, settings: checks.NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
+        async def check(self, endpoint: Endpoint, settings: NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
             del endpoint, settings, timeout
             while not may_end.is_set():
                 with contextlib.suppress(asyncio.CancelledError):
@@ -477,7 +477,7 @@ def test_checks_that_start_at_the_same_time_spread_out() -> None:
     all_often = asyncio.Event()
 
     class Noting(Odd):
-        async def check(self, endpoint: Endpoint, settings: checks.NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
+        async def check(self, endpoint: Endpoint, settings: NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
             del settings, timeout
             begun.setdefault(str(endpoint.target[1][0]), []).append(time.monotonic())
             if len(begun) == 20 and all(len(times) > 3 for times in begun.values()):

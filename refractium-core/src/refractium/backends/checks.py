@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from refractium.addresses.address import join_host_port
 from refractium.addresses.local import is_self_connected
 from refractium.backends.health_settings import Health
-from refractium.contract import Endpoint, HealthCheck, Transport
+from refractium.contract import Endpoint, HealthCheck, NoSettings, Transport
 from refractium.errors import ConfigError
 from refractium.problems import Problem, unknown_name
 from refractium.wire.text import hex_bytes, text_bytes
@@ -43,10 +43,6 @@ class HexBytes(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Bytes: TypeAlias = str | HexBytes
-
-
-class NoSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a kind of check that has no settings."""
 
 
 class SendExpectSettings(Struct, frozen=True, forbid_unknown_fields=True):
