@@ -25,6 +25,26 @@ def test_an_address_is_read_and_written_back(text: str, address: Address) -> Non
     assert Address.parse(str(address)) == address
 
 
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (("10.0.0.1", 443), "10.0.0.1:443"),
+        (("::1", 443, 0, 0), "[::1]:443"),
+        ("/run/web.sock", "unix:/run/web.sock"),
+    ],
+)
+def test_an_address_that_a_socket_gave_is_written_as_in_the_configuration(
+    given: str | tuple[str, int], text: str
+) -> None:
+    assert str(Address.of(given)) == text
+
+
+def test_an_address_to_listen_on_may_have_port_0() -> None:
+    assert Address.parse("[::1]:0", lowest_port=0) == Address("::1", 0)
+    with pytest.raises(ValueError, match="between 0 and 65535"):
+        Address.parse("[::1]:65536", lowest_port=0)
+
+
 def test_only_a_name_needs_resolving() -> None:
     names = {text: Address.parse(text).is_name for text in ("a:1", "10.0.0.1:1", "[::1]:1", "unix:/a")}
     assert names == {"a:1": True, "10.0.0.1:1": False, "[::1]:1": False, "unix:/a": False}

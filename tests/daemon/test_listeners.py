@@ -197,5 +197,5 @@ def test_sockets_handed_down_go_to_the_listeners_of_their_ports(
             assert program.terminate() == 0
         file.write_text(text)
         with Running("tcp", cwd=tmp_path, env=env, shell=line, pass_fds=fds) as program:
-            program.await_err(f"127.0.0.1 port {ports[0]}, handed down: no entry of \\[\\[listeners\\]\\]")
+            program.await_err(f"127.0.0.1:{ports[0]}, handed down: no entry of \\[\\[listeners\\]\\]")
             assert program.wait() == 1

@@ -607,7 +607,7 @@ def test_a_port_of_another_service_is_refused_as_not_a_capture() -> None:
         ("", 2, "plugins.pcap: there is neither listen nor path"),
         ('[plugins.pcap]\npath = "-"\n', 2, "packets go to stdout: "),
         ("[plugins.pcap]\nlisten = 0\n", 2, "the port of listen is 0"),
-        ('[plugins.pcap]\nlisten = "a b"\n', 2, "write a port, from 0 to 65535"),
+        ('[plugins.pcap]\nlisten = "a b"\n', 2, "no port: write HOST:PORT"),
         (
             "[plugins.pcap]\npaht = 1\n",
             2,

@@ -77,7 +77,7 @@ def test_a_session_has_the_properties_that_the_proxy_reports() -> None:
 
 def test_a_backend_at_a_unix_socket_is_named_by_its_path() -> None:
     [session] = sessions_of(connection(tcp(backend="/run/web.sock")))
-    assert session.backend == "/run/web.sock"
+    assert session.backend == "unix:/run/web.sock"
 
 
 def test_an_address_that_became_ipv4_mapped_is_shown_in_its_original_form() -> None:

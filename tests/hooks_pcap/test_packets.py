@@ -392,7 +392,7 @@ def test_the_first_packet_has_a_comment_that_describes_the_session(tmp_path: Pat
     assert sorted(comments) == [
         [rf"{start} route=web\x200", "web 0"],
         [rf"{start} route=web\x201", "web 1"],
-        [rf"{start} route=web\x202 backend=/run/an\x20app.sock", "web 2"],
+        [rf"{start} route=web\x202 backend=unix:/run/an\x20app.sock", "web 2"],
     ]
     for session in sessions:
         assert [bool(packet.comment) for packet in session.packets] == [True] + [False] * (

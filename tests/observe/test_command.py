@@ -181,10 +181,11 @@ def test_a_metrics_address_in_use_stops_the_start_but_not_a_running_instance(fil
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('bind = "9100"', "metrics.bind: write HOST:PORT"),
-        ('bind = "127.0.0.1:65536"', "metrics.bind: write HOST:PORT"),
-        ('bind = "::1:9100"', "metrics.bind: brackets belong to an IPv6 address"),
-        ('bind = "a b:9100"', "metrics.bind: not an IP address or host name"),
+        ('bind = "9100"', "metrics.bind: no port: write HOST:PORT"),
+        ('bind = "127.0.0.1:65536"', "metrics.bind: port 65536 is not between 0 and 65535"),
+        ('bind = "::1:9100"', "metrics.bind: an IPv6 address needs brackets"),
+        ('bind = "a b:9100"', "metrics.bind: 'a b' is not a host name"),
+        ('bind = "unix:/run/metrics.sock"', "metrics.bind: metrics are not served at a unix socket"),
         ("bind = 9100", "metrics.bind: expected str, got int"),
         ('hosts = ["not a name"]', "metrics.hosts[0]: not a host name"),
         ("hosts = 7", "metrics.hosts: expected array, got int"),

@@ -17,6 +17,7 @@ from socket import AF_INET, AF_INET6, inet_pton
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from refractium.contract import Direction, EventKind, Transport
+from refractium.kit import Address
 from refractium_hooks_pcap.checksum import checksum, words
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ def _comment(context: HookContext) -> Iterator[str]:
     yield f"session={context.session:016x}"
     yield _word("route", context.route)
     if isinstance(context.backend, str):
-        yield _word("backend", context.backend)
+        yield _word("backend", Address.of(context.backend))
 
 
 def _word(key: str, value: object) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from refractium.kit import is_host_name, parse_network
+from refractium.kit import Address, is_host_name, parse_network
 from refractium_hooks_pcap.outputs.names import FileNames
 from refractium_hooks_pcap.outputs.ownership import why_not_ours
 from refractium_hooks_pcap.reader import NotACaptureError, Reader
@@ -22,7 +21,6 @@ STDOUT: Final = "-"
 LOOPBACK: Final = "127.0.0.1"
 _HEAD: Final = 24
 """Number of bytes at the start of a file that show whether the file is a capture."""
-_MAX_PORT: Final = 65_535
 
 _FileBytes = Annotated[int, Meta(ge=65_536, le=1 << 50)]
 _FileSeconds = Annotated[int, Meta(ge=1, le=366 * 24 * 3600)]
@@ -105,18 +103,19 @@ def listen_address(listen: int | str) -> tuple[str, int]:
     Raises:
         ValueError: `listen` is neither a port nor an address and a port.
     """
-    host, colon, port = str(listen).rpartition(":")
-    if not (port.isascii() and port.isdecimal() and int(port[:6]) <= _MAX_PORT):
-        raise ValueError(f"write a port, from 0 to {_MAX_PORT}, or an address and a port: {LOOPBACK}:19000")
-    if not colon:
-        return LOOPBACK, int(port)
-    bare = host.removeprefix("[").removesuffix("]")
-    if (host != bare) != (":" in bare):
-        raise ValueError("brackets belong to an IPv6 address: [::1]:19000")
-    try:
-        return str(ip_address(bare)), int(port)
-    except ValueError:
-        raise ValueError(f'"{bare}" is not an IP address') from None
+    address = parse_address(str(listen), lowest_port=0)
+    if address.is_unix or address.is_name:
+        raise ValueError(f'"{address}" is not an IP address and a port: write {LOOPBACK}:19000')
+    return address.host, address.port
+
+
+def parse_address(text: str, lowest_port: int = 1) -> Address:
+    """Parse an address, or a port of the loopback address.
+
+    Raises:
+        ValueError: the text is neither an address nor a port.
+    """
+    return Address.parse(f"{LOOPBACK}:{text}" if text.isdecimal() else text, lowest_port)
 
 
 def problems_of_settings(settings: PcapSettings) -> Iterator[tuple[str, str]]:

@@ -35,12 +35,18 @@ class Address:
     path: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def of(cls, given: str | Peer) -> Address:
+        """Return an address that a socket gave: an IP address and a port, or the path of a unix socket."""
+        return cls("", 0, given) if isinstance(given, str) else cls(*given[:2])
+
+    @classmethod
+    def parse(cls, text: str, lowest_port: int = 1) -> Address:
         """Parse an address.
 
         Args:
             text: address such as ``10.0.0.1:443``, ``[::1]:443``, ``name.example:80`` or
                 ``unix:/run/web.sock``.
+            lowest_port: lowest port that is valid; 0 for an address to listen on.
 
         Raises:
             ValueError: the text is not an address; the message says why.
@@ -49,14 +55,14 @@ class Address:
             return cls("", 0, _unix_path(text.removeprefix("unix:")))
         host, colon, port = text.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
-            return cls(_ipv6(host[1:-1]), _port(port))
+            return cls(_ipv6(host[1:-1]), _port(port, lowest_port))
         if "//" in text:
             raise ValueError("write HOST:PORT, not a URL")
         if not colon or text.endswith("]"):
             raise ValueError("no port: write HOST:PORT")
         if ":" in host:
             raise ValueError("an IPv6 address needs brackets: [::1]:443")
-        return cls(_host(host), _port(port))
+        return cls(_host(host), _port(port, lowest_port))
 
     @property
     def is_unix(self) -> bool:
@@ -71,7 +77,7 @@ class Address:
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return join_host_port(self.host, self.port)
 
 
 def is_host_name(text: str) -> bool:
@@ -158,13 +164,13 @@ def _host(text: str) -> str:
     return text.lower()
 
 
-def _port(text: str) -> int:
+def _port(text: str, lowest: int) -> int:
     if not text:
         raise ValueError("no port: write HOST:PORT")
     if not (text.isascii() and text.isdecimal()):
         raise ValueError(f"port {_show(text)} is not a number")
-    if len(text) > _MAX_PORT_DIGITS or not 1 <= int(text) <= _MAX_PORT:
-        raise ValueError(f"port {text[:_SHOWN]} is not between 1 and {_MAX_PORT}")
+    if len(text) > _MAX_PORT_DIGITS or not lowest <= int(text) <= _MAX_PORT:
+        raise ValueError(f"port {text[:_SHOWN]} is not between {lowest} and {_MAX_PORT}")
     return int(text)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
-from refractium.addresses.address import Address
+from refractium.addresses.address import Address, join_host_port
 from refractium.config.values import (
     request_host,
     server_name,
@@ -136,12 +136,7 @@ class ListenerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def name(self) -> str:
         """The name of the listener: its address and port."""
-        return listener_name(self.bind, self.port)
-
-
-def listener_name(bind: str, port: int) -> str:
-    """Return the name of a listener: its address and port."""
-    return f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
+        return join_host_port(self.bind, self.port)
 
 
 class PatternTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from ipaddress import ip_address
 
 from refractium.addresses.address import Address, is_host_name
@@ -42,12 +41,10 @@ def metrics_address(text: str) -> tuple[str, int]:
     Raises:
         ValueError: the text is not ``HOST:PORT``.
     """
-    host, _, port = text.rpartition(":")
-    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:  # noqa: PLR2004 - 16 bits
-        raise ValueError("write HOST:PORT, such as 127.0.0.1:9100")
-    if (host.startswith("[") and host.endswith("]")) != (":" in host):
-        raise ValueError("brackets belong to an IPv6 address: [::1]:9100")
-    return bind_address(host.removeprefix("[").removesuffix("]")), int(port)
+    address = Address.parse(text, lowest_port=0)
+    if address.is_unix:
+        raise ValueError("metrics are not served at a unix socket: write HOST:PORT")
+    return address.host, address.port
 
 
 def server_name(text: str) -> str:

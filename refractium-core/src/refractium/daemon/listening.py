@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from refractium.addresses.address import join_host_port
-from refractium.config.model import listener_name
 from refractium.contract import Transport
 from refractium.daemon.stdout import say
 from refractium.errors import ListenError
@@ -155,7 +154,7 @@ class Listening:
             say(f"Listening on {transport}://{await self._service.start_on(sock, name)}")
         for key, sockets in change.bound.items():
             transport, host, port = key
-            name = listener_name(host, port)
+            name = join_host_port(host, port)
             self._bound[key] = tuple((sock.family, sock.getsockname()) for sock in sockets)
             self._open[key] = tuple([await self._service.start_on(sock, name) for sock in sockets])
             for address in self._open[key]:
@@ -239,5 +238,6 @@ def _listener_on(sock: socket.socket, listeners: Sequence[ListenerConfig]) -> st
         one for one in listeners if one.port == port
     ]
     if not fitting:
-        raise ListenError(f"{host} port {port}, handed down", "no entry of [[listeners]] has this port")
+        address = join_host_port(host, port)
+        raise ListenError(f"{address}, handed down", "no entry of [[listeners]] has this port")
     return fitting[0].name

@@ -20,7 +20,7 @@ from socket import (
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from refractium.addresses.address import join_host_port
+from refractium.addresses.address import Address
 from refractium.addresses.local import is_self_connected
 from refractium.sockets.descriptors import EXHAUSTED, LOCAL_ERRORS
 from refractium.sockets.reactor import EDGE, IN, OUT
@@ -281,7 +281,7 @@ class Dial:
         self._let_go()
         reason = os.strerror(code)
         self._shared.failures.warning(
-            "backend %s cannot be reached at %s: %s", backend.address, _shown(target), reason
+            "backend %s cannot be reached at %s: %s", backend.address, Address.of(target[1]), reason
         )
         # While the backend has further addresses to try, a failed address says nothing about the backend.
         is_last = backend.socket_addresses[-1:] == (target,)
@@ -299,8 +299,3 @@ class Dial:
         if self._sock is not None:
             self._shared.reactor.retire(self._sock)
             self._sock = None
-
-
-def _shown(target: SocketAddress) -> str:
-    _, address = target
-    return address if isinstance(address, str) else join_host_port(address[0], address[1])

@@ -7,6 +7,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Final
 
+from refractium.addresses.address import join_host_port
 from refractium.contract import Transport
 from refractium.errors import ListenError
 from refractium.sockets import names
@@ -75,7 +76,7 @@ def bind(transport: Transport, host: str, port: int, found: Found) -> list[socke
 
 
 def _shown(transport: Transport, host: str, port: int) -> str:
-    return f"{transport}://[{host}]:{port}" if ":" in host else f"{transport}://{host}:{port}"
+    return f"{transport}://{join_host_port(host, port)}"
 
 
 def prepare(sock: socket.socket) -> None:

@@ -17,6 +17,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from refractium.contract import Transport
+from refractium.kit import Address
 from refractium_hooks_pcap.formats import LINKTYPE_RAW
 
 if TYPE_CHECKING:
@@ -390,6 +391,5 @@ def _printable(text: str) -> str:
 def _shown(end: _End) -> str:
     address, port = end
     address = address.removeprefix(_MAPPED)
-    if len(address) == 4:  # noqa: PLR2004 - bytes of an IPv4 address
-        return f"{inet_ntop(AF_INET, address)}:{port}"
-    return f"[{inet_ntop(AF_INET6, address)}]:{port}"
+    family = AF_INET if len(address) == 4 else AF_INET6  # noqa: PLR2004 - bytes of an IPv4 address
+    return str(Address(inet_ntop(family, address), port))

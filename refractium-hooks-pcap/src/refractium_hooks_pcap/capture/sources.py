@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from refractium.kit import Address, ConfigError, Problem
 from refractium_hooks_pcap.capture.intake import STDOUT, CaptureError, Copy, Intake, reason_of
-from refractium_hooks_pcap.settings import LOOPBACK, is_fifo, listen_address
+from refractium_hooks_pcap.settings import is_fifo, listen_address, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +80,7 @@ def open_source(text: str, *, follow: bool) -> Source:
         return Stream("stdin", 0)
     if text[: len(_AT_A_PORT)].upper() == _AT_A_PORT:
         try:
-            return connect(_parse_address(text[len(_AT_A_PORT) :]))
+            return connect(parse_address(text[len(_AT_A_PORT) :]))
         except ValueError as error:
             raise ConfigError([Problem(str(error), where=text)]) from None
     path = Path(text)
@@ -88,7 +88,7 @@ def open_source(text: str, *, follow: bool) -> Source:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         try:
-            return connect(_parse_address(text))
+            return connect(parse_address(text))
         except ValueError:
             raise CaptureError(f"cannot read {text}: {reason_of(error)}") from None
     if stat.S_ISREG(mode):
@@ -139,10 +139,6 @@ def connect(address: Address) -> Stream:
         message = f"cannot connect to {address}: {reason_of(error)}; set listen = {address.port}"
         raise CaptureError(f"{message} in [plugins.pcap] of the instance there") from None
     return Stream(f"{_AT_A_PORT}{address}", connection.detach(), patience=_PATIENCE)
-
-
-def _parse_address(text: str) -> Address:
-    return Address.parse(f"{LOOPBACK}:{text}" if text.isdecimal() else text)
 
 
 def _open_stream(path: Path) -> Stream:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from refractium.kit import Throttled
+from refractium.kit import Address, Throttled
 from refractium_hooks_pcap.outputs.ownership import why_not_ours
 
 if TYPE_CHECKING:
@@ -172,12 +172,13 @@ class Viewers:
         except OSError as error:
             if not self._has_complained:
                 self._has_complained = True
-                log.warning("cannot listen for viewers on %s port %d yet: %s", *address, error.strerror)
+                where = Address.of(address)
+                log.warning("cannot listen for viewers on TCP@%s yet: %s", where, error.strerror)
             return
         self._has_complained = False
         self._listener.settimeout(0)
         self._selector.register(self._listener, _READ)
-        log.info("listening for viewers on TCP@%s", _shown(self._listener.getsockname()))
+        log.info("listening for viewers on TCP@%s", Address.of(self._listener.getsockname()))
 
     def _accept(self) -> None:
         assert self._listener is not None  # noqa: S101 - the selector has reported the listener
@@ -200,7 +201,7 @@ class Viewers:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(0)
-        self._admit(_Viewer(connection.detach(), _shown(address), self._form))
+        self._admit(_Viewer(connection.detach(), str(Address.of(address)), self._form))
 
     def _look(self, path: str) -> None:
         try:
@@ -370,8 +371,3 @@ class _Viewer:
         os.close(self.fd)
         how = "left" if self.is_gone else "disconnected, bytes unsent" if self._backlog else "disconnected"
         log.info("viewer %s %s; %d packets were dropped for it", self.name, how, self._lost)
-
-
-def _shown(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
