@@ -72,7 +72,7 @@ class Address:
     @property
     def is_name(self) -> bool:
         """Whether the address has a host name, which must be resolved before use."""
-        return self.path is None and _ip(self.host) is None
+        return self.path is None and not is_ip_address(self.host)
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -93,6 +93,11 @@ def is_host_name(text: str) -> bool:
     )
 
 
+def is_ip_address(text: str) -> bool:
+    """Return whether a text is an IPv4 or IPv6 address."""
+    return _ip(text) is not None
+
+
 def is_own_address(address: Address, bind: str, port: int) -> bool:
     """Return whether a connection to `address` would reach the listener on `bind` and `port`.
 
@@ -107,7 +112,7 @@ def is_own_address(address: Address, bind: str, port: int) -> bool:
     """
     if port == 0 or address.port != port or address.is_unix:
         return False
-    mine, theirs = _reach(bind), {_dialled(ip) for ip in _reach(address.host)}
+    mine, theirs = _reach(bind), {reached_by(ip) for ip in _reach(address.host)}
     if not mine or not theirs:
         return bind.lower() == address.host
     if _EVERY_IPV6 in mine:  # a listener on :: accepts IPv4 clients, too
@@ -131,8 +136,13 @@ def _reach(host: str) -> set[IPv4Address | IPv6Address]:
     return set() if ip is None else {ip}
 
 
-def _dialled(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return the address that a connect reaches: on Linux, the unspecified address means loopback."""
+def reached_by(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the address that a connect to `ip` reaches: on Linux, the unspecified address means loopback.
+
+    IPv4 addresses mapped into IPv6 are returned as IPv4.
+    """
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
+        ip = ip.ipv4_mapped
     if ip == _EVERY_IPV4:
         return IPv4Address("127.0.0.1")
     return IPv6Address("::1") if ip == _EVERY_IPV6 else ip

@@ -7,6 +7,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from refractium.addresses.address import reached_by
+
 if TYPE_CHECKING:
     from refractium.contract import SocketAddress
 
@@ -39,7 +41,7 @@ class OwnAddresses:
         family, address = target
         if family == socket.AF_UNIX or address[1] not in self._ports:
             return False
-        ip = _reached_by(str(address[0]))
+        ip = reached_by(ip_address(address[0]))
         return any(port == address[1] and _takes(bound, ip) for bound, port in self._bound)
 
 
@@ -50,20 +52,7 @@ def _takes(bound: _Ip, ip: _Ip) -> bool:
     """
     if bound.is_unspecified:
         return (bound.version == ip.version or isinstance(ip, IPv4Address)) and _is_local(ip)
-    return ip == _reached_by(str(bound))
-
-
-def _reached_by(host: str) -> _Ip:
-    """Return the address that a connect to `host` reaches: loopback for ``::`` and ``0.0.0.0``, else `host`.
-
-    The function returns an IPv4 address mapped into IPv6 as an IPv4 address.
-    """
-    ip = ip_address(host)
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    if ip.is_unspecified:
-        return ip_address("127.0.0.1" if isinstance(ip, IPv4Address) else "::1")
-    return ip
+    return ip == reached_by(bound)
 
 
 def _is_local(ip: _Ip) -> bool:

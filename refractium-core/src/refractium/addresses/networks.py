@@ -18,15 +18,6 @@ _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _COLONS_OF_MAPPED: Final = 3
 
 
-def is_ip_address(text: str) -> bool:
-    """Return whether a text is an IPv4 or IPv6 address."""
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def plain_ip(host: str) -> str:
     """Return the IP address of a socket; if it is an IPv4 address mapped into IPv6, return the IPv4 address.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from refractium.addresses.address import Address, is_host_name
+from refractium.addresses.address import Address, is_host_name, is_ip_address
 
 
 def bind_address(text: str) -> str:
@@ -13,15 +13,14 @@ def bind_address(text: str) -> str:
     Raises:
         ValueError: the text is neither an IP address nor a host name.
     """
-    try:
-        ip_address(text)
-    except ValueError:
-        if text.startswith("["):
-            raise ValueError("write an IPv6 address without brackets here: ::1") from None
-        if ":" in text:
-            raise ValueError("not an IP address or host name; the port has a key of its own") from None
-        if not is_host_name(text):
-            raise ValueError("not an IP address or host name") from None
+    if is_ip_address(text):
+        return text
+    if text.startswith("["):
+        raise ValueError("write an IPv6 address without brackets here: ::1")
+    if ":" in text:
+        raise ValueError("not an IP address or host name; the port has a key of its own")
+    if not is_host_name(text):
+        raise ValueError("not an IP address or host name")
     return text
 
 

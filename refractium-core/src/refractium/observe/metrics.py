@@ -26,8 +26,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from refractium.addresses.address import join_host_port
-from refractium.addresses.networks import is_ip_address
+from refractium.addresses.address import is_ip_address, join_host_port
 from refractium.contract import Transport
 from refractium.errors import ListenError
 from refractium.proxy.counters import DENIED
