@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from refractium.contract import ProtocolMatch, Transport
 from refractium.daemon.access_log import access_line
-from refractium.logs.forms import STYLES, Form, form_of
+from refractium.logs.forms import FORMS, Form, form_of
 from refractium.proxy.outcome import Ended, Summary
 from support.jsons import texts
 
@@ -22,7 +22,7 @@ ANY = st.text(st.characters(exclude_categories=()), max_size=400)
 HOSTILE = "\x1b[31m \x9b31m \u202egnp.exe \udc80 \x7f \r\n \u2028 \ufeff"
 AT = 1_800_000_000.25
 
-FORMS = pytest.mark.parametrize("form", [form_of(style) for style in STYLES], ids=STYLES)
+each_form = pytest.mark.parametrize("form", [form_of(style) for style in FORMS], ids=FORMS)
 
 
 def record(message: str, exception: BaseException | None = None) -> logging.LogRecord:
@@ -54,13 +54,13 @@ def assert_is_text(form: Form, line: str) -> None:
         assert all(text.isprintable() for text in texts(json.loads(line)))
 
 
-@FORMS
+@each_form
 @given(message=ANY)
 def test_a_message_is_one_line_of_text(form: Form, message: str) -> None:
     assert_is_text(form, form.format(record(message)))
 
 
-@FORMS
+@each_form
 def test_no_character_moves_the_cursor_or_reverses_a_line(form: Form) -> None:
     line = form.format(record(HOSTILE))
     shown = line.replace("\\\\", "\\")
@@ -69,12 +69,12 @@ def test_no_character_moves_the_cursor_or_reverses_a_line(form: Form) -> None:
     assert_is_text(form, line)
 
 
-@FORMS
+@each_form
 def test_a_level_without_a_name_is_logged_too(form: Form) -> None:
     assert "level 15" in form.format(logging.LogRecord("a", 15, "a.py", 1, "said", None, None)).lower()
 
 
-@FORMS
+@each_form
 def test_a_long_message_is_cut_and_ends_with_dots(form: Form) -> None:
     assert len(form.format(record("x" * 100_000))) < 10_000
     assert "x..." in form.format(record("x" * 100_000)).replace("\n", "")
@@ -108,7 +108,7 @@ def test_a_traceback_in_json_keeps_line_breaks_and_no_other_control_character() 
     assert exception.endswith("ValueError: a\\x1b[2J\nb\\u202e")
 
 
-@FORMS
+@each_form
 @given(text=ANY, key=ANY)
 def test_a_connection_is_one_line_of_text(form: Form, text: str, key: str) -> None:
     metadata = {"sni": text, "host": text, "alpn": (text, text), "ech": True, key: text}
@@ -117,7 +117,7 @@ def test_a_connection_is_one_line_of_text(form: Form, text: str, key: str) -> No
     assert_is_text(form, line[:-1])
 
 
-@FORMS
+@each_form
 @pytest.mark.parametrize("character", ["x", "\x00", "\u202e", "\u6771", '"', "\\", "\U000e0001"])
 def test_a_client_cannot_make_a_long_line(form: Form, character: str) -> None:
     text = character * 8192
@@ -157,7 +157,7 @@ def test_json_has_short_texts_in_full() -> None:
     }
 
 
-@FORMS
+@each_form
 def test_the_path_of_a_backend_is_escaped_too(form: Form) -> None:
     line = access_line(form, AT, summary({}, backend="unix:/run/\x1b[2J.sock"))
     assert_is_text(form, line[:-1])

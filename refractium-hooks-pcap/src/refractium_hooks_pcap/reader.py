@@ -218,7 +218,6 @@ class _Pcapng:
     def _use(self, order: ByteOrder) -> None:
         """Begin a section with a byte order. Sections do not share interfaces (section 4.1)."""
         prefix = _PREFIX[order]
-        self._order = order
         self._head = struct.Struct(f"{prefix}4sI")
         self._word = struct.Struct(f"{prefix}I")
         self._packet = struct.Struct(f"{prefix}5I")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from msgspec import Struct
 
@@ -246,8 +246,8 @@ def define_hook(
     return decorate
 
 
-_ISOLATIONS: Final = ("thread", "process")
-_OVERFLOWS: Final = ("drop", "drop_session")
+_ISOLATIONS: Final = get_args(Isolation)
+_OVERFLOWS: Final = get_args(Overflow)
 _MIN_QUEUE: Final = 65_536
 
 

@@ -73,7 +73,7 @@ def install(style: str, gather: float = GATHER) -> LineHandler:
     """Send the records of all loggers to stderr.
 
     Args:
-        style: style of the lines, one of `refractium.logs.forms.STYLES`.
+        style: style of the lines, one of `refractium.logs.forms.FORMS`.
         gather: seconds for which the writer gathers lines before a write.
     """
     # A full disk or a closed stderr costs log lines, never a connection.

@@ -20,7 +20,6 @@ from refractium.wire.text import brief, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STYLES: Final = ("rich", "plain", "json")
 _encode: Final = msgspec.json.Encoder().encode
 _MAX_MESSAGE: Final = 4096
 """Maximum number of characters of a message; the rest is cut off. An exception of a plugin may contain all
@@ -31,7 +30,7 @@ class Form(logging.Formatter):
     """A formatter that makes lines without their line ends.
 
     Attributes:
-        style: name of the form, one of `STYLES`.
+        style: name of the form, one of `FORMS`.
         has_fields: whether a line has fields in addition to its message.
     """
 
@@ -148,13 +147,17 @@ class Rich(Form):
         return drawn.get().rstrip("\n")
 
 
+FORMS: Final[Mapping[str, type[Form]]] = {form.style: form for form in (Plain, Json, Rich)}
+"""The class of each form, by its style."""
+
+
 def form_of(style: str) -> Form:
     """Make the form of a style.
 
     Args:
-        style: one of `STYLES`.
+        style: one of `FORMS`.
     """
-    return {form.style: form for form in (Plain, Json, Rich)}[style]()
+    return FORMS[style]()
 
 
 class _Clock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
@@ -63,13 +63,6 @@ class Summary(Struct, frozen=True):
     def metadata(self) -> Mapping[str, MetadataValue]:
         """The metadata of the first bytes, by key. Some protocols parse the bytes only on this access."""
         return {} if self.match is None else metadata_of(self.match)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the attributes by name, with the metadata in place of the match."""
-        told: dict[str, Any] = {
-            name: getattr(self, name) for name in self.__struct_fields__ if name != "match"
-        }
-        return {**told, "metadata": self.metadata}
 
 
 class Reporter(Protocol):
