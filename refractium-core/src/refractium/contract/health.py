@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
-from refractium.contract.protocol import Transport, problems_of_name
+from refractium.contract.protocol import Transport, problems_of_name, problems_of_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -93,8 +93,6 @@ def problems_of_health_check(check: object) -> Iterator[str]:
     if not check.transports or not all(isinstance(one, Transport) for one in check.transports):
         yield f"{name}: transports {check.transports} is not a set of Transport"
     settings = getattr(check, "settings", None)
-    config = getattr(settings, "__struct_config__", None)
-    if config is None or not (config.frozen and config.forbid_unknown_fields):
-        yield f"{name}: settings {settings} is not a Struct that is frozen and forbids unknown fields"
-    elif taken := SHARED_KEYS.intersection(settings.__struct_fields__):  # type: ignore[union-attr]
+    yield from problems_of_settings(f"{name}: settings", settings)
+    if taken := SHARED_KEYS.intersection(getattr(settings, "__struct_fields__", ())):
         yield f"{name}: settings has {', '.join(sorted(taken))}, which every health check has already"

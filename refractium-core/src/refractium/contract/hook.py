@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from msgspec import Struct
 
-from refractium.contract.protocol import MetadataValue, Transport, problems_of_name
+from refractium.contract.protocol import MetadataValue, Transport, problems_of_name, problems_of_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -258,12 +258,7 @@ def problems_of_hook(hook: object) -> Iterator[str]:
         return
     name = getattr(hook, "name", None)
     yield from problems_of_name(name)
-    config: Any = getattr(hook.settings_type, "__struct_config__", None)
-    if config is None or not (config.frozen and config.forbid_unknown_fields):
-        yield (
-            f"{name}: settings_type {hook.settings_type} is not a Struct that is frozen and forbids unknown"
-            " fields"
-        )
+    yield from problems_of_settings(f"{name}: settings_type", hook.settings_type)
     if hook.isolation not in _ISOLATIONS:
         yield f'{name}: isolation "{hook.isolation}" is none of {", ".join(_ISOLATIONS)}'
     if hook.overflow not in _OVERFLOWS:

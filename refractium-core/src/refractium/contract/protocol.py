@@ -247,6 +247,13 @@ def problems_of_name(name: object) -> Iterator[str]:
         yield f'name "{name}": {error}'
 
 
+def problems_of_settings(what: str, settings: object) -> Iterator[str]:
+    """Yield the violation of the contract in a type of settings, if there is one."""
+    config = getattr(settings, "__struct_config__", None)
+    if config is None or not (config.frozen and config.forbid_unknown_fields):
+        yield f"{what} {settings} is not a Struct that is frozen and forbids unknown fields"
+
+
 def problems_of(protocol: object) -> Iterator[str]:
     """Yield each violation of the contract in an object that a plugin returns as a protocol."""
     if not isinstance(protocol, Protocol):
