@@ -36,7 +36,7 @@ INTERVAL_MS: Final = 100
 
 def checked(targets: str | tuple[str, ...]) -> Sequence[Route]:
     """Return a route whose backends have active health checks."""
-    health = Health(kind="tcp", interval_ms=INTERVAL_MS, timeout_ms=100, rise=2, fall=2)
+    health = Health(kind="tcp", interval_ms=INTERVAL_MS, timeout_ms=5000, rise=2, fall=2)
     return (Route(starting_with(b"magic"), targets, health=health),)
 
 
