@@ -40,7 +40,7 @@ class Problem:
 
 
 def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Return problems in the order of their lines, each once; problems without a line come first."""
+    """Return problems in the order of their lines, each problem once; problems without a line come first."""
     return tuple(sorted(dict.fromkeys(problems), key=lambda one: one.line or 0))
 
 
@@ -53,7 +53,7 @@ def table_problems(
         struct: the type that the table is converted to.
         table: the keys and values of the plugin.
         what: the owner of the keys, for messages, such as ``hook 'pcap'``.
-        others: further keys that the file may have beside the keys of `struct`, for spelling suggestions.
+        others: further keys that the table may contain beside the keys of `struct`, for spelling suggestions.
     """
     known = struct.__struct_fields__
     for key in table:
@@ -65,7 +65,7 @@ def table_problems(
 def conversion_problems(struct: type[msgspec.Struct], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield a key and a message for each field that is missing or does not convert.
 
-    Each field is converted by itself, so that all mistakes are found at once.
+    This function converts each field separately, so that it finds all mistakes at once.
     """
     for field in msgspec.structs.fields(struct):
         if field.name not in values:
@@ -95,7 +95,7 @@ _TOML_WORDS: Final = {"`": "", " | null": "", "object": "table"}
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
-    """Return the message about an unknown name: a similar known name, if any, and all known names."""
+    """Return the message about an unknown name, with a similar known name, if any, and all known names."""
     names = sorted(known)
     return f"'{name}' is not known{suggestion(name, names) or ':'} there are {', '.join(names)}"
 

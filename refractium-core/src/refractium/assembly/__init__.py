@@ -1,1 +1,1 @@
-"""Assembly of a configuration that can be served, from file and flags: sources, routes, hooks, checks."""
+"""Assembly of a configuration file and flags into a configuration that the engine can serve."""

@@ -6,13 +6,13 @@ decode
     from the text to typed values with positions (`refractium.config.decode`)
 
 overlay
-    from the file to the file with the flags laid over it (`refractium.assembly.sources`)
+    from the file alone to the file with the flags, which outrank the file (`refractium.assembly.sources`)
 
 resolve
     from names to the installed protocols, hooks and checks (`refractium.assembly.resolve`)
 
 judge
-    to all problems and warnings (`refractium.assembly.judge`)
+    from the resolved configuration to all problems and warnings (`refractium.assembly.judge`)
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Assembly:
 
     Attributes:
         server: the limits, timeouts and fallbacks.
-        listeners: the addresses to listen on, and the routes served there.
+        listeners: the addresses to listen on, each with the routes that the listener serves.
         tcp: the routes for connections.
         udp: the routes for datagrams.
-        warnings: the settings that are allowed and probably not meant, and the plugins that failed to load.
+        warnings: the valid settings that are probably mistakes, and the plugins that failed to load.
         log: the limits of the log.
         metrics: the address and host names of the metrics server.
         hooks: the packet hooks of every route and of the fallbacks.
@@ -68,8 +68,8 @@ class Assembly:
     def wanted(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
         """Return the listeners to open for some transports, each with its transport.
 
-        These are the listeners with a route or a fallback for the transport. If there is none, return only
-        the first listener that has one of the transports.
+        These are the listeners with a route or a fallback for the transport. If no listener has a route or a
+        fallback, return only the first listener that has one of the transports.
         """
         everywhere = [
             (transport, listener)
@@ -114,7 +114,7 @@ def assembled(overrides: Overrides, decoded: Decoded | None = None) -> Assembly:
         decoded: the file, if the caller has read it already.
 
     Raises:
-        ConfigError: there are problems; the error has all of them.
+        ConfigError: file, flags or plugins have problems. The error contains all problems.
     """
     decoded = decoded or read_file(overrides)
     return assemble(decoded, overrides, installed(overrides, decoded))
@@ -135,7 +135,8 @@ def assemble(decoded: Decoded, overrides: Overrides, plugins: Plugins) -> Assemb
         plugins: the installed plugins.
 
     Raises:
-        ConfigError: there are problems in any of them; the error has all of them, in the order of the file.
+        ConfigError: file, flags or plugins have problems. The error contains all problems, in the order of
+            the file.
     """
     overlaid = overlay(decoded, overrides)
     resolved = resolve(overlaid, plugins)

@@ -31,8 +31,8 @@ def resolve_hooks(
         named: the list of hooks in the configuration.
         tables: the tables ``[plugins.ID]``, by id.
         plugins: the installed plugins.
-        findings: the list to which problems are added, with their key paths. A hook with a problem is left
-            out of the result.
+        findings: the list to which this function adds the problems, with their key paths. The result omits
+            each hook with a problem.
     """
     return tuple(
         use
@@ -62,7 +62,7 @@ def _resolve(
         settings = msgspec.convert(merged, hook.settings_type)
         wrong = list(hook.problems(settings))
     for key, message in wrong:
-        # Name the table of the plugin if only it has the key; else name the place that uses the hook.
+        # Name the table of the plugin if only this table has the key; else name the place that uses the hook.
         top = key.partition("[")[0].partition(".")[0]
         place = f"plugins.{id_}" if top in table and top not in options else where
         findings.append((f"{place}.{key}", message))
@@ -73,7 +73,7 @@ def _resolve(
 def plugin_table_problems(tables: Mapping[str, Mapping[str, Any]], plugins: Plugins) -> Iterator[Finding]:
     """Yield the problems of all ``[plugins.ID]`` tables, used or not.
 
-    The table of a plugin that is installed and did not load is not checked, because its keys are unknown.
+    If an installed plugin did not load, this function does not check its table, because the keys are unknown.
     """
     reports = {report.id: report for report in plugins.reports}
     for id_, table in tables.items():
@@ -93,7 +93,10 @@ def plugin_table_problems(tables: Mapping[str, Mapping[str, Any]], plugins: Plug
 def _table_problems(
     where: str, table: Mapping[str, Any], structs: Iterable[type[msgspec.Struct]], id_: str
 ) -> Iterator[Finding]:
-    """Yield the problems of the keys in one table. A missing key may stand where the hook is used."""
+    """Yield the problems of the keys in one table.
+
+    A missing key is no problem here, because the place that uses the hook may contain the key.
+    """
     for struct in structs:
         for key, message in table_problems(struct, table, f"plugin '{id_}'"):
             if key in table or message != "is missing":

@@ -1,7 +1,7 @@
 """Judgement of a resolved configuration: all problems that make it unusable, and all warnings about it.
 
-The rules for routes stand in `refractium.routing.judge`. Here are the rules that only a configuration file or
-a flag can break.
+`refractium.routing.judge` contains the rules for routes. This module contains the rules that only a
+configuration file or a flag can break.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 _LONG_PEEK_MS: Final = 5_000
-"""Milliseconds of `peek_timeout_ms` above which there is a warning."""
+"""Value of `peek_timeout_ms` (ms) above which `warnings` yields a warning."""
 _MANY_PER_IP: Final = 200
-"""Connections of one client address above which there is a warning."""
+"""Value of `max_connections_per_ip` (connections) above which `warnings` yields a warning."""
 
 
 def problems(resolved: Resolved) -> Iterator[Problem]:
-    """Yield everything that makes a configuration unusable: the problems of all steps."""
+    """Yield the problems of all steps. Each problem makes the configuration unusable."""
     overlaid = resolved.overlaid
     found = list(resolved.problems)
     names = {name for _, route in overlaid.routes for name in (route.label, route.name)}
@@ -57,7 +57,7 @@ def problems(resolved: Resolved) -> Iterator[Problem]:
 
 
 def warnings(resolved: Resolved) -> Iterator[Problem]:
-    """Yield each setting that is allowed and probably not meant, and each plugin that failed to load."""
+    """Yield a warning about each valid setting that may be a mistake, and each plugin that did not load."""
     overlaid = resolved.overlaid
     findings = chain(
         _wide_limits(overlaid.server),
@@ -154,7 +154,7 @@ def _repeated(backends: Iterable[tuple[str, Address]]) -> Iterator[Finding]:
 
 
 def _doubtful_orders(routes: PlacedRoutes) -> Iterator[Finding]:
-    """Yield the routes whose place among the others does not decide what its author may expect."""
+    """Yield the routes that do not take effect in the order in which the file lists the routes."""
     silent: dict[Transport, Route] = {}
     weak: dict[Transport, Route] = {}
     for path, route in routes:

@@ -1,4 +1,4 @@
-"""Resolution of a configuration: the names in it become the installed protocols, hooks and checks."""
+"""Resolution of a configuration: installed protocols, hooks and checks replace the names of these objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Resolved:
     Attributes:
         overlaid: the file and the flags.
         plugins: the installed plugins.
-        routes: the routes, each with its key path or flag. A route with a problem is left out.
+        routes: the routes without problems, each with its key path or flag.
         hooks: the packet hooks of every route and of the fallbacks.
         problems: the mistakes in file and flags, and the names that no plugin resolves.
     """
@@ -38,7 +38,7 @@ class Resolved:
 
 
 def resolve(overlaid: Overlaid, plugins: Plugins) -> Resolved:
-    """Resolve the names of a configuration. Mistakes raise nothing: the result has them."""
+    """Resolve the names of a configuration. Mistakes raise no exception; the result contains them."""
     tables = overlaid.decoded.config.plugins.settings
     faults: list[Finding] = list(plugin_table_problems(tables, plugins))
     hooks = resolve_hooks("server.hooks", overlaid.server.hooks, tables, plugins, faults)

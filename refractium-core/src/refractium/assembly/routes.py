@@ -39,7 +39,7 @@ def resolve_route(
     *,
     is_sound: bool,
 ) -> Iterator[Route | Finding]:
-    """Yield one route for each transport, or a problem: its key path and a message.
+    """Yield one `Route` for each transport, and a key path with a message for each problem.
 
     Args:
         path: the key path or the flag that defines the route.
@@ -47,8 +47,8 @@ def resolve_route(
         server: the settings of ``[server]``.
         tables: the tables ``[plugins.ID]``, by id.
         plugins: the installed plugins.
-        is_sound: whether decoding has accepted every key of the route. Of another route only the names are
-            resolved, because a missing value would cause further problems.
+        is_sound: whether `decode` has accepted every key of the route. If not, this function resolves only
+            the names in the route, because a missing value would cause further problems.
     """
     faults: list[Finding] = []
     by_transport = _protocols(path, route, server, plugins, faults, is_sound=is_sound)
@@ -90,7 +90,7 @@ def resolve_route(
 
 
 def _balancer(path: str, route: RouteConfig, plugins: Plugins, faults: list[Finding]) -> str | type[Balancer]:
-    """Return the balancing method that `balance` names. If unknown, add a fault and return the default."""
+    """Return the balancing method that `balance` names; else add a fault and return `DEFAULT`."""
     if route.balance in BALANCERS:
         return route.balance
     if (found := plugins.balancers.get(route.balance)) is not None:
@@ -108,8 +108,8 @@ def _health(
 ) -> dict[Transport, Health]:
     """Return the health check of the backends, by transport.
 
-    A kind of check may be for one transport only. For the other transport, failed connections of clients show
-    that a backend is down.
+    A kind of check may support only one transport. For the other transport, failed connections of clients
+    show that a backend is down.
     """
     if route.health is None:
         return dict.fromkeys(Transport, PASSIVE)
@@ -149,7 +149,7 @@ def _protocols(
     *,
     is_sound: bool,
 ) -> dict[Transport, tuple[Protocol, ...]]:
-    """Return the objects of the protocol that a route names, by transport. Add the problems to `faults`."""
+    """Return the `Protocol` objects that a route names, by transport. Add the problems to `faults`."""
     installed = plugins.protocols_named(route.name)
     if route.patterns is not None:
         if installed:

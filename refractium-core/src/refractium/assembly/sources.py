@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from refractium.config.model import Listeners, Routes
 
 DEFAULT_FILE: Final = Path("refractium.toml")
-"""The configuration file in the current folder, if no flag names another."""
+"""The configuration file in the current folder, for commands whose flags name no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Overrides:
 
     Attributes:
         file: the configuration file. With None, `DEFAULT_FILE` is read if it exists.
-        forwards: inline routes, each ``NAME=ADDR``. All backends of one name make one route, which replaces
-            the routes of that name in the file.
+        forwards: inline routes, each ``NAME=ADDR``. All backends of one name form one route, which replaces
+            the routes of this name in the file.
         server: values for keys of ``[server]``.
-        disabled: ids of plugins to leave out, in addition to those in the file.
-        strict_plugins: whether a plugin that did not load is a problem even if no route needs it.
+        disabled: ids of plugins to leave out, in addition to the ids in the file.
+        strict_plugins: whether a plugin that did not load is a problem even if no route needs the plugin.
     """
 
     file: Path | None = None
@@ -45,7 +45,7 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class Overlaid:
-    """A configuration file with the flags laid over it.
+    """A configuration file together with the flags, which outrank the file.
 
     Attributes:
         decoded: the file.
@@ -53,8 +53,8 @@ class Overlaid:
         server: the table ``[server]``, in which the flags outrank the file.
         listeners: the listeners, each with its key path. Without ``[[listeners]]``, the only listener is the
             address in `server`.
-        routes: the routes of the file that no flag replaces, each with its key path, and the routes of flags,
-            each with its flag.
+        routes: the routes of the file, each with its key path, without the routes that flags replace; then
+            the routes of the flags, each with its flag.
         problems: the mistakes in file and flags.
     """
 
@@ -73,13 +73,15 @@ class Overlaid:
 
 
 def file_of(overrides: Overrides) -> Path | None:
-    """Return the path of the configuration file, or None if there is no such file."""
+    """Return the path of the configuration file, or None if the file does not exist."""
     path = overrides.file or DEFAULT_FILE
     return path if path.exists() else None
 
 
 def read_file(overrides: Overrides) -> Decoded:
-    """Read and decode the configuration file; an empty text if no flag names a file and there is none.
+    """Read and decode the configuration file.
+
+    If no flag names a file and `DEFAULT_FILE` does not exist, decode an empty text.
 
     Raises:
         ConfigError: the file cannot be read, or a flag names a file that does not exist.
@@ -90,7 +92,10 @@ def read_file(overrides: Overrides) -> Decoded:
 
 
 def overlay(decoded: Decoded, overrides: Overrides) -> Overlaid:
-    """Lay the flags over the file. Mistakes raise nothing: the result has them."""
+    """Combine the file with the flags, which outrank the file.
+
+    Mistakes raise no exception; the result contains them.
+    """
     server = msgspec.structs.replace(decoded.config.server, **overrides.server)
     only = ListenerConfig(bind=server.bind, port=server.port, allow=server.allow, deny=server.deny)
     problems = [*decoded.problems, *_problems_of_place(decoded, overrides)]

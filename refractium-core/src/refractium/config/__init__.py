@@ -1,4 +1,4 @@
-"""The configuration file: its text (`source`), its types (`model`) and the first step, `decode`."""
+"""The configuration file: its text (`source`), its types (`model`) and its decoding (`decode`)."""
 
 from refractium.config.decode import Decoded, decode
 from refractium.config.model import (

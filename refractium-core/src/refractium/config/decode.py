@@ -1,7 +1,7 @@
-"""Decoding of a text into a `Config`, the first step of a configuration on its way to the engine.
+"""Decoding of a text into a `Config`: the first step from a configuration file to the engine.
 
-Each key is decoded by itself. An invalid key is reported and left out, and the other keys are still decoded,
-so that all mistakes are found at once.
+`decode` decodes each key separately. It reports an invalid key, leaves the key out, and continues with the
+next key. So `decode` finds all mistakes at once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from refractium.problems import Finding
 
 MAX_FINDINGS: Final = 100
-"""Findings reported for one file; a file with more mistakes is hardly a configuration."""
+"""Largest number of findings for one file; a file with more mistakes is probably not a configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class Decoded:
 
     Attributes:
         source: the text.
-        config: the valid part of the content. A route with a valid name is kept; it may then have no
-            backend, and an empty ``patterns`` if its patterns are not valid.
+        config: the valid part of the content. It contains each route with a valid name, even a route without
+            a backend. If all patterns of a route are invalid, its ``patterns`` is empty.
         listeners: the listeners of ``config.listeners``, each with its key path, such as ``listeners[1]``.
         routes: the routes of ``config.protocols``, each with its key path, such as ``protocols[1]``.
         problems: the mistakes in the text, in the order of the text.
@@ -93,7 +93,7 @@ class _Report:
 
 
 def decode(source: Source) -> Decoded:
-    """Decode the text of a configuration. Mistakes raise nothing: the result has them."""
+    """Decode the text of a configuration. Mistakes raise no exception; the result contains them."""
     document: dict[str, Any] = {}
     unreadable: list[Problem] = []
     try:
@@ -187,7 +187,7 @@ def _decode_route(table: Any, path: str, report: _Report) -> RouteConfig | None:
 
 
 def _decode_metrics(table: dict[str, Any], report: _Report) -> MetricsConfig:
-    """Decode ``[metrics]`` apart, because its `bind` has a port and the `bind` of ``[server]`` has none."""
+    """Decode ``[metrics]``, whose `bind` contains a port, unlike the `bind` of ``[server]``."""
     _report_unknown(table, MetricsConfig.__struct_fields__, "metrics", report)
     where = "metrics.hosts"
     hosts = _convert(table.get("hosts", ()), tuple[str, ...], where, report)
@@ -205,7 +205,7 @@ def _decode_metrics(table: dict[str, Any], report: _Report) -> MetricsConfig:
 
 
 def _decode_plugins(table: dict[str, Any], report: _Report) -> PluginsConfig:
-    """Decode ``[plugins]``. The tables of plugins are checked later, when the plugins are known."""
+    """Decode ``[plugins]``. A later step checks the tables of plugins, when the plugins are known."""
     settings = {key: value for key, value in table.items() if isinstance(value, dict) and key != "disable"}
     rest = {key: value for key, value in table.items() if key not in settings}
     _report_unknown(rest, ("disable",), "plugins", report)
@@ -278,7 +278,7 @@ def _decode_member(written: Any, where: str, report: _Report) -> Any:
 
 
 def _decode_hook(written: Any, where: str, report: _Report) -> Any:
-    """Decode one entry of ``hooks``. All keys but the name are checked later, when the hook is known."""
+    """Decode one entry of ``hooks``. A later step checks all keys except the name, when the hook is known."""
     if not isinstance(written, dict):
         return _check_one(valid_name, _convert(written, str, where, report), where, report)
     name = _decode_fields(
@@ -291,7 +291,7 @@ def _decode_hook(written: Any, where: str, report: _Report) -> Any:
 
 
 def _decode_health(written: dict[str, Any], where: str, report: _Report) -> Any:
-    """Decode a table ``health``. Keys that only the kind knows are checked later, when the kind is known."""
+    """Decode a table ``health``. A later step checks the keys of the kind, when the kind is known."""
     shared = [key for key in HealthConfig.__struct_fields__ if key != "options"]
     values = _decode_fields(
         HealthConfig, {key: written[key] for key in shared if key in written}, where, report
@@ -307,13 +307,13 @@ _ENTRIES: Final[Mapping[str, Callable[[Any, str, _Report], Any]]] = {
     "hooks": _decode_hook,
     "patterns": _decode_pattern,
 }
-"""The function that decodes one entry of a list, for keys whose entries may be tables."""
+"""For each key whose list may contain tables: the function that decodes one entry of the list."""
 
 
 def _compile(written: str | PatternTable) -> None:
     """Raise `ValueError` if a pattern is invalid by itself.
 
-    Whether the pattern fits into ``peek_buffer_size`` is checked later, when the size is known.
+    A later step checks whether the pattern fits into ``peek_buffer_size``, when the size is known.
     """
     compile_patterns("pattern", Transport.TCP, (pattern(written),), MAX_BYTES_LIMIT)
 
@@ -343,7 +343,7 @@ _HINTS: Final[Mapping[str, str]] = {
     "transport": "write 'tcp' or 'udp', or leave it out for every transport of the protocol",
 }
 _INVALID: Final = object()
-"""A placeholder for a value that was reported and is left out."""
+"""A placeholder for an invalid value. The report contains the mistake, and the result omits the value."""
 
 
 def _convert(value: Any, type_: Any, where: str, report: _Report) -> Any:

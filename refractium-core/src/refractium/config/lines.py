@@ -1,8 +1,8 @@
 """The line numbers of keys in a TOML text. tomli gives the line of a syntax error, but not of a value.
 
-This is not a parser: it scans a text that tomli has accepted, tells headers from keys and finds the end of
-each value. It skips keys whose place is not certain: quoted keys with an escape, and keys inside of a value.
-For such a key it gives the line of the table or key around it.
+`Lines` is not a parser. It scans a text that tomli has accepted, tells headers from keys, and finds the end
+of each value. It skips keys whose line is not certain: quoted keys with an escape, and keys inside a value.
+For such a key, `Lines.find` returns the line of the table or key around the key.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Lines:
     def find(self, path: str) -> int | None:
         """Return the line of a key path such as ``protocols[1].forward_to[0]``.
 
-        If the line of the key is unknown, return the line of the nearest key or table around it; None if no
-        line is known.
+        If the line of the key is unknown, return the line of the nearest key or table around the key; None if
+        no line is known.
         """
         while path and path not in self._lines:
             path = _PARENT.sub("", path)
@@ -108,7 +108,7 @@ def _path(table: str, dotted: str) -> str:
 def _end_of_statement(text: str, position: int) -> int:
     """Return the position after the statement: after its newline, or the end of the text.
 
-    A newline inside of brackets or a string does not end the statement.
+    A newline inside brackets or inside a string does not end the statement.
     """
     depth = 0
     for token in _IN_VALUE.finditer(text, position):

@@ -1,8 +1,8 @@
 """The types of the configuration file, with its keys and their defaults.
 
-The structs hold the values as the file has them. Properties of a `RouteConfig` return them in one form:
-always a tuple, parsed, names in lower case. The properties parse with the functions that `load` checks values
-with, so a value that `load` has accepted never raises here.
+The structs contain the values in the form of the file. Properties of `RouteConfig` return the values in one
+form: always a tuple, parsed, names in lower case. The properties use the functions with which `decode` checks
+values. So the properties never raise for a value that `decode` has accepted.
 """
 
 from __future__ import annotations
@@ -50,31 +50,34 @@ class HookConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     name: Annotated[str, Meta(description="The name of the hook, as in `refractium plugins list`.")]
     options: dict[str, Any] = {}
-    """The settings of the hook. In the file they stand beside the name."""
+    """The settings of the hook. In the file, these keys stand beside the name."""
 
 
 class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The table ``[server]``: the address to listen on, limits, timeouts and the processes that serve."""
 
     bind: Annotated[str, Meta(description="The address to listen on: an IP address or a host name.")] = (
-        "0.0.0.0"  # noqa: S104 - a multiplexer is there for the network
+        "0.0.0.0"  # noqa: S104 - a multiplexer serves the network
     )
     port: Annotated[
-        int, Meta(ge=0, le=65_535, description="The port to listen on. 0 takes any free port and prints it.")
+        int,
+        Meta(ge=0, le=65_535, description="The port to listen on. 0 means any free port, which is printed."),
     ] = 8080
     allow: _Allow = ()
     deny: _Deny = ()
     hot_reload: Annotated[
         bool,
-        Meta(description="Whether to apply a changed file at once. SIGHUP applies it in any case."),
+        Meta(
+            description="Whether Refractium applies a changed file at once. SIGHUP always applies the file."
+        ),
     ] = True
     fallback_tcp: Annotated[
         _AddressText | None,
-        Meta(description="The address for connections without a matching route. Without it: closed."),
+        Meta(description="The address for connections without a matching route. By default, close them."),
     ] = None
     fallback_udp: Annotated[
         _AddressText | None,
-        Meta(description="The address for datagrams without a matching route. Without it: dropped."),
+        Meta(description="The address for datagrams without a matching route. By default, drop them."),
     ] = None
     hooks: Annotated[
         tuple[str | HookConfig, ...],
@@ -82,19 +85,21 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = ()
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | Literal["auto"],
-        Meta(description='The number of processes that serve. "auto" takes one for each processor.'),
+        Meta(description='The number of processes that serve. "auto" starts one for each processor.'),
     ] = 1
     control: Annotated[
         str | None,
-        Meta(description="The path of the control socket. Without it: a default path with the port."),
+        Meta(description="The path of the control socket. The default path contains the port."),
     ] = None
     user: Annotated[
         str | int | None,
-        Meta(description="User to run as once all ports are bound: name or number. Without it: no change."),
+        Meta(
+            description="Name or number of the user to change to once all ports are bound. By default, none."
+        ),
     ] = None
     group: Annotated[
         str | int | None,
-        Meta(description="Group to run as: name or number. Without it: the user's primary group."),
+        Meta(description="Name or number of the group to change to. By default, the user's primary group."),
     ] = None
 
     @property
@@ -112,10 +117,11 @@ class ListenerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A table ``[[listeners]]``: one of several addresses to listen on, and the routes served there."""
 
     bind: Annotated[str, Meta(description="The address to listen on: an IP address or a host name.")] = (
-        "0.0.0.0"  # noqa: S104 - a multiplexer is there for the network
+        "0.0.0.0"  # noqa: S104 - a multiplexer serves the network
     )
     port: Annotated[
-        int, Meta(ge=0, le=65_535, description="The port to listen on. 0 takes any free port and prints it.")
+        int,
+        Meta(ge=0, le=65_535, description="The port to listen on. 0 means any free port, which is printed."),
     ]
     transports: Annotated[
         tuple[Transport, ...],
@@ -123,14 +129,14 @@ class ListenerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = tuple(Transport)
     routes: Annotated[
         tuple[str, ...] | None,
-        Meta(description="The routes served here, by their id or protocol. Without it: all routes."),
+        Meta(description="Ids or protocols of the routes that the listener serves. By default, all."),
     ] = None
     allow: _Allow = ()
     deny: _Deny = ()
 
     @property
     def rules(self) -> ListenerRules:
-        """The routes that the listener serves, and the clients that may come in."""
+        """The routes and the clients that the listener serves."""
         return ListenerRules(self.routes, self.allow, self.deny)
 
     @property
@@ -142,13 +148,14 @@ class ListenerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class PatternTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A pattern written as a table: either bytes at a fixed offset or a regular expression."""
 
-    hex: Annotated[str, Meta(description="Bytes as hex digits; blanks between bytes are ignored.")] | None = (
+    hex: Annotated[str, Meta(description="Bytes as hex digits; blanks may separate bytes.")] | None = None
+    offset: Annotated[
+        int,
+        Meta(ge=0, le=65_535, description="The offset of `hex` from the first byte of the client (bytes)."),
+    ] = 0
+    regex: Annotated[str, Meta(description="A regular expression on bytes; ^ anchors its start.")] | None = (
         None
     )
-    offset: Annotated[
-        int, Meta(ge=0, le=65_535, description="The offset of the bytes of `hex` from the start.")
-    ] = 0
-    regex: Annotated[str, Meta(description="A regex on bytes, anchored if it begins with ^.")] | None = None
 
 
 class HealthConfig(HealthSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -156,7 +163,7 @@ class HealthConfig(HealthSettings, frozen=True, forbid_unknown_fields=True, kw_o
 
     kind: Annotated[str, Meta(description="The kind of check: tcp, send_expect, http, dns or none.")]
     options: dict[str, Any] = {}  # noqa: RUF012 - a Struct copies it
-    """The keys that only this kind has. In the file they stand beside the shared keys."""
+    """The keys that only this kind has. In the file, these keys stand beside the shared keys."""
 
 
 class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -171,39 +178,39 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = ()
     id: Annotated[
         str | None,
-        Meta(description="The name of the route in logs, metrics and listeners. Without it: the protocol."),
+        Meta(description="The name of the route in logs, metrics and listeners. By default, the protocol."),
     ] = None
     sni: Annotated[_Names, Meta(description="TLS server names; *.example.org covers one label.")] = ()
     alpn: Annotated[_Names, Meta(description="ALPN protocols; TLS clients must offer one of them.")] = ()
     host: Annotated[_Names, Meta(description="Hosts of requests; *.example.org covers one label.")] = ()
     patterns: tuple[str | PatternTable, ...] | None = None
     transport: Annotated[
-        Transport | None, Meta(description="Without it: every transport that the protocol has.")
+        Transport | None, Meta(description="The transport. By default, every transport of the protocol.")
     ] = None
     on_timeout: Annotated[
         bool | None,
-        Meta(description="Whether the route gets silent clients. Without it: if the server speaks first."),
+        Meta(description="Whether the route gets silent clients. By default, if the server speaks first."),
     ] = None
     udp_session_timeout_ms: Annotated[
         Milliseconds | None,
-        Meta(description="The silence that ends a UDP session. Without it: the value of [server]."),
+        Meta(description="Silence (ms) that ends a UDP session. By default, the value of [server]."),
     ] = None
     balance: Annotated[str, Meta(description=f"The balancing method: {', '.join(BALANCERS)}.")] = (
         "round_robin"
     )
     health: Annotated[
         HealthConfig | None,
-        Meta(description="The health check. Without it: failed connections show that a backend is down."),
+        Meta(description="The health check. By default, failed connections show that a backend is down."),
     ] = None
     proxy_protocol: Annotated[
         ProxyVersion | None,
-        Meta(description="The PROXY header that tells backends the client's address. Without it: none."),
+        Meta(description="The PROXY header that tells backends the client's address. By default, none."),
     ] = None
     allow: _Allow = ()
     deny: _Deny = ()
     action: Annotated[
         Action | None,
-        Meta(description="Instead of forward_to: close (reject) or reset (reset) clients of the route."),
+        Meta(description="Action instead of forward_to: refuse clients, or reset their connections."),
     ] = None
     hooks: Annotated[
         tuple[str | HookConfig, ...],
@@ -246,7 +253,7 @@ class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """The table ``[plugins]``: the plugins to leave out, and the settings of the others."""
 
     disable: Annotated[
-        tuple[str, ...], Meta(description="Ids of plugins that Refractium does not even import.")
+        tuple[str, ...], Meta(description="Ids of plugins that Refractium does not import.")
     ] = ()
     settings: dict[str, dict[str, Any]] = {}
     """The table ``[plugins.ID]`` of each plugin, by id."""
@@ -257,7 +264,7 @@ class LogConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     max_lines_per_second: Annotated[
         int,
-        Meta(ge=1, le=1_000_000, description="Connections logged by each process, on average over 10 s."),
+        Meta(ge=1, le=1_000_000, description="Connections that a process logs, on average over 10 s."),
     ] = 1000
 
 
@@ -266,16 +273,16 @@ class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     bind: Annotated[
         str | None,
-        Meta(description="HOST:PORT of the metrics; port 0 takes any free port. Without it: no metrics."),
+        Meta(description="HOST:PORT of the metrics; port 0 means any free port. By default, no metrics."),
     ] = None
     hosts: Annotated[
         tuple[str, ...],
-        Meta(description="Names that a request may have as its Host, beside this machine's addresses."),
+        Meta(description="Names that the Host of a request may contain, besides this machine's addresses."),
     ] = ()
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file. If a fallback stands at the top level of the file, loading moves it into `server`."""
+    """The whole file. `decode` moves a fallback at the top level of the file to `server`."""
 
     server: ServerConfig = ServerConfig()
     listeners: tuple[ListenerConfig, ...] = ()
@@ -286,7 +293,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 FALLBACKS: Final = ("fallback_tcp", "fallback_udp")
-"""The keys of ``[server]`` that may stand at the top level as well."""
+"""The keys of ``[server]`` that may also stand at the top level of the file."""
 
 
 def several(names: _Names) -> tuple[str, ...]:
@@ -295,11 +302,11 @@ def several(names: _Names) -> tuple[str, ...]:
 
 
 def pattern(written: str | PatternTable) -> Pattern:
-    """Return a written pattern as the identifier takes it.
+    """Convert a pattern of the configuration file into the type that the identifier uses.
 
     Raises:
-        ValueError: a table has neither or both of `hex` and `regex`, has an invalid `hex`, or has an `offset`
-            beside a `regex`; or a text has a character that stands for no byte.
+        ValueError: a table contains neither `hex` nor `regex`, or both keys, or an invalid `hex`, or an
+            `offset` beside a `regex`; or a text contains a character that stands for no byte.
     """
     if isinstance(written, str):
         return Text(text_bytes(written))

@@ -10,7 +10,7 @@ from refractium.config.model import FALLBACKS, Config
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of the file. Loading also checks what a schema cannot express."""
+    """Return the JSON Schema (2020-12) of the file. `decode` also checks rules that no schema can express."""
     schema = msgspec.json.schema(Config)
     definitions = schema["$defs"]
     server = definitions["ServerConfig"]["properties"]
@@ -33,7 +33,7 @@ def _spread_health_options(definitions: dict[str, Any]) -> None:
 
     health = definitions["HealthConfig"]
     shared = health["properties"]
-    del shared["options"], health["additionalProperties"]  # the kind of a plugin has keys unknown here
+    del shared["options"], health["additionalProperties"]  # a kind from a plugin has keys unknown here
     health["allOf"] = [
         {"if": {"properties": {"kind": {"const": NONE}}}, "then": {"propertyNames": {"enum": [*shared]}}}
     ]

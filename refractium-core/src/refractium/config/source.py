@@ -37,7 +37,7 @@ class Source:
         return Problem(message, where, self.name, self._line_of(where))
 
     def _line_of(self, where: str) -> int | None:
-        """Return the line of a key path, or of the table around a missing key; None if it is unknown."""
+        """Return the line of a key path, or of the table around a missing key; None if no line is known."""
         outside = where.removeprefix("server.")
         if outside in FALLBACKS and outside in self.lines:
             return self.lines.find(outside)
@@ -45,7 +45,7 @@ class Source:
 
 
 def read(path: Path) -> Source:
-    """Read a configuration file. A byte order mark is ignored.
+    """Read a configuration file, without its byte order mark.
 
     Raises:
         ConfigError: the file does not exist, is not regular, is too large (`refractium.system.files`), cannot

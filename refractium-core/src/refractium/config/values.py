@@ -1,4 +1,4 @@
-"""Checks of single values of a configuration. Each function returns the value in the form that is kept."""
+"""Checks of single values of a configuration. Each function raises `ValueError` for a bad value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from refractium.addresses.address import Address, is_host_name, is_ip_address
 
 
 def bind_address(text: str) -> str:
-    """Return an address to listen on.
+    """Return `text` if it is a valid address to listen on.
 
     Raises:
         ValueError: the text is neither an IP address nor a host name.
@@ -25,7 +25,7 @@ def bind_address(text: str) -> str:
 
 
 def control_path(text: str) -> str:
-    """Return the path of a unix socket.
+    """Return `text` if it can be the path of a unix socket.
 
     Raises:
         ValueError: the text cannot be the path of a unix socket.
@@ -63,7 +63,7 @@ def server_name(text: str) -> str:
 
 
 def request_host(text: str) -> str:
-    """Return a host as requests name it, in lower case.
+    """Return a host in the form that requests contain, in lower case.
 
     A host is a name that `server_name` accepts, or an IP address; an IPv6 address stands in brackets
     (RFC 3986 section 3.2.2).
@@ -84,7 +84,7 @@ def request_host(text: str) -> str:
 
 
 def alpn_id(text: str) -> str:
-    """Return an ALPN protocol of 1 to 255 bytes (RFC 7301 section 3.1), unchanged: it is compared exactly.
+    """Return `text` if it can be an ALPN protocol: 1 to 255 bytes (RFC 7301 section 3.1). Case matters.
 
     Raises:
         ValueError: the protocol is empty or longer than 255 bytes.

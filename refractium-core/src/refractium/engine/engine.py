@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FLUSH_SECONDS: Final = 1.0
-"""Seconds that hooks have at a stop to take the packets in their queues."""
+"""Seconds for which a stop waits until the hooks have received the packets in their queues."""
 
 
 class Shared(NamedTuple):
     """State that the engine of a worker shares with the engines of the other workers.
 
     Attributes:
-        limits: the limits of each transport, which hold for the sum over all these engines.
+        limits: the limits of each transport. A limit applies to all these engines together.
         authorities: for each transport, the object that decides which backends are up.
     """
 
@@ -55,7 +55,7 @@ class Shared(NamedTuple):
 
 
 class Refractium:
-    """A proxy: routes, limits, and the listeners to which they apply.
+    """A proxy with its listeners, routes and limits.
 
     ::
 
@@ -74,7 +74,8 @@ class Refractium:
         settings: see `EngineSpec.settings`.
         listeners: see `EngineSpec.listeners`.
         hooks: see `EngineSpec.hooks`.
-        report: the receiver of every connection and session that ended; by default the access log.
+        report: the object that receives a summary of each finished connection and session; by default the
+            access log.
 
     Raises:
         ConfigError: routes cannot be used together, or an address is not valid.
@@ -135,22 +136,22 @@ class Refractium:
 
     @property
     def settings(self) -> Settings:
-        """The limits and timeouts of connections to come."""
+        """The limits and timeouts for new connections."""
         return self._plan.settings
 
     async def start_tcp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
-        """Listen on an address and serve its TCP clients. Call this again for further addresses.
+        """Listen on an address and serve its TCP clients. Call this method again for each further address.
 
         Args:
-            host: an address or a name; ``::`` takes IPv4 clients as well.
-            port: the port; 0 takes any free port.
+            host: an IP address or a host name; ``::`` also accepts IPv4 clients.
+            port: the port; 0 means any free port.
             listener: the name of the listener rules that apply, a key of `EngineSpec.listeners`.
 
         Returns:
             The addresses on which this call has begun to listen, as ``HOST:PORT``.
 
         Raises:
-            ListenError: the engine cannot listen on the address; listeners started before go on.
+            ListenError: the engine cannot listen on the address; earlier listeners continue to serve.
             RuntimeError: the engine was stopped.
             ValueError: no listener rules have this name.
         """
@@ -160,7 +161,7 @@ class Refractium:
         """Listen on an address and serve its UDP clients, with the arguments and the result of `start_tcp`.
 
         Raises:
-            ListenError: the engine cannot listen on the address; listeners started before go on.
+            ListenError: the engine cannot listen on the address; earlier listeners continue to serve.
             RuntimeError: the engine was stopped.
             ValueError: no listener rules have this name.
         """
@@ -170,7 +171,7 @@ class Refractium:
         """Serve on a socket that is already bound, for instance by systemd.
 
         Args:
-            sock: a stream socket that listens, or a datagram socket; the engine owns it from now on.
+            sock: a stream socket that listens, or a datagram socket. The engine owns the socket from now on.
             listener: the name of the listener rules that apply, a key of `EngineSpec.listeners`.
 
         Returns:
@@ -191,7 +192,7 @@ class Refractium:
     async def run_tcp(self, host: str, port: int, listener: str = "") -> None:
         """Listen, and serve TCP clients until `stop` has been called or this task is cancelled.
 
-        Cancelling cuts connections at once; `stop` lets them finish.
+        Cancelling the task cuts connections at once; `stop` waits until connections have finished.
 
         Raises:
             ListenError: the engine cannot listen on the address.
@@ -204,7 +205,7 @@ class Refractium:
     async def run_udp(self, host: str, port: int, listener: str = "") -> None:
         """Listen, and serve UDP clients until `stop` has been called or this task is cancelled.
 
-        Cancelling cuts sessions at once; `stop` lets them finish.
+        Cancelling the task cuts sessions at once; `stop` waits until sessions have finished.
 
         Raises:
             ListenError: the engine cannot listen on the address.
@@ -215,14 +216,14 @@ class Refractium:
         await self._run()
 
     async def apply(self, spec: EngineSpec) -> None:
-        """Change over to other routes, limits and timeouts.
+        """Replace the routes, limits and timeouts.
 
-        Open connections and sessions keep the routes and timeouts with which they began. Backends that stay
-        keep their state. New backends are resolved and checked first, as at the start. A listener that `spec`
-        does not name keeps its former rules until it is stopped.
+        Open connections and sessions keep the routes and timeouts with which they began. A backend that is
+        also in `spec` keeps its state. The engine first resolves and checks new backends, as at the start. A
+        listener that `spec` does not name keeps its former rules until `stop_listening` closes the listener.
 
         Raises:
-            ConfigError: `spec` cannot be used; nothing has changed.
+            ConfigError: `spec` is not valid; the engine has changed nothing.
             RuntimeError: the engine was stopped.
         """
         serve = await self.prepare(spec)
@@ -231,13 +232,13 @@ class Refractium:
     async def prepare(self, spec: EngineSpec) -> Callable[[], Awaitable[None]]:
         """Do the part of `apply` that takes time and changes nothing: resolve names, check backends.
 
-        Cancelling leaves nothing behind.
+        If the task is cancelled, the engine ends the lookups and checks that this call has begun.
 
         Returns:
-            The function that does the rest of `apply`. Call it once.
+            The function that does the rest of `apply`. Call this function once.
 
         Raises:
-            ConfigError: `spec` cannot be used.
+            ConfigError: `spec` is not valid.
             RuntimeError: the engine was stopped.
         """
         plan = Plan(spec, successor_of=self._plan, authorities=self._authorities)
@@ -276,7 +277,7 @@ class Refractium:
     async def stop_listening(self, transport: Transport | Literal["tcp", "udp"], address: str) -> None:
         """Close the listener on an address that `start_tcp` or `start_udp` returned.
 
-        Open connections go on, but UDP sessions end. When this method returns, other programs can listen
+        Open connections continue, but UDP sessions end. When this method returns, other programs can listen
         on the address.
 
         Raises:
@@ -291,9 +292,9 @@ class Refractium:
         raise ValueError(f"{transport}://{address} is not listened on")
 
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
-        """Stop accepting, let connections and sessions finish, then cut those that are still open.
+        """Stop accepting clients, let connections and sessions finish, then cut all that are still open.
 
-        A UDP session has finished when it has been quiet for a second. If `stop` is called again while the
+        A UDP session has finished when it has been silent for one second. If `stop` is called again while the
         first call still waits, the first call waits no longer than the second.
 
         Args:
@@ -393,7 +394,7 @@ class Refractium:
 
     @property
     def generation(self) -> int:
-        """The number of configurations that have been in force: one more with every `apply`."""
+        """The number of configurations so far: 1 at the start, and one more after each `apply`."""
         return self._generation
 
     async def status(self) -> Status:
@@ -401,7 +402,7 @@ class Refractium:
         return self.status_now()
 
     def status_now(self) -> Status:
-        """Return what `status` returns, for callers that run in the engine's event loop and cannot wait."""
+        """Return the status at once, for callers in the engine's event loop that cannot await `status`."""
         pools = self._plan.pools
         tcp, udp = self._tcp, self._udp
         return status.Status(

@@ -30,17 +30,17 @@ class Plan:
 
     Args:
         spec: the routes, listeners and settings to serve.
-        successor_of: the plan in force, from which the new plan takes over backend states, hooks and fault
-            counts.
+        successor_of: the current plan. The new plan takes over the backend states, hooks and fault counts of
+            this plan.
         authorities: for each transport, the object that decides which backends are up. Without authorities,
             the plan checks the backends itself.
 
     Attributes:
         settings: limits and timeouts.
-        hooks: the hooks; the engine that serves the plan starts them.
+        hooks: the hooks; the engine that serves the plan starts the hooks.
         pools: the routes of each transport, with their backends.
         routers: for each transport, the router of each listener, by the listener's name.
-        faults: for each transport, the number of times that each protocol raised instead of answering.
+        faults: for each transport, the number of exceptions that each protocol has raised.
         prepared: the transports whose backends are resolved and checked.
     """
 
@@ -100,7 +100,7 @@ class Plan:
 
     @property
     def names(self) -> Sequence[Name]:
-        """The host names of backends, once `prepare` has begun."""
+        """The host names of backends; empty before the first `prepare`."""
         return self._resolver.names
 
     def refuse_unknown(self, listener: str) -> None:

@@ -36,9 +36,9 @@ class EngineSpec:
         fallback_udp: one ``HOST:PORT`` or several, for datagrams that no route matches. Without a fallback,
             the engine drops such datagrams.
         settings: limits and timeouts.
-        listeners: the rules of listeners, by the name that `start_tcp`, `start_udp` and `start_on` take. By
-            default there is one listener with an empty name, which serves every route to everybody.
-        hooks: packet hooks of every route and of the fallbacks, in the form that `Route` takes.
+        listeners: the rules of listeners, by the name that `start_tcp`, `start_udp` and `start_on` receive.
+            By default, one listener with an empty name serves every route to every client.
+        hooks: packet hooks of every route and of the fallbacks, in the form of `Route.hooks`.
     """
 
     tcp: Sequence[Route] = ()

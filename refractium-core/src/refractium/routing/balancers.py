@@ -1,4 +1,4 @@
-"""The built-in balancers. Each of them decides in which order a client tries the backends of a pool."""
+"""The built-in balancers. Each balancer decides in which order Refractium tries the backends of a pool."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ DEFAULT: Final = "round_robin"
 
 
 class RoundRobin(Balancer):
-    """Each backend in turn, by its weight, with one backend's turns spread out: smooth weighted round robin.
+    """Smooth weighted round robin: backends take turns by weight, with the turns of one backend spread out.
 
-    Weights 5, 1, 1 give a a b a c a a. Over as many clients as the sum of the weights, the shares are exact.
+    Backends a, b, c with weights 5, 1, 1 take turns in the order a a b a c a a. After as many clients as the
+    sum of the weights, each backend has had exactly its share.
     """
 
     name = "round_robin"
@@ -62,7 +63,7 @@ class RoundRobin(Balancer):
 
 
 class LeastConnections(Balancer):
-    """The backend with the fewest connections for its weight; backends with an equal load take turns."""
+    """The backend with the lowest load (connections / weight). Backends with an equal load take turns."""
 
     name = "least_connections"
     summary = "the backend with the fewest connections for its weight"
@@ -75,9 +76,10 @@ class LeastConnections(Balancer):
 
 
 class RandomTwo(Balancer):
-    """Of two backends at random, by weight, the one with fewer connections for its weight.
+    """The less loaded of two backends, which are drawn at random by weight.
 
-    The load is nearly as even as with a comparison of all backends.
+    The load of a backend is its connections divided by its weight. The load is nearly as even as with a
+    comparison of all backends.
     """
 
     name = "random_two"
@@ -100,11 +102,11 @@ class RandomTwo(Balancer):
 
 
 class SourceHash(Balancer):
-    """A fixed backend for each client IP address, in every process and after a restart.
+    """One fixed backend for each client IP address: the same in every process and after a restart.
 
     Weighted rendezvous hashing: each backend draws a number for the client, and the highest number wins. When
-    a backend goes down, its clients move to the backends that they would have without it. No other client
-    moves.
+    a backend goes down, each of its clients moves to the backend with the next highest number. No other
+    client moves.
     """
 
     name = "source_hash"
@@ -134,7 +136,7 @@ _HASH_RANGE: Final = 1 << 8 * _HASH_BYTES
 
 
 def _draw(backend: BalancedT, client: str) -> float:
-    """Return the number that a backend draws for a client. It never changes for this pair.
+    """Return the number that a backend draws for a client. The number never changes for this pair.
 
     A backend's chance to draw the highest number is in proportion to its weight. The number is
     -weight / ln(u) for u spread evenly over (0, 1) (Schindelhauer and Schomaker, Weighted Distributed Hash
@@ -147,4 +149,4 @@ def _draw(backend: BalancedT, client: str) -> float:
 BALANCERS: Final[dict[str, type[Balancer]]] = {
     balancer.name: balancer for balancer in (RoundRobin, LeastConnections, RandomTwo, SourceHash, First)
 }
-"""The built-in balancers by name, which is the value of `balance`."""
+"""The built-in balancers, by the name that the setting `balance` contains."""

@@ -1,6 +1,7 @@
-"""Judgement of routes and listeners: the rules that they must meet together.
+"""Judgement of routes and listeners: the rules that routes and listeners must meet together.
 
-A configuration file and a program are judged by the same rules. A rule for one route alone stands in `Route`.
+`judge` applies the same rules to a configuration file and to a program. `Route` checks the rules for a single
+route.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ if TYPE_CHECKING:
     from refractium.routing.rules import ListenerRules
 
 PlacedRoutes: TypeAlias = "Sequence[tuple[str, Route]]"
-"""Routes, each with its place in messages, such as ``protocols[1]``."""
+"""Routes, each with the place that messages name, such as ``protocols[1]``."""
 
 
 def judge(
     routes: PlacedRoutes, listeners: Sequence[tuple[str, ListenerRules]], names: Collection[str]
 ) -> Iterator[Finding]:
-    """Yield the problems that make routes and listeners unusable together, each with its place.
+    """Yield the problems that make routes and listeners unusable together, each problem with its place.
 
     Args:
-        routes: the routes. Routes of one place, one for each transport, count as one route.
+        routes: the routes. Routes with the same place (one route for each transport) count as one route.
         listeners: the rules of each listener, with the place of the listener in messages.
         names: the labels and protocols that the rules of a listener may name.
     """
@@ -51,9 +52,10 @@ def _shared_ids(routes: PlacedRoutes) -> Iterator[Finding]:
 
 
 def _duplicates(routes: PlacedRoutes) -> Iterator[Finding]:
-    """Yield routes that take clients of an earlier route of their protocol, so that only order would decide.
+    """Yield each route whose clients an earlier route of the same protocol already takes.
 
-    A route without a condition does not duplicate a route with one: it takes the clients that are left over.
+    A route without a condition never duplicates a route with a condition: the route without a condition takes
+    only the clients that match no condition.
     """
     first: dict[tuple[str | None, ...], tuple[str, Route]] = {}
     for place, route in routes:

@@ -1,4 +1,4 @@
-"""A pool: the backends of a route that may be used now, and the balancer that orders them for each client."""
+"""A pool: the usable backends of a route, and the balancer that orders these backends for each client."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """The backends of one route or of the fallback, which the pool offers to its clients.
+    """The backends of one route or of the fallback, and the order in which to try the backends for a client.
 
-    A pool offers the backends that are up, and backups only after all other backends. It never offers a
-    backend that a health check has found down.
+    A pool offers the backends that are up, with the backups last. A pool never offers a backend that a health
+    check has found down.
 
-    Only a client can find out that a backend without health checks is up again. So now and then the pool
-    offers such a backend that is down to one client. If no backend is up, the pool offers all backends
-    without health checks to every client.
+    Only a client can find out that a backend without health checks is up again. So once in each
+    `Health.interval_ms`, the pool offers one client such a backend although the backend is down. If no
+    backend is up, the pool offers all backends without health checks to every client.
 
     Args:
         label: the pool's name in logs: the route's label, or ``fallback``.
-        backends: the backends, at least one unless there is an action.
-        session_timeout_ms: the time (ms) that a UDP session may be silent; by default as in the settings.
+        backends: the backends. A pool without an action needs at least one backend.
+        session_timeout_ms: the time (ms) that a UDP session may be silent; None for the time in the settings.
         balancer: the class whose instances order the backends.
         proxy_protocol: the version of the PROXY header that a backend receives first; None for no header.
         access: the access rules for the pool's clients; None if every client may use the pool.
-        action: the action on the pool's clients in the place of a backend; None to use a backend.
-        protocol: the protocol's name, if it is not the label.
+        action: the action on the pool's clients; None to connect the clients to backends.
+        protocol: the protocol's name; None if the label is this name.
         taps: the packet hooks of the pool; None without hooks.
     """
 
@@ -105,13 +105,13 @@ class Pool:
         return self.access is None or self.access.admits(client)
 
     def targets(self, client: str = "") -> Iterator[tuple[Backend, SocketAddress]]:
-        """Yield all addresses of all offered backends, in the order in which this client tries them."""
+        """Yield all addresses of all offered backends, in the order of the attempts for this client."""
         for backend in self.candidates(client):
             for target in backend.socket_addresses:
                 yield backend, target
 
     def candidates(self, client: str = "") -> Iterable[Backend]:
-        """Return the offered backends, each once, in the order in which this client tries them."""
+        """Return the offered backends, each once, in the order of the attempts for this client."""
         if self._is_plain:
             return self._balancer.order(self._usable, client)
         return self._unusual(client)
@@ -127,7 +127,7 @@ class Pool:
 
 
 def _those(backends: Sequence[Backend], *, is_up: bool) -> tuple[Backend, ...]:
-    """Return the backends that are up; or those that clients found down and that no health check watches."""
+    """Return the backends that are up (`is_up`), or the backends that are down and have no health check."""
     if is_up:
         return tuple(backend for backend in backends if backend.state.is_up)
     return tuple(backend for backend in backends if not (backend.state.is_up or backend.state.is_checked))

@@ -26,8 +26,9 @@ class Pools:
 
     Args:
         routes: all routes of the transport, in the order of the configuration.
-        fallback: the backends for the clients that match no route.
-        known: the `states` of the previous pools. Backends that stay keep their state.
+        fallback: the addresses of the backends for clients that match no route.
+        known: the `states` of the previous pools. A backend that is also in the previous pools keeps its
+            state.
         hooks: the hooks of the configuration.
         for_all: the hooks of every route and of the fallback.
 
@@ -36,7 +37,7 @@ class Pools:
         fallback: the pool for the clients that match no route; None without a fallback.
 
     Raises:
-        ValueError: a hook cannot run in the place that it asks for.
+        ValueError: a hook cannot run in the thread or process that its class asks for.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ def _backend(
     known: dict[StateKey, BackendState],
     proxy_protocol: ProxyVersion | None = None,
 ) -> Backend:
-    """Return a backend of a pool; it shares its state with every backend whose state has an equal key."""
+    """Return a backend of a pool. All backends whose states have an equal key share one state."""
     state = BackendState(Address.parse(member.address), health, proxy_protocol=proxy_protocol)
     state = known.setdefault(state.key, state)
     return Backend(state.address, weight=member.weight, is_backup=member.backup, state=state)

@@ -1,4 +1,4 @@
-"""Routes as an operator or a program writes them: a protocol, conditions and backends."""
+"""Routes as an operator or a program defines them: each has a protocol, conditions and backends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Names: TypeAlias = "str | Sequence[str]"
 
 
 class Member(Struct, frozen=True, forbid_unknown_fields=True):
-    """A backend of a route, with its weight and whether it is a backup."""
+    """A backend of a route: its address, its weight, and whether the backend is a backup."""
 
     address: Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
     weight: Annotated[
@@ -38,30 +38,35 @@ class Member(Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """A protocol, the conditions under which the route applies, and where its clients go.
+    """A protocol, the conditions that a client must meet, and the backends for these clients.
 
     Args:
-        protocol: the protocol, or several objects that recognise one protocol by different evidence, all of
-            one name and transport.
+        protocol: the protocol, or several `Protocol` objects with one name and one transport that recognise
+            the protocol by different evidence.
         forward_to: the backend or backends, each ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` or a `Member`.
-            The route balances several backends.
-        sni: server names, of which the client must ask for one; ``*.example.org`` covers one label.
-        alpn: application protocols, of which the client must offer one.
-        host: host names, of which the client must ask for one, written like `sni`; for protocols that carry a
-            host.
-        on_timeout: whether the route gets the clients that stay silent. By default it gets them if the
-            protocol's server speaks first.
-        udp_session_timeout_ms: the time (ms) that a UDP session may be silent; by default as in the settings.
+            The route spreads its clients over several backends.
+        sni: TLS server names; the client must ask for one of these names. ``*`` in ``*.example.org`` stands
+            for exactly one label.
+        alpn: application protocols (ALPN); the client must offer one of these protocols.
+        host: host names in the form of `sni`; the client must ask for one of these names. Only for protocols
+            whose metadata can contain a host.
+        on_timeout: whether the route gets the clients that stay silent. By default, the route gets silent
+            clients if the server of the protocol speaks first.
+        udp_session_timeout_ms: the time (ms) that a UDP session may be silent; by default the time in the
+            settings.
         balance: the name of a built-in balancer, or the class of another balancer.
-        health: the health check of the backends. By default only clients find out whether a backend is up.
-        proxy_protocol: the version of the PROXY header that a backend receives first, and that names the
-            client; by default no header. Datagrams have version 2 only.
+        health: the health check of the backends. By default, only clients that cannot reach a backend show
+            that the backend is down.
+        proxy_protocol: the version of the PROXY header, which tells a backend the client's address before any
+            other bytes; by default no header. Routes for datagrams accept only ``v2``.
         id: the route's name in logs, status, metrics and listeners; by default the protocol's name.
         allow: the addresses and networks whose clients may use the route; empty for all clients. Refractium
-            closes other clients, even if another route would match.
-        deny: the addresses and networks whose clients may not use the route, even if `allow` has them.
-        action: in the place of `forward_to`: close the clients (``reject``), or reset them (``reset``).
-        hooks: the packet hooks of the route: classes, each alone or in a pair with its settings.
+            refuses other clients, even if another route would match.
+        deny: the addresses and networks whose clients may not use the route, even if `allow` contains these
+            addresses.
+        action: the action instead of `forward_to`: refuse clients (``reject``), or reset their connections
+            (``reset``).
+        hooks: the packet hooks of the route. Each hook is a class, or a pair of a class and its settings.
 
     Raises:
         ConfigError: an argument is not valid, or a condition asks for metadata that the protocol lacks.
@@ -131,7 +136,7 @@ class Route:
 
     @property
     def label(self) -> str:
-        """The route's name: its id, if it has one, else its protocol's name."""
+        """The id of the route; the name of its protocol if the route has no id."""
         return self.id or self.name
 
     @property
@@ -187,7 +192,7 @@ def backend_address(text: str, transport: Transport) -> Address:
     """Return the address of a backend for one transport.
 
     Raises:
-        ValueError: the text is not an address, or is the path of a unix socket for datagrams.
+        ValueError: the text is not an address, or is the path of a unix socket while the transport is UDP.
     """
     address = Address.parse(text)
     if address.is_unix and transport is Transport.UDP:

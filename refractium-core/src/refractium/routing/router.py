@@ -26,7 +26,8 @@ class Router:
     """The rules by which a listener chooses a pool for each client: compiled once, and then only read.
 
     Args:
-        pools: the pools of all routes of one transport, which `refractium.routing.judge` has found usable.
+        pools: the pools of all routes of one transport. `refractium.routing.judge` must have accepted these
+            routes.
         peek_buffer_size: see `Table`.
         rules: the routes that the listener serves, and its access rules.
         faults: see `Table`.
@@ -35,7 +36,7 @@ class Router:
         table: the dispatch table, from first bytes to the pool of the matching route.
         silent: the pool for clients that stay silent; None if no route takes them.
         fallback: the pool for clients that match no route; None without a fallback.
-        access: the access rules of the listener; None if every client may come in.
+        access: the access rules of the listener; None if the listener serves every client.
         labels: the labels of the routes that the listener serves.
     """
 
@@ -55,23 +56,24 @@ class Router:
                 candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
         self.table: Table[Pool] = Table(candidates.values(), peek_buffer_size, faults)
         taking = [(route.on_timeout, pool) for route, pool in routes if route.takes_silent]
-        # A route that asks for silent clients goes before a route that gets them as its server speaks first.
+        # A route with `on_timeout=True` comes before a route that takes silent clients because its server
+        # speaks first.
         self.silent = next((pool for asked, pool in taking if asked), taking[0][1] if taking else None)
         self.fallback = pools.fallback
         self.access = access_of(rules.allow, rules.deny)
         self.labels = tuple(dict.fromkeys(route.label for route, _ in routes))
 
     def admits(self, client: str) -> bool:
-        """Return whether a client with this IP address may come in."""
+        """Return whether the listener serves clients with this IP address."""
         return self.access is None or self.access.admits(client)
 
 
 class _Selector:
     """The routes of one protocol. The time to find a route does not depend on the number of names.
 
-    The selector compares the sni first, then the host. In both, an exact name goes before a wildcard, and a
-    wildcard goes before a route without the condition. Last, a route that asks for an alpn goes before a
-    route that does not.
+    The selector compares the sni first, then the host. In both comparisons, an exact name outranks a
+    wildcard, and a wildcard outranks a route without the condition. Last, a route with an alpn condition
+    outranks a route without an alpn condition.
     """
 
     def __init__(self, routes: Sequence[tuple[Route, Pool]]) -> None:
@@ -101,7 +103,7 @@ class _Selector:
 
 
 class _Names(Generic[T]):
-    """Values by host name: for an exact name, for a wildcard, or for every name and for no name."""
+    """Values by host name: for an exact name, for a wildcard, or for all clients with or without a name."""
 
     def __init__(self) -> None:
         self._exact: dict[str, T] = {}
@@ -109,10 +111,10 @@ class _Names(Generic[T]):
         self._any: list[T] = []
 
     def setdefault(self, name: str | None, value: T) -> T:
-        """Return the value kept for `name`; without one, keep and return this value.
+        """Return the stored value for `name`. If there is no stored value, store and return `value`.
 
-        ``*.`` in front of a name stands for every name that is one label longer. None stands for every name
-        and for no name.
+        ``*.example.org`` matches every name with exactly one label before ``example.org``. None matches all
+        clients, with or without a name.
         """
         if name is None:
             self._any = self._any or [value]

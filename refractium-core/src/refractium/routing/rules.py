@@ -1,4 +1,4 @@
-"""The rules of one listener: the routes that it serves, and the clients that may come in."""
+"""The rules of one listener: the routes and the clients that the listener serves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class ListenerRules:
         routes: the labels of the routes that the listener serves; None for all routes. A protocol's name
             stands for all routes of that protocol. Every listener serves the fallback.
         allow: the addresses and networks whose clients the listener serves; empty for all clients.
-        deny: the addresses and networks whose clients the listener refuses, even if `allow` has them.
+        deny: the addresses and networks whose clients the listener refuses, even if `allow` contains these
+            addresses.
     """
 
     routes: Sequence[str] | None = None
@@ -28,7 +29,7 @@ class ListenerRules:
     deny: Sequence[str] = ()
 
     def problems(self, labels: Collection[str]) -> Iterator[Problem]:
-        """Yield the problems of the rules. `labels` has the labels and the protocols of all routes."""
+        """Yield the problems of the rules. `labels` contains the labels and the protocols of all routes."""
         for at, name in enumerate(self.routes or ()):
             if name not in labels:
                 yield Problem(unknown_name(name, labels), where=f"routes[{at}]")
