@@ -41,10 +41,10 @@ class RefractiumError(Exception):
 
 
 class ConfigError(RefractiumError):
-    """A configuration that cannot be used. No address has been bound and nothing has changed.
+    """A configuration that is not valid. Refractium has bound no address and changed nothing.
 
     Attributes:
-        problems: every problem that was found, at least one.
+        problems: all problems that Refractium found, at least one.
     """
 
     exit_status = ExitStatus.MISUSE

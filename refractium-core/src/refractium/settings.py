@@ -66,7 +66,8 @@ class HealthSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     interval_ms: Annotated[int, Meta(ge=10, le=24 * 3600 * 1000)] = 10_000
     """Milliseconds between two checks of a healthy backend. Without checks, only clients can show that a
-    backend is up again. Then this is the least time for which a backend that is down gets no clients."""
+    backend is up again. Then this value is the least time for which a backend that is down gets no
+    clients."""
     timeout_ms: Annotated[int, Meta(ge=1, le=3600 * 1000)] = 1_000
     """Milliseconds that one check may take."""
     rise: Annotated[int, Meta(ge=1, le=100)] = 2

@@ -29,7 +29,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table to stdout. On a terminal that is too narrow, the text of a cell takes several lines.
+    """Print a table to stdout. On a terminal that is too narrow, the text of a cell fills several lines.
 
     Args:
         title: the line above the table; None for no title.

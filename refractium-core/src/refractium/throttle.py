@@ -28,11 +28,14 @@ class Throttled:
         self._held_back = 0
 
     def warning(self, message: str, *args: object) -> None:
-        """Log `message % args` as a warning, or only count it."""
+        """Log `message % args` as a warning; within ten seconds of the last line, only count the message."""
         self._write(logging.WARNING, message, args, None)
 
     def error(self, message: str, *args: object, exc_info: BaseException) -> None:
-        """Log `message % args` as an error with the traceback of an exception, or only count it."""
+        """Log `message % args` as an error with the traceback of an exception.
+
+        Within ten seconds of the last line, only count the message.
+        """
         self._write(logging.ERROR, message, args, exc_info)
 
     def _write(

@@ -1,6 +1,6 @@
 """Assembly of a file, flags and plugins into a configuration that the engine can serve.
 
-A configuration takes four steps, and each step passes its whole result to the next:
+A configuration passes through four steps. Each step passes its whole result to the next step:
 
 decode
     from the text to typed values with positions (`refractium.config.decode`)
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """A configuration that can be served.
+    """A configuration that the engine can serve.
 
     Attributes:
         server: the limits, timeouts and fallbacks.

@@ -1,4 +1,4 @@
-"""Judgement of a resolved configuration: all problems that make it unusable, and all warnings about it.
+"""Judgement of a resolved configuration: the problems that make it unusable, and the warnings about it.
 
 `refractium.routing.judge` contains the rules for routes. This module contains the rules that only a
 configuration file or a flag can break.

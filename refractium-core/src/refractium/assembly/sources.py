@@ -28,7 +28,7 @@ class Overrides:
     """The values of the flags on the command line, which outrank the file.
 
     Attributes:
-        file: the configuration file. With None, `DEFAULT_FILE` is read if it exists.
+        file: the configuration file. With None, Refractium reads `DEFAULT_FILE` if this file exists.
         forwards: inline routes, each ``NAME=ADDR``. All backends of one name form one route, which replaces
             the routes of this name in the file.
         server: values for keys of ``[server]``.

@@ -64,7 +64,7 @@ class Decoded:
     Attributes:
         source: the text.
         config: the valid part of the content. It contains each route with a valid name, even a route without
-            a backend. If all patterns of a route are invalid, its ``patterns`` is empty.
+            a backend. If all patterns of a route are invalid, ``patterns`` of this route is empty.
         listeners: the listeners of ``config.listeners``, each with its key path, such as ``listeners[1]``.
         routes: the routes of ``config.protocols``, each with its key path, such as ``protocols[1]``.
         problems: the mistakes in the text, in the order of the text.

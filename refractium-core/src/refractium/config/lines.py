@@ -1,8 +1,8 @@
 """The line numbers of keys in a TOML text. tomli gives the line of a syntax error, but not of a value.
 
-`Lines` is not a parser. It scans a text that tomli has accepted, tells headers from keys, and finds the end
-of each value. It skips keys whose line is not certain: quoted keys with an escape, and keys inside a value.
-For such a key, `Lines.find` returns the line of the table or key around the key.
+`Lines` is not a parser. It scans a text that tomli has accepted, distinguishes headers from keys, and finds
+the end of each value. It skips keys whose line is not certain: quoted keys with an escape, and keys inside a
+value. For such a key, `Lines.find` returns the line of the table or key around the key.
 """
 
 from __future__ import annotations

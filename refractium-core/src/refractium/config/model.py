@@ -162,7 +162,7 @@ class HealthConfig(HealthSettings, frozen=True, forbid_unknown_fields=True, kw_o
     """The health check of the backends of a route."""
 
     kind: Annotated[str, Meta(description="The kind of check: tcp, send_expect, http, dns or none.")]
-    options: dict[str, Any] = {}  # noqa: RUF012 - a Struct copies it
+    options: dict[str, Any] = {}  # noqa: RUF012 - a Struct copies the default
     """The keys that only this kind has. In the file, these keys stand beside the shared keys."""
 
 
@@ -219,7 +219,7 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def label(self) -> str:
-        """The name of the route: its id, else its protocol."""
+        """The id of the route; the name of its protocol if the route has no id."""
         return self.id or self.name
 
     @property
@@ -250,7 +250,7 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The table ``[plugins]``: the plugins to leave out, and the settings of the others."""
+    """The table ``[plugins]``: the plugins to leave out, and the settings of all other plugins."""
 
     disable: Annotated[
         tuple[str, ...], Meta(description="Ids of plugins that Refractium does not import.")

@@ -50,7 +50,7 @@ class HealthCheck(ABC, Generic[S]):
     transports: frozenset[Transport] = frozenset({Transport.TCP})
     """The transports whose backends this kind of health check can check."""
     settings: type[S]
-    """Struct of the kind's settings, without `SHARED_KEYS`. It is frozen and forbids unknown fields."""
+    """Frozen Struct of the kind's settings, without `SHARED_KEYS`. The Struct forbids unknown fields."""
     summary: str = ""
     """Description of one line."""
 
@@ -75,7 +75,7 @@ class HealthCheck(ABC, Generic[S]):
         """
 
     def problems(self, settings: S) -> Iterable[tuple[str, str]]:
-        """Return the mistakes in settings of valid types. Each mistake is a pair of key and message."""
+        """Return the mistakes in settings whose types are valid, each as a pair of key and message."""
         del settings
         return ()
 

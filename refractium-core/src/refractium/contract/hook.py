@@ -23,15 +23,15 @@ class Direction(StrEnum):
 
 
 class HookContext(Struct, frozen=True, array_like=True):
-    """One connection or UDP session, with the facts known when the proxy had reached the backend.
+    """One connection or UDP session, with the facts known after the proxy has reached the backend.
 
     Attributes:
         session: number of the session: 64 bits, unique within a run of the program.
-        transport: transport over which the client came.
+        transport: transport that the client uses.
         protocol: name of the protocol, or ``fallback``.
         route: label of the route: the route's id, or the name of its protocol if the route has no id.
-        client: IP address and port of the client. If a trusted proxy sent a PROXY header, the address that
-            the header names.
+        client: IP address and port of the client. If a trusted proxy sent a PROXY header, the field contains
+            the address and port from the header.
         backend: address and port of the backend, or the path of its unix socket.
         metadata: facts that the protocol read from the first bytes, such as sni, alpn and host.
         started: time of the client's arrival (ns since the epoch).
@@ -82,7 +82,7 @@ class Event(NamedTuple):
 
     Attributes:
         kind: kind of the event.
-        time: time of the event (ns since the epoch). Within a run, times never go back.
+        time: time of the event (ns since the epoch). Within a run of the program, times never decrease.
         context: the session.
         direction: direction of the bytes, for `EventKind.PACKET` and `EventKind.END`.
         data: the bytes, for `EventKind.PACKET`.
@@ -115,10 +115,10 @@ class PacketHook(Generic[S]):
     Refractium creates one instance for each different settings value. This instance serves all routes with
     these settings.
 
-    A hook runs in its own thread or in its own process, so it may block. While the hook blocks, Refractium
-    drops and counts packets that do not fit into the hook's queue. The methods of an instance never run at
-    the same time. Events of one session come in order. Refractium counts and logs each exception, and
-    detaches the hook after repeated exceptions.
+    A hook runs in its own thread or in its own process, so the hook may block. While the hook blocks,
+    Refractium drops and counts packets that do not fit into the hook's queue. The methods of an instance
+    never run at the same time. The hook receives the events of one session in order. Refractium counts and
+    logs each exception, and detaches the hook after repeated exceptions.
 
     Args:
         settings: the settings from the configuration.
@@ -130,13 +130,14 @@ class PacketHook(Generic[S]):
     """Struct of the table ``[plugins.ID]``. This Struct is frozen and forbids unknown fields. If a field has
     no default, or the defaults are not valid, the configuration file must contain the table."""
     isolation: Isolation = "thread"
-    """Place where the hook runs. A thread takes turns with the proxy, so a hook that computes much should run
-    in a process. The process imports the hook's module, and must find the class there by the class's name."""
+    """Place where the hook runs. A hook in a thread shares the Python interpreter with the proxy, so a hook
+    that computes much should run in a process. The process imports the hook's module, and must find the class
+    there by the class's name."""
     overflow: Overflow = "drop"
     """Packets to drop when the queue is full. ``drop`` drops packets that do not fit. ``drop_session`` also
     drops the rest of the session, so that a stream ends early instead of having gaps."""
     queue_bytes: int = 16 * 1024 * 1024
-    """Size of the queue (bytes), at least 65,536. Each event takes its data and about 256 bytes more."""
+    """Size of the queue (bytes), at least 65,536. Each event occupies its data and about 256 bytes more."""
     summary: str = ""
     """Description of one line, for listings of hooks."""
 
@@ -145,7 +146,7 @@ class PacketHook(Generic[S]):
 
     @classmethod
     def problems(cls, settings: S) -> Iterable[tuple[str, str]]:
-        """Return the mistakes in settings of valid types. Each mistake is a pair of key and message."""
+        """Return the mistakes in settings whose types are valid, each as a pair of key and message."""
         del settings
         return ()
 
@@ -175,16 +176,16 @@ class PacketHook(Generic[S]):
         """
 
     def on_open(self, context: HookContext) -> None:
-        """Handle the beginning of a session."""
+        """Process the beginning of a session."""
 
     def on_packet(self, context: HookContext, direction: Direction, data: bytes) -> None:
-        """Handle forwarded bytes: a piece of a stream, or one datagram, which may be empty."""
+        """Process forwarded bytes: a piece of a stream, or one datagram, which may be empty."""
 
     def on_close(self, context: HookContext, stats: SessionStats) -> None:
-        """Handle the end of a session. Refractium calls this method once for each call of `on_open`."""
+        """Process the end of a session. Refractium calls this method once for each call of `on_open`."""
 
     def on_batch(self, events: Sequence[Event]) -> None:
-        """Handle several events at once, with their times and offsets.
+        """Process several events at once, with their times and offsets.
 
         If a hook overrides this method, Refractium does not call `on_open`, `on_packet` and `on_close`.
         """

@@ -64,8 +64,8 @@ class ProtocolMatch:
     Attributes:
         metadata: facts that the protocol read from the bytes, by key. Routes can ask for ``sni``, ``alpn``
             and ``host``. An unknown fact has no key. Further bytes may add keys, but never change a value.
-        pending: keys that further bytes may still add. If a route asks for a pending key, the proxy waits
-            for this key; it selects any other route at once.
+        pending: keys that further bytes may still add. If a route asks for a pending key, the proxy waits for
+            this key. The proxy selects any other route at once.
     """
 
     __slots__ = ("metadata", "pending")
@@ -87,8 +87,8 @@ class ProtocolMatch:
 class DeferredMatch(ProtocolMatch):
     """A match that reads its metadata once, at the first access to `metadata` or `pending`.
 
-    Most routes ask for no metadata. So a protocol should answer with this class if the metadata takes more
-    time than the match.
+    Most routes ask for no metadata. So a protocol should answer with this class if it takes longer to read
+    the metadata than to find the match.
 
     Args:
         read: function that returns the metadata and the pending keys of `data`. It must be pure, like
@@ -145,12 +145,12 @@ class Protocol(ABC):
     its own beginning.
     """
     prefixes: tuple[bytes, ...] = ()
-    """Byte strings: every first message starts with one of them, so the proxy does not call `identify` for
-    other traffic. Empty if messages can start in other ways."""
+    """Byte strings: every first message starts with one of these strings, so the proxy does not call
+    `identify` for other traffic. Empty if messages can start in other ways."""
     metadata_keys: frozenset[str] = frozenset()
     """Keys that the metadata of matches can have. Refractium refuses a route that asks for another key."""
     server_first: bool = False
-    """Whether ordinary clients wait for the server to speak, so that silence identifies them."""
+    """Whether ordinary clients wait for the server to speak, so that silence identifies these clients."""
     summary: str = ""
     """Description of one line, for listings of protocols."""
 

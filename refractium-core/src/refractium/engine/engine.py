@@ -190,7 +190,7 @@ class Refractium:
         """Do nothing: one process needs only the bound socket (see `Supervisor.reserve`)."""
 
     async def run_tcp(self, host: str, port: int, listener: str = "") -> None:
-        """Listen, and serve TCP clients until `stop` has been called or this task is cancelled.
+        """Listen, and serve TCP clients until `stop` returns or this task is cancelled.
 
         Cancelling the task cuts connections at once; `stop` waits until connections have finished.
 
@@ -203,7 +203,7 @@ class Refractium:
         await self._run()
 
     async def run_udp(self, host: str, port: int, listener: str = "") -> None:
-        """Listen, and serve UDP clients until `stop` has been called or this task is cancelled.
+        """Listen, and serve UDP clients until `stop` returns or this task is cancelled.
 
         Cancelling the task cuts sessions at once; `stop` waits until sessions have finished.
 
@@ -230,12 +230,12 @@ class Refractium:
         await serve()
 
     async def prepare(self, spec: EngineSpec) -> Callable[[], Awaitable[None]]:
-        """Do the part of `apply` that takes time and changes nothing: resolve names, check backends.
+        """Prepare `apply` without any change: resolve names and check backends, which takes time.
 
         If the task is cancelled, the engine ends the lookups and checks that this call has begun.
 
         Returns:
-            The function that does the rest of `apply`. Call this function once.
+            The function that puts `spec` into effect. Call this function once.
 
         Raises:
             ConfigError: `spec` is not valid.

@@ -66,7 +66,7 @@ class Plan:
             )
             for transport in Transport
         }
-        # Faults are counted from the start of the engine, over all its configurations.
+        # The engine counts faults from its start, over all configurations.
         self.faults: dict[Transport, Counter[str]] = (
             successor_of.faults
             if successor_of is not None

@@ -18,9 +18,9 @@ _ABOUT: Final = "Configuration file.  [refractium.toml, if it exists]"
 def config_option(about: str = _ABOUT) -> Callable[[F], F]:
     """Return a decorator that adds the option ``-c/--config`` to a command.
 
-    The function of the command gets the parameter ``config``: a `pathlib.Path`, or None if the user gave no
-    path. A path after the name of the command takes precedence over a path before the name. The option does
-    not check whether the file exists.
+    The function of the command receives the parameter ``config``: a `pathlib.Path`, or None if the user gave
+    no path. A path after the name of the command takes precedence over a path before the name. The option
+    does not check whether the file exists.
 
     Args:
         about: the text of ``--help`` for the option.

@@ -23,7 +23,7 @@ SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 class OwnTable(Generic[SettingsT]):
     """The table ``[plugins.ID]`` of one plugin, decoded into its settings.
 
-    Refractium passes a hook its settings. A command reads its settings itself::
+    Refractium passes the settings to a hook. A command reads its settings itself::
 
         own = OwnTable.read("greeter", GreeterSettings, config)
         if not own.settings.greeting:

@@ -20,8 +20,8 @@ DEFAULT: Final = "round_robin"
 class RoundRobin(Balancer):
     """Smooth weighted round robin: backends take turns by weight, with the turns of one backend spread out.
 
-    Backends a, b, c with weights 5, 1, 1 take turns in the order a a b a c a a. After as many clients as the
-    sum of the weights, each backend has had exactly its share.
+    Backends a, b, c with weights 5, 1, 1 take turns in the order a a b a c a a. After a number of clients
+    equal to the sum of the weights, each backend has served exactly its share.
     """
 
     name = "round_robin"
@@ -86,7 +86,7 @@ class RandomTwo(Balancer):
     summary = "of two backends at random, the one with fewer connections for its weight"
 
     def __init__(self) -> None:
-        self._random = random.Random()  # noqa: S311 - chooses backends, keeps no secret
+        self._random = random.Random()  # noqa: S311 - needs no cryptography to choose backends
 
     def order(self, backends: Sequence[BalancedT], client: str) -> Iterator[BalancedT]:
         del client
@@ -138,9 +138,9 @@ _HASH_RANGE: Final = 1 << 8 * _HASH_BYTES
 def _draw(backend: BalancedT, client: str) -> float:
     """Return the number that a backend draws for a client. The number never changes for this pair.
 
-    A backend's chance to draw the highest number is in proportion to its weight. The number is
-    -weight / ln(u) for u spread evenly over (0, 1) (Schindelhauer and Schomaker, Weighted Distributed Hash
-    Tables, 2005).
+    The probability that a backend draws the highest number is proportional to the backend's weight. The
+    number is -weight / ln(u) for u spread evenly over (0, 1) (Schindelhauer and Schomaker, Weighted
+    Distributed Hash Tables, 2005).
     """
     digest = blake2b(f"{backend.address} {client}".encode(), digest_size=_HASH_BYTES).digest()
     return -backend.weight / math.log((int.from_bytes(digest, "big") + 0.5) / _HASH_RANGE)

@@ -57,8 +57,8 @@ class Route:
         balance: the name of a built-in balancer, or the class of another balancer.
         health: the health check of the backends. By default, only clients that cannot reach a backend show
             that the backend is down.
-        proxy_protocol: the version of the PROXY header, which tells a backend the client's address before any
-            other bytes; by default no header. Routes for datagrams accept only ``v2``.
+        proxy_protocol: the version of the PROXY header that Refractium sends to a backend before any other
+            bytes, to name the client; by default no header. Routes for datagrams accept only ``v2``.
         id: the route's name in logs, status, metrics and listeners; by default the protocol's name.
         allow: the addresses and networks whose clients may use the route; empty for all clients. Refractium
             refuses other clients, even if another route would match.

@@ -29,12 +29,12 @@ class Router:
         pools: the pools of all routes of one transport. `refractium.routing.judge` must have accepted these
             routes.
         peek_buffer_size: see `Table`.
-        rules: the routes that the listener serves, and its access rules.
+        rules: the routes that the listener serves, and the access rules of the listener.
         faults: see `Table`.
 
     Attributes:
         table: the dispatch table, from first bytes to the pool of the matching route.
-        silent: the pool for clients that stay silent; None if no route takes them.
+        silent: the pool for clients that stay silent; None if no route takes silent clients.
         fallback: the pool for clients that match no route; None without a fallback.
         access: the access rules of the listener; None if the listener serves every client.
         labels: the labels of the routes that the listener serves.

@@ -65,7 +65,7 @@ def assert_rejects(protocol: Protocol, data: bytes) -> None:
 
 
 def assert_lawful(protocol: Protocol, data: bytes) -> None:
-    """Assert the laws for any bytes: total, stateless, bounded, monotone, true to declared attributes.
+    """Assert that `protocol` keeps all laws: total, stateless, bounded, monotone, true to its attributes.
 
     This function asks the protocol about every prefix of `data`, so the time is quadratic in the length of
     `data`. It asks a UDP protocol only about `data`. Use this function with hypothesis, for example:

@@ -99,7 +99,8 @@ class Supervisor:
 
     Args:
         build: the function that returns the spec to serve. This process and every worker call the function.
-            Workers receive the function by pickle, so it must be at the top of a module that they can import.
+            Workers receive the function by pickle, so the function must be at the top level of a module that
+            workers can import.
         workers: the number of worker processes.
         begin: the function that every worker calls once, before the first call of `build`, for instance to
             configure logging. It returns the ``report`` of the worker's engine. Workers receive the function
@@ -235,9 +236,9 @@ class Supervisor:
         raise ValueError(f"{transport}://{address} is not listened on")
 
     async def apply(self, build: Build) -> None:
-        """Let all workers serve by another spec.
+        """Let all workers serve another spec.
 
-        This process first does everything that may fail. If a worker fails later, the supervisor replaces it.
+        This process first does every step that may fail. If a worker fails later, the supervisor replaces it.
 
         Raises:
             ConfigError: the spec cannot be used; nothing has changed.
@@ -248,7 +249,7 @@ class Supervisor:
         await serve()
 
     async def prepare(self, build: Build) -> Callable[[], Awaitable[None]]:
-        """Do the part of `apply` that takes time and changes nothing, like `Refractium.prepare`.
+        """Prepare `apply` without any change, like `Refractium.prepare`.
 
         Raises:
             ConfigError: the spec cannot be used.
