@@ -69,7 +69,7 @@ class Assembly:
         """Return the listeners to open for some transports, each with its transport.
 
         These are the listeners with a route or a fallback for the transport. If no listener has a route or a
-        fallback, return only the first listener that has one of the transports.
+        fallback, return only the first listener that serves one of the transports.
         """
         everywhere = [
             (transport, listener)

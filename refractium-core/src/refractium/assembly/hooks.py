@@ -29,7 +29,7 @@ def resolve_hooks(
     Args:
         where: the key path of the list of hooks.
         named: the list of hooks in the configuration.
-        tables: the tables ``[plugins.ID]``, by id.
+        tables: the tables ``[plugins.ID]``, by the id of the plugin.
         plugins: the installed plugins.
         findings: the list to which this function adds the problems, with their key paths. The result omits
             each hook with a problem.

@@ -45,7 +45,7 @@ def resolve_route(
         path: the key path or the flag that defines the route.
         route: the route.
         server: the settings of ``[server]``.
-        tables: the tables ``[plugins.ID]``, by id.
+        tables: the tables ``[plugins.ID]``, by the id of the plugin.
         plugins: the installed plugins.
         is_sound: whether `decode` has accepted every key of the route. If not, this function resolves only
             the names in the route, because a missing value would cause further problems.

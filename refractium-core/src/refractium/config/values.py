@@ -69,7 +69,7 @@ def request_host(text: str) -> str:
     (RFC 3986 section 3.2.2).
 
     Raises:
-        ValueError: the text is neither such a name nor an IP address.
+        ValueError: the text is neither a name that `server_name` accepts nor an IP address.
     """
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:

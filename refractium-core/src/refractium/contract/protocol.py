@@ -42,7 +42,7 @@ class Strength(IntEnum):
 
 
 class Verdict(Enum):
-    """The answers of a protocol that carry no data."""
+    """The answers without data that a protocol can return."""
 
     NO = "no"
     """The answer `NO`."""
@@ -59,7 +59,7 @@ _NOTHING: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
 
 
 class ProtocolMatch:
-    """The answer that the bytes are of this protocol.
+    """The answer of a protocol that recognises the bytes.
 
     Attributes:
         metadata: facts that the protocol read from the bytes, by key. Routes can ask for ``sni``, ``alpn``

@@ -68,8 +68,8 @@ def assert_lawful(protocol: Protocol, data: bytes) -> None:
     """Assert that `protocol` keeps all laws: total, stateless, bounded, monotone, true to its attributes.
 
     This function asks the protocol about every prefix of `data`, so the time is quadratic in the length of
-    `data`. It asks a UDP protocol only about `data`. Use this function with hypothesis, for example:
-    ``@given(st.binary())``.
+    `data`. For a UDP protocol, this function asks only about the whole `data`. Use this function with
+    hypothesis, for example: ``@given(st.binary())``.
 
     Raises:
         AssertionError: `protocol` breaks a law; the message names the law and the bytes.
