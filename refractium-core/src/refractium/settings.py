@@ -50,7 +50,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     may have its own timeout."""
     udp_unanswered_timeout_ms: Milliseconds = 10_000
     """Milliseconds without a datagram after which Refractium ends a UDP session that no backend has answered,
-    because its client address may be forged. A shorter `udp_session_timeout_ms` applies instead."""
+    because the client address may be forged. A shorter `udp_session_timeout_ms` applies instead."""
     drain_timeout_ms: Annotated[int, Meta(ge=0, le=24 * 3600 * 1000)] = 30_000
     """Milliseconds for which a stop waits for open connections to finish."""
     proxy_protocol_from: Annotated[

@@ -287,7 +287,7 @@ class Refractium:
         for listener in service.listeners if service is not None else ():
             if join_host_port(*listener.address[:2]) == address:
                 service.stop_listening(listener)  # type: ignore[union-attr, arg-type]
-                await asyncio.sleep(0)  # give the reactor a turn, in which it closes the socket
+                await asyncio.sleep(0)  # let the reactor run once, to close the socket
                 return
         raise ValueError(f"{transport}://{address} is not listened on")
 

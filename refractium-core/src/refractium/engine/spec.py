@@ -31,10 +31,10 @@ class EngineSpec:
     Attributes:
         tcp: the routes for connections, in order.
         udp: the routes for datagrams, in order.
-        fallback_tcp: one ``HOST:PORT`` or several, for connections that no route matches. Without a fallback,
-            the engine closes such connections.
-        fallback_udp: one ``HOST:PORT`` or several, for datagrams that no route matches. Without a fallback,
-            the engine drops such datagrams.
+        fallback_tcp: one address ``HOST:PORT`` or several addresses, for connections that no route matches.
+            Without a fallback, the engine closes such connections.
+        fallback_udp: one address ``HOST:PORT`` or several addresses, for datagrams that no route matches.
+            Without a fallback, the engine drops such datagrams.
         settings: limits and timeouts.
         listeners: the rules of listeners, by the name that `start_tcp`, `start_udp` and `start_on` receive.
             By default, one listener with an empty name serves every route to every client.

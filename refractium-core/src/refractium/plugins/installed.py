@@ -38,7 +38,7 @@ class PluginReport:
         version: the version of that distribution.
         status: ``loaded``; ``blocked`` (disabled and not imported); ``incompatible`` (written for another
             `API_VERSION`); ``failed``.
-        error: the reason why the plugin is not loaded, in one line; None if it is loaded.
+        error: the reason why the plugin is not loaded, in one line; None if the plugin is loaded.
         summary: the summary in the metadata of the distribution.
     """
 
@@ -125,7 +125,7 @@ class Plugins:
         return tuple(protocol for protocol in self.protocols if protocol.name == name)
 
     def explain_missing(self, name: str) -> str:
-        """Return, in one line, why no loaded protocol has this name, and what to do about it."""
+        """Return, in one line, the reason why no loaded protocol has this name, and a remedy."""
         unloaded = {report.id: report for report in self.reports if report.status != "loaded"}
         if report := self.refused.get(name) or unloaded.get(name):
             return f"protocol '{name}' is not available: {report} ({report.status}): {report.error}"
@@ -136,7 +136,7 @@ class Plugins:
         return f"protocol '{name}' is not installed{remedy}"
 
     def explain_missing_hook(self, name: str) -> str:
-        """Return, in one line, why no loaded packet hook has this name, and what to do about it."""
+        """Return, in one line, the reason why no loaded packet hook has this name, and a remedy."""
         if report := next((one for one in self.reports if one.id == name and one.status != "loaded"), None):
             return f"hook '{name}' is not available: {report} ({report.status}): {report.error}"
         remedy = _remedy(name, self.hooks, f"refractium-hooks-{name}")

@@ -61,7 +61,10 @@ class Summary(Struct, frozen=True):
 
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:
-        """The metadata of the first bytes, by key. Some protocols parse the bytes only on this access."""
+        """The metadata of the first bytes, by key.
+
+        Some protocols parse the bytes only when a caller reads this property.
+        """
         return {} if self.match is None else metadata_of(self.match)
 
 

@@ -143,7 +143,7 @@ class Supervisor:
 
     @property
     def generation(self) -> int:
-        """The number of configurations that have been in force."""
+        """The number of configurations so far: 1 at the start, and one more after each `apply`."""
         return self._generation
 
     async def start_tcp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
@@ -241,7 +241,7 @@ class Supervisor:
         This process first does every step that may fail. If a worker fails later, the supervisor replaces it.
 
         Raises:
-            ConfigError: the spec cannot be used; nothing has changed.
+            ConfigError: the spec is not valid; the supervisor has changed nothing.
             RuntimeError: the supervisor was stopped.
             ValueError: workers cannot import `build`.
         """
@@ -252,7 +252,7 @@ class Supervisor:
         """Prepare `apply` without any change, like `Refractium.prepare`.
 
         Raises:
-            ConfigError: the spec cannot be used.
+            ConfigError: the spec is not valid.
             RuntimeError: the supervisor was stopped.
             ValueError: workers cannot import `build`.
         """
