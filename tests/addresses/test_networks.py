@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.addresses.networks import Access, Networks, parse_network, plain_ip
+from refractium.addresses.networks import AccessRules, Networks, parse_network, plain_ip
 
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 NETWORKS = (
@@ -58,7 +58,7 @@ def test_every_ipv6_address_in_the_form_of_the_kernel_keeps_its_value(address: I
     shown = socket.inet_ntop(socket.AF_INET6, address.packed)
     expected = address.ipv4_mapped or address
     assert ip_address(plain_ip(shown)) == expected
-    assert Access(["::/0", "0.0.0.0/0"], []).admits(plain_ip(shown))
+    assert AccessRules(["::/0", "0.0.0.0/0"], []).admits(plain_ip(shown))
 
 
 @pytest.mark.parametrize(
@@ -91,5 +91,5 @@ def test_a_malformed_network_is_refused_with_the_reason(text: str, message: str)
 def test_a_client_is_admitted_if_it_is_allowed_and_not_denied(
     allow: tuple[str, ...], deny: tuple[str, ...], admitted: tuple[str, ...], kept_out: tuple[str, ...]
 ) -> None:
-    access = Access(allow, deny)
+    access = AccessRules(allow, deny)
     assert [ip for ip in (*admitted, *kept_out) if access.admits(ip)] == list(admitted)

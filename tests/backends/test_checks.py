@@ -69,7 +69,7 @@ def ask(
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(check_once(backend, transport))
-    return state.reason or str(state.status)
+    return state.reason or str(state.availability)
 
 
 def answering(*answers: bytes) -> Callable[[socket.socket], bytes]:
@@ -435,7 +435,7 @@ def ask_odd(error: BaseException | None, *targets: str) -> str:
     backend.socket_addresses = tuple((socket.AF_INET, (target, 80)) for target in targets)
 
     asyncio.run(check_once(backend))
-    return state.reason or str(state.status)
+    return state.reason or str(state.availability)
 
 
 def test_a_check_that_raises_counts_as_failed_and_checks_go_on() -> None:
@@ -464,7 +464,7 @@ def test_a_check_that_never_ends_delays_the_start_only_by_its_timeout(
         begun = time.monotonic()
         await checker.start()
         assert fair_seconds_since(begun) < 10
-        assert (state.status, state.is_up) == ("unknown", True)
+        assert (state.availability, state.is_up) == ("unknown", True)
         may_end.set()
         await checker.stop()
 

@@ -286,7 +286,9 @@ def test_50_dead_backends_are_checked_side_by_side_before_the_first_client() -> 
         assert seconds_since(begun) > 1.0
         assert fair_seconds_since(begun) < 10  # checks one after the other would take 50 s
         wanted = ["down"] * 50 + ["up"]
-        eventually(lambda: [state.status for state in states(proxy)] == wanted, "all backends are checked")
+        eventually(
+            lambda: [state.availability for state in states(proxy)] == wanted, "all backends are checked"
+        )
         begun = time.monotonic()
         assert {ask(proxy.address, HELLO).data for _ in range(60)} == {b"w" + HELLO}
         assert fair_seconds_since(begun) < 10

@@ -14,7 +14,7 @@ from refractium.plugins.loading import load_plugins
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from refractium.plugins.installed import PluginReport
+    from refractium.plugins.installed import InstalledPlugin
 
 
 class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,17 +76,17 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return install
 
 
-def the_only_report() -> PluginReport:
-    (report,) = load_plugins().reports
-    return report
+def the_only_plugin() -> InstalledPlugin:
+    (plugin,) = load_plugins().entries
+    return plugin
 
 
 def test_a_plugin_may_provide_both_checks_and_balancers(install: Callable[..., None]) -> None:
     deep, fair = Check("deep"), way("fair")
     install(EntryPoint("x", checks=[deep], balancers=[fair]))
     plugins = load_plugins()
-    (report,) = plugins.reports
-    assert (report.status, report.kind, report.transports) == ("loaded", "health_check", ())
+    (plugin,) = plugins.entries
+    assert (plugin.status, plugin.kind, plugin.transports) == ("loaded", "health_check", ())
     assert plugins.health_checks == {"deep": deep}
     assert plugins.balancers == {"fair": fair}
     assert plugins.protocols == ()
@@ -110,17 +110,17 @@ def test_a_check_or_balancer_that_breaks_a_rule_fails_its_plugin(
     install: Callable[..., None], given: dict[str, Any], error: str
 ) -> None:
     install(EntryPoint("x", **given))
-    report = the_only_report()
-    assert report.status == "failed"
-    assert error in str(report.error)
+    plugin = the_only_plugin()
+    assert plugin.status == "failed"
+    assert error in str(plugin.error)
 
 
 def test_two_plugins_with_the_same_check_both_fail(install: Callable[..., None]) -> None:
     install(EntryPoint("x", checks=[Check("deep")]), EntryPoint("y", checks=[Check("deep"), Check("other")]))
     plugins = load_plugins()
-    assert [report.status for report in plugins.reports] == ["failed", "failed"]
-    assert "plugin 'x'" in str(plugins.reports[0].error)
-    assert "give health check 'deep': uninstall or disable all but one" in str(plugins.reports[0].error)
+    assert [plugin.status for plugin in plugins.entries] == ["failed", "failed"]
+    assert "plugin 'x'" in str(plugins.entries[0].error)
+    assert "give health check 'deep': uninstall or disable all but one" in str(plugins.entries[0].error)
     assert plugins.health_checks == {}
 
 

@@ -62,16 +62,16 @@ def changes(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
 
 
 def test_a_backend_of_unknown_state_counts_as_up() -> None:
-    assert (checked().status, checked().is_up) == ("unknown", True)
+    assert (checked().availability, checked().is_up) == ("unknown", True)
 
 
 def test_the_first_check_is_believed_at_once(changes: list[str]) -> None:
     one, other = checked(), checked()
     one.check_passed()
-    assert (one.status, one.reason) == ("up", "")
+    assert (one.availability, one.reason) == ("up", "")
     assert changes == []
     other.check_failed("tcp check: Connection refused")
-    assert (other.status, other.reason) == ("down", "tcp check: Connection refused")
+    assert (other.availability, other.reason) == ("down", "tcp check: Connection refused")
     assert changes == ["WARNING backend 10.0.0.1:80 is down: tcp check: Connection refused"]
 
 

@@ -25,13 +25,13 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from refractium.contract import Direction, NoSettings
-from refractium.hooks.taps import Taps, make_runner
+from refractium.hooks.tap import RouteHooks, make_runner
 from support.hooks import Ignoring, IgnoringApart, context, until
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from refractium.hooks.taps import Tap
+    from refractium.hooks.tap import Tap
 
 ROUNDS: Final = 7
 SECONDS: Final = 0.5
@@ -85,10 +85,10 @@ async def measure(subject: Subject) -> Figures:
     """Measure one round, with and without the hook."""
     runner = make_runner(subject.hook, NoSettings())
     runner.start()
-    tap = Taps([runner]).open(context())
+    tap = RouteHooks([runner]).open(context())
     tap.packet(Direction.INBOUND, b"")
     await until(lambda: runner.counters.inbound.delivered)
-    _, without = await move(subject, Taps([]).open(context()))
+    _, without = await move(subject, RouteHooks([]).open(context()))
     call, processor = await move(subject, tap)
     tap.close("closed")
     await runner.stop(10)

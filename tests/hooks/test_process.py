@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from refractium.contract import Direction, EventKind, NoSettings, PacketHook, SessionStats
-from refractium.hooks import process
+from refractium.hooks import process_runner
 from refractium.hooks import runner as runner_module
 from refractium.hooks.frames import HEADER, START, Frames, Start, encode
 from refractium.hooks.memory import keep_freed_memory
-from refractium.hooks.process import ProcessRunner
-from refractium.hooks.runner import State
-from refractium.hooks.taps import Taps, make_runner
+from refractium.hooks.process_runner import ProcessRunner
+from refractium.hooks.runner import RunnerState
+from refractium.hooks.tap import RouteHooks, make_runner
 from support.hooks import (
     PATIENCE,
     At,
@@ -67,8 +67,8 @@ def test_a_child_that_dies_loses_only_the_sessions_it_knew(
     async def sessions() -> None:
         runner = ProcessRunner(Obeying, At(str(tmp_path / "told")))
         runner.start()
-        taps = Taps([runner])
-        old = taps.open(context(1))
+        route_hooks = RouteHooks([runner])
+        old = route_hooks.open(context(1))
         old.packet(IN, b"first")
         await until(lambda: runner.counters.inbound.delivered == 1)
         old.packet(IN, word)
@@ -76,13 +76,13 @@ def test_a_child_that_dies_loses_only_the_sessions_it_knew(
         tally = runner.counters.inbound
         assert (tally.seen, tally.delivered, tally.dropped) == (2, 1, 1)
         await until(lambda: runner._is_accepting)
-        new = taps.open(context(2))
+        new = route_hooks.open(context(2))
         old.packet(IN, b"not told")
         new.packet(IN, b"second")
         old.close("closed")
         new.close("closed")
         await until(lambda: tally.delivered == 2)
-        assert (tally.seen, tally.dropped, runner.state) == (4, 2, State.RUNNING)
+        assert (tally.seen, tally.dropped, runner.state) == (4, 2, RunnerState.RUNNING)
         await runner.stop(PATIENCE)
 
     uvloop.run(sessions())
@@ -108,19 +108,19 @@ def test_a_child_that_dies_loses_only_the_sessions_it_knew(
 def test_a_child_that_dies_again_and_again_is_given_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refractium.hooks.process._FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("refractium.hooks.process_runner._FIRST_PAUSE", 0.001)
 
     async def sessions() -> None:
         runner = ProcessRunner(Obeying, At(str(tmp_path / "told")))
         runner.start()
-        taps = Taps([runner])
+        route_hooks = RouteHooks([runner])
         for number in range(6):
             await until(lambda: runner._is_accepting)
-            tap = taps.open(context(number))
+            tap = route_hooks.open(context(number))
             tap.packet(IN, b"die")
             await until(lambda: not runner._is_accepting or runner.counters.inbound.queued == 0)
             tap.close("closed")
-        await until(lambda: runner.state is State.DETACHED)
+        await until(lambda: runner.state is RunnerState.DETACHED)
         assert runner.reason == "its process has exited with 7, for the 6th time"
         assert (runner.counters.inbound.seen, runner.counters.inbound.dropped) == (6, 6)
         await runner.stop(PATIENCE)
@@ -132,7 +132,7 @@ def test_a_child_that_dies_again_and_again_is_given_up(
 _PROXY = """
 import asyncio, os, sys
 from refractium.contract import Direction, NoSettings
-from refractium.hooks.taps import Taps, make_runner
+from refractium.hooks.tap import RouteHooks, make_runner
 from support import hooks
 
 async def main():
@@ -141,7 +141,7 @@ async def main():
     settings = hooks.At(sys.argv[3]) if hook.settings_type is hooks.At else NoSettings()
     runner = make_runner(hook, settings)
     runner.start()
-    tap = Taps([runner]).open(hooks.context())
+    tap = RouteHooks([runner]).open(hooks.context())
     for word in sys.argv[5:]:
         tap.packet(Direction.INBOUND, word.encode())
     while runner.counters.inbound.delivered < 1 and sys.argv[1] != "Blocking":
@@ -207,7 +207,7 @@ def test_the_child_has_the_lowest_priority(tmp_path: Path) -> None:
     async def session() -> None:
         runner = ProcessRunner(Obeying, At(str(tmp_path / "told")))
         runner.start()
-        tap = Taps([runner]).open(context(1))
+        tap = RouteHooks([runner]).open(context(1))
         tap.packet(IN, b"first")
         await until(lambda: runner.counters.inbound.delivered == 1)
         assert runner._child is not None
@@ -222,16 +222,16 @@ def test_a_child_that_waits_for_a_processor_gets_more_time_to_stop(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = 0.2
-    for module in (process, runner_module):
+    for module in (process_runner, runner_module):
         monkeypatch.setattr(module, "STOP_SECONDS", seconds)
     monkeypatch.setattr(runner_module, "EXTRA_SECONDS", PATIENCE)
     used = [0.0]
-    monkeypatch.setattr(process, "_usage", lambda _: ("R", used[0]))
+    monkeypatch.setattr(process_runner, "_usage", lambda _: ("R", used[0]))
 
     async def session() -> None:
         runner = ProcessRunner(IgnoringApart, NoSettings())
         runner.start()
-        tap = Taps([runner]).open(context(1))
+        tap = RouteHooks([runner]).open(context(1))
         tap.packet(IN, b"first")
         await until(lambda: runner.counters.inbound.delivered == 1)
         assert runner._child is not None
@@ -252,12 +252,12 @@ def test_a_child_that_waits_for_a_processor_gets_more_time_to_stop(
 @pytest.mark.parametrize(("code", "state"), [("while True: pass", "R"), ("input()", "S")])
 def test_a_process_that_computes_is_told_from_one_that_sleeps(code: str, state: str) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as program:
-        eventually(lambda: process._usage(program.pid)[0] == state, "its state")
-        used = process._usage(program.pid)[1]
+        eventually(lambda: process_runner._usage(program.pid)[0] == state, "its state")
+        used = process_runner._usage(program.pid)[1]
         if state == "R":
-            eventually(lambda: process._usage(program.pid)[1] > used, "it uses processor time")
+            eventually(lambda: process_runner._usage(program.pid)[1] > used, "it uses processor time")
         program.kill()
-    assert process._usage(program.pid) == ("", 0.0)
+    assert process_runner._usage(program.pid) == ("", 0.0)
 
 
 def test_without_ctypes_the_setting_for_freed_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ def test_a_signal_that_a_service_manager_sends_to_all_processes_leaves_the_child
     async def session() -> None:
         runner = ProcessRunner(Obeying, At(str(tmp_path / "told")))
         runner.start()
-        tap = Taps([runner]).open(context())
+        tap = RouteHooks([runner]).open(context())
         tap.packet(IN, b"before")
         await until(lambda: runner.counters.inbound.delivered == 1)
         os.kill(child_of(runner), number)
@@ -339,7 +339,7 @@ class Untold(PacketHook[Untellable]):
 
 
 def test_settings_that_cannot_be_sent_to_a_process_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refractium.hooks.process._require_importable", lambda _hook: None)
+    monkeypatch.setattr("refractium.hooks.process_runner._require_importable", lambda _hook: None)
     with pytest.raises(ValueError, match=r"hook untold .*Untellable cannot be sent"):
         make_runner(Untold, Untellable(what=object()))
 
@@ -350,9 +350,9 @@ def test_a_hook_whose_module_the_child_cannot_import_is_detached(monkeypatch: py
     async def session() -> None:
         runner = make_runner(IgnoringApart, NoSettings())
         runner.start()
-        tap = Taps([runner]).open(context())
+        tap = RouteHooks([runner]).open(context())
         tap.packet(OUT, b"x")
-        await until(lambda: runner.state is State.DETACHED)
+        await until(lambda: runner.state is RunnerState.DETACHED)
         tap.close("closed")
         assert "cannot import it: ModuleNotFoundError" in runner.reason
         assert (runner.counters.outbound.seen, runner.counters.outbound.dropped) == (1, 1)
@@ -369,7 +369,7 @@ def test_a_session_that_cannot_be_sent_to_the_child_is_dropped_without_an_except
         runner = make_runner(Obeying, At(str(tmp_path / "told")))
         runner.start()
         for number in range(3):
-            tap = Taps([runner]).open(context(number, metadata={"host": "\udcff"}))
+            tap = RouteHooks([runner]).open(context(number, metadata={"host": "\udcff"}))
             tap.packet(IN, b"x")
             tap.close("closed")
         await runner.stop(PATIENCE)
@@ -394,7 +394,7 @@ def test_more_bytes_than_the_pipe_holds_arrive_complete(
     async def session() -> None:
         runner = make_runner(Obeying, At(str(tmp_path / "told")))
         runner.start()
-        tap = Taps([runner]).open(context())
+        tap = RouteHooks([runner]).open(context())
         for piece in pieces:
             tap.packet(OUT, piece)
         for _ in range(3000):
@@ -414,7 +414,7 @@ def test_the_child_receives_events_while_the_loop_has_no_turn() -> None:
     async def one_turn() -> None:
         runner = ProcessRunner(IgnoringApart, NoSettings())
         runner.start()
-        tap = Taps([runner]).open(context())
+        tap = RouteHooks([runner]).open(context())
         tap.packet(IN, b"")
         await until(lambda: runner.counters.inbound.delivered)
         end = time.monotonic() + PATIENCE
@@ -467,20 +467,20 @@ def test_frames_cut_anywhere_give_the_same_events(cuts: list[int]) -> None:
         (EventKind.END, 1000, opened, IN, b"", 3, None),
         (EventKind.CLOSE, 1000, opened, IN, b"", 0, closed),
     ]
-    assert not frames.sessions
+    assert not frames.contexts
     assert msgspec.msgpack.decode(encode(opened), type=type(opened)) == opened
 
 
 def test_a_child_that_waits_for_a_processor_gets_more_time_to_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "STOP_SECONDS", 0.1)
-    monkeypatch.setattr(process, "EXTRA_SECONDS", PATIENCE)
-    monkeypatch.setattr(process, "_usage", lambda _: ("R", 0.0))
+    monkeypatch.setattr(process_runner, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(process_runner, "EXTRA_SECONDS", PATIENCE)
+    monkeypatch.setattr(process_runner, "_usage", lambda _: ("R", 0.0))
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"]) as child:
-        assert process._reap(child) == 0
+        assert process_runner._reap(child) == 0
 
 
 def test_a_child_that_sleeps_instead_of_exiting_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(process_runner, "STOP_SECONDS", 0.1)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        eventually(lambda: process._usage(child.pid)[0] == "S", "the child sleeps")
-        assert process._reap(child) == -signal.SIGKILL
+        eventually(lambda: process_runner._usage(child.pid)[0] == "S", "the child sleeps")
+        assert process_runner._reap(child) == -signal.SIGKILL

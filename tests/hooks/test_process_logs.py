@@ -21,7 +21,7 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 _PROXY = """
 import asyncio, logging, sys
 from refractium.contract import Direction, NoSettings
-from refractium.hooks.taps import Taps, make_runner
+from refractium.hooks.tap import RouteHooks, make_runner
 from refractium.logs import install
 from support import hooks
 
@@ -29,7 +29,7 @@ async def main():
     hooks.Talking.isolation = "process"
     runner = make_runner(hooks.Talking, NoSettings())
     runner.start()
-    tap = Taps([runner]).open(hooks.context())
+    tap = RouteHooks([runner]).open(hooks.context())
     for word in sys.argv[2:]:
         tap.packet(Direction.INBOUND, word.encode())
     while runner.counters.inbound.delivered < len(sys.argv[2:]):

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refractium.contract import Direction, NoSettings
-from refractium.hooks.process import ProcessRunner
-from refractium.hooks.runner import State
-from refractium.hooks.taps import Taps, make_runner
+from refractium.hooks.process_runner import ProcessRunner
+from refractium.hooks.runner import RunnerState
+from refractium.hooks.tap import RouteHooks, make_runner
 from support.hooks import (
     PATIENCE,
     RELEASE,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from refractium.contract.hook import Isolation
     from refractium.hooks.counters import Tally
     from refractium.hooks.runner import Runner
-    from refractium.hooks.taps import Tap
+    from refractium.hooks.tap import Tap
 
 IN, OUT = Direction.INBOUND, Direction.OUTBOUND
 ALL = [
@@ -108,7 +108,7 @@ def test_events_come_in_order_with_offsets_and_times(
 ) -> None:
     async def session() -> None:
         async with running(RecordingBatches, At(str(tmp_path / "told"))) as runner:
-            tap = Taps([runner]).open(context(2**64 - 1))
+            tap = RouteHooks([runner]).open(context(2**64 - 1))
             tap.packet(IN, b"hello")
             tap.packet(OUT, b"")
             tap.packet(OUT, bytes(200_000))
@@ -143,7 +143,7 @@ def test_single_events_go_to_their_methods(
 ) -> None:
     async def session() -> None:
         async with running(Recording, At(str(tmp_path / "told"))) as runner:
-            tap = Taps([runner]).open(context(7))
+            tap = RouteHooks([runner]).open(context(7))
             tap.packet(IN, b"a")
             tap.end(IN)
             tap.close("idle")
@@ -172,11 +172,11 @@ def test_an_exception_of_any_kind_is_counted_and_logged(
 ) -> None:
     async def session() -> None:
         async with running(Obeying, At(str(tmp_path / "told"))) as runner:
-            tap = Taps([runner]).open(context())
+            tap = RouteHooks([runner]).open(context())
             for word in (b"raise", b"exit", b"interrupt", b"fine") * 5:
                 tap.packet(IN, word)
             await until(lambda: runner.counters.inbound.delivered == 20)
-            assert (runner.counters.failures, runner.state) == (15, State.RUNNING)
+            assert (runner.counters.failures, runner.state) == (15, RunnerState.RUNNING)
             tap.close("closed")
 
     run(session())
@@ -192,16 +192,16 @@ def test_ten_failures_in_a_row_detach_a_hook(
 ) -> None:
     async def session() -> None:
         async with running(Obeying, At(str(tmp_path / "told"))) as runner:
-            taps = Taps([runner])
-            tap = taps.open(context(1))
+            route_hooks = RouteHooks([runner])
+            tap = route_hooks.open(context(1))
             for word in [b"raise"] * 9 + [b"fine"] + [b"raise"] * 10 + [b"too late"] * 3:
                 tap.packet(IN, word)
             tap.close("closed")
-            await until(lambda: runner.state is State.DETACHED)
+            await until(lambda: runner.state is RunnerState.DETACHED)
             assert counts(runner.counters.inbound) == (23, 20, 3)
             assert runner.counters.failures == 19
             assert "10 times in a row: ValueError: as told" in runner.reason
-            tap = taps.open(context(2))
+            tap = route_hooks.open(context(2))
             tap.packet(OUT, b"nobody")
             tap.close("closed")
             assert counts(runner.counters.outbound) == (1, 0, 1)
@@ -216,12 +216,12 @@ def test_an_inherited_empty_method_is_not_a_success_between_failures(
 ) -> None:
     async def sessions() -> None:
         async with running(FailingToTellWhy) as runner:
-            taps = Taps([runner])
+            route_hooks = RouteHooks([runner])
             for number in range(10):
-                tap = taps.open(context(number))
+                tap = route_hooks.open(context(number))
                 tap.packet(IN, b"one each")
                 tap.close("closed")
-            await until(lambda: runner.state is State.DETACHED)
+            await until(lambda: runner.state is RunnerState.DETACHED)
             assert "_WithoutText" in runner.reason
 
     run(sessions())
@@ -236,9 +236,9 @@ def test_a_hook_that_does_not_start_is_detached(
 ) -> None:
     async def session() -> None:
         async with running(hook) as runner:
-            tap = Taps([runner]).open(context())
+            tap = RouteHooks([runner]).open(context())
             tap.packet(IN, b"early")
-            await until(lambda: runner.state is State.DETACHED)
+            await until(lambda: runner.state is RunnerState.DETACHED)
             tap.packet(IN, b"late")
             tap.close("closed")
             assert counts(runner.counters.inbound) == (2, 0, 2)
@@ -260,7 +260,7 @@ def test_a_hook_that_blocks_does_not_delay_the_stop(
         settings = At(str(tmp_path / "told")) if hook is NotStopping else NoSettings()
         runner = make_runner(hook, settings)
         runner.start()
-        tap = Taps([runner]).open(context())
+        tap = RouteHooks([runner]).open(context())
         for _ in range(100):
             tap.packet(IN, b"x" * 10)
         tap.close("closed")
@@ -288,7 +288,7 @@ def test_events_left_at_the_time_limit_are_dropped_and_the_hook_is_stopped(
     async def session() -> None:
         runner = make_runner(Obeying, At(str(path)))
         runner.start()
-        tap = Taps([runner]).open(context())
+        tap = RouteHooks([runner]).open(context())
         for _ in range(200):
             tap.packet(OUT, b"nap")
         tap.close("closed")
@@ -309,7 +309,7 @@ def test_a_slow_hook_receives_all_events_if_the_stop_has_time(
 ) -> None:
     async def session() -> None:
         async with running(Obeying, At(str(tmp_path / "told"))) as runner:
-            tap = Taps([runner]).open(context())
+            tap = RouteHooks([runner]).open(context())
             for _ in range(30):
                 tap.packet(OUT, b"nap")
             tap.close("closed")
@@ -324,7 +324,7 @@ def test_packets_that_do_not_fit_are_dropped_and_later_ones_delivered(
 ) -> None:
     async def session() -> None:
         async with running(Obeying, At(str(tmp_path / "told"))) as runner:
-            tap = Taps([runner]).open(context())
+            tap = RouteHooks([runner]).open(context())
             tap.packet(IN, b"first")
             # While the hook starts, the queue may accept everything that comes at once.
             await until(lambda: runner.counters.inbound.delivered == 1)
@@ -353,8 +353,8 @@ def test_drop_session_leaves_streams_without_holes(
 
     async def session() -> None:
         async with running(RecordingBatches, At(str(tmp_path / "told"))) as runner:
-            taps = Taps([runner])
-            tap, other = taps.open(context(1)), taps.open(context(2))
+            route_hooks = RouteHooks([runner])
+            tap, other = route_hooks.open(context(1)), route_hooks.open(context(2))
             tap.packet(IN, b"first")
             await until(lambda: runner.counters.inbound.delivered == 1)  # as in the test before
             tap.packet(IN, bytes(40_000))
@@ -378,14 +378,14 @@ def test_a_session_whose_open_event_does_not_fit_is_dropped_entirely(
 ) -> None:
     async def session() -> None:
         async with running(Obeying, At(str(tmp_path / "told"))) as runner:
-            taps = Taps([runner])
-            filling = taps.open(context(1))
+            route_hooks = RouteHooks([runner])
+            filling = route_hooks.open(context(1))
             if isolation == "thread":  # a thread would go on taking events meanwhile
                 filling.packet(IN, b"block")
                 await until(lambda: runner.counters.inbound.delivered == 1)
-            while runner.put_bytes - runner.taken_bytes + 256 <= runner.limit:
+            while runner.put_bytes - runner.taken_bytes + 256 <= runner.queue_bytes:
                 filling.packet(IN, b"")
-            unseen = taps.open(context(2))
+            unseen = route_hooks.open(context(2))
             unseen.packet(OUT, b"lost")
             RELEASE.set()
             await until(lambda: runner.counters.inbound.queued == 0)
@@ -407,10 +407,10 @@ def test_a_blocked_hook_costs_bounded_memory_and_harms_no_other_hook(
         async with running(Recording, At(str(tmp_path / "told"))) as healthy:
             dead = make_runner(Blocking, NoSettings())
             dead.start()
-            taps = Taps([dead, healthy])
+            route_hooks = RouteHooks([dead, healthy])
             tracemalloc.start()
             for number in range(1000):
-                tap = taps.open(context(number))
+                tap = route_hooks.open(context(number))
                 for _ in range(20):
                     tap.packet(IN, bytes(1000))
                 tap.close("closed")
@@ -435,7 +435,7 @@ def test_a_hook_without_traffic_uses_no_processor_time(
 ) -> None:
     async def session() -> None:
         async with running(Recording, At("/dev/null")) as runner:
-            tap = Taps([runner]).open(context())
+            tap = RouteHooks([runner]).open(context())
             tap.packet(IN, b"x")
             await until(lambda: runner.counters.inbound.delivered)
             ours = time.process_time()
@@ -462,7 +462,7 @@ def test_packets_that_a_hook_keeps_do_not_count_as_queued(
 ) -> None:
     async def session() -> None:
         async with running(Hoarding) as runner:
-            tap = Taps([runner]).open(context())
+            tap = RouteHooks([runner]).open(context())
             for _ in range(10):
                 tap.packet(IN, bytes(60_000))
                 await until(lambda: runner.counters.inbound.queued == 0)
@@ -484,7 +484,7 @@ def test_a_hook_that_computes_lets_the_data_path_run(isolation: Isolation) -> No
             accepted, _ = server.accept()
         with client, accepted:
             async with running(Computing) as runner:
-                tap = Taps([runner]).open(context())
+                tap = RouteHooks([runner]).open(context())
                 passed, end = 0, time.process_time() + 1
                 while time.process_time() < end:
                     client.send(b"x" * 100)
@@ -533,7 +533,7 @@ def test_any_schedule_is_counted_exactly(
 
     async def schedule() -> tuple[Runner, int]:
         async with running(Obeying, At(str(path))) as runner:
-            opened = await follow(steps, iter(words), Taps([runner]))
+            opened = await follow(steps, iter(words), RouteHooks([runner]))
         return runner, opened
 
     runner, opened = uvloop.run(schedule())
@@ -547,12 +547,12 @@ def test_any_schedule_is_counted_exactly(
         assert tally.delivered_bytes == sum(len(t.data) for t in packets)
     for number in range(1, opened + 1):
         kinds = [t.what for t in told if t.session == number]
-        if kinds and runner.state is not State.DETACHED:
+        if kinds and runner.state is not RunnerState.DETACHED:
             assert (kinds[0], kinds[-1]) == ("open", "close")
             assert kinds.count("open") == kinds.count("close") == 1
 
 
-async def follow(steps: list[tuple[str, int, int]], words: Iterator[bytes], taps: Taps) -> int:
+async def follow(steps: list[tuple[str, int, int]], words: Iterator[bytes], route_hooks: RouteHooks) -> int:
     """Run the steps of a schedule, and return the number of sessions that it opened."""
     tap_of: dict[int, Tap] = {}
     opened = 0
@@ -564,7 +564,7 @@ async def follow(steps: list[tuple[str, int, int]], words: Iterator[bytes], taps
             await asyncio.sleep(0.003)
         elif tap is None:
             opened += 1
-            tap_of[slot] = taps.open(context(opened))
+            tap_of[slot] = route_hooks.open(context(opened))
         elif step == "end":
             tap.end(OUT)
         elif step in {"open", "close"}:
@@ -581,7 +581,7 @@ def test_signals_to_all_processes_do_not_end_the_child(isolation: Isolation, tmp
     async def session() -> None:
         async with running(Recording, At(str(tmp_path / "told"))) as runner:
             assert isinstance(runner, ProcessRunner)
-            tap = Taps([runner]).open(context())
+            tap = RouteHooks([runner]).open(context())
             tap.packet(IN, b"before")
             await until(lambda: runner.counters.inbound.delivered)
             assert runner._child is not None

@@ -170,7 +170,7 @@ def test_only_sessions_that_the_filter_selects_are_written(
     with hook_of(path=str(tmp_path / "a.pcapng"), **settings) as hook:
         for letter, how in sessions.items():
             hook.on_batch(session_of(context_of(**how), letter.encode()))
-        assert not hook._sessions
+        assert not hook._recordings
     found = read_file(tmp_path / "a.pcapng") if wanted else []
     assert "".join(chr(one.data[-1]) for one in found) == wanted
     assert bool(files_in(tmp_path)) == bool(wanted)
@@ -181,7 +181,7 @@ def test_events_of_a_session_without_an_open_event_are_ignored(tmp_path: Path) -
         context = context_of()
         hook.on_batch([passing(context, b"x"), closing(context), *session_of(context_of(), b"y")])
         assert datagrams_of(read_file(tmp_path / "a.pcapng")) == [b"y"]
-        assert not hook._sessions
+        assert not hook._recordings
 
 
 def test_a_batch_of_many_mebibytes_is_written_in_parts(tmp_path: Path) -> None:

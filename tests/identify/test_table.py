@@ -18,7 +18,7 @@ from refractium.contract import (
     Verdict,
     define_protocol,
 )
-from refractium.identify import Candidate, Table
+from refractium.identify import Candidate, DispatchTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,9 +54,9 @@ def answering(
     )
 
 
-def table(*entries: tuple[str, Protocol], size: int = 1024) -> Table[str]:
+def table(*entries: tuple[str, Protocol], size: int = 1024) -> DispatchTable[str]:
     """Return a table whose outcomes are the names of the protocols."""
-    return Table([Candidate(protocol, lambda _, name=name: name) for name, protocol in entries], size)  # type: ignore[misc]
+    return DispatchTable([Candidate(protocol, lambda _, name=name: name) for name, protocol in entries], size)  # type: ignore[misc]
 
 
 def outcome(decision: tuple[str, ProtocolMatch] | Verdict) -> str | Verdict:
@@ -139,14 +139,14 @@ def test_a_protocol_that_asks_for_more_than_it_declared_counts_as_no() -> None:
 
 def with_sni(
     found: Mapping[str, MetadataValue], pending: frozenset[str], asks_for: frozenset[str]
-) -> Table[str]:
+) -> DispatchTable[str]:
     def select(match: ProtocolMatch) -> str | Literal[Verdict.NO]:
         if not asks_for:
             return "any"
         return "its own" if match.metadata.get("sni") == "a.example" else NO
 
     protocol = answering(lambda _: ProtocolMatch(found, pending))
-    return Table([Candidate(protocol, select, asks_for)], 1024)
+    return DispatchTable([Candidate(protocol, select, asks_for)], 1024)
 
 
 SNI: frozenset[str] = frozenset({"sni"})
@@ -166,7 +166,7 @@ def test_a_condition_waits_for_its_key_while_the_key_is_pending() -> None:
 def test_a_match_that_meets_no_condition_leaves_the_bytes_to_the_next_protocol() -> None:
     picky: Candidate[str] = Candidate(answering(yes, strength=EXACT), lambda _: NO)
     easy: Candidate[str] = Candidate(answering(yes), lambda _: "next")
-    assert outcome(Table([picky, easy], 1024).decide(b"x")) == "next"
+    assert outcome(DispatchTable([picky, easy], 1024).decide(b"x")) == "next"
 
 
 @pytest.mark.parametrize("where", ["identify", "select"])
@@ -179,7 +179,7 @@ def test_a_fault_counts_as_no_and_is_counted_each_time_and_logged_once(
     broken = answering(fail if where == "identify" else yes, name="broken", strength=EXACT)
     select = fail if where == "select" else lambda _: "broken"
     faulty: Candidate[str] = Candidate(broken, select, frozenset({"host"}))  # type: ignore[arg-type]
-    both: Table[str] = Table([faulty, Candidate(starting(b"ab"), lambda _: "good")], 1024)
+    both: DispatchTable[str] = DispatchTable([faulty, Candidate(starting(b"ab"), lambda _: "good")], 1024)
     assert both.decide(b"a") is NEED_MORE
     assert outcome(both.decide(b"ab")) == "good"
     assert both.decide(b"x") is NO

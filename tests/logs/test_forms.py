@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from refractium.contract import ProtocolMatch, Transport
 from refractium.daemon.access_log import access_line
 from refractium.logs.forms import FORMS, Form, form_of
-from refractium.proxy.outcome import Ended, Summary
+from refractium.proxy.summary import Ended, Summary
 from support.jsons import texts
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=400)

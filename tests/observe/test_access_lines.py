@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from refractium.contract import ProtocolMatch, Transport
 from refractium.observe.access_lines import AccessLogger
-from refractium.proxy.outcome import Ended, Summary
+from refractium.proxy.summary import Ended, Summary
 from refractium.wire.text import escape
 
 SUMMARY = Summary(

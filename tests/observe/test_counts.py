@@ -20,8 +20,8 @@ from refractium import NEED_MORE, EngineSpec, Identification, Refractium, Route,
 from refractium.observe import metrics
 from refractium.observe.metrics import Exporter, families
 from refractium.observe.status import WorkerStatus
-from refractium.proxy.counters import BOUNDS, Counters, Outcome
-from refractium.proxy.outcome import Ended
+from refractium.proxy.counters import BOUNDS, Outcome, TcpCounters
+from refractium.proxy.summary import Ended
 from support import datagrams
 from support.backends import Backend, echo, refusing
 from support.clients import connect, receive_all
@@ -392,7 +392,7 @@ def test_only_metrics_are_served_and_only_for_allowed_host_names(
 
 
 def test_an_identification_is_counted_in_the_bucket_of_its_duration() -> None:
-    counters = Counters()
+    counters = TcpCounters()
     for seconds in (0.0, 0.001, 0.002, 0.5, 6.0):
         counters.decide(Outcome.IDENTIFIED, seconds)
     assert counters.buckets == [2, 1, 0, 0, 0, 1, 0, 0, 1]

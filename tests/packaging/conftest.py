@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 LIST = """
 import json
 from refractium.plugins.loading import load_plugins
-print(json.dumps([report.as_dict() for report in load_plugins().reports]))
+print(json.dumps([plugin.as_dict() for plugin in load_plugins().entries]))
 """
 
 
@@ -129,10 +129,10 @@ def environment(
 
 @pytest.fixture(scope="session")
 def plugins_in(run: Callable[..., str]) -> Callable[[Path], list[dict[str, Any]]]:
-    """Return a function that gives the reports of `load_plugins` in an environment."""
+    """Return a function that gives the entries of `load_plugins` in an environment."""
 
     def plugins_in(bin_: Path) -> list[dict[str, Any]]:
-        reports: list[dict[str, Any]] = json.loads(run(bin_ / "python", "-c", LIST))
-        return reports
+        entries: list[dict[str, Any]] = json.loads(run(bin_ / "python", "-c", LIST))
+        return entries
 
     return plugins_in

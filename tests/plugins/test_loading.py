@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from refractium.contract import API_VERSION
-from refractium.plugins.installed import PluginReport, Plugins
+from refractium.plugins.installed import InstalledPlugin, Plugins
 from refractium.plugins.loading import DISABLE_VARIABLE, load_plugins
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ class Site:
             self.forget()
             return load_plugins(disabled)
 
-    def load_one(self, *disabled: str) -> PluginReport:
-        (report,) = self.load(*disabled).reports
-        return report
+    def load_one(self, *disabled: str) -> InstalledPlugin:
+        (plugin,) = self.load(*disabled).entries
+        return plugin
 
     def forget(self) -> None:
         """Forget imported modules, so that the next import runs the module again."""
@@ -88,7 +88,7 @@ def in_both_orders(request: pytest.FixtureRequest) -> bool:
 def test_a_good_plugin_is_loaded_and_described(site: Site) -> None:
     site.install("proto-a", "a", giving(protocol("a", "udp"), protocol("a", "tcp")))
     plugins = site.load()
-    assert [report.as_dict() for report in plugins.reports] == [
+    assert [plugin.as_dict() for plugin in plugins.entries] == [
         {
             "id": "a",
             "kind": "protocol",
@@ -104,7 +104,7 @@ def test_a_good_plugin_is_loaded_and_described(site: Site) -> None:
     assert plugins.protocols_named("b") == ()
 
 
-def test_a_report_is_json_with_its_keys_in_the_documented_order(site: Site) -> None:
+def test_a_plugin_as_dict_is_json_with_its_keys_in_the_documented_order(site: Site) -> None:
     site.install("proto-a", "a", giving(protocol("a")))
     assert json.dumps(site.load_one().as_dict()) == (
         '{"id": "a", "kind": "protocol", "transports": ["tcp"], "distribution": "proto-a", '
@@ -136,7 +136,7 @@ def test_the_order_of_discovery_does_not_matter(site: Site, *, in_both_orders: b
     if in_both_orders:
         site.folders.reverse()
     plugins = site.load()
-    assert [report.id for report in plugins.reports] == ["a", "b", "c"]
+    assert [plugin.id for plugin in plugins.entries] == ["a", "b", "c"]
     assert [one.name for one in plugins.protocols] == ["za", "zb", "zc"]
 
 
@@ -152,12 +152,12 @@ def test_the_order_of_discovery_does_not_matter(site: Site, *, in_both_orders: b
         ("class E(Exception):\n    def __str__(self):\n        1 / 0\nraise E", "str() failed"),
     ],
 )
-def test_a_plugin_that_fails_to_import_gets_a_report_and_affects_no_other(
+def test_a_plugin_that_fails_to_import_is_an_entry_and_affects_no_other(
     site: Site, source: str, error: str
 ) -> None:
     site.install("proto-a", "a", giving(protocol("a")))
     site.install("proto-b", "b", source)
-    good, bad = site.load().reports
+    good, bad = site.load().entries
     assert good.status == "loaded"
     assert (bad.status, bad.kind, bad.transports) == ("failed", "unknown", ())
     assert (bad.distribution, bad.version) == ("proto-b", "1.0")
@@ -196,9 +196,9 @@ def test_prints_of_a_plugin_stay_out_of_standard_output(
 def test_a_plugin_for_another_api_version_is_incompatible(site: Site, version: object) -> None:
     site.install("proto-a", "a", f"refractium_api_version = {version!r}\n" + giving(protocol("a")))
     plugins = site.load()
-    (report,) = plugins.reports
-    assert report.status == "incompatible"
-    assert report.error == f"written for version {version!r} of the plugin contract, not for {API_VERSION}"
+    (plugin,) = plugins.entries
+    assert plugin.status == "incompatible"
+    assert plugin.error == f"written for version {version!r} of the plugin contract, not for {API_VERSION}"
     assert plugins.protocols == ()
     assert "proto-a 1.0 (incompatible): written for" in plugins.explain_missing("a")
 
@@ -218,9 +218,9 @@ def test_a_plugin_may_state_the_right_api_version(site: Site) -> None:
 )
 def test_a_hookimpl_that_is_not_in_the_contract_fails_its_plugin(site: Site, source: str, error: str) -> None:
     site.install("proto-a", "a", HEAD + source)
-    report = site.load_one()
-    assert report.status == "failed"
-    assert error in str(report.error)
+    plugin = site.load_one()
+    assert plugin.status == "failed"
+    assert error in str(plugin.error)
 
 
 @pytest.mark.parametrize(
@@ -247,9 +247,9 @@ def test_a_hookimpl_that_raises_or_returns_an_invalid_value_fails_its_plugin(
     )
     site.install("proto-a", "a", f"{HEAD}{bad}@hookimpl\ndef refractium_protocols():\n    {body}\n")
     plugins = site.load()
-    (report,) = plugins.reports
-    assert (report.status, report.kind, plugins.protocols) == ("failed", "protocol", ())
-    assert error in str(report.error)
+    (plugin,) = plugins.entries
+    assert (plugin.status, plugin.kind, plugins.protocols) == ("failed", "protocol", ())
+    assert error in str(plugin.error)
 
 
 def test_of_two_distributions_with_the_same_id_neither_is_imported(
@@ -261,13 +261,13 @@ def test_of_two_distributions_with_the_same_id_neither_is_imported(
     if in_both_orders:
         site.folders.reverse()
     plugins = site.load()
-    assert [(one.id, one.distribution, one.status) for one in plugins.reports] == [
+    assert [(one.id, one.distribution, one.status) for one in plugins.entries] == [
         ("a", "proto-one", "failed"),
         ("a", "proto-two", "failed"),
         ("b", "proto-b", "loaded"),
     ]
     error = "proto-one 1.0 and proto-two 1.0 claim the id 'a': uninstall all but one"
-    assert {one.error for one in plugins.reports} == {error, None}
+    assert {one.error for one in plugins.entries} == {error, None}
     assert error in plugins.explain_missing("a")
     assert not {"fake_proto_one", "fake_proto_two"} & set(sys.modules)
 
@@ -279,7 +279,7 @@ def test_of_two_plugins_with_the_same_protocol_neither_is_loaded(site: Site, *, 
     if in_both_orders:
         site.folders.reverse()
     plugins = site.load()
-    assert [(one.id, one.kind, one.status) for one in plugins.reports] == [
+    assert [(one.id, one.kind, one.status) for one in plugins.entries] == [
         ("one", "protocol", "failed"),
         ("two", "protocol", "failed"),
         ("udp", "protocol", "loaded"),
@@ -288,7 +288,7 @@ def test_of_two_plugins_with_the_same_protocol_neither_is_loaded(site: Site, *, 
         "plugin 'one' of proto-one 1.0 and plugin 'two' of proto-two 1.0 give protocol 'a': "
         "uninstall or disable all but one"
     )
-    assert [one.error for one in plugins.reports] == [error, error, None]
+    assert [one.error for one in plugins.entries] == [error, error, None]
     assert error in plugins.explain_missing("a")
     assert error in plugins.explain_missing("b")
     assert [str(one.transport) for one in plugins.protocols] == ["udp"]
@@ -297,7 +297,7 @@ def test_of_two_plugins_with_the_same_protocol_neither_is_loaded(site: Site, *, 
 def test_of_two_plugins_with_the_same_protocol_one_loads_if_the_other_is_disabled(site: Site) -> None:
     site.install("proto-one", "one", giving(protocol("a")))
     site.install("proto-two", "two", giving(protocol("a")))
-    assert [(one.id, one.status) for one in site.load("two").reports] == [
+    assert [(one.id, one.status) for one in site.load("two").entries] == [
         ("one", "loaded"),
         ("two", "blocked"),
     ]
@@ -306,8 +306,8 @@ def test_of_two_plugins_with_the_same_protocol_one_loads_if_the_other_is_disable
 def test_a_disabled_plugin_is_not_imported(site: Site) -> None:
     site.install("proto-a", "a", giving(protocol("a")))
     plugins = site.load("a")
-    (report,) = plugins.reports
-    assert (report.status, report.kind, report.summary) == ("blocked", "unknown", "About a")
+    (plugin,) = plugins.entries
+    assert (plugin.status, plugin.kind, plugin.summary) == ("blocked", "unknown", "About a")
     assert "fake_proto_a" not in sys.modules
     assert plugins.explain_missing("a") == (
         "protocol 'a' is not available: plugin 'a' of proto-a 1.0 (blocked): "
@@ -324,7 +324,7 @@ def test_the_environment_disables_plugins_before_they_are_imported(
         site.install(f"proto-{name}", name, giving(protocol(name)))
     monkeypatch.setenv(DISABLE_VARIABLE, "a, c,,unheard-of")
     plugins = site.load()
-    assert [one.status for one in plugins.reports] == ["blocked", "loaded", "blocked"]
+    assert [one.status for one in plugins.entries] == ["blocked", "loaded", "blocked"]
     assert not {"fake_proto_a", "fake_proto_c"} & set(sys.modules)
     assert plugins.explain_missing("c").endswith("(blocked): disabled by REFRACTIUM_DISABLE_PLUGINS")
 
@@ -332,8 +332,8 @@ def test_the_environment_disables_plugins_before_they_are_imported(
 @pytest.mark.parametrize("metadata", ["", "Name: only-a-name\n"])
 def test_a_plugin_with_broken_metadata_still_has_its_row(site: Site, metadata: str) -> None:
     site.install("proto-a", "a", giving(protocol("a")), metadata=metadata)
-    report = site.load_one()
-    assert (report.status, report.version, report.summary) == ("loaded", "unknown", "")
+    plugin = site.load_one()
+    assert (plugin.status, plugin.version, plugin.summary) == ("loaded", "unknown", "")
 
 
 def test_a_failed_plugin_is_named_with_distribution_version_and_cause(site: Site) -> None:

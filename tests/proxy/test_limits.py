@@ -10,15 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refractium import Settings
-from refractium.proxy.limits import Limits
+from refractium.proxy.limiter import Limiter
 
 
 def test_a_refused_client_gets_the_name_of_the_limit() -> None:
-    limits = Limits(Settings(max_connections=3, max_connections_per_ip=2))
-    assert [limits.enter("a"), limits.enter("a"), limits.enter("a")] == [None, None, "max_connections_per_ip"]
-    assert [limits.enter("b"), limits.enter("b")] == [None, "max_connections"]
-    limits.leave("a")
-    assert limits.enter("b") is None
+    limiter = Limiter(Settings(max_connections=3, max_connections_per_ip=2))
+    assert [limiter.enter("a"), limiter.enter("a"), limiter.enter("a")] == [
+        None,
+        None,
+        "max_connections_per_ip",
+    ]
+    assert [limiter.enter("b"), limiter.enter("b")] == [None, "max_connections"]
+    limiter.leave("a")
+    assert limiter.enter("b") is None
 
 
 @pytest.mark.parametrize(
@@ -37,8 +41,8 @@ def test_a_refused_client_gets_the_name_of_the_limit() -> None:
 def test_clients_of_one_ipv6_network_count_as_one_address(
     first: str, second: str, prefix: int, allowed: int
 ) -> None:
-    limits = Limits(Settings(max_connections_per_ip=1, ipv6_prefix_length=prefix))
-    assert [limits.enter(limits.origin(ip)) for ip in (first, second)].count(None) == allowed
+    limiter = Limiter(Settings(max_connections_per_ip=1, ipv6_prefix_length=prefix))
+    assert [limiter.enter(limiter.origin(ip)) for ip in (first, second)].count(None) == allowed
 
 
 @given(st.ip_addresses(v=6), st.ip_addresses(v=6), st.integers(1, 128))
@@ -47,22 +51,22 @@ def test_an_origin_is_the_network_of_the_configured_prefix_length(
 ) -> None:
     if one.is_link_local or other.is_link_local:
         return
-    limits = Limits(Settings(ipv6_prefix_length=prefix))
+    limiter = Limiter(Settings(ipv6_prefix_length=prefix))
     same = other in IPv6Network((one, prefix), strict=False)
-    assert (limits.origin(str(one)) == limits.origin(str(other))) is same
+    assert (limiter.origin(str(one)) == limiter.origin(str(other))) is same
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=100))
 def test_after_any_comings_and_goings_the_counts_are_exact(steps: list[tuple[bool, str]]) -> None:
-    limits = Limits(Settings(max_connections=5, max_connections_per_ip=3))
+    limiter = Limiter(Settings(max_connections=5, max_connections_per_ip=3))
     inside: Counter[str] = Counter()
     for comes, ip in steps:
         if comes:
             fits = inside.total() < 5 and inside[ip] < 3
-            assert (limits.enter(ip) is None) == fits
+            assert (limiter.enter(ip) is None) == fits
             inside[ip] += fits
         elif inside[ip]:
-            limits.leave(ip)
+            limiter.leave(ip)
             inside[ip] -= 1
-        assert limits.active == inside.total()
-        assert limits._by_ip == +inside
+        assert limiter.active == inside.total()
+        assert limiter._by_origin == +inside

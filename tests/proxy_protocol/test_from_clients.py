@@ -12,7 +12,7 @@ import pytest
 
 from refractium import ConfigError, EngineSpec, Refractium, Route, Settings
 from refractium.contract import Transport
-from refractium.proxy.outcome import Ended
+from refractium.proxy.summary import Ended
 from refractium.wire.proxy_protocol import build_v1, build_v2, parse
 from support.backends import Backend, named, sink
 from support.clients import ask, connect, receive, receive_all, reset
@@ -71,7 +71,7 @@ def test_first_bytes_may_come_later_than_the_header(header: bytes) -> None:
         proxy.connect() as client,
     ):
         client.sendall(header)
-        eventually(lambda: "192.0.2.7" in proxy.service.limits._by_ip, "the header has been read")
+        eventually(lambda: "192.0.2.7" in proxy.service.limiter._by_origin, "the header has been read")
         client.sendall(b"magic!")
         client.shutdown(socket.SHUT_WR)
         assert backend.result().data == b"magic!"
@@ -302,7 +302,7 @@ def test_a_proxy_that_resets_after_its_header_leaves_nothing_open() -> None:
     with ProxyThread(fallback="127.0.0.1:1", settings=trusting()) as proxy:
         with proxy.connect() as client:
             client.sendall(build_v1(CLIENT, ASKED))
-            eventually(lambda: "192.0.2.7" in proxy.service.limits._by_ip, "the header has been read")
+            eventually(lambda: "192.0.2.7" in proxy.service.limiter._by_origin, "the header has been read")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         end = proxy.next_end()
     assert (end.client, end.ended) == ("192.0.2.7:50000", Ended.CLIENT_LEFT)

@@ -117,7 +117,7 @@ def test_a_health_check_of_a_backend_that_wants_a_header_succeeds(
         route = Route(Http(), f"127.0.0.1:{port}", health=Health(kind="http"), proxy_protocol=version)
         with ProxyThread(route) as proxy:
             (backend,) = proxy.engine._plan.pools[route.transport].backends
-            assert backend.state.status == "up"
+            assert backend.state.availability == "up"
 
 
 @pytest.mark.parametrize("send", ["send-proxy", "send-proxy-v2"])
@@ -143,7 +143,7 @@ def test_with_haproxy_in_front_its_header_names_the_client(send: str, source: st
         with connect(("127.0.0.1", port), source="127.0.0.6") as other:
             other.sendall(b"?")
             assert receive(other, 3) == b"in?"
-        assert proxy.service.limits._by_ip.get(proxy.service.limits.origin(source)) == 2
+        assert proxy.service.limiter._by_origin.get(proxy.service.limiter.origin(source)) == 2
         proxy.await_active(2)
         names = {f"[{one.getsockname()[0]}]" if ":" in source else source for one in clients}
         ports = {one.getsockname()[1] for one in clients}

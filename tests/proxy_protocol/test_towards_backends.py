@@ -181,7 +181,7 @@ def test_health_checks_begin_with_a_header_that_names_no_client(version: ProxyVe
     ):
         first = backend.result()
         eventually(lambda: backend.accepted > 2, "further checks")
-        (known,) = {one.state.status for one in proxy.engine._plan.pools[Transport.TCP].backends}
+        (known,) = {one.state.availability for one in proxy.engine._plan.pools[Transport.TCP].backends}
     assert split(first)[0].is_local
     assert known == "up"
 

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from refractium import Route
     from refractium.hooks import HookUse
     from refractium.observe.status import Status
-    from refractium.proxy.counters import Counters
-    from refractium.proxy.outcome import Summary
+    from refractium.proxy.counters import TcpCounters
+    from refractium.proxy.summary import Summary
     from refractium.proxy.tcp import TcpService
 
     LoopKind = Literal["uvloop", "asyncio"]
@@ -212,7 +212,7 @@ class ProxyThread:
         return found
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> TcpCounters:
         return self.engine.counters
 
     def next_end(self) -> Summary:
@@ -265,8 +265,8 @@ class ProxyThread:
     def _assert_nothing_counted(self) -> None:
         service = self.engine._tcp
         assert service is not None
-        assert service.limits.active == 0
-        assert service.limits._by_ip == {}
+        assert service.limiter.active == 0
+        assert service.limiter._by_origin == {}
         counters = service.counters
         assert counters.accepted == counters.finished + counters.refused, counters
         for now in service.snapshots.values():

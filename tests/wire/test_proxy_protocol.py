@@ -17,8 +17,8 @@ from refractium.wire.proxy_protocol import (
     PP2_TYPE_ALPN,
     PP2_TYPE_AUTHORITY,
     PP2_TYPE_CRC32C,
-    Endpoint,
     Header,
+    HostPort,
     _crc32c,
     build_v1,
     build_v2,
@@ -77,7 +77,7 @@ def header_of(data: bytes) -> Header:
     return answer[0]
 
 
-def plain(endpoint: Endpoint | None) -> tuple[IPv4Address | IPv6Address, int] | None:
+def plain(endpoint: HostPort | None) -> tuple[IPv4Address | IPv6Address, int] | None:
     """Return an endpoint whose address compares by value; an IPv4-mapped address becomes the IPv4 address."""
     if endpoint is None:
         return None
@@ -129,7 +129,7 @@ def test_alpn_is_bytes_and_a_server_name_is_utf_8() -> None:
 
 @pytest.mark.parametrize("ends", [(None, V4[1]), (V4[0], None), (None, None)])
 def test_an_unknown_address_gives_a_header_without_addresses(
-    ends: tuple[Endpoint | None, Endpoint | None],
+    ends: tuple[HostPort | None, HostPort | None],
 ) -> None:
     assert build_v1(*ends) == b"PROXY UNKNOWN\r\n"
     assert build_v2(Transport.TCP, *ends, sni="example.com") == v2(command=0x20, kind=0)
@@ -193,7 +193,7 @@ def test_a_name_that_no_receiver_takes_is_refused(name: str) -> None:
         ("TCP4 0.0.0.0 0.0.0.0 0 0", *[("0.0.0.0", 0)] * 2),
     ],
 )
-def test_a_line_names_both_ends(line: str, source: Endpoint, destination: Endpoint) -> None:
+def test_a_line_names_both_ends(line: str, source: HostPort, destination: HostPort) -> None:
     assert header_of(f"PROXY {line}\r\n".encode()) == Header(Transport.TCP, source, destination)
 
 
@@ -419,7 +419,7 @@ def test_a_second_checksum_is_refused() -> None:
 @given(ENDPOINTS, ENDPOINTS)
 @example(("::ffff:192.0.2.1", 1), ("::1", 2))
 @example(("::192.0.2.1", 1), ("::", 2))
-def test_a_header_of_version_1_is_read_back(source: Endpoint, destination: Endpoint) -> None:
+def test_a_header_of_version_1_is_read_back(source: HostPort, destination: HostPort) -> None:
     header = header_of(build_v1(source, destination))
     assert (header.transport, header.is_local, header.tlvs) == (Transport.TCP, False, {})
     assert (plain(header.source), plain(header.destination)) == (plain(source), plain(destination))
@@ -427,7 +427,7 @@ def test_a_header_of_version_1_is_read_back(source: Endpoint, destination: Endpo
 
 @given(st.sampled_from(Transport), ENDPOINTS, ENDPOINTS, NAMES, NAMES)
 def test_a_header_of_version_2_is_read_back(
-    transport: Transport, source: Endpoint, destination: Endpoint, sni: str | None, alpn: str | None
+    transport: Transport, source: HostPort, destination: HostPort, sni: str | None, alpn: str | None
 ) -> None:
     header = header_of(build_v2(transport, source, destination, sni=sni, alpn=alpn))
     assert (header.transport, header.is_local) == (transport, False)
@@ -437,7 +437,7 @@ def test_a_header_of_version_2_is_read_back(
 
 
 @given(ENDPOINTS, ENDPOINTS)
-def test_a_header_that_was_read_is_written_unchanged(source: Endpoint, destination: Endpoint) -> None:
+def test_a_header_that_was_read_is_written_unchanged(source: HostPort, destination: HostPort) -> None:
     for data in (build_v1(source, destination), build_v2(Transport.TCP, source, destination)):
         header = header_of(data)
         again = header_of(build_v2(Transport.TCP, header.source, header.destination))
@@ -482,7 +482,7 @@ class Relay(NamedTuple):
     front: socket.socket
     back: socket.socket
 
-    def pass_on(self, header: bytes = b"") -> tuple[Header, bytes, Endpoint, Endpoint]:
+    def pass_on(self, header: bytes = b"") -> tuple[Header, bytes, HostPort, HostPort]:
         """Send a header and five bytes; return the header and bytes that arrive, and the two ends of the
         client."""
         with self.client() as client:
@@ -561,7 +561,7 @@ def test_the_health_checks_of_haproxy_come_from_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ends", [V4, V6, (V6[0], V4[1])], ids=["IPv4", "IPv6", "both"])
 @pytest.mark.parametrize("version", [1, 2])
-def test_haproxy_reads_our_headers(tmp_path: Path, ends: tuple[Endpoint, Endpoint], version: int) -> None:
+def test_haproxy_reads_our_headers(tmp_path: Path, ends: tuple[HostPort, HostPort], version: int) -> None:
     sent = (
         build_v1(*ends) if version == 1 else build_v2(Transport.TCP, *ends, sni="www.example.com", alpn="h2")
     )

@@ -17,7 +17,7 @@ from refractium.workers.messages import Done, Listen
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from refractium.workers.messages import Order, Report
+    from refractium.workers.messages import Order, WorkerMessage
 
 
 class Refusing(socket.socket):
@@ -35,10 +35,10 @@ class Ends:
     """Both ends of a channel, and the messages that each has received."""
 
     def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
-        self.reports: asyncio.Queue[Report] = asyncio.Queue()
+        self.messages: asyncio.Queue[WorkerMessage] = asyncio.Queue()
         self.orders: asyncio.Queue[Order] = asyncio.Queue()
         self.over = asyncio.Event()
-        self.ours: Channel[Report] = Channel(ours, Done, self.reports.put_nowait, self.over.set)
+        self.ours: Channel[WorkerMessage] = Channel(ours, Done, self.messages.put_nowait, self.over.set)
         self.theirs: Channel[Order] = Channel(theirs, Listen, self.orders.put_nowait, self.over.set)
 
 
@@ -67,7 +67,7 @@ def test_messages_of_any_size_arrive_complete_and_in_order() -> None:
         for number, size in enumerate(sizes):  # together more bytes than the kernel takes at once
             ends.theirs.send(Done(number, "x" * size))
         for number, size in enumerate(sizes):
-            assert await ends.reports.get() == Done(number, "x" * size)
+            assert await ends.messages.get() == Done(number, "x" * size)
 
     with_ends(test)
 
@@ -105,7 +105,7 @@ def test_messages_sent_before_the_end_still_arrive() -> None:
     async def test(ends: Ends) -> None:
         ends.theirs.send(Done(1))
         ends.theirs.close()
-        assert await ends.reports.get() == Done(1)
+        assert await ends.messages.get() == Done(1)
         await ends.over.wait()
 
     with_ends(test)
@@ -142,7 +142,7 @@ def test_a_message_that_lacks_memory_arrives_when_there_is_memory(error: int) ->
     async def test(ends: Ends) -> None:
         for number in range(3):
             ends.theirs.send(Done(number))
-        assert [await ends.reports.get() for _ in range(3)] == [Done(number) for number in range(3)]
+        assert [await ends.messages.get() for _ in range(3)] == [Done(number) for number in range(3)]
         assert not ends.over.is_set()
 
     with_ends(test, error, error)
@@ -154,6 +154,6 @@ def test_both_ends_see_the_end_if_a_message_cannot_be_sent() -> None:
         ends.theirs.send(Done(1))
         await ends.over.wait()
         assert await ends.orders.get() == Listen(1, "")
-        assert ends.reports.empty()
+        assert ends.messages.empty()
 
     with_ends(test, errno.EIO)

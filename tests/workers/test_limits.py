@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refractium import Settings
-from refractium.workers.shared_limits import LimitTable, SharedLimits
+from refractium.workers.shared_limiter import LimitTable, SharedLimiter
 from support.clients import PATIENCE
 from support.process import able_to_import_tests
 from workers.counting import ADDRESSES, COUNTED
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def shared(workers: int, settings: Settings) -> Iterator[tuple[LimitTable, list[SharedLimits]]]:
+def shared(workers: int, settings: Settings) -> Iterator[tuple[LimitTable, list[SharedLimiter]]]:
     table = LimitTable.create(workers, settings.max_connections)
     try:
-        yield table, [SharedLimits(table, worker, settings) for worker in range(workers)]
+        yield table, [SharedLimiter(table, worker, settings) for worker in range(workers)]
     finally:
         table.close()
 
@@ -62,12 +62,12 @@ def test_changed_limits_apply_to_new_clients() -> None:
 
 def test_only_the_counts_of_a_dead_worker_are_released() -> None:
     with shared(2, Settings(max_connections=4, max_connections_per_ip=3)) as (table, (one, two)):
-        for limits in (one, one, two):
-            assert limits.enter("a") is None
+        for limiter in (one, one, two):
+            assert limiter.enter("a") is None
         one.enter("b")
         table.forget(0)
         assert table.active == 1
-        again = SharedLimits(table, 0, Settings(max_connections=4, max_connections_per_ip=3))
+        again = SharedLimiter(table, 0, Settings(max_connections=4, max_connections_per_ip=3))
         assert [again.enter("a"), again.enter("a"), two.enter("a")] == [None, None, "max_connections_per_ip"]
         two.leave("a")
         assert two.enter("b") is None
@@ -77,14 +77,14 @@ def test_an_address_without_a_free_row_is_refused_and_others_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All addresses share one bucket, which never happens in a table of the usual size."""
-    monkeypatch.setattr("refractium.workers.shared_limits._FEWEST_BUCKETS", 1)
-    monkeypatch.setattr("refractium.workers.shared_limits._ROOM", 1)
-    with shared(1, Settings(max_connections=16)) as (_, (limits,)):
-        limits.apply(Settings())
-        assert [limits.enter(str(number)) for number in range(17)] == [None] * 16 + ["max_connections"]
-        assert limits.enter("3") is None
-        limits.leave("4")
-        assert limits.enter("x") is None
+    monkeypatch.setattr("refractium.workers.shared_limiter._FEWEST_BUCKETS", 1)
+    monkeypatch.setattr("refractium.workers.shared_limiter._ROOM", 1)
+    with shared(1, Settings(max_connections=16)) as (_, (limiter,)):
+        limiter.apply(Settings())
+        assert [limiter.enter(str(number)) for number in range(17)] == [None] * 16 + ["max_connections"]
+        assert limiter.enter("3") is None
+        limiter.leave("4")
+        assert limiter.enter("x") is None
 
 
 Step = tuple[int, int, str]
@@ -108,7 +108,7 @@ def test_after_any_comings_goings_and_deaths_the_counts_are_exact(steps: list[St
                 inside[number][ip] -= 1
             elif what == 2:
                 table.forget(number)
-                workers[number] = SharedLimits(table, number, settings)
+                workers[number] = SharedLimiter(table, number, settings)
                 inside[number].clear()
             assert table.active == sum(one.total() for one in inside)
             assert [one.active for one in workers] == [one.total() for one in inside]
@@ -155,7 +155,7 @@ def say(process: subprocess.Popen[str], line: str) -> None:
 def test_a_worker_killed_while_it_counts_delays_no_other_worker() -> None:
     script = """
 import os, signal, sys
-from refractium.workers.shared_limits import LimitTable
+from refractium.workers.shared_limiter import LimitTable
 with LimitTable(int(sys.argv[1])):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -175,7 +175,7 @@ def test_a_worker_stopped_while_it_counts_delays_the_others_only_for_a_moment(
 ) -> None:
     script = """
 import sys
-from refractium.workers.shared_limits import LimitTable
+from refractium.workers.shared_limiter import LimitTable
 with LimitTable(int(sys.argv[1])):
     print("inside", flush=True)
     sys.stdin.read()
@@ -188,8 +188,8 @@ with LimitTable(int(sys.argv[1])):
         return wait(table)
 
     monkeypatch.setattr(LimitTable, "_wait_for_lock", counted)
-    monkeypatch.setattr("refractium.workers.shared_limits._PATIENCE", 0.1)
-    monkeypatch.setattr("refractium.workers.shared_limits._HOPELESS", PATIENCE)
+    monkeypatch.setattr("refractium.workers.shared_limiter._PATIENCE", 0.1)
+    monkeypatch.setattr("refractium.workers.shared_limiter._HOPELESS", PATIENCE)
     settings = Settings(max_connections_per_ip=40)
     command = [sys.executable, "-c", script]
     with shared(2, settings) as (table, (one, _)):

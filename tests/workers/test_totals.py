@@ -17,13 +17,13 @@ from refractium.observe.status import (
     RouteTraffic,
     Status,
 )
-from refractium.proxy.counters import Counters, UdpCounters
+from refractium.proxy.counters import TcpCounters, UdpCounters
 from refractium.workers.totals import Counts, total, with_active, without_open
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TCP = tcp(Counters(), (), {})
+TCP = tcp(TcpCounters(), (), {})
 UDP = udp(UdpCounters(), (), {})
 
 

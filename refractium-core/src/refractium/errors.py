@@ -6,9 +6,9 @@
     ├── ConfigError     a mistake of the operator in flags, file or routes, with every problem found
     └── ListenError     a fault of the machine: Refractium cannot listen on an address
 
-A fault of a plugin raises no error by itself: the fault appears in the report on the plugin
-(`refractium.plugins.loading.PluginReport`). The fault becomes a `ConfigError` if a route needs the plugin. A
-fault of a peer ends only the connection of this peer, and Refractium counts the fault.
+A fault of a plugin raises no error by itself: the fault appears in the entry of the plugin
+(`refractium.plugins.installed.InstalledPlugin`). The fault becomes a `ConfigError` if a route needs the
+plugin. A fault of a peer ends only the connection of this peer, and Refractium counts the fault.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def conversion_problems(struct: type[msgspec.Struct], values: Mapping[str, Any])
 def in_toml_words(error: msgspec.ValidationError) -> tuple[str, str]:
     """Return the place of an error inside of the converted value, such as ``[0]``, and the message.
 
-    msgspec speaks of JSON; TOML says "table" for "object" and has no null.
+    msgspec uses the terms of JSON. In TOML, an "object" is a "table", and null does not exist.
     """
     message, _, place = str(error).partition(" - at `$")
     message = _JSON_WORD.sub(lambda word: _TOML_WORDS.get(word[0].lower(), word[0]), message)
@@ -107,4 +107,4 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 _LONGEST_NAME: Final = 64
-"""Characters of a name that are compared with known names, because the comparison takes quadratic time."""
+"""Number of characters of a name to compare with known names, because the comparison takes quadratic time."""

@@ -45,7 +45,7 @@ class PcapHook(PacketHook[PcapSettings]):
         self._filter = SessionFilter(settings)
         self._files: CaptureFiles | None = None
         self._streams: list[Stdout | Viewers] = []
-        self._sessions: dict[int, _Session] = {}
+        self._recordings: dict[int, _Recording] = {}
 
     @classmethod
     def problems(cls, settings: PcapSettings) -> Iterable[tuple[str, str]]:
@@ -79,21 +79,21 @@ class PcapHook(PacketHook[PcapSettings]):
             self._streams.append(viewers)
 
     def on_batch(self, events: Sequence[Event]) -> None:
-        sessions = self._sessions
+        recordings = self._recordings
         gathered: defaultdict[Output, list[Packet]] = defaultdict(list)
         try:
             for event in events:
                 kind, _, context, *_ = event
                 if kind is _OPEN and self._filter.wants(context):
-                    sessions[context.session] = self._begin(context)
-                session = sessions.get(context.session)
-                if session is None:
+                    recordings[context.session] = self._begin(context)
+                recording = recordings.get(context.session)
+                if recording is None:
                     continue
-                packets = session.renderer.render(event)
-                for output in session.outputs:
+                packets = recording.renderer.render(event)
+                for output in recording.outputs:
                     gathered[output] += packets
                 if kind is _CLOSE:
-                    del sessions[context.session]
+                    del recordings[context.session]
         finally:
             for output, packets in gathered.items():
                 output.write(packets)
@@ -104,13 +104,13 @@ class PcapHook(PacketHook[PcapSettings]):
         for stream in self._streams:
             stream.close()
 
-    def _begin(self, context: HookContext) -> _Session:
+    def _begin(self, context: HookContext) -> _Recording:
         files: list[Output] = [] if self._files is None else [self._files.of(context)]
-        return _Session(SessionRenderer(context), (*files, *self._streams))
+        return _Recording(SessionRenderer(context), (*files, *self._streams))
 
 
-class _Session(NamedTuple):
-    """A session that the settings select.
+class _Recording(NamedTuple):
+    """A session that the settings select, with its outputs.
 
     Attributes:
         renderer: the renderer of the packets of the session.

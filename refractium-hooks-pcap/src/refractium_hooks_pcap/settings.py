@@ -172,15 +172,15 @@ def _check_path(settings: PcapSettings) -> None:
 
 def _check_file(path: Path) -> None:
     try:
-        status = path.lstat()
+        stat_result = path.lstat()
     except FileNotFoundError:
         return
-    mode = status.st_mode
+    mode = stat_result.st_mode
     if stat.S_ISLNK(mode):
         raise ValueError(f"{path} is a symbolic link: give the path of the file itself")
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         raise ValueError(f"{path} is neither a file nor a FIFO")
-    if (fault := why_not_ours(status)) is not None:
+    if (fault := why_not_ours(stat_result)) is not None:
         raise ValueError(f"{path}: {fault}")
     if not os.access(path, os.W_OK if stat.S_ISFIFO(mode) else os.R_OK | os.W_OK):
         raise ValueError(f"{path} cannot be written")

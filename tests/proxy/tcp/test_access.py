@@ -20,7 +20,7 @@ from refractium import (
     define_protocol,
 )
 from refractium.proxy.counters import Outcome
-from refractium.proxy.outcome import Ended
+from refractium.proxy.summary import Ended
 from support.backends import Backend, echo, named
 from support.clients import ask, receive_all
 from support.datagrams import UdpBackend

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from refractium.proxy import connection, dial, weld
-from refractium.proxy.limits import Limits
+from refractium.proxy.limiter import Limiter
 from refractium.sockets import reactor, watching
 from support.backends import Backend, FullUnixQueue, digest, echo, sink
 from support.clients import PATIENCE, ask, receive, receive_all
@@ -227,14 +227,14 @@ def test_a_listener_that_cannot_be_watched_again_is_logged_and_comes_back(
 
 
 def test_a_client_whose_counting_fails_does_not_end_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
-    enter = Limits.enter
+    enter = Limiter.enter
 
-    def failing(limits: Limits, origin: str | None) -> str | None:
+    def failing(limiter: Limiter, origin: str | None) -> str | None:
         if origin == "127.0.0.66":
             raise ValueError("not an address")
-        return enter(limits, origin)
+        return enter(limiter, origin)
 
-    monkeypatch.setattr(Limits, "enter", failing)
+    monkeypatch.setattr(Limiter, "enter", failing)
     with (
         Backend(sink) as backend,
         ProxyThread(fallback=backend.address, host="127.0.0.1", expected=["failed with a client"]) as proxy,

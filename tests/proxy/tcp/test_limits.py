@@ -103,7 +103,7 @@ def test_an_ipv4_client_of_an_ipv6_listener_counts_by_its_ipv4_address() -> None
             assert ask((host, proxy.port), b"?").data == b""
         service = proxy.engine._tcp
         assert service is not None
-        assert service.limits._by_ip == {"127.0.0.1": 2, service.limits.origin("::1"): 2}
+        assert service.limiter._by_origin == {"127.0.0.1": 2, service.limiter.origin("::1"): 2}
 
 
 def test_a_flood_of_refused_connections_is_cheap_and_quiet() -> None:

@@ -372,7 +372,7 @@ def test_a_shortage_of_this_machine_takes_no_backend_down(
                 os.write(sock.fileno(), b"magic")
                 eventually(lambda: proxy.engine.udp_counters.dropped == 1, "the datagram is dropped")
             (state,) = (backend.state for backend in proxy.engine._plan.pools[Transport.UDP].backends)
-            assert state.status == "unknown"
+            assert state.availability == "unknown"
             sock.send(b"magic")
             assert sock.recv(9) == b"magic"
 

@@ -82,7 +82,7 @@ class Networks:
         return any(number >> shift in those for shift, those in self._prefixes[address.version].items())
 
 
-class Access:
+class AccessRules:
     """Rules that accept or refuse clients: a client must be allowed, and must not be denied.
 
     Args:
@@ -112,6 +112,6 @@ def network_problems(lists: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
                 yield Problem(str(error), where=f"{key}[{at}]")
 
 
-def access_of(allow: Sequence[str], deny: Sequence[str]) -> Access | None:
+def access_of(allow: Sequence[str], deny: Sequence[str]) -> AccessRules | None:
     """Return the access rules, or None if both lists are empty, because then no client needs a check."""
-    return Access(allow, deny) if allow or deny else None
+    return AccessRules(allow, deny) if allow or deny else None

@@ -75,14 +75,14 @@ def plugin_table_problems(tables: Mapping[str, Mapping[str, Any]], plugins: Plug
 
     If an installed plugin did not load, this function does not check its table, because the keys are unknown.
     """
-    reports = {report.id: report for report in plugins.reports}
+    by_id = {plugin.id: plugin for plugin in plugins.entries}
     for id_, table in tables.items():
         where = f"plugins.{id_}"
-        report = reports.get(id_)
-        if report is None:
-            known = ", ".join(reports) or "none"
+        plugin = by_id.get(id_)
+        if plugin is None:
+            known = ", ".join(by_id) or "none"
             yield where, f"no plugin has this id; installed: {known}"
-        elif report.status == "loaded":
+        elif plugin.status == "loaded":
             structs = [hook.settings_type for hook in plugins.given[id_].hooks]
             if not any(struct.__struct_fields__ for struct in structs):
                 yield where, "this plugin takes no settings"

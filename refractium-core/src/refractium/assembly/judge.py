@@ -100,7 +100,7 @@ def _nothing_to_do(overlaid: Overlaid, plugins: Plugins) -> Problem:
 
 
 def _broken_plugins(plugins: Plugins) -> Iterator[Problem]:
-    for one in plugins.reports:
+    for one in plugins.entries:
         if one.status not in {"loaded", "blocked"}:
             yield Problem(f"{one} is not used: {one.error}", where=f"plugin {one.id}")
 

@@ -9,7 +9,7 @@ import os
 import random
 from typing import TYPE_CHECKING, Any, Final
 
-from refractium.backends.state import Status
+from refractium.backends.state import Availability
 from refractium.contract import Endpoint
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from refractium.throttle import Throttled
@@ -53,7 +53,7 @@ class Checker:
         if self._tasks:
             return
         watches = [_Watch(self._transport, backend) for backend in self._backends.values()]
-        new = [state for state in self._backends if state.status is Status.UNKNOWN]
+        new = [state for state in self._backends if state.availability is Availability.UNKNOWN]
         self._tasks = [asyncio.create_task(watch.run()) for watch in watches]
         longest = max((state.health.timeout_ms / 1000 for state in new), default=0.0)
         with contextlib.suppress(TimeoutError):  # the check of a plugin may run longer than its timeout

@@ -238,7 +238,7 @@ def _host(endpoint: Endpoint) -> str:
     return "localhost" if isinstance(address, str) else join_host_port(address[0], address[1])
 
 
-class _Connection:
+class _CheckConnection:
     """A connected socket with coroutines to send and receive."""
 
     def __init__(self, sock: socket.socket, preface: bytes) -> None:
@@ -266,7 +266,7 @@ class _Connection:
 
 
 @asynccontextmanager
-async def _connected(endpoint: Endpoint) -> AsyncIterator[_Connection]:
+async def _connected(endpoint: Endpoint) -> AsyncIterator[_CheckConnection]:
     """Connect to the backend, and close the connection at the end of the block.
 
     Raises:
@@ -284,7 +284,7 @@ async def _connected(endpoint: Endpoint) -> AsyncIterator[_Connection]:
             sock.connect(address)
         if is_self_connected(sock, endpoint.target):
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-        connection = _Connection(sock, endpoint.preface)
+        connection = _CheckConnection(sock, endpoint.preface)
         if is_stream and endpoint.preface:
             await asyncio.get_running_loop().sock_sendall(sock, endpoint.preface)
         yield connection

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from refractium.backends.backend import Backend
-    from refractium.sockets.names import Name
+    from refractium.sockets.names import HostName
 
 _REFRESH: Final = 10.0
 """Seconds between lookups of a name, because getaddrinfo does not return the lifetime of its answers."""
@@ -34,11 +34,11 @@ class Resolver:
         for backend in backends:
             if backend.address.is_name:
                 self._by_host.setdefault(backend.address.host, []).append(backend)
-        self._names: list[Name] = []
+        self._names: list[HostName] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
-    def names(self) -> Sequence[Name]:
+    def names(self) -> Sequence[HostName]:
         """The names of the backends; empty before the start and after the stop."""
         return self._names
 
@@ -71,7 +71,7 @@ class Resolver:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _keep_fresh(name: Name, backends: Sequence[Backend], first: asyncio.Future[None]) -> None:
+async def _keep_fresh(name: HostName, backends: Sequence[Backend], first: asyncio.Future[None]) -> None:
     what = f"backend {', '.join(dict.fromkeys(str(backend.address) for backend in backends))}"
     while True:
         _use(name, backends)
@@ -87,7 +87,7 @@ async def _keep_fresh(name: Name, backends: Sequence[Backend], first: asyncio.Fu
             first.set_result(None)
 
 
-def _use(name: Name, backends: Iterable[Backend]) -> None:
+def _use(name: HostName, backends: Iterable[Backend]) -> None:
     if name.found:
         for backend in backends:
             backend.socket_addresses = names.at(backend.address.port, name.found)

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Status(StrEnum):
-    """Status of a backend."""
+class Availability(StrEnum):
+    """Availability of a backend."""
 
     UNKNOWN = "unknown"
-    """Neither checks nor clients have shown the status yet. The backend counts as up."""
+    """Neither checks nor clients have shown the availability yet. The backend counts as up."""
     UP = "up"
     DOWN = "down"
 
@@ -37,10 +37,10 @@ class Watcher(Protocol):
 
 
 class Authority(Protocol):
-    """A judge of the status of backends, in place of the backends' own states."""
+    """A judge of the availability of backends, in place of the backends' own states."""
 
     def adopt(self, state: BackendState) -> None:
-        """Judge a state from now on, and pass the known status to the state (`BackendState.believe`)."""
+        """Judge a state from now on, and pass the known availability to it (`BackendState.believe`)."""
 
     def client_failed(self, state: BackendState, reason: str) -> None:
         """Note that a client could not reach the backend."""
@@ -52,8 +52,8 @@ class Authority(Protocol):
 class BackendState:
     """The state of one backend, shared by all routes with identical health settings.
 
-    New routes take over the states of old routes with the same key, so that the status of a backend is known
-    at once.
+    New routes take over the states of old routes with the same key, so that the availability of a backend is
+    known at once.
 
     Args:
         address: address as configured.
@@ -62,12 +62,12 @@ class BackendState:
         proxy_protocol: version of the PROXY header that checks send first, as clients' connections do.
 
     Attributes:
-        status: current status: unknown, up or down.
+        availability: current availability: unknown, up or down.
         reason: reason why the backend is down; empty while the backend is not down.
-        since: time of the last change of `status` (s since the epoch), for display.
+        since: time of the last change of `availability` (s since the epoch), for display.
         active: count of current connections and UDP sessions.
         failed_clients: count of clients in a row that could not reach the backend.
-        authority: judge of the status, or None if this state judges by itself.
+        authority: judge of the availability, or None if this state judges by itself.
     """
 
     __slots__ = (
@@ -80,12 +80,12 @@ class BackendState:
         "active",
         "address",
         "authority",
+        "availability",
         "failed_clients",
         "health",
         "proxy_protocol",
         "reason",
         "since",
-        "status",
     )
 
     def __init__(
@@ -98,7 +98,7 @@ class BackendState:
         self.address = address
         self.health = health
         self.proxy_protocol = proxy_protocol if health.check is not None else None
-        self.status = Status.UNKNOWN
+        self.availability = Availability.UNKNOWN
         self.reason = ""
         self.since = time.time()
         self.active = 0
@@ -111,7 +111,7 @@ class BackendState:
         self._watchers: WeakSet[Watcher] = WeakSet()
 
     def __repr__(self) -> str:
-        return f"<BackendState {self.address} {self.status}>"
+        return f"<BackendState {self.address} {self.availability}>"
 
     @property
     def key(self) -> StateKey:
@@ -121,7 +121,7 @@ class BackendState:
     @property
     def is_up(self) -> bool:
         """Whether clients may be sent to the backend."""
-        return self.status is not Status.DOWN
+        return self.availability is not Availability.DOWN
 
     @property
     def is_checked(self) -> bool:
@@ -136,7 +136,7 @@ class BackendState:
         is up, the interval is divided by `fall`. So the checks that a change needs take one interval.
         """
         interval = self.health.interval_ms / 1000
-        if self.status is Status.DOWN:
+        if self.availability is Availability.DOWN:
             return interval / self.health.rise
         return interval / self.health.fall if self._failed_checks else interval
 
@@ -148,16 +148,16 @@ class BackendState:
         """Count a check that passed."""
         self._failed_checks = self.failed_clients = 0
         self._passed_checks += 1
-        if self.status is Status.UNKNOWN:
-            self._become(Status.UP)
-        elif self.status is Status.DOWN and self._passed_checks >= self.health.rise:
-            self._become(Status.UP, f"passed {_times(self._passed_checks, 'check')} in a row")
+        if self.availability is Availability.UNKNOWN:
+            self._become(Availability.UP)
+        elif self.availability is Availability.DOWN and self._passed_checks >= self.health.rise:
+            self._become(Availability.UP, f"passed {_times(self._passed_checks, 'check')} in a row")
 
     def check_failed(self, reason: str) -> None:
-        """Count a check that failed. The first check of a backend changes the status at once."""
+        """Count a check that failed. The first check of a backend changes the availability at once."""
         self._passed_checks = 0
         self._failed_checks += 1
-        if self.status is Status.UNKNOWN or self._has_failed_enough:
+        if self.availability is Availability.UNKNOWN or self._has_failed_enough:
             self._go_down(reason)
 
     def client_failed(self, reason: str) -> None:
@@ -176,14 +176,14 @@ class BackendState:
         self.failed_clients = 0
         if self.authority is not None:
             self.authority.client_reached(self)
-        elif self.status is Status.DOWN and not self.is_checked:
-            self._become(Status.UP, "a client has reached it")
+        elif self.availability is Availability.DOWN and not self.is_checked:
+            self._become(Availability.UP, "a client has reached it")
 
-    def believe(self, status: Status, since: float, reason: str) -> None:
+    def believe(self, availability: Availability, since: float, reason: str) -> None:
         """Take over the decision of the authority. The arguments are new attribute values."""
-        self.status, self.since, self.reason = status, since, reason
+        self.availability, self.since, self.reason = availability, since, reason
         self.failed_clients = 0
-        if status is Status.DOWN:
+        if availability is Availability.DOWN:
             self.failed_clients = 1  # so that `client_reached` is called for the first client that succeeds
             self._rest()
         self._tell_watchers()
@@ -204,19 +204,19 @@ class BackendState:
         return self._failed_checks + self.failed_clients >= self.health.fall
 
     def _go_down(self, reason: str) -> None:
-        if self.status is not Status.DOWN:
+        if self.availability is not Availability.DOWN:
             self._passed_checks = 0
             self._rest()
-            self._become(Status.DOWN, reason)
+            self._become(Availability.DOWN, reason)
 
     def _rest(self) -> None:
         self._retry_at = self._clock() + self.health.interval_ms / 1000
 
-    def _become(self, status: Status, reason: str = "") -> None:
-        self.status = status
+    def _become(self, availability: Availability, reason: str = "") -> None:
+        self.availability = availability
         self.since = time.time()
-        self.reason = reason if status is Status.DOWN else ""
-        if status is Status.DOWN:
+        self.reason = reason if availability is Availability.DOWN else ""
+        if availability is Availability.DOWN:
             log.warning("backend %s is down: %s", self.address, reason)
         elif reason:
             log.info("backend %s is up again: %s", self.address, reason)

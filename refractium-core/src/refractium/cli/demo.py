@@ -15,7 +15,7 @@ from refractium.cli import render
 from refractium.cli.options import Flags
 from refractium.daemon import logs
 from refractium.daemon.stdout import say
-from refractium.demo import SCENES, Outcome, Stage
+from refractium.demo import SCENES, SceneResult, Stage
 from refractium.engine.loop import run
 from refractium.errors import ConfigError, ExitStatus
 from refractium.problems import Problem
@@ -46,22 +46,22 @@ def command(context: click.Context, /, *, serve: bool, port: int, as_json: bool)
         raise ConfigError(
             [Problem("no protocol of the demo is installed: pip install 'refractium-protocols[all]'")]
         )
-    outcomes: list[Outcome] = []
+    results: list[SceneResult] = []
 
     async def show() -> None:
         async with Stage(installed, port) as stage:
-            outcomes.extend([await stage.play(name) for name in names])
-            _print(outcomes, stage.port, as_json=as_json)
+            results.extend([await stage.play(name) for name in names])
+            _print(results, stage.port, as_json=as_json)
             if serve:
                 await _keep_serving(stage.port, names)
 
     run(show)
-    context.exit(ExitStatus.SUCCESS if all(outcome.ok for outcome in outcomes) else ExitStatus.FAILURE)
+    context.exit(ExitStatus.SUCCESS if all(result.ok for result in results) else ExitStatus.FAILURE)
 
 
-def _print(outcomes: list[Outcome], port: int, *, as_json: bool) -> None:
+def _print(results: list[SceneResult], port: int, *, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode([asdict(one) for one in outcomes]), indent=2))
+        click.echo(msgspec.json.format(msgspec.json.encode([asdict(one) for one in results]), indent=2))
         return
     render.banner()
     columns = ("protocol", "evidence", "backend", "answer", "time", "")
@@ -74,9 +74,9 @@ def _print(outcomes: list[Outcome], port: int, *, as_json: bool) -> None:
             f"{one.ms:.0f} ms",
             "ok" if one.ok else "FAILED",
         )
-        for one in outcomes
+        for one in results
     ]
-    terminal.table(f"{len(outcomes)} protocols on 127.0.0.1:{port}", columns, rows)
+    terminal.table(f"{len(results)} protocols on 127.0.0.1:{port}", columns, rows)
 
 
 async def _keep_serving(port: int, names: list[str]) -> None:

@@ -14,7 +14,7 @@ from refractium.assembly.sources import Overrides, read_file
 from refractium.cli.options import Flags
 from refractium.contract import MAX_BYTES_LIMIT, NEED_MORE, Protocol, ProtocolMatch, Transport, Verdict
 from refractium.errors import ConfigError
-from refractium.identify import Candidate, Table
+from refractium.identify import Candidate, DispatchTable
 from refractium.problems import Problem
 from refractium.wire.text import escape, hex_bytes
 
@@ -34,7 +34,7 @@ def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, a
     if not data and not udp:  # a protocol gets at least one byte of a connection; a datagram may be empty
         raise ConfigError([Problem("no bytes: give at least one byte", where="identify")])
     transport = Transport.UDP if udp else Transport.TCP
-    table = Table(_candidates(Flags.of(context), transport), MAX_BYTES_LIMIT)
+    table = DispatchTable(_candidates(Flags.of(context), transport), MAX_BYTES_LIMIT)
     answers = [(protocol, _answer(answer), answer) for protocol, answer in table.explain(data)]
     decision = table.decide(data, final=True)
     may_change = not udp and table.decide(data) is NEED_MORE

@@ -39,9 +39,9 @@ def list_(context: click.Context, *, as_json: bool) -> None:
     """List every installed plugin, loaded or not."""
     plugins = installed(Flags.of(context))
     if as_json:
-        _print_json([report.as_dict() for report in plugins.reports])
+        _print_json([plugin.as_dict() for plugin in plugins.entries])
         return
-    if not plugins.reports:
+    if not plugins.entries:
         click.echo("No plugins are installed. For all protocols: pip install 'refractium-protocols[all]'")
         return
     columns = ("id", "kind", "transports", "distribution", "version", "status", "about")
@@ -50,15 +50,15 @@ def list_(context: click.Context, *, as_json: bool) -> None:
         columns,
         [
             (
-                report.id,
-                report.kind,
-                " ".join(report.transports),
-                report.distribution,
-                report.version,
-                report.status,
-                report.error or report.summary,
+                plugin.id,
+                plugin.kind,
+                " ".join(plugin.transports),
+                plugin.distribution,
+                plugin.version,
+                plugin.status,
+                plugin.error or plugin.summary,
             )
-            for report in plugins.reports
+            for plugin in plugins.entries
         ],
     )
 
@@ -70,11 +70,11 @@ def list_(context: click.Context, *, as_json: bool) -> None:
 def info(context: click.Context, id_: str, *, as_json: bool) -> None:
     """Show one plugin, with its protocols, hooks, health checks, balancing methods and commands."""
     plugins = installed(Flags.of(context))
-    reports = [report for report in plugins.reports if report.id == id_]
-    if not reports:
-        known = ", ".join(report.id for report in plugins.reports) or "none"
+    matching = [plugin for plugin in plugins.entries if plugin.id == id_]
+    if not matching:
+        known = ", ".join(plugin.id for plugin in plugins.entries) or "none"
         raise ConfigError([Problem(f"no plugin has this id; installed: {known}", where=id_)])
-    found = [{**one.as_dict(), **_describe_given(plugins.given.get(id_, Given()))} for one in reports]
+    found = [{**one.as_dict(), **_describe_given(plugins.given.get(id_, Given()))} for one in matching]
     if as_json:
         _print_json(found[0] if len(found) == 1 else found)
         return

@@ -78,18 +78,18 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
+class _Findings:
     """A list of at most `MAX_FINDINGS` findings."""
 
-    findings: list[Finding] = field(default_factory=list)
+    found: list[Finding] = field(default_factory=list)
 
     @property
     def is_full(self) -> bool:
-        return len(self.findings) >= MAX_FINDINGS
+        return len(self.found) >= MAX_FINDINGS
 
     def add(self, where: str, message: str) -> None:
         if not self.is_full:
-            self.findings.append((where, message))
+            self.found.append((where, message))
 
 
 def decode(source: Source) -> Decoded:
@@ -104,81 +104,81 @@ def decode(source: Source) -> Decoded:
         unreadable.append(Problem("nested too deeply", source=source.name))
     except ValueError:  # Python limits the digits of a number (sys.set_int_max_str_digits)
         unreadable.append(Problem("a number has too many digits", source=source.name))
-    report = _Report()
-    listeners, routes = _listeners(document, report), _routes(document, report)
-    config = _config(document, listeners, routes, report)
-    problems = unreadable + [source.problem(*finding) for finding in report.findings]
+    findings = _Findings()
+    listeners, routes = _listeners(document, findings), _routes(document, findings)
+    config = _config(document, listeners, routes, findings)
+    problems = unreadable + [source.problem(*finding) for finding in findings.found]
     return Decoded(source, config, listeners, routes, in_order(problems))
 
 
-def _config(document: dict[str, Any], listeners: Listeners, routes: Routes, report: _Report) -> Config:
-    _report_unknown(document, (*Config.__struct_fields__, *FALLBACKS), "", report)
+def _config(document: dict[str, Any], listeners: Listeners, routes: Routes, findings: _Findings) -> Config:
+    _find_unknown(document, (*Config.__struct_fields__, *FALLBACKS), "", findings)
     return Config(
-        server=_decode_server(document, report),
+        server=_decode_server(document, findings),
         listeners=tuple(listener for _, listener in listeners),
         protocols=tuple(route for _, route in routes),
-        log=LogConfig(**_decode_fields(LogConfig, _table(document, "log", report), "log", report)),
-        metrics=_decode_metrics(_table(document, "metrics", report), report),
-        plugins=_decode_plugins(_table(document, "plugins", report), report),
+        log=LogConfig(**_decode_fields(LogConfig, _table(document, "log", findings), "log", findings)),
+        metrics=_decode_metrics(_table(document, "metrics", findings), findings),
+        plugins=_decode_plugins(_table(document, "plugins", findings), findings),
     )
 
 
-def _listeners(document: dict[str, Any], report: _Report) -> Listeners:
+def _listeners(document: dict[str, Any], findings: _Findings) -> Listeners:
     return [
         (path, listener)
-        for index, table in enumerate(_tables(document, "listeners", report))
-        if (listener := _decode_listener(table, path := f"listeners[{index}]", report)) is not None
+        for index, table in enumerate(_tables(document, "listeners", findings))
+        if (listener := _decode_listener(table, path := f"listeners[{index}]", findings)) is not None
     ]
 
 
-def _routes(document: dict[str, Any], report: _Report) -> Routes:
+def _routes(document: dict[str, Any], findings: _Findings) -> Routes:
     return [
         (path, route)
-        for index, table in enumerate(_tables(document, "protocols", report))
-        if (route := _decode_route(table, path := f"protocols[{index}]", report)) is not None
+        for index, table in enumerate(_tables(document, "protocols", findings))
+        if (route := _decode_route(table, path := f"protocols[{index}]", findings)) is not None
     ]
 
 
-def _decode_server(document: dict[str, Any], report: _Report) -> ServerConfig:
-    table = _table(document, "server", report)
-    values = _decode_fields(ServerConfig, table, "server", report)
+def _decode_server(document: dict[str, Any], findings: _Findings) -> ServerConfig:
+    table = _table(document, "server", findings)
+    values = _decode_fields(ServerConfig, table, "server", findings)
     outside: dict[str, Any] = {key: document[key] for key in FALLBACKS if key in document}
     for key in outside.keys() & table.keys():
-        report.add(key, "also set in [server]: remove one of the two")
+        findings.add(key, "also set in [server]: remove one of the two")
     if document.get("listeners"):
         for key in ("bind", "port", "allow", "deny"):
             if key in table:
-                report.add(f"server.{key}", "the file has [[listeners]]: move this key into each of them")
+                findings.add(f"server.{key}", "the file has [[listeners]]: move this key into each of them")
     if "group" in table and "user" not in table:
-        report.add("server.group", "a group needs a user: add user, or leave group out")
-    values = _decode_fields(ServerConfig, outside, "", report) | values
+        findings.add("server.group", "a group needs a user: add user, or leave group out")
+    values = _decode_fields(ServerConfig, outside, "", findings) | values
     server = ServerConfig(**values)
     try:
         _ = server.identity
     except ValueError as error:
-        report.add("server.user", str(error))
+        findings.add("server.user", str(error))
     return server
 
 
-def _decode_listener(table: Any, path: str, report: _Report) -> ListenerConfig | None:
+def _decode_listener(table: Any, path: str, findings: _Findings) -> ListenerConfig | None:
     if not isinstance(table, dict):
-        report.add(path, "expected a table: write [[listeners]] above the keys of each listener")
+        findings.add(path, "expected a table: write [[listeners]] above the keys of each listener")
         return None
-    values = _decode_fields(ListenerConfig, table, path, report)
+    values = _decode_fields(ListenerConfig, table, path, findings)
     if "port" not in table:
-        report.add(path, "no port: say on which port to listen")
+        findings.add(path, "no port: say on which port to listen")
     return ListenerConfig(**values) if "port" in values else None
 
 
-def _decode_route(table: Any, path: str, report: _Report) -> RouteConfig | None:
+def _decode_route(table: Any, path: str, findings: _Findings) -> RouteConfig | None:
     if not isinstance(table, dict):
-        report.add(path, "expected a table: write [[protocols]] above the keys of each route")
+        findings.add(path, "expected a table: write [[protocols]] above the keys of each route")
         return None
-    values = _decode_fields(RouteConfig, table, path, report)
+    values = _decode_fields(RouteConfig, table, path, findings)
     if "name" not in table:
-        report.add(path, "no name: say which protocol the route is for")
+        findings.add(path, "no name: say which protocol the route is for")
     if "forward_to" not in table and "action" not in table:
-        report.add(path, "no forward_to: say where the clients of the route go")
+        findings.add(path, "no forward_to: say where the clients of the route go")
     if "name" not in values:
         return None
     if "patterns" in table:  # even invalid patterns show that the name is not an installed protocol
@@ -186,54 +186,54 @@ def _decode_route(table: Any, path: str, report: _Report) -> RouteConfig | None:
     return RouteConfig(**values)
 
 
-def _decode_metrics(table: dict[str, Any], report: _Report) -> MetricsConfig:
+def _decode_metrics(table: dict[str, Any], findings: _Findings) -> MetricsConfig:
     """Decode ``[metrics]``, whose `bind` contains a port, unlike the `bind` of ``[server]``."""
-    _report_unknown(table, MetricsConfig.__struct_fields__, "metrics", report)
+    _find_unknown(table, MetricsConfig.__struct_fields__, "metrics", findings)
     where = "metrics.hosts"
-    hosts = _convert(table.get("hosts", ()), tuple[str, ...], where, report)
+    hosts = _convert(table.get("hosts", ()), tuple[str, ...], where, findings)
     if hosts is _INVALID:
         hosts = ()
     checked = [
-        _check_one(server_name, host, f"{where}[{number}]", report) for number, host in enumerate(hosts)
+        _check_one(server_name, host, f"{where}[{number}]", findings) for number, host in enumerate(hosts)
     ]
     hosts = tuple(host for host in checked if host is not _INVALID)
     if "bind" not in table:
         return MetricsConfig(hosts=hosts)
     where = "metrics.bind"
-    bind = _check_one(metrics_address, _convert(table["bind"], str, where, report), where, report)
+    bind = _check_one(metrics_address, _convert(table["bind"], str, where, findings), where, findings)
     return MetricsConfig(bind=None if bind is _INVALID else bind, hosts=hosts)
 
 
-def _decode_plugins(table: dict[str, Any], report: _Report) -> PluginsConfig:
+def _decode_plugins(table: dict[str, Any], findings: _Findings) -> PluginsConfig:
     """Decode ``[plugins]``. A later step checks the tables of plugins, when the plugins are known."""
     settings = {key: value for key, value in table.items() if isinstance(value, dict) and key != "disable"}
     rest = {key: value for key, value in table.items() if key not in settings}
-    _report_unknown(rest, ("disable",), "plugins", report)
+    _find_unknown(rest, ("disable",), "plugins", findings)
     known = {key: value for key, value in rest.items() if key == "disable"}
-    return PluginsConfig(**_decode_fields(PluginsConfig, known, "plugins", report), settings=settings)
+    return PluginsConfig(**_decode_fields(PluginsConfig, known, "plugins", findings), settings=settings)
 
 
-def _table(document: dict[str, Any], key: str, report: _Report) -> dict[str, Any]:
+def _table(document: dict[str, Any], key: str, findings: _Findings) -> dict[str, Any]:
     table = document.get(key, {})
     if isinstance(table, dict):
         return table
-    report.add(key, f"expected one table: write [{key}] above its keys")
+    findings.add(key, f"expected one table: write [{key}] above its keys")
     return {}
 
 
-def _tables(document: dict[str, Any], key: str, report: _Report) -> list[Any]:
+def _tables(document: dict[str, Any], key: str, findings: _Findings) -> list[Any]:
     tables = document.get(key, [])
     if isinstance(tables, list):
         return tables
-    report.add(key, f"expected a list of tables: write [[{key}]], with two brackets on each side")
+    findings.add(key, f"expected a list of tables: write [[{key}]], with two brackets on each side")
     return []
 
 
 def _decode_fields(
-    struct: type[msgspec.Struct], table: Mapping[str, Any], path: str, report: _Report
+    struct: type[msgspec.Struct], table: Mapping[str, Any], path: str, findings: _Findings
 ) -> dict[str, Any]:
-    """Return the decoded values of the valid keys. Report unknown and invalid keys."""
-    _report_unknown(table, struct.__struct_fields__, path, report)
+    """Return the decoded values of the valid keys. Add unknown and invalid keys to the findings."""
+    _find_unknown(table, struct.__struct_fields__, path, findings)
     values = {}
     for info in _fields(struct):
         if info.name not in table:
@@ -242,14 +242,14 @@ def _decode_fields(
         checked: Any
         if (entry := _ENTRIES.get(info.name)) is not None and isinstance(value, list):
             checked = _keep(
-                [entry(one, f"{where}[{at}]", report) for at, one in enumerate(value)], where, report
+                [entry(one, f"{where}[{at}]", findings) for at, one in enumerate(value)], where, findings
             )
         elif info.name == "forward_to" and isinstance(value, dict):
-            checked = _decode_member(value, where, report)
+            checked = _decode_member(value, where, findings)
         elif info.name == "health" and isinstance(value, dict):
-            checked = _decode_health(value, where, report)
+            checked = _decode_health(value, where, findings)
         else:
-            checked = _check(info.name, _convert(value, info.type, where, report), where, report)
+            checked = _check(info.name, _convert(value, info.type, where, findings), where, findings)
         if checked is not _INVALID:
             values[info.name] = checked
     return values
@@ -259,50 +259,50 @@ _fields = cache(msgspec.structs.fields)
 """The fields of a struct, cached because msgspec evaluates the annotations in each call."""
 
 
-def _decode_pattern(written: Any, where: str, report: _Report) -> Any:
+def _decode_pattern(written: Any, where: str, findings: _Findings) -> Any:
     if not isinstance(written, dict):
-        return _check_one(_compile, _convert(written, str, where, report), where, report)
-    values = _decode_fields(PatternTable, written, where, report)
+        return _check_one(_compile, _convert(written, str, where, findings), where, findings)
+    values = _decode_fields(PatternTable, written, where, findings)
     if values.keys() != written.keys():
         return _INVALID
-    return _check_one(_compile, PatternTable(**values), where, report)
+    return _check_one(_compile, PatternTable(**values), where, findings)
 
 
-def _decode_member(written: Any, where: str, report: _Report) -> Any:
+def _decode_member(written: Any, where: str, findings: _Findings) -> Any:
     if not isinstance(written, dict):
-        return _check_one(Address.parse, _convert(written, str, where, report), where, report)
-    values = _decode_fields(Member, written, where, report)
+        return _check_one(Address.parse, _convert(written, str, where, findings), where, findings)
+    values = _decode_fields(Member, written, where, findings)
     if "address" not in written:
-        report.add(where, "no address: say where the backend is")
+        findings.add(where, "no address: say where the backend is")
     return Member(**values) if values.keys() == written.keys() and "address" in values else _INVALID
 
 
-def _decode_hook(written: Any, where: str, report: _Report) -> Any:
+def _decode_hook(written: Any, where: str, findings: _Findings) -> Any:
     """Decode one entry of ``hooks``. A later step checks all keys except the name, when the hook is known."""
     if not isinstance(written, dict):
-        return _check_one(valid_name, _convert(written, str, where, report), where, report)
+        return _check_one(valid_name, _convert(written, str, where, findings), where, findings)
     name = _decode_fields(
-        HookConfig, {key: written[key] for key in ("name",) if key in written}, where, report
+        HookConfig, {key: written[key] for key in ("name",) if key in written}, where, findings
     )
     if "name" not in written:
-        report.add(where, "no name: say which hook it is")
+        findings.add(where, "no name: say which hook it is")
     options = {key: value for key, value in written.items() if key != "name"}
     return HookConfig(**name, options=options) if name else _INVALID
 
 
-def _decode_health(written: dict[str, Any], where: str, report: _Report) -> Any:
+def _decode_health(written: dict[str, Any], where: str, findings: _Findings) -> Any:
     """Decode a table ``health``. A later step checks the keys of the kind, when the kind is known."""
     shared = [key for key in HealthConfig.__struct_fields__ if key != "options"]
     values = _decode_fields(
-        HealthConfig, {key: written[key] for key in shared if key in written}, where, report
+        HealthConfig, {key: written[key] for key in shared if key in written}, where, findings
     )
     options = {key: value for key, value in written.items() if key not in shared}
     if "kind" not in written:
-        report.add(where, "no kind: say how the backends are checked, such as kind = 'tcp'")
+        findings.add(where, "no kind: say how the backends are checked, such as kind = 'tcp'")
     return HealthConfig(**values, options=options) if "kind" in values else _INVALID
 
 
-_ENTRIES: Final[Mapping[str, Callable[[Any, str, _Report], Any]]] = {
+_ENTRIES: Final[Mapping[str, Callable[[Any, str, _Findings], Any]]] = {
     "forward_to": _decode_member,
     "hooks": _decode_hook,
     "patterns": _decode_pattern,
@@ -346,47 +346,47 @@ _INVALID: Final = object()
 """A placeholder for an invalid value. The report contains the mistake, and the result omits the value."""
 
 
-def _convert(value: Any, type_: Any, where: str, report: _Report) -> Any:
+def _convert(value: Any, type_: Any, where: str, findings: _Findings) -> Any:
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
         place, message = in_toml_words(error)
-        report.add(where + place, _HINTS.get(where.rpartition(".")[2], message))
+        findings.add(where + place, _HINTS.get(where.rpartition(".")[2], message))
         return _INVALID
 
 
-def _check(key: str, decoded: Any, where: str, report: _Report) -> Any:
+def _check(key: str, decoded: Any, where: str, findings: _Findings) -> Any:
     reader = _CHECKS.get(key)
     if reader is None or decoded is _INVALID:
         return decoded
     if isinstance(decoded, tuple):
-        checked = [_check_one(reader, one, f"{where}[{at}]", report) for at, one in enumerate(decoded)]
-        return _keep(checked, where, report)
-    return _check_one(reader, decoded, where, report)
+        checked = [_check_one(reader, one, f"{where}[{at}]", findings) for at, one in enumerate(decoded)]
+        return _keep(checked, where, findings)
+    return _check_one(reader, decoded, where, findings)
 
 
-def _keep(checked: list[Any], where: str, report: _Report) -> Any:
+def _keep(checked: list[Any], where: str, findings: _Findings) -> Any:
     if not checked:
-        report.add(where, "is empty")
+        findings.add(where, "is empty")
     return tuple(one for one in checked if one is not _INVALID) or _INVALID
 
 
-def _check_one(reader: Callable[[Any], object], decoded: Any, where: str, report: _Report) -> Any:
+def _check_one(reader: Callable[[Any], object], decoded: Any, where: str, findings: _Findings) -> Any:
     if decoded is _INVALID:
         return decoded
     try:
         reader(decoded)
     except ValueError as error:
-        report.add(where, str(error))
+        findings.add(where, str(error))
         return _INVALID
     return decoded
 
 
-def _report_unknown(table: Iterable[str], known: Collection[str], path: str, report: _Report) -> None:
+def _find_unknown(table: Iterable[str], known: Collection[str], path: str, findings: _Findings) -> None:
     for key in table:
         if key in known:
             continue
-        if report.is_full:
+        if findings.is_full:
             return
         if key in ServerConfig.__struct_fields__:
             hint = ": it belongs in [server]"
@@ -396,4 +396,4 @@ def _report_unknown(table: Iterable[str], known: Collection[str], path: str, rep
             hint = ": it belongs in [[listeners]]"
         else:
             hint = suggestion(key, known)
-        report.add(join(path, key), f"unknown key{hint}")
+        findings.add(join(path, key), f"unknown key{hint}")

@@ -20,7 +20,7 @@ from refractium.config.values import (
 from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text
 from refractium.routing import BALANCERS, ListenerRules, Member
-from refractium.routing.route import members_of
+from refractium.routing.route import members_of, several
 from refractium.settings import Action, HealthSettings, Milliseconds, ProxyVersion, Settings
 from refractium.system.users import Identity, identity_of
 from refractium.wire.text import hex_bytes, text_bytes
@@ -294,11 +294,6 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 FALLBACKS: Final = ("fallback_tcp", "fallback_udp")
 """The keys of ``[server]`` that may also stand at the top level of the file."""
-
-
-def several(names: _Names) -> tuple[str, ...]:
-    """Return one name or several names as a tuple."""
-    return (names,) if isinstance(names, str) else names
 
 
 def pattern(written: str | PatternTable) -> Pattern:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final
 from refractium.config import LogConfig
 from refractium.logs import STDERR
 from refractium.observe.access_lines import fields_of, line_of
-from refractium.proxy.outcome import Ended
+from refractium.proxy.summary import Ended
 from refractium.throttle import Allowance
 
 if TYPE_CHECKING:
     from refractium.logs import LineHandler
     from refractium.logs.forms import Form
-    from refractium.proxy.outcome import Summary
+    from refractium.proxy.summary import Summary
 
 
 _GATHER: Final = 0.02

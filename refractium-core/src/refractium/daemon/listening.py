@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from refractium.config import ListenerConfig
-    from refractium.daemon.service import Service
+    from refractium.daemon.instance import Instance
     from refractium.sockets.names import Found
 
 Wanted: TypeAlias = "Sequence[tuple[Transport, ListenerConfig]]"
@@ -58,11 +58,11 @@ class Listening:
     """The open listeners of a run. All transports of a listener share one port, even if port 0 is configured.
 
     Args:
-        service: the engine or the supervisor.
+        instance: the engine or the supervisor.
     """
 
-    def __init__(self, service: Service[Any]) -> None:
-        self._service = service
+    def __init__(self, instance: Instance[Any]) -> None:
+        self._instance = instance
         self._open: dict[Key, tuple[str, ...]] = {}
         self._bound: dict[Key, Found] = {}
         self._handed_down: dict[tuple[Transport, str], str] = {}
@@ -151,12 +151,12 @@ class Listening:
         """Serve on the sockets that were bound or handed down, and print each address on stdout."""
         for sock, name in change.taken:
             transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
-            say(f"Listening on {transport}://{await self._service.start_on(sock, name)}")
+            say(f"Listening on {transport}://{await self._instance.start_on(sock, name)}")
         for key, sockets in change.bound.items():
             transport, host, port = key
             name = join_host_port(host, port)
             self._bound[key] = tuple((sock.family, sock.getsockname()) for sock in sockets)
-            self._open[key] = tuple([await self._service.start_on(sock, name) for sock in sockets])
+            self._open[key] = tuple([await self._instance.start_on(sock, name) for sock in sockets])
             for address in self._open[key]:
                 say(f"Listening on {transport}://{address}")
 
@@ -222,7 +222,7 @@ class Listening:
     async def _end(self, key: Key) -> None:
         del self._bound[key]
         for address in self._open.pop(key):
-            await self._service.stop_listening(key[0], address)
+            await self._instance.stop_listening(key[0], address)
 
 
 def _listener_on(sock: socket.socket, listeners: Sequence[ListenerConfig]) -> str:

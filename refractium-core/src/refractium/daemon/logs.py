@@ -10,7 +10,7 @@ from refractium.daemon.access_log import AccessLog
 from refractium.logs import install
 
 if TYPE_CHECKING:
-    from refractium.proxy.outcome import Reporter
+    from refractium.proxy.summary import Reporter
 
 
 def configure(style: str | None, *, debug: bool) -> Reporter:

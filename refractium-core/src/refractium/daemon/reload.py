@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from refractium.assembly.assembly import Assembly
     from refractium.assembly.sources import Overrides
     from refractium.contract import Transport
+    from refractium.daemon.instance import Serving
     from refractium.daemon.listening import Listening
     from refractium.daemon.observing import Observing
-    from refractium.daemon.service import Serving
 
 log = logging.getLogger("refractium")
 
@@ -82,15 +82,15 @@ class Reloader:
         except _SupersededError:
             log.info("not reloaded: superseded by a newer reload")
         except ConfigError as error:
-            self._serving.service.reload_failed([str(problem) for problem in error.problems])
+            self._serving.instance.reload_failed([str(problem) for problem in error.problems])
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)  # noqa: TRY400 - the operator's fault needs no traceback
         except ListenError as error:
             reason = rights.explained(error, self._serving.identity)
-            self._serving.service.reload_failed([reason])
+            self._serving.instance.reload_failed([reason])
             log.error("not reloaded: %s", reason)  # noqa: TRY400 - the operator's fault
         except Exception as error:
-            self._serving.service.reload_failed([f"internal error: {type(error).__name__}: {error}"])
+            self._serving.instance.reload_failed([f"internal error: {type(error).__name__}: {error}"])
             log.exception("not reloaded: internal error")
         else:
             for warning in assembly.warnings:
@@ -99,11 +99,11 @@ class Reloader:
                 log.warning("server.workers: the number stays %d until a restart", self._serving.workers)
             if assembly.server.identity != self._serving.identity:
                 log.warning("server.user: Refractium runs as %s until a restart", current_user())
-            log.info("reloaded: configuration %d is in force", self._serving.service.generation)
+            log.info("reloaded: configuration %d is in force", self._serving.instance.generation)
 
     async def _apply(self, assembly: Assembly) -> None:
         wanted = assembly.wanted(self._transports)
-        timeout = self._serving.service.settings.connect_timeout_ms / 1000
+        timeout = self._serving.instance.settings.connect_timeout_ms / 1000
         exporter = await self._unless_superseded(self._observing.prepare(assembly, timeout))
         change = None
         try:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from refractium.assembly.assembly import assembled
 from refractium.assembly.sources import file_of, read_file
 from refractium.daemon import rights, systemd
+from refractium.daemon.instance import Instance, Serving, is_hot, serving
 from refractium.daemon.listening import Listening
 from refractium.daemon.observing import Observing
 from refractium.daemon.reload import Reloader, ask_on_changes
-from refractium.daemon.service import Service, Serving, is_hot, serving
 from refractium.daemon.stdout import claimed_stdout, leave_stdout_to_hooks
 from refractium.daemon.watch import digest
 from refractium.engine.loop import run
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from refractium.assembly.assembly import Assembly
     from refractium.assembly.sources import Overrides
     from refractium.contract import Transport
-    from refractium.proxy.outcome import Reporter
+    from refractium.proxy.summary import Reporter
 
 
 log = logging.getLogger("refractium")
@@ -88,10 +88,10 @@ async def _serve(
     transports: Sequence[Transport],
     in_force: tuple[Path | None, bytes | None],
 ) -> None:
-    service, identity = run_by.service, run_by.identity
-    listening = Listening(service)
-    stopping = _Stopping(service)
-    observing = Observing(service.status, control.folder_for(identity))
+    instance, identity = run_by.instance, run_by.identity
+    listening = Listening(instance)
+    stopping = _Stopping(instance)
+    observing = Observing(instance.status, control.folder_for(identity))
     reloader = Reloader(run_by, overrides, transports, listening, observing)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -108,7 +108,7 @@ async def _serve(
             if path is not None:
                 if identity is not None and rights.is_lost(path, identity):
                     known = digest(path)  # so a file that becomes readable counts as changed
-                watching = ask_on_changes(path, known, lambda: is_hot(service), reloader)
+                watching = ask_on_changes(path, known, lambda: is_hot(instance), reloader)
                 tasks.append(asyncio.create_task(watching))
         await stopping.begun.wait()
         systemd.stopping()
@@ -120,8 +120,8 @@ async def _serve(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await observing.close()
-        await service.stop(0)
-    status = await service.status()
+        await instance.stop(0)
+    status = await instance.status()
     log.info("stopped after %d connections and %d sessions", status.tcp.accepted, status.udp.sessions)
 
 
@@ -138,7 +138,7 @@ async def _start(
         exporter = await observing.prepare(assembly)
         if run_by.identity is not None:
             for sock in change.sockets:
-                run_by.service.reserve(sock)
+                run_by.instance.reserve(sock)
             if assembly.server.control is None and not run_by.identity.is_current:
                 control.make_folder(run_by.identity)
             rights.give_up(run_by.identity)
@@ -146,7 +146,7 @@ async def _start(
         await listening.undo(change)
         raise
     try:
-        # Before this call, the service accepts no client and has started no workers and no hooks.
+        # Before this call, the instance accepts no client and has started no workers and no hooks.
         await listening.carry_out(change)
     except BaseException:
         if exporter is not None:
@@ -158,8 +158,8 @@ async def _start(
 class _Stopping:
     """The stop of a run: the first signal starts a drain, and the second signal ends the run at once."""
 
-    def __init__(self, service: Service[Any]) -> None:
-        self._service = service
+    def __init__(self, instance: Instance[Any]) -> None:
+        self._instance = instance
         self._tasks: list[asyncio.Task[None]] = []
         self.begun = asyncio.Event()
         self.done = asyncio.Event()
@@ -182,9 +182,9 @@ class _Stopping:
             log.info("%s again: ending at once", number.name)
             self._tasks.append(asyncio.create_task(self._stop(0)))
         else:
-            log.info("%s: %d connections may finish", number.name, self._service.active)
+            log.info("%s: %d connections may finish", number.name, self._instance.active)
             self._tasks.append(asyncio.create_task(self._stop(None)))
 
     async def _stop(self, drain_timeout_ms: int | None) -> None:
-        await self._service.stop(drain_timeout_ms)
+        await self._instance.stop(drain_timeout_ms)
         self.done.set()

@@ -4,6 +4,6 @@ Outside of plugins, only this package knows protocols by name.
 """
 
 from refractium.demo.scenes import SCENES, Scene
-from refractium.demo.stage import Outcome, Stage
+from refractium.demo.stage import SceneResult, Stage
 
-__all__ = ["SCENES", "Outcome", "Scene", "Stage"]
+__all__ = ["SCENES", "Scene", "SceneResult", "Stage"]

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from refractium.contract import Protocol
     from refractium.demo.backends import Handler
-    from refractium.proxy.outcome import Summary
+    from refractium.proxy.summary import Summary
 
 _PEEK_TIMEOUT_MS: Final = 300
 """The peek timeout (ms). It is short, because a client that waits for its server waits for this timeout."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SceneResult:
     """The result of one scene.
 
     Attributes:
@@ -69,7 +69,7 @@ class Stage:
         }
         self._asked_port = port
         self._certificates = backends.Certificates()
-        self._reports = _Reports()
+        self._records = _AccessRecords()
         self._stack = contextlib.AsyncExitStack()
         self.port = 0
 
@@ -86,13 +86,13 @@ class Stage:
         (address,) = await engine.start_tcp(backends.HOST, self._asked_port)
         self._stack.push_async_callback(engine.stop, 0)
         self.port = int(address.rpartition(":")[2])
-        self._stack.enter_context(self._reports)
+        self._stack.enter_context(self._records)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def play(self, name: str) -> Outcome:
+    async def play(self, name: str) -> SceneResult:
         """Make the exchange of one scene through the proxy."""
         began = time.perf_counter()
         answer, summary = "", None
@@ -101,12 +101,12 @@ class Stage:
                 SCENES[name].exchange, self.port, self._certificates.client_context()
             )
             answer = said.answer
-            summary = await self._reports.of(said.port)
+            summary = await self._records.of(said.port)
         except (OSError, ValueError, EOFError, http.client.HTTPException, ftplib.Error) as error:
             answer = f"{type(error).__name__}: {error}"
         ms = (time.perf_counter() - began) * 1000
         identified_as = summary.route if summary is not None else None
-        return Outcome(
+        return SceneResult(
             protocol=name,
             identified_as=identified_as,
             evidence=_evidence(self._protocols[name], summary),
@@ -117,7 +117,7 @@ class Stage:
         )
 
 
-class _Reports(logging.Handler):
+class _AccessRecords(logging.Handler):
     """A log handler that collects the records of the access log by the port of the client."""
 
     def __init__(self) -> None:
@@ -132,9 +132,9 @@ class _Reports(logging.Handler):
         self._new.set()
 
     async def of(self, port: int) -> Summary | None:
-        """Return the report on the client with this port; None if no report comes within five seconds.
+        """Return the summary of the client with this port; None if no summary comes within five seconds.
 
-        The proxy reports on a connection a moment after the client has closed the connection.
+        The proxy logs a connection a moment after the client has closed the connection.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):

@@ -16,9 +16,9 @@ from refractium.engine.spec import DEFAULTS, ONE_LISTENER, EngineSpec
 from refractium.hooks import Hooks
 from refractium.observe import collect, status
 from refractium.observe.access_lines import AccessLogger
-from refractium.proxy.counters import Counters, UdpCounters
-from refractium.proxy.limits import Limits
-from refractium.proxy.outcome import Ended
+from refractium.proxy.counters import TcpCounters, UdpCounters
+from refractium.proxy.limiter import Limiter
+from refractium.proxy.summary import Ended
 from refractium.proxy.tcp import TcpService
 from refractium.proxy.udp import UdpService
 from refractium.sockets.bind import addresses_of, bind, prepare
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from refractium.backends.state import Authority
     from refractium.hooks import HookUse
     from refractium.observe.status import Status
-    from refractium.proxy.outcome import Reporter
+    from refractium.proxy.summary import Reporter
     from refractium.routing import ListenerRules, Route
     from refractium.settings import Settings
 
@@ -46,11 +46,11 @@ class Shared(NamedTuple):
     """State that the engine of a worker shares with the engines of the other workers.
 
     Attributes:
-        limits: the limits of each transport. A limit applies to all these engines together.
+        limiters: the limiter of each transport. Its limits apply to all these engines together.
         authorities: for each transport, the object that decides which backends are up.
     """
 
-    limits: Mapping[Transport, Limits]
+    limiters: Mapping[Transport, Limiter]
     authorities: Mapping[Transport, Authority]
 
 
@@ -100,10 +100,10 @@ class Refractium:
         spec = EngineSpec(tcp, udp, fallback_tcp, fallback_udp, settings, listeners, hooks)
         self._plan = Plan(spec, authorities=self._authorities)
         self._hooks = Hooks()
-        self._limits = (
-            _shared.limits
+        self._limiters = (
+            _shared.limiters
             if _shared is not None
-            else {transport: Limits(settings, transport) for transport in Transport}
+            else {transport: Limiter(settings, transport) for transport in Transport}
         )
         self._descriptors = Descriptors(lambda: self._tcp.awaiting_socket if self._tcp is not None else 0)
         self._reactor: Reactor | None = None
@@ -256,8 +256,8 @@ class Refractium:
         former, self._plan = self._plan, plan
         if self._reactor is not None:
             self._hooks.use(plan.hooks)
-        for limits in self._limits.values():
-            limits.apply(plan.settings)
+        for limiter in self._limiters.values():
+            limiter.apply(plan.settings)
         for transport, service in ((Transport.TCP, self._tcp), (Transport.UDP, self._udp)):
             if service is not None:
                 service.apply(plan.routers[transport], plan.settings)
@@ -355,7 +355,7 @@ class Refractium:
             reactor,
             self._plan.routers[transport],
             self.settings,
-            self._limits[transport],
+            self._limiters[transport],
             self._report,
             self._descriptors,
         )
@@ -378,9 +378,9 @@ class Refractium:
         await self.stop()
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> TcpCounters:
         """The counts and bytes of TCP connections so far."""
-        return self._tcp.counters if self._tcp is not None else Counters()
+        return self._tcp.counters if self._tcp is not None else TcpCounters()
 
     @property
     def udp_counters(self) -> UdpCounters:
@@ -390,7 +390,7 @@ class Refractium:
     @property
     def active(self) -> int:
         """The number of connections and UDP sessions that are open now."""
-        return sum(limits.active for limits in self._limits.values())
+        return sum(limiter.active for limiter in self._limiters.values())
 
     @property
     def generation(self) -> int:

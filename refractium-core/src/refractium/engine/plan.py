@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from refractium.engine.spec import EngineSpec
     from refractium.hooks import UsedHook
     from refractium.routing import Route
-    from refractium.sockets.names import Name
+    from refractium.sockets.names import HostName
 
 
 class Plan:
@@ -99,7 +99,7 @@ class Plan:
                 yield transport, state
 
     @property
-    def names(self) -> Sequence[Name]:
+    def names(self) -> Sequence[HostName]:
         """The host names of backends; empty before the first `prepare`."""
         return self._resolver.names
 

@@ -2,13 +2,13 @@
 
 ::
 
-    Taps ---open---> Tap ---+--> Feed --> ThreadRunner  --queue--> thread:  Delivery --> PacketHook
+    RouteHooks -open-> Tap -+--> Feed --> ThreadRunner  --queue--> thread:  Delivery --> PacketHook
     (a route)     (a session)   (one hook)
                             +--> Feed --> ProcessRunner --queue--> pipe --> child: Delivery --> PacketHook
 
-- ``taps``: the interface for the data path, with one `Taps` for each route and one `Tap` for each session.
+- ``tap``: the interface for the data path, with a `RouteHooks` for each route and one `Tap` for each session.
 - ``runner``: a `Runner` queues the events of one hook, counts them and limits the size of the queue. A runner
-  has one `Feed` for each session. ``thread`` and ``process`` define the two kinds of runner.
+  has one `Feed` for each session. ``thread_runner`` and ``process_runner`` define the two kinds of runner.
 - ``delivery`` calls the hook with events, in the hook's thread or process, and counts the hook's exceptions.
 - ``frames``: the format of the pipes between the proxy and the process of a hook.
 - ``child``: the program of the process of a hook.
@@ -19,15 +19,15 @@ direction, ``seen == delivered + dropped + queued`` is always true.
 
 from refractium.hooks.registry import Hooks, HookSet, HookUse, UsedHook, against_several, merged, used
 from refractium.hooks.runner import Runner
-from refractium.hooks.taps import Tap, Taps
+from refractium.hooks.tap import RouteHooks, Tap
 
 __all__ = [
     "HookSet",
     "HookUse",
     "Hooks",
+    "RouteHooks",
     "Runner",
     "Tap",
-    "Taps",
     "UsedHook",
     "against_several",
     "merged",

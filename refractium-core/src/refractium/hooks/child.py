@@ -1,6 +1,6 @@
-"""The program of a hook's process: ``python -m refractium.hooks.child EVENTS REPORTS``.
+"""The program of a hook's process: ``python -m refractium.hooks.child EVENTS RECEIPTS``.
 
-EVENTS and REPORTS are the file descriptors of two pipes. The process delivers all events in the events pipe
+EVENTS and RECEIPTS are the file descriptors of two pipes. The process delivers all events in the events pipe
 to the hook. The process ends at the end of this pipe, after the proxy has closed the pipe or has died. The
 process ignores SIGINT, SIGTERM and SIGHUP. A service manager sends these signals to all processes at a
 reload, or while the proxy drains.
@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from refractium.hooks.counters import Counters
+from refractium.hooks.counters import HookCounters
 from refractium.hooks.delivery import Delivery
-from refractium.hooks.frames import HURRY, Frames, Report
+from refractium.hooks.frames import HURRY, Frames, Receipt
 from refractium.hooks.memory import keep_freed_memory
 from refractium.logs import install
 from refractium.logs.prints import log_what_is_printed
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from refractium.hooks.frames import Start
 
 _CHUNK: Final = 262_144
-_REPORT_SECONDS: Final = 0.2
-"""Least time between two reports, and longest delay of a report (s)."""
+_RECEIPT_SECONDS: Final = 0.2
+"""Least time between two receipts, and longest delay of a receipt (s)."""
 
 
 _COLLECT_AFTER: Final = 50_000
@@ -48,40 +48,40 @@ that also ran client and backend, with a hook that copies streams to files. With
 proxy forwards a quarter more small requests, and the hook misses no packet."""
 
 
-class Reporter:
-    """The sender of reports. A report tells the proxy the numbers of deliveries and failures.
+class ReceiptSender:
+    """The sender of receipts. A receipt tells the proxy the numbers of deliveries and failures.
 
     Args:
-        fd: writing end of the reports pipe.
-        counters: deliveries and failures since the last report. Each report resets these counts to zero.
+        fd: writing end of the receipts pipe.
+        counters: deliveries and failures since the last receipt. Each receipt resets these counts to zero.
     """
 
-    def __init__(self, fd: int, counters: Counters) -> None:
+    def __init__(self, fd: int, counters: HookCounters) -> None:
         self._fd = fd
         self._counters = counters
         self._due = 0.0
 
     @property
     def wait_ms(self) -> int | None:
-        """Milliseconds until a report is due; None if there is nothing to report."""
-        if self._counters == Counters():
+        """Milliseconds until a receipt is due; None if there is nothing to send."""
+        if self._counters == HookCounters():
             return None
         return max(0, int((self._due - time.monotonic()) * 1000) + 1)
 
-    def report_if_due(self) -> None:
-        """Send a report if the last report is at least `_REPORT_SECONDS` old."""
+    def send_if_due(self) -> None:
+        """Send a receipt if the last receipt is at least `_RECEIPT_SECONDS` old."""
         if time.monotonic() >= self._due:
-            self.report()
+            self.send()
 
-    def report(self, detached: str = "") -> None:
-        """Send a report now.
+    def send(self, detached: str = "") -> None:
+        """Send a receipt now.
 
         Args:
             detached: reason why the hook is detached; else empty.
         """
         counters = self._counters
         inbound, outbound = counters.inbound, counters.outbound
-        report = Report(
+        receipt = Receipt(
             inbound=(inbound.delivered, inbound.delivered_bytes),
             outbound=(outbound.delivered, outbound.delivered_bytes),
             failures=counters.failures,
@@ -89,16 +89,16 @@ class Reporter:
         )
         inbound.delivered = inbound.delivered_bytes = outbound.delivered = outbound.delivered_bytes = 0
         counters.failures = 0
-        self._due = time.monotonic() + _REPORT_SECONDS
+        self._due = time.monotonic() + _RECEIPT_SECONDS
         with suppress(OSError):  # the proxy has died, but the hook still gets all events
-            os.write(self._fd, msgspec.json.encode(report) + b"\n")
+            os.write(self._fd, msgspec.json.encode(receipt) + b"\n")
 
 
 def main() -> None:
     """Deliver events until the events pipe ends or the hook is detached."""
     oom.volunteer(oom.HOOK)
-    events_fd, reports_fd = map(int, sys.argv[1:])
-    for fd in (events_fd, reports_fd):
+    events_fd, receipts_fd = map(int, sys.argv[1:])
+    for fd in (events_fd, receipts_fd):
         # Programs that the hook starts must not keep the pipes open.
         os.set_inheritable(fd, False)  # noqa: FBT003 - takes no keyword
     # A handler that does nothing, because programs that the hook starts would inherit SIG_IGN.
@@ -111,12 +111,12 @@ def main() -> None:
         if not chunk:
             return
         start = frames.start(chunk)
-    counters = Counters()
-    reporter = Reporter(reports_fd, counters)
+    counters = HookCounters()
+    receipts = ReceiptSender(receipts_fd, counters)
     try:
         delivery = _load(start, counters)
     except BaseException as error:  # noqa: BLE001 - the import of a module may raise anything
-        reporter.report(f"its process cannot import it: {type(error).__name__}: {error}")
+        receipts.send(f"its process cannot import it: {type(error).__name__}: {error}")
         return
     # One read of the pipe returns thousands of events, and none of them is garbage before its delivery.
     gc.freeze()
@@ -126,13 +126,13 @@ def main() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     delivery.start()
     if not delivery.detached:
-        _deliver(events_fd, frames, delivery, reporter)
-    reporter.report(delivery.detached)
+        _deliver(events_fd, frames, delivery, receipts)
+    receipts.send(delivery.detached)
     delivery.stop()
-    os.close(reports_fd)
+    os.close(receipts_fd)
 
 
-def _deliver(fd: int, frames: Frames, delivery: Delivery, reporter: Reporter) -> None:
+def _deliver(fd: int, frames: Frames, delivery: Delivery, receipts: ReceiptSender) -> None:
     events: deque[Item] = deque()
     is_hurried = False
 
@@ -151,15 +151,15 @@ def _deliver(fd: int, frames: Frames, delivery: Delivery, reporter: Reporter) ->
             if is_hurried or delivery.detached:
                 return
             delivery.take(events)
-            reporter.report_if_due()
-        while not poll.poll(reporter.wait_ms):
-            reporter.report()
+            receipts.send_if_due()
+        while not poll.poll(receipts.wait_ms):
+            receipts.send()
         chunk = os.read(fd, _CHUNK)
         if not chunk or is_hurried:
             return
 
 
-def _load(start: Start, counters: Counters) -> Delivery:
+def _load(start: Start, counters: HookCounters) -> Delivery:
     sys.path[:] = start.path
     # The process writes each log line at once, so that a crash loses no line.
     log_what_is_printed(install(start.style, gather=0))

@@ -43,7 +43,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Counters:
+class HookCounters:
     """Counters of one hook. Only the data path, or only the hook's thread or process, writes each integer."""
 
     inbound: Tally = field(default_factory=Tally)
@@ -53,7 +53,7 @@ class Counters:
     failures: int = 0
     """Exceptions that the hook has raised."""
 
-    def add(self, other: Counters) -> None:
+    def add(self, other: HookCounters) -> None:
         """Add the counts of `other` to these counts."""
         self.failures += other.failures
         for mine, its in ((self.inbound, other.inbound), (self.outbound, other.outbound)):

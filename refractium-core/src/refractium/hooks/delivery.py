@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
 
-    from refractium.hooks.counters import Counters
+    from refractium.hooks.counters import HookCounters
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Delivery:
         detached: reason why the hook is detached; empty while the hook receives events.
     """
 
-    def __init__(self, hook: type[PacketHook[Any]], settings: Struct, counters: Counters) -> None:
+    def __init__(self, hook: type[PacketHook[Any]], settings: Struct, counters: HookCounters) -> None:
         self.counters = counters
         self.detached = ""
         self._type = hook

@@ -5,7 +5,7 @@ contains a `Start`, and each further frame contains an event. The body is the `H
 `EventKind.OPEN`, the data for `EventKind.PACKET`, and the `SessionStats` for `EventKind.CLOSE`. The end of
 the pipe is the end of the events. Structs in frames are encoded as MessagePack.
 
-The pipe from the process contains lines of JSON, each a `Report`.
+The pipe from the process contains lines of JSON, each a `Receipt`.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Start(Struct, frozen=True):
     style: str
 
 
-class Report(Struct, frozen=True):
-    """The deliveries and failures since the last report.
+class Receipt(Struct, frozen=True):
+    """A receipt: the deliveries and failures since the last receipt.
 
     Attributes:
         inbound: number and bytes of the packets from clients that the hook received.
@@ -83,11 +83,11 @@ class Frames:
     """A decoder of frames. It accepts the bytes of the pipe in pieces of any size, and decodes the events.
 
     Attributes:
-        sessions: contexts of the open sessions, by `HookContext.session`.
+        contexts: contexts of the open sessions, by `HookContext.session`.
     """
 
     def __init__(self) -> None:
-        self.sessions: dict[int, HookContext] = {}
+        self.contexts: dict[int, HookContext] = {}
         self._rest = b""
 
     def start(self, chunk: bytes) -> Start | None:
@@ -124,7 +124,7 @@ class Frames:
 
     def _take(self, data: bytes, at: int, events: deque[Item]) -> int:
         """Append the complete events of `data` from `at` on. Return the position after these events."""
-        sessions, unpack, header = self.sessions, HEADER.unpack_from, HEADER.size
+        contexts, unpack, header = self.contexts, HEADER.unpack_from, HEADER.size
         last = len(data) - header
         while at <= last:
             number, is_outbound, length, session, time, offset = unpack(data, at)
@@ -136,11 +136,11 @@ class Frames:
             at = end
             stats = None
             if kind is EventKind.OPEN:
-                context = sessions[session] = _CONTEXT.decode(body)
+                context = contexts[session] = _CONTEXT.decode(body)
                 body = b""
             elif kind is EventKind.CLOSE:
-                context, stats, body = sessions.pop(session), _STATS.decode(body), b""
+                context, stats, body = contexts.pop(session), _STATS.decode(body), b""
             else:
-                context = sessions[session]
+                context = contexts[session]
             events.append((kind, time, context, _DIRECTIONS[is_outbound], body, offset, stats))
         return at

@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from refractium.contract import PacketHook, problems_of_hook
-from refractium.hooks.counters import Counters
-from refractium.hooks.runner import Runner, State
-from refractium.hooks.taps import Taps, make_runner
+from refractium.hooks.counters import HookCounters
+from refractium.hooks.runner import Runner, RunnerState
+from refractium.hooks.tap import RouteHooks, make_runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -82,13 +82,13 @@ class HookSet:
         self._former = former.in_use if former is not None else []
         self.in_use: list[tuple[UsedHook, Runner]] = []
 
-    def taps(self, hooks: Sequence[UsedHook]) -> Taps | None:
-        """Return the taps for the sessions of a route, or None if the route has no hooks.
+    def of_route(self, hooks: Sequence[UsedHook]) -> RouteHooks | None:
+        """Return the hooks of a route, ready to tap its sessions, or None if the route has no hooks.
 
         Raises:
             ValueError: a hook cannot run in its thread or process.
         """
-        return Taps([self._runner(one) for one in hooks]) if hooks else None
+        return RouteHooks([self._runner(one) for one in hooks]) if hooks else None
 
     @property
     def runners(self) -> Iterator[Runner]:
@@ -101,7 +101,7 @@ class HookSet:
             if at == wanted:
                 return runner
         for at, runner in self._former:
-            if at == wanted and runner.state is State.RUNNING:
+            if at == wanted and runner.state is RunnerState.RUNNING:
                 self.in_use.append((wanted, runner))
                 return runner
         self.in_use.append((wanted, make_runner(*wanted)))
@@ -118,7 +118,7 @@ class Hooks:
 
     def __init__(self) -> None:
         self.running: list[Runner] = []
-        self.past: dict[str, Counters] = {}
+        self.past: dict[str, HookCounters] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -155,7 +155,7 @@ class Hooks:
         await runner.stop(seconds)
         if runner in self.running:
             self.running.remove(runner)
-            self.past.setdefault(runner.name, Counters()).add(runner.counters)
+            self.past.setdefault(runner.name, HookCounters()).add(runner.counters)
 
     async def stop(self, seconds: float) -> None:
         """Stop all hooks. Each hook may first spend `seconds` on the rest of its queue."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from refractium.contract import Direction, EventKind
-from refractium.hooks.counters import Counters
+from refractium.hooks.counters import HookCounters
 from refractium.hooks.delivery import ITEM_BYTES
 from refractium.throttle import Throttled
 
@@ -41,7 +41,7 @@ _INBOUND: Final = Direction.INBOUND
 _PACKET: Final = EventKind.PACKET
 
 
-class State(StrEnum):
+class RunnerState(StrEnum):
     """State of a hook: only a running hook receives events."""
 
     RUNNING = "running"
@@ -65,7 +65,7 @@ class Runner(ABC):
         state: state of the hook.
         reason: reason why the hook is detached; else empty.
         is_stalled: whether packets wait, but the hook has taken no packet for `STALL_SECONDS` (see `look`).
-        limit: largest size of the queue (bytes).
+        queue_bytes: largest size of the queue (bytes).
         drops_sessions: whether feeds drop the rest of a session after a packet that does not fit.
         put_bytes: total bytes put into the queue.
         taken_bytes: total bytes removed from the queue.
@@ -73,13 +73,13 @@ class Runner(ABC):
 
     def __init__(self, hook: type[PacketHook[Any]], settings: Struct) -> None:
         self.name = hook.name
-        self.counters = Counters()
-        self.state = State.RUNNING
+        self.counters = HookCounters()
+        self.state = RunnerState.RUNNING
         self.reason = ""
         self.is_stalled = False
         self._delivered = 0
         self._progress = 0.0
-        self.limit = hook.queue_bytes
+        self.queue_bytes = hook.queue_bytes
         self.drops_sessions = hook.overflow == "drop_session"
         # Two counters, because the hook's thread must not write a counter that the data path writes.
         self.put_bytes = 0
@@ -112,8 +112,8 @@ class Runner(ABC):
                 or kills the hook's process. A process that waits for a processor may take `EXTRA_SECONDS`
                 more for its queue, and again for its stop.
         """
-        if self.state is State.RUNNING:
-            self.state = State.STOPPED
+        if self.state is RunnerState.RUNNING:
+            self.state = RunnerState.STOPPED
         self._shut()
         self._finish()
         if not await self._await_end(timeout):
@@ -126,7 +126,7 @@ class Runner(ABC):
     def open(self, time: int, context: HookContext) -> Feed:
         """Begin a session. If the queue has no room, return a feed that counts each packet as dropped."""
         feed = Feed(self, context)
-        if self._is_accepting and self.put_bytes - self.taken_bytes + ITEM_BYTES <= self.limit:
+        if self._is_accepting and self.put_bytes - self.taken_bytes + ITEM_BYTES <= self.queue_bytes:
             try:
                 self.put(EventKind.OPEN, time, context)
             except Exception as error:  # noqa: BLE001 - a plugin's metadata may be impossible to encode
@@ -226,8 +226,8 @@ class Runner(ABC):
 
     def _detach(self, reason: str) -> None:
         """Send the hook no more events, and log the reason."""
-        if self.state is State.RUNNING:
-            self.state = State.DETACHED
+        if self.state is RunnerState.RUNNING:
+            self.state = RunnerState.DETACHED
             self.reason = reason
             log.error("hook %s detached: %s", self.name, reason)
             self._shut()
@@ -266,7 +266,7 @@ class Feed:
         tally.seen += 1
         tally.seen_bytes += size
         if self.takes_packets:
-            if runner.put_bytes - runner.taken_bytes + size + ITEM_BYTES <= runner.limit:
+            if runner.put_bytes - runner.taken_bytes + size + ITEM_BYTES <= runner.queue_bytes:
                 runner.put(_PACKET, time, self._context, direction, data, offset)
                 return
             self.takes_packets = not runner.drops_sessions
@@ -276,7 +276,7 @@ class Feed:
         """Report the end of a direction, unless the feed drops the rest of the session.
 
         With this event, a shortened stream would look complete to the hook. The event may make the queue
-        exceed `Runner.limit`, because a session has only two such events.
+        exceed `Runner.queue_bytes`, because a session has only two such events.
         """
         if self.takes_packets:
             self._runner.put(EventKind.END, time, self._context, direction, b"", offset)
@@ -284,7 +284,7 @@ class Feed:
     def close(self, time: int, stats: SessionStats) -> None:
         """Report the end of a session, if the hook received its beginning.
 
-        The event may make the queue exceed `Runner.limit`.
+        The event may make the queue exceed `Runner.queue_bytes`.
         """
         if self.is_open:
             self._runner.put(EventKind.CLOSE, time, self._context, _INBOUND, b"", 0, stats)

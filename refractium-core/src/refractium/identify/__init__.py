@@ -1,5 +1,5 @@
 """Identification of protocols by bytes, without I/O: the dispatch table, and protocols made of patterns."""
 
-from refractium.identify.table import Candidate, Table
+from refractium.identify.table import Candidate, DispatchTable
 
-__all__ = ["Candidate", "Table"]
+__all__ = ["Candidate", "DispatchTable"]

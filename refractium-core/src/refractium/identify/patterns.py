@@ -99,7 +99,7 @@ def compile_patterns(
         ValueError: there is no pattern; a pattern is empty or does not fit into `peek_buffer_size`; a regex
             is not valid, not supported, too large, or matches empty data; google-re2 is missing.
     """
-    group: dict[Strength, list[_Part]] = {}
+    group: dict[Strength, list[_PatternTest]] = {}
     for pattern in patterns:
         for strength, part in _parts(pattern, peek_buffer_size):
             group.setdefault(strength, []).append(part)
@@ -111,7 +111,7 @@ def compile_patterns(
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _PatternTest:
     """One test, with its bound (bytes), and with the prefix of its matches, empty without a fixed prefix."""
 
     test: _Test
@@ -122,7 +122,9 @@ class _Part:
 class _PatternProtocol(Protocol):
     """A protocol that matches if one of its parts matches, and answers `NO` only if all parts answer `NO`."""
 
-    def __init__(self, name: str, transport: Transport, strength: Strength, parts: list[_Part]) -> None:
+    def __init__(
+        self, name: str, transport: Transport, strength: Strength, parts: list[_PatternTest]
+    ) -> None:
         self.name = name
         self.transport = transport
         self.strength = strength
@@ -142,10 +144,10 @@ class _PatternProtocol(Protocol):
         return verdict
 
 
-def _parts(pattern: Pattern, size: int) -> Iterable[tuple[Strength, _Part]]:
+def _parts(pattern: Pattern, size: int) -> Iterable[tuple[Strength, _PatternTest]]:
     if isinstance(pattern, Regex):
         strength, test = _regex(pattern.source, size)
-        return [(strength, _Part(test, size))]
+        return [(strength, _PatternTest(test, size))]
     offset = pattern.offset if isinstance(pattern, Hex) else 0
     end = offset + len(pattern.data)
     if not pattern.data:
@@ -154,14 +156,14 @@ def _parts(pattern: Pattern, size: int) -> Iterable[tuple[Strength, _Part]]:
         raise ValueError(f"offset {offset} is negative")
     if end > size:
         raise ValueError(f"it ends at byte {end}, and only {size} are inspected (peek_buffer_size)")
-    fixed = _Part(_fixed(pattern.data, offset), end, b"" if offset else pattern.data)
+    fixed = _PatternTest(_fixed(pattern.data, offset), end, b"" if offset else pattern.data)
     parts = []
     if len(pattern.data) >= _EXACT_BYTES:
         parts.append((Strength.EXACT, fixed))
     elif isinstance(pattern, Hex):
         parts.append((Strength.WEAK, fixed))
     if isinstance(pattern, Text):
-        parts.append((Strength.WEAK, _Part(_anywhere(pattern.data, size), size)))
+        parts.append((Strength.WEAK, _PatternTest(_anywhere(pattern.data, size), size)))
     return parts
 
 

@@ -39,7 +39,7 @@ class Candidate(Generic[T]):
     asks_for: frozenset[str] = frozenset()
 
 
-class Table(Generic[T]):
+class DispatchTable(Generic[T]):
     """The protocols of one transport, strongest first, indexed by the first byte.
 
     Args:

@@ -23,11 +23,11 @@ def log_what_is_printed(handler: LineHandler) -> None:
     unchanged, so C libraries and programs that a hook starts still write directly to stderr.
     """
     sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(_Lines(handler)), "utf-8", "backslashreplace", line_buffering=True
+        io.BufferedWriter(_PrintedLines(handler)), "utf-8", "backslashreplace", line_buffering=True
     )
 
 
-class _Lines(io.RawIOBase):
+class _PrintedLines(io.RawIOBase):
     def __init__(self, handler: LineHandler) -> None:
         super().__init__()
         self._handler = handler

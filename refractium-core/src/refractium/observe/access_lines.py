@@ -7,14 +7,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from refractium.contract import Transport
-from refractium.proxy.outcome import Ended
+from refractium.proxy.summary import Ended
 from refractium.wire.text import CUT, ROOM, brief, brief_word, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from refractium.contract import MetadataValue
-    from refractium.proxy.outcome import Summary
+    from refractium.proxy.summary import Summary
 
 log: Final = logging.getLogger("refractium.access")
 

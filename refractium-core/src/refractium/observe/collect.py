@@ -10,7 +10,7 @@ from refractium.observe.status import (
     BackendStatus,
     HookStatus,
     HookTally,
-    Listener,
+    ListenerStatus,
     RouteStatus,
     RouteTraffic,
     TcpStatus,
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from refractium.addresses.address import Peer
     from refractium.contract import Transport
     from refractium.hooks import Hooks
-    from refractium.hooks.counters import Counters as HookCounters
-    from refractium.proxy.counters import Counters, UdpCounters
+    from refractium.hooks.counters import HookCounters
+    from refractium.proxy.counters import TcpCounters, UdpCounters
     from refractium.routing import Pools
 
 
-class _Serving(Protocol):
+class _Router(Protocol):
     @property
     def labels(self) -> tuple[str, ...]: ...
 
 
-class _Listening(Protocol):
+class _Listener(Protocol):
     @property
     def address(self) -> Peer: ...
 
     @property
-    def router(self) -> _Serving: ...
+    def router(self) -> _Router: ...
 
     @property
     def paused(self) -> str: ...
@@ -56,10 +56,10 @@ class _Open(Protocol):
     def moved(self) -> tuple[int, int]: ...
 
 
-def listeners(transport: Transport, those: Iterable[_Listening]) -> Iterator[Listener]:
+def listeners(transport: Transport, those: Iterable[_Listener]) -> Iterator[ListenerStatus]:
     """Yield the status of each listener of one transport."""
     for one in those:
-        yield Listener(transport, join_host_port(*one.address[:2]), one.router.labels, one.paused)
+        yield ListenerStatus(transport, join_host_port(*one.address[:2]), one.router.labels, one.paused)
 
 
 def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
@@ -77,7 +77,7 @@ def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
             tuple(
                 BackendStatus(
                     str(one.address),
-                    str(one.state.status),
+                    str(one.state.availability),
                     moment(one.state.since),
                     one.state.reason,
                     active[str(one.address)],
@@ -90,7 +90,7 @@ def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
         )
 
 
-def tcp(counters: Counters, connections: Collection[_Open], faults: Mapping[str, int]) -> TcpStatus:
+def tcp(counters: TcpCounters, connections: Collection[_Open], faults: Mapping[str, int]) -> TcpStatus:
     """Return the counts of all connections, including open connections."""
     return TcpStatus(
         accepted=counters.accepted,

@@ -30,7 +30,7 @@ from refractium.addresses.address import is_ip_address, join_host_port
 from refractium.contract import Transport
 from refractium.errors import ListenError
 from refractium.proxy.counters import DENIED
-from refractium.proxy.limits import NAMES
+from refractium.proxy.limiter import NAMES
 from refractium.sockets import names
 
 if TYPE_CHECKING:
@@ -226,8 +226,8 @@ class _FromStatus(Collector):
         return asyncio.run_coroutine_threadsafe(tell(), self._loop).result(_PATIENCE)
 
 
-def _refuse(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+def _refuse(start_response: StartResponse, http_status: str, text: str) -> Iterable[bytes]:
+    start_response(http_status, [("Content-Type", "text/plain; charset=utf-8")])
     return [text.encode()]
 
 

@@ -24,7 +24,7 @@ class Reload(Struct, frozen=True):
     errors: tuple[str, ...] = ()
 
 
-class Listener(Struct, frozen=True):
+class ListenerStatus(Struct, frozen=True):
     """A listener.
 
     Attributes:
@@ -88,7 +88,7 @@ class RouteTraffic(Struct, frozen=True):
         name: the name of the routes; ``-`` for connections without a route.
         active: connections or sessions that are open now.
         ended: counts of connections or sessions that have ended, by the name of the reason
-            (`refractium.proxy.outcome.Ended`).
+            (`refractium.proxy.summary.Ended`).
         bytes_up: bytes from client to backend.
         bytes_down: bytes from backend to client.
     """
@@ -240,7 +240,7 @@ class Status(Struct, frozen=True):
     generation: int
     reloads_failed: int
     last_reload: Reload | None
-    listeners: tuple[Listener, ...]
+    listeners: tuple[ListenerStatus, ...]
     routes: tuple[RouteStatus, ...]
     tcp: TcpStatus
     udp: UdpStatus

@@ -1,4 +1,4 @@
-"""The installed plugins: a report on each plugin, and the objects that the loaded plugins provide."""
+"""The installed plugins: the result of loading each, and the objects that the loaded plugins provide."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Kind: TypeAlias = Literal["protocol", "hook", "health_check", "balancer", "comma
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PluginReport:
-    """The result of loading one installed plugin.
+class InstalledPlugin:
+    """An installed plugin, with the result of loading it.
 
     Attributes:
         id: the name of the plugin's entry point.
@@ -89,15 +89,15 @@ class Plugins:
     """All installed plugins.
 
     Attributes:
-        reports: the report on each plugin, sorted by id.
+        entries: the plugins, sorted by id.
         protocols: the protocols of the loaded plugins, sorted by name and transport.
-        refused: the report on each refused plugin, by the name of each protocol that the plugin provides.
+        refused: each refused plugin, by the name of each protocol that the plugin provides.
         given: the objects that each loaded plugin provides, by the id of the plugin.
     """
 
-    reports: tuple[PluginReport, ...]
+    entries: tuple[InstalledPlugin, ...]
     protocols: tuple[Protocol, ...]
-    refused: Mapping[str, PluginReport] = field(default_factory=dict)
+    refused: Mapping[str, InstalledPlugin] = field(default_factory=dict)
     given: Mapping[str, Given] = field(default_factory=dict)
 
     @property
@@ -126,19 +126,19 @@ class Plugins:
 
     def explain_missing(self, name: str) -> str:
         """Return, in one line, the reason why no loaded protocol has this name, and a remedy."""
-        unloaded = {report.id: report for report in self.reports if report.status != "loaded"}
-        if report := self.refused.get(name) or unloaded.get(name):
-            return f"protocol '{name}' is not available: {report} ({report.status}): {report.error}"
+        unloaded = {plugin.id: plugin for plugin in self.entries if plugin.status != "loaded"}
+        if plugin := self.refused.get(name) or unloaded.get(name):
+            return f"protocol '{name}' is not available: {plugin} ({plugin.status}): {plugin.error}"
         names = {protocol.name for protocol in self.protocols}
         remedy = _remedy(name, names, f"refractium-proto-{name}")
-        if not any(report.kind in {"protocol", "unknown"} for report in self.reports):
+        if not any(plugin.kind in {"protocol", "unknown"} for plugin in self.entries):
             remedy += " (no protocol is installed; for all of them: pip install 'refractium-protocols[all]')"
         return f"protocol '{name}' is not installed{remedy}"
 
     def explain_missing_hook(self, name: str) -> str:
         """Return, in one line, the reason why no loaded packet hook has this name, and a remedy."""
-        if report := next((one for one in self.reports if one.id == name and one.status != "loaded"), None):
-            return f"hook '{name}' is not available: {report} ({report.status}): {report.error}"
+        if plugin := next((one for one in self.entries if one.id == name and one.status != "loaded"), None):
+            return f"hook '{name}' is not available: {plugin} ({plugin.status}): {plugin.error}"
         remedy = _remedy(name, self.hooks, f"refractium-hooks-{name}")
         return f"hook '{name}' is not installed{remedy}"
 

@@ -1,6 +1,6 @@
-"""Loading of the installed plugins, with a report on each plugin.
+"""Loading of the installed plugins, with the result for each plugin.
 
-Only this module uses pluggy's manager and entry points. A broken plugin causes a report, but no exception.
+Only this module uses pluggy's manager and entry points. A broken plugin causes an entry, but no exception.
 The result does not depend on the order of the plugins. If two plugins provide the same object, Refractium
 refuses both.
 """
@@ -30,7 +30,7 @@ from refractium.contract import (
     problems_of_health_check,
     problems_of_hook,
 )
-from refractium.plugins.installed import Given, Kind, PluginReport, Plugins
+from refractium.plugins.installed import Given, InstalledPlugin, Kind, Plugins
 from refractium.routing import BALANCERS
 
 if TYPE_CHECKING:
@@ -55,36 +55,36 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
             variable ``REFRACTIUM_DISABLE_PLUGINS``.
 
     Returns:
-        A report on each plugin, and the objects that the loaded plugins provide.
+        An entry for each plugin, and the objects that the loaded plugins provide.
     """
     by_environment = (id_.strip() for id_ in os.environ.get(DISABLE_VARIABLE, "").split(","))
-    blocked = dict.fromkeys(by_environment, f"disabled by {DISABLE_VARIABLE}")
-    blocked |= dict.fromkeys(disabled, "disabled by --disable-plugin or by disable under [plugins]")
+    disabled_by = dict.fromkeys(by_environment, f"disabled by {DISABLE_VARIABLE}")
+    disabled_by |= dict.fromkeys(disabled, "disabled by --disable-plugin or by disable under [plugins]")
     found = [(_describe(entry_point), entry_point) for entry_point in entry_points(group=ENTRY_POINT_GROUP)]
     found.sort(key=lambda one: (one[0].id, one[0].distribution, one[0].version))
     claimants: defaultdict[str, list[str]] = defaultdict(list)
-    for report, _ in found:
-        claimants[report.id].append(f"{report.distribution} {report.version}")
+    for plugin, _ in found:
+        claimants[plugin.id].append(f"{plugin.distribution} {plugin.version}")
 
-    loaded: list[tuple[PluginReport, Given]] = []
-    for report, entry_point in found:
-        if report.id in blocked:
-            loaded.append((replace(report, status="blocked", error=blocked[report.id]), Given()))
-        elif len(names := claimants[report.id]) > 1:
-            error = f"{' and '.join(names)} claim the id '{report.id}': uninstall all but one"
-            loaded.append((replace(report, status="failed", error=error), Given()))
+    loaded: list[tuple[InstalledPlugin, Given]] = []
+    for plugin, entry_point in found:
+        if plugin.id in disabled_by:
+            loaded.append((replace(plugin, status="blocked", error=disabled_by[plugin.id]), Given()))
+        elif len(names := claimants[plugin.id]) > 1:
+            error = f"{' and '.join(names)} claim the id '{plugin.id}': uninstall all but one"
+            loaded.append((replace(plugin, status="failed", error=error), Given()))
         else:
-            loaded.append(_load(report, entry_point))
+            loaded.append(_load(plugin, entry_point))
     return _without_contested(loaded)
 
 
-def _describe(entry_point: EntryPoint) -> PluginReport:
-    """Return the report on a plugin before its import, when only its id and its distribution are known."""
+def _describe(entry_point: EntryPoint) -> InstalledPlugin:
+    """Return the entry of a plugin before its import, when only its id and its distribution are known."""
     about: Mapping[str, str] = {}
-    with contextlib.suppress(Exception):  # a distribution without readable metadata still gets a report
+    with contextlib.suppress(Exception):  # a distribution without readable metadata still gets an entry
         metadata = entry_point.dist.metadata  # type: ignore[union-attr]
         about = {key: metadata.get(key) or "" for key in ("Name", "Version", "Summary")}
-    return PluginReport(
+    return InstalledPlugin(
         id=entry_point.name,
         distribution=about.get("Name") or "unknown",
         version=about.get("Version") or "unknown",
@@ -96,7 +96,7 @@ _ALONE: Final = threading.RLock()
 """The lock that a thread holds while it imports a plugin."""
 
 
-def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, Given]:
+def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPlugin, Given]:
     """Import one plugin and collect the objects that the plugin provides.
 
     Each plugin has its own pluggy manager, so that no plugin can disturb another plugin.
@@ -108,24 +108,24 @@ def _load(report: PluginReport, entry_point: EntryPoint) -> tuple[PluginReport, 
             warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(sys.stderr),
         ):
-            plugin = entry_point.load()
-            version = getattr(plugin, "refractium_api_version", API_VERSION)
+            implementation = entry_point.load()
+            version = getattr(implementation, "refractium_api_version", API_VERSION)
             if version != API_VERSION:
                 error = f"written for version {version!r} of the plugin contract, not for {API_VERSION}"
-                return replace(report, status="incompatible", error=error), Given()
+                return replace(plugin, status="incompatible", error=error), Given()
             manager = pluggy.PluginManager("refractium")
             manager.add_hookspecs(hookspecs)
-            manager.register(plugin, report.id)
+            manager.register(implementation, plugin.id)
             manager.check_pending()
-            report = replace(report, kind=_kind(manager))
+            plugin = replace(plugin, kind=_kind(manager))
             given = _given_by(manager)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
-        _log.debug("%s failed", report, exc_info=error)
+        _log.debug("%s failed", plugin, exc_info=error)
         # One line, with the place of a SyntaxError. This also works for an exception whose str() raises.
         text = " ".join("".join(traceback.format_exception_only(error)).split())
-        return replace(report, status="failed", error=text), Given()
+        return replace(plugin, status="failed", error=text), Given()
     transports = {protocol.transport.value for protocol in given.protocols}
-    return replace(report, transports=tuple(sorted(transports))), given
+    return replace(plugin, transports=tuple(sorted(transports))), given
 
 
 def _problems_of_command(command: object) -> Iterator[str]:
@@ -135,7 +135,7 @@ def _problems_of_command(command: object) -> Iterator[str]:
         yield f"{command!r} is not a click.Command with a name"
 
 
-_HOOKS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {
+_HOOKSPECS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {
     "refractium_protocols": ("protocol", problems_of),
     "refractium_health_checks": ("health_check", problems_of_health_check),
     "refractium_balancers": ("balancer", problems_of_balancer),
@@ -147,7 +147,9 @@ _HOOKS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {
 
 def _kind(manager: pluggy.PluginManager) -> Kind:
     """Return the kind of the only plugin in `manager`."""
-    kinds = (kind for hook, (kind, _) in _HOOKS.items() if getattr(manager.hook, hook).get_hookimpls())
+    kinds = (
+        kind for hookspec, (kind, _) in _HOOKSPECS.items() if getattr(manager.hook, hookspec).get_hookimpls()
+    )
     return next(kinds, "unknown")
 
 
@@ -161,14 +163,14 @@ def _given_by(manager: pluggy.PluginManager) -> Given:
     """
     given: list[list[Any]] = []
     answers = 0
-    for hook, (_, problems_in) in _HOOKS.items():
-        results = getattr(manager.hook, hook)()
+    for hookspec, (_, problems_in) in _HOOKSPECS.items():
+        results = getattr(manager.hook, hookspec)()
         answers += len(results)  # pluggy drops None
         given.append([one for result in results for one in result])
         if problems := [problem for one in given[-1] for problem in problems_in(one)]:
             raise TypeError("; ".join(problems))
     if not answers:
-        raise TypeError(f"no @hookimpl function {'() or '.join(_HOOKS)}(), or it returns None")
+        raise TypeError(f"no @hookimpl function {'() or '.join(_HOOKSPECS)}(), or it returns None")
     found = Given(*map(tuple, given))
     for claim, times in Counter(found.claims).items():
         what, name, _ = claim
@@ -192,29 +194,29 @@ def _built_in(what: str) -> Collection[str]:
     return ()
 
 
-def _without_contested(loaded: Collection[tuple[PluginReport, Given]]) -> Plugins:
+def _without_contested(loaded: Collection[tuple[InstalledPlugin, Given]]) -> Plugins:
     """Refuse every plugin that provides the same object as another plugin.
 
     Two protocols count as the same object if they have the same name and transport. Two other objects count
     as the same object if they have the same kind and name.
     """
     givers: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for report, given in loaded:
+    for plugin, given in loaded:
         for claim in given.claims:
-            givers[claim].append(str(report))
-    reports: list[PluginReport] = []
-    refused: dict[str, PluginReport] = {}
+            givers[claim].append(str(plugin))
+    entries: list[InstalledPlugin] = []
+    refused: dict[str, InstalledPlugin] = {}
     taken: dict[str, Given] = {}
-    for report, given in loaded:
+    for plugin, given in loaded:
         if contested := [claim for claim in given.claims if len(givers[claim]) > 1]:
             what, name, _ = contested[0]
             who = " and ".join(givers[contested[0]])
             error = f"{who} give {what} '{name}': uninstall or disable all but one"
-            reports.append(replace(report, status="failed", error=error))
-            refused |= dict.fromkeys((protocol.name for protocol in given.protocols), reports[-1])
+            entries.append(replace(plugin, status="failed", error=error))
+            refused |= dict.fromkeys((protocol.name for protocol in given.protocols), entries[-1])
         else:
-            reports.append(report)
-            taken[report.id] = given
+            entries.append(plugin)
+            taken[plugin.id] = given
     protocols = [protocol for given in taken.values() for protocol in given.protocols]
     protocols.sort(key=lambda protocol: (protocol.name, protocol.transport))
-    return Plugins(tuple(reports), tuple(protocols), refused, taken)
+    return Plugins(tuple(entries), tuple(protocols), refused, taken)

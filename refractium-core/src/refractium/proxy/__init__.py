@@ -3,7 +3,7 @@
 No module of this package knows a protocol by name.
 
 - `listener`: a bound TCP socket that accepts clients.
-- `limits`: the limits on the numbers of connections and UDP sessions.
+- `limiter`: the limiter of the numbers of connections and UDP sessions.
 - `tcp`: the TCP service of an engine, with all of its listeners and connections.
 - `connection`: a TCP connection from accept to its end.
 - `dial`: the connection attempts to the backends of a pool, one after the other.
@@ -13,5 +13,5 @@ No module of this package knows a protocol by name.
 - `tapping`: the link from sessions to packet hooks.
 - `snapshot`: the routes and timeouts that a connection keeps when the configuration is reloaded.
 - `counters`: the counters of connections, sessions and bytes.
-- `outcome`: the summary of a finished connection or session.
+- `summary`: the summary of a finished connection or session.
 """

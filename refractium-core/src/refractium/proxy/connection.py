@@ -9,7 +9,7 @@ from refractium.addresses.address import join_host_port
 from refractium.contract import NEED_MORE, NO, Direction, Transport, Verdict
 from refractium.proxy.counters import DENIED, NO_ROUTE, Outcome
 from refractium.proxy.dial import Dial
-from refractium.proxy.outcome import Ended, Summary, metadata_of
+from refractium.proxy.summary import Ended, Summary, metadata_of
 from refractium.proxy.tapping import open_tap
 from refractium.proxy.weld import Weld
 from refractium.sockets.closing import end_on_close
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from refractium.proxy.tcp import TcpService
     from refractium.routing import Pool
     from refractium.settings import ProxyVersion
-    from refractium.wire.proxy_protocol import Endpoint
+    from refractium.wire.proxy_protocol import HostPort
 
 _READ: Final = 16_384
 """Maximum number of bytes of one read while the protocol is unknown."""
@@ -42,7 +42,7 @@ class Connection:
         sock: the client's socket.
         ip: the client's IP address.
         port: the client's port.
-        origin: the name under which `Limits` counts the client. None if the peer is a trusted proxy, whose
+        origin: the name under which `Limiter` counts the client. None if the peer is a trusted proxy, whose
             PROXY header names the client.
 
     Attributes:
@@ -89,7 +89,7 @@ class Connection:
         self._awaits_header = origin is None
         self._is_awaited = False
         self._origin = origin
-        self._destination: Endpoint | None = None
+        self._destination: HostPort | None = None
         self._header = b""
         self._data = b""
         self._client_ended = False
@@ -195,8 +195,8 @@ class Connection:
         self._destination = header.destination
         service = self._service
         may_enter = self._snapshot.router.admits(self._ip)
-        origin = service.limits.origin(self._ip)
-        reason = service.limits.assign(origin) if may_enter else DENIED
+        origin = service.limiter.origin(self._ip)
+        reason = service.limiter.assign(origin) if may_enter else DENIED
         if reason is not None:
             if self._is_awaited:
                 self._snapshot.peeking.discard(self)
@@ -293,7 +293,7 @@ class Connection:
         weld = self._weld = Weld(self._service.welding, self._client, sock, self._weld_ended)
         header, data, self._header, self._data = self._header, self._data, b"", b""
         assert self._pool is not None  # noqa: S101 - the dial was for this pool
-        if self._pool.taps is not None:
+        if self._pool.hooks is not None:
             self._begin_to_tell(weld, self._pool, backend, data)
         self._snapshot.idle.add(weld)
         weld.begin(header + data, sent, client_ended=self._client_ended, preface=len(header))

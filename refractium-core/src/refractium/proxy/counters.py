@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from refractium.proxy.outcome import Ended
+    from refractium.proxy.summary import Ended
 
 NO_ROUTE: Final = "-"
 """The route label of connections without a route. No protocol can have this name."""
@@ -106,7 +106,7 @@ class _Common:
 
 
 @dataclass(slots=True)
-class Counters(_Common):
+class TcpCounters(_Common):
     """The counters of TCP: ``accepted == refused + finished + active`` at any time."""
 
     accepted: int = 0

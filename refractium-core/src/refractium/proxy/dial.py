@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from refractium.addresses.local import OwnAddresses
     from refractium.backends.backend import Backend
     from refractium.contract import SocketAddress
-    from refractium.proxy.counters import Counters
+    from refractium.proxy.counters import TcpCounters
     from refractium.proxy.snapshot import Snapshot
     from refractium.routing import Pool
     from refractium.sockets.descriptors import Descriptors
@@ -77,14 +77,14 @@ class Dialing:
         descriptors: the count of descriptors. A dial reports to this count when the machine has no descriptor
             left.
         own: the listeners' addresses, to which no dial connects.
-        counters: the counters of TCP, among them the number of skipped targets (`Counters.loops`).
+        counters: the counters of TCP, among them the number of skipped targets (`TcpCounters.loops`).
 
     Attributes:
         failures: the rate-limited log of backends that could not be reached.
     """
 
     def __init__(
-        self, reactor: Reactor, descriptors: Descriptors, own: OwnAddresses, counters: Counters
+        self, reactor: Reactor, descriptors: Descriptors, own: OwnAddresses, counters: TcpCounters
     ) -> None:
         self.reactor = reactor
         self.descriptors = descriptors

@@ -34,7 +34,7 @@ adds nothing that this module uses."""
 _ACCEPTS_A_TURN: Final = 64
 
 
-class Listener:
+class TcpListener:
     """A bound TCP socket that accepts clients.
 
     Args:
@@ -82,7 +82,7 @@ class Listener:
         return self._watching.why_paused
 
     def __repr__(self) -> str:
-        return f"<Listener {join_host_port(self.address[0], self.address[1])}>"
+        return f"<TcpListener {join_host_port(self.address[0], self.address[1])}>"
 
     def _on_event(self, _mask: int) -> None:
         self._accept_some()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.contract import HookContext
 from refractium.hooks.clock import EPOCH
-from refractium.proxy.outcome import metadata_of
+from refractium.proxy.summary import metadata_of
 
 if TYPE_CHECKING:
     import socket
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from refractium.proxy.weld import Flow
     from refractium.routing import Pool
 
-_SESSIONS: Final = itertools.count(secrets.randbits(63))
+_SESSION_NUMBERS: Final = itertools.count(secrets.randbits(63))
 """Session numbers of 64 bits. The first number is random, so two runs are unlikely to share a number."""
 
 
@@ -44,9 +44,9 @@ def open_tap(
         match: the protocol match of the client's first bytes; None if no protocol matched.
         stamp: monotonic time (s) at which the session began.
     """
-    assert pool.taps is not None  # noqa: S101 - callers have checked `taps`
+    assert pool.hooks is not None  # noqa: S101 - callers have checked `hooks`
     context = HookContext(
-        session=next(_SESSIONS) & 0xFFFF_FFFF_FFFF_FFFF,
+        session=next(_SESSION_NUMBERS) & 0xFFFF_FFFF_FFFF_FFFF,
         transport=transport,
         protocol=pool.protocol,
         route=pool.label,
@@ -55,7 +55,7 @@ def open_tap(
         metadata=dict(metadata_of(match)),
         started=int(stamp * 1e9) + EPOCH,
     )
-    return pool.taps.open(context)
+    return pool.hooks.open(context)
 
 
 def address_of(backend: Backend, sock: socket.socket) -> tuple[str, int] | str:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from refractium.addresses.local import OwnAddresses
 from refractium.addresses.networks import plain_ip
 from refractium.proxy.connection import Connection
-from refractium.proxy.counters import DENIED, Counters, why_refused
+from refractium.proxy.counters import DENIED, TcpCounters, why_refused
 from refractium.proxy.dial import Dialing
-from refractium.proxy.listener import Listener
+from refractium.proxy.listener import TcpListener
 from refractium.proxy.snapshot import Snapshot
 from refractium.proxy.weld import Welding
 from refractium.sockets.closing import end_on_close
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from refractium.addresses.address import Peer
-    from refractium.proxy.limits import Limits
-    from refractium.proxy.outcome import Ended, Reporter
+    from refractium.proxy.limiter import Limiter
+    from refractium.proxy.summary import Ended, Reporter
     from refractium.routing import Router
     from refractium.settings import Settings
     from refractium.sockets.descriptors import Descriptors
@@ -40,7 +40,7 @@ class TcpService:
         reactor: the source of events.
         routers: the router of each listener, by the listener's name.
         settings: the limits and timeouts.
-        limits: the limits on the number of connections.
+        limiter: the limiter of connections.
         report: the receiver of the summaries of finished connections.
         descriptors: the lender of `A_CLIENT` descriptors for each connection.
     """
@@ -50,21 +50,21 @@ class TcpService:
         reactor: Reactor,
         routers: Mapping[str, Router],
         settings: Settings,
-        limits: Limits,
+        limiter: Limiter,
         report: Reporter,
         descriptors: Descriptors,
     ) -> None:
         self.reactor = reactor
         self.snapshots = self._take_snapshots(routers, settings)
-        self.limits = limits
+        self.limiter = limiter
         self.report = report
         self.descriptors = descriptors
         self.welding = Welding(reactor, descriptors, settings.backend_buffer_size)
-        self.counters = Counters()
+        self.counters = TcpCounters()
         self.connections: set[Connection] = set()
         self.own = OwnAddresses()
         self.dialing = Dialing(reactor, descriptors, self.own, self.counters)
-        self.listeners: list[Listener] = []
+        self.listeners: list[TcpListener] = []
         self.drained = asyncio.Event()
         self.drained.set()
         self.refusals = Throttled(log)
@@ -75,9 +75,11 @@ class TcpService:
         """The number of connections that have no socket to a backend."""
         return sum(not connection.has_backend_socket for connection in self.connections)
 
-    def listen(self, sock: socket.socket, name: str) -> Listener:
+    def listen(self, sock: socket.socket, name: str) -> TcpListener:
         """Accept connections on a bound, listening socket, which the service owns from now on."""
-        listener = Listener(self.reactor, self.descriptors, sock, self._accepted, name, self.snapshots[name])
+        listener = TcpListener(
+            self.reactor, self.descriptors, sock, self._accepted, name, self.snapshots[name]
+        )
         self.own.add(sock)
         self.listeners.append(listener)
         return listener
@@ -92,7 +94,7 @@ class TcpService:
         for listener in self.listeners:
             listener.snapshot = self.snapshots.get(listener.name, listener.snapshot)
 
-    def stop_listening(self, listener: Listener) -> None:
+    def stop_listening(self, listener: TcpListener) -> None:
         """Close one listener; connections from this listener continue."""
         self.listeners.remove(listener)
         self.own.discard(listener.address)
@@ -126,7 +128,7 @@ class TcpService:
         """Remove a connection whose sockets are closed, and subtract the connection from all counts."""
         self.connections.discard(connection)
         self.descriptors.lent -= A_CLIENT
-        self.limits.leave(origin)
+        self.limiter.leave(origin)
         if not self.connections:
             self.drained.set()
 
@@ -147,8 +149,8 @@ class TcpService:
         origin = None
         if is_trusted or access is None or access.admits(ip):
             if not is_trusted:
-                origin = self.limits.origin(ip)
-            reason = self.limits.enter(origin)
+                origin = self.limiter.origin(ip)
+            reason = self.limiter.enter(origin)
         else:
             reason = DENIED
         if reason is not None:

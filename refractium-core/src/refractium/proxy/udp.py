@@ -16,8 +16,8 @@ from refractium.addresses.local import OwnAddresses
 from refractium.addresses.networks import plain_ip
 from refractium.contract import Verdict
 from refractium.proxy.counters import DENIED, REJECTED, Outcome, UdpCounters, why_refused
-from refractium.proxy.outcome import Ended
-from refractium.proxy.udp_session import Session, TappedSession
+from refractium.proxy.summary import Ended
+from refractium.proxy.udp_session import TappedUdpSession, UdpSession
 from refractium.sockets.deadlines import Deadlines
 from refractium.sockets.pktinfo import CONTROL_BYTES, IP_PKTINFO, Control, as_source
 from refractium.sockets.watching import Watching
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from refractium.addresses.address import Peer
-    from refractium.proxy.limits import Limits
-    from refractium.proxy.outcome import Reporter
+    from refractium.proxy.limiter import Limiter
+    from refractium.proxy.summary import Reporter
     from refractium.routing import Pool, Router
     from refractium.settings import Settings
     from refractium.sockets.descriptors import Descriptors
@@ -53,7 +53,7 @@ class UdpService:
         reactor: the source of events.
         routers: the router of each listener, by the listener's name.
         settings: the timeouts.
-        limits: the limits on the number of sessions.
+        limiter: the limiter of sessions.
         report: the receiver of the summaries of finished sessions.
         descriptors: the lender of one descriptor for each session.
     """
@@ -63,18 +63,18 @@ class UdpService:
         reactor: Reactor,
         routers: Mapping[str, Router],
         settings: Settings,
-        limits: Limits,
+        limiter: Limiter,
         report: Reporter,
         descriptors: Descriptors,
     ) -> None:
         self.reactor = reactor
         self.routers = routers
         self.settings = settings
-        self.limits = limits
+        self.limiter = limiter
         self.report = report
         self.descriptors = descriptors
         self.counters = UdpCounters()
-        self.sessions: dict[tuple[object, ...], Session] = {}
+        self.sessions: dict[tuple[object, ...], UdpSession] = {}
         self.own = OwnAddresses()
         self.listeners: list[UdpListener] = []
         self.is_draining = False
@@ -87,8 +87,8 @@ class UdpService:
         self.failures = Throttled(log)
         self._silence: dict[int, Deadlines] = {}
         # Unanswered sessions, oldest first: the oldest session makes room when a limit is reached.
-        self._unanswered: dict[Session, None] = {}
-        self._unanswered_of: dict[str, dict[Session, None]] = {}
+        self._unanswered: dict[UdpSession, None] = {}
+        self._unanswered_of: dict[str, dict[UdpSession, None]] = {}
 
     def listen(self, sock: socket.socket, name: str) -> UdpListener:
         """Receive datagrams on a bound socket, which the service owns from now on."""
@@ -99,7 +99,7 @@ class UdpService:
 
     def silence(self, pool: Pool, *, answered: bool) -> Deadlines:
         """Return the deadlines for the answered or for the unanswered sessions of a pool."""
-        timeout_ms = pool.session_timeout_ms or self.settings.udp_session_timeout_ms
+        timeout_ms = pool.udp_session_timeout_ms or self.settings.udp_session_timeout_ms
         if not answered:
             timeout_ms = min(timeout_ms, self.settings.udp_unanswered_timeout_ms)
         if timeout_ms not in self._silence:
@@ -153,7 +153,7 @@ class UdpService:
 
     def begin(
         self, listener: UdpListener, client: Peer, control: Control, key: tuple[object, ...], first: bytes
-    ) -> Session | None:
+    ) -> UdpSession | None:
         """Begin a session for a first datagram, or count the datagram as refused or unrouted."""
         if self.is_draining:
             self.counters.unrouted += 1
@@ -178,7 +178,7 @@ class UdpService:
         if (reason := self._why_not(pool, ip)) is not None:
             self._refuse(ip, reason)
             return None
-        kind = Session if pool.taps is None else TappedSession
+        kind = UdpSession if pool.hooks is None else TappedUdpSession
         session = kind(listener, client, control, key, pool, match)
         self.sessions[key] = session
         self._unanswered[session] = None
@@ -193,24 +193,24 @@ class UdpService:
             return DENIED
         if pool.action is not None:
             return REJECTED
-        limits = self.limits
-        origin = limits.origin(ip)
-        reason = limits.names.total if self._holds_too_many_descriptors() else limits.enter(origin)
+        limiter = self.limiter
+        origin = limiter.origin(ip)
+        reason = limiter.names.total if self._holds_too_many_descriptors() else limiter.enter(origin)
         if reason is None:
             return None
         # Unanswered sessions may come from forged addresses: end the oldest of them for the new session.
-        those = self._unanswered_of.get(origin, {}) if reason == limits.names.per_ip else self._unanswered
+        those = self._unanswered_of.get(origin, {}) if reason == limiter.names.per_ip else self._unanswered
         oldest = next(iter(those), None)
         if oldest is None:
             return reason
         oldest.end(Ended.UNANSWERED)
-        return limits.enter(origin)
+        return limiter.enter(origin)
 
     def _holds_too_many_descriptors(self) -> bool:
         """Return whether sessions hold their full share of this process's descriptors: TCP needs the rest."""
         return len(self.sessions) >= self.descriptors.limit // _SHARE_OF_DESCRIPTORS
 
-    def answered(self, session: Session) -> None:
+    def answered(self, session: UdpSession) -> None:
         """Remove a session from the unanswered sessions, which make room for new sessions."""
         self._unanswered.pop(session, None)
         if (those := self._unanswered_of.get(session.origin)) is not None:
@@ -222,11 +222,11 @@ class UdpService:
         self.counters.refuse(reason)
         self.refusals.warning("refused a session from %s: %s", ip, why_refused(reason))
 
-    def ended(self, session: Session, how: Ended) -> None:
+    def ended(self, session: UdpSession, how: Ended) -> None:
         """Remove a session that has closed its socket, and count the session as finished."""
         del self.sessions[session.key]
         self.answered(session)
-        self.limits.leave(session.origin)
+        self.limiter.leave(session.origin)
         self.counters.finish(session.route, how, session.up, session.down)
         if not self.sessions:
             self.drained.set()

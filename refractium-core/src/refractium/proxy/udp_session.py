@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from refractium.addresses.address import join_host_port
 from refractium.addresses.networks import plain_ip
 from refractium.contract import Direction, Transport
-from refractium.proxy.outcome import Ended, Summary, metadata_of
+from refractium.proxy.summary import Ended, Summary, metadata_of
 from refractium.proxy.tapping import address_of, open_tap
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from refractium.sockets.pktinfo import Control, asked
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from refractium.routing import Pool
 
 
-class Session:
+class UdpSession:
     """A UDP session, which passes datagrams on between one client and one backend at a time.
 
     Attributes:
         stamp: monotonic time (s) of the last datagram in either direction.
         listener: the listener that receives the client's datagrams and sends the answers.
-        origin: the name under which `Limits` counts the client.
+        origin: the name under which `Limiter` counts the client.
         up: bytes from client to backend.
         down: bytes from backend to client.
     """
@@ -76,7 +76,7 @@ class Session:
         self._control = control
         self.key = key
         self.ip = plain_ip(client[0])
-        self.origin = self._service.limits.origin(self.ip)
+        self.origin = self._service.limiter.origin(self.ip)
         self._pool = pool
         self._match = match
         self._started = self.stamp = self._service.reactor.now
@@ -91,7 +91,7 @@ class Session:
         self.down = 0
 
     def __repr__(self) -> str:
-        return f"<Session of {join_host_port(self.ip, self._client[1])}>"
+        return f"<UdpSession of {join_host_port(self.ip, self._client[1])}>"
 
     @property
     def route(self) -> str:
@@ -248,7 +248,7 @@ class Session:
         self._silence.add(self)
 
 
-class TappedSession(Session):
+class TappedUdpSession(UdpSession):
     """A session whose hooks receive every datagram that was passed on.
 
     When the session changes its backend, the hooks see one session end and another session begin: for

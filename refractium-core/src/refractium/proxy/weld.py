@@ -21,7 +21,7 @@ from os import splice
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Direction
-from refractium.proxy.outcome import Ended
+from refractium.proxy.summary import Ended
 from refractium.proxy.tapping import tapped
 from refractium.sockets.bulk import bound_sink, bound_source, stop_pacing_here
 from refractium.sockets.closing import end_on_close, is_over, reset_on_close, unacknowledged

@@ -9,10 +9,10 @@ from refractium.routing.balancers import RoundRobin
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from refractium.addresses.networks import Access
+    from refractium.addresses.networks import AccessRules
     from refractium.backends.backend import Backend
     from refractium.contract import Balancer, SocketAddress
-    from refractium.hooks import Taps
+    from refractium.hooks import RouteHooks
     from refractium.settings import Action, ProxyVersion
 
 
@@ -29,13 +29,14 @@ class Pool:
     Args:
         label: the pool's name in logs: the route's label, or ``fallback``.
         backends: the backends. A pool without an action needs at least one backend.
-        session_timeout_ms: the time (ms) that a UDP session may be silent; None for the time in the settings.
+        udp_session_timeout_ms: the time (ms) that a UDP session may be silent; None for the time in the
+            settings.
         balancer: the class whose instances order the backends.
         proxy_protocol: the version of the PROXY header that a backend receives first; None for no header.
         access: the access rules for the pool's clients; None if every client may use the pool.
         action: the action on the pool's clients; None to connect the clients to backends.
         protocol: the protocol's name; None if the label is this name.
-        taps: the packet hooks of the pool; None without hooks.
+        hooks: the packet hooks of the pool; None without hooks.
     """
 
     __slots__ = (
@@ -51,34 +52,34 @@ class Pool:
         "access",
         "action",
         "backends",
+        "hooks",
         "label",
         "protocol",
         "proxy_protocol",
-        "session_timeout_ms",
-        "taps",
+        "udp_session_timeout_ms",
     )
 
     def __init__(
         self,
         label: str,
         backends: Sequence[Backend],
-        session_timeout_ms: int | None = None,
+        udp_session_timeout_ms: int | None = None,
         balancer: type[Balancer] = RoundRobin,
         proxy_protocol: ProxyVersion | None = None,
         *,
-        access: Access | None = None,
+        access: AccessRules | None = None,
         action: Action | None = None,
         protocol: str | None = None,
-        taps: Taps | None = None,
+        hooks: RouteHooks | None = None,
     ) -> None:
         self.label = label
         self.protocol = protocol or label
-        self.taps = taps
+        self.hooks = hooks
         self.access = access
         self.action = action
         self.proxy_protocol = proxy_protocol
         self.backends = tuple(backends)
-        self.session_timeout_ms = session_timeout_ms
+        self.udp_session_timeout_ms = udp_session_timeout_ms
         self._balancer = balancer()
         self._reserve_balancer = balancer()
         spares = tuple(backend for backend in self.backends if backend.is_backup)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from refractium.backends.health_settings import Health, StateKey
-    from refractium.hooks import Taps, UsedHook
+    from refractium.hooks import RouteHooks, UsedHook
     from refractium.routing.route import Route
     from refractium.settings import ProxyVersion
 
@@ -52,14 +52,15 @@ class Pools:
         states = dict(known or {})
         hooks = hooks or HookSet()
         self.routes = tuple(
-            (route, _pool(route, states, hooks.taps(merged(for_all, route.used_hooks)))) for route in routes
+            (route, _pool(route, states, hooks.of_route(merged(for_all, route.used_hooks))))
+            for route in routes
         )
         members = [Member(str(address)) for address in fallback]
         self.fallback = (
             Pool(
                 "fallback",
                 [_backend(member, PASSIVE, states) for member in members],
-                taps=hooks.taps(for_all),
+                hooks=hooks.of_route(for_all),
             )
             if members
             else None
@@ -83,7 +84,7 @@ class Pools:
         return {backend.state.key: backend.state for backend in self.backends}
 
 
-def _pool(route: Route, known: dict[StateKey, BackendState], taps: Taps | None) -> Pool:
+def _pool(route: Route, known: dict[StateKey, BackendState], hooks: RouteHooks | None) -> Pool:
     return Pool(
         route.label,
         [_backend(member, route.health, known, route.proxy_protocol) for member in route.members],
@@ -93,7 +94,7 @@ def _pool(route: Route, known: dict[StateKey, BackendState], taps: Taps | None) 
         access=route.access,
         action=route.action,
         protocol=route.name,
-        taps=taps,
+        hooks=hooks,
     )
 
 

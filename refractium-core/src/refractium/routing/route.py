@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from refractium.addresses.address import Address
-from refractium.addresses.networks import Access, access_of, network_problems
+from refractium.addresses.networks import AccessRules, access_of, network_problems
 from refractium.backends.health_settings import PASSIVE, Health
 from refractium.contract import Balancer, Protocol, Transport
 from refractium.errors import ConfigError
@@ -140,7 +140,7 @@ class Route:
         return self.id or self.name
 
     @property
-    def access(self) -> Access | None:
+    def access(self) -> AccessRules | None:
         """The access rules of the route; None if every client may use the route."""
         return access_of(self.allow, self.deny)
 
@@ -167,9 +167,9 @@ class Route:
     def conditions(self) -> dict[str, tuple[str, ...]]:
         """The names that clients must ask for, by metadata key; host names are in lower case."""
         return {
-            "sni": tuple(name.lower().removesuffix(".") for name in _several(self.sni)),
-            "alpn": _several(self.alpn),
-            "host": tuple(name.lower().removesuffix(".") for name in _several(self.host)),
+            "sni": tuple(name.lower().removesuffix(".") for name in several(self.sni)),
+            "alpn": several(self.alpn),
+            "host": tuple(name.lower().removesuffix(".") for name in several(self.host)),
         }
 
     @property
@@ -184,7 +184,8 @@ class Route:
         return " ".join((self.name, *conditions))
 
 
-def _several(names: Names) -> tuple[str, ...]:
+def several(names: Names) -> tuple[str, ...]:
+    """Return one name or several names as a tuple."""
     return (names,) if isinstance(names, str) else tuple(names)
 
 

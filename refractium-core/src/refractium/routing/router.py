@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from refractium.addresses.networks import access_of
 from refractium.contract import NO, ProtocolMatch, Verdict
-from refractium.identify import Candidate, Table
+from refractium.identify import Candidate, DispatchTable
 from refractium.routing.rules import EVERY_ROUTE_FOR_EVERYBODY
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ class Router:
     Args:
         pools: the pools of all routes of one transport. `refractium.routing.judge` must have accepted these
             routes.
-        peek_buffer_size: see `Table`.
+        peek_buffer_size: see `DispatchTable`.
         rules: the routes that the listener serves, and the access rules of the listener.
-        faults: see `Table`.
+        faults: see `DispatchTable`.
 
     Attributes:
         table: the dispatch table, from first bytes to the pool of the matching route.
@@ -54,7 +54,7 @@ class Router:
             selector = _Selector(of_name)
             for protocol in (protocol for route, _ in of_name for protocol in route.protocols):
                 candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
-        self.table: Table[Pool] = Table(candidates.values(), peek_buffer_size, faults)
+        self.table: DispatchTable[Pool] = DispatchTable(candidates.values(), peek_buffer_size, faults)
         taking = [(route.on_timeout, pool) for route, pool in routes if route.takes_silent]
         # A route with `on_timeout=True` comes before a route that takes silent clients because its server
         # speaks first.
@@ -80,10 +80,10 @@ class _Selector:
         conditions = [route.conditions for route, _ in routes]
         self.asks_for = frozenset(key for one in conditions for key, names in one.items() if names)
         self._only = routes[0][1] if not self.asks_for else None
-        self._by_sni: _Names[_Names[list[tuple[tuple[str, ...], Pool]]]] = _Names()
+        self._by_sni: _NameIndex[_NameIndex[list[tuple[tuple[str, ...], Pool]]]] = _NameIndex()
         for (_, pool), asked in zip(routes, conditions, strict=True):
             for sni in asked["sni"] or (None,):
-                by_host = self._by_sni.setdefault(sni, _Names())
+                by_host = self._by_sni.setdefault(sni, _NameIndex())
                 for host in asked["host"] or (None,):
                     leaf = by_host.setdefault(host, [])
                     leaf.append((asked["alpn"], pool))
@@ -102,7 +102,7 @@ class _Selector:
         return NO
 
 
-class _Names(Generic[T]):
+class _NameIndex(Generic[T]):
     """Values by host name: for an exact name, for a wildcard, or for all clients with or without a name."""
 
     def __init__(self) -> None:

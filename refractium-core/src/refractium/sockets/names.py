@@ -49,7 +49,7 @@ that waits for a name server takes 36 KiB and a socket.
 """
 
 
-class Name:
+class HostName:
     """A host name. While a caller holds this object, `name` returns the same object to every caller.
 
     Attributes:
@@ -108,10 +108,10 @@ class Name:
         return self.found
 
     def __repr__(self) -> str:
-        return f"<Name {self.host}>"
+        return f"<HostName {self.host}>"
 
 
-def name(host: str) -> Name:
+def name(host: str) -> HostName:
     """Return the only object of this process for a name. The object is freed once no caller holds it."""
     return _LOOKUPS.name(host)
 
@@ -137,14 +137,16 @@ async def addresses(host: str, what: str, timeout: float | None = None) -> Found
         raise OSError(f"no name server has answered within {timeout:g} s") from None
 
 
-def told(host: str, found: Sequence[tuple[int, Sequence[str | int]]], asked: float, looked_up: float) -> Name:
+def told(
+    host: str, found: Sequence[tuple[int, Sequence[str | int]]], asked: float, looked_up: float
+) -> HostName:
     """Return the object for a name, with the answer of another process if that answer is newer.
 
     Args:
         host: the name.
-        found: `Name.found` in the other process.
-        asked: `Name.asked` in the other process.
-        looked_up: `Name.looked_up` in the other process.
+        found: `HostName.found` in the other process.
+        asked: `HostName.asked` in the other process.
+        looked_up: `HostName.looked_up` in the other process.
     """
     known = name(host)
     known.asked = min(known.asked, asked)
@@ -167,18 +169,18 @@ class _Lookups:
         # Reentrant: while a thread holds the lock, garbage collection in this thread may close a coroutine,
         # which then calls `leave`.
         self._lock = threading.RLock()
-        self._names: WeakValueDictionary[str, Name] = WeakValueDictionary()
-        self._queued: dict[Standing, dict[Name, None]] = {standing: {} for standing in Standing}
+        self._names: WeakValueDictionary[str, HostName] = WeakValueDictionary()
+        self._queued: dict[Standing, dict[HostName, None]] = {standing: {} for standing in Standing}
         self._running = dict.fromkeys(Standing, 0)
 
-    def name(self, host: str) -> Name:
+    def name(self, host: str) -> HostName:
         with self._lock:
             found = self._names.get(host)
             if found is None:
-                found = self._names[host] = Name(host)
+                found = self._names[host] = HostName(host)
             return found
 
-    def ask(self, name: Name, waiter: asyncio.Future[str]) -> float:
+    def ask(self, name: HostName, waiter: asyncio.Future[str]) -> float:
         """Start a lookup of a name, or join the lookup in progress; return the time of the start.
 
         At the end, the lookup sets the result of `waiter`: an error message, or an empty text.
@@ -192,7 +194,7 @@ class _Lookups:
                 return name.begun or time.monotonic()
             return name.begun
 
-    def leave(self, name: Name, waiter: asyncio.Future[str]) -> None:
+    def leave(self, name: HostName, waiter: asyncio.Future[str]) -> None:
         """Remove a waiter, and remove a queued lookup that has no waiter left."""
         with self._lock:
             name.waiters.discard(waiter)
@@ -211,7 +213,7 @@ class _Lookups:
             except RuntimeError as error:  # the machine has no thread left
                 self._ended(name, standing, str(error))
 
-    def _next(self) -> tuple[Name, Standing] | None:
+    def _next(self) -> tuple[HostName, Standing] | None:
         """Remove and return the next name in the queue, if the process may start another lookup now."""
         for standing, queued in self._queued.items():
             if queued and all(
@@ -225,8 +227,8 @@ class _Lookups:
                 return name, standing
         return None
 
-    def _run(self, name: Name, standing: Standing) -> None:
-        following: tuple[Name, Standing] | None = (name, standing)
+    def _run(self, name: HostName, standing: Standing) -> None:
+        following: tuple[HostName, Standing] | None = (name, standing)
         while following is not None:
             name, standing = following
             threading.current_thread().name = f"resolve {name.host}"
@@ -240,7 +242,7 @@ class _Lookups:
                 self._ended(name, standing, error)
                 following = self._next()
 
-    def _ended(self, name: Name, standing: Standing, error: str) -> None:
+    def _ended(self, name: HostName, standing: Standing, error: str) -> None:
         self._running[standing] -= 1
         name.begun = None
         name.looked_up = time.monotonic()

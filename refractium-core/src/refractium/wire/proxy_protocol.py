@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from refractium.contract import MetadataValue
     from refractium.settings import ProxyVersion
 
-Endpoint: TypeAlias = tuple[str, int]
+HostPort: TypeAlias = tuple[str, int]
 """An IP address as text and a port."""
 
 PP2_TYPE_ALPN: Final = 0x01
@@ -95,8 +95,8 @@ class Header:
     """
 
     transport: Transport | None = None
-    source: Endpoint | None = None
-    destination: Endpoint | None = None
+    source: HostPort | None = None
+    destination: HostPort | None = None
     tlvs: Mapping[int, bytes] = field(default_factory=dict, hash=False)
 
     @property
@@ -116,8 +116,8 @@ Parsed: TypeAlias = tuple[Header, int] | Literal[Verdict.NO, Verdict.NEED_MORE]
 def build(
     version: ProxyVersion,
     transport: Transport,
-    source: Endpoint | None,
-    destination: Endpoint | None,
+    source: HostPort | None,
+    destination: HostPort | None,
     metadata: Mapping[str, MetadataValue],
 ) -> bytes:
     """Build a header of version 1 or 2.
@@ -147,7 +147,7 @@ def build(
     )
 
 
-def build_v1(source: Endpoint | None, destination: Endpoint | None) -> bytes:
+def build_v1(source: HostPort | None, destination: HostPort | None) -> bytes:
     """Build a header of version 1, for TCP.
 
     If only one address is IPv4, the line contains this address mapped into IPv6. If an address is None, such
@@ -169,8 +169,8 @@ def build_v1(source: Endpoint | None, destination: Endpoint | None) -> bytes:
 
 def build_v2(
     transport: Transport,
-    source: Endpoint | None,
-    destination: Endpoint | None,
+    source: HostPort | None,
+    destination: HostPort | None,
     *,
     sni: str | None = None,
     alpn: str | None = None,
@@ -324,7 +324,7 @@ def _tlv(kind: int, value: bytes) -> bytes:
     return _TLV.pack(kind, len(value)) + value
 
 
-def _pair(source: Endpoint, destination: Endpoint) -> tuple[int, list[bytes], list[int]]:
+def _pair(source: HostPort, destination: HostPort) -> tuple[int, list[bytes], list[int]]:
     """Return the family that fits both addresses, the addresses in that family, and the ports."""
     hosts = [_packed(source[0]), _packed(destination[0])]
     ports = [source[1], destination[1]]

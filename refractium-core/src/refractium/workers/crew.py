@@ -12,14 +12,14 @@ from refractium.errors import RefractiumError
 from refractium.observe import status
 from refractium.workers.messages import Stop
 from refractium.workers.totals import total, without_open
-from refractium.workers.worker_process import WorkerProcess
+from refractium.workers.worker_handle import WorkerHandle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from refractium.contract import Transport
     from refractium.workers.messages import ClientFailed, ClientReached
-    from refractium.workers.shared_limits import LimitTable
+    from refractium.workers.shared_limiter import LimitTable
     from refractium.workers.totals import Counts
 
 log = logging.getLogger("refractium")
@@ -59,14 +59,14 @@ class Crew:
         self,
         count: int,
         tables: Mapping[Transport, LimitTable],
-        have_serve: Callable[[WorkerProcess], Awaitable[bool]],
+        have_serve: Callable[[WorkerHandle], Awaitable[bool]],
         client_met: Callable[[ClientFailed | ClientReached], None],
     ) -> None:
         self.is_stopping = False
         self._tables = tables
         self._have_serve = have_serve
         self._client_met = client_met
-        self._workers: dict[int, WorkerProcess] = {}
+        self._workers: dict[int, WorkerHandle] = {}
         self._restarts = dict.fromkeys(range(1, count + 1), 0)
         self._have_served: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,12 +74,12 @@ class Crew:
         self._changed = asyncio.Event()
         self._failure: RefractiumError | None = None
 
-    def __iter__(self) -> Iterator[WorkerProcess]:
+    def __iter__(self) -> Iterator[WorkerHandle]:
         """Iterate over the workers that are alive, including workers that do not serve yet."""
         return iter(list(self._workers.values()))
 
     @property
-    def serving(self) -> list[WorkerProcess]:
+    def serving(self) -> list[WorkerHandle]:
         """The workers that serve."""
         return [worker for worker in self if worker.is_serving]
 
@@ -156,7 +156,7 @@ class Crew:
         while True:
             begun = time.monotonic()
             try:
-                worker = WorkerProcess(number, self._tables, self._client_met)
+                worker = WorkerHandle(number, self._tables, self._client_met)
             except OSError as error:
                 how = error.strerror or str(error)
                 log.error("worker %d cannot be started: %s", number, how)  # noqa: TRY400 - the machine's fault
@@ -178,7 +178,7 @@ class Crew:
                 pause = min(2 * pause, _LONGEST_PAUSE)
             self._restarts[number] += 1
 
-    async def _watch(self, worker: WorkerProcess) -> str:
+    async def _watch(self, worker: WorkerHandle) -> str:
         """Let a worker serve until it ends. Return the reason for the worker's end."""
         configuring = asyncio.create_task(self._begin(worker))
         while not worker.ended.is_set():
@@ -195,12 +195,12 @@ class Crew:
             log.error("%s: %s", worker, how)
         return how
 
-    async def _begin(self, worker: WorkerProcess) -> None:
+    async def _begin(self, worker: WorkerHandle) -> None:
         if await self._have_serve(worker):
             self._have_served.add(worker.number)
         self._changed.set()
 
-    async def _end(self, worker: WorkerProcess) -> str:
+    async def _end(self, worker: WorkerHandle) -> str:
         how = await worker.leave()
         if self._workers.get(worker.number) is worker:
             del self._workers[worker.number]
@@ -211,7 +211,7 @@ class Crew:
         return how
 
 
-def _worker_status(number: int, restarts: int, worker: WorkerProcess | None) -> status.WorkerStatus:
+def _worker_status(number: int, restarts: int, worker: WorkerHandle | None) -> status.WorkerStatus:
     if worker is None:
         return status.WorkerStatus(number, None, None, restarts, 0)
     told = worker.status

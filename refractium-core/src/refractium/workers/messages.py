@@ -19,20 +19,20 @@ class Belief(Struct, frozen=True):
     Attributes:
         transport: the transport of the backend's clients.
         key: the key of the backend's state.
-        status: ``up``, ``down`` or ``unknown``.
-        since: the time at which the status began (s since the epoch).
+        availability: ``up``, ``down`` or ``unknown``.
+        since: the time of the last change of availability (s since the epoch).
         reason: the reason why the backend is down.
     """
 
     transport: Transport
     key: StateKey
-    status: str
+    availability: str
     since: float
     reason: str
 
 
 class KnownName(Struct, frozen=True):
-    """A backend's host name, with the addresses that the supervisor knows (`refractium.sockets.names.Name`).
+    """A backend's host name, with its known addresses (`refractium.sockets.names.HostName`).
 
     Attributes:
         host: the host name.
@@ -148,7 +148,7 @@ class Told(Struct, frozen=True, tag=True):
 
 
 class ClientFailed(Struct, frozen=True, tag=True):
-    """A report that a client could not reach a backend."""
+    """The message that a client could not reach a backend."""
 
     transport: Transport
     key: StateKey
@@ -156,10 +156,10 @@ class ClientFailed(Struct, frozen=True, tag=True):
 
 
 class ClientReached(Struct, frozen=True, tag=True):
-    """A report that a client has reached a backend that earlier clients could not reach."""
+    """The message that a client has reached a backend that earlier clients could not reach."""
 
     transport: Transport
     key: StateKey
 
 
-Report: TypeAlias = Done | Told | ClientFailed | ClientReached
+WorkerMessage: TypeAlias = Done | Told | ClientFailed | ClientReached

@@ -32,7 +32,7 @@ from refractium.workers.messages import (
     Listen,
     StopListening,
 )
-from refractium.workers.shared_limits import LimitTable
+from refractium.workers.shared_limiter import LimitTable
 from refractium.workers.totals import paused, with_active
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
     from refractium.backends.state import BackendState
     from refractium.engine.spec import EngineSpec
-    from refractium.proxy.outcome import Reporter
+    from refractium.proxy.summary import Reporter
     from refractium.settings import Settings
-    from refractium.workers.worker_process import WorkerProcess
+    from refractium.workers.worker_handle import WorkerHandle
 
 log = logging.getLogger("refractium")
 
@@ -59,7 +59,7 @@ def _nothing() -> Reporter | None:
 
 
 @dataclass(eq=False)
-class _Listener:
+class _SharedListener:
     """An address on which the workers listen, with a socket for each worker.
 
     The supervisor keeps all these sockets open. So clients in the accept queue of a dead worker wait for the
@@ -121,7 +121,7 @@ class Supervisor:
         self._tables = LimitTable.create_all(workers, self.settings)
         self._crew = Crew(workers, self._tables, self._have_serve, self._client_met)
         self._started = status.now()
-        self._listeners: list[_Listener] = []
+        self._listeners: list[_SharedListener] = []
         self._reserved: dict[socket.socket, Sequence[socket.socket | None]] = {}
         self._believers: list[_Believer] = []
         # While a task holds this lock, no other task changes the configuration of a worker.
@@ -199,7 +199,7 @@ class Supervisor:
         self._start_workers()
         await self._plan.prepare(transport)
         address = join_host_port(*sock.getsockname()[:2])
-        one = _Listener(transport, listener, address, self._reserved.pop(sock))
+        one = _SharedListener(transport, listener, address, self._reserved.pop(sock))
         async with self._changing:
             one.follow(self._plan)
             self._listeners.append(one)
@@ -323,7 +323,7 @@ class Supervisor:
             reloads_failed=self._reloads_failed,
             last_reload=self._last_reload,
             listeners=tuple(
-                status.Listener(
+                status.ListenerStatus(
                     one.transport, one.address, one.labels, paused(one.transport, one.address, told)
                 )
                 for one in self._listeners
@@ -351,7 +351,7 @@ class Supervisor:
             self._watch_states()
             self._crew.start()
 
-    async def _have_serve(self, worker: WorkerProcess) -> bool:
+    async def _have_serve(self, worker: WorkerHandle) -> bool:
         async with self._changing:
             await self._configure(worker)
             for one in self._listeners:
@@ -361,25 +361,25 @@ class Supervisor:
                 worker.is_serving = True
             return worker.is_serving
 
-    async def _configure(self, worker: WorkerProcess) -> None:
+    async def _configure(self, worker: WorkerHandle) -> None:
         beliefs = [_belief(transport, state) for transport, state in self._plan.states]
         self._tell_names(worker)
         answer = await worker.call(Configure, sys.path, self._begin, self._build, beliefs)
         self._replace_if_failed(worker, answer.error)
 
-    async def _listen(self, worker: WorkerProcess, one: _Listener) -> None:
+    async def _listen(self, worker: WorkerHandle, one: _SharedListener) -> None:
         sock = one.sockets[worker.number - 1]
         if sock is not None:
             self._tell_names(worker)
             answer = await worker.call(Listen, one.name, sock=sock)
             self._replace_if_failed(worker, answer.error)
 
-    def _tell_names(self, worker: WorkerProcess) -> None:
+    def _tell_names(self, worker: WorkerHandle) -> None:
         """Send a worker the addresses of resolved names, so that the worker need not ask a name server."""
         names = [KnownName(name.host, name.found, name.asked, name.looked_up) for name in self._plan.names]
         worker.send(Know(names))
 
-    def _replace_if_failed(self, worker: WorkerProcess, error: str) -> None:
+    def _replace_if_failed(self, worker: WorkerHandle, error: str) -> None:
         if error and worker.is_well and not self._crew.is_stopping:
             worker.kill(error)
 
@@ -445,7 +445,7 @@ class _Believer:
 
 
 def _belief(transport: Transport, state: BackendState) -> Belief:
-    return Belief(transport, state.key, str(state.status), state.since, state.reason)
+    return Belief(transport, state.key, str(state.availability), state.since, state.reason)
 
 
 def _pickled(what: Callable[..., Any]) -> bytes:

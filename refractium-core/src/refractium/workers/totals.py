@@ -17,14 +17,14 @@ from refractium.observe.status import (
     TcpStatus,
     UdpStatus,
 )
-from refractium.proxy.counters import Counters, UdpCounters
+from refractium.proxy.counters import TcpCounters, UdpCounters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from refractium.observe.status import Status
 
-_Counts = TypeVar("_Counts", TcpStatus, UdpStatus)
+_StatusT = TypeVar("_StatusT", TcpStatus, UdpStatus)
 
 
 class Counts(NamedTuple):
@@ -89,7 +89,7 @@ def without_open(counts: _Counted) -> Counts:
     )
 
 
-def _without_open(counts: _Counts) -> _Counts:
+def _without_open(counts: _StatusT) -> _StatusT:
     return replace(
         counts,
         active=0,
@@ -114,7 +114,7 @@ def _without_queued(tally: HookTally) -> HookTally:
 
 
 def _tcp(those: Sequence[TcpStatus]) -> TcpStatus:
-    nothing = tcp(Counters(), (), {})
+    nothing = tcp(TcpCounters(), (), {})
     buckets = Counter[float]()
     for one in those:
         buckets.update(dict(one.identification_buckets))

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from refractium.backends.state import Status
+from refractium.backends.state import Availability
 from refractium.contract import Transport
 from refractium.engine.engine import Refractium, Shared
 from refractium.engine.loop import run
@@ -43,7 +43,7 @@ from refractium.workers.messages import (
     StopListening,
     Told,
 )
-from refractium.workers.shared_limits import LimitTable, SharedLimits
+from refractium.workers.shared_limiter import LimitTable, SharedLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
     from refractium.backends.state import BackendState
     from refractium.engine.spec import EngineSpec
-    from refractium.proxy.outcome import Reporter
-    from refractium.sockets.names import Name
+    from refractium.proxy.summary import Reporter
+    from refractium.sockets.names import HostName
     from refractium.workers.messages import StateKey
 
 log = logging.getLogger("refractium")
@@ -74,7 +74,7 @@ class Worker:
         self._ended = asyncio.Event()
         self._stops: set[asyncio.Task[None]] = set()
         self._engine: Refractium | None = None
-        self._names: list[Name] = []
+        self._names: list[HostName] = []
         self._channel: Channel[Order] = Channel(sock, Order, self._received, self._ended.set)
         self._beliefs = {transport: _Beliefs(transport, self._channel) for transport in Transport}
 
@@ -135,11 +135,11 @@ class Worker:
             report = begin()
             # In a thread: the check of a large file takes time, and the worker must answer heartbeats.
             spec = await asyncio.to_thread(build)
-            limits = {
-                transport: SharedLimits(table, self._number - 1, spec.settings, transport)
+            limiters = {
+                transport: SharedLimiter(table, self._number - 1, spec.settings, transport)
                 for transport, table in self._tables.items()
             }
-            shared = Shared(limits, self._beliefs)
+            shared = Shared(limiters, self._beliefs)
             self._engine = Refractium.of(spec, report=report, _shared=shared)
         else:
             # In a thread, because the worker serves connections meanwhile.
@@ -205,8 +205,8 @@ class _Beliefs:
 
 
 def _tell(state: BackendState, belief: Belief) -> None:
-    found = Status(belief.status), belief.since, belief.reason
-    if found != (state.status, state.since, state.reason):
+    found = Availability(belief.availability), belief.since, belief.reason
+    if found != (state.availability, state.since, state.reason):
         state.believe(*found)
 
 

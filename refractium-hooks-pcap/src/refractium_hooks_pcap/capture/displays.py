@@ -17,13 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from refractium.kit import console, table
-from refractium_hooks_pcap.capture.sessions import Session, Sessions, State
+from refractium_hooks_pcap.capture.sessions import Session, Sessions, SessionState
 
 _SECOND: Final = 1_000_000_000
 _KILO: Final = 1_000
 _REFRESH: Final = 0.25
 """The shortest time (seconds) between two updates of the live table."""
-_STYLES: Final = {State.OPEN: "", State.CLOSED: "dim", State.RESET: "red"}
+_STYLES: Final = {SessionState.OPEN: "", SessionState.CLOSED: "dim", SessionState.RESET: "red"}
 _OTHER_LINES: Final = 3
 """Lines of the screen that show no session: the summary, the heading, and the line of the cursor."""
 _WHO: Final = ("session", "protocol", "name", "client", "backend")

@@ -71,7 +71,7 @@ _Key: TypeAlias = "tuple[str | None, _End, _End]"
 """The interface (the label of the route), the client and the backend."""
 
 
-class State(StrEnum):
+class SessionState(StrEnum):
     """The state of a session."""
 
     OPEN = "open"
@@ -79,7 +79,7 @@ class State(StrEnum):
     RESET = "reset"
 
 
-class Flow:
+class HalfSession:
     """The bytes that one side of a session sends.
 
     Attributes:
@@ -150,9 +150,9 @@ class Session:
     backend: str
     started: int
     latest: int
-    state: State = State.OPEN
-    inbound: Flow = field(default_factory=Flow)
-    outbound: Flow = field(default_factory=Flow)
+    state: SessionState = SessionState.OPEN
+    inbound: HalfSession = field(default_factory=HalfSession)
+    outbound: HalfSession = field(default_factory=HalfSession)
 
     @property
     def name(self) -> str | None:
@@ -216,7 +216,7 @@ class Sessions:
         self.now += time
         self._end_silent()
 
-    def _add_segment(self, captured: Captured, packet: _Packet) -> None:
+    def _add_segment(self, captured: Captured, packet: _ParsedPacket) -> None:
         key, is_inbound = self._find(captured, packet)
         session = self._connection(key, captured, packet)
         if session is None:
@@ -233,40 +233,40 @@ class Sessions:
         if packet.flags & _RST:
             if not other.has_ended:  # the acknowledgement shows how many bytes the other side has sent
                 other.reach(packet.acknowledgement, 0, captured.time)
-            self._end(key, session, State.RESET)
+            self._end(key, session, SessionState.RESET)
         elif packet.flags & _FIN:
             mine.has_ended = True
             if other.has_ended:
-                self._end(key, session, State.CLOSED)
+                self._end(key, session, SessionState.CLOSED)
 
-    def _connection(self, key: _Key, captured: Captured, packet: _Packet) -> Session | None:
+    def _connection(self, key: _Key, captured: Captured, packet: _ParsedPacket) -> Session | None:
         """Return the session of a segment; None for an empty segment without an open session."""
         session = self._open[Transport.TCP].get(key)
         if packet.flags & _SYN and not packet.flags & _ACK:
             if session is not None:  # the end of this earlier session was not captured
-                self._end(key, session, State.CLOSED)
+                self._end(key, session, SessionState.CLOSED)
             return self._begin(key, captured, packet)
         if session is None and packet.size:
             return self._begin(key, captured, packet)
         return session
 
-    def _add_datagram(self, captured: Captured, packet: _Packet) -> None:
+    def _add_datagram(self, captured: Captured, packet: _ParsedPacket) -> None:
         key, is_inbound = self._find(captured, packet)
         sessions = self._open[Transport.UDP]
         session = sessions.get(key)
         if session is not None and captured.comment is not None:
-            self._end(key, session, State.CLOSED)
+            self._end(key, session, SessionState.CLOSED)
             session = None
         if session is None and captured.comment is None and key in self._ended:
             session = sessions[key] = self._ended.pop(key)
-            session.state = State.OPEN
+            session.state = SessionState.OPEN
         if session is None:
             session = self._begin(key, captured, packet)
         session.latest = captured.time
         sessions.move_to_end(key)
         (session.inbound if is_inbound else session.outbound).count(packet.size, captured.time)
 
-    def _find(self, captured: Captured, packet: _Packet) -> tuple[_Key, bool]:
+    def _find(self, captured: Captured, packet: _ParsedPacket) -> tuple[_Key, bool]:
         """Return the key of the session of a packet, and whether the client sent the packet.
 
         A packet with a comment comes from the client. If the session is unknown, a SYN comes from the client
@@ -283,7 +283,7 @@ class Sessions:
         is_inbound = not packet.flags & _ACK if is_first else packet.source[1] >= packet.destination[1]
         return (forth, True) if is_inbound else (back, False)
 
-    def _begin(self, key: _Key, captured: Captured, packet: _Packet) -> Session:
+    def _begin(self, key: _Key, captured: Captured, packet: _ParsedPacket) -> Session:
         words = _words(captured.comment or "")
         interface, client, backend = key
         session = Session(
@@ -305,7 +305,7 @@ class Sessions:
             self._on_end(longest)
         return session
 
-    def _end(self, key: _Key, session: Session, state: State) -> None:
+    def _end(self, key: _Key, session: Session, state: SessionState) -> None:
         del self._open[session.transport][key]
         session.state = state
         self._ended[key] = session
@@ -320,10 +320,10 @@ class Sessions:
             key, session = next(iter(sessions.items()))
             if self.now - session.latest <= _SILENCE:
                 break
-            self._end(key, session, State.CLOSED)
+            self._end(key, session, SessionState.CLOSED)
 
 
-class _Packet(NamedTuple):
+class _ParsedPacket(NamedTuple):
     """The relevant fields of one packet: source, destination, size of the payload (bytes), and TCP fields."""
 
     transport: Transport
@@ -335,7 +335,7 @@ class _Packet(NamedTuple):
     acknowledgement: int = 0
 
 
-def _parse(data: bytes) -> _Packet | None:
+def _parse(data: bytes) -> _ParsedPacket | None:
     """Parse a packet that starts with an IP header; return None if the packet belongs to no session.
 
     The payload of the packet may be cut off.
@@ -357,7 +357,7 @@ def _parse(data: bytes) -> _Packet | None:
         if protocol == _TCP_PROTOCOL:
             from_port, to_port, sequence, acknowledgement, words, flags = _TCP.unpack_from(data, start)
             size = end - start - (words >> 4) * 4
-            return _Packet(
+            return _ParsedPacket(
                 Transport.TCP,
                 (source, from_port),
                 (destination, to_port),
@@ -369,7 +369,7 @@ def _parse(data: bytes) -> _Packet | None:
         if protocol == _UDP_PROTOCOL:
             from_port, to_port, length = _UDP.unpack_from(data, start)
             size = max(0, length - _UDP_HEADER)
-            return _Packet(Transport.UDP, (source, from_port), (destination, to_port), size)
+            return _ParsedPacket(Transport.UDP, (source, from_port), (destination, to_port), size)
     except (struct.error, IndexError):
         pass  # the capture contains only a part of the headers
     return None

@@ -394,10 +394,10 @@ def _claim(fd: int, path: Path, form: Form) -> int:
     Returns:
         The offset (bytes) of the end of the last whole record.
     """
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
+    stat_result = os.fstat(fd)
+    if not stat.S_ISREG(stat_result.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", path)
-    if (fault := why_not_ours(status)) is not None:
+    if (fault := why_not_ours(stat_result)) is not None:
         raise OSError(errno.EPERM, fault, path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

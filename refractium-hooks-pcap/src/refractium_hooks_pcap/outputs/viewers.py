@@ -82,7 +82,7 @@ class Viewers:
         self._patience = patience
         self._lock = threading.Lock()
         self._viewers: list[_Viewer] = []
-        self._listener: socket.socket | None = None
+        self._listening_socket: socket.socket | None = None
         self._has_complained = False
         self._refusals = Throttled(log)
         self._next_listen = self._next_look = float("-inf")
@@ -100,7 +100,7 @@ class Viewers:
     @property
     def port(self) -> int | None:
         """The port of the listener; None while no listener is open."""
-        return None if self._listener is None else int(self._listener.getsockname()[1])
+        return None if self._listening_socket is None else int(self._listening_socket.getsockname()[1])
 
     def write(self, packets: Sequence[Packet]) -> None:
         """Send packets to all viewers."""
@@ -141,7 +141,7 @@ class Viewers:
                 for key, events in ready:
                     if isinstance(key.data, _Viewer):
                         key.data.handle(events)
-                    elif key.fileobj is self._listener:
+                    elif key.fileobj is self._listening_socket:
                         self._accept()
                     else:
                         os.eventfd_read(self._alarm)
@@ -154,7 +154,7 @@ class Viewers:
 
     def _seek(self, now: float) -> None:
         """Try to listen, and try to find a reader of the FIFO, if the next attempt is due."""
-        if self._address is not None and self._listener is None and now >= self._next_listen:
+        if self._address is not None and self._listening_socket is None and now >= self._next_listen:
             self._next_listen = now + _RETRY
             self._listen(self._address)
         if self._fifo is not None and not self._has_reader and now >= self._next_look:
@@ -168,7 +168,7 @@ class Viewers:
     def _listen(self, address: tuple[str, int]) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         try:
-            self._listener = socket.create_server(address, family=family)
+            self._listening_socket = socket.create_server(address, family=family)
         except OSError as error:
             if not self._has_complained:
                 self._has_complained = True
@@ -176,21 +176,21 @@ class Viewers:
                 log.warning("cannot listen for viewers on TCP@%s yet: %s", where, error.strerror)
             return
         self._has_complained = False
-        self._listener.settimeout(0)
-        self._selector.register(self._listener, _READ)
-        log.info("listening for viewers on TCP@%s", Address.of(self._listener.getsockname()))
+        self._listening_socket.settimeout(0)
+        self._selector.register(self._listening_socket, _READ)
+        log.info("listening for viewers on TCP@%s", Address.of(self._listening_socket.getsockname()))
 
     def _accept(self) -> None:
-        assert self._listener is not None  # noqa: S101 - the selector has reported the listener
+        assert self._listening_socket is not None  # noqa: S101 - the selector has reported the socket
         try:
-            connection, address = self._listener.accept()
+            connection, address = self._listening_socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:  # no descriptor is left: an immediate retry would fail again
             self._refusals.warning("cannot accept a viewer: %s", error.strerror)
-            self._selector.unregister(self._listener)
-            self._listener.close()
-            self._listener = None
+            self._selector.unregister(self._listening_socket)
+            self._listening_socket.close()
+            self._listening_socket = None
             self._next_listen = time.monotonic() + _RETRY
             return
         if len(self._viewers) >= _MAX_VIEWERS:
@@ -210,9 +210,9 @@ class Viewers:
             if error.errno != errno.ENXIO:  # ENXIO means that no program reads the FIFO
                 self._refusals.warning("cannot write to %s: %s", path, error.strerror)
             return
-        status = os.fstat(fd)
-        is_fifo = stat.S_ISFIFO(status.st_mode)
-        if fault := why_not_ours(status) if is_fifo else "it is no longer a FIFO":
+        stat_result = os.fstat(fd)
+        is_fifo = stat.S_ISFIFO(stat_result.st_mode)
+        if fault := why_not_ours(stat_result) if is_fifo else "it is no longer a FIFO":
             os.close(fd)
             self._refusals.warning("cannot write to %s: %s", path, fault)
             return
@@ -243,7 +243,7 @@ class Viewers:
 
     def _timeout(self, now: float) -> float | None:
         times = [] if self._end is None else [self._end]
-        if self._address is not None and self._listener is None:
+        if self._address is not None and self._listening_socket is None:
             times.append(self._next_listen)
         if self._fifo is not None and not self._has_reader:
             times.append(self._next_look)
@@ -254,8 +254,8 @@ class Viewers:
         for viewer in self._viewers:
             viewer.close()
         self._viewers.clear()
-        if self._listener is not None:
-            self._listener.close()
+        if self._listening_socket is not None:
+            self._listening_socket.close()
         self._selector.close()
         os.close(self._alarm)
 

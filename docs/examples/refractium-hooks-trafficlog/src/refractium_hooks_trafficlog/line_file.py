@@ -73,10 +73,14 @@ class LineFile:
 
 def _open(path: Path) -> int:
     fd = os.open(path, _FLAGS, 0o600)
-    status = os.fstat(fd)
-    is_ours = status.st_uid in {0, os.geteuid()} and status.st_nlink == 1 and not status.st_mode & 0o022
-    if not stat.S_ISCHR(status.st_mode) and not (
-        stat.S_ISREG(status.st_mode) and is_ours
+    stat_result = os.fstat(fd)
+    is_ours = (
+        stat_result.st_uid in {0, os.geteuid()}
+        and stat_result.st_nlink == 1
+        and not stat_result.st_mode & 0o022
+    )
+    if not stat.S_ISCHR(stat_result.st_mode) and not (
+        stat.S_ISREG(stat_result.st_mode) and is_ours
     ):  # a device belongs to root
         os.close(fd)
         raise OSError(errno.EPERM, "not a regular file, or controlled by other users: remove it", str(path))

@@ -1,4 +1,4 @@
-"""Limits on the numbers of connections and UDP sessions, in total and for each client address."""
+"""The limiter of connections and UDP sessions: in total, and for each client address."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ NAMES: Final = {
 }
 
 
-class Limits:
-    """The limits and the counts of the connections or sessions of one transport.
+class Limiter:
+    """The limiter of one transport: it counts connections or sessions, and refuses those above a limit.
 
     The counts are exact, because one `leave` follows every successful `enter`.
 
@@ -45,7 +45,7 @@ class Limits:
 
     def __init__(self, settings: Settings, transport: Transport = Transport.TCP) -> None:
         self.names = NAMES[transport]
-        self._by_ip: dict[str, int] = {}
+        self._by_origin: dict[str, int] = {}
         self.active = 0
         self.apply(settings)
 
@@ -73,7 +73,8 @@ class Limits:
         """Count one more connection, or return the name of the setting whose limit is reached.
 
         Args:
-            origin: the client's name from `Limits.origin`; None while the client is not known (see `assign`).
+            origin: the client's name from `Limiter.origin`; None while the client is not known (see
+                `assign`).
         """
         if self.active >= self._max:
             return self.names.total
@@ -84,10 +85,10 @@ class Limits:
 
     def assign(self, origin: str) -> str | None:
         """Count one connection for its origin, or return the name of the setting whose limit is reached."""
-        mine = self._by_ip.get(origin, 0)
+        mine = self._by_origin.get(origin, 0)
         if mine >= self._max_per_ip:
             return self.names.per_ip
-        self._by_ip[origin] = mine + 1
+        self._by_origin[origin] = mine + 1
         return None
 
     def leave(self, origin: str | None) -> None:
@@ -95,8 +96,8 @@ class Limits:
         self.active -= 1
         if origin is None:
             return
-        left = self._by_ip[origin] - 1
+        left = self._by_origin[origin] - 1
         if left:
-            self._by_ip[origin] = left
+            self._by_origin[origin] = left
         else:
-            del self._by_ip[origin]
+            del self._by_origin[origin]

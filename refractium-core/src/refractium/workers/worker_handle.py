@@ -1,4 +1,4 @@
-"""One worker process, as the supervisor sees it."""
+"""The supervisor's handle of one worker process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Transport
 from refractium.workers.channel import Channel
-from refractium.workers.messages import Ask, Done, Report, Told
+from refractium.workers.messages import Ask, Done, Told, WorkerMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         Stop,
         StopListening,
     )
-    from refractium.workers.shared_limits import LimitTable
+    from refractium.workers.shared_limiter import LimitTable
 
 _EXIT_SECONDS: Final = 5.0
 """Seconds that a worker may run after the end of its channel. Then the supervisor kills the process."""
@@ -36,8 +36,8 @@ _LONGEST_LOOK: Final = 0.05
 """Longest time (s) between two checks whether a process has ended. The first check is after `_FIRST_LOOK`."""
 
 
-class WorkerProcess:
-    """A worker process, which the constructor starts. The constructor needs a running event loop.
+class WorkerHandle:
+    """The handle of a worker process. The constructor starts the process and needs a running event loop.
 
     Args:
         number: the number of the worker, from 1.
@@ -85,7 +85,7 @@ class WorkerProcess:
                 process_group=0,  # so that Ctrl-C reaches only the supervisor
             )
         self.pid = self._process.pid
-        self._channel: Channel[Report] = Channel(ours, Report, self._received, self._end)
+        self._channel: Channel[WorkerMessage] = Channel(ours, WorkerMessage, self._received, self._end)
 
     def __str__(self) -> str:
         return f"worker {self.number} (process {self.pid})"
@@ -174,15 +174,15 @@ class WorkerProcess:
         finally:
             del self._calls[number]
 
-    def _received(self, report: Report) -> None:
-        if isinstance(report, Told):
+    def _received(self, message: WorkerMessage) -> None:
+        if isinstance(message, Told):
             self.unanswered = 0
-            self.status = report.status or self.status
-        if isinstance(report, Done | Told):
-            if (future := self._calls.get(report.number)) is not None and not future.done():
-                future.set_result(report)
+            self.status = message.status or self.status
+        if isinstance(message, Done | Told):
+            if (future := self._calls.get(message.number)) is not None and not future.done():
+                future.set_result(message)
         else:
-            self._client_met(report)
+            self._client_met(message)
 
     def _end(self) -> None:
         self.ended.set()

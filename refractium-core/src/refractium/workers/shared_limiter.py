@@ -18,7 +18,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Transport
-from refractium.proxy.limits import NAMES, Limits
+from refractium.proxy.limiter import NAMES, Limiter
 
 if TYPE_CHECKING:
     from typing import Self
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from refractium.settings import Settings
 
 _HEADER: Final = struct.Struct("=II16s")
-"""The number of workers, the number of buckets, and the key for the digests of addresses."""
+"""The number of workers, the number of buckets, and the key for the digests of origins (`Limiter.origin`)."""
 _HEADER_ROOM: Final = 64
 _ROWS: Final = 16
-"""Number of rows in a bucket. The digest of an address selects the bucket that contains the address's row."""
+"""Number of rows in a bucket. The digest of an origin selects the bucket that contains the origin's row."""
 _ROOM: Final = 8
 """Number of rows for each possible connection. With so many rows, no bucket becomes full."""
 _FEWEST_BUCKETS: Final = 1 << 10
 _MOST_BUCKETS: Final = 1 << 19
 _DIGEST: Final = 16
-"""Bytes of an address's digest. The digest is keyed, so nobody can choose addresses that share a bucket."""
+"""Bytes of an origin's digest. The digest is keyed, so nobody can choose origins that share a bucket."""
 _BUCKET: Final = _ROWS * _DIGEST
 _SPINS: Final = 50
 """Attempts to acquire the lock without a pause, 1 us each."""
@@ -148,19 +148,19 @@ class LimitTable:
         self._cells[worker] += amount
 
     def add_in(self, row: int, worker: int, amount: int) -> None:
-        """Add `amount` to the number of a worker's connections from the address in `row`."""
+        """Add `amount` to the number of a worker's connections from the origin in `row`."""
         self._cells[self._columns[worker] + row] += amount
 
     def count_of(self, row: int) -> int:
-        """Return the number of connections of all workers from the address in `row`."""
+        """Return the number of connections of all workers from the origin in `row`."""
         return sum([self._cells[column + row] for column in self._columns])
 
-    def row_of(self, ip: str) -> int | None:
-        """Return the row of an address. Assign a free row to a new address. Return None if no row is free.
+    def row_of(self, origin: str) -> int | None:
+        """Return the row of an origin. Assign a free row to a new origin. Return None if no row is free.
 
-        The caller must hold the lock. The address keeps the row for as long as any worker counts in this row.
+        The caller must hold the lock. The origin keeps the row for as long as any worker counts in this row.
         """
-        digest = blake2b(ip.encode(), digest_size=_DIGEST, key=self._key).digest()
+        digest = blake2b(origin.encode(), digest_size=_DIGEST, key=self._key).digest()
         bucket = int.from_bytes(digest[:4]) % self._buckets
         start = _HEADER_ROOM + bucket * _BUCKET
         first = bucket * _ROWS
@@ -183,14 +183,14 @@ class LimitTable:
             self._memory[start : start + size] = bytes(size)
 
 
-class SharedLimits(Limits):
-    """The `Limits` that one worker applies to the sum over all workers.
+class SharedLimiter(Limiter):
+    """The `Limiter` that one worker applies to the sum over all workers.
 
     Args:
         table: the table that all workers share.
         worker: the number, from 0, of the worker whose cells this object writes.
-        settings: see `Limits`.
-        transport: see `Limits`.
+        settings: see `Limiter`.
+        transport: see `Limiter`.
 
     Attributes:
         active: the number of connections of this worker.
@@ -204,36 +204,36 @@ class SharedLimits(Limits):
         self._worker = worker
         self._rows: dict[str, int] = {}
 
-    def enter(self, ip: str | None) -> str | None:
+    def enter(self, origin: str | None) -> str | None:
         with self._table:
             if self._table.active >= self._max:
                 return self.names.total
-            if ip is not None and (limit := self._assign(ip)) is not None:
+            if origin is not None and (limit := self._assign(origin)) is not None:
                 return limit
             self._table.add(self._worker, 1)
         self.active += 1
         return None
 
-    def assign(self, ip: str) -> str | None:
+    def assign(self, origin: str) -> str | None:
         with self._table:
-            return self._assign(ip)
+            return self._assign(origin)
 
-    def leave(self, ip: str | None) -> None:
-        super().leave(ip)
+    def leave(self, origin: str | None) -> None:
+        super().leave(origin)
         # Only this worker writes these cells, so no lock is needed.
         self._table.add(self._worker, -1)
-        if ip is not None:
-            self._table.add_in(self._rows[ip], self._worker, -1)
-            if ip not in self._by_ip:
-                del self._rows[ip]
+        if origin is not None:
+            self._table.add_in(self._rows[origin], self._worker, -1)
+            if origin not in self._by_origin:
+                del self._rows[origin]
 
-    def _assign(self, ip: str) -> str | None:
-        row = self._rows.get(ip)
-        if row is None and (row := self._table.row_of(ip)) is None:
+    def _assign(self, origin: str) -> str | None:
+        row = self._rows.get(origin)
+        if row is None and (row := self._table.row_of(origin)) is None:
             return self.names.total
         if self._table.count_of(row) >= self._max_per_ip:
             return self.names.per_ip
         self._table.add_in(row, self._worker, 1)
-        self._rows[ip] = row
-        self._by_ip[ip] = self._by_ip.get(ip, 0) + 1
+        self._rows[origin] = row
+        self._by_origin[origin] = self._by_origin.get(origin, 0) + 1
         return None

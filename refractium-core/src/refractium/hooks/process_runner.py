@@ -24,9 +24,16 @@ import msgspec
 
 from refractium.contract import Direction, EventKind
 from refractium.hooks.delivery import ITEM_BYTES
-from refractium.hooks.frames import HEADER, HURRY, START, Report, Start, encode
+from refractium.hooks.frames import HEADER, HURRY, START, Receipt, Start, encode
 from refractium.hooks.memory import keep_freed_memory
-from refractium.hooks.runner import EXTRA_SECONDS, FLUSH_SECONDS, LOOK_SECONDS, STOP_SECONDS, Runner, State
+from refractium.hooks.runner import (
+    EXTRA_SECONDS,
+    FLUSH_SECONDS,
+    LOOK_SECONDS,
+    STOP_SECONDS,
+    Runner,
+    RunnerState,
+)
 from refractium.logs import style_in_use
 
 if TYPE_CHECKING:
@@ -55,7 +62,7 @@ _FIRST_PAUSE: Final = 0.1
 """Seconds before the first restart. The pause doubles with each further restart."""
 _STEADY: Final = 60.0
 """Lifetime of a process (s) after which its death counts as the first death in a row."""
-_REPORTS_AT_ONCE: Final = 65_536
+_RECEIPTS_AT_ONCE: Final = 65_536
 
 _RUNNABLE: Final = "R"
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -82,10 +89,10 @@ class ProcessRunner(Runner):
         self._buffers: deque[bytes | memoryview] = deque()
         self._child: subprocess.Popen[bytes] | None = None
         self._events_fd = -1
-        self._reports_fd = -1
+        self._receipts_fd = -1
         self._flush_at = 0
         self._waits_for_room = False
-        self._reports = b""
+        self._receipts = b""
         self._child_ended = asyncio.Event()
         self._finishing = asyncio.Event()
         self._may_use = STOP_SECONDS
@@ -130,7 +137,7 @@ class ProcessRunner(Runner):
                 how = await self._run_child()
                 self._shut()
                 self._drop_queue()
-                if self.state is not State.RUNNING:
+                if self.state is not RunnerState.RUNNING:
                     return
                 deaths = deaths + 1 if time.monotonic() - began < _STEADY else 1
                 if deaths > _RESTARTS:
@@ -165,22 +172,22 @@ class ProcessRunner(Runner):
 
     async def _run_child(self) -> str:
         """Start a child and wait for its end. Return how the child ended, in words for a log line."""
-        self._reports = b""
+        self._receipts = b""
         self._child_ended.clear()
         try:
             # In a thread, because the start of a process takes milliseconds.
-            child, events, reports = await self._loop.run_in_executor(None, _spawn)
+            child, events, receipts = await self._loop.run_in_executor(None, _spawn)
         except OSError as error:
             return f"cannot be started ({error})"
-        self._child, self._events_fd, self._reports_fd = child, events, reports
-        self._loop.add_reader(reports, self._read_reports)
+        self._child, self._events_fd, self._receipts_fd = child, events, receipts
+        self._loop.add_reader(receipts, self._read_receipts)
         self._flush()
         try:
             await self._child_ended.wait()
         finally:
             self._close_events()
-            self._loop.remove_reader(reports)
-            os.close(reports)
+            self._loop.remove_reader(receipts)
+            os.close(receipts)
         code = await self._loop.run_in_executor(None, _reap, child)
         return f"was killed by signal {-code}" if code < 0 else f"has exited with {code}"
 
@@ -226,7 +233,7 @@ class ProcessRunner(Runner):
             except BlockingIOError:
                 pass
             except OSError:
-                # The child has ended. `_read_reports` notices the end of the child's reports.
+                # The child has ended. `_read_receipts` notices the end of the child's receipts.
                 self._wait_for_room(wait=False)
                 return
         self._is_flush_due = bool(buffers)
@@ -266,47 +273,47 @@ class ProcessRunner(Runner):
             self._events_fd = -1
 
     def _drop_queue(self) -> None:
-        """Clear the queue. Count as dropped all packets that the child has not reported as delivered."""
+        """Clear the queue. Count as dropped all packets without a receipt."""
         self.counters.inbound.drop_queued()
         self.counters.outbound.drop_queued()
         self._buffers.clear()
         self.taken_bytes = self.put_bytes
 
-    # Reports from the child
+    # Receipts from the child
 
-    def _read_reports(self) -> None:
+    def _read_receipts(self) -> None:
         try:
-            chunk = os.read(self._reports_fd, _REPORTS_AT_ONCE)
+            chunk = os.read(self._receipts_fd, _RECEIPTS_AT_ONCE)
         except BlockingIOError:
             return
-        *lines, self._reports = (self._reports + chunk).split(b"\n")
+        *lines, self._receipts = (self._receipts + chunk).split(b"\n")
         for line in lines:
             try:
-                self._take_report(msgspec.json.decode(line, type=Report))
+                self._take_receipt(msgspec.json.decode(line, type=Receipt))
             except msgspec.MsgspecError as error:
                 log.warning("hook %s: its process sent a report that cannot be read: %s", self.name, error)
         if not chunk:
-            self._loop.remove_reader(self._reports_fd)
+            self._loop.remove_reader(self._receipts_fd)
             self._child_ended.set()
 
-    def _take_report(self, report: Report) -> None:
+    def _take_receipt(self, receipt: Receipt) -> None:
         counters = self.counters
         for tally, (packets, size) in (
-            (counters.inbound, report.inbound),
-            (counters.outbound, report.outbound),
+            (counters.inbound, receipt.inbound),
+            (counters.outbound, receipt.outbound),
         ):
             tally.delivered += packets
             tally.delivered_bytes += size
-        counters.failures += report.failures
-        if report.detached:
-            self._detach(report.detached)
+        counters.failures += receipt.failures
+        if receipt.detached:
+            self._detach(receipt.detached)
             self._close_events()
             self._drop_queue()
             self._loop.call_later(STOP_SECONDS, self._kill)
 
 
 def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
-    """Start a child. Return the child, and the proxy's ends of the events pipe and of the reports pipe.
+    """Start a child. Return the child, and the proxy's ends of the events pipe and of the receipts pipe.
 
     The two ends do not block.
 
@@ -315,9 +322,9 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
     """
     with ExitStack() as ours, ExitStack() as childs:
         events_of_child, events = _pipe(reader=childs, writer=ours)
-        reports, reports_of_child = _pipe(reader=ours, writer=childs)
+        receipts, receipts_of_child = _pipe(reader=ours, writer=childs)
         os.set_blocking(events, False)
-        os.set_blocking(reports, False)
+        os.set_blocking(receipts, False)
         with suppress(OSError):  # the user's pipes may have reached their limit: a small pipe suffices
             fcntl.fcntl(events, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         child = subprocess.Popen(  # noqa: S603 - nothing of the command comes from outside
@@ -327,14 +334,14 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int, int]:
                 "-m",
                 "refractium.hooks.child",
                 str(events_of_child),
-                str(reports_of_child),
+                str(receipts_of_child),
             ],
             stdin=subprocess.DEVNULL,
-            pass_fds=(events_of_child, reports_of_child),
+            pass_fds=(events_of_child, receipts_of_child),
             process_group=0,  # so that Ctrl-C reaches the proxy only
         )
         ours.pop_all()
-        return child, events, reports
+        return child, events, receipts
 
 
 def _pipe(*, reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
@@ -346,7 +353,7 @@ def _pipe(*, reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
 
 
 def _reap(child: subprocess.Popen[bytes]) -> int:
-    """Wait for the exit of a child that has closed its reports pipe. Kill the child if it does not exit.
+    """Wait for the exit of a child that has closed its receipts pipe. Kill the child if it does not exit.
 
     A child that waits for a processor gets more time, because it still has to write its printed output.
     """

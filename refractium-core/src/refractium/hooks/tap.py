@@ -1,4 +1,4 @@
-"""The taps: the interface through which the data path reports sessions and packets to hooks."""
+"""The tap: the interface through which the data path passes sessions and packets to hooks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from refractium.contract import Direction, SessionStats
 from refractium.hooks.clock import EPOCH, timestamp
-from refractium.hooks.process import ProcessRunner
-from refractium.hooks.thread import ThreadRunner
+from refractium.hooks.process_runner import ProcessRunner
+from refractium.hooks.thread_runner import ThreadRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +34,7 @@ def make_runner(hook: type[PacketHook[Any]], settings: Struct) -> Runner:
     return (ProcessRunner if hook.isolation == "process" else ThreadRunner)(hook, settings)
 
 
-class Taps:
+class RouteHooks:
     """The hooks that receive the sessions of one route.
 
     Args:
@@ -50,7 +50,7 @@ class Taps:
 
 
 class Tap:
-    """The tap of one session, which reports each byte to the session's hooks once and in order.
+    """The tap of one session, which passes each byte to the session's hooks once and in order.
 
     No method waits or raises, and after `close` no method has an effect.
 

@@ -1,4 +1,4 @@
-"""The service of a run: an engine in this process, or a supervisor with several worker processes."""
+"""The instance of a run: an engine in this process, or a supervisor with several worker processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from refractium.contract import Transport
     from refractium.engine.spec import EngineSpec
     from refractium.observe.status import Status
-    from refractium.proxy.outcome import Reporter
+    from refractium.proxy.summary import Reporter
     from refractium.settings import Settings
     from refractium.system.users import Identity
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SpecT_contra = TypeVar("SpecT_contra", contravariant=True)
 
 
-class Service(Protocol[SpecT_contra]):
+class Instance(Protocol[SpecT_contra]):
     """The methods that an engine and a supervisor have in common; see `refractium.Refractium`."""
 
     @property
@@ -45,7 +45,7 @@ class Service(Protocol[SpecT_contra]):
         """The number of configurations that have been in force."""
 
     def reserve(self, sock: socket.socket) -> None:
-        """Open all further sockets that the service needs on the address of a bound socket."""
+        """Open all further sockets that the instance needs on the address of a bound socket."""
 
     async def start_on(self, sock: socket.socket, listener: str = "") -> str:
         """Serve on a bound socket."""
@@ -71,20 +71,20 @@ class Serving:
     """An engine or a supervisor, with further facts that the daemon needs.
 
     Attributes:
-        service: the engine or the supervisor.
-        spec_of: the function that makes the argument of `Service.prepare` from a configuration.
+        instance: the engine or the supervisor.
+        spec_of: the function that makes the argument of `Instance.prepare` from a configuration.
         workers: the number of processes that serve.
         identity: the user to run as after all ports are bound; None if the configuration names no user.
     """
 
-    service: Service[Any]
+    instance: Instance[Any]
     spec_of: Callable[[Assembly], Any]
     workers: int
     identity: Identity | None
 
     async def prepare(self, assembly: Assembly) -> Callable[[], Awaitable[None]]:
-        """Prepare the change to a configuration; see `Service.prepare`."""
-        return await self.service.prepare(self.spec_of(assembly))
+        """Prepare the change to a configuration; see `Instance.prepare`."""
+        return await self.instance.prepare(self.spec_of(assembly))
 
 
 def serving(
@@ -131,6 +131,6 @@ class _Build:
         return assembly.spec
 
 
-def is_hot(service: Service[Any]) -> bool:
+def is_hot(instance: Instance[Any]) -> bool:
     """Return whether the configuration in force asks for a reload at each change of the file."""
-    return isinstance(service.settings, ServerConfig) and service.settings.hot_reload
+    return isinstance(instance.settings, ServerConfig) and instance.settings.hot_reload
