@@ -6,8 +6,8 @@ accepts no more bytes. The epoll reports when the flow can continue. The rules:
 - A flow ends when recv returns 0. After its last byte, the flow shuts the sink down for writing (half-close).
 - A flow passes on a reset as a reset, after all earlier bytes. The kernel reports a reset only once: if a
   send fails with the reset, the next recv looks like an orderly end. So `Flow.broken` records the reset.
-- A flow holds at most one buffer of bytes that its sink has not accepted. While a flow holds bytes, it does
-  not read its source. The bytes that the kernel holds are bounded too (`sockets.bind`, `sockets.bulk`).
+- A flow holds at most one buffer of bytes that its sink has not accepted, and does not read its source
+  meanwhile. `sockets.bind` and `sockets.bulk` bound the bytes that the kernel holds.
 - As long as a sink has received only a part of a stream, the close of the sink is a reset. So a killed
   process leaves no truncated stream that looks complete.
 """
@@ -82,8 +82,7 @@ class Weld:
         shared: the reactor, the buffer and the pipes.
         client: the client's socket, whose close is a reset.
         backend: the backend's socket, whose close is an orderly end.
-        on_end: a function that the weld calls once, after it has released both sockets, with the way in which
-            the weld ended.
+        on_end: a function that the weld calls once with its end, after it has released both sockets.
 
     Attributes:
         stamp: monotonic time (s) of the last activity.
@@ -121,8 +120,8 @@ class Weld:
             first: the bytes for the backend: the preface, and all bytes read from the client so far.
             sent: the number of bytes of `first` that have been sent to the backend.
             client_ended: whether the client has ended its side.
-            preface: the number of bytes of `first` that the client did not send. ``up.count`` does
-                not count these bytes, and is below zero until these bytes are sent.
+            preface: the number of bytes of `first` that the client did not send. ``up.count`` does not count
+                these bytes, and is below zero until these bytes are sent.
         """
         reactor, up, down = self.shared.reactor, self.up, self.down
         up.count = sent - preface
@@ -206,11 +205,8 @@ class Flow:
     A flow reads from its source and sends to its sink, which is the source of the opposite flow.
 
     Args:
-        weld: the weld that the flow belongs to.
-        sock: the source's socket.
+        weld, sock, is_local, may_splice: the first values of these attributes.
         sink: the sink's socket.
-        is_local: see the attribute `is_local`.
-        may_splice: the first value of the attribute `may_splice`.
 
     Attributes:
         weld: the weld that the flow belongs to, until the weld ends.
@@ -227,8 +223,7 @@ class Flow:
         is_local: whether the source is a unix socket, which may have more bytes after a short read.
         is_bulk: whether the flow has begun to move bulk, so that its sockets have the options for bulk.
         more: flags for sends: MSG_MORE (send(2)) once the source has announced its end, else 0. With MSG_MORE
-            the kernel holds sent bytes back until that end, so that bytes and end are one segment. This saves
-            4 us per short connection.
+            the kernel holds sent bytes back until that end, so that bytes and end are one segment.
         near_end: whether the flow reads on after a short read, because the source has announced its end, has
             an urgent byte, or is a unix socket.
         ended: whether the source has no more bytes, for any reason.
@@ -371,8 +366,7 @@ class Flow:
                 except OSError:
                     # After a reset of the source, splice already fails at an urgent byte before the end.
                     self.broken, self.ended = True, not self._has_more()
-                # If splice returns 0, the source has ended, or the next byte is urgent. The next recv finds
-                # out whether the source has ended.
+                # 0: the source has ended, or the next byte is urgent. The next recv finds out which.
                 if not pipe.count:
                     break
             try:
@@ -410,9 +404,7 @@ class Flow:
 
     def _prepare_bulk(self) -> None:
         sink, size = self.opposite.sock, self.weld.shared.backend_buffer
-        # Copied bulk keeps its pacing. Without pacing, the rate of copying rose by a fifth, but a hook then
-        # missed half of the bytes instead of a fifth.
-        if self.may_splice:
+        if self.may_splice:  # without pacing, a hook missed half of the bytes instead of a fifth
             stop_pacing_here(sink)
         bound_sink(sink)
         if size and self is self.weld.down:
