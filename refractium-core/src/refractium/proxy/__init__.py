@@ -3,7 +3,7 @@
 No module of this package knows a protocol by name.
 
 - `listener`: a bound TCP socket that accepts clients.
-- `limiter`: the limiter of the numbers of connections and UDP sessions.
+- `limiter`: the limits on the numbers of connections and UDP sessions.
 - `tcp`: the TCP service of an engine, with all of its listeners and connections.
 - `connection`: a TCP connection from accept to its end.
 - `dial`: the connection attempts to the backends of a pool, one after the other.

@@ -212,7 +212,7 @@ class Connection:
         self._finish(Ended.NO_HEADER)
 
     def _conclude(self) -> None:
-        """Choose a route now, because the peek timeout has passed or the client has ended its side."""
+        """Choose a route or end the connection: the peek timeout has passed, or the client sends no more."""
         if self._awaits_header and (self._data or not self._client_ended):
             self._end_headerless()
             return
@@ -277,7 +277,7 @@ class Connection:
         )
 
     def unreachable(self) -> None:
-        """Dial the fallback, because the pool is unreachable; without a fallback, end the connection."""
+        """Dial the fallback, because the pool is unreachable. Without another pool, end the connection."""
         fallback = self._snapshot.router.fallback
         if fallback is not None and fallback is not self._pool:
             self._go_to(fallback)

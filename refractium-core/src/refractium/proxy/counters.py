@@ -1,7 +1,7 @@
 """Counters of events since the start of the engine: plain numbers that only grow.
 
-Every key is a name from the configuration or a fixed word, never a value from the wire. So the number of keys
-is bounded.
+Every key of a counter is a name from the configuration or a fixed word, never a value from the wire. So the
+number of keys is bounded.
 """
 
 from __future__ import annotations
@@ -137,4 +137,4 @@ class UdpCounters(_Common):
     """The number of datagrams that matched no route and found no fallback, or whose source or target is this
     proxy itself. During a drain, datagrams without a session count as well."""
     dropped: int = 0
-    """The number of datagrams that the kernel did not send, or whose backend could not be reached."""
+    """The number of datagrams that the kernel did not send, or for which the session got no socket."""

@@ -1,4 +1,7 @@
-"""A dial, which tries the backends of a pool in turn, until a backend is connected or no backend is left."""
+"""A dial, which tries the backends of a pool in turn, until one is connected or no backend is left.
+
+After twice the connect timeout, a dial tries no further backend.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +60,13 @@ class Caller(Protocol):
     """The object to which a dial reports its result."""
 
     def reached(self, backend: Backend, sock: socket.socket, sent: int) -> None:
-        """Use the connected socket, on which the dial has already sent the first `sent` bytes.
+        """Use the connected socket. The dial has sent the first `sent` bytes of its argument `first`.
 
         The dial has added 1 to ``backend.state.active``; the caller subtracts 1 when the connection ends.
         """
 
     def unreachable(self) -> None:
-        """Continue without a backend, because the dial has no further backend to try."""
+        """Continue without a backend, because all backends have failed or the time of the dial is over."""
 
     def crash(self) -> None:
         """End the connection at once after an internal error."""
@@ -74,8 +77,8 @@ class Dialing:
 
     Args:
         reactor: the source of events.
-        descriptors: the count of descriptors. A dial reports to this count when the machine has no descriptor
-            left.
+        descriptors: the count of descriptors. A dial reports to this count when the machine has run out of
+            descriptors or of memory for sockets.
         own: the listeners' addresses, to which no dial connects.
         counters: the counters of TCP, among them the number of skipped targets (`TcpCounters.loops`).
 

@@ -15,8 +15,8 @@ class LimitNames(NamedTuple):
     """The settings that limit the clients of one transport.
 
     Attributes:
-        total: the setting for all clients together.
-        per_ip: the setting for one client address.
+        total: the name of the setting that limits all clients together.
+        per_ip: the name of the setting that limits the clients of one address or IPv6 network.
     """
 
     total: str
@@ -84,7 +84,7 @@ class Limiter:
         return None
 
     def assign(self, origin: str) -> str | None:
-        """Count one connection for its origin, or return the name of the setting whose limit is reached."""
+        """Count one connection for an origin, or return the name of the setting whose limit is reached."""
         mine = self._by_origin.get(origin, 0)
         if mine >= self._max_per_ip:
             return self.names.per_ip

@@ -116,7 +116,7 @@ class TcpListener:
                     self._descriptors.ran_out()
                     self._pause_accepting(error.strerror)
                     return False
-                # The client left before the accept (ECONNABORTED and similar): nothing to do.
+                # For example ECONNABORTED, because the client left before the accept: nothing to do.
                 log.debug("accept: %s", error)
                 continue
             sock = _socket(self._family, SOCK_STREAM, 0, fd)

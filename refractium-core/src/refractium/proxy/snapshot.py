@@ -31,8 +31,8 @@ class Snapshot:
         peeking: the deadlines of connections that wait for the first bytes of their clients.
         connecting: the deadlines of attempts to connect to a backend.
         idle: the deadlines of welds.
-        keeps_alive: whether a backend's socket sends probes to a silent peer (SO_KEEPALIVE, tcp(7)). If the
-            idle timeout ends a connection before the first probe, keepalive only costs a timer.
+        keeps_alive: whether a backend's socket sends probes to a silent peer (SO_KEEPALIVE, tcp(7)). False
+            if the idle timeout ends a connection before the first probe: keepalive would only cost a timer.
         trusted: the networks of `Settings.proxy_protocol_from`, whose proxies name their clients in a PROXY
             header; None if the setting is empty.
     """

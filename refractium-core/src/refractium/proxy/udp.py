@@ -188,7 +188,7 @@ class UdpService:
         return session
 
     def _why_not(self, pool: Pool, ip: str) -> str | None:
-        """Return the reason to refuse a client's session with a pool; without a reason, count the session."""
+        """Return the reason to refuse a client's session with a pool; if there is none, count the session."""
         if not pool.admits(ip):
             return DENIED
         if pool.action is not None:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 
 class UdpSession:
-    """A UDP session, which passes datagrams on between one client and one backend at a time.
+    """A UDP session, which passes datagrams on between one client and one backend.
+
+    After an error, the session continues with the next backend of the pool.
 
     Attributes:
         stamp: monotonic time (s) of the last datagram in either direction.
@@ -104,7 +106,7 @@ class UdpSession:
         return self.up, self.down
 
     def send_up(self, datagram: memoryview) -> bool:
-        """Send a datagram to the backend or, after an error, to the next; return whether it was sent."""
+        """Send a datagram; after an error, send it to the next backend. Return whether it was sent."""
         self.stamp = self._service.reactor.turned
         for _ in range(1 + len(self._pool.backends)):
             if self._sock is None and not self._connect():

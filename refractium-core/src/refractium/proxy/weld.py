@@ -6,8 +6,8 @@ accepts no more bytes. The epoll reports when the flow can continue. The rules:
 - A flow ends when recv returns 0. After its last byte, the flow shuts the sink down for writing (half-close).
 - A flow passes on a reset as a reset, after all earlier bytes. The kernel reports a reset only once: if a
   send fails with the reset, the next recv looks like an orderly end. So `Flow.broken` records the reset.
-- A flow holds at most one buffer of bytes that its sink has not accepted, and does not read its source
-  meanwhile. `sockets.bind` and `sockets.bulk` bound the bytes that the kernel holds.
+- A flow holds at most one buffer or pipe of bytes that its sink has not accepted, and does not read its
+  source meanwhile. `sockets.bind` and `sockets.bulk` limit the bytes that the kernel holds.
 - As long as a sink has received only a part of a stream, the close of the sink is a reset. So a killed
   process leaves no truncated stream that looks complete.
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from refractium.sockets.reactor import Reactor
 
 BUFFER: Final = 65_536
-"""Maximum number of bytes that one read returns, and that a flow holds."""
+"""Maximum number of bytes that one read returns, and that a flow holds outside of a pipe."""
 _READS_A_TURN: Final = 16
 """Number of full reads after which a flow lets other flows have their turn."""
 _READS_BEFORE_SPLICE: Final = 3
@@ -76,13 +76,13 @@ class Welding:
 
 
 class Weld:
-    """Two connected, non-blocking sockets, joined until both directions are done or one side is reset.
+    """Two connected, non-blocking sockets, joined until both directions are done or the weld is aborted.
 
     Args:
         shared: the reactor, the buffer and the pipes.
         client: the client's socket, whose close is a reset.
         backend: the backend's socket, whose close is an orderly end.
-        on_end: a function that the weld calls once with its end, after it has released both sockets.
+        on_end: a function that the weld calls once with its `Ended`, after it has released both sockets.
 
     Attributes:
         stamp: monotonic time (s) of the last activity.
@@ -348,7 +348,7 @@ class Flow:
         self.weld.shared.reactor.again(self.run)
 
     def _pump(self) -> bool:
-        """Move bytes through the pipe; return whether the source is empty and the pipe is given back."""
+        """Move bytes through the pipe; return whether the pipe was given back, so that `run` reads on."""
         pipe = self.pipe
         assert pipe is not None  # noqa: S101 - callers have checked the pipe
         source, sink = self.sock.fileno(), self.opposite.sock.fileno()
@@ -366,7 +366,7 @@ class Flow:
                 except OSError:
                     # After a reset of the source, splice already fails at an urgent byte before the end.
                     self.broken, self.ended = True, not self._has_more()
-                # 0: the source has ended, or the next byte is urgent. The next recv finds out which.
+                # Empty pipe: the source has ended, or the next byte is urgent. The next recv finds out which.
                 if not pipe.count:
                     break
             try:
@@ -404,7 +404,7 @@ class Flow:
 
     def _prepare_bulk(self) -> None:
         sink, size = self.opposite.sock, self.weld.shared.backend_buffer
-        if self.may_splice:  # without pacing, a hook missed half of the bytes instead of a fifth
+        if self.may_splice:  # keep pacing for hooks: without it, a hook missed half of the bytes, not a fifth
             stop_pacing_here(sink)
         bound_sink(sink)
         if size and self is self.weld.down:
