@@ -13,14 +13,14 @@ _AF_UNIX: Final = int(socket.AF_UNIX)
 
 
 def bound_sink(sock: socket.socket) -> None:
-    """Bound the bytes that the kernel keeps for a slow TCP peer; a unix socket has its own bound."""
+    """Limit the bytes that the kernel keeps for a slow TCP peer; a unix socket has its own limit."""
     with suppress(OSError):  # the socket has been reset; the flow notices this at the next turn
         if sock.family != _AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
 def bound_source(sock: socket.socket, size: int) -> None:
-    """Bound the number of bytes that the kernel holds for this process to read (SO_RCVBUF)."""
+    """Limit the number of bytes that the kernel holds for this process to read (SO_RCVBUF)."""
     with suppress(OSError):  # the socket has been reset
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 

@@ -26,7 +26,7 @@ _OPEN: Final = "/proc/self/fd"
 _TRUSTED: Final = 0.05
 """Minimum time (s) for which a count that found too few descriptors stays valid."""
 _SHARE: Final = 20
-"""A count stays valid for this multiple of its own duration, which may be long (`_number_open`)."""
+"""A count stays valid for this multiple of the time that it took. A count may be slow (`_number_open`)."""
 
 
 class Descriptors:

@@ -122,7 +122,7 @@ async def addresses(host: str, what: str, timeout: float | None = None) -> Found
     Args:
         host: a name or an IP address.
         what: the owner of the host, such as a listener, for the log line about a lookup that hangs.
-        timeout: the time to wait for an answer (s); by default until getaddrinfo returns.
+        timeout: the longest wait for an answer (s); by default the wait ends when getaddrinfo returns.
 
     Raises:
         OSError: the lookup of the name failed or took too long.

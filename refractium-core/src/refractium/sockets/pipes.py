@@ -18,7 +18,7 @@ _KEPT: Final = 64
 """Maximum number of empty pipes that are kept for later use."""
 _ENDS: Final = 2
 _NEEDED: Final = 0.5
-"""Seconds without a borrower after which a kept pipe is closed."""
+"""Seconds without a borrower after which a kept pipe is closed, at the latest after twice this time."""
 
 
 class Pipe:
@@ -63,7 +63,7 @@ class Pipes:
         self._timer: asyncio.TimerHandle | None = None
 
     def borrow(self) -> Pipe | None:
-        """Return an empty pipe, or None if the process has no descriptors left."""
+        """Return an empty pipe, or None if no descriptors are left or the kernel makes no pipe."""
         if self._free:
             pipe = self._free.pop()
             self._unneeded = min(self._unneeded, len(self._free))

@@ -38,12 +38,12 @@ _TURN: Final = 0.002
 """Seconds after which the event loop has its turn although the epoll has events.
 
 One turn of the event loop costs as much as one request. With 32 busy connections a batch has five events, and
-a turn of the event loop after every four batches took 2% more processor time.
+a turn of the event loop after every four batches took 2% more processor time than this limit.
 """
 
 
 class Owner(Protocol):
-    """The object whose bound methods are handlers: a connection, a listener or a session."""
+    """An object whose bound methods are handlers, for example a connection, a listener or a session."""
 
     def crash(self) -> None:
         """End a connection or session, or pause a listener, because a handler has raised an exception."""
@@ -163,7 +163,7 @@ class Reactor:
             if self._retired:
                 self._close_retired()
             self.turned = time.monotonic()
-            # The calls in `_again` have already let other events go first, so they run before the next batch.
+            # The functions in `_again` have waited for this batch, so they run before the next batch.
             if self._again or self.turned > end:
                 break
         self._is_turning = False

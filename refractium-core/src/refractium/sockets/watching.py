@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from refractium.sockets.reactor import Reactor
 
 PAUSE: Final = 0.1
-"""Seconds of a pause after the machine has run out of a resource. Without a pause, the handler would fail
-200,000 times a second."""
+"""Seconds of a pause after the machine has run out of a resource, and of the first pause after an internal
+error. Without a pause, the handler would fail 200,000 times a second."""
 _LONGEST_PAUSE: Final = 5.0
-"""Longest pause (s) between attempts, while every attempt fails."""
+"""Longest pause (s) after an internal error, when one internal error follows another."""
 
 _CALM: Final = 4 * _LONGEST_PAUSE
 """Seconds without a fault after which earlier faults no longer lengthen a pause."""
@@ -61,7 +61,10 @@ class Watching:
         self._reactor.unwatch(self._sock)
 
     def rest(self) -> None:
-        """Pause after a fault; each further fault within `_CALM` seconds doubles the pause."""
+        """Pause after a fault.
+
+        Each further fault within `_CALM` seconds doubles the pause, up to `_LONGEST_PAUSE`.
+        """
         now = self._reactor.now
         if now > self._forget_at:
             self._faults = 0
