@@ -18,7 +18,8 @@ class Tally:
     """Packets passed to the hook, including packets for which the hook raised an exception."""
     delivered_bytes: int = 0
     dropped: int = 0
-    """Packets that the hook did not receive: the queue had no room, or the hook was detached or stopped."""
+    """Packets that the hook did not receive, for example because the queue had no room or the hook was
+    detached or stopped."""
     dropped_bytes: int = 0
 
     @property

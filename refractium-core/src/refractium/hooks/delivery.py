@@ -44,7 +44,7 @@ _OPEN: Final = EventKind.OPEN
 _PACKET: Final = EventKind.PACKET
 _CLOSE: Final = EventKind.CLOSE
 _event: Final[Callable[[type[Event], Item], Event]] = tuple.__new__
-"""Does the work of `Event._make` in half of the time."""
+"""A function that makes an `Event` from an `Item`, in half of the time of `Event._make`."""
 
 
 class Delivery:

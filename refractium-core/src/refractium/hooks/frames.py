@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
 
 HEADER: Final = struct.Struct("<BBxxIQQQ")
-"""The header of a frame: the kind of the frame, a flag for outbound, and the length of the body (bytes). The
-last fields are the session, time and offset of the event (`refractium.contract.Event`)."""
+"""The header of a frame: the kind of the frame, the direction (1 for outbound), and the length of the body
+(bytes). The last fields are the session, time and offset of the event (`refractium.contract.Event`)."""
 
 START: Final = 255
 """Kind of the first frame."""
@@ -51,7 +51,7 @@ class Start(Struct, frozen=True):
         qualname: qualified name of the class in this module.
         settings: settings of the hook, as MessagePack.
         path: folders in which to look for modules: `sys.path` of the proxy.
-        levels: level of each logger, by the name of the logger.
+        levels: levels of the proxy's loggers ``root`` and ``refractium``, by the name of the logger.
         style: style of log lines, which is the proxy's style (`refractium.logs.install`).
     """
 

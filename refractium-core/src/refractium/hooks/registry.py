@@ -83,10 +83,10 @@ class HookSet:
         self.in_use: list[tuple[UsedHook, Runner]] = []
 
     def of_route(self, hooks: Sequence[UsedHook]) -> RouteHooks | None:
-        """Return the hooks of a route, ready to tap its sessions, or None if the route has no hooks.
+        """Return the hooks of a route with their runners, or None if the route has no hooks.
 
         Raises:
-            ValueError: a hook cannot run in its thread or process.
+            ValueError: a hook cannot run in a process (see `make_runner`).
         """
         return RouteHooks([self._runner(one) for one in hooks]) if hooks else None
 
@@ -123,7 +123,7 @@ class Hooks:
         self._timer: asyncio.TimerHandle | None = None
 
     def use(self, hooks: HookSet) -> None:
-        """Start the new hooks. Stop every other hook, as soon as the last session of that hook has ended."""
+        """Start the hooks that do not run. Stop each hook that is not in `hooks`, once it has no session."""
         wanted = list(hooks.runners)
         for runner in wanted:
             runner.reinstate()

@@ -104,7 +104,8 @@ class Runner(ABC):
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - a timeout drops the rest of the queue
         """Accept no more events, let the hook process its queue, and stop the hook.
 
-        The caller must close the sessions first. The hook receives no more events of a session that is open.
+        The caller must close the sessions first. The hook receives no more events of a session that is still
+        open.
 
         Args:
             timeout: time for the hook to process its queue (s). Packets that remain count as dropped. Then
@@ -124,7 +125,7 @@ class Runner(ABC):
         self._drop_queue()
 
     def open(self, time: int, context: HookContext) -> Feed:
-        """Begin a session. If the queue has no room, return a feed that counts each packet as dropped."""
+        """Begin a session. If the queue cannot take the session, the returned feed drops every packet."""
         feed = Feed(self, context)
         if self._is_accepting and self.put_bytes - self.taken_bytes + ITEM_BYTES <= self.queue_bytes:
             try:
@@ -275,8 +276,8 @@ class Feed:
     def end(self, time: int, direction: Direction, offset: int) -> None:
         """Report the end of a direction, unless the feed drops the rest of the session.
 
-        With this event, a shortened stream would look complete to the hook. The event may make the queue
-        exceed `Runner.queue_bytes`, because a session has only two such events.
+        If the feed drops the rest, the hook must not see this event, because the stream would look complete.
+        The event may make the queue exceed `Runner.queue_bytes`, because a session has only two such events.
         """
         if self.takes_packets:
             self._runner.put(EventKind.END, time, self._context, direction, b"", offset)

@@ -45,7 +45,7 @@ class RouteHooks:
         self.runners = tuple(runners)
 
     def open(self, context: HookContext) -> Tap:
-        """Begin a session."""
+        """Begin a session, and return the tap of this session."""
         return Tap(self.runners, context)
 
 

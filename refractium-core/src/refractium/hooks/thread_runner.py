@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
 
 _SWITCH_SECONDS: Final = 0.0001
-"""Longest time (s) that the data path waits for a thread that runs Python to yield."""
+"""Time (s) after which a thread that runs Python lets the data path run."""
 _SLICE_SECONDS: Final = 0.0005
 """Seconds of processor time after which the thread pauses for as long as it used the processor."""
 _LONGEST_PAUSE: Final = 0.1
