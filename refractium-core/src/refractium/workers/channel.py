@@ -34,7 +34,7 @@ class Channel(Generic[Incoming]):
         sock: a connected unix stream socket; the channel owns and closes it.
         incoming: the type of the messages that the other end sends.
         received: the function that the channel calls with each message.
-        ended: the function that the channel calls once, when the other end is closed.
+        ended: the function that the channel calls once, when the other end is closed or the socket fails.
 
     Attributes:
         fds: received descriptors that nobody has removed yet, the oldest first.

@@ -34,7 +34,8 @@ _FIRST_PAUSE: Final = 0.1
 """Seconds from the early end of a worker to its replacement. Each further early end doubles the pause."""
 _LONGEST_PAUSE: Final = 5.0
 _LONG: Final = 10.0
-"""Lifetime of a worker (s) after which its end is not early: the supervisor replaces the worker at once."""
+"""A worker that ends within this time (s) after its start ends early. If a worker ends later, the supervisor
+replaces the worker at once."""
 _TRIES: Final = 3
 """Failed starts of a worker that has never served, after which the supervisor gives up."""
 _GRACE: Final = 12.0
@@ -93,7 +94,9 @@ class Crew:
         self._tasks = [asyncio.create_task(self._keep(number)) for number in self._restarts]
 
     async def all_have_served(self) -> None:
-        """Wait until each worker has served at least once, even if it has ended since then.
+        """Wait until each worker has served at least once, or until the crew stops.
+
+        A worker that has served and has ended since then counts as well.
 
         Raises:
             RefractiumError: a worker cannot be started.

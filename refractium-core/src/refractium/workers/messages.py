@@ -55,7 +55,7 @@ class Configure(Struct, frozen=True, tag=True):
     """An order to use another configuration from now on. The worker answers with `Done`.
 
     Attributes:
-        number: the number of the call.
+        number: the number of this order, which the answer repeats.
         path: the folders in which Python finds modules (`sys.path`).
         begin: the pickled function that the worker calls only once, before it creates its engine.
         build: the pickled function that returns the spec of the engine.
@@ -73,7 +73,7 @@ class Listen(Struct, frozen=True, tag=True):
     """An order to serve on the socket that is sent with the order. The worker answers with `Done`.
 
     Attributes:
-        number: the number of the call.
+        number: the number of this order, which the answer repeats.
         listener: the name of the listener rules that apply.
     """
 
@@ -85,7 +85,7 @@ class StopListening(Struct, frozen=True, tag=True):
     """An order to close a listener. The worker answers with `Done` when the socket is closed.
 
     Attributes:
-        number: the number of the call.
+        number: the number of this order, which the answer repeats.
         transport: the transport of the listener.
         address: the address of the listener, ``HOST:PORT``.
     """
@@ -130,7 +130,7 @@ class Done(Struct, frozen=True, tag=True):
     """The answer that an order has been carried out or has failed.
 
     Attributes:
-        number: the number of the call.
+        number: the number of the order.
         error: the reason for the failure; empty if the order has been carried out.
         cut: the number of connections and sessions that a `Stop` has cut.
     """
@@ -141,7 +141,7 @@ class Done(Struct, frozen=True, tag=True):
 
 
 class Told(Struct, frozen=True, tag=True):
-    """The status of a worker; None before the worker has an engine."""
+    """The message with a worker's status, which is None before the worker has an engine."""
 
     number: int
     status: Status | None

@@ -31,7 +31,7 @@ _HEADER_ROOM: Final = 64
 _ROWS: Final = 16
 """Number of rows in a bucket. The digest of an origin selects the bucket that contains the origin's row."""
 _ROOM: Final = 8
-"""Number of rows for each possible connection. With so many rows, no bucket becomes full."""
+"""Number of rows for each possible connection. With so many rows, a bucket almost never becomes full."""
 _FEWEST_BUCKETS: Final = 1 << 10
 _MOST_BUCKETS: Final = 1 << 19
 _DIGEST: Final = 16
@@ -87,7 +87,7 @@ class LimitTable:
 
         Args:
             workers: the number of workers that count in the table.
-            max_connections: the approximate limit on the number of connections.
+            max_connections: the limit at the start, from which the size of the table follows.
         """
         buckets = _FEWEST_BUCKETS
         while buckets * _ROWS < max_connections * _ROOM and buckets < _MOST_BUCKETS:

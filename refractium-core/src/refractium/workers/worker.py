@@ -133,7 +133,7 @@ class Worker:
         if self._engine is None:
             begin: Callable[[], Reporter | None] = pickle.loads(order.begin)  # noqa: S301 - from its own supervisor
             report = begin()
-            # In a thread: the check of a large file takes time, and the worker must answer heartbeats.
+            # In a thread: loading a large configuration takes time, and the worker must answer heartbeats.
             spec = await asyncio.to_thread(build)
             limiters = {
                 transport: SharedLimiter(table, self._number - 1, spec.settings, transport)
