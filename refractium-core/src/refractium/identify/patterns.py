@@ -112,7 +112,10 @@ def compile_patterns(
 
 @dataclass(frozen=True, slots=True)
 class _PatternTest:
-    """One test, with its bound (bytes), and with the prefix of its matches, empty without a fixed prefix."""
+    """A test, the largest number of bytes that it inspects, and the first bytes of each match.
+
+    `prefix` is empty if a match may begin with any bytes.
+    """
 
     test: _Test
     bound: int

@@ -9,7 +9,7 @@ translates each part of an expression twice:
 
 Both expressions follow from the elements of the part. In a sequence, the bytes end inside one element, and
 all earlier elements are complete. In a repetition, the bytes end inside one round, and all earlier rounds are
-complete. Every part matches some bytes, because this module refuses sets without a byte and a misplaced
+complete. Every part can match, because this module refuses sets without a byte and a misplaced
 ``^``. So further bytes can complete every part that has begun.
 
 The syntax is the syntax of `re`, and `re` finds the bytes for which a literal, an escape or a set stands. RE2
