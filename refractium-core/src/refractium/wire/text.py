@@ -33,7 +33,8 @@ def escape(value: object) -> str:
 def printable(text: str) -> str:
     """Return a text with escapes for all characters that a terminal would not show as text.
 
-    These are control characters (C0, C1, ESC), bidirectional controls, lone surrogates and line ends.
+    Examples are control characters (C0, C1, ESC), bidirectional controls, lone surrogates and line ends (see
+    `str.isprintable`).
     """
     if text.isprintable():
         return text
@@ -97,7 +98,7 @@ def hex_bytes(digits: str) -> bytes:
     """Return the bytes that pairs of hex digits stand for. Blanks between the pairs are ignored.
 
     Raises:
-        ValueError: the text has anything else.
+        ValueError: `digits` contains anything else.
     """
     try:
         return bytes.fromhex(digits)
