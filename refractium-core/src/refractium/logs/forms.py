@@ -1,8 +1,8 @@
 """The forms of a log line: plain for files and journals, JSON for machines, rich on a terminal.
 
 Every line is safe text for a terminal, whatever a message, a name or an exception contains. The forms escape
-control characters (C0, C1, ESC), bidirectional controls, lone surrogates and line ends. Only a traceback has
-several lines.
+control characters (C0, C1, ESC), bidirectional controls, lone surrogates and line ends. In JSON, every
+record is one line. In the other forms, a traceback has several lines, and `Rich` folds long messages.
 """
 
 from __future__ import annotations

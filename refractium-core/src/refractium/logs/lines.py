@@ -23,7 +23,7 @@ _MAX_HELD: Final = 4 * 1024 * 1024
 _AT_ONCE: Final = 262_144
 """Number of characters after which the writer adds no further text to a write."""
 _RETRY: Final = 1.0
-"""Seconds between two attempts to write to a full disk."""
+"""Seconds between two attempts to write, for example to a full disk."""
 _LAST_RETRY: Final = 0.05
 """Seconds between two attempts while the writer is being closed."""
 _NOBODY_READS: Final = (errno.EPIPE, errno.EBADF)
@@ -108,7 +108,7 @@ class LineWriter:
             with self._lock:
                 self._held -= len(text)
                 self._lost += lost
-        # The next call writes the count of lines that are lost from here on.
+        # The next call of this method writes the count of lines that are lost from here on.
         lost = self._lost
         if lost and not self._put(_encoded(self._tell_lost(lost))):
             with self._lock:
