@@ -9,7 +9,7 @@ from refractium.testing import run_hook
 
 
 def traffic(folder: Path, path: str) -> Result:
-    """Run the command with a configuration that names a file."""
+    """Run ``refractium traffic`` with a configuration in which the traffic log has the path `path`."""
     config = folder / "refractium.toml"
     config.write_text(f'[plugins.trafficlog]\npath = "{path}"\n')
     return CliRunner().invoke(command, ["--config", str(config)])

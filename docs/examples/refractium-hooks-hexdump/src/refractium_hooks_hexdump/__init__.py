@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHOWN = 64
-"""Bytes of each packet that are logged."""
+"""Number of first bytes that the hook logs of each packet."""
 
 
 @define_hook("hexdump", summary="logs the first 64 bytes of every packet")
 def hexdump(context: HookContext, direction: Direction, data: bytes) -> None:
-    """Log 16 bytes in each line, as printable ASCII that cannot harm a terminal."""
+    """Log the first bytes of a packet, up to 16 in each line, as ASCII that cannot harm a terminal."""
     head = data[:SHOWN]
     for at in range(0, len(head) or 1, 16):  # an empty datagram gives a line, too
         row = head[at : at + 16]

@@ -105,7 +105,7 @@ def refractium_hooks() -> list[type[PacketHook[Any]]]:
 @hookimpl
 def refractium_commands() -> list[Command]:
     """Return the command ``traffic``."""
-    # The process of a hook imports this module and does not need a command line.
+    # A proxy that runs the hook needs no command line, so only this function imports the command.
     from refractium_hooks_trafficlog.command import command  # noqa: PLC0415 - see above
 
     return [command]

@@ -16,13 +16,15 @@ STDOUT = "-"
 
 _STDOUT_FD = 1
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-"""Flags that refuse a symbolic link, and that do not block on a FIFO which another user has put there."""
+"""Flags that refuse a symbolic link, and that do not wait if another user has put a FIFO at the path."""
 _CALM = 60.0
-"""Seconds without a failure after which the next failure is logged."""
+"""When this time (s) has passed without a failure, the log reports the next failure."""
 
 
 class LineFile:
-    """A file to which whole lines are appended. When `write` returns, the kernel has the line, or it is lost.
+    """A file to which whole lines are appended. `write` passes each line to the kernel at once.
+
+    If the disk has room for only a part of a line, the next `write` first writes the rest of this line.
 
     Several processes may append to the same file.
 
@@ -40,7 +42,10 @@ class LineFile:
         self._quiet_until = float("-inf")
 
     def write(self, line: bytes) -> None:
-        """Append a line. If that fails, the line is lost; the log reports the first of several failures."""
+        """Append a line. If the file accepts no byte of the line, the line is lost.
+
+        The log reports only the first of several failures.
+        """
         try:
             self._reopen_if_moved()
             self._append(line)
@@ -81,14 +86,14 @@ def _open(path: Path) -> int:
     )
     if not stat.S_ISCHR(stat_result.st_mode) and not (
         stat.S_ISREG(stat_result.st_mode) and is_ours
-    ):  # a device belongs to root
+    ):  # only root can create a device, so a device needs no check
         os.close(fd)
         raise OSError(errno.EPERM, "not a regular file, or controlled by other users: remove it", str(path))
     return fd
 
 
 def _is_at(path: Path, fd: int) -> bool:
-    """Return whether a path still names an open file."""
+    """Return whether the file at a path is the open file of a descriptor."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(fd))
     except FileNotFoundError:
