@@ -20,7 +20,7 @@ class _Console(Console):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a rich console that prints names from files and from the network literally, not as markup.
+    """Return a rich console that prints every text literally: no markup, no highlighting, no emoji codes.
 
     Args:
         stderr: whether the console prints to stderr instead of stdout.

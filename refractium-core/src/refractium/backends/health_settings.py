@@ -35,7 +35,7 @@ class Health(HealthSettings, frozen=True, kw_only=True):
     """The health settings of a route's backends.
 
     Args:
-        kind: name of a built-in kind of check, object of another kind, or ``none``. With ``none``, only
+        kind: name of a built-in kind of check, a `HealthCheck` object, or ``none``. With ``none``, only
             clients that cannot reach a backend show that the backend is down.
         options: settings of the kind, by key.
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 MetadataValue: TypeAlias = str | bool | tuple[str, ...]
-"""A value from the first bytes: one name, one flag, or several names in the order of the bytes."""
+"""A value from the first bytes: one name, one flag, or several names in the order of their arrival."""
 
 MAX_BYTES_LIMIT: Final = 65536
 """Largest value of `Protocol.max_bytes`, because the proxy stores these bytes of each connection."""
@@ -142,7 +142,7 @@ class Protocol(ABC):
 
     A weak protocol (`Strength.WEAK`) can wait for at most ``peek_buffer_size`` bytes. A stronger protocol may
     wait for `max_bytes` bytes, because a stronger protocol that has not answered `NO` so far has recognised
-    its own beginning.
+    the beginning of its own messages.
     """
     prefixes: tuple[bytes, ...] = ()
     """Byte strings: every first message starts with one of these strings, so the proxy does not call

@@ -62,9 +62,9 @@ class Refractium:
         engine = Refractium(tcp=[Route(my_proto, "127.0.0.1:8080")])
         await engine.run_tcp("0.0.0.0", 8081)
 
-    `run_tcp` and `run_udp` serve until `stop` is called or their task is cancelled. A program that runs its
-    own event loop uses `start_tcp`, `start_udp` and `stop`. An engine serves once: after `stop`, make a new
-    engine. An engine installs no signal handlers and configures no logging.
+    `run_tcp` and `run_udp` serve until `stop` has finished or their task is cancelled. A program that runs
+    its own event loop uses `start_tcp`, `start_udp` and `stop`. An engine serves once: after `stop`, make a
+    new engine. An engine installs no signal handlers and configures no logging.
 
     Args:
         tcp: see `EngineSpec.tcp`.
@@ -190,7 +190,7 @@ class Refractium:
         """Do nothing: one process needs only the bound socket (see `Supervisor.reserve`)."""
 
     async def run_tcp(self, host: str, port: int, listener: str = "") -> None:
-        """Listen, and serve TCP clients until `stop` returns or this task is cancelled.
+        """Listen, and serve TCP clients until `stop` has finished or this task is cancelled.
 
         Cancelling the task cuts connections at once; `stop` waits until connections have finished.
 
@@ -203,7 +203,7 @@ class Refractium:
         await self._run()
 
     async def run_udp(self, host: str, port: int, listener: str = "") -> None:
-        """Listen, and serve UDP clients until `stop` returns or this task is cancelled.
+        """Listen, and serve UDP clients until `stop` has finished or this task is cancelled.
 
         Cancelling the task cuts sessions at once; `stop` waits until sessions have finished.
 

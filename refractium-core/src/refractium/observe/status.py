@@ -15,7 +15,7 @@ class Reload(Struct, frozen=True):
 
     Attributes:
         at: the time at which the reload ended.
-        ok: whether the new configuration has been in force since then.
+        ok: whether the reload succeeded, so that the new configuration came into force.
         errors: the reasons for a refusal; empty if the reload succeeded.
     """
 
@@ -45,12 +45,13 @@ class BackendStatus(Struct, frozen=True):
 
     Attributes:
         address: the address as configured.
-        state: ``up``, ``down`` or ``unknown``. An unknown backend was not checked yet and counts as up.
+        state: ``up``, ``down`` or ``unknown``. ``unknown`` means that no check and no client has shown the
+            state yet; the backend counts as up.
         since: the time at which the state began.
         reason: the reason why the backend is down; empty if the backend is not down.
         active: number of open connections and sessions to this address, from all routes of this transport.
         weight: the share of clients, relative to the weights of the other backends of the route.
-        backup: whether the route uses the backend only when no other backend is up.
+        backup: whether the backend is a backup, for clients that cannot be connected to any other backend.
     """
 
     address: str
@@ -68,7 +69,7 @@ class RouteStatus(Struct, frozen=True):
     Attributes:
         name: the id of the route, or the name of the protocol of a route without an id, or ``fallback``.
         transport: the transport of the route's clients.
-        conditions: the names that the route asks for, by key (sni, alpn, host).
+        conditions: the conditions of the route: for each key (sni, alpn, host), the names that match.
         backends: the backends to which the route's clients go.
         action: ``reject`` or ``reset`` if the route closes or resets its clients' connections; None if the
             route has backends.
@@ -85,7 +86,7 @@ class RouteTraffic(Struct, frozen=True):
     """The traffic of all routes with the same name since the start, including open connections.
 
     Attributes:
-        name: the name of the routes; ``-`` for connections without a route.
+        name: the name of the route, which several routes can share; ``-`` for connections without a route.
         active: connections or sessions that are open now.
         ended: counts of connections or sessions that have ended, by the name of the reason
             (`refractium.proxy.summary.Ended`).
@@ -105,11 +106,12 @@ class TcpStatus(Struct, frozen=True):
 
     Attributes:
         accepted: connections that were accepted.
-        refused: number of connections closed at accept, by reason: the name of the limit that was reached,
-            or ``denied`` (access rules).
+        refused: number of refused connections, by reason: the name of the limit that was reached, or
+            ``denied`` (access rules).
         finished: connections that have ended, for any reason.
         active: connections that are open now.
-        loops: targets to which the proxy did not connect, because the targets are its own listeners.
+        loops: the number of times that the proxy did not connect to a backend address, because the address
+            is one of the proxy's own listeners.
         outcomes: counts of identifications, by result (`refractium.proxy.counters.Outcome`).
         identification_seconds: the sum of the times from accept to the result of identification.
         identification_buckets: pairs of an upper bound (s) and the number of identifications that took at
@@ -140,8 +142,10 @@ class UdpStatus(Struct, frozen=True):
         finished: sessions that have ended, for any reason.
         active: sessions that are open now.
         outcomes: counts of identifications, by result (`refractium.proxy.counters.Outcome`).
-        unrouted: datagrams without a route.
-        dropped: datagrams that were not forwarded.
+        unrouted: datagrams without a route and without a fallback; also datagrams from or to a listener of
+            the proxy, and first datagrams of sessions during a stop.
+        dropped: datagrams that were lost because a socket did not accept them, or because no backend could be
+            reached.
         faults: counts of exceptions, by the protocol that raised them instead of answering.
         routes: the traffic by route.
     """
@@ -161,12 +165,12 @@ class HookTally(Struct, frozen=True):
     """The packets of one hook in one direction: ``seen == delivered + dropped + queued``.
 
     Attributes:
-        seen: packets that have passed through the data path.
-        seen_bytes: bytes of the packets that have passed through the data path.
+        seen: packets in the sessions of the hook.
+        seen_bytes: bytes of the packets in the sessions of the hook.
         delivered: packets that the hook received.
         delivered_bytes: bytes of the packets that the hook received.
-        dropped: packets that the hook did not receive.
-        dropped_bytes: bytes of the packets that the hook did not receive.
+        dropped: packets that were discarded, for example because the queue of the hook was full.
+        dropped_bytes: bytes of the packets that were discarded.
     """
 
     seen: int
@@ -229,7 +233,7 @@ class Status(Struct, frozen=True):
         listeners: the listeners that are open.
         routes: the routes and fallbacks as configured, with the states of their backends.
         tcp: counts of connections.
-        udp: counts of sessions.
+        udp: counts of sessions and datagrams.
         hooks: packet hooks, with counts of their packets.
         workers: the worker processes, if there are several.
     """

@@ -32,7 +32,8 @@ class Member(Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=1, le=1000, description="The backend's share compared with the other backends' shares.")
     ] = 1
     backup: Annotated[
-        bool, Meta(description="Whether the backend is used only when no other backend is up.")
+        bool,
+        Meta(description="Whether the backend is a backup, for clients that cannot reach any other backend."),
     ] = False
 
 

@@ -65,7 +65,7 @@ def assert_rejects(protocol: Protocol, data: bytes) -> None:
 
 
 def assert_lawful(protocol: Protocol, data: bytes) -> None:
-    """Assert that `protocol` keeps all laws: total, stateless, bounded, monotone, true to its attributes.
+    """Assert that `protocol` keeps all laws (total, stateless, bounded, monotone) and fits its attributes.
 
     This function asks the protocol about every prefix of `data`, so the time is quadratic in the length of
     `data`. For a UDP protocol, this function asks only about the whole `data`. Use this function with

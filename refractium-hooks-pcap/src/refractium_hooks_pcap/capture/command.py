@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @click.command("capture")
 @click.argument("source", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Continue when a file grows, and with each new file.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Continue when a file grows, and also read files that appear later."
+)
 @config_option("Configuration file with [plugins.pcap].  [refractium.toml]")
 @click.option("-w", "--write", "target", metavar="FILE", help="Copy the packets to a new FILE or - (stdout).")
 @click.option(
