@@ -33,8 +33,8 @@ fallback
 drain
     To accept no more clients, and to let open connections finish.
 
-The names below are the public library. Python imports each name at its first use. So a plugin, which needs
-only `refractium.contract`, never loads the engine.
+The names below are the public library. Python imports the module of a name at the first use of the name. So a
+plugin, which needs only `refractium.contract`, never loads the engine.
 """
 
 from __future__ import annotations

@@ -10,11 +10,13 @@ from typing import Final, TypeAlias
 _MAX_PORT: Final = 65_535
 _MAX_PORT_DIGITS: Final = 5
 _MAX_NAME: Final = 253
-"""Characters of the longest host name, which takes 255 bytes on the wire (RFC 1035 section 2.3.4)."""
+"""Length (characters) of the longest host name, which fills the 255 bytes that the wire format allows (RFC
+1035 section 2.3.4)."""
 _MAX_UNIX_PATH: Final = 107
-"""Bytes of the longest path in ``sun_path`` on Linux, without its NUL (unix(7))."""
+"""Length (bytes) of the longest path in ``sun_path`` on Linux, without the NUL at the end (unix(7))."""
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
-"""A label of letters, digits, hyphens (RFC 1123 section 2.1) and underscores, which real names contain."""
+"""A label of a host name: letters, digits and hyphens (RFC 1123 section 2.1), and underscores, because some
+names in use contain underscores."""
 _SHOWN: Final = 40
 _EVERY_IPV4: Final = IPv4Address(0)
 _EVERY_IPV6: Final = IPv6Address(0)
@@ -101,8 +103,8 @@ def is_ip_address(text: str) -> bool:
 def is_own_address(address: Address, bind: str, port: int) -> bool:
     """Return whether a connection to `address` would reach the listener on `bind` and `port`.
 
-    The function compares only the texts: it neither resolves names nor asks this machine for its addresses.
-    So for a listener on all addresses (``0.0.0.0``, ``::``), it finds only loopback addresses and
+    The function uses only the written addresses: it neither resolves names nor asks this machine for its
+    addresses. So for a listener on all addresses (``0.0.0.0``, ``::``), it finds only loopback addresses and
     ``localhost``.
 
     Args:
@@ -123,7 +125,7 @@ def is_own_address(address: Address, bind: str, port: int) -> bool:
 
 
 def _reach(host: str) -> set[IPv4Address | IPv6Address]:
-    """Return the addresses of a host that are known without resolving: an IP address, or loopback.
+    """Return the addresses of a host that need no lookup: an IP address, or loopback for ``localhost``.
 
     ``localhost`` and all names that end in ``.localhost`` mean loopback (RFC 6761 section 6.3).
     """

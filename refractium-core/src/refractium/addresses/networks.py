@@ -19,7 +19,7 @@ _COLONS_OF_MAPPED: Final = 3
 
 
 def plain_ip(host: str) -> str:
-    """Return the IP address of a socket; if it is an IPv4 address mapped into IPv6, return the IPv4 address.
+    """Return an IP address that a socket gave; turn an IPv4 address mapped into IPv6 into an IPv4 address.
 
     A mapped address, ``::ffff:192.0.2.1``, has three colons. An IPv4-translated address,
     ``::ffff:0:192.0.2.1`` (RFC 2765 section 2.1), has the same beginning and four colons, and stays an IPv6
@@ -34,7 +34,8 @@ def parse_network(text: str) -> Network:
     """Parse a network, such as ``10.0.0.0/8``, or an address, which becomes a network of one address.
 
     Raises:
-        ValueError: the text is neither a network nor an address; the message says why.
+        ValueError: the text is not a valid network or address, or is an IPv4 network mapped into IPv6; the
+            message says why.
     """
     try:
         network = ip_network(text)
@@ -55,7 +56,7 @@ class Networks:
         texts: networks and addresses, in the forms of `parse_network`.
 
     Raises:
-        ValueError: a text is neither a network nor an address.
+        ValueError: `parse_network` refuses a text.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -90,7 +91,7 @@ class AccessRules:
         deny: addresses and networks to refuse, in the forms of `parse_network`.
 
     Raises:
-        ValueError: a text is neither a network nor an address.
+        ValueError: `parse_network` refuses a text.
     """
 
     def __init__(self, allow: Iterable[str], deny: Iterable[str]) -> None:
@@ -103,7 +104,7 @@ class AccessRules:
 
 
 def network_problems(lists: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
-    """Yield the mistakes in lists of addresses and networks, each list by the key that has it."""
+    """Yield the mistakes in lists of addresses and networks. `lists` contains each list by its key path."""
     for key, texts in lists.items():
         for at, text in enumerate(texts):
             try:

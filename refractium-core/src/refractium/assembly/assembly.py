@@ -51,7 +51,7 @@ class Assembly:
         warnings: the valid settings that are probably mistakes, and the plugins that failed to load.
         log: the limits of the log.
         metrics: the address and host names of the metrics server.
-        hooks: the packet hooks of every route and of the fallbacks.
+        hooks: the packet hooks of ``[server]``, which apply to every route and to the fallbacks.
         source: the text of the configuration file and its name.
     """
 
@@ -69,7 +69,8 @@ class Assembly:
         """Return the listeners to open for some transports, each with its transport.
 
         These are the listeners with a route or a fallback for the transport. If no listener has a route or a
-        fallback, return only the first listener that serves one of the transports.
+        fallback for any of these transports, return only the first listener that serves one of the
+        transports.
         """
         everywhere = [
             (transport, listener)

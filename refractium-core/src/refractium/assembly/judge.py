@@ -96,7 +96,7 @@ def _nothing_to_do(overlaid: Overlaid, plugins: Plugins) -> Problem:
     )
 
 
-# Problems if plugins must load, else warnings
+# Problems with --strict-plugins, else warnings
 
 
 def _broken_plugins(plugins: Plugins) -> Iterator[Problem]:
@@ -154,7 +154,7 @@ def _repeated(backends: Iterable[tuple[str, Address]]) -> Iterator[Finding]:
 
 
 def _doubtful_orders(routes: PlacedRoutes) -> Iterator[Finding]:
-    """Yield the routes that do not take effect in the order in which the file lists the routes."""
+    """Yield each second route for silent clients, and each route that is asked before an earlier route."""
     silent: dict[Transport, Route] = {}
     weak: dict[Transport, Route] = {}
     for path, route in routes:

@@ -26,8 +26,9 @@ class Resolved:
         overlaid: the file and the flags.
         plugins: the installed plugins.
         routes: the routes without problems, each with its key path or flag.
-        hooks: the packet hooks of every route and of the fallbacks.
-        problems: the mistakes in file and flags, and the names that no plugin resolves.
+        hooks: the packet hooks of ``[server]``, which apply to every route and to the fallbacks.
+        problems: the mistakes in file and flags, and the problems that `resolve` has found, such as a name
+            that no plugin resolves.
     """
 
     overlaid: Overlaid
