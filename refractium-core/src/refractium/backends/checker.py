@@ -29,7 +29,7 @@ _JITTER: Final = 0.1
 _SHORTEST: Final = 0.005
 """Minimum pause (s) between two checks of one backend."""
 _GRACE: Final = 0.05
-"""Seconds after its timeout within which a check must report the timeout."""
+"""Seconds that `Checker.start` waits beyond the longest timeout, so that the last checks can report."""
 
 
 class Checker:
@@ -48,7 +48,8 @@ class Checker:
     async def start(self) -> None:
         """Start to check every backend. Return when all backends of unknown status have been checked.
 
-        The wait lasts at most as long as the longest timeout of these checks. A second call does nothing.
+        The wait ends at the latest shortly after the longest timeout of these checks. A second call does
+        nothing.
         """
         if self._tasks:
             return

@@ -32,7 +32,7 @@ _CHUNK: Final = 4096
 _MAX_ANSWER: Final = 65_536
 """Maximum number of bytes of an answer in which a check searches for the expected bytes."""
 _MAX_STATUS_LINE: Final = 8_000
-"""Maximum bytes of a status line: receivers should accept this many in a start line (RFC 9112 section 3)."""
+"""Maximum bytes of a status line: as many as RFC 9112 section 3 recommends to support for a request line."""
 _NO_ANSWER: Final = "the connection ended before an answer"
 
 
@@ -103,7 +103,8 @@ class SendExpectCheck(HealthCheck[SendExpectSettings]):
             answer = b""
             while len(answer) < _MAX_ANSWER:
                 part = await connection.receive()
-                # Over UDP each datagram is an answer, even an empty one. Over TCP an empty part is the end.
+                # Over UDP each datagram is an answer, even an empty datagram. Over TCP, an empty part is the
+                # end of the stream.
                 answer = part if endpoint.transport is Transport.UDP else answer + part
                 if expected in answer:
                     return None
@@ -295,7 +296,7 @@ CHECKS: Final[dict[str, HealthCheck[Any]]] = {
 }
 """The built-in kinds of health check, by the value of the setting `kind`."""
 NONE: Final = "none"
-"""The value of the setting `kind` for no check."""
+"""The value of the setting `kind` that switches the check off."""
 
 
 def resolved(health: Health, transport: Transport) -> Health:

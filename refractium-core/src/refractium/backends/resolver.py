@@ -81,7 +81,8 @@ async def _keep_fresh(name: HostName, backends: Sequence[Backend], first: asynci
         try:
             await name.look_up(what)
         except OSError as error:
-            # Pass text: a log handler that keeps the record must not keep the name alive by the traceback.
+            # Log the text of the error: the traceback of the error would keep `name` alive if a log handler
+            # keeps the record.
             name.failures.warning("%s: the name cannot be resolved: %s", what, str(error))
         if not first.done():
             first.set_result(None)

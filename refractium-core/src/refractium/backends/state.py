@@ -161,7 +161,7 @@ class BackendState:
             self._go_down(reason)
 
     def client_failed(self, reason: str) -> None:
-        """Count a failed check, because a client could not reach the backend.
+        """Count a client that could not reach the backend; without an authority, as a failed check.
 
         The caller does not report clients that failed because this machine lacked a resource.
         """
@@ -180,7 +180,7 @@ class BackendState:
             self._become(Availability.UP, "a client has reached it")
 
     def believe(self, availability: Availability, since: float, reason: str) -> None:
-        """Take over the decision of the authority. The arguments are new attribute values."""
+        """Take over the decision of the authority: the new values of the attributes with these names."""
         self.availability, self.since, self.reason = availability, since, reason
         self.failed_clients = 0
         if availability is Availability.DOWN:

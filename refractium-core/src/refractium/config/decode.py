@@ -59,7 +59,7 @@ MAX_FINDINGS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The typed values of a text.
+    """The result of `decode`: the valid content of a text as typed values, and the mistakes in the text.
 
     Attributes:
         source: the text.
@@ -291,7 +291,7 @@ def _decode_hook(written: Any, where: str, findings: _Findings) -> Any:
 
 
 def _decode_health(written: dict[str, Any], where: str, findings: _Findings) -> Any:
-    """Decode a table ``health``. A later step checks the keys of the kind, when the kind is known."""
+    """Decode a table ``health``. A later step knows the kind, and checks the keys that only this kind has."""
     shared = [key for key in HealthConfig.__struct_fields__ if key != "options"]
     values = _decode_fields(
         HealthConfig, {key: written[key] for key in shared if key in written}, where, findings
@@ -343,7 +343,7 @@ _HINTS: Final[Mapping[str, str]] = {
     "transport": "write 'tcp' or 'udp', or leave it out for every transport of the protocol",
 }
 _INVALID: Final = object()
-"""A placeholder for an invalid value. The report contains the mistake, and the result omits the value."""
+"""A placeholder for an invalid value. The findings contain the mistake, and the result omits the value."""
 
 
 def _convert(value: Any, type_: Any, where: str, findings: _Findings) -> Any:

@@ -106,7 +106,7 @@ def _path(table: str, dotted: str) -> str:
 
 
 def _end_of_statement(text: str, position: int) -> int:
-    """Return the position after the statement: after its newline, or the end of the text.
+    """Return the end of the statement at `position`: the position after its newline, or the end of the text.
 
     A newline inside brackets or inside a string does not end the statement.
     """

@@ -180,9 +180,9 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         str | None,
         Meta(description="The name of the route in logs, metrics and listeners. By default, the protocol."),
     ] = None
-    sni: Annotated[_Names, Meta(description="TLS server names; *.example.org covers one label.")] = ()
+    sni: Annotated[_Names, Meta(description="TLS server names; * in *.example.org is one label.")] = ()
     alpn: Annotated[_Names, Meta(description="ALPN protocols; TLS clients must offer one of them.")] = ()
-    host: Annotated[_Names, Meta(description="Hosts of requests; *.example.org covers one label.")] = ()
+    host: Annotated[_Names, Meta(description="Hosts of requests; * in *.example.org is one label.")] = ()
     patterns: tuple[str | PatternTable, ...] | None = None
     transport: Annotated[
         Transport | None, Meta(description="The transport. By default, every transport of the protocol.")
@@ -250,7 +250,7 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The table ``[plugins]``: the plugins to leave out, and the settings of all other plugins."""
+    """The table ``[plugins]``: the plugins to leave out, and the settings of plugins."""
 
     disable: Annotated[
         tuple[str, ...], Meta(description="Ids of plugins that Refractium does not import.")
@@ -264,7 +264,11 @@ class LogConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     max_lines_per_second: Annotated[
         int,
-        Meta(ge=1, le=1_000_000, description="Connections that a process logs, on average over 10 s."),
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Largest number of connections that a process logs per second, on average over 10 s.",
+        ),
     ] = 1000
 
 
