@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open each standard stream that is closed.
+    """Open the null device for each standard stream that is closed.
 
     Else a socket would get the descriptor number of the stream, and libuv would abort.
     """

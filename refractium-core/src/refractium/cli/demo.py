@@ -1,4 +1,4 @@
-"""``demo``: every installed protocol behind one port, with a real exchange over each protocol."""
+"""``demo``: the installed protocols that the demo knows, behind one port, with a real exchange over each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from refractium.problems import Problem
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, /, *, serve: bool, port: int, as_json: bool) -> None:
-    """Show Refractium at work: backends for every installed protocol behind one port.
+    """Show Refractium at work: backends for the installed protocols that the demo knows, behind one port.
 
     Exits 0 if Refractium identified every protocol, and if every backend answered. Otherwise exits 1.
     """

@@ -107,7 +107,7 @@ _SERVING: Final = (
 
 
 def serving_options(command: F) -> F:
-    """Add the options of a run to a command."""
+    """Add the options for serving to a command."""
     for option in reversed(_SERVING):
         command = option(command)
     return command

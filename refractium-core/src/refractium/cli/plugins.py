@@ -87,7 +87,7 @@ def info(context: click.Context, id_: str, *, as_json: bool) -> None:
 
 
 def installed(flags: Flags) -> Plugins:
-    """Load the plugins that a run would load. If the file cannot be read, ignore the file."""
+    """Load the plugins that a run with these flags would load. Ignore a file that cannot be read."""
     try:
         decoded = read_file(flags.overrides)
     except ConfigError:

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("capture")
 @click.argument("source", required=False)
-@click.option(
-    "-f", "--follow", is_flag=True, help="Continue when a file grows, and also read files that appear later."
-)
+@click.option("-f", "--follow", is_flag=True, help="Continue when a file grows or a new file appears.")
 @config_option("Configuration file with [plugins.pcap].  [refractium.toml]")
 @click.option("-w", "--write", "target", metavar="FILE", help="Copy the packets to a new FILE or - (stdout).")
 @click.option(
@@ -29,8 +27,8 @@ def command(
     """Show the sessions in a capture: live on a terminal, otherwise at the end of the capture.
 
     SOURCE is a file (pcapng or pcap), - for stdin, or the address at which an instance listens for viewers:
-    TCP@HOST:PORT, HOST:PORT or PORT. The default is the key listen in [plugins.pcap]; without listen, the
-    key path.
+    TCP@HOST:PORT, HOST:PORT or PORT. The default is the address in the key listen of [plugins.pcap];
+    without listen, the files in the key path.
     """
     from refractium_hooks_pcap.capture.intake import STDOUT  # noqa: PLC0415 - other commands need no intake
     from refractium_hooks_pcap.capture.watch import watch  # noqa: PLC0415 - other commands need no watch
