@@ -48,7 +48,7 @@ class HealthCheck(ABC, Generic[S]):
     name: str
     """Value of the setting `kind`: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     transports: frozenset[Transport] = frozenset({Transport.TCP})
-    """The transports whose backends this kind of health check can check."""
+    """The transports over which this kind of health check can check a backend."""
     settings: type[S]
     """Frozen Struct of the kind's settings, without `SHARED_KEYS`. The Struct forbids unknown fields."""
     summary: str = ""

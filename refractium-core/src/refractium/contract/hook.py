@@ -163,16 +163,16 @@ class PacketHook(Generic[S]):
     def needs_one_process(cls, settings: S) -> str:
         """Return the reason why the hook cannot run in several worker processes, or an empty string.
 
-        With several workers, Refractium refuses a hook that has a reason. By default, a hook that writes to
-        stdout has a reason.
+        With several workers, Refractium refuses a hook for which this method returns a reason. By default,
+        the method returns a reason if the hook writes to stdout.
         """
         return "several workers would write to stdout" if cls.takes_stdout(settings) else ""
 
     def start(self) -> None:
         """Prepare the hook, in its own thread or process.
 
-        Refractium calls this method once, before the first event. If the call raises, Refractium detaches the
-        hook.
+        Refractium calls this method once, before the first event. If the method raises an exception,
+        Refractium detaches the hook.
         """
 
     def on_open(self, context: HookContext) -> None:
@@ -194,7 +194,7 @@ class PacketHook(Generic[S]):
     def stop(self) -> None:
         """Finish the work of the hook, in its own thread or process.
 
-        Refractium calls this method once, after the last event. The call may take about one second.
+        Refractium calls this method once, after the last event. The method may take about one second.
         """
 
 

@@ -1,7 +1,7 @@
 """The hookspecs: the functions that a plugin may implement.
 
-Refractium calls each function once whenever it loads the plugins. The functions only return objects, before
-Refractium serves any client with these objects.
+Refractium calls each function once each time that it loads the plugins. The functions only return objects.
+Refractium serves clients with these objects later.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENTRY_POINT_GROUP: Final = "refractium"
 
 hookspec = pluggy.HookspecMarker("refractium")
 hookimpl = pluggy.HookimplMarker("refractium")
-"""Marks a function of a plugin as the implementation of the hookspec with the same name."""
+"""A decorator that marks a function of a plugin as the implementation of the hookspec with the same name."""
 
 
 @hookspec

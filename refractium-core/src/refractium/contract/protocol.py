@@ -15,7 +15,7 @@ MetadataValue: TypeAlias = str | bool | tuple[str, ...]
 """A value from the first bytes: one name, one flag, or several names in the order of their arrival."""
 
 MAX_BYTES_LIMIT: Final = 65536
-"""Largest value of `Protocol.max_bytes`, because the proxy stores these bytes of each connection."""
+"""Largest value of `Protocol.max_bytes`; for each connection, the proxy stores up to `max_bytes` bytes."""
 
 
 class Transport(StrEnum):
@@ -142,7 +142,7 @@ class Protocol(ABC):
 
     A weak protocol (`Strength.WEAK`) can wait for at most ``peek_buffer_size`` bytes. A stronger protocol may
     wait for `max_bytes` bytes, because a stronger protocol that has not answered `NO` so far has recognised
-    the beginning of its own messages.
+    the beginning of its own traffic.
     """
     prefixes: tuple[bytes, ...] = ()
     """Byte strings: every first message starts with one of these strings, so the proxy does not call
@@ -229,7 +229,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 def valid_name(name: object) -> str:
-    """Return a name that configurations refer to, such as the name of a protocol or the id of a route.
+    """Return `name` if it is valid as a name in a configuration, such as a protocol's name or a route's id.
 
     Raises:
         ValueError: the name is not valid.
