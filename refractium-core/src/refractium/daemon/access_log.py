@@ -110,7 +110,7 @@ class AccessLog:
         while True:
             try:
                 at, summary = self._ended.popleft()
-            except IndexError:  # another thread may have removed the last summary
+            except IndexError:  # no summary is left; another thread may remove summaries, too
                 break
             try:
                 made.append(access_line(self._form, at, summary))

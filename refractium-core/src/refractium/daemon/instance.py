@@ -119,7 +119,7 @@ def serving(
 class _Build:
     """A function that makes a worker's spec from the text that the supervisor has read.
 
-    Somebody may have moved or changed the file since then.
+    It does not read the file again, because somebody may have moved or changed the file since then.
     """
 
     overrides: Overrides

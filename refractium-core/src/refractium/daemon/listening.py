@@ -71,8 +71,9 @@ class Listening:
         """Prepare the first listeners, like `prepare`, with sockets that were handed down to the process.
 
         Args:
-            sockets: the sockets that were handed down. Each socket belongs to the listener that is configured
-                for the address of the socket; such a listener opens no other sockets. If only one listener is
+            sockets: the sockets that were handed down. Each socket belongs to the listener with the address
+                of the socket or, if there is none, to the first listener with the port of the socket; such a
+                listener opens no other sockets. If only one listener is
                 configured for a transport, all sockets of this transport belong to that listener, whatever
                 their addresses.
             wanted: the configured listeners, with their transports.
@@ -101,7 +102,8 @@ class Listening:
             The addresses of each host, for `prepare`.
 
         Raises:
-            ListenError: a name cannot be resolved.
+            ListenError: a name cannot be resolved, or a listener whose socket was handed down is no longer
+                configured.
         """
         hosts: dict[str, Found] = {}
         for transport, host, port in self._missing(wanted):
@@ -200,7 +202,7 @@ class Listening:
     def _bind(
         self, key: Key, found: Found, beside: Mapping[Key, Sequence[socket.socket]]
     ) -> list[socket.socket]:
-        """Bind one transport of a listener. For port 0, use the port of the listener's other transport."""
+        """Bind one transport of a listener. For port 0, use the port of the other transport, if bound."""
         transport, host, port = key
         ports = [
             *(found[0].getsockname()[1] for at, found in beside.items() if at[1:] == key[1:]),
@@ -209,7 +211,7 @@ class Listening:
         return bind(transport, host, port or (ports[0] if ports else 0), found)
 
     async def _bind_again(self, key: Key, found: Found) -> list[socket.socket]:
-        """Bind the address of a closed listener again. Retry if another program has taken the port."""
+        """Bind the address of a closed listener again. After an error, retry: the port may become free."""
         for tries_left in reversed(range(_TRIES)):
             try:
                 return self._bind(key, found, {})

@@ -91,7 +91,7 @@ class Observing:
         try:
             await wanted.open()
         except OSError as error:
-            # Nobody has asked for the default socket, so a user without a folder for it gets no warning.
+            # Nobody has asked for the default socket, so a user who may not create it gets no warning.
             level = (
                 logging.DEBUG
                 if configured is None and isinstance(error, PermissionError)

@@ -141,7 +141,7 @@ class Reloader:
 async def ask_on_changes(
     path: Path, known: bytes | None, is_wanted: Callable[[], bool], reloader: Reloader
 ) -> None:
-    """Request a reload at each change of a file, if `is_wanted` agrees. Only cancelling ends this loop."""
+    """Request a reload at each change of a file if `is_wanted` is true. Only cancelling ends this loop."""
     async for _ in changes(path, known):
         if is_wanted():
             reloader.ask()

@@ -26,14 +26,14 @@ _PACKAGE: Final = Path(__file__).parents[1] / "__init__.py"
 
 
 def begin(decoded: Decoded) -> Identity | None:
-    """Return the user to run as. Give up the rights that a process must give up before its first thread.
+    """Return the user to run as. Prevent this process, before its first thread, from gaining rights.
 
     Returns:
         The user, for `give_up`; None if the configuration names no user or is not valid.
 
     Raises:
         ConfigError: this process cannot change to that user.
-        RefractiumError: the kernel refuses to remove the rights.
+        RefractiumError: the kernel refuses this change.
     """
     if decoded.problems or (identity := decoded.config.server.identity) is None:
         return None
@@ -61,7 +61,8 @@ def give_up(identity: Identity) -> None:
         privileges.become(identity)
     except OSError as error:
         raise _refused(identity, error) from error
-    # The user must read these files later: workers and hooks start new interpreters, and imports come late.
+    # The user must be able to read these files: workers and hooks start new interpreters, and Python imports
+    # some modules later.
     for path, mode in ((sys.executable, os.X_OK), (os.__file__, os.R_OK), (_PACKAGE, os.R_OK)):
         if not os.access(path, mode):
             reason = f"user {identity.user} cannot read {path}"

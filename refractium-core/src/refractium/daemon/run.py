@@ -44,8 +44,8 @@ def serve(
 
     Args:
         overrides: the options of the command line.
-        transports: the transports to serve. The run leaves out a transport without routes and fallback,
-            unless this is the only transport.
+        transports: the transports to serve. The run leaves out a transport that has neither a route nor a
+            fallback. If all transports have neither, the run serves the first transport.
         begin: the function that sends the logs of a process to stderr and returns the process's access log.
         announce: the function that prints on stdout what is going to be served.
 
@@ -61,7 +61,7 @@ def serve(
     assembly = assembled(overrides, decoded)
     with claimed_stdout():
         leave_stdout_to_hooks(assembly)
-        with contextlib.suppress(OSError):  # serve even if nobody reads stdout
+        with contextlib.suppress(OSError):  # serve even if stdout cannot be written
             announce(assembly)
         for warning in assembly.warnings:
             log.warning("%s", warning)
@@ -132,7 +132,10 @@ async def _start(
     listening: Listening,
     observing: Observing,
 ) -> None:
-    """Listen, open the control socket and the metrics server, and return after the first backend checks."""
+    """Bind all ports, change to the configured user, and serve; open the metrics server and control socket.
+
+    Return after the first checks of the backends.
+    """
     change = await listening.begin(systemd.inherited(), assembly.wanted(transports))
     try:
         exporter = await observing.prepare(assembly)

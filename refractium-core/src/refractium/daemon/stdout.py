@@ -27,7 +27,7 @@ def claimed_stdout() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Print a line for which scripts may wait. Ignore an error if nobody reads stdout any more."""
+    """Print a line for which scripts may wait. Ignore write errors, for example if nobody reads stdout."""
     stream = sys.stdout if _claimed is None else _claimed
     with contextlib.suppress(OSError):
         stream.write(line + "\n")

@@ -22,7 +22,7 @@ def notify(*states: str) -> None:
         return
     if address.startswith("@"):  # in the abstract namespace
         address = "\0" + address[1:]
-    # Continue to serve if the service manager has ended.
+    # Continue to serve if the service manager cannot be reached.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.connect(address)
         sock.send("\n".join(states).encode())

@@ -93,12 +93,12 @@ async def _events(folders: set[Path], may_matter: Callable[[object, str], bool])
 
 
 def _folders(path: Path) -> set[Path]:
-    """Return the folder of the path, and the folder of the real file after all links."""
+    """Return the folder of the path, and the folder of the real file to which links in the path may lead."""
     return {path.absolute().parent, path.resolve().parent}
 
 
 def digest(path: Path) -> bytes | None:
-    """Return a hash of a file's content, or the error of the read; None if the file is missing."""
+    """Return a hash of a file's content, or the text of a read error; None if the file is missing."""
     try:
         content = read_regular(path)
     except FileNotFoundError:

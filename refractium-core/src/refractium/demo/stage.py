@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from refractium.proxy.summary import Summary
 
 _PEEK_TIMEOUT_MS: Final = 300
-"""The peek timeout (ms). It is short, because a client that waits for its server waits for this timeout."""
+"""The peek timeout (ms). It is short, because the FTP client gets no greeting before this timeout ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Stage:
         port: the port of the proxy; 0 stands for any free port.
 
     Attributes:
-        port: the port of the proxy on 127.0.0.1, when the proxy runs.
+        port: the port of the proxy on 127.0.0.1; 0 before the proxy runs.
     """
 
     def __init__(self, protocols: tuple[Protocol, ...], port: int = 0) -> None:
