@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FLUSH_SECONDS: Final = 1.0
-"""Seconds for which a stop waits until the hooks have received the packets in their queues."""
+"""Longest time (s) that a stop waits for the hooks to receive the packets in their queues."""
 
 
 class Shared(NamedTuple):
@@ -62,9 +62,9 @@ class Refractium:
         engine = Refractium(tcp=[Route(my_proto, "127.0.0.1:8080")])
         await engine.run_tcp("0.0.0.0", 8081)
 
-    `run_tcp` and `run_udp` serve until `stop` has finished or their task is cancelled. A program that runs
-    its own event loop uses `start_tcp`, `start_udp` and `stop`. An engine serves once: after `stop`, make a
-    new engine. An engine installs no signal handlers and configures no logging.
+    `run_tcp` and `run_udp` serve until `stop` returns or their task is cancelled. A program that runs its
+    own event loop uses `start_tcp`, `start_udp` and `stop`. An engine serves once: after `stop`, make a new
+    engine. An engine installs no signal handlers and configures no logging.
 
     Args:
         tcp: see `EngineSpec.tcp`.
@@ -78,7 +78,7 @@ class Refractium:
             access log.
 
     Raises:
-        ConfigError: routes cannot be used together, or an address is not valid.
+        ConfigError: an argument is not valid, or routes cannot be used together.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Refractium:
         """Make an engine from a spec; for `report` see `Refractium`.
 
         Raises:
-            ConfigError: routes cannot be used together, or an address is not valid.
+            ConfigError: a part of the spec is not valid, or routes cannot be used together.
         """
         return cls(
             spec.tcp,
@@ -219,8 +219,9 @@ class Refractium:
         """Replace the routes, limits and timeouts.
 
         Open connections and sessions keep the routes and timeouts with which they began. A backend that is
-        also in `spec` keeps its state. The engine first resolves and checks new backends, as at the start. A
-        listener that `spec` does not name keeps its former rules until `stop_listening` closes the listener.
+        in `spec` with the same health settings keeps its state. The engine first resolves and checks new
+        backends, as at the start. A listener that `spec` does not name keeps its former rules until
+        `stop_listening` closes the listener.
 
         Raises:
             ConfigError: `spec` is not valid; the engine has changed nothing.

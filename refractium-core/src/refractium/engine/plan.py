@@ -31,7 +31,7 @@ class Plan:
     Args:
         spec: the routes, listeners and settings to serve.
         successor_of: the current plan. The new plan takes over the backend states, hooks and fault counts of
-            this plan.
+            the current plan.
         authorities: for each transport, the object that decides which backends are up. Without authorities,
             the plan checks the backends itself.
 

@@ -38,7 +38,7 @@ class EngineSpec:
         settings: limits and timeouts.
         listeners: the rules of listeners, by the name that `start_tcp`, `start_udp` and `start_on` receive.
             By default, one listener with an empty name serves every route to every client.
-        hooks: packet hooks of every route and of the fallbacks, in the form of `Route.hooks`.
+        hooks: packet hooks that apply to every route and to the fallbacks, in the form of `Route.hooks`.
     """
 
     tcp: Sequence[Route] = ()

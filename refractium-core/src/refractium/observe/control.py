@@ -200,7 +200,7 @@ def decode(answer: bytes) -> Status:
     """Decode an answer that `ask` returned.
 
     Raises:
-        RefractiumError: the answer is from another version, or not from Refractium.
+        RefractiumError: the answer is not a status, or is the status of another version.
     """
     try:
         return msgspec.json.decode(answer, type=Status)
@@ -239,7 +239,7 @@ def _is_allowed(sock: socket.socket) -> bool:
 
 
 def _is_trusted(sock: socket.socket, path: Path) -> bool:
-    """Return whether to trust an answer: from this user, root, or the only user who may write to the folder.
+    """Return whether the peer is trusted: this user, root, or the only user who may write to the folder.
 
     In a folder such as /tmp, anybody can create a socket with this name before the instance does.
     """

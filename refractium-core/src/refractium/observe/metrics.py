@@ -58,7 +58,7 @@ _MOST: Final = 16
 """Largest number of scrapers served at the same time. A further scraper replaces the oldest scraper, because
 a scrape normally takes milliseconds."""
 _PAUSE: Final = 0.1
-"""Seconds until the next accept, after the process has run out of descriptors."""
+"""Seconds until the next accept after a failed accept, for example because no descriptor is left."""
 _PATH: Final = "/metrics"
 
 
@@ -169,7 +169,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a scraper. If no descriptor is left, pause, because the next attempt would fail at once."""
+        """Accept a scraper. After an error, pause: if no descriptor is free, the next accept would fail."""
         try:
             return super().get_request()
         except OSError:
@@ -335,7 +335,7 @@ def _datagrams(udp: UdpStatus) -> Iterator[Metric]:
 
 
 def _hooks(hooks: tuple[HookStatus, ...]) -> Iterator[Metric]:
-    """Yield metrics with one sample for each hook name. A sample is the sum over all uses of the hook."""
+    """Yield metrics with one sample for each hook name. A count is the sum over all uses of the hook."""
     packets = CounterMetricFamily(
         "refractium_hook_packets",
         "Packets of sessions that have hooks, by their result: seen, delivered or dropped.",

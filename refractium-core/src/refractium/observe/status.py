@@ -187,7 +187,7 @@ class HookStatus(Struct, frozen=True):
     Attributes:
         name: the name of the hook.
         state: ``running``, ``stalled`` (packets wait, but the hook takes none), ``detached`` (the hook has
-            failed too often) or ``stopped`` (no configuration uses the hook).
+            failed too often) or ``stopped`` (the current configuration does not use the hook).
         reason: the reason why the hook is detached; else empty.
         failures: exceptions that the hook has raised.
         inbound: packets from client to backend.
