@@ -53,7 +53,7 @@ def table_problems(
         struct: the type that the table is converted to.
         table: the keys and values of the plugin.
         what: the owner of the keys, for messages, such as ``hook 'pcap'``.
-        others: further keys that the table may contain beside the keys of `struct`, for spelling suggestions.
+        others: further keys that a suggestion for a misspelt key may name, beside the keys of `struct`.
     """
     known = struct.__struct_fields__
     for key in table:
@@ -90,7 +90,8 @@ def in_toml_words(error: msgspec.ValidationError) -> tuple[str, str]:
 
 
 _JSON_WORD: Final = re.compile(r"['\"].*|`| \| null|\bobject\b", re.IGNORECASE | re.DOTALL)
-"""Matches words of msgspec, and as a whole the quoted value that ends some messages."""
+"""A pattern for the words of msgspec to replace, and for the quoted value at the end of some messages, which
+stays unchanged."""
 _TOML_WORDS: Final = {"`": "", " | null": "", "object": "table"}
 
 

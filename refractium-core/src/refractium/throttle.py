@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _EVERY: Final = 10.0
-"""Seconds between two lines of a `Throttled`."""
+"""Shortest time (s) between two lines of a `Throttled`."""
 _BURST: Final = 10
 """Seconds over which an `Allowance` averages: a burst may use the lines of all these seconds at once."""
 

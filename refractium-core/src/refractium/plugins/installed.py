@@ -1,4 +1,4 @@
-"""The installed plugins: the result of loading each, and the objects that the loaded plugins provide."""
+"""The installed plugins: the result of loading each plugin, and the objects that loaded plugins provide."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
     try:
         # Output of a plugin must not mix with the output of a command. A warning must not become an error.
         with (
-            _ALONE,  # warnings and stdout belong to the whole process: two threads would restore each other's
+            _ALONE,  # two threads that change the warnings and the stdout of the process would interfere
             warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(sys.stderr),
         ):

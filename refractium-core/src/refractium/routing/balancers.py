@@ -20,8 +20,8 @@ DEFAULT: Final = "round_robin"
 class RoundRobin(Balancer):
     """Smooth weighted round robin: backends take turns by weight, with the turns of one backend spread out.
 
-    Backends a, b, c with weights 5, 1, 1 take turns in the order a a b a c a a. After a number of clients
-    equal to the sum of the weights, each backend has served exactly its share.
+    Backends a, b, c with weights 5, 1, 1 take turns in the order a a b a c a a. After as many clients
+    as the sum of the weights, each backend has had exactly its share of the turns.
     """
 
     name = "round_robin"

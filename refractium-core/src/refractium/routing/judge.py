@@ -1,7 +1,7 @@
 """Judgement of routes and listeners: the rules that routes and listeners must meet together.
 
-`judge` applies the same rules to a configuration file and to a program. `Route` checks the rules for a single
-route.
+`judge` applies the same rules to the routes of a configuration file and to the routes of a program. `Route`
+checks the rules for a single route.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _shared_ids(routes: PlacedRoutes) -> Iterator[Finding]:
 
 
 def _duplicates(routes: PlacedRoutes) -> Iterator[Finding]:
-    """Yield each route whose clients an earlier route of the same protocol already takes.
+    """Yield each route that has a combination of conditions in common with an earlier route of its protocol.
 
     A route without a condition never duplicates a route with a condition: the route without a condition takes
     only the clients that match no condition.

@@ -30,7 +30,7 @@ class Pools:
         known: the `states` of the previous pools. A backend that is also in the previous pools keeps its
             state.
         hooks: the hooks of the configuration.
-        for_all: the hooks of every route and of the fallback.
+        for_all: the hooks that apply to every route and to the fallback.
 
     Attributes:
         routes: each route with its pool.

@@ -47,7 +47,7 @@ def uid_of(user: str | int) -> int:
         user: name in the user database, or a number, which needs no entry in the database.
 
     Raises:
-        ValueError: this machine has no such user, or the user is root.
+        ValueError: this machine has no such user, the number is out of range, or the user is root.
     """
     if isinstance(user, int):
         uid = _below_the_last(user)
@@ -68,7 +68,7 @@ def gid_of(group: str | int) -> int:
         group: name in the group database, or a number, which needs no entry in the database.
 
     Raises:
-        ValueError: this machine has no such group.
+        ValueError: this machine has no such group, or the number is out of range.
     """
     if isinstance(group, int):
         return _below_the_last(group)

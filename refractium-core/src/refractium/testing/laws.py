@@ -117,7 +117,7 @@ def _assert_declared_prefix(protocol: Protocol, data: bytes, answer: Identificat
 
 
 def _read(answer: Identification) -> Identification:
-    """Make a deferred match read its metadata now. Like `Protocol.identify`, this must not raise."""
+    """Make a deferred match read its metadata now. Like `Protocol.identify`, the read must not raise."""
     return ProtocolMatch(answer.metadata, answer.pending) if isinstance(answer, ProtocolMatch) else answer
 
 
