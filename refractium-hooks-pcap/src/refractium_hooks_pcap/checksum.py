@@ -1,7 +1,7 @@
 """The checksum of IP, TCP and UDP (RFC 1071), as a sum whose parts can be computed in advance.
 
 Ones' complement addition of 16-bit words is addition modulo 65,535, and 65,536 modulo 65,535 is 1. So any
-whole number of words (an address, a sequence number, a whole packet) counts as one big-endian integer. No
+sequence of whole words (an address, a sequence number, a whole packet) counts as one big-endian integer. No
 code for carries is needed: sums are plain integers, and `checksum` reduces the total once, at the end.
 """
 

@@ -35,7 +35,8 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 _LOOPBACK_IPV4: Final = b"\x7f\0\0\1"
 _LOOPBACK_IPV6: Final = bytes(15) + b"\1"
 _PORTS: Final = {"http": 80, "https": 443, "ssh": 22, "dns": 53, "ftp": 21}
-"""The port of a backend on a unix socket, by protocol, so that an analyser knows the protocol."""
+"""The port that the packets show for a backend on a unix socket, by protocol. A unix socket has no port, but
+an analyser recognises the protocol by the port."""
 _NO_PORT: Final = 65_535
 """The port for other protocols. No protocol has this port, so an analyser examines the bytes instead."""
 
@@ -95,7 +96,7 @@ _SEQUENCE: Final = 0xFFFF_FFFF
 _UNANSWERED: Final = 16
 """Number of segments from one side after which the other side acknowledges the segments.
 
-Analysers search a list of all unacknowledged segments, so that a long list makes an analyser slow.
+Analysers search a list of all unacknowledged segments, so a long list makes an analyser slow.
 """
 
 _MAX_WORD: Final = 300

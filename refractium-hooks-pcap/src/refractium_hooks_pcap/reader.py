@@ -149,7 +149,7 @@ def examine(file: BinaryIO) -> Extent | None:
     """Find the intact part of a regular file, without reading the packets.
 
     Returns:
-        None if the file is neither pcapng nor pcap, is empty, or has no whole header.
+        The intact part; None if the file is neither pcapng nor pcap, is empty, or has no whole header.
 
     Raises:
         OSError: the file cannot be mapped into memory.

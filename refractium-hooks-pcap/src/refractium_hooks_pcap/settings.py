@@ -49,7 +49,7 @@ class PcapSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         _FileSeconds | None, Meta(description="Start another file when a file has reached this age.")
     ] = None
     max_files: Annotated[
-        _FileCount | None, Meta(description="Remove the oldest file when a run has more files.")
+        _FileCount | None, Meta(description="Remove the oldest file when a run exceeds this number of files.")
     ] = None
     listen: Annotated[
         int | str | None,

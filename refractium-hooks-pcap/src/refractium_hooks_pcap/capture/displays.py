@@ -128,7 +128,7 @@ class LiveTable(FinalTable):
 
 
 def as_dict(session: Session) -> dict[str, Any]:
-    """Return the values of a session for a line of JSON."""
+    """Return a session as the fields of a line of JSON."""
     return {
         "session": session.id,
         "transport": session.transport,

@@ -169,9 +169,9 @@ class Sessions:
     """The open sessions of one capture and the latest ended sessions; two limits bound the memory.
 
     Args:
-        on_end: called with each session that has ended, or that `Sessions` forgets because too many sessions
-            are open. A UDP session ends after a minute of silence. If packets follow later, the session opens
-            again and will end again.
+        on_end: function that receives each session that has ended, or that `Sessions` forgets because too
+            many sessions are open. A UDP session ends after a minute of silence. If packets follow later, the
+            session opens again and will end again.
 
     Attributes:
         now: the current time in the capture (ns since the epoch).
@@ -270,7 +270,8 @@ class Sessions:
         """Return the key of the session of a packet, and whether the client sent the packet.
 
         A packet with a comment comes from the client. If the session is unknown, a SYN comes from the client
-        and a SYN-ACK from the backend. For any other packet, the side with the higher port counts as client.
+        and a SYN-ACK from the backend. For any other packet of an unknown session, the side with the higher
+        port counts as client.
         """
         forth = captured.interface, packet.source, packet.destination
         back = captured.interface, packet.destination, packet.source

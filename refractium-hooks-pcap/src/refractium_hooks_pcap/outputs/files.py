@@ -33,10 +33,10 @@ _NS: Final = 1_000_000_000
 _MAX_WRITE: Final = 1 << 18
 """Approximate size (bytes) of one write.
 
-A fourth of this size is a tenth slower; four times this size is no faster.
+Writes of a fourth of this size take a tenth longer; writes of four times this size are no faster.
 """
 _LARGE: Final = 4_096
-"""Smallest payload (bytes) that is not copied into a record; the copy would cost a tenth more."""
+"""Smallest payload (bytes) that is not copied into a record; with the copy, a write takes a tenth longer."""
 _MAX_BUFFERS: Final = 256
 """Largest number of buffers in one writev(2), below IOV_MAX.
 
@@ -63,7 +63,8 @@ class Rotation(NamedTuple):
 
     Attributes:
         max_bytes: the largest size of a file (bytes).
-        max_seconds: seconds between the first packet of a file and the packet that begins the next file.
+        max_seconds: a packet that comes at least this time (s) after the first packet of a file begins the
+            next file.
         max_files: the largest number of files that one run keeps for the same sessions.
     """
 

@@ -1,4 +1,4 @@
-"""Checks that no other user controls a file: in /tmp, another user can create the file before the hook."""
+"""Checks that no other user controls a file: in /tmp, another user can create the file first."""
 
 from __future__ import annotations
 

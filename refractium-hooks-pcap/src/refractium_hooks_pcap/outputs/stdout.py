@@ -21,7 +21,7 @@ _STDOUT: Final = 1
 class Stdout:
     """An output to stdout that waits for a slow reader.
 
-    When the reader has closed the pipe, all further packets are lost.
+    After a failed write, for example because the reader has closed the pipe, all further packets are lost.
 
     Args:
         form: the format of packets.

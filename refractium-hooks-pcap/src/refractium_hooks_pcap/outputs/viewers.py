@@ -44,7 +44,7 @@ _RETRY: Final = 1.0
 _LOOK: Final = 0.5
 """Seconds between attempts to find a reader of the FIFO; no event announces a reader."""
 _LAST_WORDS: Final = 0.5
-"""Seconds for which `close` waits until viewers have read the bytes in the queues."""
+"""Longest time (s) that `close` waits for viewers to read the bytes in the queues."""
 _READ: Final = selectors.EVENT_READ
 _WRITE: Final = selectors.EVENT_WRITE
 
@@ -52,9 +52,9 @@ _WRITE: Final = selectors.EVENT_WRITE
 class Viewers:
     """The viewers of one hook. Each viewer gets a header, then all packets that arrive later.
 
-    A viewer that reads too slowly loses only whole packets, and does not delay the other viewers. `Viewers`
-    disconnects a viewer at the port that reads nothing. A thread serves the viewers, so that viewers can
-    connect and disconnect while no packet arrives.
+    A viewer that reads too slowly loses only whole packets, and does not delay the other viewers. If a viewer
+    that has connected to the port reads nothing for some time (`patience`), `Viewers` disconnects the viewer.
+    A thread serves the viewers, so that viewers can connect and disconnect while no packet arrives.
 
     Args:
         form: the format of packets.
@@ -118,13 +118,14 @@ class Viewers:
         with self._lock:
             self._end = time.monotonic() + _LAST_WORDS
             if is_running := self._thread.ident is not None:
-                os.eventfd_write(self._alarm, 1)  # under the lock: an ending thread closes the alarm
+                # Under the lock, so that the thread cannot close the alarm before this write.
+                os.eventfd_write(self._alarm, 1)
         if is_running:
             self._thread.join()
         else:
             self._release()
 
-    # The methods below run in the thread.
+    # The methods below run in the thread; `start` and `close` call two of them while no thread runs.
 
     def _serve(self) -> None:
         while True:
@@ -186,7 +187,7 @@ class Viewers:
             connection, address = self._listening_socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except OSError as error:  # no descriptor is left: an immediate retry would fail again
+        except OSError as error:  # if no descriptor is left, an immediate retry would fail again
             self._refusals.warning("cannot accept a viewer: %s", error.strerror)
             self._selector.unregister(self._listening_socket)
             self._listening_socket.close()
