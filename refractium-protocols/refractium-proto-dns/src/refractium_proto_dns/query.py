@@ -90,7 +90,7 @@ _TYPES: Final = {
     256: "URI",
     257: "CAA",
 }
-"""The names of the types in use (IANA, DNS parameters); other types appear as in RFC 3597 section 5."""
+"""The names of the types in use (IANA, DNS parameters); others appear as ``TYPE123`` (RFC 3597 section 5)."""
 _TEXT: Final = [
     f"\\{char}" if char in ".\\" else char.lower() if "!" <= char <= "~" else f"\\{ord(char):03}"
     for char in map(chr, range(256))

@@ -1,8 +1,8 @@
 """Recognises HTTP without TLS, by a request line (RFC 9112 section 3) or by the HTTP/2 preface (RFC 9113).
 
 Only the form of the request line decides: requests with WebDAV methods and with unknown methods also match.
-RTSP and SIP share some methods with HTTP, but do not match, because an RTSP or SIP request line ends with
-another version.
+RTSP and SIP share some methods with HTTP, but do not match, because an RTSP or SIP request line does
+not end with a version of HTTP.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class Https(Protocol):
 
     ``sni`` is the server name, in lower case and without final dot; ``sni`` is absent if the server name is
     not a valid host name. ``alpn`` and ``versions`` (``1.3``, ``1.2``) keep the order in the hello. ``ech``
-    is true if the hello includes an encrypted hello: Refractium cannot see the true server name.
+    is true if the hello includes an encrypted hello; then Refractium cannot see the true server name.
     """
 
     name = "https"

@@ -1,7 +1,7 @@
 """Finds the ClientHello in a stream of TLS records (RFC 8446 section 5.1).
 
 A client may split a hello into records at any byte. Until the hello is whole, `locate_hello` reads only
-headers. So the cost of a call depends on the number of records, not on the number of bytes.
+headers. So the cost of `locate_hello` depends on the number of records, not on the number of bytes.
 """
 
 from __future__ import annotations
