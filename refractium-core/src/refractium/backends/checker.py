@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _JITTER: Final = 0.1
-"""Largest fraction by which a pause is shortened, so that checks that began together drift apart."""
+"""Largest fraction by which the checker shortens a pause, so that checks that began together drift apart."""
 _SHORTEST: Final = 0.005
 """Minimum pause (s) between two checks of one backend."""
 _GRACE: Final = 0.05

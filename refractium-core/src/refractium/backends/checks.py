@@ -216,7 +216,7 @@ _TYPES: Final = {
 
 
 def _query(settings: DnsSettings) -> bytes:
-    """Return a DNS query with one question, which asks for recursion (RFC 1035 section 4.1)."""
+    """Return a DNS query with one question and a request for recursion (RFC 1035 section 4.1)."""
     labels = [label.encode("ascii") for label in settings.query.removesuffix(".").split(".") if label]
     name = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
     header = secrets.token_bytes(2) + b"\x01\0" + b"\0\x01" + bytes(6)

@@ -133,7 +133,8 @@ class BackendState:
         """Seconds from the beginning of one check to the beginning of the next check.
 
         For a backend that is down, the interval is divided by `rise`. After a failed check of a backend that
-        is up, the interval is divided by `fall`. So the checks that a change needs take one interval.
+        is up, the interval is divided by `fall`. So the checks that change the availability take one interval
+        together.
         """
         interval = self.health.interval_ms / 1000
         if self.availability is Availability.DOWN:

@@ -109,7 +109,7 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def identity(self) -> Identity | None:
-        """The user and group to run as; None keeps the user and group that started the program."""
+        """The user and group to run as; None for the user and group that started the program."""
         return identity_of(self.user, self.group) if self.user is not None else None
 
 

@@ -108,7 +108,7 @@ class ControlSocket:
             if self.path.exists():
                 continue
             if self._server is not None:
-                self._server.close()  # first, because Python 3.13 may remove the file here
+                self._server.close()  # before `_listen`, because Python 3.13 may remove the file here
                 self._server = None
             try:
                 await self._listen()

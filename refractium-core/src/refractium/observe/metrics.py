@@ -203,7 +203,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, _request: object, client_address: Any) -> None:
-        """Log a failed scrape at level DEBUG only, because a scraper may leave or stay silent."""
+        """Log a failed scrape at level DEBUG only: often, the scraper has left or stayed silent."""
         error = sys.exception()
         scraper = join_host_port(*client_address[:2])
         log.debug("scrape of metrics by %s failed: %s: %s", scraper, type(error).__name__, error)

@@ -1,8 +1,8 @@
 """Loading of the installed plugins, with the result for each plugin.
 
-Only this module uses pluggy's manager and entry points. A broken plugin causes an entry, but no exception.
-The result does not depend on the order of the plugins. If two plugins provide the same object, Refractium
-refuses both.
+Only this module uses pluggy's manager and entry points. A broken plugin gets an entry, and raises no
+exception. The result does not depend on the order of the plugins. If two plugins provide the same object,
+Refractium refuses both.
 """
 
 from __future__ import annotations
