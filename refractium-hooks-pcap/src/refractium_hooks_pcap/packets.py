@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _INBOUND: Final = Direction.INBOUND
 _PACKET: Final = EventKind.PACKET
-"""Module constants, because Python 3.11 takes long to find a member of an enumeration."""
+"""Enumeration members as module constants, because Python 3.11 takes long to find a member."""
 
 _IPV4_SIZE: Final = 4
 _MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -331,7 +331,7 @@ def _finish(time: int, side: _Side, other: _Side, offset: int) -> list[Packet]:
 
 
 def _ends(context: HookContext) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
-    """Return address and port of the client and of the backend, with both addresses of one family."""
+    """Return address and port of the client and of the backend; both addresses have the same family."""
     host, port = context.client
     client = _address(host) or _LOOPBACK_IPV4
     backend = None
