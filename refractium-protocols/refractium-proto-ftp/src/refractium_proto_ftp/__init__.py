@@ -1,4 +1,4 @@
-"""Recognises FTP, whose server speaks first: a route with ``on_timeout`` gets the silent clients.
+"""Recognises FTP, whose server speaks first: by default, a route of ``ftp`` gets the silent clients.
 
 A few clients send a command before the server speaks. `identify` matches the commands that are legal before a
 login (RFC 959, 2389, 4217, 7151). Other protocols also use some of these commands, so a match is weak.
