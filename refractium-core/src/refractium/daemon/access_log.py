@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.config import LogConfig
 from refractium.logs import STDERR
-from refractium.observe.access_lines import fields_of, line_of
+from refractium.observe.access_lines import fields_of, message_of
 from refractium.proxy.summary import Ended
 from refractium.throttle import Allowance
 
@@ -124,7 +124,7 @@ def access_line(form: Form, at: float, summary: Summary) -> str:
     """Return the line, with line end, of a connection that ended at the time `at` (s since the epoch)."""
     metadata = summary.metadata
     fields = {"connection": fields_of(summary, metadata)} if form.has_fields else None
-    return form.line(at, "info", "refractium.access", line_of(summary, metadata), fields) + "\n"
+    return form.line(at, "info", "refractium.access", message_of(summary, metadata), fields) + "\n"
 
 
 def _leads_nowhere(fd: int) -> bool:

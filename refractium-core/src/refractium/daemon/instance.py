@@ -131,6 +131,6 @@ class _Build:
         return assembly.spec
 
 
-def is_hot(instance: Instance[Any]) -> bool:
+def reloads_on_change(instance: Instance[Any]) -> bool:
     """Return whether the configuration in force asks for a reload at each change of the file."""
     return isinstance(instance.settings, ServerConfig) and instance.settings.hot_reload

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from refractium.assembly.assembly import assembled
 from refractium.assembly.sources import file_of, read_file
 from refractium.daemon import rights, systemd
-from refractium.daemon.instance import Instance, Serving, is_hot, serving
+from refractium.daemon.instance import Instance, Serving, reloads_on_change, serving
 from refractium.daemon.listening import Listening
 from refractium.daemon.observing import Observing
 from refractium.daemon.reload import Reloader, ask_on_changes
@@ -108,7 +108,7 @@ async def _serve(
             if path is not None:
                 if identity is not None and rights.is_lost(path, identity):
                     known = digest(path)  # so a file that becomes readable counts as changed
-                watching = ask_on_changes(path, known, lambda: is_hot(instance), reloader)
+                watching = ask_on_changes(path, known, lambda: reloads_on_change(instance), reloader)
                 tasks.append(asyncio.create_task(watching))
         await stopping.begun.wait()
         systemd.stopping()

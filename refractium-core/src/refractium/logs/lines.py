@@ -67,7 +67,7 @@ class LineWriter:
         Args:
             text: one or more lines, each with its line end.
         """
-        # Without a thread, write at once: the writer is closed, or this process is a fork.
+        # The thread does not run if the writer is closed or if this process is a fork. Then write at once.
         if not self._thread.is_alive():
             self._put(_encoded(text), retries=False)
             return

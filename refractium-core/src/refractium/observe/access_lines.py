@@ -40,10 +40,10 @@ class AccessLogger:
         """Log a summary: at level DEBUG if the client left before it was identified, else at INFO."""
         level = logging.DEBUG if summary.ended is Ended.CLIENT_LEFT else logging.INFO
         if log.isEnabledFor(level):
-            log.log(level, "%s", line_of(summary, summary.metadata), extra={"connection": summary})
+            log.log(level, "%s", message_of(summary, summary.metadata), extra={"connection": summary})
 
 
-def line_of(summary: Summary, metadata: Mapping[str, MetadataValue]) -> str:
+def message_of(summary: Summary, metadata: Mapping[str, MetadataValue]) -> str:
     """Return a connection as one line of printable text, without a line end.
 
     Args:

@@ -59,7 +59,7 @@ class Connection:
         "_dial",
         "_header",
         "_ip",
-        "_is_awaited",
+        "_is_peeking",
         "_match",
         "_origin",
         "_pool",
@@ -87,7 +87,7 @@ class Connection:
         self._port = port
         self.stamp = monotonic()
         self._awaits_header = origin is None
-        self._is_awaited = False
+        self._is_peeking = False
         self._origin = origin
         self._destination: HostPort | None = None
         self._header = b""
@@ -123,8 +123,8 @@ class Connection:
 
     def expired(self) -> None:
         """Choose a route by the bytes received so far, because the peek timeout has passed."""
-        self._is_awaited = False
-        self._conclude()
+        self._is_peeking = False
+        self._choose_now()
 
     def cut(self, how: Ended) -> None:
         """Reset the client and, if a backend is connected, the backend."""
@@ -155,7 +155,7 @@ class Connection:
                 chunk = self._client.recv(_READ)
             except BlockingIOError:
                 if not service.reactor.watch(self._client, IN | EDGE, self._on_event):
-                    self._is_awaited = True
+                    self._is_peeking = True
                     self._snapshot.peeking.add(self)
                 return
             except OSError:
@@ -165,7 +165,7 @@ class Connection:
                 return
             if not chunk:
                 self._client_ended = True
-                self._conclude()
+                self._choose_now()
                 return
             self._data = self._data + chunk if self._data else chunk
             if self._awaits_header:
@@ -198,7 +198,7 @@ class Connection:
         origin = service.limiter.origin(self._ip)
         reason = service.limiter.assign(origin) if may_enter else DENIED
         if reason is not None:
-            if self._is_awaited:
+            if self._is_peeking:
                 self._snapshot.peeking.discard(self)
             end_on_close(self._client)
             service.reactor.retire(self._client)
@@ -211,7 +211,7 @@ class Connection:
         self._service.refusals.warning("%s is trusted and sent no valid PROXY header", self._ip)
         self._finish(Ended.NO_HEADER)
 
-    def _conclude(self) -> None:
+    def _choose_now(self) -> None:
         """Choose a route or end the connection: the peek timeout has passed, or the client sends no more."""
         if self._awaits_header and (self._data or not self._client_ended):
             self._end_headerless()
@@ -244,8 +244,8 @@ class Connection:
     # Backend
 
     def _go_to(self, pool: Pool | None) -> None:
-        if self._is_awaited:
-            self._is_awaited = False
+        if self._is_peeking:
+            self._is_peeking = False
             self._snapshot.peeking.discard(self)
         if pool is None:
             self._finish(Ended.NO_ROUTE)
@@ -323,7 +323,7 @@ class Connection:
             return
         up, down = self.moved
         if self._weld is None:
-            if self._is_awaited:
+            if self._is_peeking:
                 self._snapshot.peeking.discard(self)
             if is_orderly:
                 end_on_close(self._client)

@@ -38,8 +38,9 @@ class Deadlines:
     """A set of deadlines, which calls `Waiting.expired` of an object once its stamp is `timeout_ms` old.
 
     The call is late by at most 1/256 of the timeout, or 5 ms for short timeouts. Adding and removing an
-    object take a few dictionary operations. An assignment to `Waiting.stamp` postpones a deadline. The old
-    deadline then costs one check per timeout and object.
+    object take a few dictionary operations. An assignment to `Waiting.stamp` postpones a deadline. When
+    the old deadline is due, one check moves the object to its new deadline. So an object costs at most one check
+    in each period of `timeout_ms`, however often its stamp changes.
 
     Args:
         loop: the event loop.

@@ -151,7 +151,7 @@ class Supervisor:
 
         Raises:
             ListenError: the supervisor cannot listen on the address.
-            RefractiumError: the workers do not start.
+            RefractiumError: a worker does not start.
             RuntimeError: the supervisor was stopped.
             ValueError: no listener rules have this name.
         """
@@ -162,7 +162,7 @@ class Supervisor:
 
         Raises:
             ListenError: the supervisor cannot listen on the address.
-            RefractiumError: the workers do not start.
+            RefractiumError: a worker does not start.
             RuntimeError: the supervisor was stopped.
             ValueError: no listener rules have this name.
         """
@@ -188,7 +188,7 @@ class Supervisor:
         """Serve on a bound socket, like `Refractium.start_on`. Return when all workers serve.
 
         Raises:
-            RefractiumError: the workers do not start.
+            RefractiumError: a worker does not start.
             RuntimeError: the supervisor was stopped.
             ValueError: no listener rules have this name.
         """
