@@ -119,7 +119,7 @@ def parse_address(text: str, lowest_port: int = 1) -> Address:
 
 
 def problems_of_settings(settings: PcapSettings) -> Iterator[tuple[str, str]]:
-    """Yield a pair of a key and a message for each problem of the settings. All values have the correct types.
+    """Yield a pair of a key and a message for each problem of settings. All types are correct already.
 
     The check includes the folder and an existing file, so that a bad path fails at the start and not at the
     first packet.

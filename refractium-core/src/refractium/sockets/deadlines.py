@@ -39,8 +39,8 @@ class Deadlines:
 
     The call is late by at most 1/256 of the timeout, or 5 ms for short timeouts. Adding and removing an
     object take a few dictionary operations. An assignment to `Waiting.stamp` postpones a deadline. When
-    the old deadline is due, one check moves the object to its new deadline. So an object costs at most one check
-    in each period of `timeout_ms`, however often its stamp changes.
+    the old deadline is due, one check moves the object to its new deadline. So an object costs at most one
+    check in each period of `timeout_ms`, however often its stamp changes.
 
     Args:
         loop: the event loop.
