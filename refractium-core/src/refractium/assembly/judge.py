@@ -1,7 +1,7 @@
 """Judgement of a resolved configuration: the problems that make it unusable, and the warnings about it.
 
-`refractium.routing.judge` contains the rules for routes. This module contains the rules that only a
-configuration file or a flag can break.
+`refractium.routing.judge` contains the rules for routes, which also apply to the routes of a program. This
+module adds the rules for the other settings of a configuration file, and for flags.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ class Checker:
     async def start(self) -> None:
         """Start to check every backend. Return when all backends of unknown status have been checked.
 
-        The wait ends at the latest shortly after the longest timeout of these checks. A second call does
-        nothing.
+        The wait lasts at most a little longer than the longest timeout of the checks of these backends.
+        A second call does nothing.
         """
         if self._tasks:
             return

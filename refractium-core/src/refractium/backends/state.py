@@ -43,10 +43,10 @@ class Authority(Protocol):
         """Judge a state from now on, and pass the known availability to it (`BackendState.believe`)."""
 
     def client_failed(self, state: BackendState, reason: str) -> None:
-        """Note that a client could not reach the backend."""
+        """Count a client that could not reach the backend."""
 
     def client_reached(self, state: BackendState) -> None:
-        """Note that a client has reached the backend after other clients could not."""
+        """Reset the count, because a client has reached the backend."""
 
 
 class BackendState:
@@ -173,7 +173,10 @@ class BackendState:
             self._go_down(reason)
 
     def client_reached(self) -> None:
-        """Note that a client has reached the backend after other clients could not (`failed_clients`)."""
+        """Reset `failed_clients`, because a client has reached the backend.
+
+        Callers call this method only if `failed_clients` is not 0.
+        """
         self.failed_clients = 0
         if self.authority is not None:
             self.authority.client_reached(self)

@@ -42,7 +42,7 @@ class Strength(IntEnum):
 
 
 class Verdict(Enum):
-    """The answers without data that a protocol can return."""
+    """The answers of a protocol that are not a match: `NO` and `NEED_MORE`."""
 
     NO = "no"
     """The answer `NO`."""

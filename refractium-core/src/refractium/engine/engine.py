@@ -233,7 +233,7 @@ class Refractium:
     async def prepare(self, spec: EngineSpec) -> Callable[[], Awaitable[None]]:
         """Prepare `apply` without any change: resolve names and check backends, which takes time.
 
-        If the task is cancelled, the engine ends the lookups and checks that this call has begun.
+        If the task is cancelled, the engine ends all lookups and health checks that this call began.
 
         Returns:
             The function that puts `spec` into effect. Call this function once.

@@ -53,8 +53,8 @@ header and body."""
 _EVENT_BYTES: Final = ITEM_BYTES + HEADER.size
 """Bytes that the queue counts for an event in addition to the event's body."""
 _ENOUGH: Final = 262_144
-"""Size (bytes) of the events since the last flush, at which the runner flushes the queue at once. One turn of
-the data path can pass more bytes than fit into pipe and queue together. Besides, a flush at once finds the
+"""When the events since the last flush reach this size (bytes), the runner flushes the queue at once. One turn
+of the data path can pass more bytes than fit into pipe and queue together. Besides, a flush at once finds the
 bytes in the cache of the processor."""
 _RESTARTS: Final = 5
 """Largest number of restarts in a row. If the process then dies once more, the runner detaches the hook."""

@@ -42,7 +42,7 @@ _PACKET: Final = EventKind.PACKET
 
 
 class RunnerState(StrEnum):
-    """State of a hook: only a running hook receives events."""
+    """State of a hook. Only the queue of a running hook accepts new events."""
 
     RUNNING = "running"
     DETACHED = "detached"
@@ -51,7 +51,9 @@ class RunnerState(StrEnum):
 
 
 class Runner(ABC):
-    """One hook with its settings, in a thread or process. All methods run in the event loop's thread.
+    """The runner of one hook, which runs the hook in a thread or a process of its own.
+
+    All methods of the runner run in the event loop's thread.
 
     Only `stop` waits for the hook. No method raises an exception of the hook.
 

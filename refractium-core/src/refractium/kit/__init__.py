@@ -5,7 +5,7 @@ is more than a protocol. Examples are a hook that filters by networks, and a com
 prints a table. A plugin may import `refractium.contract`, `refractium.kit` and, in its tests,
 `refractium.testing`. All other modules of `refractium` may change in any release.
 
-Errors that end a command (the user sees one message and no traceback):
+Errors that end a command, and their messages (the user sees the messages and no traceback):
 
 - `RefractiumError`: the base class; the program exits with status 1.
 - `ConfigError`: a configuration that cannot be used; the program exits with status 2.
@@ -30,8 +30,8 @@ The terminal and the log:
 - `printable`: escape characters that a terminal would not show as text.
 - `Throttled`: log warnings at a limited rate.
 
-The kit imports each name at the first use of the name. So a hook that needs networks loads neither rich nor
-the command line into its process, and no name loads the engine.
+The kit imports each name at the first use of the name. So a hook that uses only `Networks` loads neither rich
+nor the command line into its process. No name loads the proxy itself.
 """
 
 from __future__ import annotations

@@ -121,7 +121,8 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
             given = _given_by(manager)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
         _log.debug("%s failed", plugin, exc_info=error)
-        # One line, with the place of a SyntaxError. This also works for an exception whose str() raises.
+        # Joined into one line, which has file and line of a SyntaxError. `format_exception_only` also works
+        # for an exception whose str() raises.
         text = " ".join("".join(traceback.format_exception_only(error)).split())
         return replace(plugin, status="failed", error=text), Given()
     transports = {protocol.transport.value for protocol in given.protocols}

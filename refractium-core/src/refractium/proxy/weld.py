@@ -1,7 +1,7 @@
 """A weld: the sockets of client and backend, joined so that both peers see the events of a direct connection.
 
-A weld has two flows, one per direction. A flow moves bytes until its source has no more bytes or its sink
-accepts no more bytes. The epoll reports when the flow can continue. The rules:
+A weld has two flows, one per direction. A flow moves bytes until, at the moment, its source has no bytes
+to read or its sink has no room. The epoll reports when the flow can continue. The rules:
 
 - A flow ends when recv returns 0. After its last byte, the flow shuts the sink down for writing (half-close).
 - A flow passes on a reset as a reset, after all earlier bytes. The kernel reports a reset only once: if a

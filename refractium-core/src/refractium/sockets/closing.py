@@ -39,7 +39,11 @@ def is_reset_on_close(sock: socket.socket) -> bool:
 
 
 def is_over(sock: socket.socket) -> bool:
-    """Return whether a socket accepts no more bytes: it was reset or timed out, or its peer reads no more."""
+    """Return whether a connection is over.
+
+    A TCP connection is over after a reset, a timeout, or the end of both directions. A connection on a unix
+    socket is over when its peer has closed or reads no more.
+    """
     if sock.family != _AF_UNIX:
         return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
     try:

@@ -30,7 +30,7 @@ _SHARE: Final = 20
 
 
 class Descriptors:
-    """The lender of the descriptors that the process has left.
+    """The lender of the descriptors that the process can still open.
 
     A client borrows both of its descriptors at the accept. If clients borrowed one descriptor at a time,
     waiting clients could use up all descriptors, and no client could reach a backend any more.

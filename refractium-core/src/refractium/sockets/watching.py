@@ -63,7 +63,7 @@ class Watching:
     def rest(self) -> None:
         """Pause after a fault.
 
-        Each further fault within `_CALM` seconds doubles the pause, up to `_LONGEST_PAUSE`.
+        A fault within `_CALM` seconds after the previous fault doubles the pause, up to `_LONGEST_PAUSE`.
         """
         now = self._reactor.now
         if now > self._forget_at:

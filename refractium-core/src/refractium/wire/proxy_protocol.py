@@ -123,7 +123,7 @@ def build(
     """Build a header of version 1 or 2.
 
     A header of version 2 contains the ``sni`` of `metadata` and the first name in the ``alpn`` of `metadata`,
-    which is the preferred name. The function leaves out values that are not valid names for a TLV.
+    which is the preferred name. The function leaves out names that a TLV cannot contain.
 
     Args:
         version: version of the header. Version 1 is for TCP only.
@@ -310,7 +310,7 @@ def _checksum(header: bytes, at: int) -> bytes:
 
 
 def _name(value: MetadataValue | None, encoding: str) -> str | None:
-    """Return the value if it is a valid name for a TLV, else None."""
+    """Return the value if it is a text that a TLV can contain as a name, else None."""
     try:
         fits = isinstance(value, str) and 1 <= len(value.encode(encoding)) <= _MAX_NAME
     except UnicodeEncodeError:

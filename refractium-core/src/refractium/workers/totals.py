@@ -164,7 +164,8 @@ def with_active(routes: Iterable[RouteStatus], workers: Iterable[Status]) -> Ite
     """Yield the supervisor's routes, with the number of connections that each backend has in all workers."""
     active = Counter[tuple[Transport, str]]()
     for status in workers:
-        # Every route of a transport has the same number for an address, so keep one number for each address.
+        # In one worker, all routes of a transport report the same number of connections for an address. So
+        # count each address once per worker and transport.
         active.update(
             {
                 (route.transport, backend.address): backend.active

@@ -70,7 +70,7 @@ def open_source(text: str, *, follow: bool) -> Source:
 
     Args:
         text: a file, ``-`` for stdin, ``TCP@HOST:PORT``, ``HOST:PORT`` or ``PORT``.
-        follow: whether to continue when a file grows.
+        follow: whether to wait for further bytes and files after the last file.
 
     Raises:
         CaptureError: the source does not exist or cannot be opened.
@@ -101,7 +101,7 @@ def open_configured(settings: PcapSettings, *, follow: bool) -> Source:
 
     Args:
         settings: settings with ``listen`` or ``path``.
-        follow: whether to continue when the files grow.
+        follow: whether to wait for further bytes and files after the last file.
 
     Raises:
         CaptureError: the source does not exist or cannot be opened.
@@ -209,7 +209,7 @@ class Files:
     Args:
         name: the name of the source, for messages and tables.
         find: a function that returns the files that exist now.
-        follow: whether to continue when the files grow.
+        follow: whether to wait for further bytes and files after the last file.
     """
 
     def __init__(self, name: str, find: Callable[[], list[Path]], *, follow: bool) -> None:

@@ -30,7 +30,7 @@ def watch(
     Args:
         source: the source in the notation of `open_source`; None for the source in the configuration.
         config: the configuration file; None for the default file.
-        follow: whether to continue when a file grows.
+        follow: whether to wait for further bytes and files after the last file.
         target: the target to which all bytes are copied: a new file, or ``-`` for stdout; None for no copy.
         as_json: whether to print lines of JSON.
 
