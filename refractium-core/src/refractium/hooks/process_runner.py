@@ -53,9 +53,9 @@ header and body."""
 _EVENT_BYTES: Final = ITEM_BYTES + HEADER.size
 """Bytes that the queue counts for an event in addition to the event's body."""
 _ENOUGH: Final = 262_144
-"""When the events since the last flush reach this size (bytes), the runner flushes the queue at once. One turn
-of the data path can pass more bytes than fit into pipe and queue together. Besides, a flush at once finds the
-bytes in the cache of the processor."""
+"""When the events since the last flush reach this size (bytes), the runner flushes the queue at once. One
+turn of the data path can pass more bytes than fit into pipe and queue together. Besides, a flush at once
+finds the bytes in the cache of the processor."""
 _RESTARTS: Final = 5
 """Largest number of restarts in a row. If the process then dies once more, the runner detaches the hook."""
 _FIRST_PAUSE: Final = 0.1
