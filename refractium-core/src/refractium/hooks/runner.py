@@ -67,7 +67,7 @@ class Runner(ABC):
         state: state of the hook.
         reason: reason why the hook is detached; else empty.
         is_stalled: whether packets wait, but the hook has taken no packet for `STALL_SECONDS` (see `look`).
-        queue_bytes: largest size of the queue (bytes).
+        queue_bytes: limit on the size of the queue (bytes).
         drops_sessions: whether feeds drop the rest of a session after a packet that does not fit.
         put_bytes: total bytes put into the queue.
         taken_bytes: total bytes removed from the queue.

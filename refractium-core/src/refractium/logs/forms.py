@@ -66,7 +66,7 @@ class Form(logging.Formatter):
         )
 
     def note(self, level: int, logger: str, message: str, *args: object) -> str:
-        """Make a line that does not come from a logger, with its line end."""
+        """Return a line, including its line end, for a message that was not logged through `logging`."""
         return self.format(logging.LogRecord(logger, level, "", 0, message, args, None)) + "\n"
 
     def _with_traceback(self, at: float, level: str, logger: str, message: str, traceback: str) -> str:

@@ -50,7 +50,7 @@ def run_hook(
         hook: class of the hook; its isolation has no effect.
         inbound: packets that the client sends.
         outbound: packets that the backend sends.
-        settings: settings of the hook; by default the default settings of the hook.
+        settings: settings of the hook; None for the default settings of the hook.
         protocol: name of the protocol, and of the route.
         metadata: metadata from the first bytes.
         transport: transport of the client.

@@ -186,7 +186,7 @@ def build_v2(
         source: address of the client.
         destination: address to which the client connected.
         sni: server name that the client asked for.
-        alpn: name of the protocol by ALPN; each character means one byte.
+        alpn: ALPN name of the protocol; each character stands for one byte (Latin-1).
 
     Raises:
         ValueError: an address is not an IP address, a port is not from 0 to 65535, or a name is not from 1 to

@@ -184,7 +184,7 @@ class LimitTable:
 
 
 class SharedLimiter(Limiter):
-    """The `Limiter` that one worker applies to the sum over all workers.
+    """The `Limiter` of one worker, which compares the limits with the counts of all workers together.
 
     Args:
         table: the table that all workers share.

@@ -104,7 +104,7 @@ class WorkerHandle:
 
         Args:
             order: the type of the order.
-            fields: the fields of the order that follow its number.
+            fields: the values for the fields of the order after `number`, which this method sets.
             sock: the socket whose descriptor to send with the order.
         """
         answer = await self._call(order, *fields, sock=sock)

@@ -136,7 +136,7 @@ class Intake(Reader):
             A warning about an incomplete last record; None if the last record is whole.
 
         Raises:
-            CaptureError: the stream was no capture, or the bytes after the latest packets are invalid.
+            CaptureError: the stream is not a capture, or the bytes after the latest packets are invalid.
         """
         self.take(b"")  # raises if the bytes after the latest packets are invalid
         if not self._is_capture:
