@@ -57,7 +57,7 @@ class BackendState:
 
     Args:
         address: address as configured.
-        health: health settings whose kind is a check object or ``none``.
+        health: health settings, whose `kind` is a `HealthCheck` object or ``none``, but no other name.
         clock: function that returns monotonic time (s).
         proxy_protocol: version of the PROXY header that checks send first, as clients' connections do.
 

@@ -291,7 +291,7 @@ def _decode_hook(written: Any, where: str, findings: _Findings) -> Any:
 
 
 def _decode_health(written: dict[str, Any], where: str, findings: _Findings) -> Any:
-    """Decode a table ``health``. A later step knows the kind, and checks the keys that only this kind has."""
+    """Decode a table ``health``. A later step, which knows the keys of each kind, checks the other keys."""
     shared = [key for key in HealthConfig.__struct_fields__ if key != "options"]
     values = _decode_fields(
         HealthConfig, {key: written[key] for key in shared if key in written}, where, findings

@@ -127,8 +127,8 @@ class PacketHook(Generic[S]):
     name: str
     """Name in the setting ``hooks``: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     settings_type: type[Struct] = NoSettings
-    """Struct of the table ``[plugins.ID]``. This Struct is frozen and forbids unknown fields. If a field has
-    no default, or the defaults are not valid, the configuration file must contain the table."""
+    """Struct of the table ``[plugins.ID]``. This Struct must be frozen and forbid unknown fields. If a
+    field has no default, or the defaults are not valid, the configuration file must contain the table."""
     isolation: Isolation = "thread"
     """Place where the hook runs. A hook in a thread shares the Python interpreter with the proxy, so a hook
     that computes much should run in a process. The process imports the hook's module, and must find the class
@@ -187,7 +187,7 @@ class PacketHook(Generic[S]):
     def on_batch(self, events: Sequence[Event]) -> None:
         """Process several events at once, with their times and offsets.
 
-        If a hook overrides this method, Refractium does not call `on_open`, `on_packet` and `on_close`.
+        If a hook overrides this method, Refractium does not call `on_open`, `on_packet` or `on_close`.
         """
         raise NotImplementedError
 

@@ -19,8 +19,8 @@ _MAX_REST: Final = 65_536
 def log_what_is_printed(handler: LineHandler) -> None:
     """Log each line that is printed to `sys.stderr` as a warning of ``refractium.hooks.stderr``.
 
-    The lines are prints, Python's warnings and the tracebacks of threads. The file descriptor stays
-    unchanged, so C libraries and programs that a hook starts still write directly to stderr.
+    Such lines come from `print`, from Python's warnings and from threads that end with an exception. The file
+    descriptor stays unchanged, so C libraries and programs that a hook starts still write directly to stderr.
     """
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(_PrintedLines(handler)), "utf-8", "backslashreplace", line_buffering=True

@@ -157,7 +157,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, found: SocketAddress, port: int) -> None:
         self._open: dict[socket.socket, float] = {}
-        """The socket of each scraper, with the time of accept (s, monotonic clock), the oldest first."""
+        """The sockets of scrapers, each with the monotonic time (s) of its accept; the oldest comes first."""
         self._lock = threading.Lock()
         self.address_family, address = found
         super().__init__((str(address[0]), port), _Handler)

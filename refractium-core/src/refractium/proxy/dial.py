@@ -206,7 +206,7 @@ class Dial:
                 if self._snapshot.keeps_alive:
                     set_option(SOL_SOCKET, SO_KEEPALIVE, 1)
                 if self._first:
-                    # Without it, the handshake's last segment carries the first bytes: the backend wakes up once.
+                    # Then the last segment of the handshake carries the first bytes: one wake-up for the backend.
                     set_option(IPPROTO_TCP, TCP_QUICKACK, 0)
             code = sock.connect_ex(address)
         except OSError as error:

@@ -94,4 +94,4 @@ def _is_metadata(value: object) -> bool:
     return isinstance(value, _SCALARS)
 
 
-_SCALARS: Final = (str, bool)  # a union type would be built at each call, which takes longer than the check
+_SCALARS: Final = (str, bool)  # `str | bool` would build a type at each call, which takes longer

@@ -35,8 +35,8 @@ class UdpSession:
         stamp: monotonic time (s) of the last datagram in either direction.
         listener: the listener that receives the client's datagrams and sends the answers.
         origin: the name under which `Limiter` counts the client.
-        up: bytes from client to backend.
-        down: bytes from backend to client.
+        up: number of bytes sent from client to backend.
+        down: number of bytes sent from backend to client.
     """
 
     __slots__ = (

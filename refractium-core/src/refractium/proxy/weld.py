@@ -221,14 +221,14 @@ class Flow:
         receive: a function that reads into a buffer, as ``sock.recv_into`` does. In a session with hooks
             the function also passes the bytes to the hooks.
         is_local: whether the source is a unix socket, which may have more bytes after a short read.
-        is_bulk: whether the flow has begun to move bulk, so that its sockets have the options for bulk.
+        is_bulk: whether the flow has begun a bulk transfer, for which its sockets get further options.
         more: flags for sends: MSG_MORE (send(2)) once the source has announced its end, else 0. With MSG_MORE
             the kernel holds sent bytes back until that end, so that bytes and end are one segment.
         near_end: whether the flow reads on after a short read, because the source has announced its end, has
             an urgent byte, or is a unix socket.
         ended: whether the source has no more bytes, for any reason.
         done: whether the flow has nothing left to do.
-        is_guarded: whether a close of the sink before the flow's end is a reset.
+        is_guarded: whether a close of the sink's socket before the flow's end resets the connection.
     """
 
     __slots__ = (
@@ -337,8 +337,8 @@ class Flow:
                 self.held = bytes(view[sent:got])
                 self.await_room()
                 return
-            # A short read has emptied the source, and the epoll reports later bytes. The epoll does not
-            # repeat an end that the source has announced before, so after such an end the loop reads on.
+            # A short read has emptied the source, and the epoll reports later bytes. The epoll reports
+            # an announced end of the source only once, so after such a report the loop reads on to the end.
             if got < BUFFER:
                 if not self.near_end:
                     return

@@ -139,8 +139,8 @@ def _draw(backend: BalancedT, client: str) -> float:
     """Return the number that a backend draws for a client. The number never changes for this pair.
 
     The probability that a backend draws the highest number is proportional to the backend's weight. The
-    number is -weight / ln(u), where u is a hash of address and client in (0, 1). Over all clients, u is
-    uniformly distributed (Schindelhauer and Schomaker, Weighted Distributed Hash Tables, 2005).
+    number is -weight / ln(u), where u is a hash of address and client, mapped to (0, 1). Over all clients, u
+    is uniformly distributed (Schindelhauer and Schomaker, Weighted Distributed Hash Tables, 2005).
     """
     digest = blake2b(f"{backend.address} {client}".encode(), digest_size=_HASH_BYTES).digest()
     return -backend.weight / math.log((int.from_bytes(digest, "big") + 0.5) / _HASH_RANGE)

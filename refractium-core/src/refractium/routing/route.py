@@ -191,7 +191,7 @@ def several(names: Names) -> tuple[str, ...]:
 
 
 def backend_address(text: str, transport: Transport) -> Address:
-    """Return the address of a backend for one transport.
+    """Parse the address of a backend, and check that the transport can use the address.
 
     Raises:
         ValueError: the text is not an address, or is the path of a unix socket while the transport is UDP.

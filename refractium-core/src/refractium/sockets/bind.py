@@ -38,7 +38,8 @@ async def addresses_of(
         transport: the listener's transport.
         host: an IP address or a name.
         port: the listener's port.
-        timeout: the maximum time to resolve a name (s); by default the time of resolv.conf(5).
+        timeout: the maximum time to resolve a name (s); by default, the limits of the system's resolver apply
+            (resolv.conf(5)).
 
     Raises:
         ListenError: the lookup of the name failed or took too long.

@@ -37,8 +37,9 @@ _EVENTS_A_TURN: Final = 256
 _TURN: Final = 0.002
 """Seconds after which the event loop has its turn although the epoll has events.
 
-One turn of the event loop costs as much as one request. With 32 busy connections a batch has five events, and
-a turn of the event loop after every four batches took 2% more processor time than this limit.
+One turn of the event loop costs as much as one request. With 32 busy connections a batch has five events.
+When the event loop had its turn after every four batches instead of after this time, the proxy took 2% more
+processor time.
 """
 
 
@@ -137,7 +138,7 @@ class Reactor:
         return self.loop.call_later(seconds, self._call, handler)
 
     def close(self) -> None:
-        """Stop watching and close the epoll. Owners close the sockets that are still registered."""
+        """Stop watching and close the epoll. The owners of watched sockets must close these sockets."""
         self.loop.remove_reader(self._epoll.fileno())
         self._close_retired()
         self._epoll.close()

@@ -18,7 +18,7 @@ CUT: Final = "..."
 """The mark at the end of a text that was cut."""
 
 _WORD: Final = re.compile(r"[!-\[\]-~]*").fullmatch
-"""A function that matches printable ASCII without spaces and backslashes."""
+"""A function that matches printable ASCII without spaces or backslashes."""
 _BRIEF_WORD: Final = re.compile(rf"[!-\[\]-~]{{0,{ROOM}}}").fullmatch
 
 

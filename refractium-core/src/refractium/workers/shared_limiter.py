@@ -152,7 +152,7 @@ class LimitTable:
         self._cells[self._columns[worker] + row] += amount
 
     def count_of(self, row: int) -> int:
-        """Return the number of connections of all workers from the origin in `row`."""
+        """Return the number of connections from the origin in `row`, summed over all workers."""
         return sum([self._cells[column + row] for column in self._columns])
 
     def row_of(self, origin: str) -> int | None:

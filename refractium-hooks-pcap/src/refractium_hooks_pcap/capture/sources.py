@@ -70,7 +70,7 @@ def open_source(text: str, *, follow: bool) -> Source:
 
     Args:
         text: a file, ``-`` for stdin, ``TCP@HOST:PORT``, ``HOST:PORT`` or ``PORT``.
-        follow: whether to wait for further bytes and files after the last file.
+        follow: whether to wait at the end of a file until it grows or is replaced.
 
     Raises:
         CaptureError: the source does not exist or cannot be opened.

@@ -368,7 +368,7 @@ class _Viewer:
         self._size = 0
 
     def close(self) -> None:
-        """Close the descriptor, and log how the viewer ended."""
+        """Close the descriptor, and log whether the viewer left or was disconnected."""
         os.close(self.fd)
         how = "left" if self.is_gone else "disconnected, bytes unsent" if self._backlog else "disconnected"
         log.info("viewer %s %s; %d packets were dropped for it", self.name, how, self._lost)
