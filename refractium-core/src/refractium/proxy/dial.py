@@ -206,7 +206,7 @@ class Dial:
                 if self._snapshot.keeps_alive:
                     set_option(SOL_SOCKET, SO_KEEPALIVE, 1)
                 if self._first:
-                    # Then the last segment of the handshake carries the first bytes: one wake-up for the backend.
+                    # The handshake's last segment then carries the first bytes, so the backend wakes up once.
                     set_option(IPPROTO_TCP, TCP_QUICKACK, 0)
             code = sock.connect_ex(address)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The local address to which a client sent a datagram. It is the source address of the answer, too (ip(7))."""
+"""The local address to which a client sent a datagram. It is also the source of the answer (ip(7))."""
 
 from __future__ import annotations
 

@@ -13,8 +13,9 @@ class Https(Protocol):
     """TLS over TCP. Matches carry ``sni``, ``alpn``, ``versions`` and ``ech`` from the hello.
 
     ``sni`` is the server name, in lower case and without final dot; ``sni`` is absent if the server name is
-    not a valid host name. ``alpn`` and ``versions`` (such as ``1.3``) list the client's offers in the order of the hello. ``ech``
-    is true if the hello includes an encrypted hello; then Refractium cannot see the true server name.
+    not a valid host name. ``alpn`` and ``versions`` (such as ``1.3``) list the client's offers in the order
+    of the hello. ``ech`` is true if the hello includes an encrypted hello; then Refractium cannot see the
+    true server name.
     """
 
     name = "https"
