@@ -117,7 +117,7 @@ def _problems_of_place(decoded: Decoded, overrides: Overrides) -> Iterator[Probl
         for key in ("bind", "port"):
             if key in overrides.server:
                 yield Problem(f"the file has [[listeners]], each with its own {key}", where=f"--{key}")
-    elif "bind" in overrides.server:  # decoding has checked the bind of the file
+    elif "bind" in overrides.server:  # `decode` has checked the `bind` in the file
         try:
             bind_address(overrides.server["bind"])
         except ValueError as error:

@@ -150,7 +150,7 @@ class Flags:
 
     @property
     def overrides(self) -> Overrides:
-        """The options that take precedence over the file."""
+        """The values from the command line that take precedence over the configuration file."""
         from refractium.assembly.sources import Overrides  # noqa: PLC0415 - only some commands need it
 
         given = self.given

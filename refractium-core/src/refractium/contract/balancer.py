@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Balanced(Protocol):
-    """A backend as a balancer sees it: a hashable object, which stays the same while the backend serves."""
+    """A backend as a balancer sees it: a hashable object, the same object in every call for a backend."""
 
     @property
     def address(self) -> Hashable:

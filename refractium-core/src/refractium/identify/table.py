@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Generic[T]):
-    """A protocol, and a function that returns the outcome of a match.
+    """A protocol, and a function that chooses the result of the table when the protocol matches.
 
     Attributes:
         protocol: protocol to ask.
-        select: function that returns the outcome of a match, or `NO` if the match meets no condition. If
+        select: function that returns the result for a match, or `NO` if the match meets no condition. If
             `asks_for` is empty, the table calls `select` only once, when the table is made.
         asks_for: metadata keys that `select` reads. While one of these keys is pending in a match, the table
             asks for more bytes.

@@ -63,7 +63,10 @@ def folder_for(identity: Identity | None) -> Path:
 
 
 def make_folder(identity: Identity) -> None:
-    """Make the folder of a user, while this process runs as root. Clients trust the owner of the folder."""
+    """Make the folder for the control socket of a user. Clients trust the owner of the folder.
+
+    Only root can do this, so call the function before this process gives up its rights.
+    """
     folder = folder_for(identity)
     with contextlib.suppress(OSError):  # then `ControlSocket.open` fails, and the caller warns
         folder.mkdir(_FOLDER_MODE, exist_ok=True)

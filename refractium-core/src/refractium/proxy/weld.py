@@ -358,8 +358,8 @@ class Flow:
                 try:
                     pipe.count = splice(source, pipe.write, SIZE, flags=_FLAGS)
                 except BlockingIOError:
-                    # A transfer that continues keeps its pipe. But splice stops before urgent data
-                    # (then `near_end` is set), so only recv can tell whether the source is empty.
+                    # A transfer that continues keeps its pipe. But if `near_end` is set, splice may have
+                    # stopped before urgent data, and only recv can tell whether the source is empty.
                     if self.count - before >= BUFFER and not self.near_end:
                         return False
                     break

@@ -203,7 +203,7 @@ def backend_address(text: str, transport: Transport) -> Address:
 
 
 def members_of(written: str | Member | Sequence[str | Member]) -> tuple[Member, ...]:
-    """Return one backend or several backends, each as a `Member`."""
+    """Return the backends in `written`, one backend or a sequence of backends, as `Member` objects."""
     several = (written,) if isinstance(written, str | Member) else written
     return tuple(Member(one) if isinstance(one, str) else one for one in several)
 

@@ -60,7 +60,7 @@ class Deadlines:
         return len(self._slot_of)
 
     def add(self, waiting: Waiting) -> None:
-        """Set the deadline of an object without a deadline to the stamp of the object plus the timeout."""
+        """Add a deadline for an object that has none: the object's stamp plus the timeout."""
         slot = int((waiting.stamp + self._timeout) / self._slot_seconds) + 1
         self._slot_of[waiting] = slot
         due = self._slots.get(slot)

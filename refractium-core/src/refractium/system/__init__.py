@@ -1,1 +1,1 @@
-"""Services of the machine: files, users, privileges, and the order in which the kernel kills processes."""
+"""Services of the machine: files, users and privileges, and whom the kernel kills when memory runs out."""

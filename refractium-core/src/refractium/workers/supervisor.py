@@ -1,4 +1,7 @@
-"""The supervisor, which listens for several workers, starts and watches them, and returns their status."""
+"""The supervisor of several workers.
+
+It opens the listening sockets of the workers, starts and watches the workers, and returns their status.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("refractium")
 
 Build: TypeAlias = "Callable[[], EngineSpec]"
-"""A function that returns the spec to serve: a function at the top of a module, or a picklable object."""
+"""A callable that returns the spec to serve. Workers receive the callable by pickle, so it must be a function
+at the top level of a module, or a picklable object with `__call__`."""
 
 _STATUS_SECONDS: Final = 1.0
 """Seconds to wait for the statuses of workers. For a slower worker, its previous status counts."""

@@ -65,7 +65,7 @@ class Rotation(NamedTuple):
         max_bytes: the largest size of a file (bytes).
         max_seconds: a packet that comes at least this time (s) after the first packet of a file begins the
             next file.
-        max_files: the largest number of files that one run keeps for the same sessions.
+        max_files: the largest number of files that one run keeps of one series.
     """
 
     max_bytes: int | None = None
@@ -106,7 +106,7 @@ class CaptureFiles:
 
 
 class FileSeries:
-    """The consecutive files for the same sessions. The first packet opens the first file.
+    """A series of consecutive files. The first packet opens the first file.
 
     After `write`, the kernel has all packets, so that no packet is lost if the process is killed. Packets
     that cannot be written (the disk is full, the path is a symbolic link) are lost; a second later, the

@@ -21,7 +21,7 @@ _Parts: TypeAlias = "tuple[tuple[str, str | None], ...]"
 SESSION_FIELDS: Final = ("protocol", "route", "transport")
 """Fields that distinguish the files of different sessions."""
 FILE_FIELDS: Final = ("date", "time", "number")
-"""Fields that distinguish the consecutive files of the same sessions."""
+"""Fields that distinguish the consecutive files of one series."""
 _FIELDS: Final = (*SESSION_FIELDS, *FILE_FIELDS)
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]|^\.")
@@ -32,7 +32,7 @@ _NS: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class FileNames:
-    """The names of the consecutive files for the same sessions.
+    """The names of the files of one series, which sessions with equal `SESSION_FIELDS` share.
 
     Attributes:
         folder: the folder of the files.

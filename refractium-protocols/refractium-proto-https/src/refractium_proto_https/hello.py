@@ -84,7 +84,7 @@ def find_extensions(  # noqa: PLR0911 - a return for each rule
 def _is_name_list(hello: bytes, start: int, end: int) -> bool:
     """Return whether the list fills the extension and a host name fills the list.
 
-    RFC 6066 section 3 defines the list. If the first name has another type than host name, the function does
+    RFC 6066 section 3 defines the list. If the first name has a type other than host name, the function does
     not check the bytes after the type.
     """
     name = start + _NAME_START
