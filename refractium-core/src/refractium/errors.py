@@ -41,7 +41,9 @@ class RefractiumError(Exception):
 
 
 class ConfigError(RefractiumError):
-    """A configuration that is not valid. Refractium has bound no address and changed nothing.
+    """A configuration that is not valid.
+
+    When Refractium raises this error, it has bound no new address and has changed nothing.
 
     Attributes:
         problems: all problems that Refractium found, at least one.

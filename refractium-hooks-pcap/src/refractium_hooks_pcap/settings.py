@@ -121,8 +121,8 @@ def parse_address(text: str, lowest_port: int = 1) -> Address:
 def problems_of_settings(settings: PcapSettings) -> Iterator[tuple[str, str]]:
     """Yield a pair of a key and a message for each problem of settings. All types are correct already.
 
-    The check includes the folder and an existing file, so that a bad path fails at the start and not at the
-    first packet.
+    The function also checks the folder of `path`, and the file if it exists. So a bad path fails at the start
+    and not at the first packet.
     """
     if settings.path is None and settings.listen is None:
         yield "path", "packets have nowhere to go: set path or listen"

@@ -108,7 +108,7 @@ def _health(
 ) -> dict[Transport, Health]:
     """Return the health check of the backends, by transport.
 
-    A kind of check may support only one transport. For the other transport, failed connections of clients
+    Some kinds of check support only one transport. For the other transport, failed connections of clients
     show that a backend is down.
     """
     if route.health is None:

@@ -57,7 +57,7 @@ class Checker:
         new = [state for state in self._backends if state.availability is Availability.UNKNOWN]
         self._tasks = [asyncio.create_task(watch.run()) for watch in watches]
         longest = max((state.health.timeout_ms / 1000 for state in new), default=0.0)
-        with contextlib.suppress(TimeoutError):  # the check of a plugin may run longer than its timeout
+        with contextlib.suppress(TimeoutError):  # a plugin's health check may exceed its timeout
             async with asyncio.timeout(longest + _GRACE):
                 await asyncio.gather(*(watch.asked.wait() for watch in watches if watch.state in new))
 

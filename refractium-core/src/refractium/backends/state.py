@@ -142,7 +142,7 @@ class BackendState:
         return interval / self.health.fall if self._failed_checks else interval
 
     def watch(self, watcher: Watcher) -> None:
-        """Notify `watcher` of every change, while another object holds a reference to the watcher."""
+        """Notify `watcher` of every change, as long as another object holds a reference to the watcher."""
         self._watchers.add(watcher)
 
     def check_passed(self) -> None:

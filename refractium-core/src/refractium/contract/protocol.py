@@ -1,4 +1,4 @@
-"""The contract of protocols: a name, declared bounds, and one pure function from bytes to an answer."""
+"""The contract of protocols: a name, a limit on the bytes, and one pure function from bytes to an answer."""
 
 from __future__ import annotations
 

@@ -296,7 +296,7 @@ class Refractium:
         """Stop accepting clients, let connections and sessions finish, then cut all that are still open.
 
         A UDP session has finished when it has been silent for one second. If `stop` is called again while the
-        first call still waits, the first call waits no longer than the second.
+        first call still waits, the first call ends its wait when the second call does, or before.
 
         Args:
             drain_timeout_ms: the time to wait (ms), instead of `Settings.drain_timeout_ms`.

@@ -32,7 +32,7 @@ STOP_SECONDS: Final = 1.0
 STALL_SECONDS: Final = 5.0
 """Seconds without a delivery, while packets wait, after which a hook counts as stalled."""
 LOOK_SECONDS: Final = 0.1
-"""Seconds between two checks whether an overdue hook waits for a processor."""
+"""Seconds between two checks of whether an overdue hook waits for a processor."""
 EXTRA_SECONDS: Final = 4.0
 """Additional seconds for a hook that waits for a processor, once for its queue and once for its stop. The
 program must still end before a service manager kills the program."""

@@ -59,7 +59,7 @@ class Snapshot:
         object.__setattr__(self, "trusted", Networks(trusted) if trusted else None)
 
     def close(self) -> None:
-        """Cancel the timers, after the connections of the snapshot have ended."""
+        """Cancel the timers. Call this method only after the connections of the snapshot have ended."""
         for deadlines in (self.peeking, self.connecting, self.idle):
             deadlines.close()
 

@@ -141,7 +141,7 @@ class Weld:
             down.run()
 
     def tell(self, tap: Tap) -> None:
-        """Pass all bytes that the weld receives from now on to a tap."""
+        """From now on, pass all bytes that the weld receives to a tap."""
         for flow, direction in ((self.up, Direction.INBOUND), (self.down, Direction.OUTBOUND)):
             flow.receive = tapped(flow, tap, direction)
             flow.may_splice = False

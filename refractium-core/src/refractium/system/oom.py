@@ -9,11 +9,17 @@ from typing import Final
 _ADJUSTMENT: Final = Path("/proc/self/oom_score_adj")
 _MOST: Final = 1_000
 HOOK: Final = 200
-"""Points of the process of a hook. No other process of Refractium has more points, so the kernel kills
-this process first, and only the hook's packets are lost."""
+"""Points that the process of a hook adds to its ``oom_score_adj``.
+
+No other process of Refractium has more points, so the kernel kills this process first, and only the hook's
+packets are lost.
+"""
 WORKER: Final = 100
-"""Points of a worker. The supervisor gets no points, so that the kernel kills a worker before the supervisor,
-which keeps the sockets and starts another worker."""
+"""Points that a worker adds to its ``oom_score_adj``.
+
+The supervisor gets no points, so that the kernel kills a worker before the supervisor, which keeps the sockets
+and starts another worker.
+"""
 
 
 def volunteer(points: int) -> None:

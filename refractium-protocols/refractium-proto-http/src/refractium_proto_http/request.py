@@ -71,7 +71,7 @@ def _path(target: bytes) -> bytes:
 def _authority(
     data: bytes, line_end: int, method: bytes, target: bytes
 ) -> tuple[bytes | None, frozenset[str]]:
-    """Return the host and port exactly as the client sent them, and the keys that later bytes may add.
+    """Return the host and port as the client sent them, or None, and the metadata keys that are pending.
 
     The request target takes precedence over the Host header (RFC 9112 section 3.2.2). Only the first Host
     header counts, so that the result never depends on later bytes. A server must reject a request with

@@ -84,7 +84,7 @@ class TrafficLog(PacketHook[TrafficLogSettings]):
             **{key: context.metadata[key] for key in ("sni", "host", "alpn") if key in context.metadata},
             **more,
         }
-        # The JSON encoder escapes text of the client, so that no client can begin a new line.
+        # The JSON encoder escapes text from the client, so that no client can begin a new line.
         self._file.write(msgspec.json.encode(line) + b"\n")
 
 

@@ -32,7 +32,7 @@ class LineFile:
         path: the path of the file, or ``-`` for stdout. A new file gets mode 0600.
 
     Raises:
-        OSError: the file cannot be opened, or another user may control it.
+        OSError: the file cannot be opened, or another user owns it or may write to it.
     """
 
     def __init__(self, path: str) -> None:
