@@ -17,8 +17,8 @@ packets are lost.
 WORKER: Final = 100
 """Points that a worker adds to its ``oom_score_adj``.
 
-The supervisor gets no points, so that the kernel kills a worker before the supervisor, which keeps the sockets
-and starts another worker.
+The supervisor gets no points, so that the kernel kills a worker before the supervisor, which keeps the
+sockets and starts another worker.
 """
 
 

@@ -68,8 +68,8 @@ _V2_ADDRESSES: Final = {
     _V2_PROXY + b"\x32": _UNIX,
 }
 """Beginnings of headers of version 2, each with the format of the addresses after the length. The last byte
-of a beginning with the command PROXY contains the family in its upper four bits and the transport in its lower four bits.
-The parser ignores the value of that byte after LOCAL."""
+of a beginning with the command PROXY contains the family in its upper four bits and the transport in its
+lower four bits. The parser ignores the value of that byte after LOCAL."""
 _V2_TRANSPORT: Final = {Transport.TCP: 1, Transport.UDP: 2}
 _V2_START: Final = 16
 """Offset of the addresses (bytes). The two bytes before it are the length of the rest of the header."""

@@ -25,7 +25,7 @@ FILE_FIELDS: Final = ("date", "time", "number")
 _FIELDS: Final = (*SESSION_FIELDS, *FILE_FIELDS)
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]|^\.")
-"""Matches what `_safe` replaces in a value: characters such as ``/``, and a leading dot, which hides a file."""
+"""Matches what `_safe` replaces in a value: such as ``/``, and a leading dot, which hides a file."""
 _MAX_VALUE: Final = 64
 _NS: Final = 1_000_000_000
 
