@@ -29,8 +29,8 @@ class Overrides:
 
     Attributes:
         file: the configuration file. With None, Refractium reads `DEFAULT_FILE` if this file exists.
-        forwards: inline routes, each ``NAME=ADDR``. All backends of one name form one route, which replaces
-            the routes of this name in the file.
+        forwards: backends of inline routes, each ``NAME=ADDR``. All addresses with one name form one route,
+            which replaces the routes of this name in the file.
         server: values for keys of ``[server]``.
         disabled: ids of plugins to leave out, in addition to the ids in the file.
         strict_plugins: whether a plugin that did not load is a problem even if no route needs the plugin.

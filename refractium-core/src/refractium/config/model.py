@@ -1,8 +1,8 @@
 """The types of the configuration file, with its keys and their defaults.
 
-The structs contain the values in the form of the file. Properties of `RouteConfig` return the values in one
-form: always a tuple, parsed, names in lower case. The properties use the functions with which `decode` checks
-values. So the properties never raise for a value that `decode` has accepted.
+The structs contain the values as they are written in the file. Properties of `RouteConfig` return the
+values in one form: always a tuple, parsed, names in lower case. The properties use the functions with which
+`decode` checks values. So the properties never raise for a value that `decode` has accepted.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def valid_name(name: object) -> str:
 
 
 def problems_of_name(name: object) -> Iterator[str]:
-    """Yield a message if a name, by which configurations refer to an object, violates the contract."""
+    """Yield a message if the name of an object, as used in configurations, violates the contract."""
     try:
         valid_name(name)
     except ValueError as error:

@@ -45,7 +45,7 @@ async def changes(path: Path, known: bytes | None) -> AsyncIterator[None]:
     """
 
     def may_matter(_: object, changed: str) -> bool:
-        """Return whether an event may concern the file: an event of this file, of a link or of a folder.
+        """Return whether an event may concern the file. Events of the file, a link or a folder may.
 
         A link or a folder may be part of the path to the file. Other files, such as the log, do not count.
         """

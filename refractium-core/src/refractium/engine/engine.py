@@ -158,7 +158,7 @@ class Refractium:
         return await self._start(Transport.TCP, host, port, listener)
 
     async def start_udp(self, host: str, port: int, listener: str = "") -> tuple[str, ...]:
-        """Listen on an address and serve its UDP clients, with the arguments and the result of `start_tcp`.
+        """Listen on an address and serve its UDP clients. Arguments and result are like those of `start_tcp`.
 
         Raises:
             ListenError: the engine cannot listen on the address; earlier listeners continue to serve.

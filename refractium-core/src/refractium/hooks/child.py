@@ -118,7 +118,7 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001 - the import of a module may raise anything
         receipts.send(f"its process cannot import it: {type(error).__name__}: {error}")
         return
-    # One read of the pipe returns thousands of events, and none of them is garbage before its delivery.
+    # One read of the pipe returns thousands of events. A garbage collection before their delivery is in vain.
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
     keep_freed_memory()

@@ -156,7 +156,7 @@ class Weld:
             if flow.pipe is not None:
                 flow.release()
             retire(flow.sock)
-            # These references form cycles. Without cycles, Python frees all objects at once.
+            # These references form cycles. Without them, Python frees the objects immediately.
             del flow.weld, flow.opposite
         self._on_end(how)
 

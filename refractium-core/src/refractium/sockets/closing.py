@@ -42,7 +42,7 @@ def is_over(sock: socket.socket) -> bool:
     """Return whether a connection is over.
 
     A TCP connection is over after a reset, a timeout, or the end of both directions. A connection on a unix
-    socket is over when its peer has closed or reads no more.
+    socket is over when the peer has closed its socket or has shut down its reading side.
     """
     if sock.family != _AF_UNIX:
         return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)

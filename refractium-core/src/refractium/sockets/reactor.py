@@ -164,7 +164,7 @@ class Reactor:
             if self._retired:
                 self._close_retired()
             self.turned = time.monotonic()
-            # The functions in `_again` have waited for this batch, so they run before the next batch.
+            # If functions wait in `_again`, the event loop calls them before the next batch.
             if self._again or self.turned > end:
                 break
         self._is_turning = False

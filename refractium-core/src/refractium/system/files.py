@@ -1,4 +1,4 @@
-"""Safe reading of a file that an operator names, even if the path leads to no regular file."""
+"""Safe reading of a file that an operator names. The reader refuses all but regular files."""
 
 from __future__ import annotations
 

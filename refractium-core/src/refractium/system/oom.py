@@ -28,7 +28,8 @@ def volunteer(points: int) -> None:
     Every process may raise its own score. Without /proc the function does nothing.
 
     Args:
-        points: number to add to the score. One point counts like a thousandth of all memory.
+        points: number to add to the score. One point raises the score as
+            much as the use of a thousandth of all memory.
     """
     with suppress(OSError, ValueError):
         now = int(_ADJUSTMENT.read_text(encoding="ascii"))

@@ -102,7 +102,7 @@ class Channel(Generic[Incoming]):
                     self._loop.remove_writer(self._sock)
                     self._loop.call_later(_RETRY, self._write)
                     return
-                # Later messages may depend on the lost message. So both ends must see the end of the channel.
+                # Later messages may depend on the lost message. So shut the channel down on both sides.
                 self._drop_output()
                 with suppress(OSError):
                     self._sock.shutdown(socket.SHUT_RDWR)

@@ -292,7 +292,7 @@ class _Viewer:
         return bool(self._backlog)
 
     def waiting(self, now: float) -> float:
-        """Return the seconds for which bytes have waited since the last read; 0 if the queue is empty."""
+        """Return for how many seconds the viewer has read none of the queued bytes; 0 without such bytes."""
         return now - self._moved if self._backlog else 0.0
 
     def take(self, packets: Sequence[Packet]) -> int:

@@ -42,7 +42,7 @@ class Http(Protocol):
     passwords or tokens. ``path`` is absent if the rest of the target is empty.
 
     ``host`` comes from the request target if the target names a host, else from the first Host header.
-    ``host`` is in lower case, without port and without final dot. ``host`` is absent if the client sent no
+    ``host`` is in lower case, without a port and a final dot. ``host`` is absent if the client sent no
     valid name or address. A match of HTTP/2 carries ``version`` only.
     """
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHOWN = 64
-"""Number of first bytes that the hook logs of each packet."""
+"""Number of bytes that the hook logs from the start of each packet."""
 
 
 @define_hook("hexdump", summary="logs the first 64 bytes of every packet")
