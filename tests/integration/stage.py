@@ -20,6 +20,7 @@ from support.process import TIMEOUT
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
     from pyftpdlib.authorizers import DummyAuthorizer
     from pyftpdlib.handlers import FTPHandler
+    from pyftpdlib.ioloop import IOLoop
     from pyftpdlib.servers import FTPServer
 
 if TYPE_CHECKING:
@@ -243,7 +244,8 @@ class FtpBackend:
         authorizer = DummyAuthorizer()
         authorizer.add_anonymous(str(folder))
         handler = type("Handler", (FTPHandler,), {"authorizer": authorizer})
-        self._server = FTPServer(("127.0.0.1", 0), handler)
+        # The thread of another server, in the loop that they share by default, could close the new socket.
+        self._server = FTPServer(("127.0.0.1", 0), handler, ioloop=IOLoop())
         self.address = "{}:{}".format(*self._server.address)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
