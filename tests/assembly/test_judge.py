@@ -86,6 +86,14 @@ def test_a_datagram_cannot_be_silent() -> None:
     ]
 
 
+def test_an_idle_timeout_is_for_connections() -> None:
+    both = route("dns", idle_timeout_ms="1")
+    assert [one.idle_timeout_ms for one in (*assembled(both).tcp, *assembled(both).udp)] == [1, None]
+    assert places_of_problems(route("dns", idle_timeout_ms="1", transport='"udp"')) == [
+        "protocols[0].idle_timeout_ms"
+    ]
+
+
 def test_a_unix_socket_is_no_target_for_datagrams() -> None:
     backends = '["10.0.0.1:1", "unix:/a"]'
     (problem,) = problems_of(route("dns", backends, transport='"udp"'))

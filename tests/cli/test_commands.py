@@ -89,7 +89,8 @@ def test_check_prints_the_backends_of_every_route(cli: Cli) -> None:
 
 
 def test_check_json_has_the_routes(cli: Cli) -> None:
-    cli.write(ROUTE + '[[protocols]]\nname = "https"\nsni = "A.example"\nforward_to = ["[::1]:1", "a:2"]\n')
+    https = 'name = "https"\nsni = "A.example"\nforward_to = ["[::1]:1", "a:2"]\nidle_timeout_ms = 86400000\n'
+    cli.write(f"{ROUTE}[[protocols]]\n{https}")
     done = cli("check", "--json")
     assert (done.code, done.err) == (0, "")
     shared = {"transport": "tcp", "on_timeout": False}
@@ -109,7 +110,13 @@ def test_check_json_has_the_routes(cli: Cli) -> None:
         ],
         "routes": [
             {"protocol": "http", **shared, "forward_to": ["127.0.0.1:9000"]},
-            {"protocol": "https", **shared, "sni": ["a.example"], "forward_to": ["[::1]:1", "a:2"]},
+            {
+                "protocol": "https",
+                **shared,
+                "sni": ["a.example"],
+                "forward_to": ["[::1]:1", "a:2"],
+                "idle_timeout_ms": 86_400_000,
+            },
         ],
     }
 

@@ -270,7 +270,7 @@ class ProxyThread:
         counters = service.counters
         assert counters.accepted == counters.finished + counters.refused, counters
         for now in service.snapshots.values():
-            for queued in (now.peeking, now.connecting, now.idle):
+            for queued in (now.peeking, now.connecting, *now.idle.values()):
                 assert not len(queued), "a timeout outlives its connection"
         watched = len(service.listeners)
         if self.engine._udp is not None:

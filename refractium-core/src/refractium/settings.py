@@ -44,7 +44,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     connect_timeout_ms: Milliseconds = 5_000
     """Milliseconds that one attempt to reach a backend may take."""
     idle_timeout_ms: Milliseconds = 3_600_000
-    """Milliseconds without a byte in either direction after which Refractium ends a connection."""
+    """Milliseconds without a byte in either direction after which Refractium ends a connection. A route may
+    have its own timeout."""
     udp_session_timeout_ms: Milliseconds = 60_000
     """Milliseconds without a datagram in either direction after which Refractium ends a UDP session. A route
     may have its own timeout."""

@@ -74,6 +74,8 @@ def resolve_route(
                 alpn=route.alpns,
                 host=route.hosts,
                 on_timeout=route.on_timeout if is_tcp else False,
+                # In a table for both transports, a key for connections does not concern the datagrams.
+                idle_timeout_ms=route.idle_timeout_ms if is_tcp or len(by_transport) == 1 else None,
                 udp_session_timeout_ms=None if is_tcp else route.udp_session_timeout_ms,
                 balance=balancer,
                 health=health[transport],

@@ -191,6 +191,10 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         bool | None,
         Meta(description="Whether the route gets silent clients. By default, if the server speaks first."),
     ] = None
+    idle_timeout_ms: Annotated[
+        Milliseconds | None,
+        Meta(description="Silence (ms) that ends a connection. By default, the value of [server]."),
+    ] = None
     udp_session_timeout_ms: Annotated[
         Milliseconds | None,
         Meta(description="Silence (ms) that ends a UDP session. By default, the value of [server]."),

@@ -295,7 +295,7 @@ class Connection:
         assert self._pool is not None  # noqa: S101 - the dial was for this pool
         if self._pool.hooks is not None:
             self._begin_to_tell(weld, self._pool, backend, data)
-        self._snapshot.idle.add(weld)
+        self._snapshot.idle[self._pool.idle_timeout_ms].add(weld)
         weld.begin(header + data, sent, client_ended=self._client_ended, preface=len(header))
 
     def _begin_to_tell(self, weld: Weld, pool: Pool, backend: Backend, data: bytes) -> None:
@@ -314,7 +314,8 @@ class Connection:
 
     def _weld_ended(self, how: Ended) -> None:
         assert self._weld is not None  # noqa: S101 - this weld has just ended
-        self._snapshot.idle.discard(self._weld)
+        assert self._pool is not None  # noqa: S101 - the weld leads to a backend of this pool
+        self._snapshot.idle[self._pool.idle_timeout_ms].discard(self._weld)
         self._finish(how)
 
     def _finish(self, how: Ended, *, is_orderly: bool = True) -> None:

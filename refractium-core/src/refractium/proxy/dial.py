@@ -122,6 +122,7 @@ class Dial:
         "_current",
         "_first",
         "_is_cancelled",
+        "_keeps_alive",
         "_retry",
         "_shared",
         "_snapshot",
@@ -145,6 +146,7 @@ class Dial:
         self._caller = caller
         self._began = self.stamp = monotonic()
         self._attempts = pool.targets(client)
+        self._keeps_alive = snapshot.keeps_alive[pool.idle_timeout_ms]
         self._current: tuple[Backend, SocketAddress] | None = None
         self._sock: socket.socket | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -203,7 +205,7 @@ class Dial:
             set_option = sock.setsockopt
             set_option(SOL_SOCKET, SO_OOBINLINE, 1)  # unix sockets have urgent bytes too, since Linux 5.15
             if family != AF_UNIX:
-                if self._snapshot.keeps_alive:
+                if self._keeps_alive:
                     set_option(SOL_SOCKET, SO_KEEPALIVE, 1)
                 if self._first:
                     # The handshake's last segment then carries the first bytes, so the backend wakes up once.

@@ -11,6 +11,7 @@ from refractium.sockets.deadlines import Deadlines
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Mapping
 
     from refractium.routing import Router
     from refractium.settings import Settings
@@ -30,9 +31,10 @@ class Snapshot:
         settings: the limits and timeouts.
         peeking: the deadlines of connections that wait for the first bytes of their clients.
         connecting: the deadlines of attempts to connect to a backend.
-        idle: the deadlines of welds.
-        keeps_alive: whether a backend's socket sends probes to a silent peer (SO_KEEPALIVE, tcp(7)). False
-            if the idle timeout ends a connection before the first probe: keepalive would only cost a timer.
+        idle: the deadlines of welds, by `Pool.idle_timeout_ms`.
+        keeps_alive: whether a backend's socket sends probes to a silent peer (SO_KEEPALIVE, tcp(7)), by
+            `Pool.idle_timeout_ms`. False if the idle timeout ends a connection before the first probe:
+            keepalive would only cost a timer.
         trusted: the networks of `Settings.proxy_protocol_from`, whose proxies name their clients in a PROXY
             header; None if the setting is empty.
     """
@@ -42,8 +44,8 @@ class Snapshot:
     settings: Settings
     peeking: Deadlines = field(init=False)
     connecting: Deadlines = field(init=False)
-    idle: Deadlines = field(init=False)
-    keeps_alive: bool = field(init=False)
+    idle: Mapping[int | None, Deadlines] = field(init=False)
+    keeps_alive: Mapping[int | None, bool] = field(init=False)
     trusted: Networks | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,16 +53,23 @@ class Snapshot:
         for name, timeout_ms in (
             ("peeking", settings.peek_timeout_ms),
             ("connecting", settings.connect_timeout_ms),
-            ("idle", settings.idle_timeout_ms),
         ):
             object.__setattr__(self, name, Deadlines(self.loop, timeout_ms))
-        object.__setattr__(self, "keeps_alive", settings.idle_timeout_ms > 1000 * _keepalive_seconds())
+        timeouts = {
+            own: settings.idle_timeout_ms if own is None else own
+            for own in {pool.idle_timeout_ms for pool in self.router.pools}
+        }
+        idle = {own: Deadlines(self.loop, timeout_ms) for own, timeout_ms in timeouts.items()}
+        object.__setattr__(self, "idle", idle)
+        probe_ms = 1000 * _keepalive_seconds()
+        keeps_alive = {own: timeout_ms > probe_ms for own, timeout_ms in timeouts.items()}
+        object.__setattr__(self, "keeps_alive", keeps_alive)
         trusted = settings.proxy_protocol_from
         object.__setattr__(self, "trusted", Networks(trusted) if trusted else None)
 
     def close(self) -> None:
         """Cancel the timers. Call this method only after the connections of the snapshot have ended."""
-        for deadlines in (self.peeking, self.connecting, self.idle):
+        for deadlines in (self.peeking, self.connecting, *self.idle.values()):
             deadlines.close()
 
 

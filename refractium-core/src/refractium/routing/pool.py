@@ -37,6 +37,7 @@ class Pool:
         action: the action on the pool's clients; None to connect the clients to backends.
         protocol: the protocol's name; None if the label is this name.
         hooks: the packet hooks of the pool; None without hooks.
+        idle_timeout_ms: the time (ms) that a connection may be silent; None for the time in the settings.
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class Pool:
         "action",
         "backends",
         "hooks",
+        "idle_timeout_ms",
         "label",
         "protocol",
         "proxy_protocol",
@@ -71,6 +73,7 @@ class Pool:
         action: Action | None = None,
         protocol: str | None = None,
         hooks: RouteHooks | None = None,
+        idle_timeout_ms: int | None = None,
     ) -> None:
         self.label = label
         self.protocol = protocol or label
@@ -79,6 +82,7 @@ class Pool:
         self.action = action
         self.proxy_protocol = proxy_protocol
         self.backends = tuple(backends)
+        self.idle_timeout_ms = idle_timeout_ms
         self.udp_session_timeout_ms = udp_session_timeout_ms
         self._balancer = balancer()
         self._reserve_balancer = balancer()

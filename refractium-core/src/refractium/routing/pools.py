@@ -95,6 +95,7 @@ def _pool(route: Route, known: dict[StateKey, BackendState], hooks: RouteHooks |
         action=route.action,
         protocol=route.name,
         hooks=hooks,
+        idle_timeout_ms=route.idle_timeout_ms,
     )
 
 

@@ -14,9 +14,9 @@ from refractium.backends.health_settings import PASSIVE, Health
 from refractium.contract import Balancer, Protocol, Transport
 from refractium.errors import ConfigError
 from refractium.hooks import HookUse, UsedHook, used
-from refractium.problems import Problem, unknown_name
+from refractium.problems import Problem, in_toml_words, unknown_name
 from refractium.routing.balancers import BALANCERS, DEFAULT
-from refractium.settings import Action, ProxyVersion
+from refractium.settings import Action, Milliseconds, ProxyVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +68,8 @@ class Route:
         action: the action instead of `forward_to`: refuse clients (``reject``), or reset their connections
             (``reset``).
         hooks: the packet hooks of the route. Each hook is a class, or a pair of a class and its settings.
+        idle_timeout_ms: the time (ms) that a connection may be silent; by default the time in the settings.
+            Only for routes for TCP.
 
     Raises:
         ConfigError: an argument is not valid, or a condition asks for metadata that the protocol lacks.
@@ -88,13 +90,14 @@ class Route:
     deny: Sequence[str] = ()
     action: Action | None = None
     hooks: Sequence[HookUse] = ()
+    idle_timeout_ms: int | None = None
 
     def __post_init__(self) -> None:
         if len({(one.name, one.transport) for one in self.protocols}) != 1:
             alike = "all protocols of a route need one name and one transport"
             raise ConfigError([Problem(alike, where="protocol")])
         problems = [*self._problems_of_target(), *network_problems({"allow": self.allow, "deny": self.deny})]
-        problems += hook_problems(self.hooks)
+        problems += (*hook_problems(self.hooks), *self._problems_of_timeouts())
         if isinstance(self.balance, str) and self.balance not in BALANCERS:
             problems.append(Problem(unknown_name(self.balance, BALANCERS), where="balance"))
         if self.proxy_protocol is not None and (message := self._problem_of_version(self.proxy_protocol)):
@@ -115,6 +118,15 @@ class Route:
             yield Problem("a route has backends or an action: leave one of the two out", where="forward_to")
         elif self.action == "reset" and self.transport is Transport.UDP:
             yield Problem('only a connection can be reset: write "reject"', where="action")
+
+    def _problems_of_timeouts(self) -> Iterator[Problem]:
+        for key in ("idle_timeout_ms", "udp_session_timeout_ms"):
+            try:
+                msgspec.convert(getattr(self, key), Milliseconds | None)
+            except msgspec.ValidationError as error:
+                yield Problem(in_toml_words(error)[1], where=key)
+        if self.idle_timeout_ms is not None and self.transport is Transport.UDP:
+            yield Problem("is for connections only: write udp_session_timeout_ms", where="idle_timeout_ms")
 
     def _problem_of_version(self, version: ProxyVersion) -> str | None:
         if version not in get_args(ProxyVersion):

@@ -36,6 +36,7 @@ class Router:
         table: the dispatch table, from first bytes to the pool of the matching route.
         silent: the pool for clients that stay silent; None if no route takes silent clients.
         fallback: the pool for clients that match no route; None without a fallback.
+        pools: the pools to which the router leads clients, with the fallback.
         access: the access rules of the listener; None if the listener serves every client.
         labels: the labels of the routes that the listener serves.
     """
@@ -60,6 +61,10 @@ class Router:
         # speaks first.
         self.silent = next((pool for asked, pool in taking if asked), taking[0][1] if taking else None)
         self.fallback = pools.fallback
+        self.pools = (
+            *(pool for _, pool in routes),
+            *(() if pools.fallback is None else (pools.fallback,)),
+        )
         self.access = access_of(rules.allow, rules.deny)
         self.labels = tuple(dict.fromkeys(route.label for route, _ in routes))
 
