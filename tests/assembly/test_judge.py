@@ -179,3 +179,22 @@ routes = ["dns", "dsn"]
 def test_a_listener_behind_one_with_a_mistake_keeps_its_number() -> None:
     text = '[[listeners]]\nport = "x"\n[[listeners]]\nport = 1\nroutes = ["htpp"]\n' + route("http")
     assert places_of_problems(text) == ["listeners[0].port", "listeners[1].routes[0]"]
+
+
+def test_an_unknown_id_of_a_disabled_plugin_is_a_problem_with_a_suggestion() -> None:
+    (problem,) = problems_of(route() + '[plugins]\ndisable = ["dns", "shh"]\n')
+    assert (problem.where, problem.message) == (
+        "plugins.disable[1]",
+        "no plugin has the id 'shh': did you mean 'ssh'?",
+    )
+    with pytest.raises(ConfigError) as caught:
+        assembled(route(), overrides=Overrides(disabled=("htps",)))
+    assert str(caught.value.problems[0]) == (
+        "--disable-plugin htps: no plugin has the id 'htps': did you mean 'https'?"
+    )
+
+
+def test_an_unknown_id_in_the_environment_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", "dns,shh,")
+    (warning,) = assembled(route()).warnings
+    assert str(warning) == "REFRACTIUM_DISABLE_PLUGINS: no plugin has the id 'shh': did you mean 'ssh'?"

@@ -25,6 +25,7 @@ from refractium.backends.checks import CHECKS, HexBytes
 from refractium.backends.health_settings import Health
 from refractium.backends.state import BackendState
 from refractium.contract import HealthCheck, NoSettings, problems_of_health_check
+from refractium.faults import Faults
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from support.backends import Backend as Server
 from support.backends import FullUnixQueue, hanging, refusing
@@ -521,3 +522,82 @@ def test_a_name_is_up_if_one_of_its_addresses_is_up() -> None:
             asyncio.run(check_once(backend))
             found.append(state.is_up)
         assert found == [True, True, False]
+
+
+class Ending(HealthCheck[NoSettings]):
+    """A check that returns or raises whatever a test wants."""
+
+    name = "ending"
+    settings = NoSettings
+
+    def __init__(self, end: Any) -> None:
+        self._end = end
+
+    async def check(self, endpoint: Endpoint, settings: NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
+        del endpoint, settings, timeout
+        if isinstance(self._end, BaseException):
+            raise self._end
+        return self._end  # type: ignore[no-any-return]
+
+
+def ended(end: Any) -> tuple[str, Faults]:
+    """Run one check of `Ending`; return the reason why the backend is down, and the counted faults."""
+    state = BackendState(Address.parse("127.0.0.1:80"), Health(kind=Ending(end), timeout_ms=5_000))
+    faults = Faults()
+
+    async def main() -> None:
+        checker = Checker(Transport.TCP, [Backend(state.address, state=state)], faults)
+        await checker.start()
+        await checker.stop()
+
+    asyncio.run(main())
+    return state.reason, faults
+
+
+@pytest.mark.parametrize("result", [True, False, 3])
+def test_a_result_other_than_a_reason_or_none_is_a_failed_check(result: object) -> None:
+    reason, faults = ended(result)
+    assert reason == f"ending check: check ending returned {result}, not str or None"
+    assert faults["check ending"] >= 1
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()]
+)
+def test_a_check_that_raises_any_exception_is_a_failed_check(error: BaseException) -> None:
+    reason, faults = ended(error)
+    assert reason.startswith("ending check: ")
+    assert type(error).__name__ in reason
+    assert faults["check ending"] >= 1
+
+
+@LOOPS
+def test_a_check_that_ignores_its_cancellation_does_not_hold_up_a_stop(
+    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checker_module, "_GRACE", 0.05)
+    monkeypatch.setattr(checker_module, "_STOPPING", 0.1)
+
+    class Endless(Ending):
+        async def check(self, endpoint: Endpoint, settings: NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
+            del endpoint, settings, timeout
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(3600)
+
+    state = BackendState(
+        Address.parse("127.0.0.1:80"), Health(kind=Endless(None), timeout_ms=50, interval_ms=50)
+    )
+    faults = Faults()
+
+    async def main() -> None:
+        checker = Checker(Transport.TCP, [Backend(state.address, state=state)], faults)
+        await checker.start()
+        while not faults:  # noqa: ASYNC110 - a second check finds the first check still running
+            await asyncio.sleep(0.01)
+        await asyncio.wait_for(checker.stop(), 10)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+    assert faults["check ending"] >= 2
+    assert state.reason

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,8 +14,12 @@ from refractium.addresses.address import Address
 from refractium.backends.backend import Backend
 from refractium.backends.checks import CHECKS
 from refractium.backends.state import BackendState
-from refractium.contract import NO, Identification, Protocol
+from refractium.contract import NO, Balancer, Identification, Protocol
+from refractium.faults import Faults
 from refractium.routing import Pool, Pools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Clock:
@@ -187,3 +193,56 @@ def test_a_new_router_keeps_states_in_use_and_forgets_the_others() -> None:
     first.state.check_passed()
     first.state.check_passed()
     assert len(list(next(iter(new)).candidates(""))) == 2
+
+
+def order_of(order: Callable[[Any, str], Any]) -> tuple[str, Faults]:
+    """Return the order in which a pool with a balancer offers its backends, and the counted faults."""
+
+    class Own(Balancer):
+        name = "own"
+
+        def order(self, backends: Any, client: str) -> Any:
+            return order(backends, client)
+
+    faults = Faults()
+    route = Route(silence, ["192.0.2.1:1", "192.0.2.2:2", "192.0.2.3:3"], balance=Own)
+    ((_, pool),) = Pools([route], faults=faults).routes
+    return " ".join(str(target[1][1]) for _, target in pool.targets("192.0.2.9")), faults
+
+
+@define_protocol("silence", max_bytes=1)
+def silence(_: bytes) -> Identification:
+    return NO
+
+
+def raising(error: type[BaseException]) -> Callable[[Any, str], Any]:
+    def order(_: Any, __: str) -> Any:
+        raise error
+
+    return order
+
+
+def raising_late(backends: Any, _: str) -> Any:
+    yield backends[2]
+    raise SystemExit
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        *map(raising, (ValueError, SystemExit, KeyboardInterrupt, GeneratorExit)),
+        raising_late,
+        lambda *_: None,
+        lambda backends, _: [backends[0], backends[0]],
+        lambda *_: ["another"],
+        lambda backends, _: itertools.repeat(backends[1]),
+    ],
+)
+def test_after_a_fault_of_a_balancer_the_order_is_the_order_of_the_configuration(
+    order: Callable[[Any, str], Any],
+) -> None:
+    assert order_of(order) == ("1 2 3", {"balancer own": 1})
+
+
+def test_a_balancer_may_offer_some_of_the_backends() -> None:
+    assert order_of(lambda backends, _: iter(backends[:0:-1])) == ("3 2", {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from refractium.contract import (
     NEED_MORE,
     NO,
+    DeferredMatch,
     Identification,
     Protocol,
     ProtocolMatch,
@@ -169,22 +172,71 @@ def test_a_match_that_meets_no_condition_leaves_the_bytes_to_the_next_protocol()
     assert outcome(DispatchTable([picky, easy], 1024).decide(b"x")) == "next"
 
 
-@pytest.mark.parametrize("where", ["identify", "select"])
-def test_a_fault_counts_as_no_and_is_counted_each_time_and_logged_once(
-    where: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(_: object) -> Identification:
-        raise ZeroDivisionError
+FAULTS = (ZeroDivisionError, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
 
-    broken = answering(fail if where == "identify" else yes, name="broken", strength=EXACT)
-    select = fail if where == "select" else lambda _: "broken"
-    faulty: Candidate[str] = Candidate(broken, select, frozenset({"host"}))  # type: ignore[arg-type]
+
+def failing(error: type[BaseException]) -> Callable[[bytes], Any]:
+    def fail(_: bytes) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", FAULTS)
+@pytest.mark.parametrize("where", ["identify", "metadata"])
+def test_a_fault_counts_as_no_and_is_counted_each_time_and_logged_once(
+    where: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    fail = failing(error)
+
+    def deferred(data: bytes) -> Identification:
+        return DeferredMatch(fail, data)
+
+    broken = answering(fail if where == "identify" else deferred, name="broken", strength=EXACT)
+
+    def select(match: ProtocolMatch) -> str | Literal[Verdict.NO]:
+        return "broken" if match.metadata else NO
+
+    faulty: Candidate[str] = Candidate(broken, select, frozenset({"host"}))
     both: DispatchTable[str] = DispatchTable([faulty, Candidate(starting(b"ab"), lambda _: "good")], 1024)
     assert both.decide(b"a") is NEED_MORE
     assert outcome(both.decide(b"ab")) == "good"
     assert both.decide(b"x") is NO
     assert both.faults == {"broken": 3}
     assert len(caplog.records) == 1
+    assert "protocol broken failed: " in caplog.messages[0]
+
+
+def test_without_a_condition_unreadable_metadata_is_not_even_read() -> None:
+    unreadable = answering(lambda data: DeferredMatch(failing(SystemExit), data))
+    asked = table(("any", unreadable))
+    assert outcome(asked.decide(b"x")) == "any"
+    assert asked.faults == {}
+
+
+def test_ctrl_c_while_a_protocol_identifies_is_no_fault() -> None:
+    def interrupted(_: bytes) -> Identification:
+        signal.raise_signal(signal.SIGINT)
+        return NO
+
+    asked = table(("p", answering(interrupted)))
+    with pytest.raises(KeyboardInterrupt):
+        asked.decide(b"x")
+    assert asked.faults == {}
+
+
+def test_where_ctrl_c_raises_nothing_every_keyboard_interrupt_is_a_fault() -> None:
+    def throwing(_: bytes) -> Identification:
+        nothing = (number for number in range(1))
+        return nothing.throw(KeyboardInterrupt)  # type: ignore[return-value]
+
+    asked = table(("p", answering(throwing)))
+    former = signal.signal(signal.SIGINT, lambda *_: None)  # a handler as a running proxy has
+    try:
+        assert asked.decide(b"x") is NO
+    finally:
+        signal.signal(signal.SIGINT, former)
+    assert asked.faults == {"p": 1}
 
 
 @pytest.mark.parametrize("answer", [None, True, "yes", b""])
@@ -202,8 +254,24 @@ def test_explain_asks_every_protocol_in_order() -> None:
     told = list(table(("3", third), ("1", first), ("2", second)).explain(b"ab"))
     assert [protocol for protocol, _ in told] == [first, second, third]
     assert told[0][1] is NEED_MORE
-    assert told[1][1] is NO
+    assert isinstance(told[1][1], ZeroDivisionError)
     assert isinstance(told[2][1], ProtocolMatch)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "yes",
+        ProtocolMatch({"sni": 5}),  # type: ignore[dict-item]
+        ProtocolMatch({"other": "a"}),
+        ProtocolMatch(pending=frozenset({"other"})),
+    ],
+)
+def test_explain_shows_an_invalid_answer_as_a_fault(answer: Any) -> None:
+    confused = table(("p", answering(lambda _: answer)))
+    ((_, told),) = confused.explain(b"x")
+    assert isinstance(told, TypeError)
+    assert confused.faults == {"p": 1}
 
 
 magics = st.lists(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from refractium.contract import API_VERSION
+from refractium.contract import API_VERSION, NO, Identification, define_protocol
+from refractium.identify import Candidate, DispatchTable
 from refractium.plugins.installed import InstalledPlugin, Plugins
 from refractium.plugins.loading import DISABLE_VARIABLE, load_plugins
 
@@ -172,7 +173,7 @@ def test_a_syntax_error_is_reported_with_its_place(site: Site) -> None:
 
 
 def test_ctrl_c_while_a_plugin_is_imported_stops_the_program(site: Site) -> None:
-    site.install("proto-a", "a", "raise KeyboardInterrupt")
+    site.install("proto-a", "a", "import signal\nsignal.raise_signal(signal.SIGINT)")
     with pytest.raises(KeyboardInterrupt):
         site.load()
 
@@ -370,3 +371,75 @@ def test_the_cause_of_a_failed_plugin_is_logged_with_its_traceback(
         site.load()
     assert "plugin 'a' of proto-a 1.0 failed" in caplog.text
     assert "fake_proto_a.py" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()", "BaseException('x')"]
+)
+@pytest.mark.parametrize("where", ["import", "function"])
+def test_a_plugin_that_raises_any_exception_fails_alone(site: Site, error: str, where: str) -> None:
+    raising = f"raise {error}"
+    if where == "function":
+        raising = HEAD + f"@hookimpl\ndef refractium_protocols():\n    {raising}\n"
+    site.install("proto-a", "a", raising)
+    site.install("proto-b", "b", giving(protocol("b")))
+    broken, good = site.load().entries
+    assert (broken.status, good.status) == ("failed", "loaded")
+    assert error.partition("(")[0] in str(broken.error)
+
+
+@pytest.mark.parametrize("id_", ["A", "a b", "1a", "a\x1b[31m", "x" * 65])
+def test_an_id_that_is_no_valid_name_fails_its_plugin(site: Site, id_: str) -> None:
+    site.install("proto-a", id_, giving(protocol("a")))
+    plugin = site.load_one()
+    assert plugin.status == "failed"
+    assert "a name is up to 64 lower-case letters" in str(plugin.error)
+
+
+CLASSES = {
+    "P(Protocol)": "name, max_bytes = 'x', 1",
+    "C(HealthCheck)": "name, settings = 'x', NoSettings",
+    "B(Balancer)": "name = 'x'",
+}
+
+
+@pytest.mark.parametrize(
+    ("base", "function", "given", "error"),
+    [
+        (
+            "P(Protocol)",
+            "async def identify(self, data): ...",
+            "protocols(): return [P()]",
+            "identify is async",
+        ),
+        ("C(HealthCheck)", "def check(self, *_): ...", "health_checks(): return [C()]", "check is not async"),
+        ("B(Balancer)", "async def order(self, *_): ...", "balancers(): return [B]", "order is async"),
+    ],
+)
+def test_an_async_function_in_the_wrong_place_is_refused_at_load(
+    site: Site, base: str, function: str, given: str, error: str
+) -> None:
+    body = f"class {base}:\n    {CLASSES[base]}\n    {function}\n"
+    site.install("proto-a", "a", HEAD + body + f"@hookimpl\ndef refractium_{given}\n")
+    assert f"x: {error}" in str(site.load_one().error)
+
+
+def test_define_protocol_refuses_an_async_function() -> None:
+    async def identify(_: bytes) -> Identification:
+        return NO
+
+    with pytest.raises(ValueError, match="identify is async"):
+        define_protocol("x", max_bytes=1)(identify)  # type: ignore[arg-type]
+
+
+def test_the_log_names_the_plugin_of_a_faulty_protocol(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    source = HEAD + (
+        "@define_protocol('p', max_bytes=1)\ndef p(data): raise ValueError('red \\x1b[31m')\n"
+        "@hookimpl\ndef refractium_protocols(): return [p]\n"
+    )
+    site.install("proto-a", "a", source)
+    (found,) = site.load().protocols
+    table = DispatchTable([Candidate(found, lambda _: "p")], 1024)
+    table.decide(b"x")
+    (message,) = caplog.messages
+    assert message.startswith("protocol p (plugin 'a' of proto-a 1.0) failed: ValueError: red \\x1b[31m; ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +63,27 @@ def test_an_exception_is_found() -> None:
         return ProtocolMatch() if data[3] == 67 else NO
 
     breaks("not total", raises)
+
+
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_an_exception_outside_of_exception_is_found(error: type[BaseException]) -> None:
+    def raises(_: bytes) -> Identification:
+        raise error
+
+    breaks("not total", raises)
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        ProtocolMatch({"host": 5}),  # type: ignore[dict-item]
+        ProtocolMatch({"host": (b"a",)}),  # type: ignore[dict-item]
+        ProtocolMatch(None),  # type: ignore[arg-type]
+        ProtocolMatch(pending={"host"}),  # type: ignore[arg-type]
+    ],
+)
+def test_metadata_of_a_wrong_type_is_found(match: ProtocolMatch) -> None:
+    breaks("not metadata", lambda _: match)
 
 
 def test_an_exception_in_deferred_metadata_is_found() -> None:

@@ -10,10 +10,12 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from refractium.addresses.address import Address, is_own_address
+from refractium.assembly.resolve import no_such_plugin
 from refractium.assembly.sources import DEFAULT_FILE
 from refractium.config.decode import MAX_FINDINGS
 from refractium.contract import Strength, Transport
 from refractium.hooks import against_several, used
+from refractium.plugins.loading import DISABLE_VARIABLE, disabled_by_environment
 from refractium.problems import Problem
 from refractium.routing.judge import judge as judge_routes
 
@@ -65,6 +67,7 @@ def warnings(resolved: Resolved) -> Iterator[Problem]:
         _doubtful_orders(resolved.routes),
     )
     yield from (overlaid.problem(*finding) for finding in findings)
+    yield from _unknown_in_environment(resolved.plugins)
     yield from _broken_plugins(resolved.plugins)
 
 
@@ -106,6 +109,14 @@ def _broken_plugins(plugins: Plugins) -> Iterator[Problem]:
 
 
 # Warnings
+
+
+def _unknown_in_environment(plugins: Plugins) -> Iterator[Problem]:
+    """Yield each id in the environment that no plugin has: one environment may serve several programs."""
+    ids = {plugin.id for plugin in plugins.entries}
+    for id_ in disabled_by_environment():
+        if id_ not in ids:
+            yield Problem(no_such_plugin(id_, ids), where=DISABLE_VARIABLE)
 
 
 def _wide_limits(server: ServerConfig) -> Iterator[Finding]:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from refractium.assembly.hooks import plugin_table_problems, resolve_hooks
 from refractium.assembly.routes import resolve_route
 from refractium.config.decode import MAX_FINDINGS
+from refractium.problems import suggestion
 from refractium.routing import Route
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
     from refractium.assembly.sources import Overlaid
     from refractium.hooks import HookUse
     from refractium.plugins.installed import Plugins
@@ -41,7 +44,8 @@ class Resolved:
 def resolve(overlaid: Overlaid, plugins: Plugins) -> Resolved:
     """Resolve the names of a configuration. Mistakes raise no exception; the result contains them."""
     tables = overlaid.decoded.config.plugins.settings
-    faults: list[Finding] = list(plugin_table_problems(tables, plugins))
+    faults: list[Finding] = list(_unknown_disabled(overlaid, plugins))
+    faults += plugin_table_problems(tables, plugins)
     hooks = resolve_hooks("server.hooks", overlaid.server.hooks, tables, plugins, faults)
     mistakes = overlaid.decoded.problems
     unsound = {one.where.partition(".")[0] for one in mistakes}
@@ -56,3 +60,21 @@ def resolve(overlaid: Overlaid, plugins: Plugins) -> Resolved:
                 faults.append(found)
     problems = [*overlaid.problems, *(overlaid.problem(*fault) for fault in faults)]
     return Resolved(overlaid, plugins, tuple(routes), hooks, tuple(problems))
+
+
+def _unknown_disabled(overlaid: Overlaid, plugins: Plugins) -> Iterator[Finding]:
+    """Yield each id that a file or flag disables although no installed plugin has the id."""
+    ids = {plugin.id for plugin in plugins.entries}
+    named = [
+        *((f"plugins.disable[{at}]", id_) for at, id_ in enumerate(overlaid.decoded.config.plugins.disable)),
+        *((f"--disable-plugin {id_}", id_) for id_ in overlaid.overrides.disabled),
+    ]
+    for where, id_ in named:
+        if id_ not in ids:
+            yield where, no_such_plugin(id_, ids)
+
+
+def no_such_plugin(id_: str, ids: Collection[str]) -> str:
+    """Return the message about an id that no installed plugin has."""
+    installed = f"; installed: {', '.join(sorted(ids)) or 'none'}"
+    return f"no plugin has the id '{id_}'{suggestion(id_, ids) or installed}"

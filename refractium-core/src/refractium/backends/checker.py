@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from refractium.backends.state import Availability
 from refractium.contract import Endpoint
+from refractium.faults import Faults, text_of
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from refractium.throttle import Throttled
 from refractium.wire import proxy_protocol
+from refractium.wire.text import brief
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +31,9 @@ _JITTER: Final = 0.1
 _SHORTEST: Final = 0.005
 """Minimum pause (s) between two checks of one backend."""
 _GRACE: Final = 0.05
-"""Seconds that `Checker.start` waits beyond the longest timeout, so that the last checks can report."""
+"""Seconds after its timeout within which a check must report the timeout."""
+_STOPPING: Final = 1.0
+"""Seconds after its cancellation within which a check must end when the checker stops."""
 
 
 class Checker:
@@ -38,10 +42,15 @@ class Checker:
     Args:
         transport: transport over which clients reach the backends.
         backends: backends to check; backends without a health check are ignored.
+        faults: counts of the faults of health checks; a new counter by default.
     """
 
-    def __init__(self, transport: Transport, backends: Iterable[Backend]) -> None:
+    def __init__(
+        self, transport: Transport, backends: Iterable[Backend], faults: Faults | None = None
+    ) -> None:
         self._transport = transport
+        self._faults = Faults() if faults is None else faults
+        self._watches: list[_Watch] = []
         self._backends = {backend.state: backend for backend in backends if backend.state.is_checked}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -53,7 +62,9 @@ class Checker:
         """
         if self._tasks:
             return
-        watches = [_Watch(self._transport, backend) for backend in self._backends.values()]
+        watches = self._watches = [
+            _Watch(self._transport, backend, self._faults) for backend in self._backends.values()
+        ]
         new = [state for state in self._backends if state.availability is Availability.UNKNOWN]
         self._tasks = [asyncio.create_task(watch.run()) for watch in watches]
         longest = max((state.health.timeout_ms / 1000 for state in new), default=0.0)
@@ -62,11 +73,17 @@ class Checker:
                 await asyncio.gather(*(watch.asked.wait() for watch in watches if watch.state in new))
 
     async def stop(self) -> None:
-        """Stop all checks."""
+        """Stop all checks. A check that ignores its cancellation is left behind after a second."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        running = {check: watch for watch in self._watches for check in watch.running.values()}
+        self._watches.clear()
+        if running:
+            _, left = await asyncio.wait(running, timeout=_STOPPING)
+            for check in left:
+                running[check].leave_behind(check)
 
 
 class _Watch:
@@ -75,10 +92,13 @@ class _Watch:
     Attributes:
         state: state of the backend.
         asked: event that is set after the first check of the backend.
+        running: checks that have not ended, by the address that each of them checks.
     """
 
-    def __init__(self, transport: Transport, backend: Backend) -> None:
+    def __init__(self, transport: Transport, backend: Backend, faults: Faults) -> None:
         self._transport = transport
+        self._faults = faults
+        self.running: dict[SocketAddress, asyncio.Task[str | OSError | None]] = {}
         self._backend = backend
         self.state = backend.state
         self._settings = backend.state.health.settings
@@ -128,23 +148,78 @@ class _Watch:
         """
         health = self.state.health
         timeout = health.timeout_ms / 1000
+        if (former := self.running.get(target)) is not None:
+            await asyncio.wait((former,), timeout=timeout)
+            if not former.done():
+                error = TimeoutError("it goes on after its timeout and its cancellation")
+                self._note(check, error, "the backend fails its check until it ends")
+                return f"check {check.name} goes on after its timeout"
+        task = asyncio.create_task(self._guard(check, Endpoint(self._transport, target, self._preface)))
+        self.running[target] = task
+        task.add_done_callback(lambda _: self.running.pop(target, None))
         try:
-            async with asyncio.timeout(timeout):
-                endpoint = Endpoint(self._transport, target, self._preface)
-                return await check.check(endpoint, self._settings, timeout)
-        except TimeoutError as error:
-            return _reason(error) if error.errno else f"no answer within {health.timeout_ms} ms"
+            await asyncio.wait((task,), timeout=timeout)
+            if task.done():
+                return task.result()
+        finally:
+            task.cancel()
+        await asyncio.wait((task,), timeout=_GRACE)
+        return f"no answer within {health.timeout_ms} ms"
+
+    async def _guard(self, check: HealthCheck[Any], endpoint: Endpoint) -> str | OSError | None:
+        """Run one check, and return its result as `_ask_one` does. No fault of the check leaves this method.
+
+        Raises:
+            CancelledError: the checker has cancelled the check.
+        """
+        health = self.state.health
+        try:
+            result: object = await check.check(endpoint, self._settings, health.timeout_ms / 1000)
         except OSError as error:
             if error.errno in LOCAL_ERRORS:
                 self._troubles.warning(
                     "backend %s cannot be checked now: %s", self._backend.address, _reason(error)
                 )
                 return error
-            return _reason(error)
+            is_late = isinstance(error, TimeoutError) and not error.errno
+            return f"no answer within {health.timeout_ms} ms" if is_late else brief(_reason(error))
         except Exception as error:
             # A mistake of the plugin counts as a failed check, too.
             log.debug("check %s of backend %s raised", check.name, self._backend.address, exc_info=error)
-            return f"{type(error).__name__}: {error}"
+            return brief(text_of(error))
+        except BaseException as error:
+            # A task must not end with SystemExit or KeyboardInterrupt: the event loop would end, too.
+            try:
+                task = asyncio.current_task()
+            except RuntimeError:  # the event loop has ended, and Python closes this coroutine
+                raise error from None
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            self._note(check, error, "the backend fails this check")
+            return brief(text_of(error))
+        if result is None or isinstance(result, str):
+            return result and brief(result)
+        reason = f"check {check.name} returned {_shown(result)}, not str or None"
+        self._note(check, TypeError(reason), "the backend fails this check")
+        return reason
+
+    def leave_behind(self, task: asyncio.Task[Any]) -> None:
+        """Let the event loop end without a check that ignores its cancellation."""
+        check = self.state.health.check
+        assert check is not None  # noqa: S101 - the task runs this check
+        error = TimeoutError(f"it goes on {_STOPPING:g} s after its cancellation")
+        self._note(check, error, "Refractium stops without it")
+        # `asyncio.run` waits for all registered tasks. The manual ("Extending") names the function.
+        asyncio.tasks._unregister_task(task)  # noqa: SLF001
+        task._log_destroy_pending = False  # type: ignore[attr-defined] # noqa: SLF001
+
+    def _note(self, check: HealthCheck[Any], error: BaseException, effect: str) -> None:
+        self._faults.note(f"check {check.name}", check, error, effect)
+
+
+def _shown(result: object) -> str:
+    """Return a wrong result for a message, or its type if the result has no short text."""
+    return str(result) if isinstance(result, bool | int | float) else f"a {type(result).__name__}"
 
 
 def _reason(error: OSError) -> str:

@@ -14,9 +14,10 @@ from refractium.assembly.sources import Overrides, read_file
 from refractium.cli.options import Flags
 from refractium.contract import MAX_BYTES_LIMIT, NEED_MORE, Protocol, ProtocolMatch, Transport, Verdict
 from refractium.errors import ConfigError
+from refractium.faults import text_of
 from refractium.identify import Candidate, DispatchTable
 from refractium.problems import Problem
-from refractium.wire.text import escape, hex_bytes
+from refractium.wire.text import brief, escape, hex_bytes
 
 
 @click.command("identify")
@@ -39,15 +40,17 @@ def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, a
     decision = table.decide(data, final=True)
     may_change = not udp and table.decide(data) is NEED_MORE
     name = None if isinstance(decision, Verdict) else decision[0]
-    metadata = {} if isinstance(decision, Verdict) else dict(decision[1].metadata)
+    faulty = {one.name for one, _, answer in answers if isinstance(answer, BaseException)}
+    metadata = {} if isinstance(decision, Verdict) or name in faulty else dict(decision[1].metadata)
     if as_json:
         shown = {
             "protocol": name,
             "metadata": metadata,
             "needs_more": may_change,
             "answers": [
-                {"protocol": one.name, "strength": one.strength.name.lower(), "answer": answer}
-                for one, answer, _ in answers
+                {"protocol": one.name, "strength": one.strength.name.lower(), "answer": said}
+                | ({"error": _tells(answer)} if isinstance(answer, BaseException) else {})
+                for one, said, answer in answers
             ],
         }
         click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
@@ -93,10 +96,14 @@ def _name_of(protocol: Protocol, _match: ProtocolMatch) -> str:
 def _answer(answer: object) -> str:
     if isinstance(answer, Verdict):
         return answer.value
+    if isinstance(answer, BaseException):
+        return "fault"
     return "yes"
 
 
 def _tells(answer: object) -> str:
+    if isinstance(answer, BaseException):
+        return brief(text_of(answer))
     if not isinstance(answer, ProtocolMatch):
         return ""
     told = {key: ",".join(v) if isinstance(v, tuple) else v for key, v in answer.metadata.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from refractium.contract.protocol import problems_of_name
+from refractium.contract.protocol import is_asynchronous, problems_of_name
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -65,7 +65,9 @@ def problems_of_balancer(balancer: object) -> Iterator[str]:
         return
     name = getattr(balancer, "name", None)
     yield from problems_of_name(name)
+    if is_asynchronous(balancer.order):
+        yield f"{name}: order is async, but must return the backends at once: write def, not async def"
     try:
         balancer()
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+    except Exception as error:  # noqa: BLE001 - the loader reports any other exception
         yield f"{name}: cannot be made without arguments: {type(error).__name__}: {error}"

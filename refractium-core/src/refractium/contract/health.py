@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
@@ -94,5 +95,7 @@ def problems_of_health_check(check: object) -> Iterator[str]:
         yield f"{name}: transports {check.transports} is not a set of Transport"
     settings = getattr(check, "settings", None)
     yield from problems_of_settings(f"{name}: settings", settings)
+    if not inspect.iscoroutinefunction(check.check):
+        yield f"{name}: check is not async: write async def"
     if taken := SHARED_KEYS.intersection(getattr(settings, "__struct_fields__", ())):
         yield f"{name}: settings has {', '.join(sorted(taken))}, which every health check has already"

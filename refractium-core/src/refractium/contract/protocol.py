@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from enum import Enum, IntEnum, StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
 MetadataValue: TypeAlias = str | bool | tuple[str, ...]
 """A value from the first bytes: one name, one flag, or several names in the order of their arrival."""
@@ -272,8 +274,50 @@ def problems_of(protocol: object) -> Iterator[str]:
         yield f"{name}: prefixes {protocol.prefixes} is not a tuple of non-empty bytes"
     if not _is_all(protocol.metadata_keys, frozenset, str):
         yield f"{name}: metadata_keys {protocol.metadata_keys} is not a frozenset of str"
-    if not callable(protocol.identify):
+    identify = getattr(protocol, "_function", protocol.identify)
+    if not callable(identify):
         yield f"{name}: identify is not callable"
+    elif is_asynchronous(identify):
+        yield f"{name}: identify is async, but must return its answer at once: write def, not async def"
+
+
+def is_asynchronous(function: object) -> bool:
+    """Return whether a call of a function returns a coroutine or an asynchronous generator."""
+    return any(
+        inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one)
+        for one in (function, getattr(function, "__call__", None))  # noqa: B004 - an object may be callable
+    )
+
+
+def problems_of_metadata(protocol: Protocol, match: ProtocolMatch) -> Iterator[str]:
+    """Yield each violation of the contract in the metadata and the pending keys of a match.
+
+    Raises:
+        BaseException: the function that reads the metadata of a `DeferredMatch` raised this exception.
+    """
+    metadata, pending = match.metadata, match.pending
+    if not isinstance(metadata, Mapping):
+        yield f"metadata is a {type(metadata).__name__}, not a mapping"
+        return
+    if not isinstance(pending, frozenset):
+        yield f"pending is a {type(pending).__name__}, not a frozenset"
+        return
+    unknown = sorted(str(key) for key in {*metadata, *pending} - protocol.metadata_keys)
+    if unknown:
+        yield f"{protocol} has no metadata_keys {unknown}"
+    for key, value in metadata.items():
+        if not is_metadata_value(value):
+            yield f"metadata {key} is {type(value).__name__}, not str, bool or tuple of str"
+
+
+def is_metadata_value(value: object) -> bool:
+    """Return whether a value is a `MetadataValue`."""
+    if isinstance(value, tuple):
+        return all([isinstance(one, str) for one in value])  # noqa: C419 - a generator is slower
+    return isinstance(value, _SCALARS)
+
+
+_SCALARS: Final = (str, bool)  # a union type would be built at each call, which takes longer than the check
 
 
 def _is_all(value: object, collection: type, item: type) -> bool:

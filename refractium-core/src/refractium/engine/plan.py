@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from refractium.backends.checks import resolved
 from refractium.backends.resolver import Resolver
 from refractium.contract import Transport
 from refractium.errors import ConfigError
+from refractium.faults import Faults
 from refractium.hooks import HookSet, used
 from refractium.routing import Pools, Router
 
@@ -40,7 +40,7 @@ class Plan:
         hooks: the hooks; the engine that serves the plan starts the hooks.
         pools: the routes of each transport, with their backends.
         routers: for each transport, the router of each listener, by the listener's name.
-        faults: for each transport, the number of exceptions that each protocol has raised.
+        faults: for each transport, the number of faults of each protocol, balancer and health check.
         prepared: the transports whose backends are resolved and checked.
     """
 
@@ -55,6 +55,12 @@ class Plan:
             raise ConfigError(problems)
         self.hooks: HookSet = HookSet(successor_of.hooks if successor_of is not None else None)
         for_all = tuple(map(used, spec.hooks))
+        # The engine counts faults from its start, over all configurations.
+        self.faults: dict[Transport, Faults] = (
+            successor_of.faults
+            if successor_of is not None
+            else {transport: Faults() for transport in Transport}
+        )
         self.pools: dict[Transport, Pools] = {
             transport: _pools(
                 transport,
@@ -63,15 +69,10 @@ class Plan:
                 successor_of.pools[transport] if successor_of is not None else None,
                 self.hooks,
                 for_all,
+                self.faults[transport],
             )
             for transport in Transport
         }
-        # The engine counts faults from its start, over all configurations.
-        self.faults: dict[Transport, Counter[str]] = (
-            successor_of.faults
-            if successor_of is not None
-            else {transport: Counter() for transport in Transport}
-        )
         self.routers = {
             transport: {
                 name: Router(pools, settings.peek_buffer_size, rules, self.faults[transport])
@@ -85,7 +86,8 @@ class Plan:
         self.prepared: set[Transport] = set()
         if authorities is None:
             self._checkers = {
-                transport: Checker(transport, pools.backends) for transport, pools in self.pools.items()
+                transport: Checker(transport, pools.backends, self.faults[transport])
+                for transport, pools in self.pools.items()
             }
         else:
             for transport, state in self.states:
@@ -135,7 +137,8 @@ def _pools(
     former: Pools | None,
     hooks: HookSet,
     for_all: Sequence[UsedHook],
+    faults: Faults,
 ) -> Pools:
     routes = [replace(route, health=resolved(route.health, transport)) for route in routes]
     known = former.states if former is not None else None
-    return Pools(routes, fallback, known, hooks=hooks, for_all=for_all)
+    return Pools(routes, fallback, known, hooks=hooks, for_all=for_all, faults=faults)

@@ -7,17 +7,15 @@ question with all bytes.
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, Strength, Verdict
+from refractium.contract.protocol import problems_of_metadata
+from refractium.faults import PROTOCOL, Faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -54,7 +52,7 @@ class DispatchTable(Generic[T]):
     """
 
     def __init__(
-        self, candidates: Iterable[Candidate[T]], peek_buffer_size: int, faults: Counter[str] | None = None
+        self, candidates: Iterable[Candidate[T]], peek_buffer_size: int, faults: Faults | None = None
     ) -> None:
         entries = [
             _Entry(
@@ -76,7 +74,7 @@ class DispatchTable(Generic[T]):
         self._for_nothing = tuple((entry.identify, entry) for entry in entries if not entry.protocol.prefixes)
         self._entries = entries
         self.bound = max((entry.bound for entry in entries), default=0)
-        self.faults: Counter[str] = Counter() if faults is None else faults
+        self.faults = Faults() if faults is None else faults
 
     def decide(self, data: bytes, *, final: bool = False) -> tuple[T, ProtocolMatch] | Verdict:
         """Return the decision, or `NEED_MORE` while the bytes allow no decision.
@@ -101,7 +99,7 @@ class DispatchTable(Generic[T]):
                         continue
                     return NEED_MORE
                 if not isinstance(answer, ProtocolMatch):
-                    raise TypeError(f'"{answer}" is not an answer')  # noqa: TRY301 - counted as a fault
+                    raise _not_an_answer(answer)  # noqa: TRY301 - counted as a fault
                 if entry.select is None:
                     outcome = entry.outcome
                 elif entry.asks_for & answer.pending and not final and len(data) < entry.bound:
@@ -110,29 +108,32 @@ class DispatchTable(Generic[T]):
                     outcome = entry.select(answer)
                 if outcome is not NO:
                     return outcome, answer
-            except Exception as error:  # noqa: BLE001 - any exception of a plugin counts as `NO` here
-                self._note_fault(entry.protocol, data, error)
+            except BaseException as error:  # noqa: BLE001 - any exception of a plugin counts as `NO` here
+                self._note_fault(entry.protocol, error)
         return NO
 
-    def explain(self, data: bytes) -> Iterator[tuple[Protocol, Identification]]:
-        """Yield each protocol with its own answer to `data`, in the order in which protocols are asked."""
-        for entry in self._entries:
-            try:
-                yield entry.protocol, entry.identify(data)
-            except Exception as error:  # noqa: BLE001 - any exception of a plugin counts as `NO`
-                self._note_fault(entry.protocol, data, error)
-                yield entry.protocol, NO
+    def explain(self, data: bytes) -> Iterator[tuple[Protocol, Identification | BaseException]]:
+        """Yield each protocol with its own answer to `data`, in the order in which protocols are asked.
 
-    def _note_fault(self, protocol: Protocol, data: bytes, error: Exception) -> None:
-        """Count a fault. Log only the first fault of each protocol: a client can cause many faults."""
-        self.faults[protocol.name] += 1
-        if self.faults[protocol.name] == 1:
-            log.error(
-                "protocol %s failed on %d bytes, which counts as no match; its next failures are not logged",
-                protocol.name,
-                len(data),
-                exc_info=error,
-            )
+        The answer is the exception if the protocol raises an exception, returns an object that is no answer,
+        or cannot read its metadata.
+        """
+        for entry in self._entries:
+            answer: Identification | BaseException
+            try:
+                answer = entry.identify(data)
+                if isinstance(answer, ProtocolMatch):
+                    if problems := list(problems_of_metadata(entry.protocol, answer)):
+                        raise TypeError("; ".join(problems))  # noqa: TRY301 - counted as a fault
+                elif answer is not NO and answer is not NEED_MORE:
+                    raise _not_an_answer(answer)  # noqa: TRY301 - counted as a fault
+            except BaseException as error:  # noqa: BLE001 - any exception of a plugin counts as `NO`
+                self._note_fault(entry.protocol, error)
+                answer = error
+            yield entry.protocol, answer
+
+    def _note_fault(self, protocol: Protocol, error: BaseException) -> None:
+        self.faults.note(PROTOCOL + protocol.name, protocol, error, "the answer counts as no match")
 
 
 class _Entry(NamedTuple, Generic[T]):
@@ -144,6 +145,10 @@ class _Entry(NamedTuple, Generic[T]):
     outcome: T | Literal[Verdict.NO]
     bound: int
     protocol: Protocol
+
+
+def _not_an_answer(answer: object) -> TypeError:
+    return TypeError(f'"{answer}" is not an answer')
 
 
 def _bound(protocol: Protocol, peek_buffer_size: int) -> int:

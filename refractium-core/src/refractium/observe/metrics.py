@@ -323,10 +323,19 @@ def _faults(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
         "Exceptions of a protocol that raised instead of answering.",
         labels=["transport", "protocol"],
     )
+    of_plugins = CounterMetricFamily(
+        "refractium_plugin_faults",
+        "Exceptions and invalid results of a protocol, balancer or check of a plugin.",
+        labels=["transport", "kind", "name"],
+    )
     for transport, found in (("tcp", tcp.faults), ("udp", udp.faults)):
-        for protocol, count in found.items():
-            faults.add_metric([transport, protocol], count)
+        for what, count in found.items():
+            kind, _, name = what.rpartition(" ")
+            of_plugins.add_metric([transport, kind or "protocol", name], count)
+            if not kind:
+                faults.add_metric([transport, name], count)
     yield faults
+    yield of_plugins
 
 
 def _datagrams(udp: UdpStatus) -> Iterator[Metric]:

@@ -116,7 +116,8 @@ class TcpStatus(Struct, frozen=True):
         identification_seconds: the sum of the times from accept to the result of identification.
         identification_buckets: pairs of an upper bound (s) and the number of identifications that took at
             most this time.
-        faults: counts of exceptions, by the protocol that raised them instead of answering.
+        faults: counts of the faults of plugins, by the name of the protocol, ``balancer NAME`` or ``check
+            NAME``.
         routes: the traffic by route.
     """
 
@@ -146,7 +147,8 @@ class UdpStatus(Struct, frozen=True):
             the proxy, and first datagrams of sessions during a stop.
         dropped: datagrams that were lost because a socket did not accept them, or because no backend could be
             reached.
-        faults: counts of exceptions, by the protocol that raised them instead of answering.
+        faults: counts of the faults of plugins, by the name of the protocol, ``balancer NAME`` or ``check
+            NAME``.
         routes: the traffic by route.
     """
 

@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 import threading
-import traceback
 import warnings
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -30,6 +29,8 @@ from refractium.contract import (
     problems_of_health_check,
     problems_of_hook,
 )
+from refractium.contract.protocol import problems_of_name
+from refractium.faults import is_interrupt, set_origin, text_of
 from refractium.plugins.installed import Given, InstalledPlugin, Kind, Plugins
 from refractium.routing import BALANCERS
 
@@ -57,8 +58,7 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
     Returns:
         An entry for each plugin, and the objects that the loaded plugins provide.
     """
-    by_environment = (id_.strip() for id_ in os.environ.get(DISABLE_VARIABLE, "").split(","))
-    disabled_by = dict.fromkeys(by_environment, f"disabled by {DISABLE_VARIABLE}")
+    disabled_by = dict.fromkeys(disabled_by_environment(), f"disabled by {DISABLE_VARIABLE}")
     disabled_by |= dict.fromkeys(disabled, "disabled by --disable-plugin or by disable under [plugins]")
     found = [(_describe(entry_point), entry_point) for entry_point in entry_points(group=ENTRY_POINT_GROUP)]
     found.sort(key=lambda one: (one[0].id, one[0].distribution, one[0].version))
@@ -73,9 +73,18 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
         elif len(names := claimants[plugin.id]) > 1:
             error = f"{' and '.join(names)} claim the id '{plugin.id}': uninstall all but one"
             loaded.append((replace(plugin, status="failed", error=error), Given()))
+        elif problem := next(problems_of_name(plugin.id), None):
+            error = f"the entry point has an invalid {problem}"
+            loaded.append((replace(plugin, status="failed", error=error), Given()))
         else:
             loaded.append(_load(plugin, entry_point))
     return _without_contested(loaded)
+
+
+def disabled_by_environment() -> tuple[str, ...]:
+    """Return the ids of the plugins that the environment variable disables, in its order."""
+    ids = (id_.strip() for id_ in os.environ.get(DISABLE_VARIABLE, "").split(","))
+    return tuple(id_ for id_ in ids if id_)
 
 
 def _describe(entry_point: EntryPoint) -> InstalledPlugin:
@@ -119,12 +128,13 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
             manager.check_pending()
             plugin = replace(plugin, kind=_kind(manager))
             given = _given_by(manager)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         _log.debug("%s failed", plugin, exc_info=error)
-        # Joined into one line, which has file and line of a SyntaxError. `format_exception_only` also works
-        # for an exception whose str() raises.
-        text = " ".join("".join(traceback.format_exception_only(error)).split())
-        return replace(plugin, status="failed", error=text), Given()
+        return replace(plugin, status="failed", error=text_of(error)), Given()
+    for one in (*given.protocols, *given.health_checks, *given.balancers):
+        set_origin(one, str(plugin))
     transports = {protocol.transport.value for protocol in given.protocols}
     return replace(plugin, transports=tuple(sorted(transports))), given
 

@@ -273,7 +273,7 @@ class Connection:
             Transport.TCP,
             (self._ip, self._port),
             self._destination or self._client.getsockname()[:2],
-            metadata_of(self._match),
+            metadata_of(self._match, self._pool),
         )
 
     def unreachable(self) -> None:
@@ -351,5 +351,6 @@ class Connection:
                     down=down,
                     seconds=monotonic() - self.stamp,
                     ended=how,
+                    pool=pool,
                 )
             )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from refractium.contract import MetadataValue, ProtocolMatch, Transport
+from refractium.contract.protocol import is_metadata_value
+from refractium.faults import is_interrupt
+from refractium.routing import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +50,7 @@ class Summary(Struct, frozen=True):
         down: bytes from backend to client.
         seconds: seconds from accept, or from the first datagram, to the end.
         ended: the way in which the connection or session ended.
+        pool: the pool of the route; None without a route.
     """
 
     transport: Transport
@@ -58,6 +62,7 @@ class Summary(Struct, frozen=True):
     down: int
     seconds: float
     ended: Ended
+    pool: Pool | None = None
 
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:
@@ -65,7 +70,7 @@ class Summary(Struct, frozen=True):
 
         Some protocols parse the bytes only when a caller reads this property.
         """
-        return {} if self.match is None else metadata_of(self.match)
+        return {} if self.match is None else metadata_of(self.match, self.pool)
 
 
 class Reporter(Protocol):
@@ -78,20 +83,32 @@ class Reporter(Protocol):
         """Receive the summary of one finished connection or session."""
 
 
-def metadata_of(match: ProtocolMatch | None) -> Mapping[str, MetadataValue]:
-    """Return the metadata of a match, and leave out every value that is not a `MetadataValue`."""
+def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mapping[str, MetadataValue]:
+    """Return the metadata of a match.
+
+    The result leaves out every key that the protocols of the pool do not declare, and every value that is not
+    a `MetadataValue`. The pool counts the fault.
+    """
+    told: dict[str, MetadataValue] = {}
+    if match is None:
+        return told
+    declared = None if pool is None else pool.declared
     try:
-        if match is None:
-            return {}
-        return {k: v for k, v in match.metadata.items() if v.__class__ is str or _is_metadata(v)}
-    except Exception:  # noqa: BLE001 - a plugin's fault costs the metadata, not the connection
-        return {}
-
-
-def _is_metadata(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all([isinstance(one, str) for one in value])  # noqa: C419 - a generator is slower
-    return isinstance(value, _SCALARS)
-
-
-_SCALARS: Final = (str, bool)  # `str | bool` would build a type at each call, which takes longer
+        found = match.metadata
+        told = {
+            k: v
+            for k, v in found.items()
+            if (declared is None or k in declared) and (v.__class__ is str or is_metadata_value(v))
+        }
+        if len(told) != len(found):
+            raise TypeError(  # noqa: TRY301 - counted as a fault
+                "the metadata has a wrong type, or a key that is not declared: "
+                + ", ".join(f"{k} is {type(v).__name__}" for k, v in found.items() if k not in told)
+            )
+    except BaseException as error:
+        # A fault of a plugin costs the metadata, not the connection.
+        if pool is not None:
+            pool.note_bad_metadata(error)
+        elif is_interrupt(error):
+            raise
+    return told

@@ -52,7 +52,7 @@ def open_tap(
         route=pool.label,
         client=client,
         backend=address_of(backend, sock),
-        metadata=dict(metadata_of(match)),
+        metadata=dict(metadata_of(match, pool)),
         started=int(stamp * 1e9) + EPOCH,
     )
     return pool.hooks.open(context)

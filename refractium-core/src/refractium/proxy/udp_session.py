@@ -157,6 +157,7 @@ class UdpSession:
             down=self.down,
             seconds=self._service.reactor.loop.time() - self._started,
             ended=how,
+            pool=self._pool,
         )
 
     def _build_header(self) -> bytes:
@@ -166,7 +167,7 @@ class UdpSession:
             return b""
         destination = (asked(self._control) or self.listener.address[0], self.listener.address[1])
         source = self.ip, self._client[1]
-        return build(version, Transport.UDP, source, destination, metadata_of(self._match))
+        return build(version, Transport.UDP, source, destination, metadata_of(self._match, self._pool))
 
     def _connect(self) -> bool:
         """Connect a socket to the pool's next target; return whether a socket was connected."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import random
 from hashlib import blake2b
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Balancer
+from refractium.faults import is_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from refractium.contract.balancer import BalancedT
+    from refractium.faults import Faults
 
 DEFAULT: Final = "round_robin"
 
@@ -144,6 +147,45 @@ def _draw(backend: BalancedT, client: str) -> float:
     """
     digest = blake2b(f"{backend.address} {client}".encode(), digest_size=_HASH_BYTES).digest()
     return -backend.weight / math.log((int.from_bytes(digest, "big") + 0.5) / _HASH_RANGE)
+
+
+class _Guarded(Balancer):
+    """A balancer that is not built in, with every fault caught.
+
+    After a fault, the order is the order of the configuration.
+    """
+
+    def __init__(self, balancer: type[Balancer], faults: Faults | None) -> None:
+        self._class = balancer
+        self._faults = faults
+        self._balancer: Balancer = First()
+        try:
+            self._balancer = balancer()
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
+            self._note(error)
+
+    def order(self, backends: Sequence[BalancedT], client: str) -> Iterable[BalancedT]:
+        try:
+            # A generator without an end must not hold up the event loop.
+            ordered = tuple(islice(self._balancer.order(backends, client), len(backends) + 1))
+            if len(ordered) > len(set(ordered)) or not set(ordered) <= set(backends):
+                raise ValueError("the order contains a backend twice, or another object")  # noqa: TRY301
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
+            self._note(error)
+            return backends
+        return ordered
+
+    def _note(self, error: BaseException) -> None:
+        if self._faults is not None:
+            effect = "the backends are tried in the order of the configuration"
+            self._faults.note(f"balancer {self._class.name}", self._class, error, effect)
+        elif is_interrupt(error):
+            raise error
+
+
+def made(balancer: type[Balancer], faults: Faults | None) -> Balancer:
+    """Return an instance of a balancer. Only an instance that is not built in needs protection."""
+    return balancer() if balancer in BALANCERS.values() else _Guarded(balancer, faults)
 
 
 BALANCERS: Final[dict[str, type[Balancer]]] = {

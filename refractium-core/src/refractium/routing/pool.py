@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from refractium.routing.balancers import RoundRobin
+from refractium.faults import PROTOCOL, is_interrupt
+from refractium.routing.balancers import RoundRobin, made
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from refractium.addresses.networks import AccessRules
     from refractium.backends.backend import Backend
-    from refractium.contract import Balancer, SocketAddress
+    from refractium.contract import Balancer, Protocol, SocketAddress
+    from refractium.faults import Faults
     from refractium.hooks import RouteHooks
     from refractium.settings import Action, ProxyVersion
 
@@ -38,13 +40,20 @@ class Pool:
         protocol: the protocol's name; None if the label is this name.
         hooks: the packet hooks of the pool; None without hooks.
         idle_timeout_ms: the time (ms) that a connection may be silent; None for the time in the settings.
+        protocols: the protocols of the pool's route.
+        faults: the counts of the faults of protocols and balancers; None to count nothing.
+
+    Attributes:
+        declared: the metadata keys that the protocols declare; None if any key may occur.
     """
 
     __slots__ = (
         "__weakref__",
         "_balancer",
+        "_faults",
         "_is_plain",
         "_primaries",
+        "_protocols",
         "_reserve",
         "_reserve_balancer",
         "_resting",
@@ -53,6 +62,7 @@ class Pool:
         "access",
         "action",
         "backends",
+        "declared",
         "hooks",
         "idle_timeout_ms",
         "label",
@@ -74,6 +84,8 @@ class Pool:
         protocol: str | None = None,
         hooks: RouteHooks | None = None,
         idle_timeout_ms: int | None = None,
+        protocols: Sequence[Protocol] = (),
+        faults: Faults | None = None,
     ) -> None:
         self.label = label
         self.protocol = protocol or label
@@ -84,8 +96,13 @@ class Pool:
         self.backends = tuple(backends)
         self.idle_timeout_ms = idle_timeout_ms
         self.udp_session_timeout_ms = udp_session_timeout_ms
-        self._balancer = balancer()
-        self._reserve_balancer = balancer()
+        self._protocols = protocols
+        self._faults = faults
+        self.declared = (
+            frozenset[str]().union(*(one.metadata_keys for one in protocols)) if protocols else None
+        )
+        self._balancer = made(balancer, faults)
+        self._reserve_balancer = made(balancer, faults)
         spares = tuple(backend for backend in self.backends if backend.is_backup)
         self._primaries = tuple(backend for backend in self.backends if not backend.is_backup) or spares
         self._spares = spares if self._primaries != spares else ()
@@ -108,6 +125,18 @@ class Pool:
     def admits(self, client: str) -> bool:
         """Return whether a client with this IP address may use the pool."""
         return self.access is None or self.access.admits(client)
+
+    def note_bad_metadata(self, error: BaseException) -> None:
+        """Count and log a fault in the metadata of a match that led to this pool.
+
+        Raises:
+            KeyboardInterrupt: `error` comes from the user.
+        """
+        if self._faults is not None and self._protocols:
+            effect = "the log, hooks and backends of this client do not get this metadata"
+            self._faults.note(PROTOCOL + self.protocol, self._protocols[0], error, effect)
+        elif is_interrupt(error):
+            raise error
 
     def targets(self, client: str = "") -> Iterator[tuple[Backend, SocketAddress]]:
         """Yield all addresses of all offered backends, in the order of the attempts for this client."""

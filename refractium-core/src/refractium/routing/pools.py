@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from refractium.backends.health_settings import Health, StateKey
+    from refractium.faults import Faults
     from refractium.hooks import RouteHooks, UsedHook
     from refractium.routing.route import Route
     from refractium.settings import ProxyVersion
@@ -31,6 +32,7 @@ class Pools:
             state.
         hooks: the hooks of the configuration.
         for_all: the hooks that apply to every route and to the fallback.
+        faults: the counts of the faults of protocols and balancers; None to count nothing.
 
     Attributes:
         routes: each route with its pool.
@@ -48,11 +50,12 @@ class Pools:
         *,
         hooks: HookSet | None = None,
         for_all: Sequence[UsedHook] = (),
+        faults: Faults | None = None,
     ) -> None:
         states = dict(known or {})
         hooks = hooks or HookSet()
         self.routes = tuple(
-            (route, _pool(route, states, hooks.of_route(merged(for_all, route.used_hooks))))
+            (route, _pool(route, states, hooks.of_route(merged(for_all, route.used_hooks)), faults))
             for route in routes
         )
         members = [Member(str(address)) for address in fallback]
@@ -84,7 +87,9 @@ class Pools:
         return {backend.state.key: backend.state for backend in self.backends}
 
 
-def _pool(route: Route, known: dict[StateKey, BackendState], hooks: RouteHooks | None) -> Pool:
+def _pool(
+    route: Route, known: dict[StateKey, BackendState], hooks: RouteHooks | None, faults: Faults | None
+) -> Pool:
     return Pool(
         route.label,
         [_backend(member, route.health, known, route.proxy_protocol) for member in route.members],
@@ -96,6 +101,8 @@ def _pool(route: Route, known: dict[StateKey, BackendState], hooks: RouteHooks |
         protocol=route.name,
         hooks=hooks,
         idle_timeout_ms=route.idle_timeout_ms,
+        protocols=route.protocols,
+        faults=faults,
     )
 
 

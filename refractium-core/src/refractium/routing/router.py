@@ -10,10 +10,10 @@ from refractium.identify import Candidate, DispatchTable
 from refractium.routing.rules import EVERY_ROUTE_FOR_EVERYBODY
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Iterator, Sequence
 
     from refractium.contract import MetadataValue
+    from refractium.faults import Faults
     from refractium.routing.pool import Pool
     from refractium.routing.pools import Pools
     from refractium.routing.route import Route
@@ -46,7 +46,7 @@ class Router:
         pools: Pools,
         peek_buffer_size: int,
         rules: ListenerRules = EVERY_ROUTE_FOR_EVERYBODY,
-        faults: Counter[str] | None = None,
+        faults: Faults | None = None,
     ) -> None:
         routes = [one for one in pools.routes if rules.serves(one[0].label, one[0].name)]
         candidates: dict[int, Candidate[Pool]] = {}
@@ -95,14 +95,21 @@ class _Selector:
                     leaf.sort(key=lambda entry: not entry[0])
 
     def select(self, match: ProtocolMatch) -> Pool | Literal[Verdict.NO]:
+        """Return the pool of the most specific route whose conditions a match meets, or `NO`.
+
+        Raises:
+            BaseException: the protocol cannot read its metadata, or the metadata has a wrong type.
+        """
         if self._only is not None:
             return self._only
         metadata = match.metadata
         offered = metadata.get("alpn", ())
+        if not isinstance(offered, tuple):
+            raise TypeError(f"metadata alpn is {type(offered).__name__}, not a tuple")
         for by_host in self._by_sni.lookup(metadata.get("sni")):
             for leaf in by_host.lookup(metadata.get("host")):
                 for alpn, pool in leaf:
-                    if not alpn or (isinstance(offered, tuple) and not set(alpn).isdisjoint(offered)):
+                    if not alpn or not set(alpn).isdisjoint(offered):
                         return pool
         return NO
 
@@ -129,11 +136,17 @@ class _NameIndex(Generic[T]):
         return self._exact.setdefault(name, value)
 
     def lookup(self, name: MetadataValue | None) -> Iterator[T]:
-        """Yield the values that apply to `name`, the most specific value first."""
+        """Yield the values that apply to `name`, the most specific value first.
+
+        Raises:
+            TypeError: `name` is neither a string nor None.
+        """
         if isinstance(name, str):
             if name in self._exact:
                 yield self._exact[name]
             parent = name.partition(".")[2]
             if parent in self._wildcard:
                 yield self._wildcard[parent]
+        elif name is not None:
+            raise TypeError(f"a host name in the metadata is {type(name).__name__}, not str")
         yield from self._any

@@ -15,6 +15,7 @@ from refractium.contract import (
     Transport,
     problems_of,
 )
+from refractium.contract.protocol import problems_of_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,15 +92,18 @@ def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
     """Ask the protocol twice for the same bytes, and check the laws that concern these bytes alone."""
     try:
         answer, again = _read(protocol.identify(data)), _read(protocol.identify(data))
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise AssertionError(
             f"not total: {protocol} raises {type(error).__name__}: {error} for {_show(data)}"
         ) from error
     if isinstance(answer, ProtocolMatch) and isinstance(again, ProtocolMatch):
+        if problems := list(problems_of_metadata(protocol, answer)):
+            law = "not declared" if "metadata_keys" in problems[0] else "not metadata"
+            raise AssertionError(f"{law}: {'; '.join(problems)}")
         if dict(answer.metadata) != dict(again.metadata) or answer.pending != again.pending:
             raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
-        if unknown := (set(answer.metadata) | answer.pending) - protocol.metadata_keys:
-            raise AssertionError(f"not declared: {protocol} has no metadata_keys {sorted(unknown)}")
     elif answer is not again:
         raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
     elif answer is not NO and answer is not NEED_MORE:

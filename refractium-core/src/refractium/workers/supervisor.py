@@ -36,7 +36,7 @@ from refractium.workers.messages import (
     StopListening,
 )
 from refractium.workers.shared_limiter import LimitTable
-from refractium.workers.totals import paused, with_active
+from refractium.workers.totals import paused, with_active, with_faults
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -342,8 +342,9 @@ class Supervisor:
                     told,
                 )
             ),
-            tcp=counts.tcp,
-            udp=counts.udp,
+            # The supervisor checks the backends, so it also counts the faults of the checks.
+            tcp=with_faults(counts.tcp, self._plan.faults[Transport.TCP]),
+            udp=with_faults(counts.udp, self._plan.faults[Transport.UDP]),
             hooks=counts.hooks,
             workers=self._crew.status(),
         )

@@ -68,6 +68,11 @@ def paused(transport: Transport, address: str, those: Iterable[Status]) -> str:
     return next(filter(None, wanted), "")
 
 
+def with_faults(counts: _StatusT, faults: Mapping[str, int]) -> _StatusT:
+    """Return counts with further faults of plugins."""
+    return replace(counts, faults=_sums([counts.faults, faults]))
+
+
 def without_open(counts: _Counted) -> Counts:
     """Return the counts of a worker that has died.
 

@@ -1,0 +1,101 @@
+"""The faults of plugins: their counts, their log lines, and the plugin from which an object comes.
+
+Each call of a plugin in the event loop catches `BaseException`, and notes the fault here: a plugin that
+raises `SystemExit` or `KeyboardInterrupt` must not end the proxy.
+"""
+
+from __future__ import annotations
+
+import logging
+import opcode
+import signal
+import traceback
+from collections import Counter
+from typing import Final
+
+from refractium.wire.text import brief
+
+log = logging.getLogger(__name__)
+
+PROTOCOL: Final = "protocol "
+"""The beginning of the descriptions of protocols, which the keys of `Faults` leave out."""
+
+_ORIGIN: Final = "_refractium_origin"
+_RAISE: Final = opcode.opmap["RAISE_VARARGS"]
+
+
+class Faults(Counter[str]):
+    """Counts of faults by object: the name of a protocol, ``balancer NAME`` or ``check NAME``.
+
+    Clients can cause many faults, so the log contains only the first fault of each object.
+    """
+
+    def note(self, what: str, given: object, error: BaseException, effect: str) -> None:
+        """Count a fault, and log the first fault of the object.
+
+        Args:
+            what: the object, such as ``protocol ssh`` or ``balancer fair``.
+            given: the object itself, for `origin_of`.
+            error: the exception that the object raised.
+            effect: the consequence of the fault.
+
+        Raises:
+            KeyboardInterrupt: `error` comes from the user, not from the plugin.
+        """
+        if is_interrupt(error):
+            raise error
+        key = what.removeprefix(PROTOCOL)
+        self[key] += 1
+        if self[key] > 1:
+            return
+        origin = origin_of(given)
+        log.error(
+            "%s%s failed: %s; %s; later faults are only counted",
+            brief(what),
+            brief(f" ({origin})") if origin else "",
+            brief(text_of(error)),
+            effect,
+            exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
+        )
+
+
+def text_of(error: BaseException) -> str:
+    """Return the type and text of any exception in one line, with the place of a `SyntaxError`.
+
+    If the exception has no text because its own code raises, the result is only the type.
+    """
+    try:
+        return " ".join("".join(traceback.format_exception_only(error)).split())
+    except BaseException:  # noqa: BLE001 - the attributes of an exception can be any objects
+        return type(error).__name__
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether SIGINT caused an exception: the user has pressed Ctrl-C.
+
+    Only two handlers of SIGINT raise `KeyboardInterrupt`: the handler of asyncio, and the default handler of
+    Python. The default handler interrupts any instruction, but a plugin raises by a raise statement.
+    """
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is not None and trace.tb_frame.f_globals.get("__name__") == "asyncio.runners":
+        return True
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return False
+    return trace is None or trace.tb_frame.f_code.co_code[trace.tb_lasti] != _RAISE
+
+
+def set_origin(given: object, plugin: str) -> None:
+    """Record from which plugin an object comes: a protocol, a health check or the class of a balancer."""
+    if isinstance(given, type):
+        type.__setattr__(given, _ORIGIN, plugin)
+    else:
+        object.__setattr__(given, _ORIGIN, plugin)
+
+
+def origin_of(given: object) -> str:
+    """Return the id, distribution and version of an object's plugin; empty without a plugin."""
+    return str(vars(given).get(_ORIGIN, ""))
