@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 import signal
+import subprocess
+import sys
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from refractium.observe import control
 from support.backends import Backend, echo
-from support.clients import connect
+from support.clients import PATIENCE, connect
+from support.pages import DOCS
 from support.process import RUNTIME, Running, environment, free_port, run, serving
 from support.proxy import eventually
+from support.rights import for_every_user, require_root
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from support.cli import Cli
 
 PRINTED = r"^Metrics on (http://127\.0\.0\.1:(\d+)/metrics)$"
 
@@ -217,3 +227,116 @@ def test_clients_are_served_although_the_folder_for_the_control_socket_is_missin
         program.await_err("warning no control socket at .*: No such file or directory")
         assert ask(program.port, b"SSH-2.0-x\r\n") == b"SSH-2.0-x\r\n"
         assert program.terminate() == 0
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> dict[str, str]:
+    """Return an environment whose folder for control sockets belongs to this test alone."""
+    folder = tmp_path / "runtime"
+    folder.mkdir()
+    return environment(XDG_RUNTIME_DIR=str(folder))
+
+
+@pytest.fixture
+def as_service(runtime: dict[str, str], tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Return the command line of a user beside a service with control sockets in ``/run/refractium``."""
+    monkeypatch.setattr(control, "_RUN", tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "refractium").symlink_to(runtime["XDG_RUNTIME_DIR"])  # as DynamicUser=yes does
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run" / "user"))
+    return cli
+
+
+def test_status_without_options_finds_the_service_whatever_its_port(
+    runtime: dict[str, str], as_service: Cli
+) -> None:
+    nothing = as_service("status")
+    assert nothing.code == 1
+    assert "--control" in nothing.err
+    with serving("-b", "127.0.0.1", "-p", 0, "-f", "ssh=127.0.0.1:1", env=runtime) as program:
+        eventually(lambda: as_service("status", "-p", program.port).code == 0, "the instance answers")
+        done = as_service("status", "--json")
+        assert (done.code, done.err) == (0, "")
+        assert json.loads(done.out)["listeners"][0]["address"] == program.addresses[0]
+        with serving("-b", "127.0.0.1", "-p", 0, "-f", "ssh=127.0.0.1:1", env=runtime) as second:
+            eventually(lambda: as_service("status", "-p", second.port).code == 0, "the second answers")
+            several = as_service("status")
+            assert (several.code, several.out) == (1, "")
+            assert f"refractium-{program.port}.sock" in several.err
+            assert f"refractium-{second.port}.sock" in several.err
+            second.signal(signal.SIGKILL)
+            second.wait()
+        assert as_service("status").code == 0, "the file of a dead instance stands in no way"
+
+
+@pytest.mark.parametrize("broken", ["[server\n", '[server]\nport = "x"\n', "[server]\nport = 1\nprt = 2\n"])
+def test_status_reports_a_broken_file_and_asks_the_running_instance(
+    runtime: dict[str, str], as_service: Cli, broken: str
+) -> None:
+    file = as_service.write(config(free_port(), "127.0.0.1:1"))
+    with serving("-c", file, env=runtime) as program:
+        eventually(lambda: as_service("status", "-p", program.port).code == 0, "the instance answers")
+        file.write_text(broken)
+        for arguments in (), ("-c", file):
+            done = as_service("status", *arguments, "--json")
+            assert done.code == 0
+            assert json.loads(done.out)["listeners"][0]["address"] == program.addresses[0]
+            assert f"warning: {file.name}:" in done.err.replace(f"{file.parent}/", "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.usefixtures("as_service")
+def test_status_tells_a_user_that_the_service_belongs_to_another_user(tmp_path: Path) -> None:
+    (tmp_path / "runtime").chmod(0o700)
+    code = f"""
+import os
+from pathlib import Path
+from refractium import RefractiumError
+from refractium.observe import control
+control._RUN = Path({str(tmp_path / "run")!r})
+os.chdir(control._RUN)
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    control.ask_the_only_one()
+except RefractiumError as error:
+    print(error)
+"""
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        # Coverage would write its data as that user, who may not write there.
+        env={key: value for key, value in os.environ.items() if not key.startswith("COV")},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "refractium/refractium-*.sock belongs to another user" in done.stdout
+
+
+def test_an_instance_that_may_not_write_to_the_folder_logs_what_to_set(tmp_path: Path) -> None:
+    require_root()
+    as_nobody = 'setpriv --reuid=65534 --regid=65534 --clear-groups "$@"'
+    env = environment()
+    del env["XDG_RUNTIME_DIR"]
+    shell = for_every_user(tmp_path).removesuffix('"$@"') + as_nobody
+    with Running("-b", "127.0.0.1", "-p", 0, "-f", "ssh=127.0.0.1:1", env=env, shell=shell) as program:
+        line = program.await_err("no control socket at .*")[0]
+        assert "XDG_RUNTIME_DIR" in line
+        assert "server.control" in line
+        assert program.err.count("no control socket") == 1
+
+
+def test_the_command_for_sighup_in_the_docs_finds_the_program(file: Path) -> None:
+    page = (DOCS / "how-to" / "reload.md").read_text("utf-8")
+    line = re.search(r"^\$ (pkill .*refractium)$", page, re.MULTILINE)
+    assert line
+    file.write_text(config(0, "127.0.0.1:1"))
+    with serving("-c", file, "--no-hot-reload", "--workers", 2) as program:
+        command = [*shlex.split(line[1]), "--parent", str(os.getpid())]  # no instance of another test
+        subprocess.run(command, check=True, timeout=PATIENCE)
+        program.await_err("configuration 2 is in force")

@@ -9,16 +9,18 @@ import msgspec
 import rich_click as click
 
 from refractium import terminal
-from refractium.assembly.sources import overlay, read_file
+from refractium.assembly.sources import file_of, overlay, read_file
 from refractium.cli.options import Flags
 from refractium.errors import ConfigError
 from refractium.observe import control
 from refractium.problems import Problem
+from refractium.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+    from refractium.assembly.sources import Overrides
     from refractium.observe.status import HookStatus, RouteStatus, RouteTraffic, Status, WorkerStatus
 
 
@@ -49,22 +51,34 @@ if TYPE_CHECKING:
 def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **_given: Any) -> None:
     """Show the state of a running instance: listeners, routes, backends, counts, the last reload.
 
-    Exits 1 if no instance answers.
+    Without options and without refractium.toml, asks the only instance that runs. Exits 1 if no instance
+    answers.
     """
-    answer = control.ask([socket] if socket is not None else _paths(Flags.of(context)))
+    paths = [socket] if socket is not None else _paths(Flags.of(context).overrides)
+    answer = control.ask(paths) if paths else control.ask_the_only_one()
     if as_json:
         click.echo(msgspec.json.format(answer, indent=2).decode())
     else:
         _show(control.decode(answer))
 
 
-def _paths(flags: Flags) -> list[Path]:
-    """Return the paths at which an instance with these flags may have its control socket."""
-    over = flags.overrides
-    overlaid = overlay(read_file(over), over)
+def _paths(over: Overrides) -> list[Path]:
+    """Return the paths at which an instance with these flags may have its control socket.
+
+    The result is empty if flags and file do not tell the path. An instance keeps its old configuration while
+    its file is broken, so a broken file does not tell the port of the instance.
+    """
+    decoded = read_file(over)
+    for problem in decoded.problems:
+        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {printable(str(problem))}", err=True)
+    overlaid = overlay(decoded, over)
     if overlaid.server.control is not None:
         return [Path(overlaid.server.control)]
-    port = over.server.get("port") or overlaid.listeners[0][1].port
+    port: int | None = over.server.get("port")
+    if port is None:
+        if decoded.problems or file_of(over) is None:
+            return []
+        port = overlaid.listeners[0][1].port
     if port == 0:
         raise ConfigError([Problem("port 0 stands for any free port: give the actual port with -p")])
     return [folder / control.file_name(port) for folder in control.folders()]

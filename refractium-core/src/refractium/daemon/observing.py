@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,13 +92,11 @@ class Observing:
         try:
             await wanted.open()
         except OSError as error:
-            # Nobody has asked for the default socket, so a user who may not create it gets no warning.
-            level = (
-                logging.DEBUG
-                if configured is None and isinstance(error, PermissionError)
-                else logging.WARNING
-            )
-            log.log(level, "no control socket at %s: %s", path, error.strerror or error)
+            remedy = ": set XDG_RUNTIME_DIR to a folder of this user, or server.control to a path"
+            hint = "" if configured is not None or error.errno == errno.EADDRINUSE else remedy
+            # Nobody has asked for the default socket, so a user without a folder for it gets no warning.
+            level = logging.INFO if hint and isinstance(error, PermissionError) else logging.WARNING
+            log.log(level, "no control socket at %s: %s%s", path, error.strerror or error, hint)
         else:
             self._control = wanted
 

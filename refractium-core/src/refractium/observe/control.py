@@ -14,6 +14,7 @@ import os
 import socket
 import stat
 import struct
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -46,9 +47,31 @@ _MAX_ANSWER: Final = 256 << 20
 
 
 def folders() -> tuple[Path, ...]:
-    """Return the default folders of control sockets: an instance uses the first, a client searches all."""
+    """Return the default folders of control sockets: an instance uses the first, a client searches all.
+
+    The folder of a systemd service with DynamicUser is a link to a folder that only root may enter. The
+    result contains this folder for every user, so that `ask` can report the missing rights.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return (*([Path(runtime)] if runtime else []), _RUN, *sorted(_RUN.glob("refractium*/")))
+    own = [one for one in sorted(_RUN.glob("refractium*")) if one.is_symlink() or one.is_dir()]
+    return tuple(dict.fromkeys((*([Path(runtime)] if runtime else []), _RUN, *own)))
+
+
+def find() -> list[Path]:
+    """Return the control sockets in the default folders.
+
+    For a folder that this user may not enter, the result contains a path whose connection fails with
+    PermissionError.
+    """
+    found = []
+    for folder in folders():
+        try:
+            found += sorted(one for one in folder.iterdir() if fnmatch(one.name, file_name("*")))
+        except PermissionError:
+            found.append(folder / file_name("*"))
+        except OSError:
+            continue
+    return found
 
 
 def folder_for(identity: Identity | None) -> Path:
@@ -73,8 +96,12 @@ def make_folder(identity: Identity) -> None:
         os.chown(folder, identity.uid, identity.gid)
 
 
-def file_name(port: int) -> str:
-    """Return the default file name of the control socket of the instance that listens on a port."""
+def file_name(port: int | str) -> str:
+    """Return the default file name of the control socket of the instance that listens on a port.
+
+    Args:
+        port: the port, or ``*`` for a pattern that matches the name for each port.
+    """
     return f"refractium-{port}.sock"
 
 
@@ -177,26 +204,60 @@ def ask(paths: Sequence[Path]) -> bytes:
     reasons = []
     for path in paths:
         try:
-            with socket.socket(socket.AF_UNIX) as sock:
-                sock.settimeout(_PATIENCE)
-                sock.connect(os.fspath(path))
-                if not _is_trusted(sock, path):
-                    reasons.append(f"{path} is not answered by you, by root or by the owner of its folder")
-                    continue
-                answer = _receive_all(sock)
-        except FileNotFoundError:
-            reasons.append(f"nothing runs at {path}")
-        except ConnectionRefusedError:
-            reasons.append(f"nothing runs at {path} any more")
-        except PermissionError:
-            reasons.append(f"{path} belongs to another user: only that user and root get the status")
-        except OSError as error:
-            reasons.append(f"{path} does not answer: {error.strerror or error}")
-        else:
-            if answer:
-                return answer
-            reasons.append(f"{path} gives no answer: it may be busy or belong to another user")
+            return _ask(path)
+        except RefractiumError as error:
+            reasons.append(str(error))
     raise RefractiumError("; ".join(reasons))
+
+
+def ask_the_only_one() -> bytes:
+    """Ask every control socket in the default folders. Return the status, as JSON, of the only instance.
+
+    Raises:
+        RefractiumError: no instance answers this user, or several instances answer.
+    """
+    answers: dict[Path, bytes] = {}
+    reasons = []
+    for path in find():
+        try:
+            answers[path] = _ask(path)
+        except RefractiumError as error:
+            reasons.append(str(error))
+    if len(answers) > 1:
+        listed = ", ".join(map(str, answers))
+        raise RefractiumError(f"several instances run: choose one with -p, -c or --control: {listed}")
+    for answer in answers.values():
+        return answer
+    searched = f"no control socket in {', '.join(map(str, folders()))}: choose one with --control PATH"
+    raise RefractiumError("; ".join(reasons) or searched)
+
+
+def _ask(path: Path) -> bytes:
+    """Return the answer of one control socket.
+
+    Raises:
+        RefractiumError: the socket does not answer, or does not send its status to this user.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(_PATIENCE)
+            sock.connect(os.fspath(path))
+            if not _is_trusted(sock, path):
+                raise RefractiumError(f"{path} is not answered by you, by root or by the owner of its folder")
+            answer = _receive_all(sock)
+    except FileNotFoundError as error:
+        raise RefractiumError(f"nothing runs at {path}") from error
+    except ConnectionRefusedError as error:
+        raise RefractiumError(f"nothing runs at {path} any more") from error
+    except PermissionError as error:
+        raise RefractiumError(
+            f"{path} belongs to another user: only that user and root get the status"
+        ) from error
+    except OSError as error:
+        raise RefractiumError(f"{path} does not answer: {error.strerror or error}") from error
+    if not answer:
+        raise RefractiumError(f"{path} gives no answer: it may be busy or belong to another user")
+    return answer
 
 
 def decode(answer: bytes) -> Status:
