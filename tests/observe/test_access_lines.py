@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import socket
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -13,6 +16,12 @@ from refractium.contract import ProtocolMatch, Transport
 from refractium.observe.access_lines import AccessLogger
 from refractium.proxy.summary import Ended, Summary
 from refractium.wire.text import escape
+from support.backends import Backend, echo
+from support.clients import connect, receive_all
+from support.process import serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SUMMARY = Summary(
     transport=Transport.TCP,
@@ -98,3 +107,37 @@ def test_the_log_record_carries_the_summary_for_other_formats(caplog: pytest.Log
     with caplog.at_level(logging.INFO, "refractium.access"):
         AccessLogger().write(SUMMARY)
     assert vars(caplog.records[0])["connection"] is SUMMARY
+
+
+ROUTED_BY_HOST = """
+{fallback}
+[server]
+bind = "127.0.0.1"
+port = 0
+[[protocols]]
+name = "http"
+host = "known.example"
+forward_to = "127.0.0.1:1"
+"""
+
+
+@pytest.mark.parametrize("has_fallback", [True, False])
+def test_the_log_tells_the_protocol_of_a_client_that_no_route_asks_for(
+    has_fallback: bool,  # noqa: FBT001 - pytest passes it by name
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "refractium.toml"
+    with Backend(echo) as backend:
+        fallback = f'fallback_tcp = "{backend.address}"' if has_fallback else ""
+        file.write_text(ROUTED_BY_HOST.format(fallback=fallback))
+        with serving("-c", file, "--log-format", "json") as program:
+            with connect(program.address) as client:
+                client.sendall(b"GET /a HTTP/1.1\r\nHost: x.example\r\n\r\n")
+                client.shutdown(socket.SHUT_WR)
+                receive_all(client)
+            line = json.loads(program.await_err(r"^.*\"connection\".*$")[0])
+    route, printed = ("fallback", "fallback") if has_fallback else (None, "unrouted")
+    connection = line["connection"]
+    assert (connection["route"], connection["protocol"]) == (route, "http")
+    assert connection["metadata"]["host"] == "x.example"
+    assert f" {printed} (http host=x.example: no route asks for it) -> " in line["message"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, Strength, Verdict
 from refractium.contract.protocol import problems_of_metadata
-from refractium.faults import PROTOCOL, Faults
+from refractium.faults import PROTOCOL, Faults, is_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -131,6 +131,24 @@ class DispatchTable(Generic[T]):
                 self._note_fault(entry.protocol, error)
                 answer = error
             yield entry.protocol, answer
+
+    def unmet(self, data: bytes) -> tuple[str, ProtocolMatch] | None:
+        """Return the protocol of bytes for which `decide` has returned `NO`, for the log.
+
+        Returns:
+            The name and the match of the first protocol that matches, although the match meets no condition;
+            None if no protocol matches.
+        """
+        for identify, entry in self._by_first_byte[data[0]] if data else self._for_nothing:
+            try:
+                answer = identify(data)
+            except BaseException as error:  # `decide` has counted the fault
+                if is_interrupt(error):
+                    raise
+                continue
+            if isinstance(answer, ProtocolMatch):
+                return entry.protocol.name, answer
+        return None
 
     def _note_fault(self, protocol: Protocol, error: BaseException) -> None:
         self.faults.note(PROTOCOL + protocol.name, protocol, error, "the answer counts as no match")

@@ -56,8 +56,14 @@ def message_of(summary: Summary, metadata: Mapping[str, MetadataValue]) -> str:
         if value := metadata.get(key):
             told += f" {key}={brief_word(value)}"
     backend = summary.backend or "none"
+    route = summary.route or "unidentified"
+    missed = summary.missed
+    if missed is not None:
+        route = summary.route or "unrouted"
+        reason = "no route asks for it" if missed.pool is None else f"{missed.pool.label} is unreachable"
+        told = f" ({missed.protocol}{told}: {reason})"
     return (
-        f"{summary.client} {summary.route or 'unidentified'}"
+        f"{summary.client} {route}"
         f"{'/udp' if summary.transport is _UDP else ''}{told}"
         f" -> {backend if backend.isprintable() else printable(backend)}"
         f" up={summary.up} down={summary.down} {summary.seconds:.3f}s {summary.ended}"
@@ -78,6 +84,7 @@ def fields_of(summary: Summary, metadata: Mapping[str, MetadataValue]) -> dict[s
         "transport": summary.transport,
         "client": summary.client,
         "route": summary.route,
+        "protocol": summary.protocol,
         "backend": printable(backend) if backend else None,
         "up": summary.up,
         "down": summary.down,

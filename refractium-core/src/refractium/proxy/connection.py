@@ -9,7 +9,7 @@ from refractium.addresses.address import join_host_port
 from refractium.contract import NEED_MORE, NO, Direction, Transport, Verdict
 from refractium.proxy.counters import DENIED, NO_ROUTE, Outcome
 from refractium.proxy.dial import Dial
-from refractium.proxy.summary import Ended, Summary, metadata_of
+from refractium.proxy.summary import Ended, Missed, Summary, metadata_of
 from refractium.proxy.tapping import open_tap
 from refractium.proxy.weld import Weld
 from refractium.sockets.closing import end_on_close
@@ -61,6 +61,7 @@ class Connection:
         "_ip",
         "_is_peeking",
         "_match",
+        "_missed",
         "_origin",
         "_pool",
         "_port",
@@ -94,6 +95,7 @@ class Connection:
         self._data = b""
         self._client_ended = False
         self._match: ProtocolMatch | None = None
+        self._missed: Missed | None = None
         self._pool: Pool | None = None
         self._dial: Dial | None = None
         self._backend: Backend | None = None
@@ -230,8 +232,11 @@ class Connection:
 
     def _follow(self, decision: tuple[Pool, ProtocolMatch] | Verdict) -> None:
         if isinstance(decision, Verdict):
-            fallback = self._snapshot.router.fallback
+            router = self._snapshot.router
+            fallback = router.fallback
             self._decided(_NO_ROUTE if fallback is None else _FALLBACK)
+            if self._service.report.is_wanted() and (found := router.table.unmet(self._data)) is not None:
+                self._missed = Missed(*found)
             self._go_to(fallback)
         else:
             self._decided(_IDENTIFIED)
@@ -280,6 +285,8 @@ class Connection:
         """Dial the fallback, because the pool is unreachable. Without another pool, end the connection."""
         fallback = self._snapshot.router.fallback
         if fallback is not None and fallback is not self._pool:
+            assert self._pool is not None  # noqa: S101 - the dial was for this pool
+            self._missed = Missed(self._pool.protocol, self._match, self._pool)
             self._go_to(fallback)
             return
         assert self._dial is not None  # noqa: S101 - only the dial calls this method
@@ -352,5 +359,6 @@ class Connection:
                     seconds=monotonic() - self.stamp,
                     ended=how,
                     pool=pool,
+                    missed=self._missed,
                 )
             )

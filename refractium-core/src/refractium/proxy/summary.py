@@ -10,7 +10,7 @@ from msgspec import Struct
 from refractium.contract import MetadataValue, ProtocolMatch, Transport
 from refractium.contract.protocol import is_metadata_value
 from refractium.faults import is_interrupt
-from refractium.routing import Pool
+from refractium.routing import FALLBACK, Pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +37,21 @@ class Ended(StrEnum):
     FAULT = "internal error"
 
 
+class Missed(Struct, frozen=True):
+    """The protocol of a client that got no route of this protocol.
+
+    Attributes:
+        protocol: the name of the protocol.
+        match: the match of the protocol; None for a client that stayed silent.
+        pool: the pool of the client's route, if no backend of this pool was reachable; None if no route
+            asks for the client.
+    """
+
+    protocol: str
+    match: ProtocolMatch | None
+    pool: Pool | None = None
+
+
 class Summary(Struct, frozen=True):
     """A finished connection or UDP session, for the access log.
 
@@ -51,6 +66,8 @@ class Summary(Struct, frozen=True):
         seconds: seconds from accept, or from the first datagram, to the end.
         ended: the way in which the connection or session ended.
         pool: the pool of the route; None without a route.
+        missed: the protocol whose routes the client did not get; None if the client got its route, or if no
+            protocol matched.
     """
 
     transport: Transport
@@ -63,6 +80,14 @@ class Summary(Struct, frozen=True):
     seconds: float
     ended: Ended
     pool: Pool | None = None
+    missed: Missed | None = None
+
+    @property
+    def protocol(self) -> str | None:
+        """The name of the client's protocol; None if no protocol matched and no route took the client."""
+        if self.missed is not None:
+            return self.missed.protocol
+        return None if self.pool is None or self.pool.protocol == FALLBACK else self.pool.protocol
 
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:
@@ -70,6 +95,8 @@ class Summary(Struct, frozen=True):
 
         Some protocols parse the bytes only when a caller reads this property.
         """
+        if self.missed is not None:
+            return metadata_of(self.missed.match, self.missed.pool)
         return {} if self.match is None else metadata_of(self.match, self.pool)
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 from refractium.addresses.address import join_host_port
 from refractium.addresses.local import OwnAddresses
 from refractium.addresses.networks import plain_ip
-from refractium.contract import Verdict
+from refractium.contract import Transport, Verdict
 from refractium.proxy.counters import DENIED, REJECTED, Outcome, UdpCounters, why_refused
-from refractium.proxy.summary import Ended
+from refractium.proxy.summary import Ended, Missed, Summary
 from refractium.proxy.udp_session import TappedUdpSession, UdpSession
 from refractium.sockets.deadlines import Deadlines
 from refractium.sockets.pktinfo import CONTROL_BYTES, IP_PKTINFO, Control, as_source
@@ -174,18 +174,42 @@ class UdpService:
             self.counters.outcomes[Outcome.IDENTIFIED] += 1
         if pool is None:
             self.counters.unrouted += 1
+            if (missed := self._missed(router, first)) is not None:
+                self._report_unrouted(client, len(first), missed)
             return None
         if (reason := self._why_not(pool, ip)) is not None:
             self._refuse(ip, reason)
             return None
         kind = UdpSession if pool.hooks is None else TappedUdpSession
-        session = kind(listener, client, control, key, pool, match)
+        missed = self._missed(router, first) if match is None else None
+        session = kind(listener, client, control, key, pool, match, missed)
         self.sessions[key] = session
         self._unanswered[session] = None
         self._unanswered_of.setdefault(session.origin, {})[session] = None
         self.counters.sessions += 1
         self.drained.clear()
         return session
+
+    def _missed(self, router: Router, first: bytes) -> Missed | None:
+        """Return the protocol of a first datagram without a route, if the access log is written."""
+        found = router.table.unmet(first) if self.report.is_wanted() else None
+        return None if found is None else Missed(*found)
+
+    def _report_unrouted(self, client: Peer, size: int, missed: Missed) -> None:
+        """Report an identified datagram without a route to the access log, because no session reports it."""
+        summary = Summary(
+            transport=Transport.UDP,
+            client=join_host_port(plain_ip(client[0]), client[1]),
+            route=None,
+            match=None,
+            backend=None,
+            up=size,
+            down=0,
+            seconds=0.0,
+            ended=Ended.NO_ROUTE,
+            missed=missed,
+        )
+        self.report.write(summary)
 
     def _why_not(self, pool: Pool, ip: str) -> str | None:
         """Return the reason to refuse a client's session with a pool; if there is none, count the session."""

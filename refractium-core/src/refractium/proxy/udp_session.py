@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from refractium.addresses.address import join_host_port
 from refractium.addresses.networks import plain_ip
 from refractium.contract import Direction, Transport
-from refractium.proxy.summary import Ended, Summary, metadata_of
+from refractium.proxy.summary import Ended, Missed, Summary, metadata_of
 from refractium.proxy.tapping import address_of, open_tap
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from refractium.sockets.pktinfo import Control, asked
@@ -48,6 +48,7 @@ class UdpSession:
         "_is_answered",
         "_is_header_due",
         "_match",
+        "_missed",
         "_pool",
         "_service",
         "_silence",
@@ -70,6 +71,7 @@ class UdpSession:
         key: tuple[object, ...],
         pool: Pool,
         match: ProtocolMatch | None,
+        missed: Missed | None = None,
     ) -> None:
         self._service = listener._service  # noqa: SLF001 - listener and session belong together
         self.listener = listener
@@ -81,6 +83,7 @@ class UdpSession:
         self.origin = self._service.limiter.origin(self.ip)
         self._pool = pool
         self._match = match
+        self._missed = missed
         self._started = self.stamp = self._service.reactor.now
         self._is_answered = False
         self._silence = self._service.silence(pool, answered=False)
@@ -158,6 +161,7 @@ class UdpSession:
             seconds=self._service.reactor.loop.time() - self._started,
             ended=how,
             pool=self._pool,
+            missed=self._missed,
         )
 
     def _build_header(self) -> bytes:
@@ -268,8 +272,9 @@ class TappedUdpSession(UdpSession):
         key: tuple[object, ...],
         pool: Pool,
         match: ProtocolMatch | None,
+        missed: Missed | None = None,
     ) -> None:
-        super().__init__(listener, client, control, key, pool, match)
+        super().__init__(listener, client, control, key, pool, match, missed)
         self._tap: Tap | None = None
         self._peer: tuple[str, int] | str | None = None
         self._began = self._started

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from refractium.addresses.address import Address
 from refractium.backends.backend import Backend
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from refractium.hooks import RouteHooks, UsedHook
     from refractium.routing.route import Route
     from refractium.settings import ProxyVersion
+
+FALLBACK: Final = "fallback"
+"""The name of the pool for clients that match no route, in logs and for hooks."""
 
 
 class Pools:
@@ -61,7 +64,7 @@ class Pools:
         members = [Member(str(address)) for address in fallback]
         self.fallback = (
             Pool(
-                "fallback",
+                FALLBACK,
                 [_backend(member, PASSIVE, states) for member in members],
                 hooks=hooks.of_route(for_all),
             )
