@@ -198,3 +198,21 @@ def test_an_unknown_id_in_the_environment_is_a_warning(monkeypatch: pytest.Monke
     monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", "dns,shh,")
     (warning,) = assembled(route()).warnings
     assert str(warning) == "REFRACTIUM_DISABLE_PLUGINS: no plugin has the id 'shh': did you mean 'ssh'?"
+
+
+LISTENERS = """
+[[listeners]]
+port = 1
+routes = ["{0}"]
+[[listeners]]
+port = 2
+routes = ["{1}"]
+"""
+
+
+def test_silent_routes_and_strengths_are_compared_within_one_listener() -> None:
+    two = [route("http", id=f'"{name}"', host=f'"{name}"', on_timeout="true") for name in ("one", "two")]
+    assert places_of_warnings(LISTENERS.format("one", "two"), *two) == []
+    order = [route("weak", patterns='[{ regex = "^x" }]'), route("https")]
+    assert places_of_warnings(LISTENERS.format("weak", "https"), *order) == []
+    assert places_of_warnings(*order) == ["protocols[1]"]

@@ -65,6 +65,16 @@ def test_a_backend_of_unknown_state_counts_as_up() -> None:
     assert (checked().availability, checked().is_up) == ("unknown", True)
 
 
+def test_a_backend_that_served_a_client_is_up_and_awaits_no_further_client(changes: list[str]) -> None:
+    state = unchecked()
+    assert state.awaits_client
+    state.client_reached()
+    assert (state.availability, state.awaits_client) == ("up", False)
+    state.client_failed("Connection refused")
+    assert state.awaits_client
+    assert changes == []
+
+
 def test_the_first_check_is_believed_at_once(changes: list[str]) -> None:
     one, other = checked(), checked()
     one.check_passed()

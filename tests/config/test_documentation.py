@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from refractium.backends.checks import CHECKS
-from refractium.config import Config, ServerConfig, Source, decode, json_schema, template
+from refractium.config import Config, Source, decode, json_schema, template
 from support.configurations import assembled
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference/configuration.md"
@@ -32,10 +31,18 @@ def test_every_example_of_the_reference_is_valid(block: str) -> None:
 
 
 def test_the_template_states_the_defaults() -> None:
-    assert assembled(template()).warnings == ()
-    # With one exception: a file without a backend could not be served.
-    server = msgspec.structs.replace(ServerConfig(), fallback_tcp="127.0.0.1:8000")
-    assert decode(Source(template(), "refractium.toml")).config == Config(server=server)
+    (next_step,) = assembled(template()).warnings
+    assert next_step.where == "protocols"
+    assert "forward_to" in next_step.message
+    # With one exception: a file without a route could not be served.
+    config = decode(Source(template(), "refractium.toml")).config
+    assert config == Config(protocols=config.protocols)
+
+
+def test_the_template_sends_no_client_to_a_program_that_the_user_did_not_name() -> None:
+    config = decode(Source(template(), "refractium.toml")).config
+    assert (config.server.fallback_tcp, config.server.fallback_udp) == (None, None)
+    assert [route.backends for route in config.protocols] == [()]
 
 
 def test_the_template_with_every_key_enabled_is_valid() -> None:

@@ -220,3 +220,9 @@ def test_a_backend_that_is_down_is_reported_and_the_client_reset() -> None:
         assert ask(proxy.address, HTTP) == (b"", "reset")
         proxy.await_err(rf" warning backend {address} cannot be reached .*: Connection refused$")
         proxy.await_err(r" http .* -> none up=0 down=0 .* no backend reachable$")
+
+
+def test_a_transport_without_a_route_is_an_error() -> None:
+    done = run("udp", "-b", "127.0.0.1", "-p", 0, "-f", "http=127.0.0.1:1")
+    assert (done.code, done.out) == (2, "")
+    assert "udp" in done.err

@@ -72,26 +72,34 @@ class Assembly:
         fallback for any of these transports, return only the first listener that serves one of the
         transports.
         """
-        everywhere = [
+        return self._reachable(transports) or self._everywhere(transports)[:1]
+
+    def serves(self, transports: Sequence[Transport]) -> bool:
+        """Return whether a listener has a route or a fallback for one of the transports."""
+        return bool(self._reachable(transports))
+
+    def _everywhere(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
+        return [
             (transport, listener)
             for listener in self.listeners
             for transport in transports
             if transport in listener.transports
         ]
+
+    def _reachable(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
         has_fallback = {
             Transport.TCP: self.server.fallback_tcp is not None,
             Transport.UDP: self.server.fallback_udp is not None,
         }
-        somewhere = [
+        return [
             (transport, listener)
-            for transport, listener in everywhere
+            for transport, listener in self._everywhere(transports)
             if has_fallback[transport]
             or any(
                 route.transport is transport and listener.rules.serves(route.label, route.name)
                 for route in (*self.tcp, *self.udp)
             )
         ]
-        return somewhere or everywhere[:1]
 
     @property
     def spec(self) -> EngineSpec:

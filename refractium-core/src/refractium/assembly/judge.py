@@ -64,7 +64,8 @@ def warnings(resolved: Resolved) -> Iterator[Problem]:
     findings = chain(
         _wide_limits(overlaid.server),
         _doubtful_targets(overlaid),
-        _doubtful_orders(resolved.routes),
+        _doubtful_orders(resolved.routes, overlaid.listeners),
+        _without_backends(resolved),
     )
     yield from (overlaid.problem(*finding) for finding in findings)
     yield from _unknown_in_environment(resolved.plugins)
@@ -164,7 +165,19 @@ def _repeated(backends: Iterable[tuple[str, Address]]) -> Iterator[Finding]:
         seen.add(address)
 
 
-def _doubtful_orders(routes: PlacedRoutes) -> Iterator[Finding]:
+def _doubtful_orders(routes: PlacedRoutes, listeners: Listeners) -> Iterator[Finding]:
+    """Yield the findings about the order of the routes of each listener.
+
+    The order matters only among the routes of one listener.
+    """
+    found: dict[Finding, None] = {}
+    for _, listener in listeners:
+        served = [(path, one) for path, one in routes if listener.rules.serves(one.label, one.name)]
+        found.update(dict.fromkeys(_doubtful_orders_of_a_listener(served)))
+    yield from found
+
+
+def _doubtful_orders_of_a_listener(routes: PlacedRoutes) -> Iterator[Finding]:
     """Yield each second route for silent clients, and each route that is asked before an earlier route."""
     silent: dict[Transport, Route] = {}
     weak: dict[Transport, Route] = {}
@@ -179,3 +192,10 @@ def _doubtful_orders(routes: PlacedRoutes) -> Iterator[Finding]:
             )
         if strengths == {Strength.WEAK}:
             weak.setdefault(route.transport, route)
+
+
+def _without_backends(resolved: Resolved) -> Iterator[Finding]:
+    server = resolved.overlaid.server
+    has_fallback = server.fallback_tcp or server.fallback_udp
+    if not has_fallback and all(route.action for _, route in resolved.routes):
+        yield "protocols", "no route has a backend: add a route with forward_to, or set fallback_tcp"

@@ -46,7 +46,7 @@ class Authority(Protocol):
         """Count a client that could not reach the backend."""
 
     def client_reached(self, state: BackendState) -> None:
-        """Reset the count, because a client has reached the backend."""
+        """Note that a client has reached the backend: the first client, or the first after a failure."""
 
 
 class BackendState:
@@ -66,6 +66,7 @@ class BackendState:
         reason: reason why the backend is down; empty while the backend is not down.
         since: time of the last change of `availability` (s since the epoch), for display.
         active: count of current connections and UDP sessions.
+        awaits_client: whether to call `client_reached` for the next client that reaches the backend.
         failed_clients: count of clients in a row that could not reach the backend.
         authority: judge of the availability, or None if this state judges by itself.
     """
@@ -81,6 +82,7 @@ class BackendState:
         "address",
         "authority",
         "availability",
+        "awaits_client",
         "failed_clients",
         "health",
         "proxy_protocol",
@@ -102,6 +104,7 @@ class BackendState:
         self.reason = ""
         self.since = time.time()
         self.active = 0
+        self.awaits_client = True
         self.failed_clients = 0
         self.authority: Authority | None = None
         self._clock = clock
@@ -167,28 +170,32 @@ class BackendState:
         The caller does not report clients that failed because this machine lacked a resource.
         """
         self.failed_clients += 1
+        self.awaits_client = True
         if self.authority is not None:
             self.authority.client_failed(self, reason)
         elif self._has_failed_enough:
             self._go_down(reason)
 
     def client_reached(self) -> None:
-        """Reset `failed_clients`, because a client has reached the backend.
+        """Note that a client has reached the backend: the first client, or the first after a failure.
 
-        Callers call this method only if `failed_clients` is not 0.
+        Callers call this method only if `awaits_client` is true.
         """
         self.failed_clients = 0
+        self.awaits_client = False
         if self.authority is not None:
             self.authority.client_reached(self)
         elif self.availability is Availability.DOWN and not self.is_checked:
             self._become(Availability.UP, "a client has reached it")
+        elif self.availability is Availability.UNKNOWN and not self.is_checked:
+            self._become(Availability.UP)
 
     def believe(self, availability: Availability, since: float, reason: str) -> None:
         """Take over the decision of the authority: the new values of the attributes with these names."""
         self.availability, self.since, self.reason = availability, since, reason
         self.failed_clients = 0
+        self.awaits_client = availability is not Availability.UP
         if availability is Availability.DOWN:
-            self.failed_clients = 1  # so that `client_reached` is called for the first client that succeeds
             self._rest()
         self._tell_watchers()
 

@@ -40,7 +40,7 @@ def serve(flags: Flags, transports: Sequence[Transport] = tuple(Transport)) -> N
     Args:
         flags: the options on the command line.
         transports: the transports to serve. The run leaves out a transport that has neither a route nor a
-            fallback. If all transports have neither, the run serves the first transport.
+            fallback.
     """
     begin = partial(logs.configure, flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
     run.serve(flags.overrides, transports, begin, _announce)

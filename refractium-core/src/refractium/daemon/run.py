@@ -19,7 +19,9 @@ from refractium.daemon.reload import Reloader, ask_on_changes
 from refractium.daemon.stdout import claimed_stdout, leave_stdout_to_hooks
 from refractium.daemon.watch import digest
 from refractium.engine.loop import run
+from refractium.errors import ConfigError
 from refractium.observe import control
+from refractium.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +47,7 @@ def serve(
     Args:
         overrides: the options of the command line.
         transports: the transports to serve. The run leaves out a transport that has neither a route nor a
-            fallback. If all transports have neither, the run serves the first transport.
+            fallback.
         begin: the function that sends the logs of a process to stderr and returns the process's access log.
         announce: the function that prints on stdout what is going to be served.
 
@@ -59,6 +61,11 @@ def serve(
     identity = rights.begin(decoded)  # before the log starts its thread
     access = begin()
     assembly = assembled(overrides, decoded)
+    if not assembly.serves(transports):
+        names = " or ".join(transports)
+        raise ConfigError(
+            [Problem(f"nothing to serve: no listener has a route or a fallback for {names}: add one")]
+        )
     with claimed_stdout():
         leave_stdout_to_hooks(assembly)
         with contextlib.suppress(OSError):  # serve even if stdout cannot be written

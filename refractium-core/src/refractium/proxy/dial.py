@@ -260,7 +260,7 @@ class Dial:
         if is_self_connected(self._sock, target):
             self._give_up_on_current(errno.ECONNREFUSED)
             return False
-        if backend.state.failed_clients:
+        if backend.state.awaits_client:
             backend.state.client_reached()
         sock, self._sock = self._sock, None
         self._current = None

@@ -175,7 +175,7 @@ class UdpService:
         if pool is None:
             self.counters.unrouted += 1
             if (missed := self._missed(router, first)) is not None:
-                self._report_unrouted(client, len(first), missed)
+                self._report_unrouted(client, missed)
             return None
         if (reason := self._why_not(pool, ip)) is not None:
             self._refuse(ip, reason)
@@ -195,7 +195,7 @@ class UdpService:
         found = router.table.unmet(first) if self.report.is_wanted() else None
         return None if found is None else Missed(*found)
 
-    def _report_unrouted(self, client: Peer, size: int, missed: Missed) -> None:
+    def _report_unrouted(self, client: Peer, missed: Missed) -> None:
         """Report an identified datagram without a route to the access log, because no session reports it."""
         summary = Summary(
             transport=Transport.UDP,
@@ -203,7 +203,7 @@ class UdpService:
             route=None,
             match=None,
             backend=None,
-            up=size,
+            up=0,
             down=0,
             seconds=0.0,
             ended=Ended.NO_ROUTE,

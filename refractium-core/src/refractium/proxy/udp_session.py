@@ -238,7 +238,7 @@ class UdpSession:
             return
         if not self._is_answered:
             self._first_answer()
-        if backend.state.failed_clients:
+        if backend.state.awaits_client:
             backend.state.client_reached()
         try:
             self._answer(service.view[:size], self._client, self._control)
