@@ -213,6 +213,6 @@ routes = ["{1}"]
 def test_silent_routes_and_strengths_are_compared_within_one_listener() -> None:
     two = [route("http", id=f'"{name}"', host=f'"{name}"', on_timeout="true") for name in ("one", "two")]
     assert places_of_warnings(LISTENERS.format("one", "two"), *two) == []
-    order = [route("weak", patterns='[{ regex = "^x" }]'), route("https")]
+    order = [route("weak", patterns='["x"]'), route("https")]
     assert places_of_warnings(LISTENERS.format("weak", "https"), *order) == []
     assert places_of_warnings(*order) == ["protocols[1]"]

@@ -77,7 +77,7 @@ async def dns(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
 
 
 async def ftp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Speak first, accept any login and list two files (RFC 959, RFC 2428)."""
+    """Speak first, accept any login and serve two files (RFC 959, RFC 2428)."""
     writer.write(b"220 Refractium demo\r\n")
     listing = _Listing()
     replies = {
@@ -95,7 +95,11 @@ async def ftp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
                 reply = await listing.open(extended=command == b"EPSV")
             elif command in {b"LIST", b"NLST"} and listing.is_open:
                 writer.write(b"150 here it comes\r\n")
-                await listing.send()
+                await listing.send("".join(f"{name}\r\n" for name in FTP_FILES).encode())
+                reply = b"226 that was it"
+            elif command == b"RETR" and listing.is_open:
+                writer.write(b"150 here it comes\r\n")
+                await listing.send(b"hello from the FTP backend\r\n")
                 reply = b"226 that was it"
             else:
                 reply = replies.get(command, b"502 not in the demo")
@@ -111,6 +115,7 @@ class _Listing:
 
     def __init__(self) -> None:
         self._server: asyncio.Server | None = None
+        self._data = b""
         self._sent = asyncio.Event()
         self._wanted = asyncio.Event()
 
@@ -127,7 +132,8 @@ class _Listing:
         numbers = ",".join((*HOST.split("."), str(port >> 8), str(port & 255)))
         return f"227 Entering Passive Mode ({numbers})".encode()
 
-    async def send(self) -> None:
+    async def send(self, data: bytes) -> None:
+        self._data = data
         self._wanted.set()
         await self._sent.wait()
         self.close()
@@ -141,6 +147,6 @@ class _Listing:
 
     async def _give(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._wanted.wait()
-        writer.write("".join(f"{name}\r\n" for name in FTP_FILES).encode())
+        writer.write(self._data)
         writer.close()
         self._sent.set()
