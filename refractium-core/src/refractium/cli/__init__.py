@@ -12,7 +12,20 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, and exit with one of `refractium.errors.ExitStatus`."""
+    """Run the command line, and exit with one of `refractium.errors.ExitStatus`.
+
+    A Ctrl-C before the command handles signals ends the program by SIGINT, without a traceback.
+    """
+    try:
+        _main()
+    except KeyboardInterrupt:
+        import signal  # noqa: PLC0415 - only needed here
+
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _main() -> None:
     _open_standard_streams()
     if sys.argv[1:] == ["--version"]:
         # Scripts often ask for the version. With the import of the command-line parser, the answer would take
