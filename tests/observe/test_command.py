@@ -9,7 +9,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +25,7 @@ from support.proxy import eventually
 from support.rights import for_every_user, require_root
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from support.cli import Cli
 
@@ -230,20 +232,26 @@ def test_clients_are_served_although_the_folder_for_the_control_socket_is_missin
 
 
 @pytest.fixture
-def runtime(tmp_path: Path) -> dict[str, str]:
+def run_folder() -> Iterator[Path]:
+    """Return a folder instead of ``/run``, in which the paths of sockets stay short (unix(7), sun_path)."""
+    with tempfile.TemporaryDirectory(prefix="refractium-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def runtime(run_folder: Path) -> dict[str, str]:
     """Return an environment whose folder for control sockets belongs to this test alone."""
-    folder = tmp_path / "runtime"
+    folder = run_folder / "private"
     folder.mkdir()
     return environment(XDG_RUNTIME_DIR=str(folder))
 
 
 @pytest.fixture
-def as_service(runtime: dict[str, str], tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+def as_service(runtime: dict[str, str], run_folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Return the command line of a user beside a service with control sockets in ``/run/refractium``."""
-    monkeypatch.setattr(control, "_RUN", tmp_path / "run")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "refractium").symlink_to(runtime["XDG_RUNTIME_DIR"])  # as DynamicUser=yes does
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run" / "user"))
+    monkeypatch.setattr(control, "_RUN", run_folder)
+    (run_folder / "refractium").symlink_to(runtime["XDG_RUNTIME_DIR"])  # as DynamicUser=yes does
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(run_folder / "user"))
     return cli
 
 
@@ -286,14 +294,14 @@ def test_status_reports_a_broken_file_and_asks_the_running_instance(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 @pytest.mark.usefixtures("as_service")
-def test_status_tells_a_user_that_the_service_belongs_to_another_user(tmp_path: Path) -> None:
-    (tmp_path / "runtime").chmod(0o700)
+def test_status_tells_a_user_that_the_service_belongs_to_another_user(run_folder: Path) -> None:
+    (run_folder / "private").chmod(0o700)
     code = f"""
 import os
 from pathlib import Path
 from refractium import RefractiumError
 from refractium.observe import control
-control._RUN = Path({str(tmp_path / "run")!r})
+control._RUN = Path({str(run_folder)!r})
 os.chdir(control._RUN)
 os.setgroups([])
 os.setgid(65534)
@@ -303,8 +311,7 @@ try:
 except RefractiumError as error:
     print(error)
 """
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
+    run_folder.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-I", "-c", code],
         capture_output=True,
