@@ -44,6 +44,36 @@ def test_routes_with_equal_conditions_are_duplicates(one: str, other: str) -> No
     assert places_of_problems(other, one) == ["protocols[1]"]
 
 
+def test_one_listener_has_one_route_for_all_other_clients() -> None:
+    fallback = settings(fallback_tcp='"10.0.0.1:1"')
+    assert places_of_problems(fallback, route("any", transport='"tcp"')) == ["server.fallback_tcp"]
+    assert places_of_problems(fallback, route("any", transport='"udp"')) == []
+    assert places_of_problems(route("any"), route("any", id='"second"')) == ["protocols[1]"]
+    listeners = (
+        "[[listeners]]\nport = 1\nroutes = ['any']\n",
+        "[[listeners]]\nport = 2\nroutes = ['x']\n",
+    )
+    apart = route("any", id='"x"'), route("any", id='"y"')
+    assert places_of_problems(*apart, listeners[1]) == []
+    assert places_of_problems(*apart, *listeners) == ["protocols[1]"]
+
+
+@pytest.mark.parametrize(
+    ("table", "place"),
+    [
+        (route("any", sni='"a.example"'), "protocols[0].sni"),
+        (route("any", host='"a.example"'), "protocols[0].host"),
+        (route("any", alpn='"h2"'), "protocols[0].alpn"),
+        (route("any", patterns='["a"]'), "protocols[0].name"),
+        (route("http", id='"fallback"'), "protocols[0].id"),
+        (route("fallback", patterns='["abc"]'), "protocols[0].protocol"),
+        (route("any", '"unix:/a"'), "protocols[0].forward_to"),
+    ],
+)
+def test_a_route_for_all_other_clients_refuses(table: str, place: str) -> None:
+    assert dict.fromkeys(places_of_problems(table)) == {place: None}
+
+
 def test_every_further_duplicate_names_the_first() -> None:
     found = problems_of(3 * route())
     assert [(one.where, "as protocols[0]:" in one.message) for one in found] == [

@@ -158,7 +158,7 @@ def protocol(name: str) -> Protocol:
 
 
 def pools(*routes: Route, old: Pools | None = None) -> Pools:
-    return Pools(routes, (), old.states if old else None)
+    return Pools(routes, old.states if old else None)
 
 
 CHECKED = Health(kind=CHECKS["tcp"])

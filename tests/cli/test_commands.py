@@ -84,7 +84,7 @@ def test_check_prints_the_backends_of_every_route(cli: Cli) -> None:
     assert "sni example.com or *.example.org, alpn h2" in https
     assert "127.0.0.1:9001, unix:/run/web.sock" in https
     assert ftp.split() == ["ftp", "tcp", "also", "if", "silent", "[::1]:21"]
-    assert fallback.split() == ["(anything", "else)", "tcp", "127.0.0.1:9009"]
+    assert fallback.split() == ["fallback", "tcp", "127.0.0.1:9009"]
     assert verdict == "The configuration is valid."
 
 
@@ -134,10 +134,10 @@ def test_the_example_file_is_valid_with_a_warning_about_its_fallback_to_itself(c
         ("http", "tcp", "10.0.0.3:80"),
         ("ssh", "tcp", "127.0.0.1:22"),
         ("dns", "tcp", "1.1.1.1:53"),
+        ("fallback", "tcp", "127.0.0.1:8080"),
         ("dns", "udp", "1.1.1.1:53"),
         ("my_app", "udp", "127.0.0.1:9000"),
-        ("(anything", "else)", "127.0.0.1:8080"),
-        ("(anything", "else)", "127.0.0.1:53"),
+        ("fallback", "udp", "127.0.0.1:53"),
     ]
 
 

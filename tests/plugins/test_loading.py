@@ -403,6 +403,13 @@ CLASSES = {
 }
 
 
+@pytest.mark.parametrize("name", ["any", "fallback"])
+def test_no_plugin_may_replace_a_built_in_protocol(site: Site, name: str) -> None:
+    site.install("proto-a", "a", giving(protocol(name)))
+    assert f"gives protocol '{name}', which is built in" in str(site.load_one().error)
+    assert [one.name for one in site.load().protocols_named("any")] == ["any", "any"]
+
+
 @pytest.mark.parametrize(
     ("base", "function", "given", "error"),
     [

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from refractium import ConfigError, Refractium, Route
-from refractium.addresses.address import Address
-from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, define_protocol
-from refractium.routing import Pool, Pools, Router
+from refractium.contract import (
+    NEED_MORE,
+    NO,
+    Identification,
+    Protocol,
+    ProtocolMatch,
+    Transport,
+    define_protocol,
+)
+from refractium.routing import Pools, Router
+from refractium.routing.route import fallback_route
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -221,7 +229,7 @@ def test_an_invalid_route_is_refused_with_the_reason(arguments: dict[str, Any], 
 
 
 def test_the_fallback_is_a_pool_like_any_other() -> None:
-    pools = Pools([], (Address.parse("127.0.0.1:1"), Address.parse("[::1]:2")))
+    pools = Pools([fallback_route(Transport.TCP, ["127.0.0.1:1", "[::1]:2"])])
     router = Router(pools, 1024)
     assert router.fallback is not None
     assert router.fallback.label == "fallback"
@@ -230,7 +238,6 @@ def test_the_fallback_is_a_pool_like_any_other() -> None:
 
 
 def test_a_pool_begins_with_a_different_backend_each_time_and_names_each_once() -> None:
-    pool: Pool | None = Pools([], [Address.parse(f"127.0.0.1:{n}") for n in (1, 2, 3)]).fallback
-    assert pool is not None
+    (pool,) = Pools([fallback_route(Transport.TCP, [f"127.0.0.1:{n}" for n in (1, 2, 3)])])
     orders = [[backend.address.port for backend in pool.candidates()] for _ in range(4)]
     assert orders == [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 2, 3]]

@@ -68,9 +68,8 @@ class Assembly:
     def wanted(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
         """Return the listeners to open for some transports, each with its transport.
 
-        These are the listeners with a route or a fallback for the transport. If no listener has a route or a
-        fallback for any of these transports, return only the first listener that serves one of the
-        transports.
+        These are the listeners with a route for the transport. If no listener has a route for any of these
+        transports, return only the first listener that serves one of the transports.
         """
         return self._reachable(transports) or self._everywhere(transports)[:1]
 
@@ -87,15 +86,10 @@ class Assembly:
         ]
 
     def _reachable(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
-        has_fallback = {
-            Transport.TCP: self.server.fallback_tcp is not None,
-            Transport.UDP: self.server.fallback_udp is not None,
-        }
         return [
             (transport, listener)
             for transport, listener in self._everywhere(transports)
-            if has_fallback[transport]
-            or any(
+            if any(
                 route.transport is transport and listener.rules.serves(route.label, route.name)
                 for route in (*self.tcp, *self.udp)
             )
@@ -107,11 +101,9 @@ class Assembly:
         return EngineSpec(
             self.tcp,
             self.udp,
-            self.server.fallback_tcp or (),
-            self.server.fallback_udp or (),
-            self.server,
-            {one.name: one.rules for one in self.listeners},
-            self.hooks,
+            settings=self.server,
+            listeners={one.name: one.rules for one in self.listeners},
+            hooks=self.hooks,
         )
 
 

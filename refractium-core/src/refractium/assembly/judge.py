@@ -52,8 +52,7 @@ def problems(resolved: Resolved) -> Iterator[Problem]:
     found += [overlaid.problem(*finding) for finding in islice(findings, MAX_FINDINGS)]
     if overlaid.overrides.strict_plugins:
         found += _broken_plugins(resolved.plugins)
-    has_fallback = overlaid.server.fallback_tcp or overlaid.server.fallback_udp
-    if not (found or resolved.routes or has_fallback):
+    if not (found or resolved.routes):
         found.append(_nothing_to_do(overlaid, resolved.plugins))
     yield from found
 
@@ -137,9 +136,7 @@ def _wide_limits(server: ServerConfig) -> Iterator[Finding]:
 def _doubtful_targets(overlaid: Overlaid) -> Iterator[Finding]:
     server, listeners = overlaid.server, overlaid.listeners
     targets = [
-        (f"server.{key}", Address.parse(text))
-        for key, text in (("fallback_tcp", server.fallback_tcp), ("fallback_udp", server.fallback_udp))
-        if text is not None
+        (f"server.fallback_{transport}", Address.parse(address)) for transport, address in server.fallbacks
     ]
     for path, route in overlaid.routes:
         backends = list(_backends(path, route))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refractium.assembly.hooks import plugin_table_problems, resolve_hooks
 from refractium.assembly.routes import resolve_route
 from refractium.config.decode import MAX_FINDINGS
+from refractium.errors import ConfigError
 from refractium.problems import suggestion
 from refractium.routing import Route
+from refractium.routing.route import fallback_route
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -58,6 +61,9 @@ def resolve(overlaid: Overlaid, plugins: Plugins) -> Resolved:
                 routes.append((path, found))
             else:
                 faults.append(found)
+    for transport, address in overlaid.server.fallbacks:
+        with suppress(ConfigError):  # `overlaid.problems` contains the problem of the address
+            routes.append((f"server.fallback_{transport}", fallback_route(transport, (address,))))
     problems = [*overlaid.problems, *(overlaid.problem(*fault) for fault in faults)]
     return Resolved(overlaid, plugins, tuple(routes), hooks, tuple(problems))
 

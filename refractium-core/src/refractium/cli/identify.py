@@ -81,7 +81,8 @@ def _candidates(flags: Flags, transport: Transport) -> list[Candidate[str]]:
     protocols = list(plugins.protocols)
     if decoded.routes or decoded.problems:
         assembly = assemble(decoded, Overrides(), plugins)
-        protocols += [p for route in (*assembly.tcp, *assembly.udp) for p in route.protocols]
+        routes = [route for route in (*assembly.tcp, *assembly.udp) if not route.takes_the_rest]
+        protocols += [protocol for route in routes for protocol in route.protocols]
     return [
         Candidate(protocol, partial(_name_of, protocol))
         for protocol in dict.fromkeys(protocols)

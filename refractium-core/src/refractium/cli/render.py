@@ -30,12 +30,8 @@ def banner() -> None:
 
 
 def routes(assembly: Assembly) -> None:
-    """Print the routes and fallbacks as a table."""
+    """Print the routes as a table."""
     rows = [route_row(route, assembly.hooks) for route in (*assembly.tcp, *assembly.udp)]
-    for transport, fallback in (("tcp", assembly.server.fallback_tcp), ("udp", assembly.server.fallback_udp)):
-        if fallback is not None:
-            rest = [""] * (len(_OPTIONAL) - 1)
-            rows.append(("(anything else)", transport, "", fallback, *rest, _hooks(assembly.hooks, ())))
     columns = ("protocol", "transport", "when", "forward to", *_OPTIONAL)
     shown = [at for at, name in enumerate(columns) if name not in _OPTIONAL or any(row[at] for row in rows)]
     table(None, [columns[at] for at in shown], [[row[at] for at in shown] for row in rows])

@@ -103,6 +103,12 @@ class ServerConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = None
 
     @property
+    def fallbacks(self) -> Sequence[tuple[Transport, str]]:
+        """The transport and the address of each fallback."""
+        written = ((Transport.TCP, self.fallback_tcp), (Transport.UDP, self.fallback_udp))
+        return [(transport, address) for transport, address in written if address is not None]
+
+    @property
     def worker_count(self) -> int:
         """The number of processes that serve; ``auto`` counts the processors that this process may use."""
         return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers

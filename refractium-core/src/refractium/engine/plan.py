@@ -17,7 +17,6 @@ from refractium.routing import Pools, Router
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from refractium.addresses.address import Address
     from refractium.backends.state import Authority, BackendState
     from refractium.engine.spec import EngineSpec
     from refractium.hooks import UsedHook
@@ -65,7 +64,6 @@ class Plan:
             transport: _pools(
                 transport,
                 spec.routes(transport),
-                spec.fallback(transport),
                 successor_of.pools[transport] if successor_of is not None else None,
                 self.hooks,
                 for_all,
@@ -133,7 +131,6 @@ class Plan:
 def _pools(
     transport: Transport,
     routes: Sequence[Route],
-    fallback: Sequence[Address],
     former: Pools | None,
     hooks: HookSet,
     for_all: Sequence[UsedHook],
@@ -141,4 +138,4 @@ def _pools(
 ) -> Pools:
     routes = [replace(route, health=resolved(route.health, transport)) for route in routes]
     known = former.states if former is not None else None
-    return Pools(routes, fallback, known, hooks=hooks, for_all=for_all, faults=faults)
+    return Pools(routes, known, hooks=hooks, for_all=for_all, faults=faults)

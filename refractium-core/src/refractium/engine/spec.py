@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.addresses.networks import network_problems
 from refractium.contract import Transport
+from refractium.errors import ConfigError
 from refractium.problems import Problem
 from refractium.routing import ListenerRules
 from refractium.routing.judge import judge
-from refractium.routing.route import backend_address, hook_problems
+from refractium.routing.route import fallback_route, hook_problems
 from refractium.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from refractium.addresses.address import Address
     from refractium.hooks import HookUse
     from refractium.routing import Route
 
@@ -31,10 +31,11 @@ class EngineSpec:
     Attributes:
         tcp: the routes for connections, in order.
         udp: the routes for datagrams, in order.
-        fallback_tcp: one address ``HOST:PORT`` or several addresses, for connections that no route matches.
-            Without a fallback, the engine closes such connections.
-        fallback_udp: one address ``HOST:PORT`` or several addresses, for datagrams that no route matches.
-            Without a fallback, the engine drops such datagrams.
+        fallback_tcp: one address ``HOST:PORT`` or several addresses, for connections that no route matches;
+            the short form of a route of `AnyProtocol` that every listener serves. Without such a route, the
+            engine closes these connections.
+        fallback_udp: one address ``HOST:PORT`` or several addresses, for datagrams that no route matches; the
+            short form of a route of `AnyProtocol`. Without such a route, the engine drops these datagrams.
         settings: limits and timeouts.
         listeners: the rules of listeners, by the name that `start_tcp`, `start_udp` and `start_on` receive.
             By default, one listener with an empty name serves every route to every client.
@@ -50,16 +51,14 @@ class EngineSpec:
     hooks: Sequence[HookUse] = ()
 
     def routes(self, transport: Transport) -> Sequence[Route]:
-        """Return the routes of one transport."""
-        return self.tcp if transport is Transport.TCP else self.udp
-
-    def fallback(self, transport: Transport) -> tuple[Address, ...]:
-        """Return the addresses of the fallback of one transport.
+        """Return the routes of one transport, including the route for the clients that match no other route.
 
         Raises:
-            ValueError: an address is not valid for the transport.
+            ConfigError: an address of the fallback is not valid for the transport.
         """
-        return tuple(backend_address(text, transport) for text in self._fallback_texts(transport))
+        written = self._written(transport)
+        fallback = self._fallback_texts(transport)
+        return (*written, fallback_route(transport, fallback)) if fallback else written
 
     def problems(self) -> Iterator[Problem]:
         """Yield the problems that make the engine unusable, each with the argument that has the problem."""
@@ -69,18 +68,21 @@ class EngineSpec:
         listeners = [(f'listeners["{name}"]', rules) for name, rules in self.listeners.items()]
         found: dict[tuple[str, str], None] = {}
         for transport in Transport:
-            for route in self.routes(transport):
+            routes = [(f"{transport}[{at}]", route) for at, route in enumerate(self._written(transport))]
+            for _, route in routes:
                 if route.transport is not transport:
                     yield Problem(f"{route} is not a route for {transport}", where=transport)
-            for text in self._fallback_texts(transport):
+            if texts := self._fallback_texts(transport):
                 try:
-                    backend_address(text, transport)
-                except ValueError as error:
-                    yield Problem(str(error), where=f"fallback_{transport}")
-            routes = [(f"{transport}[{at}]", route) for at, route in enumerate(self.routes(transport))]
+                    routes.append((f"fallback_{transport}", fallback_route(transport, texts)))
+                except ConfigError as error:
+                    yield from (Problem(one.message, f"fallback_{transport}") for one in error.problems)
             found |= dict.fromkeys(judge(routes, listeners, names))
         for where, message in found:
             yield Problem(message, where)
+
+    def _written(self, transport: Transport) -> Sequence[Route]:
+        return self.tcp if transport is Transport.TCP else self.udp
 
     def _fallback_texts(self, transport: Transport) -> Sequence[str]:
         written = self.fallback_tcp if transport is Transport.TCP else self.fallback_udp

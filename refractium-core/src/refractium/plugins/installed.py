@@ -6,6 +6,7 @@ import shlex
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from refractium.identify.everything import ANY_PROTOCOLS
 from refractium.problems import suggestion
 
 if TYPE_CHECKING:
@@ -121,15 +122,15 @@ class Plugins:
         return {str(one.name): one for given in self.given.values() for one in given.commands}
 
     def protocols_named(self, name: str) -> tuple[Protocol, ...]:
-        """Return the loaded protocols with this name, at most one for each transport."""
-        return tuple(protocol for protocol in self.protocols if protocol.name == name)
+        """Return the loaded or built-in protocols with this name, at most one for each transport."""
+        return tuple(protocol for protocol in (*self.protocols, *ANY_PROTOCOLS) if protocol.name == name)
 
     def explain_missing(self, name: str) -> str:
         """Return, in one line, the reason why no loaded protocol has this name, and a remedy."""
         unloaded = {plugin.id: plugin for plugin in self.entries if plugin.status != "loaded"}
         if plugin := self.refused.get(name) or unloaded.get(name):
             return f"protocol '{name}' is not available: {plugin} ({plugin.status}): {plugin.error}"
-        names = {protocol.name for protocol in self.protocols}
+        names = {protocol.name for protocol in (*self.protocols, *ANY_PROTOCOLS)}
         remedy = _remedy(name, names, f"refractium-proto-{name}")
         if not any(plugin.kind in {"protocol", "unknown"} for plugin in self.entries):
             remedy += " (no protocol is installed; for all of them: pip install 'refractium-protocols[all]')"

@@ -31,6 +31,7 @@ from refractium.contract import (
 )
 from refractium.contract.protocol import problems_of_name
 from refractium.faults import is_interrupt, set_origin, text_of
+from refractium.identify.everything import ANY, FALLBACK
 from refractium.plugins.installed import Given, InstalledPlugin, Kind, Plugins
 from refractium.routing import BALANCERS
 
@@ -194,6 +195,8 @@ def _given_by(manager: pluggy.PluginManager) -> Given:
 
 def _built_in(what: str) -> Collection[str]:
     """Return the names of the built-in objects of a kind, which no plugin may use."""
+    if what == "protocol":
+        return {ANY, FALLBACK}
     if what == "balancer":
         return BALANCERS
     if what == "command":

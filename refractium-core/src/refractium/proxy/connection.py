@@ -284,7 +284,7 @@ class Connection:
     def unreachable(self) -> None:
         """Dial the fallback, because the pool is unreachable. Without another pool, end the connection."""
         fallback = self._snapshot.router.fallback
-        if fallback is not None and fallback is not self._pool:
+        if fallback is not None and fallback is not self._pool and fallback.action is None:
             assert self._pool is not None  # noqa: S101 - the dial was for this pool
             self._missed = Missed(self._pool.protocol, self._match, self._pool)
             self._go_to(fallback)

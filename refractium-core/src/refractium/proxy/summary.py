@@ -10,7 +10,8 @@ from msgspec import Struct
 from refractium.contract import MetadataValue, ProtocolMatch, Transport
 from refractium.contract.protocol import is_metadata_value
 from refractium.faults import is_interrupt
-from refractium.routing import FALLBACK, Pool
+from refractium.identify.everything import ANY, FALLBACK
+from refractium.routing import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +88,7 @@ class Summary(Struct, frozen=True):
         """The name of the client's protocol; None if no protocol matched and no route took the client."""
         if self.missed is not None:
             return self.missed.protocol
-        return None if self.pool is None or self.pool.protocol == FALLBACK else self.pool.protocol
+        return None if self.pool is None or self.pool.protocol in {ANY, FALLBACK} else self.pool.protocol
 
     @property
     def metadata(self) -> Mapping[str, MetadataValue]:

@@ -6,7 +6,7 @@ from refractium.backends.state import Authority, BackendState
 from refractium.contract import SocketAddress
 from refractium.routing.balancers import BALANCERS
 from refractium.routing.pool import Pool
-from refractium.routing.pools import FALLBACK, Pools
+from refractium.routing.pools import Pools
 from refractium.routing.route import Member, Route
 from refractium.routing.router import Router
 from refractium.routing.rules import ListenerRules
@@ -14,7 +14,6 @@ from refractium.sockets.descriptors import LOCAL_ERRORS
 
 __all__ = [
     "BALANCERS",
-    "FALLBACK",
     "LOCAL_ERRORS",
     "Authority",
     "Backend",

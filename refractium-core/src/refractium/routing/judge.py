@@ -9,6 +9,8 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, TypeAlias
 
+from refractium.identify.everything import ANY
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
@@ -60,8 +62,9 @@ def _duplicates(routes: PlacedRoutes) -> Iterator[Finding]:
     first: dict[tuple[str | None, ...], tuple[str, Route]] = {}
     for place, route in routes:
         conditions = route.conditions
+        name = ANY if route.takes_the_rest else route.name
         rivals = (
-            first.setdefault((route.transport, route.name, sni, alpn, host), (place, route))
+            first.setdefault((route.transport, name, sni, alpn, host), (place, route))
             for sni, alpn, host in product(*(names or (None,) for names in conditions.values()))
         )
         if rival := next((place for place, one in list(rivals) if one is not route), None):

@@ -1,16 +1,14 @@
-"""The pools of one transport: one for each route, and one for the clients that match no route."""
+"""The pools of one transport: one for each route."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from refractium.addresses.address import Address
 from refractium.backends.backend import Backend
-from refractium.backends.health_settings import PASSIVE
 from refractium.backends.state import BackendState
 from refractium.hooks import HookSet, merged
 from refractium.routing.pool import Pool
-from refractium.routing.route import Member
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +16,8 @@ if TYPE_CHECKING:
     from refractium.backends.health_settings import Health, StateKey
     from refractium.faults import Faults
     from refractium.hooks import RouteHooks, UsedHook
-    from refractium.routing.route import Route
+    from refractium.routing.route import Member, Route
     from refractium.settings import ProxyVersion
-
-FALLBACK: Final = "fallback"
-"""The name of the pool for clients that match no route, in logs and for hooks."""
 
 
 class Pools:
@@ -30,16 +25,14 @@ class Pools:
 
     Args:
         routes: all routes of the transport, in the order of the configuration.
-        fallback: the addresses of the backends for clients that match no route.
         known: the `states` of the previous pools. A backend that is also in the previous pools keeps its
             state.
         hooks: the hooks of the configuration.
-        for_all: the hooks that apply to every route and to the fallback.
+        for_all: the hooks that apply to every route.
         faults: the counts of the faults of protocols and balancers; None to count nothing.
 
     Attributes:
         routes: each route with its pool.
-        fallback: the pool for the clients that match no route; None without a fallback.
 
     Raises:
         ValueError: a hook cannot run in the thread or process that its class asks for.
@@ -48,7 +41,6 @@ class Pools:
     def __init__(
         self,
         routes: Sequence[Route],
-        fallback: Sequence[Address] = (),
         known: Mapping[StateKey, BackendState] | None = None,
         *,
         hooks: HookSet | None = None,
@@ -61,22 +53,10 @@ class Pools:
             (route, _pool(route, states, hooks.of_route(merged(for_all, route.used_hooks)), faults))
             for route in routes
         )
-        members = [Member(str(address)) for address in fallback]
-        self.fallback = (
-            Pool(
-                FALLBACK,
-                [_backend(member, PASSIVE, states) for member in members],
-                hooks=hooks.of_route(for_all),
-            )
-            if members
-            else None
-        )
 
     def __iter__(self) -> Iterator[Pool]:
         for _, pool in self.routes:
             yield pool
-        if self.fallback is not None:
-            yield self.fallback
 
     @property
     def backends(self) -> Iterator[Backend]:
@@ -113,7 +93,7 @@ def _backend(
     member: Member,
     health: Health,
     known: dict[StateKey, BackendState],
-    proxy_protocol: ProxyVersion | None = None,
+    proxy_protocol: ProxyVersion | None,
 ) -> Backend:
     """Return a backend of a pool. All backends whose states have an equal key share one state."""
     state = BackendState(Address.parse(member.address), health, proxy_protocol=proxy_protocol)

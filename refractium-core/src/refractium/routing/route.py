@@ -14,6 +14,7 @@ from refractium.backends.health_settings import PASSIVE, Health
 from refractium.contract import Balancer, Protocol, Transport
 from refractium.errors import ConfigError
 from refractium.hooks import HookUse, UsedHook, used
+from refractium.identify.everything import FALLBACK, AnyProtocol
 from refractium.problems import Problem, in_toml_words, unknown_name
 from refractium.routing.balancers import BALANCERS, DEFAULT
 from refractium.settings import Action, Milliseconds, ProxyVersion
@@ -96,6 +97,9 @@ class Route:
         if len({(one.name, one.transport) for one in self.protocols}) != 1:
             alike = "all protocols of a route need one name and one transport"
             raise ConfigError([Problem(alike, where="protocol")])
+        if self.label == FALLBACK and not self.takes_the_rest:
+            taken = "fallback_tcp and fallback_udp define the route of this name: choose another name"
+            raise ConfigError([Problem(taken, where="id" if self.id else "protocol")])
         problems = [*self._problems_of_target(), *network_problems({"allow": self.allow, "deny": self.deny})]
         problems += (*hook_problems(self.hooks), *self._problems_of_timeouts())
         if isinstance(self.balance, str) and self.balance not in BALANCERS:
@@ -186,6 +190,11 @@ class Route:
         }
 
     @property
+    def takes_the_rest(self) -> bool:
+        """Whether the route gets the clients that match no other route."""
+        return isinstance(self.protocols[0], AnyProtocol)
+
+    @property
     def takes_silent(self) -> bool:
         """Whether the route gets the clients that stay silent."""
         if self.on_timeout is None:
@@ -195,6 +204,19 @@ class Route:
     def __str__(self) -> str:
         conditions = [f"{key}={','.join(names)}" for key, names in self.conditions.items() if names]
         return " ".join((self.name, *conditions))
+
+
+def fallback_route(transport: Transport, addresses: Sequence[str]) -> Route:
+    """Return the route that ``fallback_tcp`` or ``fallback_udp`` defines.
+
+    Args:
+        transport: the transport of the clients.
+        addresses: the addresses of the backends, each ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``.
+
+    Raises:
+        ConfigError: an address is not valid for the transport.
+    """
+    return Route(AnyProtocol(transport, FALLBACK), tuple(addresses))
 
 
 def several(names: Names) -> tuple[str, ...]:

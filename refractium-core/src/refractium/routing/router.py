@@ -35,8 +35,8 @@ class Router:
     Attributes:
         table: the dispatch table, from first bytes to the pool of the matching route.
         silent: the pool for clients that stay silent; None if no route takes silent clients.
-        fallback: the pool for clients that match no route; None without a fallback.
-        pools: the pools to which the router leads clients, with the fallback.
+        fallback: the pool of the route for all clients that match no other route; None without such a route.
+        pools: the pools to which the router leads clients.
         access: the access rules of the listener; None if the listener serves every client.
         labels: the labels of the routes that the listener serves.
     """
@@ -49,9 +49,11 @@ class Router:
         faults: Faults | None = None,
     ) -> None:
         routes = [one for one in pools.routes if rules.serves(one[0].label, one[0].name)]
+        self.fallback = next((pool for route, pool in routes if route.takes_the_rest), None)
+        specific = [one for one in routes if not one[0].takes_the_rest]
         candidates: dict[int, Candidate[Pool]] = {}
-        for name in dict.fromkeys(route.name for route, _ in routes):
-            of_name = [one for one in routes if one[0].name == name]
+        for name in dict.fromkeys(route.name for route, _ in specific):
+            of_name = [one for one in specific if one[0].name == name]
             selector = _Selector(of_name)
             for protocol in (protocol for route, _ in of_name for protocol in route.protocols):
                 candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
@@ -60,11 +62,7 @@ class Router:
         # A route with `on_timeout=True` comes before a route that takes silent clients because its server
         # speaks first.
         self.silent = next((pool for asked, pool in taking if asked), taking[0][1] if taking else None)
-        self.fallback = pools.fallback
-        self.pools = (
-            *(pool for _, pool in routes),
-            *(() if pools.fallback is None else (pools.fallback,)),
-        )
+        self.pools = tuple(pool for _, pool in routes)
         self.access = access_of(rules.allow, rules.deny)
         self.labels = tuple(dict.fromkeys(route.label for route, _ in routes))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from refractium.addresses.networks import network_problems
+from refractium.identify.everything import FALLBACK
 from refractium.problems import Problem, unknown_name
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ class ListenerRules:
 
     Args:
         routes: the labels of the routes that the listener serves; None for all routes. A protocol's name
-            stands for all routes of that protocol. Every listener serves the fallback.
+            stands for all routes of that protocol. Every listener serves the route that ``fallback_tcp`` or
+            ``fallback_udp`` defines.
         allow: the addresses and networks whose clients the listener serves; empty for all clients.
         deny: the addresses and networks whose clients the listener refuses, even if `allow` contains these
             addresses.
@@ -37,7 +39,7 @@ class ListenerRules:
 
     def serves(self, label: str, protocol: str) -> bool:
         """Return whether the listener serves a route with this label and protocol."""
-        return self.routes is None or label in self.routes or protocol in self.routes
+        return self.routes is None or label in self.routes or protocol in self.routes or protocol == FALLBACK
 
 
 EVERY_ROUTE_FOR_EVERYBODY: Final = ListenerRules()
