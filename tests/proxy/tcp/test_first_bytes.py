@@ -372,7 +372,10 @@ def test_a_match_with_invalid_metadata_does_not_end_the_connection(metadata: Any
     def odd(_data: bytes) -> Identification:
         return ProtocolMatch(metadata)
 
-    with Backend(sink) as backend, ProxyThread(Route(odd, backend.address)) as proxy:
+    with (
+        Backend(sink) as backend,
+        ProxyThread(Route(odd, backend.address), expected=["protocol odd failed: .*metadata"]) as proxy,
+    ):
         for _ in range(3):
             assert ask(proxy.address, HELLO) == (digest(HELLO), "eof")
             assert proxy.next_end().metadata == {}
