@@ -27,15 +27,19 @@ from refractium.backends.state import BackendState
 from refractium.contract import HealthCheck, NoSettings, problems_of_health_check
 from refractium.faults import Faults
 from refractium.sockets.descriptors import LOCAL_ERRORS
+from refractium.wire import proxy_protocol
 from support.backends import Backend as Server
 from support.backends import FullUnixQueue, hanging, refusing
 from support.clients import receive, reset
 from support.datagrams import UdpBackend
 from support.lateness import fair_seconds_since
+from support.proxy import open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from refractium.settings import ProxyVersion
 
 
 @pytest.fixture(autouse=True)
@@ -413,6 +417,78 @@ def test_every_built_in_check_fulfils_the_contract(check: HealthCheck[Any]) -> N
     assert check.summary
 
 
+# The connection of an endpoint, for checks of plugins
+
+
+def endpoint_of(
+    address: str, version: ProxyVersion | None = None, transport: Transport = Transport.TCP
+) -> Endpoint:
+    family = socket.AF_UNIX if address.startswith("unix:") else socket.AF_INET
+    host, _, port = address.removeprefix("unix:").rpartition(":")
+    target: Any = (family, address.removeprefix("unix:") if family == socket.AF_UNIX else (host, int(port)))
+    preface = proxy_protocol.build(version, transport, None, None, {}) if version else b""
+    return Endpoint(transport, target, preface)
+
+
+async def say_and_hear(endpoint: Endpoint) -> bytes:
+    reader, writer = await endpoint.connect()
+    writer.write(b"hello")
+    heard = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return heard
+
+
+def read_all_then_answer(sock: socket.socket) -> bytes:
+    """Read until the greeting of the test has arrived, and return all bytes."""
+    got = b""
+    while not got.endswith(b"hello"):
+        got += sock.recv(4096)
+    sock.sendall(b"220 well")
+    return got
+
+
+@LOOPS
+@pytest.mark.parametrize("path", ["tcp", "unix"])
+@pytest.mark.parametrize("version", [None, "v1", "v2"])
+def test_an_endpoint_connects_over_each_path_and_sends_the_header_first(
+    loop: Callable[[], asyncio.AbstractEventLoop], path: str, version: ProxyVersion | None, tmp_path: Path
+) -> None:
+    with (
+        Server(read_all_then_answer, path=tmp_path / "socket" if path == "unix" else None) as server,
+        asyncio.Runner(loop_factory=loop) as runner,
+    ):
+        endpoint = endpoint_of(server.address, version)
+        assert runner.run(say_and_hear(endpoint)) == b"220 well"
+        assert server.results.get(timeout=5) == endpoint.preface + b"hello"
+
+
+@LOOPS
+def test_an_endpoint_that_cannot_be_reached_raises_the_error_of_the_system(
+    loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
+) -> None:
+    with refusing() as address, asyncio.Runner(loop_factory=loop) as runner:
+        with pytest.raises(ConnectionRefusedError):
+            runner.run(say_and_hear(endpoint_of(address)))
+        with pytest.raises(FileNotFoundError):
+            runner.run(say_and_hear(endpoint_of(f"unix:{tmp_path / 'none'}")))
+        with pytest.raises(ValueError, match="not UDP"):
+            runner.run(say_and_hear(endpoint_of(address, transport=Transport.UDP)))
+
+
+@LOOPS
+def test_a_cancelled_connect_leaves_no_socket_open(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def connect_in_vain(address: str) -> None:
+        before = open_descriptors()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await endpoint_of(address).connect()
+        assert open_descriptors() == before
+
+    with hanging() as address, asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(connect_in_vain(address))
+
+
 # Checks of plugins
 
 
@@ -562,13 +638,32 @@ def test_a_result_other_than_a_reason_or_none_is_a_failed_check(result: object) 
 
 
 @pytest.mark.parametrize(
-    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()]
+    "error",
+    [
+        SystemExit(3),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        asyncio.CancelledError(),
+        BaseException(),
+        MemoryError(),
+        RecursionError(),
+        KeyError(),
+    ],
 )
 def test_a_check_that_raises_any_exception_is_a_failed_check(error: BaseException) -> None:
     reason, faults = ended(error)
     assert reason.startswith("ending check: ")
     assert type(error).__name__ in reason
     assert faults["check ending"] >= 1
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionRefusedError(111, "Connection refused"), TimeoutError(), EOFError("no answer")]
+)
+def test_a_backend_that_is_not_well_is_no_fault_of_its_check(error: Exception) -> None:
+    reason, faults = ended(error)
+    assert reason.startswith("ending check: ")
+    assert faults == {}
 
 
 @LOOPS

@@ -76,6 +76,30 @@ def test_a_route_has_members_balance_and_health() -> None:
     assert route.health == Health(kind=CHECKS["http"], options={"path": "/x", "status": [200, 204]}, rise=1)
 
 
+class Strict(Settings, frozen=True, forbid_unknown_fields=True):
+    def __post_init__(self) -> None:
+        if self.greeting == "made":
+            raise SystemExit(3)
+
+
+class HostileCheck(GreetingCheck):
+    settings = Strict
+
+    def problems(self, settings: Settings) -> Sequence[tuple[str, str]]:
+        if settings.greeting == "raised":
+            raise KeyboardInterrupt
+        return [("greeting",)]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("greeting", ["made", "raised", "returned"])
+def test_a_check_that_fails_on_its_settings_is_a_problem_of_the_route(greeting: str) -> None:
+    plugins = Plugins((), PROTOCOLS, {}, {"x": Given(PROTOCOLS, (HostileCheck(),), (Last,))})
+    text = f'{WEB}health = {{ kind = "greeting", greeting = "{greeting}" }}'
+    (problem,) = configurations.problems_of(text, plugins)
+    assert problem.where == "protocols[0].health"
+    assert "the plugin failed when it checked its settings" in problem.message
+
+
 def test_checks_and_balancers_of_plugins_are_chosen_by_name() -> None:
     (route,) = assembled(WEB + 'balance = "last"\nhealth = { kind = "greeting", greeting = "220" }').tcp
     assert route.balancer is Last

@@ -6,9 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import Struct
 
+from refractium import PacketHook, Route
 from refractium.assembly.hooks import plugin_table_problems
 from refractium.errors import ConfigError
+from refractium.plugins.installed import Given, Plugins
 from refractium.plugins.loading import load_plugins
 from refractium_hooks_pcap.hook import PcapHook
 from support.configurations import assembled, problems_of
@@ -80,6 +83,48 @@ def test_each_mistake_of_a_hook_is_named_with_its_key_and_line(text: str, expect
 def test_a_mistake_in_a_plugin_table_is_reported_once_for_all_its_routes() -> None:
     text = f'[server]\nhooks = ["pcap"]\n{SSH}hooks = ["pcap"]\n[plugins.pcap]\npath = "/nowhere/a.pcapng"\n'
     assert len(problems(text)) == 1
+
+
+class Strict(Struct, frozen=True, forbid_unknown_fields=True):
+    mode: str = ""
+
+    def __post_init__(self) -> None:
+        if self.mode == "made":
+            raise SystemExit(3)
+
+
+class HostileHook(PacketHook[Strict]):
+    name = "hostile"
+    settings_type = Strict
+
+    @classmethod
+    def problems(cls, settings: Strict) -> list[tuple[str, str]]:
+        if settings.mode == "raised":
+            raise GeneratorExit
+        return [("mode", "red \x1b[31m")] if settings.mode else []
+
+
+@pytest.mark.parametrize(
+    ("mode", "where", "message"),
+    [
+        ("made", "protocols[0].hooks[0]", "the plugin failed when it checked its settings: SystemExit: 3"),
+        ("raised", "protocols[0].hooks[0]", "the plugin failed when it checked its settings: GeneratorExit"),
+        ("returned", "protocols[0].hooks[0].mode", "red \\x1b[31m"),
+    ],
+)
+def test_a_hook_that_fails_on_its_settings_is_a_problem_of_the_route(
+    mode: str, where: str, message: str
+) -> None:
+    loaded = load_plugins()
+    plugins = Plugins((), loaded.protocols, {}, {**loaded.given, "hostile": Given(hooks=(HostileHook,))})
+    (problem,) = problems_of(f'{SSH}hooks = [{{ name = "hostile", mode = "{mode}" }}]\n', plugins)
+    assert (problem.where, problem.message) == (where, message)
+
+
+def test_a_program_that_uses_a_hook_with_failing_settings_gets_an_error() -> None:
+    ssh = load_plugins().protocols_named("ssh")[0]
+    with pytest.raises(ConfigError, match="hook hostile: the plugin failed when it checked its settings"):
+        Route(ssh, "127.0.0.1:22", hooks=[(HostileHook, Strict(mode="raised"))])
 
 
 def test_the_table_of_a_plugin_that_did_not_load_is_left_alone() -> None:

@@ -11,9 +11,12 @@ import opcode
 import signal
 import traceback
 from collections import Counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from refractium.wire.text import brief
+from refractium.wire.text import brief, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +89,32 @@ def is_interrupt(error: BaseException) -> bool:
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return False
     return trace is None or trace.tb_frame.f_code.co_code[trace.tb_lasti] != _RAISE
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return whether Refractium or the user has ended a coroutine by an exception, which is no fault."""
+    import asyncio  # noqa: PLC0415 - most commands need no event loop, and the import is slow
+
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # the event loop has ended, and Python closes the coroutine
+            return True
+        return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    return is_interrupt(error)
+
+
+def problems_found(find: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """Return the keys and messages of the problems that a plugin finds in its settings.
+
+    If the code of the plugin raises an exception, the result is one problem with an empty key.
+    """
+    try:
+        return [(printable(str(key)), printable(str(message))) for key, message in find()]
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        return [("", f"the plugin failed when it checked its settings: {brief(text_of(error))}")]
 
 
 def set_origin(given: object, plugin: str) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from refractium.config import HookConfig
+from refractium.faults import problems_found
 from refractium.problems import table_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from msgspec import Struct
 
     from refractium.hooks import HookUse
     from refractium.plugins.installed import Plugins
@@ -56,16 +60,21 @@ def _resolve(
     hook, id_ = found
     table = tables.get(id_, {})
     merged = {**table, **options}
-    wrong = list(table_problems(hook.settings_type, merged, f"plugin '{id_}'", ("name",)))
-    settings = None
-    if not wrong:
+    what = f"plugin '{id_}'"
+    settings: Struct | None = None
+
+    def problems_of_settings() -> Iterable[tuple[str, str]]:
+        nonlocal settings
         settings = msgspec.convert(merged, hook.settings_type)
-        wrong = list(hook.problems(settings))
+        return hook.problems(settings)
+
+    wrong = problems_found(lambda: table_problems(hook.settings_type, merged, what, ("name",)))
+    wrong = wrong or problems_found(problems_of_settings)
     for key, message in wrong:
         # Name the table of the plugin if only this table has the key; else name the place that uses the hook.
         top = key.partition("[")[0].partition(".")[0]
         place = f"plugins.{id_}" if top in table and top not in options else where
-        findings.append((f"{place}.{key}", message))
+        findings.append((f"{place}.{key}".rstrip("."), message))
     if settings is not None and not wrong:
         yield hook, settings
 
@@ -98,6 +107,6 @@ def _table_problems(
     A missing key is no problem here, because the place that uses the hook may contain the key.
     """
     for struct in structs:
-        for key, message in table_problems(struct, table, f"plugin '{id_}'"):
+        for key, message in problems_found(partial(table_problems, struct, table, f"plugin '{id_}'")):
             if key in table or message != "is missing":
-                yield f"{where}.{key}", message
+                yield f"{where}.{key}".rstrip("."), message

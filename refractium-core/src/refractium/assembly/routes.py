@@ -129,7 +129,8 @@ def _health(
             (f"{where}.{key}", 'unknown key for a check of kind "none"') for key in route.health.options
         ]
     elif found := [
-        (f"{where}.{key}", message) for key, message in option_problems(check, route.health.options)
+        (f"{where}.{key}".rstrip("."), message)
+        for key, message in option_problems(check, route.health.options)
     ]:
         faults += found
     elif transports and check.transports.isdisjoint(transports):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from refractium.backends.state import Availability
 from refractium.contract import Endpoint
-from refractium.faults import Faults, text_of
+from refractium.faults import Faults, is_ours, text_of
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from refractium.throttle import Throttled
 from refractium.wire import proxy_protocol
@@ -183,17 +183,11 @@ class _Watch:
                 return error
             is_late = isinstance(error, TimeoutError) and not error.errno
             return f"no answer within {health.timeout_ms} ms" if is_late else brief(_reason(error))
-        except Exception as error:
-            # A mistake of the plugin counts as a failed check, too.
-            log.debug("check %s of backend %s raised", check.name, self._backend.address, exc_info=error)
+        except EOFError as error:  # `asyncio.IncompleteReadError`
             return brief(text_of(error))
         except BaseException as error:
             # A task must not end with SystemExit or KeyboardInterrupt: the event loop would end, too.
-            try:
-                task = asyncio.current_task()
-            except RuntimeError:  # the event loop has ended, and Python closes this coroutine
-                raise error from None
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if is_ours(error):
                 raise
             self._note(check, error, "the backend fails this check")
             return brief(text_of(error))

@@ -273,22 +273,16 @@ async def _connected(endpoint: Endpoint) -> AsyncIterator[_CheckConnection]:
     Raises:
         OSError: the backend cannot be reached. A self-connection counts as refused.
     """
+    if endpoint.transport is Transport.TCP:
+        with await endpoint.open_socket() as sock:
+            yield _CheckConnection(sock, b"")
+        return
     family, address = endpoint.target
-    is_stream = endpoint.transport is Transport.TCP
-    kind = socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM
-    with socket.socket(family, kind | socket.SOCK_NONBLOCK) as sock:
-        if is_stream and family != socket.AF_UNIX:
-            await asyncio.get_running_loop().sock_connect(sock, address)
-        else:
-            # This connect returns at once. If the queue of a unix socket is full, connect fails with EAGAIN,
-            # which `sock_connect` would mistake for a connection in progress.
-            sock.connect(address)
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        sock.connect(address)  # this connect returns at once
         if is_self_connected(sock, endpoint.target):
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-        connection = _CheckConnection(sock, endpoint.preface)
-        if is_stream and endpoint.preface:
-            await asyncio.get_running_loop().sock_sendall(sock, endpoint.preface)
-        yield connection
+        yield _CheckConnection(sock, endpoint.preface)
 
 
 CHECKS: Final[dict[str, HealthCheck[Any]]] = {

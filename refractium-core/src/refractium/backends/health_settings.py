@@ -12,6 +12,7 @@ import msgspec
 
 from refractium.contract import SHARED_KEYS, HealthCheck
 from refractium.errors import ConfigError
+from refractium.faults import problems_found
 from refractium.problems import Problem, conversion_problems, table_problems
 from refractium.settings import HealthSettings
 
@@ -25,10 +26,9 @@ StateKey: TypeAlias = tuple[str, ...]
 def option_problems(check: HealthCheck[Any], options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the mistakes in the options of a kind of check, as pairs of key and message."""
     what = f'a check of kind "{check.name}"'
-    if findings := list(table_problems(check.settings, options, what, SHARED_KEYS)):
-        yield from findings
-    else:
-        yield from check.problems(msgspec.convert(options, check.settings))
+    yield from problems_found(lambda: table_problems(check.settings, options, what, SHARED_KEYS)) or (
+        problems_found(lambda: check.problems(msgspec.convert(options, check.settings)))
+    )
 
 
 class Health(HealthSettings, frozen=True, kw_only=True):
@@ -54,7 +54,9 @@ class Health(HealthSettings, frozen=True, kw_only=True):
         elif self.kind == "none":
             findings += [(key, 'a check of kind "none" takes no options') for key in self.options]
         if findings:
-            raise ConfigError(Problem(message, where=f"health.{key}") for key, message in findings)
+            raise ConfigError(
+                Problem(message, where=f"health.{key}".rstrip(".")) for key, message in findings
+            )
 
     @property
     def check(self) -> HealthCheck[Any] | None:

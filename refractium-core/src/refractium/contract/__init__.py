@@ -10,8 +10,9 @@ A protocol plugin is a module with one function::
 
 An entry point of the group ``refractium`` names the module; the name of the entry point is the plugin's id.
 Plugins return kinds of health check (`HealthCheck`), balancers (`Balancer`) and packet hooks (`PacketHook`)
-in the same way. This package does no I/O and imports neither the engine nor the plugin manager, so that
-plugins depend on a small and stable package. `API_VERSION` counts the incompatible changes of this package.
+in the same way. This package imports neither the engine nor the plugin manager, and only `Endpoint` does I/O,
+so that plugins depend on a small and stable package. `API_VERSION` counts the incompatible changes of this
+package.
 """
 
 from refractium.contract.balancer import Balanced, BalancedT, Balancer, problems_of_balancer

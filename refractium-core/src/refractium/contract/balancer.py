@@ -53,8 +53,8 @@ class Balancer(ABC):
             client: the client's IP address.
 
         Returns:
-            The backends in the order in which to try them, each at most once. The proxy tries the next
-            backend only after it could not reach the previous backend.
+            The backends in the order in which to try them: at least one backend, each at most once. The proxy
+            tries the next backend only after it could not reach the previous backend.
         """
 
 

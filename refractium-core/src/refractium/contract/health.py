@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
@@ -10,8 +12,9 @@ from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 from refractium.contract.protocol import Transport, problems_of_name, problems_of_settings
 
 if TYPE_CHECKING:
+    from asyncio import StreamReader, StreamWriter
     from collections.abc import Iterable, Iterator
-    from socket import AddressFamily
+    from socket import AddressFamily, socket
 
     from msgspec import Struct
 
@@ -31,13 +34,67 @@ class Endpoint:
     Attributes:
         transport: the transport over which clients reach the backend.
         target: the address family, and the address as `socket.connect` accepts it.
-        preface: the PROXY header that the backend expects, or no bytes. The check must send this header
-            before its own first bytes. Over UDP, header and first bytes form one datagram.
+        preface: the PROXY header that the backend expects, or no bytes. `connect` sends this header. A check
+            with a socket of its own must send the header before its first bytes. Over UDP, header and first
+            bytes form one datagram.
     """
 
     transport: Transport
     target: SocketAddress
     preface: bytes = b""
+
+    async def connect(self) -> tuple[StreamReader, StreamWriter]:
+        """Connect to the backend over TCP or a unix socket, and send the PROXY header, if there is one.
+
+        Returns:
+            The streams of the connection, as `asyncio.open_connection` returns them. Close the writer.
+
+        Raises:
+            OSError: the backend cannot be reached.
+            ValueError: the transport is UDP.
+        """
+        import asyncio  # noqa: PLC0415 - most plugins need no event loop, and the import is slow
+
+        sock = await self.open_socket()
+        try:
+            if isinstance(self.target[1], str):
+                return await asyncio.open_unix_connection(sock=sock)
+            return await asyncio.open_connection(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def open_socket(self) -> socket:
+        """Connect as `connect` does, but return a non-blocking socket, for `asyncio.loop.sock_recv`.
+
+        Raises:
+            OSError: the backend cannot be reached.
+            ValueError: the transport is UDP.
+        """
+        import asyncio  # noqa: PLC0415 - as in `connect`
+        import socket  # noqa: PLC0415
+
+        if self.transport is Transport.UDP:
+            raise ValueError("a connection needs the transport TCP, not UDP")
+        family, address = self.target
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            if family == socket.AF_UNIX:
+                # This connect returns at once. If the queue of a unix socket is full, connect fails with
+                # EAGAIN, which `sock_connect` would mistake for a connection in progress.
+                sock.connect(address)
+            else:
+                await loop.sock_connect(sock, address)
+                # TCP can connect a socket to itself if the port of a dead backend is a local port.
+                if sock.getsockname() == sock.getpeername():
+                    raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))  # noqa: TRY301
+            if self.preface:
+                await loop.sock_sendall(sock, self.preface)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
 
 class HealthCheck(ABC, Generic[S]):
@@ -72,7 +129,9 @@ class HealthCheck(ABC, Generic[S]):
             None if the backend is healthy, else the reason in a few words.
 
         Raises:
-            Exception: the backend is not healthy; the text of the exception is the reason.
+            OSError: the backend is not healthy; the text of the exception is the reason.
+            EOFError: same as `OSError`, for example `asyncio.IncompleteReadError`.
+            Exception: same as `OSError`; Refractium also counts a fault of the plugin.
         """
 
     def problems(self, settings: S) -> Iterable[tuple[str, str]]:

@@ -11,6 +11,7 @@ from refractium.daemon import access_log, rights, systemd
 from refractium.daemon.stdout import leave_stdout_to_hooks
 from refractium.daemon.watch import changes
 from refractium.errors import ConfigError, ListenError
+from refractium.faults import is_ours, text_of
 from refractium.system.users import current_user
 
 if TYPE_CHECKING:
@@ -89,17 +90,23 @@ class Reloader:
             reason = rights.explained(error, self._serving.identity)
             self._serving.instance.reload_failed([reason])
             log.error("not reloaded: %s", reason)  # noqa: TRY400 - the operator's fault
-        except Exception as error:
-            self._serving.instance.reload_failed([f"internal error: {type(error).__name__}: {error}"])
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            # A plugin may raise any exception when it is loaded, or when it checks its settings.
+            self._serving.instance.reload_failed([f"internal error: {text_of(error)}"])
             log.exception("not reloaded: internal error")
         else:
-            for warning in assembly.warnings:
-                log.warning("%s", warning)
-            if assembly.server.worker_count != self._serving.workers:
-                log.warning("server.workers: the number stays %d until a restart", self._serving.workers)
-            if assembly.server.identity != self._serving.identity:
-                log.warning("server.user: Refractium runs as %s until a restart", current_user())
+            self._warn(assembly)
             log.info("reloaded: configuration %d is in force", self._serving.instance.generation)
+
+    def _warn(self, assembly: Assembly) -> None:
+        for warning in assembly.warnings:
+            log.warning("%s", warning)
+        if assembly.server.worker_count != self._serving.workers:
+            log.warning("server.workers: the number stays %d until a restart", self._serving.workers)
+        if assembly.server.identity != self._serving.identity:
+            log.warning("server.user: Refractium runs as %s until a restart", current_user())
 
     async def _apply(self, assembly: Assembly) -> None:
         wanted = assembly.wanted(self._transports)

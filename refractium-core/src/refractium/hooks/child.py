@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from refractium.faults import text_of
 from refractium.hooks.counters import HookCounters
 from refractium.hooks.delivery import Delivery
 from refractium.hooks.frames import HURRY, Frames, Receipt
@@ -116,7 +117,7 @@ def main() -> None:
     try:
         delivery = _load(start, counters)
     except BaseException as error:  # noqa: BLE001 - the import of a module may raise anything
-        receipts.send(f"its process cannot import it: {type(error).__name__}: {error}")
+        receipts.send(f"its process cannot import it: {text_of(error)}")
         return
     # One read of the pipe returns thousands of events. A garbage collection before their delivery is in vain.
     gc.freeze()

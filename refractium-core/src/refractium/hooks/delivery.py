@@ -188,7 +188,7 @@ class _Described:
         error = self._error
         try:
             what = f"{type(error).__name__}: {error}"
-        except Exception:  # noqa: BLE001 - converting the exception to text may raise, too
+        except BaseException:  # noqa: BLE001 - converting the exception to text may raise, too
             what = type(error).__name__
         frames = traceback.extract_tb(error.__traceback__)
         return f"{what} ({frames[-1].filename}:{frames[-1].lineno})" if frames else what

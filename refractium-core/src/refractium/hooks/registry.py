@@ -6,9 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from refractium.contract import PacketHook, problems_of_hook
+from refractium.faults import is_interrupt, problems_found, text_of
 from refractium.hooks.counters import HookCounters
 from refractium.hooks.runner import Runner, RunnerState
 from refractium.hooks.tap import RouteHooks, make_runner
+from refractium.wire.text import brief
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,13 +44,16 @@ def used(use: HookUse) -> UsedHook:
     if not problems and settings is None:
         try:
             settings = hook.settings_type()
-        except TypeError as error:
-            problems = [f"hook {hook.name}: settings are missing: {error}"]
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            problems = [f"hook {hook.name}: settings are missing: {brief(text_of(error))}"]
     if not problems and not isinstance(settings, hook.settings_type):
         wanted = hook.settings_type.__name__
         problems = [f"hook {hook.name}: settings are {type(settings).__name__}, not {wanted}"]
     if not problems:
-        problems = [f"hook {hook.name}: {key}: {message}" for key, message in hook.problems(settings)]
+        checked = problems_found(lambda: hook.problems(settings))
+        problems = [": ".join(filter(None, (f"hook {hook.name}", *found))) for found in checked]
     if problems:
         raise ValueError("; ".join(problems))
     assert settings is not None  # noqa: S101 - None would have been a problem above

@@ -124,7 +124,7 @@ def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mappin
     try:
         found = match.metadata
         told = {
-            k: v
+            k: v if v.__class__ is str else _plain(v)
             for k, v in found.items()
             if (declared is None or k in declared) and (v.__class__ is str or is_metadata_value(v))
         }
@@ -140,3 +140,10 @@ def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mappin
         elif is_interrupt(error):
             raise
     return told
+
+
+def _plain(value: MetadataValue) -> MetadataValue:
+    """Return a value without the methods of a plugin's subclass, which could raise exceptions later."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    return tuple(map(str.__str__, value)) if isinstance(value, tuple) else value

@@ -25,6 +25,7 @@ from refractium.contract import Transport
 from refractium.engine.engine import Refractium, Shared
 from refractium.engine.loop import run
 from refractium.errors import RefractiumError
+from refractium.faults import is_ours, text_of
 from refractium.sockets import names
 from refractium.system import oom
 from refractium.workers.channel import Channel
@@ -120,9 +121,11 @@ class Worker:
             await carry_out(order)
         except RefractiumError as problem:
             error = str(problem)
-        except Exception as problem:
+        except BaseException as problem:
+            if is_ours(problem):
+                raise
             log.exception("worker %d cannot carry out the order %s", self._number, type(order).__name__)
-            error = f"{type(problem).__name__}: {problem}"
+            error = text_of(problem)
         self._channel.send(Done(number, error))
 
     async def _configure(self, order: Configure) -> None:
