@@ -157,6 +157,52 @@ def test_a_message_that_is_not_a_query_is_rejected(message: bytes) -> None:
     assert_rejects(tcp, framed(message))
 
 
+def netbios(flags: int, name: bytes, qtype: int, scope: bytes = b"") -> bytes:
+    """Return a query of the NetBIOS name service (RFC 1002 sections 4.2.12 and 4.2.17)."""
+    letters = b"".join(bytes((65 + (byte >> 4), 65 + (byte & 15))) for byte in name)
+    header = b"\x80\xf0" + flags.to_bytes(2) + b"\0\1" + bytes(6)
+    return header + b"\x20" + letters + scope + b"\0" + qtype.to_bytes(2) + b"\0\1"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(netbios(0x0110, b"FILESERVER     \x20", 0x20), id="name query by broadcast"),
+        pytest.param(netbios(0x0100, b"WORKGROUP      \x1c", 0x20), id="name query to a server"),
+        pytest.param(netbios(0x0000, b"*" + bytes(15), 0x21), id="status of any node"),
+        pytest.param(netbios(0x0010, b"*" + bytes(15), 0x21), id="status by broadcast"),
+        pytest.param(netbios(0x0110, b"HOST           \0", 0x20, b"\5scope\3org"), id="name with a scope"),
+        pytest.param(netbios(0x2910, b"HOST           \0", 0x20), id="registration"),
+        pytest.param(netbios(0x3010, b"HOST           \0", 0x20), id="release"),
+        pytest.param(netbios(0x4010, b"HOST           \0", 0x20), id="refresh"),
+        pytest.param(netbios(0x0110, bytes(16), 0x20), id="smallest name"),
+        pytest.param(netbios(0x0110, bytes([255] * 16), 0x21), id="largest name"),
+    ],
+)
+def test_a_query_of_the_netbios_name_service_is_rejected(message: bytes) -> None:
+    assert_rejects(udp, message)
+    assert_rejects(tcp, framed(message))
+    assert_rejects(tcp, framed(message) + framed(query()))
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype"),
+    [
+        ("CK" + "A" * 30 + ".example", "A"),
+        ("CK" + "A" * 29 + "Q.example", "SRV"),
+        ("CK" + "A" * 29 + ".example", "SRV"),
+        ("CK" + "A" * 31 + ".example", "SRV"),
+        ("_sip._tcp.example.com", "SRV"),
+        ("_sip." + "CK" + "A" * 30, "SRV"),
+        ("example.com", "NIMLOC"),
+    ],
+)
+def test_a_query_that_only_resembles_a_netbios_query_is_recognised(name: str, qtype: str) -> None:
+    message = query(name, "TYPE32" if qtype == "NIMLOC" else qtype)
+    assert_identifies(udp, message, metadata={"qname": name.lower()})
+    assert_identifies(tcp, framed(message), metadata={"qname": name.lower()})
+
+
 @pytest.mark.parametrize("sample", strangers.UDP.values(), ids=strangers.UDP)
 def test_datagrams_of_other_protocols_are_rejected(sample: bytes) -> None:
     assert_rejects(udp, sample)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refractium.contract import NEED_MORE, Strength
+from refractium.contract import NEED_MORE, NO, Strength
 from refractium.testing import assert_identifies, assert_lawful, assert_rejects
 from refractium_proto_ftp import COMMANDS, Ftp, refractium_protocols
 from support.capture import TIMEOUT
@@ -61,6 +61,57 @@ def test_other_lines_are_rejected(data: bytes) -> None:
     assert_rejects(ftp, data)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"USER a b c :d\r\n", b"USER guest 0 * :Ronnie Reagan\r\n", b"USER guest 0 * guest\n"),
+        *(
+            b"user guest tolmoon tolsun :Ronnie\r\nNICK guest\r\n",
+            b"USER a b c :\r\n",
+            b"USER  a  8  *  :d\r\n",
+        ),
+        *(b"NICK guest\r\nUSER guest 0 * :Guest\r\n", b"PASS secret\r\nNICK guest\r\n", b"CAP LS 302\r\n"),
+        *(
+            b":guest USER guest 0 * :Guest\r\n",
+            b"SERVICE dict * *.fr 0 0 :Dictionary\r\n",
+            b"AUTHENTICATE PLAIN\r\n",
+        ),
+    ],
+)
+def test_the_registration_of_an_irc_client_is_rejected(data: bytes) -> None:
+    assert_rejects(ftp, data)
+
+
+def test_irc_is_rejected_at_the_fourth_word_of_its_user_line() -> None:
+    line = b"USER guest 0 * :Guest\r\n"
+    answers = [ftp.identify(line[:end]) for end in range(1, len(line) + 1)]
+    assert answers.index(NO) == line.index(b":")
+    assert set(answers[: line.index(b":")]) == {NEED_MORE}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            b"USER \r\n",
+            b"USER John Doe\r\n",
+            b"USER J. van Damme\n",
+            b"USER a:b c:d\r\n",
+            b"USER a b c \r\n",
+        ),
+        *(
+            b"USER joe\r\nPASS a b c :d\r\n",
+            b"USER joe\rx y z :d",
+            b"AUTH TLS a b c :d\r\n",
+            b"HOST a b c :d\r\n",
+        ),
+        *(b"USER ".ljust(512, b"x"), b"USER ".ljust(600, b"x") + b" b c :d\r\n"),
+    ],
+)
+def test_a_user_name_of_at_most_three_words_is_ftp(data: bytes) -> None:
+    assert_identifies(ftp, data, metadata={})
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_proper_prefix_needs_more(command: bytes) -> None:
     assert all(ftp.identify(command[:end].lower()) is NEED_MORE for end in range(1, len(command)))
@@ -72,7 +123,13 @@ def test_silence_recognises_ftp_and_its_commands_are_weak_evidence() -> None:
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=40) | st.tuples(st.sampled_from(COMMANDS), st.binary(max_size=9)).map(b"".join))
+@given(
+    st.binary(max_size=40)
+    | st.tuples(st.sampled_from(COMMANDS), st.binary(max_size=9)).map(b"".join)
+    | st.lists(st.sampled_from([b"USER ", b" ", b"a", b":", b"\r", b"\n", b"x" * 250]), max_size=9).map(
+        lambda parts: b"USER " + b"".join(parts)
+    )
+)
 def test_any_bytes_keep_the_laws(data: bytes) -> None:
     assert_lawful(ftp, data)
 

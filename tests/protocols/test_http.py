@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.client
 import time
 from contextlib import closing
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
@@ -118,6 +119,66 @@ def test_a_request_line_is_recognised_whatever_its_method(line: bytes) -> None:
     assert protocol.identify(line[:-1]) is NEED_MORE
 
 
+METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PROPFIND", "x"]
+EMPTY_LINES = [b"\r\n", b"\n", b"\r\n\r\n", b"\n\n", b"\n\r\n\n", b"\r\n" * 100]
+
+
+@pytest.mark.parametrize("empty_lines", EMPTY_LINES)
+def test_empty_lines_may_precede_the_request_line(empty_lines: bytes) -> None:
+    data = empty_lines + b"GET /a?token=secret HTTP/1.1\r\nHost: a.example\r\n\r\n"
+    line_end = data.index(b" HTTP/1.1\r\n") + len(b" HTTP/1.1\r\n")
+    assert {protocol.identify(data[:end]) for end in range(1, line_end)} == {NEED_MORE}
+    metadata = {"method": "GET", "path": "/a", "version": "1.1", "host": "a.example"}
+    assert assert_identifies(protocol, data).metadata == metadata
+
+
+def test_empty_lines_count_towards_the_bound() -> None:
+    request = b"GET / HTTP/1.1\r\n"
+    assert isinstance(protocol.identify(request.rjust(protocol.max_bytes, b"\n")), ProtocolMatch)
+    assert protocol.identify(request.rjust(protocol.max_bytes + 1, b"\n")) is NO
+    assert protocol.identify(b"\n" * protocol.max_bytes) is NO
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/a b", "/a b"),
+        ("/a  b c ", "/a  b c "),
+        ("/ ", "/ "),
+        ("/a HTTP/1.1", "/a HTTP/1.1"),
+        (" /a", "/a"),
+        ("   /a b", "/a b"),
+        (" http://a.example/a", "http://a.example/a"),
+        ("/a HTTP/1.2 b?token=secret", "/a HTTP/1.2 b"),
+        ("/index.php?q=1 UNION SELECT 2", "/index.php"),
+        ("http://a.example/a b", "http://a.example/a b"),
+        ("HTTPS://user:se cret@a.example/a b", "HTTPS://a.example/a b"),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_target_with_spaces_is_http_which_the_backend_refuses(target: str, path: str, method: str) -> None:
+    for empty_line, version, line_end in product(["", "\n", "\r\n"], ["1.0", "1.1"], ["\n", "\r\n"]):
+        line = f"{empty_line}{method} {target} HTTP/{version}{line_end}".encode()
+        assert {protocol.identify(line[:end]) for end in range(1, len(line))} == {NEED_MORE}
+        match = protocol.identify(line + b"Host: a.example\r\n\r\n")
+        assert isinstance(match, ProtocolMatch)
+        assert match.metadata["path"] == path
+        assert match.metadata["method"] == method
+        assert match.metadata["version"] == version
+        assert "secret" not in repr(match)
+        assert_lawful(protocol, line)
+
+
+def test_a_request_for_a_path_with_spaces_has_a_host() -> None:
+    assert host_of(b"GET /a b HTTP/1.1\r\nHost: a.example\r\n\r\n") == "a.example"
+    assert host_of(b"GET http://a.example/x y HTTP/1.1\r\nHost: other\r\n\r\n") == "a.example"
+
+
+def test_a_host_with_spaces_is_not_a_host() -> None:
+    for target in (b"http://a.example /x", b"http:// a.example/x", b"https://a.example b/x"):
+        assert host_of(b"GET " + target + b" HTTP/1.1\r\nHost: other\r\n\r\n") is None
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -130,12 +191,32 @@ def test_a_request_line_is_recognised_whatever_its_method(line: bytes) -> None:
         b"GET / http/1.1\r\n",
         b"GET / HTTP/1.1 \r\n",
         b"GET / HTTP/1.1\rx",
-        b"GET  / HTTP/1.1\r\n",
         b"GET /\t HTTP/1.1\r\n",
         b"GET /\x7f HTTP/1.1\r\n",
         b"GET /\r\n",
         b" GET / HTTP/1.1\r\n",
-        b"\r\nGET / HTTP/1.1\r\n",
+        b"\n\rGET / HTTP/1.1\r\n",
+        b"\rGET / HTTP/1.1\r\n",
+        b"\r\n GET / HTTP/1.1\r\n",
+        b"\r\n" + PREFACE,
+        b"\r\nUSER anonymous\r\n",
+        b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c",
+        b"GET /a b RTSP/1.0\r\n",
+        b"GET /a b SIP/2.0\r\n",
+        b"GET /a b\r\n",
+        b"GET /a HTTP/1.1 b\r\n",
+        b"GET /a\tb c HTTP/1.1\r\n",
+        b"GET /a b\x7f HTTP/1.1\r\n",
+        b"GET /a b HTTP/1.1\rx",
+        b"GET a b HTTP/1.1\r\n",
+        b"GET  a HTTP/1.1\r\n",
+        b"GET  HTTP/1.1\r\n",
+        b"GET   HTTP/1.1\r\n",
+        b"GET  httpx://a HTTP/1.1\r\n",
+        b"OPTIONS  * HTTP/1.1\r\n",
+        b"\r\n\r\nOPTIONS * RTSP/1.0\r\n",
+        b"\n\n\r\r\nGET / HTTP/1.1\r\n",
+        b"GET ftp://a/b c HTTP/1.1\r\n",
         b"GE(T / HTTP/1.1\r\n",
         b"A" * 21 + b" / HTTP/1.1\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSN",
@@ -150,7 +231,17 @@ def test_bytes_that_are_not_a_request_line_are_rejected(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("data", "earliest"),
-    [(b"OPTIONS * RTSP/1.0\r\n", 11), (b"INVITE sip:a@b SIP/2.0\r\n", 16), (b"A B C\r\n", 5), (b"{", 1)],
+    [
+        (b"OPTIONS * RTSP/1.0\r\n", 11),
+        (b"INVITE sip:a@b SIP/2.0\r\n", 16),
+        (b"A B C\r\n", 5),
+        (b"{", 1),
+        (b"\r\r", 2),
+        (b"\n\r\n\x00", 4),
+        (b"\r\n\r\nINVITE sip:a@b SIP/2.0\r\n", 20),
+        (b"GET  x", 6),
+        (b"GET  httpx", 10),
+    ],
 )
 def test_the_first_impossible_byte_is_answered_with_no(data: bytes, earliest: int) -> None:
     answers = [protocol.identify(data[:end]) for end in range(1, len(data) + 1)]
@@ -236,11 +327,14 @@ def test_a_line_longer_than_the_bound_is_rejected() -> None:
 
 
 def test_a_long_line_that_comes_byte_by_byte_is_cheap() -> None:
-    data = b"GET ".ljust(protocol.max_bytes, b"/")
-    start = time.process_time()
-    answers = {protocol.identify(data[:end]) for end in range(1, len(data))}
-    assert answers == {NEED_MORE}
-    assert time.process_time() - start < 2
+    for data in (
+        *(b"GET ".ljust(8192, b"/"), b"\nGET ".ljust(8192, b"/"), b"\nGET /" + b" HTTP/1." * 1023),
+        *(b"\r\n" * 4096, b"GET ".ljust(8192, b" ")),
+    ):
+        start = time.process_time()
+        answers = {protocol.identify(data[:end]) for end in range(1, len(data))}
+        assert answers == {NEED_MORE}
+        assert time.process_time() - start < 2
 
 
 REQUESTS = st.lists(
@@ -259,6 +353,8 @@ REQUESTS = st.lists(
     st.binary(max_size=100)
     | REQUESTS
     | REQUESTS.map(lambda rest: b"GET / HTTP/1.1\r\n" + rest)
+    | REQUESTS.map(lambda rest: b"\r\nGET /" + rest)
+    | REQUESTS.map(lambda rest: b"PUT " + rest)
     | st.binary(max_size=60).map(lambda rest: b"CONNECT a HTTP/1.0\n" + rest)
 )
 def test_any_bytes_keep_the_laws(data: bytes) -> None:

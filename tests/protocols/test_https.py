@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from refractium.contract import NEED_MORE, NO, MetadataValue, ProtocolMatch
 from refractium.testing import assert_identifies, assert_lawful, assert_rejects
 from refractium_proto_https import Https, refractium_protocols
+from refractium_proto_https.hello import MAX_ALPN_NAMES
 from support import strangers
 from support.capture import TIMEOUT, browser_hello, first_bytes, is_whole_record, run
 from support.hellos import (
@@ -137,9 +138,33 @@ def test_a_hello_in_too_many_records_is_rejected() -> None:
     assert_rejects(https, records(HELLO, *range(1, 129)))
 
 
-@pytest.mark.parametrize("minor", range(5))
-def test_any_record_version_of_tls_is_accepted(minor: int) -> None:
-    assert_identifies(https, records(HELLO, 20, minor=minor), metadata={"sni": "www.example.com"})
+@pytest.mark.parametrize("cuts", [(), (20,), (1, 2, 3, 4, 5, 40)], ids=len)
+@pytest.mark.parametrize("major", [3, 4, 5, 6, 0x7F, 0xFE, 0xFF])
+def test_the_version_of_a_record_does_not_matter(major: int, cuts: tuple[int, ...]) -> None:
+    for minor in range(256):
+        data = records(HELLO, *cuts, major=major, minor=minor)
+        match = https.identify(data)
+        assert isinstance(match, ProtocolMatch)
+        assert match.metadata["sni"] == "www.example.com"
+        assert {https.identify(data[:end]) for end in range(1, 60)} == {NEED_MORE}
+
+
+def test_records_with_different_versions_are_joined() -> None:
+    first, second = records(HELLO[:20], minor=0xFE), records(HELLO[20:], major=4, minor=9)
+    assert_identifies(https, first + second, metadata={"sni": "www.example.com"})
+
+
+@pytest.mark.parametrize(
+    "version", [0x0305, 0x03FE, 0x03FF, 0x0400, 0x0401, 0x0603, 0x7F1C, 0xFEFD, 0xFEFE, 0xFFFF]
+)
+def test_a_hello_with_a_higher_version_than_any_known_is_tls(version: int) -> None:
+    metadata: dict[str, MetadataValue] = {"sni": "www.example.com", "alpn": ("h2",), "versions": ("1.2",)}
+    extensions = [build.sni(b"www.example.com"), build.alpn(b"h2")]
+    hello = build.hello(extensions, version=version)
+    assert_identifies(https, records(hello, minor=0xFE), metadata=metadata)
+    assert_identifies(https, records(hello, 5, 11, 50), metadata=metadata)
+    offering = build.hello([*extensions, build.versions(0x0304)], version=version)
+    assert_identifies(https, records(offering), metadata={**metadata, "versions": ("1.3",)})
 
 
 @pytest.mark.parametrize("after", [b"\x17\x03\x03\x00\x04data", b"\x14\x03\x03\x00\x01\x01", b"anything"])
@@ -155,7 +180,8 @@ def test_bytes_behind_the_hello_do_not_matter(after: bytes) -> None:
         pytest.param(strangers.TCP["sslv2 hello"], id="SSLv2 hello"),
         pytest.param(strangers.TCP["tls alert"], id="alert"),
         pytest.param(b"\x16\x02\x00", id="version 2"),
-        pytest.param(b"\x16\x03\x05", id="record version 3.5"),
+        pytest.param(b"\x16\x00\x03\x00\x40\x01", id="version 0"),
+        pytest.param(b"\x16\xfe\xfd\x00\x00\x00\x00\x00\x00\x00\x00\x00\x80\x01", id="DTLS record"),
         pytest.param(b"\x16\x03\x01\x00\x00", id="empty record"),
         pytest.param(b"\x16\x03\x01\x40\x01", id="record too large"),
         pytest.param(b"\x16\x03\x01\x00\x40\x02", id="ServerHello"),
@@ -163,6 +189,7 @@ def test_bytes_behind_the_hello_do_not_matter(after: bytes) -> None:
         pytest.param(records(HELLO[:30]) + b"\x15\x03\x01\x00\x02\x01\x00", id="alert inside"),
         pytest.param(records(b"\x01\x00\x00\x28" + bytes(40)), id="hello too small"),
         pytest.param(records(build.hello([], version=0x0203)), id="hello version 2.3"),
+        pytest.param(records(build.hello([], version=0x0002)), id="hello version of SSL 2"),
         pytest.param(records(build.hello([], session_id=bytes(33))), id="session id too long"),
         pytest.param(records(build.hello([], ciphers=b"")), id="no cipher suites"),
         pytest.param(records(build.hello([], ciphers=bytes(3))), id="odd cipher suites"),
@@ -197,7 +224,7 @@ def test_other_protocols_are_rejected(sample: bytes) -> None:
 
 
 def test_the_first_impossible_byte_is_answered_with_no() -> None:
-    for at, value in ((0, 0x15), (1, 2), (2, 5), (4, 0), (5, 2), (8, 40)):
+    for at, value in ((0, 0x15), (1, 2), (4, 0), (5, 2), (8, 40)):
         wrong = WHOLE[:at] + bytes([value]) + WHOLE[at + 1 :]
         if at == 4:
             wrong = b"\x16\x03\x01\x00\x00" + WHOLE[5:]
@@ -294,6 +321,21 @@ def test_odd_alpn_names_are_kept_as_they_are() -> None:
     assert metadata_of(build.alpn(b"\x8a\x8a", b"h2"))["alpn"] == ("\x8a\x8a", "h2")
 
 
+def test_only_the_first_names_of_a_long_alpn_list_are_read() -> None:
+    names = [f"n{number}" for number in range(1000)]
+    for count in (MAX_ALPN_NAMES - 1, MAX_ALPN_NAMES, MAX_ALPN_NAMES + 1, 1000):
+        offered = metadata_of(build.sni(b"a.example"), build.alpn(*(name.encode() for name in names[:count])))
+        assert offered["alpn"] == tuple(names[: min(count, MAX_ALPN_NAMES)])
+        assert offered["sni"] == "a.example"
+    assert MAX_ALPN_NAMES >= 100, "a list of every registered name and of every GREASE value must fit"
+
+
+def test_the_names_of_a_long_alpn_list_that_are_read_must_be_valid() -> None:
+    names = [b"h2"] * (MAX_ALPN_NAMES - 1)
+    assert_rejects(https, records(build.hello([build.alpn(*names, b"")])))
+    assert isinstance(https.identify(records(build.hello([build.alpn(*names, b"h3", b"")]))), ProtocolMatch)
+
+
 def test_unknown_extensions_may_come_twice() -> None:
     assert metadata_of(build.extension(0x7777, b"x"), build.extension(0x7777, b"y"))
 
@@ -364,6 +406,15 @@ def test_a_damaged_hello_never_names_another_server(lies: dict[str, int], after:
 @given(
     st.binary(max_size=100)
     | st.binary(max_size=100).map(lambda rest: b"\x16\x03\x01" + rest)
+    | st.binary(max_size=100).map(lambda rest: b"\x16" + rest)
+    | st.builds(
+        lambda version, major, cuts: records(
+            build.hello([build.sni(b"a.example")], version=version), *cuts, major=major
+        ),
+        st.integers(0, 0xFFFF),
+        st.integers(0, 255),
+        st.lists(st.integers(1, 60), max_size=6, unique=True),
+    )
     | st.binary(max_size=100).map(lambda rest: b"\x16\x03\x01\x00\x60\x01\x00" + rest)
     | st.binary(min_size=41, max_size=100).map(
         lambda body: records(b"\x01" + build.vector(3, b"\3\3" + body))

@@ -96,8 +96,8 @@ def typical_hello(lies: Mapping[str, int] | None = None, name: bytes = b"www.exa
     return builder.hello(typical_extensions(builder, name))
 
 
-def records(message: bytes, *cuts: int, minor: int = 1) -> bytes:
+def records(message: bytes, *cuts: int, major: int = 3, minor: int = 1) -> bytes:
     """Return `message` in handshake records, split at the offsets `cuts`."""
     edges = [0, *sorted(cuts), len(message)]
     fragments = (message[start:end] for start, end in pairwise(edges))
-    return b"".join(bytes([0x16, 3, minor]) + len(one).to_bytes(2) + one for one in fragments)
+    return b"".join(bytes([0x16, major, minor]) + len(one).to_bytes(2) + one for one in fragments)

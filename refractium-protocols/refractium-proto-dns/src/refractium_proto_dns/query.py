@@ -6,6 +6,7 @@ other messages.
 
 from __future__ import annotations
 
+import re
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -47,6 +48,9 @@ _MAX_RECORDS: Final = {
 _CLASSES: Final = frozenset({1, 3, 4, 254, 255})
 """The classes IN, CH, HS, NONE (RFC 2136 section 1.3) and ANY."""
 _UNICAST_RESPONSE: Final = 0x8000  # a bit of the class, from multicast DNS (RFC 6762 section 5.4)
+_NETBIOS_TYPES: Final = frozenset({0x20, 0x21})  # NB and NBSTAT (RFC 1002 section 4.2.1.2)
+_is_netbios_name: Final = re.compile(rb"\x20[A-P]{32}").match
+"""A NetBIOS name is one label of 32 letters, two for each byte of the name (RFC 1001 section 14.1)."""
 _SOA: Final = 6
 _IXFR: Final = 251
 
@@ -154,6 +158,7 @@ def _identify_question(  # noqa: PLR0911 - a return for each rule
         or qclass & ~_UNICAST_RESPONSE not in _CLASSES
         or (opcode == _UPDATE and qtype != _SOA)
         or (opcode == _QUERY and authorities and qtype != _IXFR)
+        or (qtype in _NETBIOS_TYPES and _is_netbios_name(message, _HEADER_SIZE))
     ):
         return NO
     return DeferredMatch(_describe, message)

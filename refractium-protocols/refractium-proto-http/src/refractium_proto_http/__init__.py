@@ -7,9 +7,6 @@ not end with a version of HTTP.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from refractium.contract import (
     NEED_MORE,
     NO,
@@ -19,20 +16,28 @@ from refractium.contract import (
     ProtocolMatch,
     hookimpl,
 )
-from refractium_proto_http.request import IS_REQUEST_LINE, MAX_BYTES, TCHAR, describe
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from refractium_proto_http.request import (
+    IS_REQUEST_LINE,
+    LF,
+    MAX_BYTES,
+    describe,
+    first_line,
+    is_method,
+)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """The first bytes of every HTTP/2 client (RFC 9113 section 3.4)."""
 
-_LF = 10
-"""The byte LF as a number: to search for a number is five times quicker than to search for ``b"\\n"``."""
-_LINE_ENDS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
+_UNUSUAL_STARTS = b"\r\nP"
+"""The first bytes of an empty line and of the preface."""
+_VERSIONS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
+_SPACED_ENDS = (b" HTTP/1.1", b" HTTP/1.0")
+_URL_STARTS = (b"/", b"http://", b"https://")
+_SPACED_STARTS = frozenset({b"/", b"h", b"H", b" "})
+_LONGEST_URL_START = max(map(len, _URL_STARTS))
 _match_line = IS_REQUEST_LINE.match
-_is_method: Callable[[bytes], object] = re.compile(rb"[%b]{1,20}" % TCHAR).fullmatch
-_NOT_IN_TARGET = bytes(range(0x21)) + b"\x7f"
+_CONTROL = bytes(range(0x20)) + b"\x7f"
+_NOT_IN_TARGET = _CONTROL + b" "
 
 
 class Http(Protocol):
@@ -47,35 +52,62 @@ class Http(Protocol):
     """
 
     name = "http"
+    aliases = ("www", "h2c", "websocket")
     max_bytes = MAX_BYTES
-    prefixes = tuple(bytes([byte]) for byte in range(128) if _is_method(bytes([byte])))
+    prefixes = (b"\r\n", b"\n", *(bytes([byte]) for byte in range(128) if is_method(bytes([byte]))))
     metadata_keys = frozenset({"method", "path", "version", "host"})
     summary = "HTTP/1.x by its request line, HTTP/2 by its preface"
 
     def identify(self, data: bytes) -> Identification:
         if _match_line(data, 0, MAX_BYTES):
             return DeferredMatch(describe, data)
-        if data[:1] == b"P":
-            if data.startswith(PREFACE):
-                return ProtocolMatch({"version": "2"})
-            if PREFACE.startswith(data):
-                return NEED_MORE
-        # A complete first line that does not match cannot become a request line.
-        if _LF in data or len(data) >= MAX_BYTES or not _may_become_request_line(data):
-            return NO
+        if LF in data:
+            # Other first lines cannot become a request line.
+            return _identify_unusual(data) if data[0] in _UNUSUAL_STARTS else NO
+        if (data[:1] == b"P" and PREFACE.startswith(data)) or data == b"\r":
+            return NEED_MORE
+        return NEED_MORE if len(data) < MAX_BYTES and _may_become_request_line(data) else NO
+
+
+def _identify_unusual(data: bytes) -> Identification:
+    """Identify the preface of HTTP/2 and requests after empty lines."""
+    if data.startswith(PREFACE):
+        return ProtocolMatch({"version": "2"})
+    if PREFACE.startswith(data):
         return NEED_MORE
+    start = first_line(data)
+    if not start:
+        return NO
+    if _match_line(data, start, MAX_BYTES):
+        return DeferredMatch(describe, data)
+    line = data[start:]
+    if LF in line or len(data) >= MAX_BYTES:
+        return NO
+    return NEED_MORE if line in {b"", b"\r"} or _may_become_request_line(line) else NO
 
 
-def _may_become_request_line(data: bytes) -> bool:
-    method, after_method, rest = data.partition(b" ")
-    if not _is_method(method):
+def _may_become_request_line(line: bytes) -> bool:
+    method, _, rest = line.partition(b" ")
+    if not is_method(method):
         return False
     target, after_target, version = rest.partition(b" ")
     if len(target.translate(None, _NOT_IN_TARGET)) < len(target):  # cheap, even if bytes arrive one by one
         return False
-    if not after_method or not after_target:
+    if not after_target or (target and any(end.startswith(version) for end in _VERSIONS)):
         return True
-    return bool(target) and any(end.startswith(version) for end in _LINE_ENDS)
+    return _may_become_spaced_target(rest)
+
+
+def _may_become_spaced_target(rest: bytes) -> bool:
+    """Return whether `rest` can become a target with spaces, and a version, up to the LF."""
+    if rest[:1] not in _SPACED_STARTS:
+        return False
+    text = rest.lstrip(b" ")
+    start = text[:_LONGEST_URL_START].lower()
+    if not any(start.startswith(url) or url.startswith(start) for url in _URL_STARTS):
+        return False
+    line = text.removesuffix(b"\r")
+    return len(line.translate(None, _CONTROL)) == len(line) and (line == text or line.endswith(_SPACED_ENDS))
 
 
 @hookimpl

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from refractium.contract import MetadataValue
 
@@ -15,13 +15,26 @@ MAX_BYTES = 8192
 
 RFC 9112 section 3 recommends a limit of at least 8000 bytes; the limit of many servers is 8192 bytes.
 """
-TCHAR = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
-"""The characters of a method, for use in a character class (RFC 9110 section 5.6.2)."""
-REQUEST_LINE = re.compile(rb"([%b]{1,20}+) ([^\x00-\x20\x7f]++) HTTP/(1\.[01])\r?\n" % TCHAR)
-"""Method, target and version. A bare LF may end the line (RFC 9112 section 2.2)."""
+_METHOD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,20}+"  # RFC 9110 section 5.6.2
+_TARGET = rb"[^\x00-\x20\x7f]++"
+_HTTP_URL = rb"[Hh][Tt][Tt][Pp][Ss]?://"
+_SPACED = rb"[^\x00-\x1f\x7f]*"
+_END = rb" HTTP/1\.[01]\r?\n"  # a bare LF may end the line (RFC 9112 section 2.2)
+IS_REQUEST_LINE = re.compile(
+    rb"%(method)b (?:%(target)b%(end)b|/%(spaced)b%(end)b|%(url)b%(spaced)b%(end)b"
+    rb"| ++(?:/|%(url)b)%(spaced)b%(end)b)"
+    % {b"method": _METHOD, b"target": _TARGET, b"url": _HTTP_URL, b"spaced": _SPACED, b"end": _END}
+)
+"""The request line of any request. The pattern has no groups, because a match is then a tenth quicker.
 
-IS_REQUEST_LINE = re.compile(REQUEST_LINE.pattern.replace(b"(", b"").replace(b")", b""))
-"""`REQUEST_LINE` without groups, for `identify`: a match without groups is a tenth quicker."""
+A path or an http URL with spaces is not a valid target, but some clients send such a target, and the server
+answers 400 (RFC 9112 section 3). Other targets have no spaces, so that the first wrong byte of RTSP, SIP and
+similar protocols is decisive.
+"""
+is_method: Callable[[bytes], object] = re.compile(_METHOD).fullmatch
+"""Function that returns a true value if the bytes are a method of at most 20 characters."""
+
+_EMPTY_LINES = re.compile(rb"(?:\r?\n)*+")
 
 _HOST_OR_END = re.compile(rb"\n(?:host:([^\n]*)\n|\r?\n)", re.IGNORECASE)
 _ABSOLUTE_FORM = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
@@ -30,18 +43,30 @@ _USER = re.compile(rb"([a-z][a-z0-9+.-]*://)?[^/?#]*@", re.IGNORECASE)
 _AUTHORITY = re.compile(
     rb"(\[[0-9a-f:.]{2,45}\]|(?=[^:]{1,254}(?::|\Z))[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)\.?(?::[0-9]*)?"
 )
-_QUESTION_MARK, _AT = b"?@"
+LF, _QUESTION_MARK, _AT = b"\n?@"
 """Bytes as numbers: to search for a number is five times quicker than to search for a string of one byte."""
 _HOST_PENDING = frozenset({"host"})
 _NOTHING_PENDING: frozenset[str] = frozenset()
 
 
+def first_line(data: bytes) -> int:
+    """Return the offset of the first line that is not empty.
+
+    A server ignores at least one empty line before the request line (RFC 9112 section 2.2), and usually all
+    empty lines.
+    """
+    lines = _EMPTY_LINES.match(data)
+    return lines.end() if lines else 0
+
+
 def describe(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """Return the metadata of a request that `REQUEST_LINE` matches, and the keys that later bytes may add."""
+    """Return the metadata of a request that `Http` recognised, and the keys that later bytes may add."""
     data = data[:MAX_BYTES]
-    line = REQUEST_LINE.match(data)
-    assert line  # noqa: S101 - the same pattern has matched these bytes before
-    method, target, version = line.groups()
+    start = first_line(data)
+    line_end = data.index(LF, start)
+    method, _, rest = data[start:line_end].partition(b" ")
+    target, _, version = rest.rstrip(b"\r").rpartition(b" HTTP/")
+    target = target.lstrip(b" ")
     path = _path(target) if _QUESTION_MARK in target or _AT in target else target
     metadata: dict[str, MetadataValue] = {
         "method": method.decode("ascii"),
@@ -50,7 +75,7 @@ def describe(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
     }
     if not path:
         del metadata["path"]
-    authority, pending = _authority(data, line.end() - 1, method, target)
+    authority, pending = _authority(data, line_end, method, target)
     if authority is not None and (host := host_of(authority)) is not None:
         metadata["host"] = host
     return metadata, pending
@@ -82,11 +107,11 @@ def _authority(
     if absolute := _ABSOLUTE_FORM.match(target):
         return absolute[1], _NOTHING_PENDING
     if header := _HOST_OR_END.search(data, line_end):
-        return header[1], _NOTHING_PENDING
+        return header[1] and header[1].strip(b" \t\r"), _NOTHING_PENDING
     return None, _NOTHING_PENDING if len(data) == MAX_BYTES else _HOST_PENDING
 
 
 def host_of(authority: bytes) -> str | None:
     """Return the host of ``host[:port]`` in lower case (IPv6 in brackets), or None if the host is invalid."""
-    match = _AUTHORITY.fullmatch(authority.strip(b" \t\r").lower())
+    match = _AUTHORITY.fullmatch(authority.lower())
     return match[1].decode("ascii") if match else None

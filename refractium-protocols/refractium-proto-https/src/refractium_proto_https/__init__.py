@@ -6,7 +6,7 @@ from functools import partial
 
 from refractium.contract import NO, DeferredMatch, Identification, Protocol, Verdict, hookimpl
 from refractium_proto_https.hello import describe, find_extensions
-from refractium_proto_https.record import MAX_HELLO, MAX_RECORDS, RECORD_HEADER, locate_hello
+from refractium_proto_https.record import HANDSHAKE, MAX_HELLO, MAX_RECORDS, RECORD_HEADER, locate_hello
 
 
 class Https(Protocol):
@@ -14,13 +14,14 @@ class Https(Protocol):
 
     ``sni`` is the server name, in lower case and without final dot; ``sni`` is absent if the server name is
     not a valid host name. ``alpn`` and ``versions`` (such as ``1.3``) list the client's offers in the order
-    of the hello. ``ech`` is true if the hello includes an encrypted hello; then Refractium cannot see the
-    true server name.
+    of the hello; ``alpn`` lists at most the first 128 offers. ``ech`` is true if the hello includes an
+    encrypted hello; then Refractium cannot see the true server name.
     """
 
     name = "https"
+    aliases = ("tls", "ssl")
     max_bytes = MAX_HELLO + MAX_RECORDS * RECORD_HEADER
-    prefixes = (b"\x16\x03",)
+    prefixes = (HANDSHAKE,)
     metadata_keys = frozenset({"sni", "alpn", "versions", "ech"})
     summary = "TLS, by a whole ClientHello"
 

@@ -23,11 +23,20 @@ Extensions: TypeAlias = dict[int, tuple[int, int]]
 _VERSION: Final = 4  # offset after the type and the length of the message
 _SESSION_ID: Final = _VERSION + 2 + 32  # offset after the version and the random value
 _MAX_SESSION_ID: Final = 32
+_MIN_MAJOR: Final = 3  # SSL 3.0; a server answers a higher version with its own (RFC 5246 appendix E.1)
 
 _SERVER_NAME: Final = 0  # RFC 6066 section 3
 _ALPN: Final = 16  # RFC 7301 section 3.1
 _SUPPORTED_VERSIONS: Final = 43  # RFC 8446 section 4.2.1
 _ENCRYPTED_HELLO: Final = 0xFE0D  # RFC 9849
+
+MAX_ALPN_NAMES: Final = 128
+"""The largest number of application protocols that are read from one hello.
+
+Clients offer a few names, in the order of preference (RFC 7301 section 3.1). IANA has registered about forty
+names, and RFC 8701 reserves sixteen more (GREASE). A hello of 16 KiB has room for 8,000 names, which would
+take two hundred times as long as a usual hello.
+"""
 
 _VERSIONS: Final = {0x0300: "ssl3", 0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.2", 0x0304: "1.3"}
 _TLS_1_2: Final = b"\x03\x03"
@@ -53,7 +62,7 @@ def find_extensions(  # noqa: PLR0911 - a return for each rule
     """
     session_id = hello[start + _SESSION_ID]
     at = start + _SESSION_ID + 1 + session_id
-    if hello[start + _VERSION] != 3 or session_id > _MAX_SESSION_ID or at + 2 > end:  # noqa: PLR2004
+    if hello[start + _VERSION] < _MIN_MAJOR or session_id > _MAX_SESSION_ID or at + 2 > end:
         return None
     (ciphers,) = _one(hello, at)
     at += 2 + ciphers
@@ -95,15 +104,22 @@ def _is_name_list(hello: bytes, start: int, end: int) -> bool:
 
 
 def _is_alpn(hello: bytes, start: int, end: int) -> bool:
-    """Return whether the list has at least one name and only names of 1 to 255 bytes."""
+    """Return whether the list fills the extension with names of 1 to 255 bytes, and has at least one name.
+
+    The function does not check the names after the first `MAX_ALPN_NAMES` names.
+    """
     at = start + 2
     if at >= end or at + _one(hello, start)[0] != end:
         return False
+    names = 0
     while at < end:
         size = hello[at]
         if not size:
             return False
         at += 1 + size
+        names += 1
+        if names == MAX_ALPN_NAMES:
+            return at <= end
     return at == end
 
 
@@ -159,9 +175,9 @@ def _name(hello: bytes, start: int, end: int) -> str | None:
 
 @lru_cache(maxsize=64)
 def _alpn(extension: bytes) -> tuple[str, ...]:
-    names = []
+    names: list[str] = []
     at = 2
-    while at < len(extension):
+    while at < len(extension) and len(names) < MAX_ALPN_NAMES:
         after = at + 1 + extension[at]
         names.append(extension[at + 1 : after].decode("latin-1"))
         at = after

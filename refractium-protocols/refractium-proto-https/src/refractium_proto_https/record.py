@@ -27,26 +27,29 @@ one compression method.
 Located: TypeAlias = tuple[bytes, int, int]
 """Bytes that contain the hello, and the offsets of the start and the end of the hello."""
 
-_HANDSHAKE: Final = b"\x16\x03"
-_MAX_MINOR: Final = b"\4"  # SSL 3.0 to TLS 1.3; a server ignores a record's version (RFC 8446 section 5.1)
+HANDSHAKE: Final = b"\x16"
+_MIN_VERSION: Final = b"\x03"  # SSL 3.0; earlier versions had no such records
+_MIN_START: Final = int.from_bytes(HANDSHAKE + _MIN_VERSION)
+_MAX_START: Final = int.from_bytes(HANDSHAKE + b"\xff")
+"""Bounds of the content type and the major version. A server ignores the version (RFC 8446 section 5.1)."""
 _MAX_FRAGMENT: Final = 1 << 14
 _CLIENT_HELLO: Final = b"\1"
 _CLIENT_HELLO_TYPE: Final = 1 << 24  # `_CLIENT_HELLO` as the first byte of a message header of 4 bytes
 
-_record_header: Final = Struct(">2s c H").unpack_from
-_first_record: Final = Struct(">2s c H I").unpack_from
+_record_header: Final = Struct(">H x H").unpack_from
+_first_record: Final = Struct(">H x H I").unpack_from
 _FIRST_RECORD_SIZE: Final = RECORD_HEADER + MESSAGE_HEADER
 
 
 def locate_hello(data: bytes) -> Located | Verdict:
     """Find the hello; return `NEED_MORE` until the hello is whole, `NO` as soon as a header is invalid."""
     if len(data) >= _FIRST_RECORD_SIZE:
-        handshake, minor, fragment, message = _first_record(data)
+        start, fragment, message = _first_record(data)
         size = (
             message - _CLIENT_HELLO_TYPE + MESSAGE_HEADER
         )  # outside the bounds below if the message is no ClientHello
         if (  # true for nearly every hello: one record contains the whole hello
-            handshake == _HANDSHAKE and minor <= _MAX_MINOR and MIN_HELLO <= size <= fragment <= _MAX_FRAGMENT
+            _MIN_START <= start <= _MAX_START and MIN_HELLO <= size <= fragment <= _MAX_FRAGMENT
         ):
             end = RECORD_HEADER + size
             return (data, RECORD_HEADER, end) if end <= len(data) else NEED_MORE
@@ -63,8 +66,8 @@ def _join_records(data: bytes) -> Located | Verdict:
     for _ in range(MAX_RECORDS):
         if at + RECORD_HEADER > there:
             return NEED_MORE if _may_start_record(data[at:]) else NO
-        handshake, minor, fragment = _record_header(data, at)
-        if handshake != _HANDSHAKE or minor > _MAX_MINOR or not 1 <= fragment <= _MAX_FRAGMENT:
+        start, fragment = _record_header(data, at)
+        if not _MIN_START <= start <= _MAX_START or not 1 <= fragment <= _MAX_FRAGMENT:
             return NO
         at += RECORD_HEADER
         if len(head) < MESSAGE_HEADER:
@@ -80,12 +83,12 @@ def _join_records(data: bytes) -> Located | Verdict:
         if at > there:
             return NEED_MORE
         if joined == size:
-            return b"".join([data[start:end] for start, end in fragments]), 0, size
+            return b"".join([data[first:last] for first, last in fragments]), 0, size
     return NO
 
 
 def _may_start_record(header: bytes) -> bool:
-    return header[:2] == _HANDSHAKE[: len(header)] and header[2:3] <= _MAX_MINOR
+    return header[:1] in {b"", HANDSHAKE} and (len(header) < 2 or header[1:2] >= _MIN_VERSION)  # noqa: PLR2004
 
 
 def _may_start_hello(head: bytes) -> bool:

@@ -28,6 +28,7 @@ class Ssh(Protocol):
     """SSH over TCP. Matches carry ``software``, the software version, if the first line is complete."""
 
     name = "ssh"
+    aliases = ("sftp", "scp")
     strength = Strength.EXACT
     max_bytes = len(PREFIXES[1])
     prefixes = PREFIXES
