@@ -62,7 +62,7 @@ BAD_FORWARDS = {
     "a relative path": ("http=unix:web.sock", "a unix socket needs its whole path"),
     "a misspelt protocol": (
         "htpp=127.0.0.1:80",
-        "did you mean 'http'? if not: pip install refractium-proto-htpp",
+        "protocol 'htpp' is not installed: did you mean 'http'?",
     ),
 }
 
@@ -122,7 +122,7 @@ BAD_FILES = {
     ),
     "a protocol that is not installed": (
         route(name="gopher"),
-        ":2: protocols[0].name: protocol 'gopher' is not installed: pip install refractium-proto-gopher",
+        ":2: protocols[0].name: protocol 'gopher' is not installed: install the plugin that",
     ),
     "a control character in a name": (
         route('balance = "a\\u001b[2J"'),

@@ -48,7 +48,11 @@ def test_a_route_has_the_settings_of_the_plugin_or_its_own(tmp_path: Path) -> No
     ("text", "expected"),
     [
         (SSH + 'hooks = ["pcp"]\n', "my.toml:4: protocols[0].hooks[0]: hook 'pcp' is not installed: "),
-        (SSH + 'hooks = ["pcp"]\n', "did you mean 'pcap'? if not: pip install refractium-hooks-pcp"),
+        (SSH + 'hooks = ["pcp"]\n', "hook 'pcp' is not installed: did you mean 'pcap'?"),
+        (
+            SSH + 'hooks = ["mirror"]\n',
+            "'mirror' is not installed: install the plugin that provides this hook",
+        ),
         (SSH + 'hooks = ["pcap"]\n', "protocols[0].hooks[0].path: packets have nowhere to go"),
         (SSH + "[plugins.pcap]\nsnaplen = 1\n", "my.toml:5: plugins.pcap.snaplen: expected int >= 64"),
         (SSH + "[plugins.pcap]\nsnaplen = true\n", "my.toml:5: plugins.pcap.snaplen: expected int, got bool"),

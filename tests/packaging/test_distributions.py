@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 WORKSPACE = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["workspace"]
 MEMBERS = sorted(folder for pattern in WORKSPACE["members"] for folder in ROOT.glob(pattern))
 PROTOCOLS = [folder for folder in MEMBERS if folder.name.startswith("refractium-proto-")]
+HOOKS = [folder for folder in MEMBERS if folder.name.startswith("refractium-hooks-")]
 each_member = pytest.mark.parametrize("member", MEMBERS, ids=lambda folder: folder.name)
 each_protocol = pytest.mark.parametrize("member", PROTOCOLS, ids=lambda folder: folder.name)
 
@@ -100,6 +101,14 @@ def test_a_protocol_has_an_entry_point_and_requires_the_core_below_its_next_majo
     ]
     (requirement,) = metadata_of(member, dist).get_all("Requires-Dist", [])
     assert requirement == f"refractium-core<1,>={refractium.__version__}"
+
+
+def test_an_extra_of_the_core_requires_each_hook(dist: Path) -> None:
+    required = metadata_of(ROOT / "refractium-core", dist).get_all("Requires-Dist", [])
+    for folder in HOOKS:
+        id_ = folder.name.removeprefix("refractium-hooks-")
+        assert f"{folder.name}<1,>={refractium.__version__}; extra == '{id_}'" in required
+    assert HOOKS
 
 
 def test_each_extra_requires_one_protocol_and_all_requires_every_protocol(dist: Path) -> None:

@@ -17,14 +17,15 @@ from refractium.plugins.installed import InstalledPlugin, Plugins
 from refractium.plugins.loading import DISABLE_VARIABLE, load_plugins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HEAD = "from refractium.contract import *\n"
 
 
-def protocol(name: str, transport: str = "tcp") -> str:
+def protocol(name: str, transport: str = "tcp", aliases: tuple[str, ...] = ()) -> str:
     """Return the source of one protocol."""
-    return f"define_protocol({name!r}, max_bytes=1, transport={transport!r})(lambda data: NO)"
+    arguments = f"{name!r}, max_bytes=1, transport={transport!r}, aliases={aliases!r}"
+    return f"define_protocol({arguments})(lambda data: NO)"
 
 
 def giving(*protocols: str) -> str:
@@ -344,21 +345,70 @@ def test_a_failed_plugin_is_named_with_distribution_version_and_cause(site: Site
     )
 
 
-def test_the_error_for_a_misspelt_protocol_suggests_the_loaded_one(site: Site) -> None:
+@pytest.mark.parametrize("name", ["KNOK", "tls", "knock-2; rm -rf", "refractium", "htttp", "core", "all"])
+def test_the_error_for_a_protocol_or_hook_names_no_package_that_is_made_of_the_name(
+    site: Site, name: str
+) -> None:
     site.install("proto-knock", "knock", giving(protocol("knock")))
-    assert site.load().explain_missing("KNOK") == (
-        "protocol 'KNOK' is not installed: did you mean 'knock'? if not: pip install refractium-proto-KNOK"
+    plugins = site.load()
+    for text in (plugins.explain_missing(name), plugins.explain_missing_hook(name)):
+        assert f"'{name}' is not installed: " in text
+        assert "pip install" not in text
+
+
+def test_the_error_for_a_misspelt_protocol_suggests_the_loaded_one(site: Site) -> None:
+    site.install("proto-knock", "knock", giving(protocol("knock"), protocol("sshd")))
+    plugins = site.load()
+    assert plugins.explain_missing("KNOK") == "protocol 'KNOK' is not installed: did you mean 'knock'?"
+    assert plugins.explain_missing("ssh") == (
+        "protocol 'ssh' is not installed: did you mean 'sshd'? if not: pip install refractium-proto-ssh"
     )
-    assert site.load().explain_missing("ssh") == (
-        "protocol 'ssh' is not installed: pip install refractium-proto-ssh"
+
+
+def test_the_error_for_an_alias_suggests_the_protocol_that_declares_it(site: Site) -> None:
+    site.install("proto-knock", "knock", giving(protocol("knock", aliases=("rap", "knocker"))))
+    site.install("proto-rat", "rat", giving(protocol("rat"), protocol("knocker")))
+    plugins = site.load()
+    for name in ("rap", "RAP"):
+        assert plugins.explain_missing(name) == f"protocol '{name}' is not installed: did you mean 'knock'?"
+    # Only the name itself is a name in routes, and a similar alias is no suggestion.
+    assert plugins.protocols_named("rap") == ()
+    assert "'knock'" not in plugins.explain_missing("rapp")
+    assert [one.name for one in plugins.protocols_named("knocker")] == ["knocker"]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "explain"),
+    [
+        *(
+            (f"refractium-proto-{name}", Plugins.explain_missing)
+            for name in ("http", "https", "ssh", "dns", "ftp")
+        ),
+        ("refractium-hooks-pcap", Plugins.explain_missing_hook),
+    ],
+)
+def test_the_error_for_a_plugin_of_the_project_names_its_distribution(
+    site: Site, distribution: str, explain: Callable[[Plugins, str], str]
+) -> None:
+    name = distribution.rpartition("-")[2]
+    assert f"'{name}' is not installed: pip install {distribution}" in explain(site.load(), name)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [("tls", "https"), ("ssl", "https"), ("SSL", "https"), ("www", "http"), ("h2c", "http"), ("sftp", "ssh")],
+)
+def test_common_names_of_protocols_are_suggestions(alias: str, name: str) -> None:
+    assert load_plugins().explain_missing(alias) == (
+        f"protocol '{alias}' is not installed: did you mean '{name}'?"
     )
 
 
 def test_with_nothing_installed_the_error_says_how_to_install_protocols(site: Site) -> None:
     plugins = site.load()
     assert plugins == Plugins((), ())
-    assert plugins.explain_missing("ssh") == (
-        "protocol 'ssh' is not installed: pip install refractium-proto-ssh "
+    assert plugins.explain_missing("gopher") == (
+        "protocol 'gopher' is not installed: install the plugin that provides this protocol "
         "(no protocol is installed; for all of them: pip install 'refractium-protocols[all]')"
     )
 

@@ -166,11 +166,29 @@ def test_an_answer_other_than_no_to_bytes_without_a_prefix_is_found(answer: Iden
         assert_lawful(protocol_of(lambda _: answer, prefixes=(b"HELLO",)), MAGIC)
 
 
-def test_attributes_that_are_not_valid_are_found() -> None:
+@pytest.mark.parametrize(
+    ("attribute", "value", "problem"),
+    [
+        ("max_bytes", 0, "max_bytes 0"),
+        ("aliases", ["rap"], "aliases .* is not a tuple of str"),
+        ("aliases", "rap", "aliases rap is not a tuple of str"),
+        ("aliases", (b"rap",), "aliases .* is not a tuple of str"),
+        ("aliases", ("rap", "Rap Rap"), 'knock: alias: name "Rap Rap"'),
+        ("aliases", ("",), 'knock: alias: name ""'),
+    ],
+)
+def test_attributes_that_are_not_valid_are_found(attribute: str, value: object, problem: str) -> None:
     protocol = protocol_of(knock)
-    protocol.max_bytes = 0
-    with pytest.raises(AssertionError, match="max_bytes 0"):
+    setattr(protocol, attribute, value)
+    with pytest.raises(AssertionError, match=problem):
         assert_lawful(protocol, MAGIC)
+
+
+def test_a_protocol_of_a_function_has_the_aliases_of_its_arguments() -> None:
+    assert define_protocol("knock", max_bytes=1, aliases=("rap",))(knock).aliases == ("rap",)
+    assert define_protocol("knock", max_bytes=1)(knock).aliases == ()
+    with pytest.raises(ValueError, match='knock: alias: name "a b"'):
+        define_protocol("knock", max_bytes=1, aliases=("a b",))(knock)
 
 
 def test_a_datagram_is_identified_only_as_a_whole() -> None:

@@ -127,6 +127,7 @@ def _describe_given(given: Given) -> dict[str, list[dict[str, Any]]]:
 def _describe(protocol: Protocol) -> dict[str, Any]:
     return {
         "protocol": f"{protocol.name}/{protocol.transport}",
+        "aliases": list(protocol.aliases),
         "evidence": protocol.summary,
         "strength": protocol.strength.name.lower(),
         "max_bytes": protocol.max_bytes,

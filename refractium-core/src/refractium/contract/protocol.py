@@ -134,6 +134,9 @@ class Protocol(ABC):
 
     name: str
     """Name in routes: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
+    aliases: tuple[str, ...] = ()
+    """Other common names of the protocol. If a route has one of these names, and no protocol has this name,
+    the error suggests `name`."""
     transport: Transport = Transport.TCP
     """The transport of the clients."""
     strength: Strength = Strength.STRUCTURED
@@ -187,6 +190,7 @@ def define_protocol(
     name: str,
     *,
     max_bytes: int,
+    aliases: tuple[str, ...] = (),
     transport: Transport | Literal["tcp", "udp"] = Transport.TCP,
     strength: Strength = Strength.STRUCTURED,
     prefixes: tuple[bytes, ...] = (),
@@ -213,6 +217,7 @@ def define_protocol(
     def decorate(identify: Callable[[bytes], Identification]) -> Protocol:
         protocol = _FunctionProtocol(identify)
         protocol.name = name
+        protocol.aliases = aliases
         protocol.transport = Transport(transport)
         protocol.strength = strength
         protocol.max_bytes = max_bytes
@@ -263,6 +268,12 @@ def problems_of(protocol: object) -> Iterator[str]:
         return
     name = getattr(protocol, "name", None)
     yield from problems_of_name(name)
+    if not _is_all(protocol.aliases, tuple, str):
+        yield f"{name}: aliases {protocol.aliases} is not a tuple of str"
+    else:
+        yield from (
+            f"{name}: alias: {problem}" for one in protocol.aliases for problem in problems_of_name(one)
+        )
     if not isinstance(protocol.transport, Transport):
         yield f'{name}: transport "{protocol.transport}" is not a Transport'
     if not isinstance(protocol.strength, Strength):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
+import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from importlib_metadata import PackageNotFoundError, requires
 
 from refractium.identify.everything import ANY_PROTOCOLS
 from refractium.problems import suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from click import Command
 
@@ -130,8 +133,11 @@ class Plugins:
         unloaded = {plugin.id: plugin for plugin in self.entries if plugin.status != "loaded"}
         if plugin := self.refused.get(name) or unloaded.get(name):
             return f"protocol '{name}' is not available: {plugin} ({plugin.status}): {plugin.error}"
+        aliases = {alias: protocol.name for protocol in self.protocols for alias in protocol.aliases}
         names = {protocol.name for protocol in (*self.protocols, *ANY_PROTOCOLS)}
-        remedy = _remedy(name, names, f"refractium-proto-{name}")
+        alias = aliases.get(name.lower())
+        meant = suggestion(name, names) if alias is None else f": did you mean '{alias}'?"
+        remedy = _remedy("protocol", name, meant)
         if not any(plugin.kind in {"protocol", "unknown"} for plugin in self.entries):
             remedy += " (no protocol is installed; for all of them: pip install 'refractium-protocols[all]')"
         return f"protocol '{name}' is not installed{remedy}"
@@ -140,11 +146,38 @@ class Plugins:
         """Return, in one line, the reason why no loaded packet hook has this name, and a remedy."""
         if plugin := next((one for one in self.entries if one.id == name and one.status != "loaded"), None):
             return f"hook '{name}' is not available: {plugin} ({plugin.status}): {plugin.error}"
-        remedy = _remedy(name, self.hooks, f"refractium-hooks-{name}")
+        remedy = _remedy("hook", name, suggestion(name, self.hooks))
         return f"hook '{name}' is not installed{remedy}"
 
 
-def _remedy(name: str, known: Iterable[str], distribution: str) -> str:
-    """Return what to do about a name that is not installed: use a similar name, or install a distribution."""
-    meant = suggestion(name, known)
-    return f"{meant}{' if not' if meant else ''}: pip install {shlex.quote(distribution)}"
+def _remedy(kind: str, name: str, meant: str) -> str:
+    """Return what to do about a name that is not installed.
+
+    Args:
+        kind: ``protocol`` or ``hook``.
+        name: the name.
+        meant: the suggestion of another name, or "".
+    """
+    distribution = _own_distributions().get((kind, name))
+    if distribution is None:
+        return meant or f": install the plugin that provides this {kind}"
+    return f"{meant}{' if not' if meant else ''}: pip install {distribution}"
+
+
+def _own_distributions() -> dict[tuple[str, str], str]:
+    """Return the distributions of the project that provide plugins, by kind and id of the plugin.
+
+    The extras of the project require these distributions. A message must name no distribution that is
+    composed of the user's text, because anybody could register a distribution for a frequent misspelling.
+    """
+    found = {}
+    for owner in ("refractium-core", "refractium-protocols"):
+        with suppress(PackageNotFoundError):
+            for requirement in requires(owner) or ():
+                if plugin := _OWN_PLUGIN.match(requirement):
+                    found[_KINDS[plugin["kind"]], plugin["id"]] = plugin[0]
+    return found
+
+
+_OWN_PLUGIN: Final = re.compile(r"refractium-(?P<kind>proto|hooks)-(?P<id>[a-z0-9-]+)")
+_KINDS: Final = {"proto": "protocol", "hooks": "hook"}
