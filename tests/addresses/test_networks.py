@@ -35,6 +35,25 @@ def test_every_address_of_a_network_is_found(network: object, data: st.DataObjec
     assert str(inside[at]) in Networks([str(network)])
 
 
+@given(st.lists(NETWORKS), ADDRESSES, ADDRESSES)
+def test_addresses_with_the_same_narrowest_network_are_in_the_same_networks(
+    networks: list[object], one: str, other: str
+) -> None:
+    found = Networks(map(str, networks))
+    places = [[ip_address(ip) in ip_network(str(network)) for network in networks] for ip in (one, other)]
+    assert (found.narrowest(one) is None) == (not any(places[0]))
+    assert found.narrowest(one) != found.narrowest(other) or places[0] == places[1]
+
+
+@given(st.lists(NETWORKS, min_size=1), st.data())
+def test_the_narrowest_network_tells_all_networks_apart(networks: list[object], data: st.DataObject) -> None:
+    network = ip_network(str(data.draw(st.sampled_from(networks))))
+    one, other = (str(network[data.draw(st.integers(0, network.num_addresses - 1))]) for _ in range(2))
+    found = Networks(map(str, networks))
+    places = [[ip_address(ip) in ip_network(str(network)) for network in networks] for ip in (one, other)]
+    assert (found.narrowest(one) == found.narrowest(other)) == (places[0] == places[1])
+
+
 @pytest.mark.parametrize(
     ("shown", "ip"),
     [

@@ -74,6 +74,90 @@ def test_a_route_for_all_other_clients_refuses(table: str, place: str) -> None:
     assert dict.fromkeys(places_of_problems(table)) == {place: None}
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (route(client='"10.0.0.0/8"'), route()),
+        (route(client='"10.0.0.0/8"'), route(client='"10.1.0.0/16"')),
+        (route(client='"10.0.0.0/8"'), route(client='["10.0.0.0/8", "::1"]')),
+        (route(allow='["10.0.0.0/8"]'), route()),
+        (route(allow='["10.0.0.0/8"]'), route(deny='["10.0.0.0/8"]')),
+        (route(deny='["10.0.0.0/8"]'), route()),
+        (route(sni='"a"', allow='["10.0.0.0/8"]'), route(sni='["b", "A."]')),
+        (route("mine", patterns='["a"]', client='"::1"'), route("mine", patterns='["a"]')),
+        (route("dns", allow='["10.0.0.0/8"]'), route("dns")),
+    ],
+)
+def test_routes_that_differ_in_their_clients_are_not_duplicates(one: str, other: str) -> None:
+    assert places_of_problems(one, other) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (route(client='"10.0.0.0/8"'), route(client='["10.0.0.0/8"]')),
+        (route(client='["::1", "10.0.0.0/8"]'), route(client='["10.0.0.0/8", "0:0::1"]')),
+        (route(allow='["::1", "10.0.0.0/8"]'), route(allow='["10.0.0.0/8", "::1/128"]')),
+        (route(client='"::1"', deny='["10.0.0.1"]'), route(client='"::1"', deny='["10.0.0.1/32"]')),
+    ],
+)
+def test_routes_with_equal_networks_are_duplicates(one: str, other: str) -> None:
+    for tables in ((one, other), (other, one)):
+        (problem,) = problems_of("".join(tables))
+        assert problem.where == "protocols[1]"
+        assert "put all backends into one route" in problem.message
+
+
+@pytest.mark.parametrize(
+    "later",
+    [route(allow='["10.0.0.0/8"]'), route(deny='["10.0.0.0/8"]'), route(sni='"a"', allow='["10.0.0.0/8"]')],
+)
+def test_a_route_below_one_that_takes_all_clients_is_refused(later: str) -> None:
+    first = later.replace('allow = ["10.0.0.0/8"]', "").replace('deny = ["10.0.0.0/8"]', "")
+    (problem,) = problems_of(first + later)
+    assert problem.where == "protocols[1]"
+    assert "no client reaches this route" in problem.message
+    assert "above protocols[0]" in problem.message
+    assert places_of_problems(later, first) == []
+    lan = route(allow='["192.168.0.0/16"]')
+    (problem,) = problems_of(lan + first + later) if "sni" not in later else problems_of(first + lan + later)
+    assert problem.where == "protocols[2]"
+
+
+def test_a_name_stands_for_one_set_of_patterns() -> None:
+    one, other = route("mine", patterns='["a", "b"]'), route("mine", patterns='["b"]', client='"::1"')
+    (problem,) = problems_of(one + other)
+    assert problem.where == "protocols[1]"
+    assert "protocols[0] defines mine by other patterns" in problem.message
+    assert places_of_problems(one, route("mine", patterns='["b", "a"]', client='"::1"')) == []
+    by_transport = [route("mine", patterns=f'["{one}"]', transport=f'"{one}"') for one in ("tcp", "udp")]
+    assert places_of_problems(*by_transport) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "reached"),
+    [
+        ({"client": '"10.0.0.0/8"'}, {"client": '"10.1.0.0/16"'}, False),
+        ({"client": '"10.1.0.0/16"'}, {"client": '"10.0.0.0/8"'}, True),
+        ({"client": '"10.0.0.0/8"'}, {"client": '["10.1.0.0/16", "::1"]'}, True),
+        ({"client": '["::/0", "10.0.0.0/8"]'}, {"client": '["10.1.0.0/16", "::1"]'}, False),
+        ({"allow": '["10.0.0.0/8"]'}, {"allow": '["10.1.0.0/16"]'}, False),
+        ({"allow": '["10.0.0.0/8"]'}, {"allow": '["10.1.0.0/16"]', "deny": '["10.1.1.1"]'}, False),
+        ({"allow": '["10.0.0.0/8"]', "deny": '["10.1.1.1"]'}, {"allow": '["10.1.0.0/16"]'}, True),
+        ({"deny": '["10.1.1.1"]'}, {"deny": '["10.0.0.0/8"]'}, False),
+        ({"client": '"::/0"', "allow": '["::1"]'}, {"client": '"::1"'}, True),
+        ({"sni": '"a"', "client": '"::/0"'}, {"sni": '["a", "b"]', "client": '"::1"'}, True),
+        ({"sni": '["a", "b"]', "client": '"::/0"'}, {"sni": '"b"', "client": '"::1"'}, False),
+        ({"sni": '"a"', "client": '"::/0"'}, {"client": '"::1"'}, True),
+        ({"alpn": '"h2"', "client": '"::/0"'}, {"client": '"::1"'}, True),
+    ],
+)
+def test_a_route_whose_clients_all_go_to_an_earlier_one_causes_a_warning(
+    one: dict[str, str], other: dict[str, str], *, reached: bool
+) -> None:
+    assert places_of_warnings(route(**one), route(**other)) == ([] if reached else ["protocols[1]"])
+
+
 def test_every_further_duplicate_names_the_first() -> None:
     found = problems_of(3 * route())
     assert [(one.where, "as protocols[0]:" in one.message) for one in found] == [
@@ -107,6 +191,31 @@ def test_only_one_route_of_a_transport_may_take_silent_clients() -> None:
     ftp, ssh = route("ftp", on_timeout="true"), route("ssh", on_timeout="true")
     assert places_of_problems(ftp, ssh) == ["protocols[1].on_timeout"]
     assert places_of_problems(ftp, route("ssh", on_timeout="false"), route("http")) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "places"),
+    [
+        (("ssh", {"client": '"::1"'}), ("ssh", {}), []),
+        (("ssh", {}), ("ftp", {"client": '"::1"'}), []),
+        (("ssh", {"client": '"::1"'}), ("ftp", {"client": '"::1"'}), ["protocols[1].on_timeout"]),
+        (("ssh", {"allow": '["::1"]'}), ("ssh", {}), []),
+        (("ssh", {"allow": '["::1"]'}), ("ftp", {}), ["protocols[1].on_timeout"]),
+    ],
+)
+def test_several_routes_may_take_the_silent_clients_of_different_networks(
+    one: tuple[str, dict[str, str]], other: tuple[str, dict[str, str]], places: list[str]
+) -> None:
+    tables = [route(name, on_timeout="true", **keys) for name, keys in (one, other)]
+    assert places_of_problems(*tables) == places
+
+
+def test_only_silent_clients_without_a_route_of_their_own_cause_a_warning() -> None:
+    assert places_of_warnings(route("ftp", client='"::1"'), route("ftp")) == []
+    assert places_of_warnings(route("ftp", allow='["::1"]'), route("ftp")) == []
+    smtp = route("smtp", patterns='["EHLO"]', transport='"tcp"', on_timeout="true")
+    assert places_of_warnings(smtp, route("ftp", on_timeout="false")) == []
+    assert "protocols[1]" in places_of_warnings(route("ftp"), smtp)
 
 
 def test_a_datagram_cannot_be_silent() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from refractium.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 Network: TypeAlias = IPv4Network | IPv6Network
 """A network, or an address as a network of one address."""
@@ -65,6 +65,7 @@ class Networks:
         for network in map(parse_network, texts):
             shift = network.max_prefixlen - network.prefixlen
             self._prefixes[network.version][shift].add(int(network.network_address) >> shift)
+        self._narrow_first = {version: sorted(those.items()) for version, those in self._prefixes.items()}
 
     def __bool__(self) -> bool:
         return any(self._prefixes.values())
@@ -81,6 +82,33 @@ class Networks:
         address = ip_address(ip)
         number = int(address)
         return any(number >> shift in those for shift, those in self._prefixes[address.version].items())
+
+    def covers(self, network: Network) -> bool:
+        """Return whether one of the networks contains a whole network."""
+        own = network.max_prefixlen - network.prefixlen
+        number = int(network.network_address)
+        prefixes = self._prefixes[network.version].items()
+        return any(shift >= own and number >> shift in those for shift, those in prefixes)
+
+    def narrowest(self, ip: str) -> Hashable:
+        """Return a value for the narrowest of the networks that contain an IP address; None if none does.
+
+        Two networks are disjoint, or one contains the other. So exactly the same networks contain two IP
+        addresses with the same narrowest network.
+
+        Args:
+            ip: IP address in the form of `__contains__`.
+
+        Raises:
+            ValueError: the text is not an IP address.
+        """
+        address = ip_address(ip)
+        number = int(address)
+        for shift, those in self._narrow_first[address.version]:
+            prefix = number >> shift
+            if prefix in those:
+                return address.version, shift, prefix
+        return None
 
 
 class AccessRules:

@@ -17,6 +17,7 @@ from refractium.contract import Strength, Transport
 from refractium.hooks import against_several, used
 from refractium.plugins.loading import DISABLE_VARIABLE, disabled_by_environment
 from refractium.problems import Problem
+from refractium.routing.judge import covered, rivals_for_silence
 from refractium.routing.judge import judge as judge_routes
 
 if TYPE_CHECKING:
@@ -176,11 +177,12 @@ def _doubtful_orders(routes: PlacedRoutes, listeners: Listeners) -> Iterator[Fin
 
 def _doubtful_orders_of_a_listener(routes: PlacedRoutes) -> Iterator[Finding]:
     """Yield each second route for silent clients, and each route that is asked before an earlier route."""
-    silent: dict[Transport, Route] = {}
+    yield from covered(routes)
+    silent = [(path, route) for path, route in routes if route.takes_silent]
+    for path, _, rival in rivals_for_silence(silent):
+        yield path, f"silent clients go to {rival}: only one route can have them"
     weak: dict[Transport, Route] = {}
     for path, route in routes:
-        if route.takes_silent and silent.setdefault(route.transport, route) is not route:
-            yield path, f"silent clients go to {silent[route.transport]}: only one route can have them"
         strengths = {protocol.strength for protocol in route.protocols}
         if route.transport in weak and Strength.WEAK not in strengths:
             yield (

@@ -81,6 +81,7 @@ def resolve_route(
                 health=health[transport],
                 proxy_protocol=route.proxy_protocol,
                 id=route.id,
+                client=route.client,
                 allow=route.allow,
                 deny=route.deny,
                 action=route.action,

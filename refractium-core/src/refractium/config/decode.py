@@ -323,6 +323,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "allow": parse_network,
     "alpn": alpn_id,
     "bind": bind_address,
+    "client": parse_network,
     "control": control_path,
     "deny": parse_network,
     "fallback_tcp": Address.parse,

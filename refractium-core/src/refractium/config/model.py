@@ -189,6 +189,9 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     sni: Annotated[_Names, Meta(description="TLS server names; * in *.example.org is one label.")] = ()
     alpn: Annotated[_Names, Meta(description="ALPN protocols; TLS clients must offer one of them.")] = ()
     host: Annotated[_Names, Meta(description="Hosts of requests; * in *.example.org is one label.")] = ()
+    client: Annotated[
+        _Names, Meta(description="Addresses and networks of clients; other clients do not match the route.")
+    ] = ()
     patterns: tuple[str | PatternTable, ...] | None = None
     transport: Annotated[
         Transport | None, Meta(description="The transport. By default, every transport of the protocol.")

@@ -100,13 +100,15 @@ def compile_patterns(
             is not valid, not supported, too large, or matches empty data; google-re2 is missing.
     """
     group: dict[Strength, list[_PatternTest]] = {}
+    patterns = tuple(patterns)
     for pattern in patterns:
         for strength, part in _parts(pattern, peek_buffer_size):
             group.setdefault(strength, []).append(part)
     if not group:
         raise ValueError("no pattern")
     return tuple(
-        _PatternProtocol(name, transport, strength, parts) for strength, parts in sorted(group.items())
+        PatternProtocol(name, transport, strength, parts, frozenset(patterns))
+        for strength, parts in sorted(group.items())
     )
 
 
@@ -122,11 +124,20 @@ class _PatternTest:
     prefix: bytes = b""
 
 
-class _PatternProtocol(Protocol):
-    """A protocol that matches if one of its parts matches, and answers `NO` only if all parts answer `NO`."""
+class PatternProtocol(Protocol):
+    """A protocol that matches if one of its parts matches, and answers `NO` only if all parts answer `NO`.
+
+    Attributes:
+        patterns: all patterns from which `compile_patterns` has made this protocol and others.
+    """
 
     def __init__(
-        self, name: str, transport: Transport, strength: Strength, parts: list[_PatternTest]
+        self,
+        name: str,
+        transport: Transport,
+        strength: Strength,
+        parts: list[_PatternTest],
+        patterns: frozenset[Pattern],
     ) -> None:
         self.name = name
         self.transport = transport
@@ -134,6 +145,7 @@ class _PatternProtocol(Protocol):
         self.max_bytes = max(part.bound for part in parts)
         self.prefixes = tuple(part.prefix for part in parts) if all(part.prefix for part in parts) else ()
         self.summary = "defined by patterns"
+        self.patterns = patterns
         self._tests = tuple(part.test for part in parts)
 
     def identify(self, data: bytes) -> Identification:

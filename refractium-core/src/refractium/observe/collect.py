@@ -67,13 +67,12 @@ def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
     active: Counter[str] = Counter()
     for state in pools.states.values():
         active[str(state.address)] += state.active
-    conditions = {pool: route.conditions for route, pool in pools.routes}
+    conditions = {pool: route.shown_conditions for route, pool in pools.routes}
     for pool in pools:
-        asked = conditions.get(pool, {})
         yield RouteStatus(
             pool.label,
             transport,
-            {key: names for key, names in asked.items() if names},
+            conditions.get(pool, {}),
             tuple(
                 BackendStatus(
                     str(one.address),

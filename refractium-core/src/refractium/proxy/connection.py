@@ -65,6 +65,7 @@ class Connection:
         "_origin",
         "_pool",
         "_port",
+        "_router",
         "_service",
         "_snapshot",
         "_tap",
@@ -83,6 +84,8 @@ class Connection:
     ) -> None:
         self._service = service
         self._snapshot = snapshot
+        router = snapshot.router
+        self._router = router.for_client(ip) if router.depends_on_client else router
         self._client = sock
         self._ip = ip
         self._port = port
@@ -175,7 +178,7 @@ class Connection:
                     return
                 if self._awaits_header or not self._data:
                     continue
-            decision = self._snapshot.router.table.decide(self._data)
+            decision = self._router.table.decide(self._data)
             if decision is not NEED_MORE:
                 self._follow(decision)
                 return
@@ -194,9 +197,10 @@ class Connection:
         if header.source is None:
             return True  # the proxy itself is the client, for example in a health check
         self._ip, self._port = header.source
+        self._router = self._snapshot.router.for_client(self._ip)
         self._destination = header.destination
         service = self._service
-        may_enter = self._snapshot.router.admits(self._ip)
+        may_enter = self._router.admits(self._ip)
         origin = service.limiter.origin(self._ip)
         reason = service.limiter.assign(origin) if may_enter else DENIED
         if reason is not None:
@@ -218,7 +222,7 @@ class Connection:
         if self._awaits_header and (self._data or not self._client_ended):
             self._end_headerless()
             return
-        router = self._snapshot.router
+        router = self._router
         if self._data:
             self._follow(router.table.decide(self._data, final=True))
         elif self._client_ended:
@@ -232,11 +236,11 @@ class Connection:
 
     def _follow(self, decision: tuple[Pool, ProtocolMatch] | Verdict) -> None:
         if isinstance(decision, Verdict):
-            router = self._snapshot.router
-            fallback = router.fallback
+            fallback = self._router.fallback
             self._decided(_NO_ROUTE if fallback is None else _FALLBACK)
-            if self._service.report.is_wanted() and (found := router.table.unmet(self._data)) is not None:
-                self._missed = Missed(*found)
+            if self._service.report.is_wanted():
+                found = self._snapshot.router.table.unmet(self._data)  # also with protocols for other clients
+                self._missed = None if found is None else Missed(*found)
             self._go_to(fallback)
         else:
             self._decided(_IDENTIFIED)
@@ -283,7 +287,7 @@ class Connection:
 
     def unreachable(self) -> None:
         """Dial the fallback, because the pool is unreachable. Without another pool, end the connection."""
-        fallback = self._snapshot.router.fallback
+        fallback = self._router.fallback
         if fallback is not None and fallback is not self._pool and fallback.action is None:
             assert self._pool is not None  # noqa: S101 - the dial was for this pool
             self._missed = Missed(self._pool.protocol, self._match, self._pool)

@@ -165,9 +165,10 @@ class UdpService:
         if not router.admits(ip):
             self._refuse(ip, DENIED)
             return None
-        decision = router.table.decide(first, final=True)
+        its_router = router.for_client(ip)
+        decision = its_router.table.decide(first, final=True)
         if isinstance(decision, Verdict):
-            pool, match = router.fallback, None
+            pool, match = its_router.fallback, None
             self.counters.outcomes[Outcome.NO_ROUTE if pool is None else Outcome.FALLBACK] += 1
         else:
             pool, match = decision

@@ -6,14 +6,17 @@ checks the rules for a single route.
 
 from __future__ import annotations
 
-from itertools import product
+from collections import defaultdict
+from itertools import chain, product
 from typing import TYPE_CHECKING, TypeAlias
 
-from refractium.identify.everything import ANY
+from refractium.addresses.networks import Networks, parse_network
+from refractium.identify.patterns import PatternProtocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 
+    from refractium.addresses.networks import Network
     from refractium.problems import Finding
     from refractium.routing.route import Route
     from refractium.routing.rules import ListenerRules
@@ -36,7 +39,7 @@ def judge(
     for place, rules in listeners:
         found += [(f"{place}.{one.where}", one.message) for one in rules.problems(names)]
         served = [one for one in routes if rules.serves(one[1].label, one[1].name)]
-        found += (*_duplicates(served), *_rivals_for_silence(served))
+        found += (*_other_definitions(served), *_duplicates(served), *_rivals_for_silence(served))
     yield from dict.fromkeys(found)
 
 
@@ -53,32 +56,118 @@ def _shared_ids(routes: PlacedRoutes) -> Iterator[Finding]:
             yield f"{place}.id", f"{names[route.id]} has this name, after its protocol: choose another id"
 
 
+def _other_definitions(routes: PlacedRoutes) -> Iterator[Finding]:
+    """Yield each route whose patterns define a protocol that an earlier route defines by other patterns."""
+    first: dict[Hashable, tuple[str, Hashable]] = {}
+    for place, route in routes:
+        rival, patterns = first.setdefault((route.transport, route.name), (place, _patterns(route)))
+        if patterns != _patterns(route):
+            yield (
+                place,
+                f"{rival} defines {route.name} by other patterns: write the same patterns or another name",
+            )
+
+
+def _patterns(route: Route) -> Hashable:
+    return next((one.patterns for one in route.protocols if isinstance(one, PatternProtocol)), None)
+
+
 def _duplicates(routes: PlacedRoutes) -> Iterator[Finding]:
     """Yield each route that has a combination of conditions in common with an earlier route of its protocol.
 
-    A route without a condition never duplicates a route with a condition: the route without a condition takes
+    Two such routes are valid if the access rules of the earlier route leave clients to the later route. A
+    route without a condition never duplicates a route with a condition: the route without a condition takes
     only the clients that match no condition.
     """
-    first: dict[tuple[str | None, ...], tuple[str, Route]] = {}
+    earlier: dict[Hashable, list[tuple[str, Route]]] = defaultdict(list)
     for place, route in routes:
-        conditions = route.conditions
-        name = ANY if route.takes_the_rest else route.name
-        rivals = (
-            first.setdefault((route.transport, name, sni, alpn, host), (place, route))
-            for sni, alpn, host in product(*(names or (None,) for names in conditions.values()))
+        who = route.transport, route.competes_as, _patterns(route), _networks(route.clients)
+        shared = [
+            earlier[who, names]
+            for names in product(*(names or (None,) for names in route.conditions.values()))
+        ]
+        for rival, one in chain.from_iterable(shared):
+            if one is route or _leaves_clients(one, route):
+                continue
+            if _access(one) == _access(route):
+                yield place, f"the same protocol and conditions as {rival}: put all backends into one route"
+            else:
+                message = (
+                    f"no client reaches this route: {rival} has the same conditions and takes all clients"
+                )
+                yield place, f"{message}: move this route above {rival}"
+            break
+        for same in shared:
+            same.append((place, route))
+
+
+def covered(routes: PlacedRoutes) -> Iterator[Finding]:
+    """Yield each route of a listener whose clients all go to an earlier route that ranks equal.
+
+    The networks of such a route are in the networks of the earlier route.
+    """
+    earlier: dict[Hashable, list[tuple[str, Route]]] = defaultdict(list)
+    for place, route in routes:
+        who = route.transport, route.competes_as, _patterns(route), bool(route.clients)
+        shared = [
+            earlier[who, names]
+            for names in product(*(names or (None,) for names in route.conditions.values()))
+        ]
+        for rival, one in shared[0]:
+            if one is not route and all((rival, one) in same for same in shared) and _covers(one, route):
+                message = f"no client reaches this route: all of its clients go to {rival}"
+                yield place, f"{message}: move this route above {rival}"
+                break
+        for same in shared:
+            same.append((place, route))
+
+
+def _covers(one: Route, other: Route) -> bool:
+    """Return whether a route with the same names admits all clients that another route admits."""
+    return (
+        all(map(Networks(one.clients).covers, _networks(other.clients)))
+        and (
+            not one.allow
+            or (bool(other.allow) and all(map(Networks(one.allow).covers, _networks(other.allow))))
         )
-        if rival := next((place for place, one in list(rivals) if one is not route), None):
-            yield place, f"the same protocol and conditions as {rival}: put all backends into one route"
+        and all(map(Networks(other.deny).covers, _networks(one.deny)))
+    )
 
 
 def _rivals_for_silence(routes: PlacedRoutes) -> Iterator[Finding]:
-    first: dict[str, tuple[str, Route]] = {}
+    asked = [(place, route) for place, route in routes if route.on_timeout]
+    for place, rival, _ in rivals_for_silence(asked):
+        yield f"{place}.on_timeout", f"silent clients already go to {rival}: only one route can have them"
+
+
+def rivals_for_silence(routes: PlacedRoutes) -> Iterator[tuple[str, str, Route]]:
+    """Yield the place of each route to which an earlier route, the rival, leaves no silent client.
+
+    Args:
+        routes: routes that take silent clients.
+
+    Yields:
+        The place of the route, the place of the rival, and the rival.
+    """
+    earlier: dict[Hashable, list[tuple[str, Route]]] = defaultdict(list)
     for place, route in routes:
-        if not route.on_timeout:
-            continue
-        rival, other = first.setdefault(route.transport, (place, route))
-        if other is not route:
-            yield (
-                f"{place}.on_timeout",
-                f"silent clients already go to {rival}: only one route can have them",
-            )
+        same = earlier[route.transport, _networks(route.clients)]
+        for rival, one in same:
+            # Only within a protocol do access rules choose between routes.
+            if one is not route and (one.competes_as != route.competes_as or not _leaves_clients(one, route)):
+                yield place, rival, one
+                break
+        same.append((place, route))
+
+
+def _leaves_clients(one: Route, other: Route) -> bool:
+    """Return whether the access rules of a route leave clients to a later route with the same conditions."""
+    return one.access is not None and _access(one) != _access(other)
+
+
+def _access(route: Route) -> tuple[frozenset[Network], frozenset[Network]]:
+    return _networks(route.allow), _networks(route.deny)
+
+
+def _networks(texts: Iterable[str]) -> frozenset[Network]:
+    return frozenset(map(parse_network, texts))

@@ -14,7 +14,7 @@ from refractium.backends.health_settings import PASSIVE, Health
 from refractium.contract import Balancer, Protocol, Transport
 from refractium.errors import ConfigError
 from refractium.hooks import HookUse, UsedHook, used
-from refractium.identify.everything import FALLBACK, AnyProtocol
+from refractium.identify.everything import ANY, FALLBACK, AnyProtocol
 from refractium.problems import Problem, in_toml_words, unknown_name
 from refractium.routing.balancers import BALANCERS, DEFAULT
 from refractium.settings import Action, Milliseconds, ProxyVersion
@@ -71,6 +71,9 @@ class Route:
         hooks: the packet hooks of the route. Each hook is a class, or a pair of a class and its settings.
         idle_timeout_ms: the time (ms) that a connection may be silent; by default the time in the settings.
             Only for routes for TCP.
+        client: addresses and networks, such as ``10.0.0.0/8``, that must contain the client's address. For
+            other clients, the route is no match. The address of a client behind a trusted proxy is the
+            address in its PROXY header.
 
     Raises:
         ConfigError: an argument is not valid, or a condition asks for metadata that the protocol lacks.
@@ -92,6 +95,7 @@ class Route:
     action: Action | None = None
     hooks: Sequence[HookUse] = ()
     idle_timeout_ms: int | None = None
+    client: Names = ()
 
     def __post_init__(self) -> None:
         if len({(one.name, one.transport) for one in self.protocols}) != 1:
@@ -100,7 +104,8 @@ class Route:
         if self.label == FALLBACK and not self.takes_the_rest:
             taken = "fallback_tcp and fallback_udp define the route of this name: choose another name"
             raise ConfigError([Problem(taken, where="id" if self.id else "protocol")])
-        problems = [*self._problems_of_target(), *network_problems({"allow": self.allow, "deny": self.deny})]
+        networks = {"allow": self.allow, "deny": self.deny, "client": self.clients}
+        problems = [*self._problems_of_target(), *network_problems(networks)]
         problems += (*hook_problems(self.hooks), *self._problems_of_timeouts())
         if isinstance(self.balance, str) and self.balance not in BALANCERS:
             problems.append(Problem(unknown_name(self.balance, BALANCERS), where="balance"))
@@ -195,6 +200,22 @@ class Route:
         return isinstance(self.protocols[0], AnyProtocol)
 
     @property
+    def competes_as(self) -> str:
+        """The name of the protocol whose routes compete for a client; ``any`` for the route of a fallback."""
+        return ANY if self.takes_the_rest else self.name
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The networks of `client`; empty if the route does not depend on the client's address."""
+        return several(self.client)
+
+    @property
+    def shown_conditions(self) -> dict[str, tuple[str, ...]]:
+        """All conditions of the route that are not empty, as text, by key."""
+        conditions = {**self.conditions, "client": self.clients}
+        return {key: texts for key, texts in conditions.items() if texts}
+
+    @property
     def takes_silent(self) -> bool:
         """Whether the route gets the clients that stay silent."""
         if self.on_timeout is None:
@@ -202,7 +223,7 @@ class Route:
         return self.on_timeout
 
     def __str__(self) -> str:
-        conditions = [f"{key}={','.join(names)}" for key, names in self.conditions.items() if names]
+        conditions = [f"{key}={','.join(texts)}" for key, texts in self.shown_conditions.items()]
         return " ".join((self.name, *conditions))
 
 

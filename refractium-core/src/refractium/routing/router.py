@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from refractium.addresses.networks import access_of
 from refractium.contract import NO, ProtocolMatch, Verdict
 from refractium.identify import Candidate, DispatchTable
+from refractium.routing.clients import ClientConditions, preferred, silent_pool
 from refractium.routing.rules import EVERY_ROUTE_FOR_EVERYBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from refractium.contract import MetadataValue
     from refractium.faults import Faults
+    from refractium.routing.clients import OpenRoute
     from refractium.routing.pool import Pool
     from refractium.routing.pools import Pools
     from refractium.routing.route import Route
@@ -33,6 +36,9 @@ class Router:
         faults: see `DispatchTable`.
 
     Attributes:
+        depends_on_client: whether the choice of a route depends on the client's address. If so, `for_client`
+            returns the router for a client. `table`, `silent` and `fallback` are as if every condition
+            `client` held.
         table: the dispatch table, from first bytes to the pool of the matching route.
         silent: the pool for clients that stay silent; None if no route takes silent clients.
         fallback: the pool of the route for all clients that match no other route; None without such a route.
@@ -49,22 +55,54 @@ class Router:
         faults: Faults | None = None,
     ) -> None:
         routes = [one for one in pools.routes if rules.serves(one[0].label, one[0].name)]
-        self.fallback = next((pool for route, pool in routes if route.takes_the_rest), None)
-        specific = [one for one in routes if not one[0].takes_the_rest]
-        candidates: dict[int, Candidate[Pool]] = {}
-        for name in dict.fromkeys(route.name for route, _ in specific):
-            of_name = [one for one in specific if one[0].name == name]
-            selector = _Selector(of_name)
-            for protocol in (protocol for route, _ in of_name for protocol in route.protocols):
-                candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
-        self.table: DispatchTable[Pool] = DispatchTable(candidates.values(), peek_buffer_size, faults)
-        taking = [(route.on_timeout, pool) for route, pool in routes if route.takes_silent]
-        # A route with `on_timeout=True` comes before a route that takes silent clients because its server
-        # speaks first.
-        self.silent = next((pool for asked, pool in taking if asked), taking[0][1] if taking else None)
+        self._peek_buffer_size = peek_buffer_size
+        self._faults = faults
+        self._conditions = ClientConditions(routes)
+        self._by_network: dict[Hashable, Router] = {}
+        self._by_routes: dict[tuple[OpenRoute, ...], Router] = {}
+        self.depends_on_client = bool(self._conditions.networks)
+        self.table, self.silent, self.fallback = self._choices(self._conditions.open_to(None))
         self.pools = tuple(pool for _, pool in routes)
         self.access = access_of(rules.allow, rules.deny)
         self.labels = tuple(dict.fromkeys(route.label for route, _ in routes))
+
+    def _choices(self, routes: Sequence[OpenRoute]) -> tuple[DispatchTable[Pool], Pool | None, Pool | None]:
+        """Return `table`, `silent` and `fallback` for clients to which exactly these routes are open."""
+        specific = [one for one in routes if not one.route.takes_the_rest]
+        candidates: dict[int, Candidate[Pool]] = {}
+        for name in dict.fromkeys(one.route.name for one in specific):
+            of_name = [one for one in specific if one.route.name == name]
+            selector = _Selector([(one.route, one.pool) for one in preferred(of_name)])
+            for protocol in (protocol for one in of_name for protocol in one.route.protocols):
+                candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
+        rest = preferred([one for one in routes if one.route.takes_the_rest])
+        return (
+            DispatchTable(candidates.values(), self._peek_buffer_size, self._faults),
+            silent_pool(routes),
+            rest[0].pool if rest else None,
+        )
+
+    def for_client(self, client: str) -> Router:
+        """Return the router for a client: it has only the routes whose condition `client` holds.
+
+        Clients with the same routes share a router, which is made for the first of these clients.
+
+        Args:
+            client: the client's IP address. An IPv4 address must be in IPv4 form, not mapped into IPv6.
+        """
+        if not self.depends_on_client:
+            return self
+        network = self._conditions.networks.narrowest(client)
+        router = self._by_network.get(network)
+        if router is None:
+            routes = self._conditions.open_to(client)
+            router = self._by_routes.get(routes)
+            if router is None:
+                router = self._by_routes[routes] = copy(self)
+                router.depends_on_client = False
+                router.table, router.silent, router.fallback = self._choices(routes)
+            self._by_network[network] = router
+        return router
 
     def admits(self, client: str) -> bool:
         """Return whether the listener serves clients with this IP address."""

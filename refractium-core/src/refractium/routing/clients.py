@@ -1,0 +1,120 @@
+"""Routes by client address: the routes that are open to a client.
+
+`client` is a condition of a route: if the condition does not hold, the route is no match. `allow` and `deny`
+are access rules: a route that matches, but does not admit the client, refuses the client. Among routes that
+rank equal, the first route that admits the client wins.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from refractium.addresses.networks import Networks
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Sequence
+
+    from refractium.routing.pool import Pool
+    from refractium.routing.route import Route
+
+    PooledRoutes: TypeAlias = Sequence[tuple[Route, Pool]]
+
+
+class OpenRoute(NamedTuple):
+    """A route whose condition `client` holds for a client, or that has no such condition.
+
+    Attributes:
+        route: the route.
+        pool: the pool of the route.
+        admits: whether the access rules of the route admit the client.
+    """
+
+    route: Route
+    pool: Pool
+    admits: bool
+
+
+class ClientConditions:
+    """The conditions and access rules by which the routes of a listener depend on the client's address.
+
+    Args:
+        routes: the routes of the listener, in the order of the configuration.
+
+    Attributes:
+        networks: the networks that the choice of a route depends on. Two clients with the same
+            `Networks.narrowest` have the same open routes.
+    """
+
+    def __init__(self, routes: PooledRoutes) -> None:
+        self._routes = [(route, pool, Networks(route.clients)) for route, pool in routes]
+        self.networks = Networks(_deciding([route for route, _ in routes]))
+
+    def open_to(self, client: str | None) -> tuple[OpenRoute, ...]:
+        """Return the routes that are open to a client, in the order of the configuration.
+
+        Args:
+            client: the client's IP address; None to return all routes.
+        """
+        return tuple(
+            OpenRoute(route, pool, client is None or pool.admits(client))
+            for route, pool, networks in self._routes
+            if client is None or not networks or client in networks
+        )
+
+
+def preferred(routes: Sequence[OpenRoute]) -> list[OpenRoute]:
+    """Sort routes: routes with the condition `client` first; among these, routes that admit the client first.
+
+    All other routes stay in the order of the configuration.
+    """
+    return sorted(routes, key=lambda one: (not one.route.clients, not one.admits))
+
+
+def silent_pool(routes: Sequence[OpenRoute]) -> Pool | None:
+    """Return the pool for a client that stays silent, or None if no route takes silent clients.
+
+    A route with ``on_timeout=True`` outranks a route that takes silent clients because its server speaks
+    first. Among these, a route with the condition `client` outranks a route without this condition.
+    """
+    taking = [one for one in routes if one.route.takes_silent]
+    first = min(taking, key=lambda one: _rank_for_silence(one.route), default=None)
+    if first is None:
+        return None
+    equal = (one for one in taking if _silent_rivals_of(one.route) == _silent_rivals_of(first.route))
+    return next((one for one in equal if one.admits), first).pool
+
+
+def _rank_for_silence(route: Route) -> tuple[bool, bool]:
+    return not route.on_timeout, not route.clients
+
+
+def _silent_rivals_of(route: Route) -> Hashable:
+    """Return an equal value for routes among which the access rules choose the route of a silent client."""
+    return route.competes_as, _rank_for_silence(route)
+
+
+def _deciding(routes: Sequence[Route]) -> Iterator[str]:
+    """Yield the networks of all conditions `client`, and of the access rules that choose between routes."""
+    rivals: dict[Hashable, list[Route]] = defaultdict(list)
+    for route in routes:
+        yield from route.clients
+        for rank in _ranks(route):
+            rivals[rank].append(route)
+    for equal in rivals.values():
+        if len(equal) > 1:
+            for route in equal:
+                yield from (*route.allow, *route.deny)
+
+
+def _ranks(route: Route) -> Iterator[Hashable]:
+    """Yield a value for each combination of conditions; the router compares routes with an equal value last.
+
+    Only access rules and the order of the configuration decide between routes with an equal value.
+    """
+    asked = route.conditions
+    has = route.competes_as, bool(asked["alpn"]), bool(route.clients)
+    yield from product([has], asked["sni"] or [None], asked["host"] or [None])
+    if route.takes_silent:
+        yield _silent_rivals_of(route)
