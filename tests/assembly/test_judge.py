@@ -233,6 +233,13 @@ def test_an_idle_timeout_is_for_connections() -> None:
     ]
 
 
+def test_a_number_of_answers_is_for_datagrams() -> None:
+    both = route("dns", udp_responses="2")
+    assert [one.udp_responses for one in (*assembled(both).tcp, *assembled(both).udp)] == [None, 2]
+    for wrong in (route("dns", udp_responses="2", transport='"tcp"'), route("dns", udp_responses="-1")):
+        assert places_of_problems(wrong) == ["protocols[0].udp_responses"]
+
+
 def test_a_unix_socket_is_no_target_for_datagrams() -> None:
     backends = '["10.0.0.1:1", "unix:/a"]'
     (problem,) = problems_of(route("dns", backends, transport='"udp"'))

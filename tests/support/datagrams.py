@@ -92,3 +92,20 @@ def ask(address: tuple[str, int], datagram: bytes, *, source: str | None = None)
     with client(address, source=source) as sock:
         sock.send(datagram)
         return sock.recv(65_536)
+
+
+def query(number: int) -> bytes:
+    """Return a DNS query for the address of ``a.example`` whose id is `number`."""
+    return number.to_bytes(2, "big") + b"\x01\0\0\x01\0\0\0\0\0\0\x01a\x07example\0\0\x01\0\x01"
+
+
+def look_up(address: tuple[str, int], count: int) -> int:
+    """Send DNS queries one after the other, each from a new port, and return the number of answers."""
+    answered = 0
+    for number in range(count):
+        with client(address) as sock:
+            sock.settimeout(2)
+            sock.send(query(number))
+            with suppress(TimeoutError):
+                answered += sock.recv(100) == query(number)
+    return answered

@@ -239,7 +239,8 @@ class ProxyThread:
 
         self.call(wait())
         if self.engine._udp is not None:
-            eventually(lambda: not self.engine.active, "the sessions' silence")
+            sessions = self.engine._udp.sessions
+            eventually(lambda: not (sessions or self.engine.active), "the sessions have ended")
         assert not self.engine.active, f"still open: {service.connections}"
 
     def cpu_seconds(self) -> float:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.request import urlopen
@@ -20,7 +21,7 @@ import pytest
 
 from support.backends import Backend, named
 from support.clients import ask, connect, receive, receive_all
-from support.datagrams import UdpBackend, client, echo
+from support.datagrams import UdpBackend, client, echo, look_up
 from support.process import Running, children, environment, free_port, run, serving
 from support.proxy import eventually
 from support.status import status_of
@@ -456,6 +457,69 @@ def test_udp_answers_reach_their_own_clients_and_sessions_stay(tmp_path: Path) -
         status = status_of(program)
         assert (status.udp.sessions, status.udp.active, status.udp.dropped) == (50, 50, 0)
         assert all(one.active for one in status.workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_client_can_look_up_any_number_of_names_whatever_its_limits(tmp_path: Path, workers: int) -> None:
+    """Each lookup has a port of its own, so the next lookup may reach another worker."""
+    with UdpBackend(echo) as backend, Backend(named("a")) as tcp:
+        configured(
+            tmp_path,
+            top=f'fallback_tcp = "{tcp.address}"\n',
+            more=f'[[protocols]]\nname = "dns"\ntransport = "udp"\nforward_to = "{backend.address}"\n',
+            workers=workers,
+            max_connections_per_ip=1,
+            max_udp_sessions_per_ip=1,
+            max_udp_sessions=2,
+        )
+        with serving(cwd=tmp_path) as program, connected(program.address, 1):
+            assert look_up(program.address, 300) == 300
+            eventually(lambda: not status_of(program).udp.active, "all sessions have ended")
+            status = status_of(program)
+    assert (status.udp.refused, status.tcp.active) == ({}, 1)
+    # The kernel may choose a port again while the last session of this port is still kept.
+    assert {one.name: one.ended for one in status.udp.routes} == {"dns": {"answered": status.udp.sessions}}
+    assert status.udp.sessions > 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_connections_and_sessions_have_separate_limits(tmp_path: Path, workers: int) -> None:
+    with UdpBackend(echo) as backend, Backend(named("a")) as tcp, ExitStack() as stack:
+        configured(
+            tmp_path,
+            top=f'fallback_tcp = "{tcp.address}"\nfallback_udp = "{backend.address}"\n',
+            workers=workers,
+            max_connections_per_ip=2,
+            max_udp_sessions_per_ip=3,
+        )
+        program = stack.enter_context(serving(cwd=tmp_path))
+        clients = [stack.enter_context(client(program.address)) for _ in range(3)]
+        for sock in clients:
+            sock.send(b"?")
+            assert sock.recv(9) == b"?"
+        stack.enter_context(connected(program.address, 2))
+        with client(program.address) as fourth, connect(program.address) as third:
+            fourth.send(b"?")
+            assert not receive_all(third).data
+            eventually(lambda: status_of(program).udp.refused != {}, "the fourth session is refused")
+            status = status_of(program)
+    assert status.tcp.refused == {"max_connections_per_ip": 1}
+    assert status.udp.refused == {"max_udp_sessions_per_ip": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_five_thousand_lookups_of_one_address_are_answered_with_the_default_limits(
+    tmp_path: Path, workers: int
+) -> None:
+    with UdpBackend(echo) as backend, ThreadPoolExecutor(10) as pool:
+        more = f'[[protocols]]\nname = "dns"\ntransport = "udp"\nforward_to = "{backend.address}"\n'
+        path = tmp_path / "refractium.toml"
+        path.write_text(f'[server]\nbind = "127.0.0.1"\nport = 0\nworkers = {workers}\n{more}')
+        with serving("udp", cwd=tmp_path) as program:
+            answered = sum(pool.map(partial(look_up, program.address), [500] * 10))
+            assert answered == 5_000
+            eventually(lambda: not status_of(program).udp.active, "all sessions have ended")
 
 
 def test_captures_of_several_workers_are_all_whole(tmp_path: Path) -> None:

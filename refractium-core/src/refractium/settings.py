@@ -9,6 +9,8 @@ from msgspec import Meta, Struct
 _Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Milliseconds = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
 """A timeout in milliseconds, at most one week."""
+Responses = Annotated[int, Meta(ge=0, le=1_000_000)]
+"""The number of answers of a backend to each datagram of a client (`Protocol.udp_responses`)."""
 ProxyVersion: TypeAlias = Literal["v1", "v2"]
 """A version of the PROXY protocol."""
 Action: TypeAlias = Literal["reject", "reset"]
@@ -25,7 +27,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     into IPv6 counts as the IPv4 address."""
     max_udp_sessions: _Count = 10_000
     """Largest number of open UDP sessions. A further session replaces the oldest session that no backend has
-    answered, if there is such a session."""
+    answered, if there is such a session. Sessions with all their answers do not count."""
     max_udp_sessions_per_ip: _Count = 1_000
     """Largest number of open UDP sessions for each client address or IPv6 network."""
     ipv6_prefix_length: Annotated[int, Meta(ge=1, le=128)] = 64
@@ -48,7 +50,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     have its own timeout."""
     udp_session_timeout_ms: Milliseconds = 60_000
     """Milliseconds without a datagram in either direction after which Refractium ends a UDP session. A route
-    may have its own timeout."""
+    or its protocol may have its own timeout."""
     udp_unanswered_timeout_ms: Milliseconds = 10_000
     """Milliseconds without a datagram after which Refractium ends a UDP session that no backend has answered,
     because the client address may be forged. A shorter `udp_session_timeout_ms` applies instead."""

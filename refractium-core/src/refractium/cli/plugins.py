@@ -82,7 +82,7 @@ def info(context: click.Context, id_: str, *, as_json: bool) -> None:
         things = [thing for key in _THINGS for thing in one.pop(key, ())]
         rows = [(key, _text(value)) for key, value in one.items() if value]
         for thing in things:
-            rows += [(key, _text(value)) for key, value in thing.items()]
+            rows += [(key, _text(value)) for key, value in thing.items() if value is not None]
         terminal.table(None, ("", ""), rows)
 
 
@@ -133,6 +133,8 @@ def _describe(protocol: Protocol) -> dict[str, Any]:
         "max_bytes": protocol.max_bytes,
         "metadata": sorted(protocol.metadata_keys),
         "server_first": protocol.server_first,
+        "udp_responses": protocol.udp_responses,
+        "udp_session_timeout_ms": protocol.udp_session_timeout_ms,
     }
 
 

@@ -21,7 +21,7 @@ from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text
 from refractium.routing import BALANCERS, ListenerRules, Member
 from refractium.routing.route import members_of, several
-from refractium.settings import Action, HealthSettings, Milliseconds, ProxyVersion, Settings
+from refractium.settings import Action, HealthSettings, Milliseconds, ProxyVersion, Responses, Settings
 from refractium.system.users import Identity, identity_of
 from refractium.wire.text import hex_bytes, text_bytes
 
@@ -206,7 +206,11 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = None
     udp_session_timeout_ms: Annotated[
         Milliseconds | None,
-        Meta(description="Silence (ms) that ends a UDP session. By default, the value of [server]."),
+        Meta(description="Silence (ms) that ends a UDP session. By default, as the protocol, or [server]."),
+    ] = None
+    udp_responses: Annotated[
+        Responses | None,
+        Meta(description="Answers to each datagram that end a UDP session. By default, as the protocol."),
     ] = None
     balance: Annotated[str, Meta(description=f"The balancing method: {', '.join(BALANCERS)}.")] = (
         "round_robin"

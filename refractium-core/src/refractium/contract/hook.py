@@ -55,7 +55,7 @@ class SessionStats(Struct, frozen=True, array_like=True):
         inbound: bytes that the client sent, including bytes that the hook did not receive.
         outbound: bytes that the backend sent, including bytes that the hook did not receive.
         ended: the way in which the session ended: ``closed``, ``client_reset``, ``backend_reset``, ``idle``,
-            ``drained`` ..., the same words as in the metrics.
+            ``answered``, ``drained`` ..., the same words as in the metrics.
     """
 
     seconds: float

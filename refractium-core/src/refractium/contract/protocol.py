@@ -20,6 +20,10 @@ MAX_BYTES_LIMIT: Final = 65536
 """Largest value of `Protocol.max_bytes`; for each connection, the proxy stores up to `max_bytes` bytes."""
 
 
+_OF_SESSIONS: Final = (("udp_responses", 0, 1_000_000), ("udp_session_timeout_ms", 1, 7 * 24 * 3600 * 1000))
+"""The attributes of `Protocol` for UDP sessions, each with its least and its largest value."""
+
+
 class Transport(StrEnum):
     """The transport of the bytes: a stream (TCP), or a single datagram that is complete (UDP)."""
 
@@ -156,6 +160,17 @@ class Protocol(ABC):
     """Keys that the metadata of matches can have. Refractium refuses a route that asks for another key."""
     server_first: bool = False
     """Whether ordinary clients wait for the server to speak, so that silence identifies these clients."""
+    udp_responses: int | None = None
+    """Only for UDP: the number of answers that a server sends to each datagram of a client, at most
+    1,000,000. None if the number varies or is unknown.
+
+    The proxy ends a session once the server has sent this many answers for each datagram of the client, as
+    nginx does with ``proxy_responses``. With 0, the proxy expects no answer. A session that waits for an
+    answer ends only at its timeout.
+    """
+    udp_session_timeout_ms: int | None = None
+    """Only for UDP: the time (ms) without a datagram in either direction after which the proxy ends a session
+    of this protocol, at most one week. None for the time in the configuration."""
     summary: str = ""
     """Description of one line, for listings of protocols."""
 
@@ -196,6 +211,8 @@ def define_protocol(
     prefixes: tuple[bytes, ...] = (),
     metadata_keys: frozenset[str] = frozenset(),
     server_first: bool = False,
+    udp_responses: int | None = None,
+    udp_session_timeout_ms: int | None = None,
     summary: str = "",
 ) -> Callable[[Callable[[bytes], Identification]], Protocol]:
     r"""Return a decorator that makes a protocol from a function.
@@ -224,6 +241,8 @@ def define_protocol(
         protocol.prefixes = prefixes
         protocol.metadata_keys = metadata_keys
         protocol.server_first = server_first
+        protocol.udp_responses = udp_responses
+        protocol.udp_session_timeout_ms = udp_session_timeout_ms
         protocol.summary = summary or (identify.__doc__ or "").strip().partition("\n")[0]
         if problems := list(problems_of(protocol)):
             raise ValueError("; ".join(problems))
@@ -285,6 +304,7 @@ def problems_of(protocol: object) -> Iterator[str]:
         yield f"{name}: prefixes {protocol.prefixes} is not a tuple of non-empty bytes"
     if not _is_all(protocol.metadata_keys, frozenset, str):
         yield f"{name}: metadata_keys {protocol.metadata_keys} is not a frozenset of str"
+    yield from _problems_of_sessions(protocol)
     identify = getattr(protocol, "_function", protocol.identify)
     if not callable(identify):
         yield f"{name}: identify is not callable"
@@ -329,6 +349,17 @@ def is_metadata_value(value: object) -> bool:
 
 
 _SCALARS: Final = (str, bool)  # a union type would be built at each call, which takes longer than the check
+
+
+def _problems_of_sessions(protocol: Protocol) -> Iterator[str]:
+    for key, least, most in _OF_SESSIONS:
+        value = getattr(protocol, key)
+        if value is None:
+            continue
+        if type(value) is not int or not least <= value <= most:
+            yield f"{protocol.name}: {key} {value} is neither None nor an int between {least} and {most}"
+        elif protocol.transport is not Transport.UDP:
+            yield f"{protocol.name}: {key} is for UDP only: leave it out of a protocol for TCP"
 
 
 def _is_all(value: object, collection: type, item: type) -> bool:

@@ -24,6 +24,8 @@ class Ended(StrEnum):
     CLIENT_RESET = "client reset"
     BACKEND_RESET = "backend reset"
     IDLE = "idle timeout"
+    ANSWERED = "answered"
+    """A UDP session that got all the answers that it waited for (`Protocol.udp_responses`)."""
     UNANSWERED = "unanswered"
     """A UDP session without an answer, which ended at its timeout or made room for another session."""
     DRAINED = "cut at the drain timeout"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from refractium.addresses.address import join_host_port
@@ -42,6 +43,10 @@ _DATAGRAMS_A_TURN: Final = 64
 """Number of datagrams after which a listener lets other sockets have their turn."""
 _QUIET: Final = 1.0
 """Seconds without a datagram after which a session counts as finished when the proxy drains."""
+_LINGER: Final = 0.1
+"""Minimum seconds for which a session without awaited answers remains for further datagrams of its client.
+
+A new session takes eight times as long as a datagram, and many clients ask again from the same port."""
 _SHARE_OF_DESCRIPTORS: Final = 3
 """All sessions together may hold at most the descriptor limit of the process, divided by this number."""
 
@@ -89,6 +94,9 @@ class UdpService:
         # Unanswered sessions, oldest first: the oldest session makes room when a limit is reached.
         self._unanswered: dict[UdpSession, None] = {}
         self._unanswered_of: dict[str, dict[UdpSession, None]] = {}
+        # Finished sessions, each with the time (s) at which it finished, oldest first.
+        self._finished: OrderedDict[UdpSession, float] = OrderedDict()
+        self._sweeper: asyncio.TimerHandle | None = None
 
     def listen(self, sock: socket.socket, name: str) -> UdpListener:
         """Receive datagrams on a bound socket, which the service owns from now on."""
@@ -136,11 +144,11 @@ class UdpService:
             self.reactor.loop.call_later(_QUIET / 10, self.drain)
 
     def cut(self, how: Ended) -> int:
-        """End all remaining sessions, and return the number of these sessions."""
-        left = list(self.sessions.values())
-        for session in left:
+        """End all remaining sessions, and return the number of sessions that were not finished."""
+        unfinished = len(self.sessions) - len(self._finished)
+        for session in list(self.sessions.values()):
             session.end(how)
-        return len(left)
+        return unfinished
 
     def close(self) -> None:
         """Close the listeners and cancel all timers, after all sessions have ended."""
@@ -150,6 +158,8 @@ class UdpService:
         self.listeners.clear()
         for deadlines in self._silence.values():
             deadlines.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
 
     def begin(
         self, listener: UdpListener, client: Peer, control: Control, key: tuple[object, ...], first: bytes
@@ -218,18 +228,28 @@ class UdpService:
             return DENIED
         if pool.action is not None:
             return REJECTED
+        has_descriptors = (
+            not self._holds_too_many_descriptors()
+            or _end_oldest(self._finished)
+            or _end_oldest(self._unanswered)
+        )
+        return self._enter(self.limiter.origin(ip)) if has_descriptors else self.limiter.names.total
+
+    def _enter(self, origin: str) -> str | None:
+        """Count a session of an origin, or return the name of the setting whose limit is reached.
+
+        Unanswered sessions may come from forged addresses, so the oldest of these sessions makes room.
+        """
         limiter = self.limiter
-        origin = limiter.origin(ip)
-        reason = limiter.names.total if self._holds_too_many_descriptors() else limiter.enter(origin)
+        reason = limiter.enter(origin)
         if reason is None:
             return None
-        # Unanswered sessions may come from forged addresses: end the oldest of them for the new session.
         those = self._unanswered_of.get(origin, {}) if reason == limiter.names.per_ip else self._unanswered
-        oldest = next(iter(those), None)
-        if oldest is None:
-            return reason
-        oldest.end(Ended.UNANSWERED)
-        return limiter.enter(origin)
+        return limiter.enter(origin) if _end_oldest(those) else reason
+
+    def has_descriptor(self) -> bool:
+        """Return whether a session may open a socket; if need be, end a finished session for this purpose."""
+        return bool(self.descriptors.left(1) or (_end_oldest(self._finished) and self.descriptors.left(1)))
 
     def _holds_too_many_descriptors(self) -> bool:
         """Return whether sessions hold their full share of this process's descriptors: TCP needs the rest."""
@@ -243,6 +263,39 @@ class UdpService:
             if not those:
                 del self._unanswered_of[session.origin]
 
+    def finish(self, session: UdpSession) -> None:
+        """Stop counting a session against the limits, and end it unless its client soon asks again."""
+        session.is_finished = True
+        self.limiter.leave(session.origin)
+        self._finished[session] = self.reactor.turned
+        if self._sweeper is None:
+            self._sweeper = self.reactor.loop.call_later(_LINGER, self._sweep)
+
+    def resume(self, session: UdpSession) -> bool:
+        """Count a finished session again; at a limit, end the session and return False."""
+        reason = self._enter(session.origin)
+        if reason is not None:
+            self._refuse(session.ip, reason)
+            session.end(Ended.ANSWERED)
+            return False
+        del self._finished[session]
+        session.is_finished = False
+        return True
+
+    def _sweep(self) -> None:
+        """End the sessions that have been finished for `_LINGER` seconds."""
+        before = self.reactor.now - _LINGER
+        due = []
+        for session, since in self._finished.items():
+            if since > before:
+                break
+            due.append(session)
+        self._sweeper = (
+            self.reactor.loop.call_later(_LINGER, self._sweep) if len(due) < len(self._finished) else None
+        )
+        for session in due:
+            session.end(Ended.ANSWERED)
+
     def _refuse(self, ip: str, reason: str) -> None:
         self.counters.refuse(reason)
         self.refusals.warning("refused a session from %s: %s", ip, why_refused(reason))
@@ -250,13 +303,25 @@ class UdpService:
     def ended(self, session: UdpSession, how: Ended) -> None:
         """Remove a session that has closed its socket, and count the session as finished."""
         del self.sessions[session.key]
-        self.answered(session)
-        self.limiter.leave(session.origin)
+        if session.is_finished:
+            del self._finished[session]
+        else:
+            self.answered(session)
+            self.limiter.leave(session.origin)
         self.counters.finish(session.route, how, session.up, session.down)
         if not self.sessions:
             self.drained.set()
         if self.report.is_wanted():
             self.report.write(session.summary(how))
+
+
+def _end_oldest(those: Mapping[UdpSession, object]) -> bool:
+    """End the first of these sessions, which are finished or unanswered; return whether there was one."""
+    oldest = next(iter(those), None)
+    if oldest is None:
+        return False
+    oldest.end(Ended.UNANSWERED)
+    return True
 
 
 class UdpListener:

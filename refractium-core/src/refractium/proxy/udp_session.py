@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -31,16 +32,24 @@ class UdpSession:
 
     After an error, the session continues with the next backend of the pool.
 
+    A session of a pool with `Pool.udp_responses` is finished once the backend has sent this many answers for
+    each datagram of the client. Answers are not assigned to datagrams, because the proxy does not know the
+    protocol. So an additional answer to one datagram counts as an answer to another.
+
     Attributes:
         stamp: monotonic time (s) of the last datagram in either direction.
         listener: the listener that receives the client's datagrams and sends the answers.
         origin: the name under which `Limiter` counts the client.
+        is_finished: whether the client has all answers. The session then counts against no limit, and ends
+            soon unless the client sends another datagram.
         up: number of bytes sent from client to backend.
         down: number of bytes sent from backend to client.
     """
 
     __slots__ = (
         "_answer",
+        "_answers_each",
+        "_awaited",
         "_backend",
         "_client",
         "_control",
@@ -56,6 +65,7 @@ class UdpSession:
         "_started",
         "down",
         "ip",
+        "is_finished",
         "key",
         "listener",
         "origin",
@@ -86,6 +96,9 @@ class UdpSession:
         self._missed = missed
         self._started = self.stamp = self._service.reactor.now
         self._is_answered = False
+        self.is_finished = False
+        self._answers_each = math.inf if pool.udp_responses is None else pool.udp_responses
+        self._awaited: float = 0
         self._silence = self._service.silence(pool, answered=False)
         self._silence.add(self)
         self._backend: Backend | None = None
@@ -110,6 +123,8 @@ class UdpSession:
 
     def send_up(self, datagram: memoryview) -> bool:
         """Send a datagram; after an error, send it to the next backend. Return whether it was sent."""
+        if self.is_finished and not self._service.resume(self):
+            return False
         self.stamp = self._service.reactor.turned
         for _ in range(1 + len(self._pool.backends)):
             if self._sock is None and not self._connect():
@@ -130,6 +145,10 @@ class UdpSession:
                 # The error is about an earlier datagram, and this datagram was not sent.
                 self._disconnect(error)
             else:
+                awaited = self._awaited = self._awaited + self._answers_each
+                if not awaited:
+                    self._service.answered(self)
+                    self._service.finish(self)
                 return True
         self._service.counters.dropped += 1
         return False
@@ -144,12 +163,15 @@ class UdpSession:
 
     def end(self, how: Ended) -> None:
         """Close the backend's socket and the session; the client's next datagram begins a new session."""
+        if self.is_finished:
+            how = Ended.ANSWERED
         self._silence.discard(self)
         self._let_go()
         self._service.ended(self, how)
 
     def summary(self, how: Ended) -> Summary:
         """Return the summary of the session for the access log."""
+        end = self.stamp if how is Ended.ANSWERED else self._service.reactor.loop.time()
         return Summary(
             transport=Transport.UDP,
             client=join_host_port(self.ip, self._client[1]),
@@ -158,7 +180,7 @@ class UdpSession:
             backend=str(self._backend.address) if self._backend is not None else None,
             up=self.up,
             down=self.down,
-            seconds=self._service.reactor.loop.time() - self._started,
+            seconds=max(0.0, end - self._started),
             ended=how,
             pool=self._pool,
             missed=self._missed,
@@ -176,7 +198,7 @@ class UdpSession:
     def _connect(self) -> bool:
         """Connect a socket to the pool's next target; return whether a socket was connected."""
         service = self._service
-        if not service.descriptors.left(1):
+        if not service.has_descriptor():
             service.failures.warning("no socket for a session: %s", os.strerror(errno.EMFILE))
             return False
         for backend, target in self._pool.targets(self.ip):
@@ -207,6 +229,7 @@ class UdpSession:
 
     def _disconnect(self, error: OSError) -> None:
         """Give up this backend after an error; the next send goes to the pool's next backend."""
+        self._awaited = 0  # the answers would come to the socket that is closed here
         assert self._sock is not None  # noqa: S101 - this socket has just failed
         assert self._backend is not None  # noqa: S101
         self._service.failures.warning("backend %s refuses: %s", self._backend.address, error.strerror)
@@ -240,6 +263,13 @@ class UdpSession:
             self._first_answer()
         if backend.state.awaits_client:
             backend.state.client_reached()
+        # Finish before the client has the answer: its next datagram may reach another worker at once.
+        awaited = self._awaited - 1
+        if awaited > 0:
+            self._awaited = awaited
+        elif not self.is_finished:
+            self._awaited = 0
+            service.finish(self)
         try:
             self._answer(service.view[:size], self._client, self._control)
         except OSError:
@@ -250,9 +280,11 @@ class UdpSession:
     def _first_answer(self) -> None:
         self._is_answered = True
         self._service.answered(self)
-        self._silence.discard(self)
-        self._silence = self._service.silence(self._pool, answered=True)
-        self._silence.add(self)
+        silence = self._service.silence(self._pool, answered=True)
+        if silence is not self._silence:
+            self._silence.discard(self)
+            self._silence = silence
+            silence.add(self)
 
 
 class TappedUdpSession(UdpSession):

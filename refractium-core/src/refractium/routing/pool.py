@@ -42,6 +42,8 @@ class Pool:
         idle_timeout_ms: the time (ms) that a connection may be silent; None for the time in the settings.
         protocols: the protocols of the pool's route.
         faults: the counts of the faults of protocols and balancers; None to count nothing.
+        udp_responses: the number of answers to each datagram of a client, after which a UDP session ends;
+            None if no number of answers ends a session.
 
     Attributes:
         declared: the metadata keys that the protocols declare; None if any key may occur.
@@ -68,6 +70,7 @@ class Pool:
         "label",
         "protocol",
         "proxy_protocol",
+        "udp_responses",
         "udp_session_timeout_ms",
     )
 
@@ -86,6 +89,7 @@ class Pool:
         idle_timeout_ms: int | None = None,
         protocols: Sequence[Protocol] = (),
         faults: Faults | None = None,
+        udp_responses: int | None = None,
     ) -> None:
         self.label = label
         self.protocol = protocol or label
@@ -96,6 +100,7 @@ class Pool:
         self.backends = tuple(backends)
         self.idle_timeout_ms = idle_timeout_ms
         self.udp_session_timeout_ms = udp_session_timeout_ms
+        self.udp_responses = udp_responses
         self._protocols = protocols
         self._faults = faults
         self.declared = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from refractium.addresses.address import Address
 from refractium.backends.backend import Backend
@@ -76,7 +76,7 @@ def _pool(
     return Pool(
         route.label,
         [_backend(member, route.health, known, route.proxy_protocol) for member in route.members],
-        route.udp_session_timeout_ms,
+        _of_sessions(route, "udp_session_timeout_ms"),
         route.balancer,
         route.proxy_protocol,
         access=route.access,
@@ -86,7 +86,17 @@ def _pool(
         idle_timeout_ms=route.idle_timeout_ms,
         protocols=route.protocols,
         faults=faults,
+        udp_responses=_of_sessions(route, "udp_responses"),
     )
+
+
+def _of_sessions(route: Route, key: Literal["udp_responses", "udp_session_timeout_ms"]) -> int | None:
+    """Return the value of a key for UDP sessions: of the route, else of the first protocol that has a value.
+
+    Return None if neither the route nor one of its protocols has a value.
+    """
+    values = (getattr(one, key) for one in (route, *route.protocols))
+    return next((value for value in values if value is not None), None)
 
 
 def _backend(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,12 +17,18 @@ from refractium.hooks import HookUse, UsedHook, used
 from refractium.identify.everything import ANY, FALLBACK, AnyProtocol
 from refractium.problems import Problem, in_toml_words, unknown_name
 from refractium.routing.balancers import BALANCERS, DEFAULT
-from refractium.settings import Action, Milliseconds, ProxyVersion
+from refractium.settings import Action, Milliseconds, ProxyVersion, Responses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Names: TypeAlias = "str | Sequence[str]"
+_LIMITS: Final = {
+    "idle_timeout_ms": Milliseconds,
+    "udp_session_timeout_ms": Milliseconds,
+    "udp_responses": Responses,
+}
+"""The arguments of `Route` that are numbers, each with its type."""
 
 
 class Member(Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,8 +60,10 @@ class Route:
             whose metadata can contain a host.
         on_timeout: whether the route gets the clients that stay silent. By default, the route gets silent
             clients if the server of the protocol speaks first.
-        udp_session_timeout_ms: the time (ms) that a UDP session may be silent; by default the time in the
-            settings.
+        udp_session_timeout_ms: the time (ms) that a UDP session may be silent; by default the time of the
+            protocol, else the time in the settings.
+        udp_responses: the number of answers to each datagram of a client, after which a UDP session ends; by
+            default the number of the protocol. See `Protocol.udp_responses`.
         balance: the name of a built-in balancer, or the class of another balancer.
         health: the health check of the backends. By default, only clients that cannot reach a backend show
             that the backend is down.
@@ -86,6 +94,7 @@ class Route:
     host: Names = ()
     on_timeout: bool | None = None
     udp_session_timeout_ms: int | None = None
+    udp_responses: int | None = None
     balance: str | type[Balancer] = DEFAULT
     health: Health = PASSIVE
     proxy_protocol: ProxyVersion | None = None
@@ -106,7 +115,7 @@ class Route:
             raise ConfigError([Problem(taken, where="id" if self.id else "protocol")])
         networks = {"allow": self.allow, "deny": self.deny, "client": self.clients}
         problems = [*self._problems_of_target(), *network_problems(networks)]
-        problems += (*hook_problems(self.hooks), *self._problems_of_timeouts())
+        problems += (*hook_problems(self.hooks), *self._problems_of_limits())
         if isinstance(self.balance, str) and self.balance not in BALANCERS:
             problems.append(Problem(unknown_name(self.balance, BALANCERS), where="balance"))
         if self.proxy_protocol is not None and (message := self._problem_of_version(self.proxy_protocol)):
@@ -128,14 +137,16 @@ class Route:
         elif self.action == "reset" and self.transport is Transport.UDP:
             yield Problem('only a connection can be reset: write "reject"', where="action")
 
-    def _problems_of_timeouts(self) -> Iterator[Problem]:
-        for key in ("idle_timeout_ms", "udp_session_timeout_ms"):
+    def _problems_of_limits(self) -> Iterator[Problem]:
+        for key, kind in _LIMITS.items():
             try:
-                msgspec.convert(getattr(self, key), Milliseconds | None)
+                msgspec.convert(getattr(self, key), kind | None)
             except msgspec.ValidationError as error:
                 yield Problem(in_toml_words(error)[1], where=key)
         if self.idle_timeout_ms is not None and self.transport is Transport.UDP:
             yield Problem("is for connections only: write udp_session_timeout_ms", where="idle_timeout_ms")
+        if self.udp_responses is not None and self.transport is Transport.TCP:
+            yield Problem("is for datagrams only: leave it out of a route for TCP", where="udp_responses")
 
     def _problem_of_version(self, version: ProxyVersion) -> str | None:
         if version not in get_args(ProxyVersion):

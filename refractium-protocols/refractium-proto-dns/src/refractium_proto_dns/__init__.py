@@ -20,12 +20,17 @@ class DnsUdp(Protocol):
     """DNS over UDP.
 
     Matches carry ``qname`` (text; ``.`` for the root) and ``qtype`` (such as ``AAAA`` or ``TYPE65280``).
+
+    A server answers a query with one message (RFC 1034 section 3.7). Resolvers give up a query after 10 s:
+    glibc after two attempts of 5 s (resolv.conf(5)), BIND after its ``resolver-query-timeout``.
     """
 
     name = "dns"
     transport = Transport.UDP
     max_bytes = 65535
     metadata_keys = METADATA_KEYS
+    udp_responses = 1
+    udp_session_timeout_ms = 10_000
     summary = "DNS queries, by header and question"
 
     def identify(self, data: bytes) -> Identification:
