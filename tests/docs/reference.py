@@ -176,7 +176,7 @@ def _metrics() -> Iterator[Row]:
     udp = status.UdpStatus(0, {}, 0, 0, {}, 0, 0, {}, ())
     hook = status.HookStatus("", "", "", 0, tally, tally)
     worker = status.WorkerStatus(1, 1, now, 0, 0)
-    everything = status.Status("", now, now, 1, 0, None, (), (), tcp, udp, (hook,), (worker,))
+    everything = status.Status("", 1, now, now, 1, 0, None, (), (), tcp, udp, (hook,), (worker,))
     for family in families(everything):
         labels = family._labelnames or family.samples[0].labels.keys() - {"le"}  # type: ignore[attr-defined]
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")

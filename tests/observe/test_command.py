@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +19,8 @@ from refractium.observe import control
 from support.backends import Backend, echo
 from support.clients import PATIENCE, connect
 from support.pages import DOCS
-from support.process import RUNTIME, Running, environment, free_port, run, serving
+from support.process import PROGRAM, RUNTIME, Running, environment, free_port, run, serving
+from support.programs import require_program
 from support.proxy import eventually
 from support.rights import for_every_user, require_root
 
@@ -338,12 +338,24 @@ def test_an_instance_that_may_not_write_to_the_folder_logs_what_to_set(tmp_path:
         assert program.err.count("no control socket") == 1
 
 
-def test_the_command_for_sighup_in_the_docs_finds_the_program(file: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_command_for_sighup_in_the_docs_reloads_the_instance_beside_the_file(
+    file: Path, runtime: dict[str, str], workers: int
+) -> None:
+    jq = require_program("jq")
     page = (DOCS / "how-to" / "reload.md").read_text("utf-8")
-    line = re.search(r"^\$ (pkill .*refractium)$", page, re.MULTILINE)
-    assert line
-    file.write_text(config(0, "127.0.0.1:1"))
-    with serving("-c", file, "--no-hot-reload", "--workers", 2) as program:
-        command = [*shlex.split(line[1]), "--parent", str(os.getpid())]  # no instance of another test
-        subprocess.run(command, check=True, timeout=PATIENCE)
+    found = re.search(r"^\$ (kill -HUP .*)$", page, re.MULTILINE)
+    assert found
+    file.write_text(config(free_port(), "127.0.0.1:1"))
+    path = os.pathsep.join((str(Path(PROGRAM).parent), str(Path(jq).parent), os.environ["PATH"]))
+    env = {**runtime, "PATH": path}
+    with (
+        serving("-c", file, "--no-hot-reload", "--workers", workers, env=env) as program,
+        serving("-b", "127.0.0.1", "-p", 0, "-f", "ssh=127.0.0.1:1", env=env) as other,
+    ):
+        shell = ["sh", "-c", found[1]]
+        subprocess.run(shell, check=True, timeout=PATIENCE, env=env, cwd=file.parent)
         program.await_err("configuration 2 is in force")
+        shown = run("status", "-c", file, env=env).out.splitlines()[0]
+        assert re.search(rf"\bprocess {program.pid},", shown)
+        assert "configuration 2" not in other.err

@@ -135,7 +135,7 @@ def test_the_connections_of_a_backend_are_summed_over_all_workers() -> None:
         )
 
     def status(active: int) -> Status:
-        return Status("", now, now, 1, 0, None, (), routes(active, "up"), TCP, UDP, ())
+        return Status("", 1, now, now, 1, 0, None, (), routes(active, "up"), TCP, UDP, ())
 
     found = list(with_active(routes(0, "down"), [status(1), status(2)]))
     assert [[(one.active, one.state) for one in route.backends] for route in found] == [

@@ -86,7 +86,8 @@ def _paths(over: Overrides) -> list[Path]:
 
 def _show(status: Status) -> None:
     out = terminal.console()
-    out.print(f"refractium {status.version}, since {_time(status.started)}", style="bold")
+    began = _time(status.started)
+    out.print(f"refractium {status.version}, process {status.pid}, since {began}", style="bold")
     out.print(f"configuration {status.generation}{_last_reload(status)}")
     terminal.table(
         "\nListeners",

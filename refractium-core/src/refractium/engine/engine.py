@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
@@ -408,6 +409,7 @@ class Refractium:
         tcp, udp = self._tcp, self._udp
         return status.Status(
             version=__version__,
+            pid=os.getpid(),
             started=self._started,
             at=status.now(),
             generation=self._generation,

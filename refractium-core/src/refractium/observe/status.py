@@ -228,6 +228,7 @@ class Status(Struct, frozen=True):
 
     Attributes:
         version: the version of the program.
+        pid: the id of the process that serves, or of the supervisor if there are several workers.
         started: the time at which the engine was created.
         at: the moment that the status describes.
         generation: the number of configurations that have been in force.
@@ -242,6 +243,7 @@ class Status(Struct, frozen=True):
     """
 
     version: str
+    pid: int
     started: datetime
     at: datetime
     generation: int

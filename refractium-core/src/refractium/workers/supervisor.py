@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import pickle
 import socket
 import sys
@@ -321,6 +322,7 @@ class Supervisor:
         counts = self._crew.counts(told)
         return status.Status(
             version=__version__,
+            pid=os.getpid(),
             started=self._started,
             at=status.now(),
             generation=self._generation,
