@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 from configparser import ConfigParser
 from pathlib import Path
@@ -12,10 +13,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from refractium import Settings
-from support.clients import PATIENCE
+from support.backends import Backend, sink
+from support.clients import MIB, PATIENCE, ask, payload
+from support.datagrams import UdpBackend, echo
+from support.datagrams import ask as ask_datagram
 from support.pages import pages
-from support.process import PROGRAM, run
+from support.process import PROGRAM, Running, environment, run
 from support.programs import require_program
+from support.proxy import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,9 +34,6 @@ UNITS: Final = {
         re.DOTALL | re.MULTILINE,
     )
 }
-SINCE_NOTIFY_RELOAD: Final = 253
-"""The version of systemd that introduced ``Type=notify-reload``; the page has lines for older ones."""
-
 EXPOSURE: Final = 20
 """Tenths of the points of ``systemd-analyze security``; 0 is the best value and 100 the worst."""
 
@@ -44,15 +46,6 @@ def section(name: str) -> Mapping[str, str]:
     return parser[name]
 
 
-def for_version(service: str, version: int) -> str:
-    """Return the unit of the service, changed for a version of systemd as the page says."""
-    if version >= SINCE_NOTIFY_RELOAD:
-        return service
-    changed = service.replace("Type=notify-reload\n", "Type=notify\nExecReload=kill -HUP $MAINPID\n")
-    assert changed != service
-    return changed
-
-
 def test_there_are_a_service_and_its_socket() -> None:
     assert {"refractium.service", "refractium.socket"} <= UNITS.keys()
 
@@ -60,13 +53,8 @@ def test_there_are_a_service_and_its_socket() -> None:
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_analyze_verify_accepts_the_units(name: str, tmp_path: Path) -> None:
     analyze = require_program("systemd-analyze")
-    shown = subprocess.run(
-        [analyze, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True
-    )
-    version = int(shown.stdout.split()[1])
     for unit, text in UNITS.items():  # the unit of the socket needs the service beside it
-        here = text.replace("/usr/local/bin/refractium", PROGRAM)
-        (tmp_path / unit).write_text(for_version(here, version) if unit.endswith(".service") else here)
+        (tmp_path / unit).write_text(text.replace("/usr/local/bin/refractium", PROGRAM))
     done = subprocess.run(
         [analyze, "verify", "--man=no", str(tmp_path / name)],
         capture_output=True,
@@ -80,7 +68,7 @@ def test_systemd_analyze_verify_accepts_the_units(name: str, tmp_path: Path) -> 
 def test_the_exposure_of_the_service_is_low(tmp_path: Path) -> None:
     analyze = require_program("systemd-analyze")
     unit = tmp_path / "refractium.service"
-    unit.write_text(for_version(UNITS[unit.name].replace("/usr/local/bin/refractium", PROGRAM), 0))
+    unit.write_text(UNITS[unit.name].replace("/usr/local/bin/refractium", PROGRAM))
     done = subprocess.run(
         [analyze, "security", "--no-pager", "--offline=true", f"--threshold={EXPOSURE}", str(unit)],
         capture_output=True,
@@ -102,3 +90,93 @@ def test_the_limits_of_the_service_leave_room_for_the_limits_of_the_program() ->
     service, settings = section("Service"), Settings()
     assert int(service["TimeoutStopSec"]) * 1000 > settings.drain_timeout_ms
     assert int(service["LimitNOFILE"]) > 2 * settings.max_connections
+
+
+CONFIG: Final = """
+fallback_udp = "{datagrams}"
+[server]
+bind = "127.0.0.1"
+port = 0
+workers = 2
+[metrics]
+bind = "127.0.0.1:0"
+[[protocols]]
+name = "http"
+forward_to = "localhost:{port}"
+hooks = ["pcap"]
+[protocols.health]
+kind = "tcp"
+timeout_ms = 10000
+[[protocols]]
+name = "ssh"
+forward_to = "127.0.0.1:{port}"
+proxy_protocol = "v2"
+[plugins.pcap]
+path = "{folder}/captured.pcapng"
+"""
+
+HINTS: Final = {"mbind"}
+"""System calls of memory allocators, which work without the calls."""
+
+
+def system_calls(*names: str) -> set[str]:
+    """Return the system calls in groups, such as ``@default``, and the single calls among the names."""
+    found = {name for name in names if not name.startswith("@")}
+    for group in set(names) - found:
+        done = subprocess.run(
+            [require_program("systemd-analyze"), "syscall-filter", group],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+        lines = (line.strip() for line in done.stdout.splitlines()[1:])
+        found |= system_calls(*(line for line in lines if line and not line.startswith("#")))
+    return found
+
+
+def allowed_calls() -> set[str]:
+    """Return the system calls that the unit allows (systemd.exec(5), SystemCallFilter=)."""
+    allowed = system_calls("@default")
+    for value in re.findall(r"^SystemCallFilter=(.*)$", UNITS["refractium.service"], re.MULTILINE):
+        given = system_calls(*value.removeprefix("~").split())
+        allowed = allowed - given if value.startswith("~") else allowed | given
+    return allowed
+
+
+@pytest.mark.slow
+def test_the_service_allows_everything_that_the_program_asks_of_the_kernel(tmp_path: Path) -> None:
+    strace = require_program("strace")
+    trace, file = tmp_path / "trace", tmp_path / "refractium.toml"
+    env = environment(XDG_RUNTIME_DIR=str(tmp_path))
+    with Backend(sink) as backend, UdpBackend(echo) as datagrams:
+        values = {"port": backend.port, "datagrams": datagrams.address, "folder": tmp_path}
+        file.write_text(CONFIG.format(**values))
+        shell = f'exec {strace} -D -f -q -o {trace} "$@"'
+        with Running("-c", file, "--debug", env=env, shell=shell) as program:
+            program.await_out("Metrics on")
+            # The proxy uses splice(2) if enough bytes wait, and never for a route with a hook.
+            data = b"SSH-2.0-x\r\n" + payload("ssh", 8 * MIB)
+            eventually(
+                lambda: ask(program.address, data).end == "eof" and " splice(" in trace.read_text(),
+                "the proxy splices",
+            )
+            data_for_hook = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + payload("http", 4 * MIB)
+            assert ask(program.address, data_for_hook).end == "eof"
+            assert ask_datagram(program.address, b"hello") == b"hello"
+            assert run("status", "-p", program.port, env=env).code == 0
+            file.write_text(CONFIG.format(**values) + "# changed\n")
+            program.signal(signal.SIGHUP)
+            program.await_err("configuration 2 is in force")
+            assert program.terminate() == 0
+        assert (tmp_path / "captured.pcapng").stat().st_size > MIB
+        end = f"{program.pid} +++ exited with 0 +++"
+        eventually(lambda: end in trace.read_text(), "strace has written everything")
+    told = trace.read_text()
+    used = set(re.findall(r"^\d+ +(\w+)\(", told, re.MULTILINE))
+    assert {"splice", "accept4", "recvmsg"} <= used
+    assert used - allowed_calls() <= HINTS
+    families = set(section("Service")["RestrictAddressFamilies"].split())
+    assert set(re.findall(r" socket\((AF_\w+)", told)) <= families
+    assert not re.search(r"PROT_WRITE\|PROT_EXEC", told), "MemoryDenyWriteExecute=yes forbids such memory"
+    assert not re.search(r"CLONE_NEW", told), "RestrictNamespaces=yes forbids new namespaces"

@@ -103,7 +103,7 @@ def test_status_shows_listeners_routes_counts_and_the_last_reload(file: Path) ->
             assert program.terminate() == 0
         gone = run("status", "-p", port)
         assert (gone.code, gone.out) == (1, "")
-        assert f"nothing runs at {RUNTIME.name}/refractium-{port}.sock" in gone.err
+        assert f"no control socket at {RUNTIME.name}/refractium-{port}.sock" in gone.err
 
 
 def test_any_free_port_has_a_control_socket_of_that_name() -> None:
@@ -261,6 +261,7 @@ def test_status_without_options_finds_the_service_whatever_its_port(
     nothing = as_service("status")
     assert nothing.code == 1
     assert "--control" in nothing.err
+    assert "its log says why" in nothing.err
     with serving("-b", "127.0.0.1", "-p", 0, "-f", "ssh=127.0.0.1:1", env=runtime) as program:
         eventually(lambda: as_service("status", "-p", program.port).code == 0, "the instance answers")
         done = as_service("status", "--json")

@@ -46,6 +46,10 @@ _MAX_ANSWER: Final = 256 << 20
 """Bytes of an answer after which a client stops reading."""
 
 
+class _NoSocketError(RefractiumError):
+    """No control socket exists at a path."""
+
+
 def folders() -> tuple[Path, ...]:
     """Return the default folders of control sockets: an instance uses the first, a client searches all.
 
@@ -201,13 +205,13 @@ def ask(paths: Sequence[Path]) -> bytes:
     Raises:
         RefractiumError: no socket answers, or none sends its status to this user.
     """
-    reasons = []
+    failures = []
     for path in paths:
         try:
             return _ask(path)
         except RefractiumError as error:
-            reasons.append(str(error))
-    raise RefractiumError("; ".join(reasons))
+            failures.append(error)
+    raise _no_answer(failures)
 
 
 def ask_the_only_one() -> bytes:
@@ -217,19 +221,26 @@ def ask_the_only_one() -> bytes:
         RefractiumError: no instance answers this user, or several instances answer.
     """
     answers: dict[Path, bytes] = {}
-    reasons = []
+    failures = []
     for path in find():
         try:
             answers[path] = _ask(path)
         except RefractiumError as error:
-            reasons.append(str(error))
+            failures.append(error)
     if len(answers) > 1:
         listed = ", ".join(map(str, answers))
         raise RefractiumError(f"several instances run: choose one with -p, -c or --control: {listed}")
     for answer in answers.values():
         return answer
-    searched = f"no control socket in {', '.join(map(str, folders()))}: choose one with --control PATH"
-    raise RefractiumError("; ".join(reasons) or searched)
+    raise _no_answer(failures or [_NoSocketError(f"no control socket in {', '.join(map(str, folders()))}")])
+
+
+def _no_answer(failures: Sequence[RefractiumError]) -> RefractiumError:
+    """Return one error for all control sockets that were asked."""
+    text = "; ".join(map(str, failures))
+    if all(isinstance(one, _NoSocketError) for one in failures):
+        text += ": give its path with --control; if an instance has no control socket, its log says why"
+    return RefractiumError(text)
 
 
 def _ask(path: Path) -> bytes:
@@ -246,9 +257,9 @@ def _ask(path: Path) -> bytes:
                 raise RefractiumError(f"{path} is not answered by you, by root or by the owner of its folder")
             answer = _receive_all(sock)
     except FileNotFoundError as error:
-        raise RefractiumError(f"nothing runs at {path}") from error
+        raise _NoSocketError(f"no control socket at {path}") from error
     except ConnectionRefusedError as error:
-        raise RefractiumError(f"nothing runs at {path} any more") from error
+        raise RefractiumError(f"nothing listens at {path} any more") from error
     except PermissionError as error:
         raise RefractiumError(
             f"{path} belongs to another user: only that user and root get the status"
