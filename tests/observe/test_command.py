@@ -278,19 +278,42 @@ def test_status_without_options_finds_the_service_whatever_its_port(
         assert as_service("status").code == 0, "the file of a dead instance stands in no way"
 
 
-@pytest.mark.parametrize("broken", ["[server\n", '[server]\nport = "x"\n', "[server]\nport = 1\nprt = 2\n"])
-def test_status_reports_a_broken_file_and_asks_the_running_instance(
-    runtime: dict[str, str], as_service: Cli, broken: str
+@pytest.mark.parametrize(
+    "broken", [b"[server\n", b'[server]\nport = "x"\n', b"[server]\nport = 1\nprt = 2\n", b"# \xff\n"]
+)
+def test_status_reports_a_broken_file_and_asks_the_instance_that_was_started_from_it(
+    runtime: dict[str, str], as_service: Cli, broken: bytes
 ) -> None:
     file = as_service.write(config(free_port(), "127.0.0.1:1"))
-    with serving("-c", file, env=runtime) as program:
+    other = ("-b", "127.0.0.1", "-p", 0, "-f", "ssh=127.0.0.1:1")
+    with (
+        serving("-c", file.name, cwd=file.parent, env=runtime) as program,
+        serving(*other, cwd=file.parent.parent, env=runtime) as two,
+    ):
         eventually(lambda: as_service("status", "-p", program.port).code == 0, "the instance answers")
-        file.write_text(broken)
+        eventually(lambda: as_service("status", "-p", two.port).code == 0, "the other one answers")
+        file.write_bytes(broken)
         for arguments in (), ("-c", file):
             done = as_service("status", *arguments, "--json")
             assert done.code == 0
-            assert json.loads(done.out)["listeners"][0]["address"] == program.addresses[0]
+            status = json.loads(done.out)
+            assert status["listeners"][0]["address"] == program.addresses[0]
+            assert status["file"] == str(file)
             assert f"warning: {file.name}:" in done.err.replace(f"{file.parent}/", "")
+            assert "the file is broken" in done.err
+        program.terminate()
+        nobody = as_service("status")
+        assert (nobody.code, nobody.out) == (1, "")
+        assert f"no running instance was started from {file.name}" in nobody.err
+
+
+def test_status_beside_a_file_with_port_0_finds_the_instance(
+    runtime: dict[str, str], as_service: Cli
+) -> None:
+    file = as_service.write(config(0, "127.0.0.1:1"))
+    with serving("-c", file, env=runtime) as program:
+        eventually(lambda: as_service("status", "-p", program.port).code == 0, "the instance answers")
+        assert as_service("status").code == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")

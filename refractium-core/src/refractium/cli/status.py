@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import rich_click as click
 from refractium import terminal
 from refractium.assembly.sources import file_of, overlay, read_file
 from refractium.cli.options import Flags
+from refractium.config import Source, decode
 from refractium.errors import ConfigError
 from refractium.observe import control
 from refractium.problems import Problem
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from refractium.assembly.sources import Overrides
+    from refractium.config.decode import Decoded
     from refractium.observe.status import HookStatus, RouteStatus, RouteTraffic, Status, WorkerStatus
 
 
@@ -54,8 +57,12 @@ def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **
     Without options and without refractium.toml, asks the only instance that runs. Exits 1 if no instance
     answers.
     """
-    paths = [socket] if socket is not None else _paths(Flags.of(context).overrides)
-    answer = control.ask(paths) if paths else control.ask_the_only_one()
+    if socket is not None:
+        answer = control.ask([socket])
+    else:
+        over = Flags.of(context).overrides
+        paths = _paths(over)
+        answer = control.ask(paths) if paths else control.ask_the_only_one(file_of(over))
     if as_json:
         click.echo(msgspec.json.format(answer, indent=2).decode())
     else:
@@ -68,20 +75,39 @@ def _paths(over: Overrides) -> list[Path]:
     The result is empty if flags and file do not tell the path. An instance keeps its old configuration while
     its file is broken, so a broken file does not tell the port of the instance.
     """
-    decoded = read_file(over)
-    for problem in decoded.problems:
-        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {printable(str(problem))}", err=True)
+    decoded = _decoded(over)
     overlaid = overlay(decoded, over)
     if overlaid.server.control is not None:
         return [Path(overlaid.server.control)]
     port: int | None = over.server.get("port")
-    if port is None:
-        if decoded.problems or file_of(over) is None:
-            return []
-        port = overlaid.listeners[0][1].port
     if port == 0:
         raise ConfigError([Problem("port 0 stands for any free port: give the actual port with -p")])
-    return [folder / control.file_name(port) for folder in control.folders()]
+    if port is None and file_of(over) is not None and not decoded.problems:
+        port = overlaid.listeners[0][1].port
+    return [folder / control.file_name(port) for folder in control.folders()] if port else []
+
+
+def _decoded(over: Overrides) -> Decoded:
+    """Return the file, and print its mistakes.
+
+    Raises:
+        ConfigError: a flag names a file that does not exist.
+    """
+    try:
+        decoded = read_file(over)
+    except ConfigError as error:
+        if file_of(over) is None:
+            raise
+        decoded = replace(decode(Source("", "")), problems=error.problems)
+    for problem in decoded.problems:
+        _warn(str(problem))
+    if decoded.problems:
+        _warn("the file is broken: the running instance keeps its former configuration")
+    return decoded
+
+
+def _warn(text: str) -> None:
+    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {printable(text)}", err=True)
 
 
 def _show(status: Status) -> None:

@@ -9,6 +9,8 @@ import resource
 import signal
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from refractium.assembly.assembly import assembled
 from refractium.assembly.sources import file_of, read_file
 from refractium.daemon import rights, systemd
@@ -24,12 +26,13 @@ from refractium.observe import control
 from refractium.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from refractium.assembly.assembly import Assembly
     from refractium.assembly.sources import Overrides
     from refractium.contract import Transport
+    from refractium.observe.status import Status
     from refractium.proxy.summary import Reporter
 
 
@@ -98,7 +101,7 @@ async def _serve(
     instance, identity = run_by.instance, run_by.identity
     listening = Listening(instance)
     stopping = _Stopping(instance)
-    observing = Observing(instance.status, control.folder_for(identity))
+    observing = Observing(_status_of(instance, in_force[0]), control.folder_for(identity))
     reloader = Reloader(run_by, overrides, transports, listening, observing)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,6 +133,16 @@ async def _serve(
         await instance.stop(0)
     status = await instance.status()
     log.info("stopped after %d connections and %d sessions", status.tcp.accepted, status.udp.sessions)
+
+
+def _status_of(instance: Instance[Any], file: Path | None) -> Callable[[], Awaitable[Status]]:
+    """Return a function that returns the status of the instance, with the path of its file."""
+    shown = "" if file is None else str(file.resolve())
+
+    async def status() -> Status:
+        return replace(await instance.status(), file=shown)
+
+    return status
 
 
 async def _start(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec import Struct
 
 from refractium.errors import RefractiumError
 from refractium.observe.status import Status
@@ -214,11 +215,14 @@ def ask(paths: Sequence[Path]) -> bytes:
     raise _no_answer(failures)
 
 
-def ask_the_only_one() -> bytes:
+def ask_the_only_one(file: Path | None = None) -> bytes:
     """Ask every control socket in the default folders. Return the status, as JSON, of the only instance.
 
+    Args:
+        file: the configuration file that the instance was started from; None for any instance.
+
     Raises:
-        RefractiumError: no instance answers this user, or several instances answer.
+        RefractiumError: no such instance answers this user, or several instances answer.
     """
     answers: dict[Path, bytes] = {}
     failures = []
@@ -227,6 +231,12 @@ def ask_the_only_one() -> bytes:
             answers[path] = _ask(path)
         except RefractiumError as error:
             failures.append(error)
+    if file is not None:
+        wanted = str(file.resolve())
+        answers = {path: answer for path, answer in answers.items() if _file_of(answer) == wanted}
+        if not answers:
+            reasons = [f"no running instance was started from {file}", *map(str, failures)]
+            raise RefractiumError("; ".join(reasons))
     if len(answers) > 1:
         listed = ", ".join(map(str, answers))
         raise RefractiumError(f"several instances run: choose one with -p, -c or --control: {listed}")
@@ -281,6 +291,19 @@ def decode(answer: bytes) -> Status:
         return msgspec.json.decode(answer, type=Status)
     except msgspec.DecodeError as error:
         raise RefractiumError(f"cannot read the answer ({error}): is it from another version?") from error
+
+
+class _File(Struct):
+    """The attribute `Status.file` of a status."""
+
+    file: str = ""
+
+
+def _file_of(answer: bytes) -> str:
+    """Return `Status.file` of an answer; empty if the answer is the status of another version."""
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(answer, type=_File).file
+    return ""
 
 
 def _receive_all(sock: socket.socket) -> bytes:

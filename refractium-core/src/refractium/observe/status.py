@@ -240,6 +240,8 @@ class Status(Struct, frozen=True):
         udp: counts of sessions and datagrams.
         hooks: packet hooks, with counts of their packets.
         workers: the worker processes, if there are several.
+        file: the absolute path of the configuration file that the program was started from; empty without a
+            file, and in a program that embeds an engine.
     """
 
     version: str
@@ -255,6 +257,7 @@ class Status(Struct, frozen=True):
     udp: UdpStatus
     hooks: tuple[HookStatus, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
+    file: str = ""
 
 
 def now() -> datetime:
