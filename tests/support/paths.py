@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import pytest
 
 from refractium import define_hook
-from refractium.proxy import weld
+from refractium.proxy import weld, welding
 from refractium.sockets.pipes import Pipes
 from support import backends, datagrams, proxy
 
@@ -44,7 +44,8 @@ def without_pipes(patch: pytest.MonkeyPatch, _folder: Path) -> None:
 
 def with_pipes(patch: pytest.MonkeyPatch, _folder: Path) -> None:
     """Have nearly all bytes go through pipes."""
-    patch.setattr(weld, "BUFFER", _SMALL_BUFFER)
+    for module in (weld, welding):
+        patch.setattr(module, "BUFFER", _SMALL_BUFFER)
     patch.setattr(weld, "_READS_BEFORE_SPLICE", 0)
 
 

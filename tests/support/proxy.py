@@ -271,8 +271,9 @@ class ProxyThread:
         counters = service.counters
         assert counters.accepted == counters.finished + counters.refused, counters
         for now in service.snapshots.values():
-            for queued in (now.peeking, now.connecting, *now.idle.values()):
+            for queued in (now.peeking, now.connecting, *now.idle.values(), *now.half_closed.values()):
                 assert not len(queued), "a timeout outlives its connection"
+        assert not len(service.room) + len(service.room.silence), "a half-close outlives its connection"
         watched = len(service.listeners)
         if self.engine._udp is not None:
             watched += len(self.engine._udp.listeners)

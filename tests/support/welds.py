@@ -7,7 +7,8 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from refractium.proxy.weld import Weld, Welding
+from refractium.proxy.weld import Weld
+from refractium.proxy.welding import Welding
 from refractium.sockets.descriptors import Descriptors
 from refractium.sockets.reactor import Reactor
 from support.clients import PATIENCE, connect

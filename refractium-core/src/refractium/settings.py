@@ -48,6 +48,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     idle_timeout_ms: Milliseconds = 3_600_000
     """Milliseconds without a byte in either direction after which Refractium ends a connection. A route may
     have its own timeout."""
+    half_close_timeout_ms: Milliseconds = 60_000
+    """Milliseconds without a byte after which Refractium ends a half-closed connection: one side has ended,
+    and the other side sends nothing. A shorter `idle_timeout_ms` applies instead. A route may have its own
+    timeout."""
     udp_session_timeout_ms: Milliseconds = 60_000
     """Milliseconds without a datagram in either direction after which Refractium ends a UDP session. A route
     or its protocol may have its own timeout."""

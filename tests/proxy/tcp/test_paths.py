@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from refractium.proxy import weld as weld_module
-from refractium.proxy.weld import Weld, Welding
+from refractium.proxy.weld import Weld
+from refractium.proxy.welding import Welding
 from refractium.sockets.descriptors import Descriptors
 from refractium.sockets.pipes import Pipes
 from refractium.sockets.reactor import Reactor

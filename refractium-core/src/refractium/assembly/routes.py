@@ -77,6 +77,9 @@ def resolve_route(
                 # In a table for both transports, a key for connections does not concern the datagrams, and
                 # a key for datagrams does not concern the connections.
                 idle_timeout_ms=route.idle_timeout_ms if is_tcp or len(by_transport) == 1 else None,
+                half_close_timeout_ms=(
+                    route.half_close_timeout_ms if is_tcp or len(by_transport) == 1 else None
+                ),
                 udp_session_timeout_ms=None if is_tcp else route.udp_session_timeout_ms,
                 udp_responses=route.udp_responses if not is_tcp or len(by_transport) == 1 else None,
                 balance=balancer,

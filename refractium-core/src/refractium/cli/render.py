@@ -140,7 +140,15 @@ def _hook_as_dict(hook: UsedHook) -> dict[str, Any]:
     }
 
 
-_PLAIN_OPTIONS: Final = ("proxy_protocol", "id", "allow", "deny", "action", "idle_timeout_ms")
+_PLAIN_OPTIONS: Final = (
+    "proxy_protocol",
+    "id",
+    "allow",
+    "deny",
+    "action",
+    "idle_timeout_ms",
+    "half_close_timeout_ms",
+)
 """Attributes of a route that the JSON output contains unchanged, but leaves out if they are empty."""
 
 

@@ -204,6 +204,10 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Milliseconds | None,
         Meta(description="Silence (ms) that ends a connection. By default, the value of [server]."),
     ] = None
+    half_close_timeout_ms: Annotated[
+        Milliseconds | None,
+        Meta(description="Silence (ms) that ends a half-closed connection. By default, [server]'s value."),
+    ] = None
     udp_session_timeout_ms: Annotated[
         Milliseconds | None,
         Meta(description="Silence (ms) that ends a UDP session. By default, as the protocol, or [server]."),

@@ -9,6 +9,7 @@ from refractium.addresses.address import join_host_port
 from refractium.contract import NEED_MORE, NO, Direction, Transport, Verdict
 from refractium.proxy.counters import DENIED, NO_ROUTE, Outcome
 from refractium.proxy.dial import Dial
+from refractium.proxy.half_closed import HalfClose
 from refractium.proxy.summary import Ended, Missed, Summary, metadata_of
 from refractium.proxy.tapping import open_tap
 from refractium.proxy.weld import Weld
@@ -57,9 +58,11 @@ class Connection:
         "_data",
         "_destination",
         "_dial",
+        "_half_close",
         "_header",
         "_ip",
         "_is_peeking",
+        "_is_settled",
         "_match",
         "_missed",
         "_origin",
@@ -91,7 +94,7 @@ class Connection:
         self._port = port
         self.stamp = monotonic()
         self._awaits_header = origin is None
-        self._is_peeking = False
+        self._is_peeking = self._is_settled = False
         self._origin = origin
         self._destination: HostPort | None = None
         self._header = b""
@@ -103,10 +106,16 @@ class Connection:
         self._dial: Dial | None = None
         self._backend: Backend | None = None
         self._weld: Weld | None = None
+        self._half_close: HalfClose | None = None
         self._tap: Tap | None = None
 
     def __repr__(self) -> str:
         return f"<Connection from {join_host_port(self._ip, self._port)}>"
+
+    @property
+    def started(self) -> float:
+        """Monotonic time (s) of the accept."""
+        return self.stamp
 
     @property
     def route(self) -> str:
@@ -202,7 +211,7 @@ class Connection:
         service = self._service
         may_enter = self._router.admits(self._ip)
         origin = service.limiter.origin(self._ip)
-        reason = service.limiter.assign(origin) if may_enter else DENIED
+        reason = service.assign(origin) if may_enter else DENIED
         if reason is not None:
             if self._is_peeking:
                 self._snapshot.peeking.discard(self)
@@ -308,6 +317,8 @@ class Connection:
             self._begin_to_tell(weld, self._pool, backend, data)
         self._snapshot.idle[self._pool.idle_timeout_ms].add(weld)
         weld.begin(header + data, sent, client_ended=self._client_ended, preface=len(header))
+        if self._is_settled:
+            self.settle()
 
     def _begin_to_tell(self, weld: Weld, pool: Pool, backend: Backend, data: bytes) -> None:
         """Pass the bytes read so far to the hooks of the pool, and make the weld pass all later bytes."""
@@ -321,12 +332,33 @@ class Connection:
         weld.tell(tap)
         self._tap = tap
 
+    def settle(self) -> None:
+        """Limit the silence of a half-close, because the connection is not one of the many short ones.
+
+        In most connections, one side ends soon after the other side, so that a limit would only cost time.
+        """
+        self._is_settled = True
+        weld = self._weld
+        if weld is None:  # `reached` calls this method again
+            return
+        weld.on_half_close = self._limit_half_close
+        if weld.is_half_closed:
+            self._limit_half_close()
+
+    def _limit_half_close(self) -> None:
+        if self._half_close is None and self._weld is not None and self._pool is not None:
+            timeout = self._snapshot.half_closed[self._pool.half_close_timeout_ms]
+            self._half_close = HalfClose(self._weld, self._origin, timeout, self._service.room)
+
     # End
 
     def _weld_ended(self, how: Ended) -> None:
         assert self._weld is not None  # noqa: S101 - this weld has just ended
         assert self._pool is not None  # noqa: S101 - the weld leads to a backend of this pool
         self._snapshot.idle[self._pool.idle_timeout_ms].discard(self._weld)
+        if self._half_close is not None:
+            self._half_close.discard()
+            self._half_close = None
         self._finish(how)
 
     def _finish(self, how: Ended, *, is_orderly: bool = True) -> None:

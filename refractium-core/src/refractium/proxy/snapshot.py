@@ -32,6 +32,7 @@ class Snapshot:
         peeking: the deadlines of connections that wait for the first bytes of their clients.
         connecting: the deadlines of attempts to connect to a backend.
         idle: the deadlines of welds, by `Pool.idle_timeout_ms`.
+        half_closed: the deadlines of half-closed welds, by `Pool.half_close_timeout_ms`.
         keeps_alive: whether a backend's socket sends probes to a silent peer (SO_KEEPALIVE, tcp(7)), by
             `Pool.idle_timeout_ms`. False if the idle timeout ends a connection before the first probe:
             keepalive would only cost a timer.
@@ -45,6 +46,7 @@ class Snapshot:
     peeking: Deadlines = field(init=False)
     connecting: Deadlines = field(init=False)
     idle: Mapping[int | None, Deadlines] = field(init=False)
+    half_closed: Mapping[int | None, Deadlines] = field(init=False)
     keeps_alive: Mapping[int | None, bool] = field(init=False)
     trusted: Networks | None = field(init=False)
 
@@ -61,6 +63,11 @@ class Snapshot:
         }
         idle = {own: Deadlines(self.loop, timeout_ms) for own, timeout_ms in timeouts.items()}
         object.__setattr__(self, "idle", idle)
+        half_closed = {
+            own: Deadlines(self.loop, settings.half_close_timeout_ms if own is None else own)
+            for own in {pool.half_close_timeout_ms for pool in self.router.pools}
+        }
+        object.__setattr__(self, "half_closed", half_closed)
         probe_ms = 1000 * _keepalive_seconds()
         keeps_alive = {own: timeout_ms > probe_ms for own, timeout_ms in timeouts.items()}
         object.__setattr__(self, "keeps_alive", keeps_alive)
@@ -69,7 +76,12 @@ class Snapshot:
 
     def close(self) -> None:
         """Cancel the timers. Call this method only after the connections of the snapshot have ended."""
-        for deadlines in (self.peeking, self.connecting, *self.idle.values()):
+        for deadlines in (
+            self.peeking,
+            self.connecting,
+            *self.idle.values(),
+            *self.half_closed.values(),
+        ):
             deadlines.close()
 
 

@@ -24,6 +24,8 @@ class Ended(StrEnum):
     CLIENT_RESET = "client reset"
     BACKEND_RESET = "backend reset"
     IDLE = "idle timeout"
+    HALF_CLOSED = "half-closed and silent"
+    """A half-closed connection without bytes, which ended at its timeout or made room for another one."""
     ANSWERED = "answered"
     """A UDP session that got all the answers that it waited for (`Protocol.udp_responses`)."""
     UNANSWERED = "unanswered"

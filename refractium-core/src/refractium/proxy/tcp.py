@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from refractium.addresses.local import OwnAddresses
 from refractium.addresses.networks import plain_ip
+from refractium.proxy.aging import Aging
 from refractium.proxy.connection import Connection
 from refractium.proxy.counters import DENIED, TcpCounters, why_refused
 from refractium.proxy.dial import Dialing
+from refractium.proxy.half_closed import Room
 from refractium.proxy.listener import TcpListener
 from refractium.proxy.snapshot import Snapshot
-from refractium.proxy.weld import Welding
+from refractium.proxy.welding import Welding
 from refractium.sockets.closing import end_on_close
 from refractium.sockets.descriptors import A_CLIENT
 from refractium.throttle import Throttled
@@ -61,7 +63,10 @@ class TcpService:
         self.descriptors = descriptors
         self.welding = Welding(reactor, descriptors, settings.backend_buffer_size)
         self.counters = TcpCounters()
-        self.connections: set[Connection] = set()
+        # In the order of their accepts, which `Aging` needs.
+        self.connections: dict[Connection, None] = {}
+        self.aging = Aging(reactor.loop, lambda: reversed(self.connections))
+        self.room = Room(reactor.loop)
         self.own = OwnAddresses()
         self.dialing = Dialing(reactor, descriptors, self.own, self.counters)
         self.listeners: list[TcpListener] = []
@@ -115,6 +120,8 @@ class TcpService:
 
     def close(self) -> None:
         """Cancel all timers and close unused pipes, after all listeners and connections have been closed."""
+        self.aging.close()
+        self.room.close()
         for snapshot in self.snapshots.values():
             snapshot.close()
         self.welding.pipes.close()
@@ -126,11 +133,22 @@ class TcpService:
 
     def forget(self, connection: Connection, origin: str | None) -> None:
         """Remove a connection whose sockets are closed, and subtract the connection from all counts."""
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         self.descriptors.lent -= A_CLIENT
         self.limiter.leave(origin)
         if not self.connections:
             self.drained.set()
+
+    def assign(self, origin: str) -> str | None:
+        """Count a connection for the origin that its PROXY header names, as `Limiter.assign` does."""
+        reason = self.limiter.assign(origin)
+        while reason is not None and self._make_room(origin, reason):
+            reason = self.limiter.assign(origin)
+        return reason
+
+    def _make_room(self, origin: str | None, reason: str) -> bool:
+        """End a silent half-closed connection that counts for the limit in `reason`, if there is one."""
+        return self.room.make(origin if reason == self.limiter.names.per_ip else None)
 
     def _count_refused(self, ip: str, reason: str) -> None:
         self.counters.refuse(reason)
@@ -151,6 +169,8 @@ class TcpService:
             if not is_trusted:
                 origin = self.limiter.origin(ip)
             reason = self.limiter.enter(origin)
+            while reason is not None and self._make_room(origin, reason):
+                reason = self.limiter.enter(origin)
         else:
             reason = DENIED
         if reason is not None:
@@ -162,7 +182,9 @@ class TcpService:
         connection = Connection(self, snapshot, sock, ip, peer[1], origin)
         if not self.connections:
             self.drained.clear()
-        self.connections.add(connection)
+        self.connections[connection] = None
+        if not self.aging.is_waiting:
+            self.aging.begin()
         try:
             connection.receive()
         except Exception as error:  # noqa: BLE001 - logged

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Final
 from refractium.contract import Direction
 from refractium.proxy.summary import Ended
 from refractium.proxy.tapping import tapped
+from refractium.proxy.welding import BUFFER
 from refractium.sockets.bulk import bound_sink, bound_source, stop_pacing_here
 from refractium.sockets.closing import end_on_close, is_over, reset_on_close, unacknowledged
-from refractium.sockets.pipes import SIZE, Pipes
+from refractium.sockets.pipes import SIZE
 from refractium.sockets.reactor import EDGE, ERROR, HANGUP, IN, OUT, RDHUP, URGENT
 
 if TYPE_CHECKING:
@@ -33,12 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from refractium.hooks import Tap
-    from refractium.sockets.descriptors import Descriptors
+    from refractium.proxy.welding import Welding
     from refractium.sockets.pipes import Pipe
-    from refractium.sockets.reactor import Reactor
 
-BUFFER: Final = 65_536
-"""Maximum number of bytes that one read returns, and that a flow holds outside of a pipe."""
 _READS_A_TURN: Final = 16
 """Number of full reads after which a flow lets other flows have their turn."""
 _READS_BEFORE_SPLICE: Final = 3
@@ -53,28 +51,6 @@ _EVENTS: Final = IN | EDGE
 _AF_UNIX: Final = int(socket.AF_UNIX)
 
 
-class Welding:
-    """The objects that all welds share.
-
-    Args:
-        reactor: the source of events.
-        descriptors: the lender of descriptors for pipes.
-        backend_buffer: the first value of the attribute `backend_buffer`.
-
-    Attributes:
-        backend_buffer: maximum number of bytes of bulk that the kernel receives from a backend before the
-            flow reads these bytes; with 0 the kernel chooses this maximum.
-    """
-
-    def __init__(self, reactor: Reactor, descriptors: Descriptors, backend_buffer: int = 0) -> None:
-        self.reactor = reactor
-        # All flows share one buffer: a flow sends or copies its bytes before another flow reads.
-        self.buffer = bytearray(BUFFER)
-        self.view = memoryview(self.buffer)
-        self.pipes = Pipes(reactor.loop, descriptors)
-        self.backend_buffer = backend_buffer
-
-
 class Weld:
     """Two connected, non-blocking sockets, joined until both directions are done or the weld is aborted.
 
@@ -86,11 +62,13 @@ class Weld:
 
     Attributes:
         stamp: monotonic time (s) of the last activity.
+        on_half_close: a function that the weld calls when one side has ended; None to call none. The weld may
+            call this function again for the same end.
         up: the flow from client to backend.
         down: the flow from backend to client.
     """
 
-    __slots__ = ("_on_end", "_timer", "down", "shared", "stamp", "up")
+    __slots__ = ("_on_end", "_timer", "down", "on_half_close", "shared", "stamp", "up")
 
     def __init__(
         self,
@@ -108,10 +86,16 @@ class Weld:
         down.is_guarded = True
         self.stamp = shared.reactor.turned
         self._on_end = on_end
+        self.on_half_close: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Weld up={self.up.count} down={self.down.count}>"
+
+    @property
+    def is_half_closed(self) -> bool:
+        """Whether one side has ended, even if bytes of this side still wait for the other side."""
+        return any(flow.done or flow.ended or flow.more for flow in (self.up, self.down))
 
     def begin(self, first: bytes, sent: int, *, client_ended: bool, preface: int = 0) -> None:
         """Start moving bytes.
@@ -288,6 +272,8 @@ class Flow:
             self.near_end = True
             if mask & RDHUP:
                 self.more = socket.MSG_MORE
+                if weld.on_half_close is not None:
+                    weld.on_half_close()
         if mask & ~OUT:
             self.run()
         if mask & ERROR and self.done:
@@ -469,14 +455,18 @@ class Flow:
             return
         if self.is_guarded:
             end_on_close(self.opposite.sock)
+        weld = self.weld
         if self.opposite.done:
-            self.weld.end(Ended.CLOSED)
-        else:
-            try:
-                self.opposite.sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                if not is_over(self.opposite.sock):
-                    self.weld.abort(Ended.FAULT)  # the sink would never learn of the end
+            weld.end(Ended.CLOSED)
+            return
+        try:
+            self.opposite.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            if not is_over(self.opposite.sock):
+                weld.abort(Ended.FAULT)  # the sink would never learn of the end
+                return
+        if weld.on_half_close is not None:
+            weld.on_half_close()
 
     def sink_broke(self) -> None:
         """Give up a sink that accepts no more bytes, and read the bytes that arrived from it before."""

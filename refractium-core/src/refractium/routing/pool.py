@@ -40,6 +40,8 @@ class Pool:
         protocol: the protocol's name; None if the label is this name.
         hooks: the packet hooks of the pool; None without hooks.
         idle_timeout_ms: the time (ms) that a connection may be silent; None for the time in the settings.
+        half_close_timeout_ms: the time (ms) that a half-closed connection may be silent; None for the time in
+            the settings.
         protocols: the protocols of the pool's route.
         faults: the counts of the faults of protocols and balancers; None to count nothing.
         udp_responses: the number of answers to each datagram of a client, after which a UDP session ends;
@@ -65,6 +67,7 @@ class Pool:
         "action",
         "backends",
         "declared",
+        "half_close_timeout_ms",
         "hooks",
         "idle_timeout_ms",
         "label",
@@ -87,6 +90,7 @@ class Pool:
         protocol: str | None = None,
         hooks: RouteHooks | None = None,
         idle_timeout_ms: int | None = None,
+        half_close_timeout_ms: int | None = None,
         protocols: Sequence[Protocol] = (),
         faults: Faults | None = None,
         udp_responses: int | None = None,
@@ -99,6 +103,7 @@ class Pool:
         self.proxy_protocol = proxy_protocol
         self.backends = tuple(backends)
         self.idle_timeout_ms = idle_timeout_ms
+        self.half_close_timeout_ms = half_close_timeout_ms
         self.udp_session_timeout_ms = udp_session_timeout_ms
         self.udp_responses = udp_responses
         self._protocols = protocols

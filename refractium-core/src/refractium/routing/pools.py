@@ -86,6 +86,7 @@ def _pool(
         idle_timeout_ms=route.idle_timeout_ms,
         protocols=route.protocols,
         faults=faults,
+        half_close_timeout_ms=route.half_close_timeout_ms,
         udp_responses=_of_sessions(route, "udp_responses"),
     )
 

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 Names: TypeAlias = "str | Sequence[str]"
 _LIMITS: Final = {
     "idle_timeout_ms": Milliseconds,
+    "half_close_timeout_ms": Milliseconds,
     "udp_session_timeout_ms": Milliseconds,
     "udp_responses": Responses,
 }
 """The arguments of `Route` that are numbers, each with its type."""
+_OF_CONNECTIONS: Final = ("idle_timeout_ms", "half_close_timeout_ms")
+"""The timeouts that only connections have."""
 
 
 class Member(Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +85,8 @@ class Route:
         client: addresses and networks, such as ``10.0.0.0/8``, that must contain the client's address. For
             other clients, the route is no match. The address of a client behind a trusted proxy is the
             address in its PROXY header.
+        half_close_timeout_ms: the time (ms) that a half-closed connection may be silent; by default the time
+            in the settings. Only for routes for TCP.
 
     Raises:
         ConfigError: an argument is not valid, or a condition asks for metadata that the protocol lacks.
@@ -105,6 +110,7 @@ class Route:
     hooks: Sequence[HookUse] = ()
     idle_timeout_ms: int | None = None
     client: Names = ()
+    half_close_timeout_ms: int | None = None
 
     def __post_init__(self) -> None:
         if len({(one.name, one.transport) for one in self.protocols}) != 1:
@@ -143,8 +149,8 @@ class Route:
                 msgspec.convert(getattr(self, key), kind | None)
             except msgspec.ValidationError as error:
                 yield Problem(in_toml_words(error)[1], where=key)
-        if self.idle_timeout_ms is not None and self.transport is Transport.UDP:
-            yield Problem("is for connections only: write udp_session_timeout_ms", where="idle_timeout_ms")
+            if key in _OF_CONNECTIONS and getattr(self, key) is not None and self.transport is Transport.UDP:
+                yield Problem("is for connections only: write udp_session_timeout_ms", where=key)
         if self.udp_responses is not None and self.transport is Transport.TCP:
             yield Problem("is for datagrams only: leave it out of a route for TCP", where="udp_responses")
 

@@ -24,8 +24,9 @@ _SOON: Final = 0.001
 class Waiting(Protocol):
     """An object for which a deadline can be set."""
 
-    stamp: float
-    """Monotonic time (s) at which the timeout begins. A later stamp postpones the deadline."""
+    @property
+    def stamp(self) -> float:
+        """Monotonic time (s) at which the timeout begins. A later stamp postpones the deadline."""
 
     def expired(self) -> None:
         """Act, because the deadline has passed. `Deadlines` has already removed the deadline."""
@@ -45,12 +46,15 @@ class Deadlines:
     Args:
         loop: the event loop.
         timeout_ms: the length of every timeout (ms).
+
+    Attributes:
+        seconds: the length of every timeout (s).
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout_ms: int) -> None:
         self._loop = loop
-        self._timeout = timeout_ms / 1000
-        self._slot_seconds = max(self._timeout / _SLOTS, _SHORTEST)
+        self.seconds = timeout_ms / 1000
+        self._slot_seconds = max(self.seconds / _SLOTS, _SHORTEST)
         self._slot_of: dict[Waiting, int] = {}
         self._slots: dict[int, dict[Waiting, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -61,7 +65,7 @@ class Deadlines:
 
     def add(self, waiting: Waiting) -> None:
         """Add a deadline for an object that has none: the object's stamp plus the timeout."""
-        slot = int((waiting.stamp + self._timeout) / self._slot_seconds) + 1
+        slot = int((waiting.stamp + self.seconds) / self._slot_seconds) + 1
         self._slot_of[waiting] = slot
         due = self._slots.get(slot)
         if due is None:
@@ -103,7 +107,7 @@ class Deadlines:
             self._arm()
 
     def _look(self, waiting: Waiting, now: float) -> None:
-        if waiting.stamp + self._timeout > now:
+        if waiting.stamp + self.seconds > now:
             self.add(waiting)
             return
         try:

@@ -1,0 +1,36 @@
+"""The objects that all welds of an engine share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from refractium.sockets.pipes import Pipes
+
+if TYPE_CHECKING:
+    from refractium.sockets.descriptors import Descriptors
+    from refractium.sockets.reactor import Reactor
+
+BUFFER: Final = 65_536
+"""Maximum number of bytes that one read returns, and that a flow holds outside of a pipe."""
+
+
+class Welding:
+    """The objects that all welds share.
+
+    Args:
+        reactor: the source of events.
+        descriptors: the lender of descriptors for pipes.
+        backend_buffer: the first value of the attribute `backend_buffer`.
+
+    Attributes:
+        backend_buffer: maximum number of bytes of bulk that the kernel receives from a backend before the
+            flow reads these bytes; with 0 the kernel chooses this maximum.
+    """
+
+    def __init__(self, reactor: Reactor, descriptors: Descriptors, backend_buffer: int = 0) -> None:
+        self.reactor = reactor
+        # All flows share one buffer: a flow sends or copies its bytes before another flow reads.
+        self.buffer = bytearray(BUFFER)
+        self.view = memoryview(self.buffer)
+        self.pipes = Pipes(reactor.loop, descriptors)
+        self.backend_buffer = backend_buffer
