@@ -96,6 +96,8 @@ def test_routes_that_differ_in_their_clients_are_not_duplicates(one: str, other:
     ("one", "other"),
     [
         (route(client='"10.0.0.0/8"'), route(client='["10.0.0.0/8"]')),
+        (route(sni='"**.a"'), route(sni='["b", "**.A."]')),
+        (route(sni="{ regex = 'a+' }"), route(sni="['b', { regex = 'a+' }]")),
         (route(client='["::1", "10.0.0.0/8"]'), route(client='["10.0.0.0/8", "0:0::1"]')),
         (route(allow='["::1", "10.0.0.0/8"]'), route(allow='["10.0.0.0/8", "::1/128"]')),
         (route(client='"::1"', deny='["10.0.0.1"]'), route(client='"::1"', deny='["10.0.0.1/32"]')),
@@ -173,6 +175,9 @@ def test_every_further_duplicate_names_the_first() -> None:
         (route(sni='"a"'), route()),
         (route(sni='"a"'), route(sni='"b"')),
         (route(sni='"*.a"'), route(sni='"x.a"')),
+        (route(sni='"*.a"'), route(sni='"**.a"')),
+        (route(sni="{ regex = 'a+' }"), route(sni="{ regex = 'a*' }")),
+        (route(sni="{ regex = 'a' }"), route(sni='"a"')),
         (route(sni='"a"', alpn='"h2"'), route(sni='"a"')),
         (route(sni='"a"', alpn='"h2"'), route(sni='"a"', alpn='"h3"')),
         (route("dns", transport='"tcp"'), route("dns", transport='"udp"')),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import dns.message
 import pytest
@@ -86,6 +86,26 @@ def test_check_prints_the_backends_of_every_route(cli: Cli) -> None:
     assert ftp.split() == ["ftp", "tcp", "also", "if", "silent", "[::1]:21"]
     assert fallback.split() == ["fallback", "tcp", "127.0.0.1:9009"]
     assert verdict == "The configuration is valid."
+
+
+CONDITIONS: Final = """\
+    [[protocols]]
+    name = "https"
+    sni = ["a.example", "**.example.org", { regex = '^w\\d$' }]
+    client = ["10.0.0.0/8", "::1"]
+    forward_to = "127.0.0.1:9001"
+"""
+
+
+def test_check_prints_the_conditions_of_every_route(cli: Cli) -> None:
+    cli.write(CONDITIONS)
+    done = cli("check")
+    assert (done.code, done.err) == (0, "")
+    shown = "sni a.example or **.example.org or { regex = '^w\\d$' }, client 10.0.0.0/8 or ::1"
+    assert shown in " ".join(done.out.split())
+    (route,) = json.loads(cli("check", "--json").out)["routes"]
+    assert route["sni"] == ["a.example", "**.example.org", {"regex": r"^w\d$"}]
+    assert route["client"] == ["10.0.0.0/8", "::1"]
 
 
 def test_check_json_has_the_routes(cli: Cli) -> None:
@@ -177,7 +197,19 @@ def test_the_schema_accepts_the_example_and_refuses_mistakes(cli: Cli) -> None:
     validator = jsonschema.Draft202012Validator(schema(cli))
     validator.check_schema(validator.schema)
     validator.validate(tomli.loads(EXAMPLE.read_text()))
+    names = ["a", "**.b", {"regex": "c"}]
+    route = {"name": "https", "forward_to": "a:1"}
+    for valid in (
+        {"sni": names},
+        {"sni": {"regex": "c"}},
+        {"host": names},
+        {"client": "::1"},
+        {"client": ["::1"]},
+    ):
+        validator.validate({"protocols": [route | valid]})
     mistakes: list[dict[str, Any]] = [
+        {"protocols": [route | {"sni": {"regexp": "c"}}]},
+        {"protocols": [route | {"alpn": {"regex": "c"}}]},
         {"server": {"port": 65536}},
         {"sever": {}},
         {"protocols": [{"name": "http"}]},

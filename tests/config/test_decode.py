@@ -15,7 +15,7 @@ from refractium.contract import Transport
 from refractium.errors import ConfigError
 from refractium.identify.patterns import Hex, Regex, Text
 from refractium.problems import Problem
-from refractium.routing import Member
+from refractium.routing import Member, NameRegex
 from refractium.system.files import MAX_FILE_SIZE
 from support.lateness import fair_seconds_since
 
@@ -86,6 +86,19 @@ def test_conditions_become_lower_case_names_without_a_trailing_dot() -> None:
     assert route.snis == ("example.com", "*.example.org")
     assert route.alpns == ("h2",)
     assert route.hosts == ("a.example", "[::1]", "10.0.0.1")
+
+
+def test_names_have_four_forms() -> None:
+    names = "['a', '*.B.', '**.C', { regex = '^D$' }]"
+    (route,) = valid(f"{ROUTE}sni = {names}\nhost = {names}").config.protocols
+    assert route.snis == route.hosts == ("a", "*.b", "**.c", NameRegex("^D$"))
+    (alone,) = valid(f"{ROUTE}host = {{ regex = 'a' }}").config.protocols
+    assert alone.hosts == (NameRegex("a"),)
+
+
+def test_a_misspelt_key_of_a_regex_is_named() -> None:
+    found = decoded(ROUTE + "sni = { regexp = 'a' }").problems
+    assert "did you mean 'regex'?" in "".join(map(str, found))
 
 
 def test_patterns_have_four_forms() -> None:
@@ -186,6 +199,18 @@ def test_a_key_path_has_a_line() -> None:
         (ROUTE + 'sni = "*"', "protocols[0].sni", 4, "*.example.org"),
         (ROUTE + 'sni = "a.*.b"', "protocols[0].sni", 4, "*.example.org"),
         (ROUTE + 'sni = "*.*.b"', "protocols[0].sni", 4, "*.example.org"),
+        (ROUTE + 'sni = "***.b"', "protocols[0].sni", 4, "**.example.org for any depth"),
+        (ROUTE + 'sni = ["a", "**"]', "protocols[0].sni[1]", 4, "{ regex = '...' }"),
+        (ROUTE + 'host = "a.**.b"', "protocols[0].host", 4, "**.example.org for any depth"),
+        (ROUTE + "sni = { regex = '(' }", "protocols[0].sni", 4, "not a valid regex"),
+        (ROUTE + "sni = ['a', { regex = 'a(?=b)' }]", "protocols[0].sni[1]", 4, "not a valid regex"),
+        (ROUTE + "host = [{ regex = '[' }]", "protocols[0].host[0]", 4, "not a valid regex"),
+        (ROUTE + "host = {}", "protocols[0].host", 4, "no regex"),
+        (ROUTE + "host = { regex = 1 }", "protocols[0].host.regex", 4, "expected str, got int"),
+        (ROUTE + "host = { regex = '' }", "protocols[0].host.regex", 4, "expected str of length >= 1"),
+        (ROUTE + "sni = 1", "protocols[0].sni", 4, "expected str | table | array"),
+        (ROUTE + "sni = [1]", "protocols[0].sni[0]", 4, "expected str, got int"),
+        (ROUTE + "alpn = { regex = 'a' }", "protocols[0].alpn", 4, "expected str | array"),
         (ROUTE + 'sni = "10.0.0.1"', "protocols[0].sni", 4, "not a host name"),
         (ROUTE + 'sni = "bücher.example"', "protocols[0].sni", 4, "xn--"),
         (ROUTE + "sni = []", "protocols[0].sni", 4, "is empty"),
@@ -364,10 +389,11 @@ LISTS = [
     '["a:1", 1]',
     '["b", "c"]',
     "[{ regex = '(' }]",
+    "['*.a', '**.b', { regex = 'a' }]",
     "[{ hex = 'ff' }, 'a']",
 ]
 TOP_KEYS = ["server", "protocols", "plugins", "bind", "port", "fallback_tcp", "disable", "x", "'y'"]
-ROUTE_KEYS = ["name", "forward_to", "sni", "alpn", "host", "patterns", "transport", "on_timeout"]
+ROUTE_KEYS = ["name", "forward_to", "sni", "alpn", "host", "client", "patterns", "transport", "on_timeout"]
 ROUTE_KEYS += ["balance", "health", "kind", "expect"]
 STATEMENTS = st.one_of(
     st.sampled_from(

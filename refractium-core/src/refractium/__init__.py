@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from refractium.engine.spec import EngineSpec
     from refractium.errors import ConfigError, ListenError, RefractiumError
     from refractium.problems import Problem
-    from refractium.routing import ListenerRules, Member, Route
+    from refractium.routing import ListenerRules, Member, NameRegex, Route
     from refractium.settings import Settings
     from refractium.workers import Supervisor
 
@@ -89,6 +89,7 @@ _HOME: Final = {
     "Member": "routing",
     "NEED_MORE": "contract",
     "NO": "contract",
+    "NameRegex": "routing",
     "PacketHook": "contract",
     "Problem": "problems",
     "Protocol": "contract",
@@ -124,6 +125,7 @@ __all__ = [
     "ListenError",
     "ListenerRules",
     "Member",
+    "NameRegex",
     "PacketHook",
     "Problem",
     "Protocol",

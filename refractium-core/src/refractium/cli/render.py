@@ -71,7 +71,7 @@ def route_row(route: Route, hooks: Sequence[HookUse] = ()) -> tuple[str, ...]:
         route: the route.
         hooks: the hooks that apply to all routes.
     """
-    when = [f"{key} {' or '.join(texts)}" for key, texts in route.shown_conditions.items()]
+    when = [f"{key} {' or '.join(map(str, values))}" for key, values in route.all_conditions.items()]
     if route.takes_silent:
         when.append("or silent" if when else "also if silent")
     return (
@@ -119,7 +119,7 @@ def route_as_dict(route: Route, hooks: Sequence[HookUse] = ()) -> dict[str, Any]
     return {
         "protocol": route.name,
         "transport": route.transport.value,
-        **{key: list(texts) for key, texts in route.shown_conditions.items()},
+        **{key: list(values) for key, values in route.all_conditions.items()},
         "on_timeout": route.takes_silent,
         "forward_to": [
             str(address) if member == Member(member.address) else {**asdict(member), "address": str(address)}

@@ -35,14 +35,13 @@ from refractium.config.values import (
     bind_address,
     control_path,
     metrics_address,
-    request_host,
-    server_name,
 )
 from refractium.contract import MAX_BYTES_LIMIT, Transport
 from refractium.contract.protocol import valid_name
 from refractium.identify.patterns import compile_patterns
 from refractium.problems import Problem, in_order, in_toml_words, suggestion
 from refractium.routing import Member
+from refractium.routing.names import NameRegex, request_host, server_name
 from refractium.routing.route import backend_address
 from refractium.system.users import gid_of, uid_of
 
@@ -244,8 +243,8 @@ def _decode_fields(
             checked = _keep(
                 [entry(one, f"{where}[{at}]", findings) for at, one in enumerate(value)], where, findings
             )
-        elif info.name == "forward_to" and isinstance(value, dict):
-            checked = _decode_member(value, where, findings)
+        elif info.name in _ALONE and isinstance(value, dict):
+            checked = _ENTRIES[info.name](value, where, findings)
         elif info.name == "health" and isinstance(value, dict):
             checked = _decode_health(value, where, findings)
         else:
@@ -277,6 +276,17 @@ def _decode_member(written: Any, where: str, findings: _Findings) -> Any:
     return Member(**values) if values.keys() == written.keys() and "address" in values else _INVALID
 
 
+def _decode_name(reader: Callable[[Any], object], written: Any, where: str, findings: _Findings) -> Any:
+    if not isinstance(written, dict):
+        return _check_one(reader, _convert(written, str, where, findings), where, findings)
+    values = _decode_fields(NameRegex, written, where, findings)
+    if "regex" not in written:
+        findings.add(where, "no regex: write { regex = '...' }, or the name as a text")
+    if values.keys() != written.keys() or "regex" not in written:
+        return _INVALID
+    return _check_one(reader, NameRegex(**values), where, findings)
+
+
 def _decode_hook(written: Any, where: str, findings: _Findings) -> Any:
     """Decode one entry of ``hooks``. A later step checks all keys except the name, when the hook is known."""
     if not isinstance(written, dict):
@@ -305,9 +315,13 @@ def _decode_health(written: dict[str, Any], where: str, findings: _Findings) -> 
 _ENTRIES: Final[Mapping[str, Callable[[Any, str, _Findings], Any]]] = {
     "forward_to": _decode_member,
     "hooks": _decode_hook,
+    "host": partial(_decode_name, request_host),
     "patterns": _decode_pattern,
+    "sni": partial(_decode_name, server_name),
 }
 """For each key whose list may contain tables: the function that decodes one entry of the list."""
+_ALONE: Final = frozenset({"forward_to", "host", "sni"})
+"""The keys of `_ENTRIES` whose value may be a single table instead of a list."""
 
 
 def _compile(written: str | PatternTable) -> None:

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 from refractium.addresses.address import Address, join_host_port
-from refractium.config.values import (
-    request_host,
-    server_name,
-)
 from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text
 from refractium.routing import BALANCERS, ListenerRules, Member
+from refractium.routing.names import NamePattern, NameRegex, request_host, server_name
 from refractium.routing.route import members_of, several
 from refractium.settings import Action, HealthSettings, Milliseconds, ProxyVersion, Responses, Settings
 from refractium.system.users import Identity, identity_of
@@ -34,7 +31,8 @@ Listeners: TypeAlias = "Sequence[tuple[str, ListenerConfig]]"
 """Listeners, each with its key path."""
 
 _AddressText = Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
-_Names = str | tuple[str, ...]
+_Texts = str | tuple[str, ...]
+_Names = str | NameRegex | tuple[str | NameRegex, ...]
 _Allow = Annotated[
     tuple[str, ...],
     Meta(description="Addresses and networks of the only clients that Refractium serves."),
@@ -186,11 +184,11 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         str | None,
         Meta(description="The name of the route in logs, metrics and listeners. By default, the protocol."),
     ] = None
-    sni: Annotated[_Names, Meta(description="TLS server names; * in *.example.org is one label.")] = ()
-    alpn: Annotated[_Names, Meta(description="ALPN protocols; TLS clients must offer one of them.")] = ()
-    host: Annotated[_Names, Meta(description="Hosts of requests; * in *.example.org is one label.")] = ()
+    sni: Annotated[_Names, Meta(description="TLS server names, or wildcards and regexes for them.")] = ()
+    alpn: Annotated[_Texts, Meta(description="ALPN protocols; TLS clients must offer one of them.")] = ()
+    host: Annotated[_Names, Meta(description="Hosts of requests, or wildcards and regexes for them.")] = ()
     client: Annotated[
-        _Names, Meta(description="Addresses and networks of clients; other clients do not match the route.")
+        _Texts, Meta(description="Addresses and networks of clients; other clients do not match the route.")
     ] = ()
     patterns: tuple[str | PatternTable, ...] | None = None
     transport: Annotated[
@@ -253,7 +251,7 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return tuple(Address.parse(member.address) for member in self.members)
 
     @property
-    def snis(self) -> tuple[str, ...]:
+    def snis(self) -> tuple[NamePattern, ...]:
         return tuple(map(server_name, several(self.sni)))
 
     @property
@@ -261,7 +259,7 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return several(self.alpn)
 
     @property
-    def hosts(self) -> tuple[str, ...]:
+    def hosts(self) -> tuple[NamePattern, ...]:
         return tuple(map(request_host, several(self.host)))
 
     @property

@@ -29,6 +29,7 @@ from refractium.contract import (
     Strength,
     Transport,
 )
+from refractium.identify.re2_engine import RefusedRegexError, compile_regex
 from refractium.identify.regexes import translate
 from refractium.wire.text import latin
 
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
 _EXACT_BYTES: Final = 3
 """Minimum number of bytes at a fixed place for EXACT: three random bytes match once in 16 million cases."""
-_REGEX_BYTES: Final = 1 << 19
-"""Maximum bytes of memory that RE2 uses for an expression and its states. This maximum bounds the size of the
-expression, and so the time for each byte."""
 
 _MATCH: Final = ProtocolMatch()
 _Test: TypeAlias = "Callable[[bytes], Identification]"
@@ -239,30 +237,15 @@ def _searched(search: _Find, size: int) -> _Test:
 
 
 def _re2(expression: bytes) -> Any:
-    """Compile an expression in the syntax of RE2.
+    """Compile a translated expression.
 
     Raises:
         ValueError: RE2 is not installed, or the expression is too large for RE2.
     """
     try:
-        # Import here, because the import takes 20 ms and few configuration files have a regex. The package of
-        # another project is imported as re2, too, but has no `Options`.
-        from re2 import Options, compile, error  # type: ignore[import-untyped]  # noqa: A004, PLC0415
-    except ImportError as missing:
+        return compile_regex(expression, latin1=True)
+    except RefusedRegexError as refusal:  # `translate` has accepted the syntax
         raise ValueError(
-            f"a regex needs the package google-re2 ({missing}): pip install 'refractium-core[regex]', "
-            "or under uv: uv pip install 'refractium-core[regex]'"
-        ) from missing
-    if len(expression) > _REGEX_BYTES:  # RE2 would log some errors despite its options
-        raise ValueError("it is too large for RE2")
-    options = Options()
-    options.encoding = Options.Encoding.LATIN1
-    options.log_errors = False
-    options.max_mem = _REGEX_BYTES
-    try:
-        return compile(expression, options)
-    except error as refusal:
-        raise ValueError(
-            f"it is too large for RE2: {refusal.args[0].decode()} (counts of repetitions may be up to 1,000, "
+            f"it is too large for RE2: {refusal} (counts of repetitions may be up to 1,000, "
             "multiplied where repetitions are nested)"
         ) from refusal

@@ -5,6 +5,7 @@ from refractium.backends.health_settings import Health
 from refractium.backends.state import Authority, BackendState
 from refractium.contract import SocketAddress
 from refractium.routing.balancers import BALANCERS
+from refractium.routing.names import NameRegex
 from refractium.routing.pool import Pool
 from refractium.routing.pools import Pools
 from refractium.routing.route import Member, Route
@@ -21,6 +22,7 @@ __all__ = [
     "Health",
     "ListenerRules",
     "Member",
+    "NameRegex",
     "Pool",
     "Pools",
     "Route",

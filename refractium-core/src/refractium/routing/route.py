@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, get_args, overload
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,12 +17,16 @@ from refractium.hooks import HookUse, UsedHook, used
 from refractium.identify.everything import ANY, FALLBACK, AnyProtocol
 from refractium.problems import Problem, in_toml_words, unknown_name
 from refractium.routing.balancers import BALANCERS, DEFAULT
+from refractium.routing.names import NameRegex, request_host, server_name
 from refractium.settings import Action, Milliseconds, ProxyVersion, Responses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from refractium.routing.names import NamePattern
+
 Names: TypeAlias = "str | Sequence[str]"
+NamePatterns: TypeAlias = "NamePattern | Sequence[NamePattern]"
 _LIMITS: Final = {
     "idle_timeout_ms": Milliseconds,
     "half_close_timeout_ms": Milliseconds,
@@ -56,8 +60,9 @@ class Route:
             the protocol by different evidence.
         forward_to: the backend or backends, each ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` or a `Member`.
             The route spreads its clients over several backends.
-        sni: TLS server names; the client must ask for one of these names. ``*`` in ``*.example.org`` stands
-            for exactly one label.
+        sni: TLS server names; the client must ask for one of these names. ``*.example.org`` stands for names
+            with exactly one label before ``example.org``, ``**.example.org`` for names with one or more. A
+            `NameRegex` stands for the names that match a regular expression.
         alpn: application protocols (ALPN); the client must offer one of these protocols.
         host: host names in the form of `sni`; the client must ask for one of these names. Only for protocols
             whose metadata can contain a host.
@@ -74,7 +79,7 @@ class Route:
             bytes, to name the client; by default no header. Routes for datagrams accept only ``v2``.
         id: the route's name in logs, status, metrics and listeners; by default the protocol's name.
         allow: the addresses and networks whose clients may use the route; empty for all clients. Refractium
-            refuses other clients, even if another route would match.
+            refuses other clients, unless a route with the same protocol and conditions admits them.
         deny: the addresses and networks whose clients may not use the route, even if `allow` contains these
             addresses.
         action: the action instead of `forward_to`: refuse clients (``reject``), or reset their connections
@@ -94,9 +99,9 @@ class Route:
 
     protocol: Protocol | Sequence[Protocol]
     forward_to: str | Member | Sequence[str | Member] = ()
-    sni: Names = ()
+    sni: NamePatterns = ()
     alpn: Names = ()
-    host: Names = ()
+    host: NamePatterns = ()
     on_timeout: bool | None = None
     udp_session_timeout_ms: int | None = None
     udp_responses: int | None = None
@@ -126,7 +131,8 @@ class Route:
             problems.append(Problem(unknown_name(self.balance, BALANCERS), where="balance"))
         if self.proxy_protocol is not None and (message := self._problem_of_version(self.proxy_protocol)):
             problems.append(Problem(message, where="proxy_protocol"))
-        for key, names in self.conditions.items():
+        problems += self._problems_of_names()
+        for key, names in (("sni", self.sni), ("alpn", self.alpn), ("host", self.host)):
             if names and not all(key in one.metadata_keys for one in self.protocols):
                 message = f"protocol {self.name} carries no {key}, so no client would match"
                 problems.append(Problem(message, where=key))
@@ -142,6 +148,15 @@ class Route:
             yield Problem("a route has backends or an action: leave one of the two out", where="forward_to")
         elif self.action == "reset" and self.transport is Transport.UDP:
             yield Problem('only a connection can be reset: write "reject"', where="action")
+
+    def _problems_of_names(self) -> Iterator[Problem]:
+        for key, check in (("sni", server_name), ("host", request_host)):
+            written = getattr(self, key)
+            for at, name in enumerate(several(written)):
+                try:
+                    check(name)
+                except ValueError as error:
+                    yield Problem(str(error), where=key if name is written else f"{key}[{at}]")
 
     def _problems_of_limits(self) -> Iterator[Problem]:
         for key, kind in _LIMITS.items():
@@ -203,12 +218,12 @@ class Route:
         return BALANCERS[self.balance] if isinstance(self.balance, str) else self.balance
 
     @property
-    def conditions(self) -> dict[str, tuple[str, ...]]:
+    def conditions(self) -> dict[str, tuple[NamePattern, ...]]:
         """The names that clients must ask for, by metadata key; host names are in lower case."""
         return {
-            "sni": tuple(name.lower().removesuffix(".") for name in several(self.sni)),
+            "sni": tuple(map(server_name, several(self.sni))),
             "alpn": several(self.alpn),
-            "host": tuple(name.lower().removesuffix(".") for name in several(self.host)),
+            "host": tuple(map(request_host, several(self.host))),
         }
 
     @property
@@ -227,10 +242,10 @@ class Route:
         return several(self.client)
 
     @property
-    def shown_conditions(self) -> dict[str, tuple[str, ...]]:
-        """All conditions of the route that are not empty, as text, by key."""
+    def all_conditions(self) -> dict[str, tuple[NamePattern, ...]]:
+        """All conditions of the route that are not empty, by key."""
         conditions = {**self.conditions, "client": self.clients}
-        return {key: texts for key, texts in conditions.items() if texts}
+        return {key: values for key, values in conditions.items() if values}
 
     @property
     def takes_silent(self) -> bool:
@@ -240,7 +255,7 @@ class Route:
         return self.on_timeout
 
     def __str__(self) -> str:
-        conditions = [f"{key}={','.join(texts)}" for key, texts in self.shown_conditions.items()]
+        conditions = [f"{key}={','.join(map(str, values))}" for key, values in self.all_conditions.items()]
         return " ".join((self.name, *conditions))
 
 
@@ -257,9 +272,13 @@ def fallback_route(transport: Transport, addresses: Sequence[str]) -> Route:
     return Route(AnyProtocol(transport, FALLBACK), tuple(addresses))
 
 
-def several(names: Names) -> tuple[str, ...]:
+@overload
+def several(names: Names) -> tuple[str, ...]: ...
+@overload
+def several(names: NamePatterns) -> tuple[NamePattern, ...]: ...
+def several(names: NamePatterns) -> tuple[NamePattern, ...]:
     """Return one name or several names as a tuple."""
-    return (names,) if isinstance(names, str) else tuple(names)
+    return (names,) if isinstance(names, str | NameRegex) else tuple(names)
 
 
 def backend_address(text: str, transport: Transport) -> Address:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from refractium.addresses.networks import access_of
 from refractium.contract import NO, ProtocolMatch, Verdict
 from refractium.identify import Candidate, DispatchTable
 from refractium.routing.clients import ClientConditions, preferred, silent_pool
+from refractium.routing.names import NameIndex
+from refractium.routing.route import several
 from refractium.routing.rules import EVERY_ROUTE_FOR_EVERYBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
-    from refractium.contract import MetadataValue
     from refractium.faults import Faults
     from refractium.routing.clients import OpenRoute
+    from refractium.routing.names import NamePattern
     from refractium.routing.pool import Pool
     from refractium.routing.pools import Pools
-    from refractium.routing.route import Route
     from refractium.routing.rules import ListenerRules
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class Router:
         candidates: dict[int, Candidate[Pool]] = {}
         for name in dict.fromkeys(one.route.name for one in specific):
             of_name = [one for one in specific if one.route.name == name]
-            selector = _Selector([(one.route, one.pool) for one in preferred(of_name)])
+            selector = _Selector(of_name)
             for protocol in (protocol for one in of_name for protocol in one.route.protocols):
                 candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
         rest = preferred([one for one in routes if one.route.takes_the_rest])
@@ -110,25 +111,34 @@ class Router:
 
 
 class _Selector:
-    """The routes of one protocol. The time to find a route does not depend on the number of names.
+    """The routes of one protocol that are open to a client, and the choice of a route by a match.
 
-    The selector compares the sni first, then the host. In both comparisons, an exact name outranks a
-    wildcard, and a wildcard outranks a route without the condition. Last, a route with an alpn condition
-    outranks a route without an alpn condition.
+    The selector compares the sni first, then the host. In both comparisons, the order of `NameIndex.lookup`
+    decides. Then a route with an alpn condition outranks a route without an alpn condition. Last, `preferred`
+    decides.
     """
 
-    def __init__(self, routes: Sequence[tuple[Route, Pool]]) -> None:
-        conditions = [route.conditions for route, _ in routes]
+    def __init__(self, routes: Sequence[OpenRoute]) -> None:
+        best_first = preferred(routes)
+        conditions = [one.route.conditions for one in routes]
         self.asks_for = frozenset(key for one in conditions for key, names in one.items() if names)
-        self._only = routes[0][1] if not self.asks_for else None
-        self._by_sni: _NameIndex[_NameIndex[list[tuple[tuple[str, ...], Pool]]]] = _NameIndex()
-        for (_, pool), asked in zip(routes, conditions, strict=True):
-            for sni in asked["sni"] or (None,):
-                by_host = self._by_sni.setdefault(sni, _NameIndex())
-                for host in asked["host"] or (None,):
-                    leaf = by_host.setdefault(host, [])
-                    leaf.append((asked["alpn"], pool))
-                    leaf.sort(key=lambda entry: not entry[0])
+        self._only = best_first[0].pool if not self.asks_for else None
+        self._by_sni: NameIndex[NameIndex[list[tuple[tuple[str, ...], Pool]]]] = NameIndex()
+        # The order of the configuration, and not the order of preference, is the order of the regexes.
+        leaves = {one.pool: list(self._leaves(asked)) for one, asked in zip(routes, conditions, strict=True)}
+        for one in best_first:
+            for leaf in leaves[one.pool]:
+                leaf.append((several(one.route.alpn), one.pool))
+                leaf.sort(key=lambda entry: not entry[0])
+
+    def _leaves(
+        self, asked: Mapping[str, tuple[NamePattern, ...]]
+    ) -> Iterator[list[tuple[tuple[str, ...], Pool]]]:
+        """Make and yield the list of routes for each pair of an sni and a host that a route asks for."""
+        for sni in asked["sni"] or (None,):
+            by_host = self._by_sni.setdefault(sni, NameIndex())
+            for host in asked["host"] or (None,):
+                yield by_host.setdefault(host, [])
 
     def select(self, match: ProtocolMatch) -> Pool | Literal[Verdict.NO]:
         """Return the pool of the most specific route whose conditions a match meets, or `NO`.
@@ -148,41 +158,3 @@ class _Selector:
                     if not alpn or not set(alpn).isdisjoint(offered):
                         return pool
         return NO
-
-
-class _NameIndex(Generic[T]):
-    """Values by host name: for an exact name, for a wildcard, or for all clients with or without a name."""
-
-    def __init__(self) -> None:
-        self._exact: dict[str, T] = {}
-        self._wildcard: dict[str, T] = {}
-        self._any: list[T] = []
-
-    def setdefault(self, name: str | None, value: T) -> T:
-        """Return the stored value for `name`. If there is no stored value, store and return `value`.
-
-        ``*.example.org`` matches every name with exactly one label before ``example.org``. None matches all
-        clients, with or without a name.
-        """
-        if name is None:
-            self._any = self._any or [value]
-            return self._any[0]
-        if name.startswith("*."):
-            return self._wildcard.setdefault(name[2:], value)
-        return self._exact.setdefault(name, value)
-
-    def lookup(self, name: MetadataValue | None) -> Iterator[T]:
-        """Yield the values that apply to `name`, the most specific value first.
-
-        Raises:
-            TypeError: `name` is neither a string nor None.
-        """
-        if isinstance(name, str):
-            if name in self._exact:
-                yield self._exact[name]
-            parent = name.partition(".")[2]
-            if parent in self._wildcard:
-                yield self._wildcard[parent]
-        elif name is not None:
-            raise TypeError(f"a host name in the metadata is {type(name).__name__}, not str")
-        yield from self._any

@@ -1,0 +1,172 @@
+"""Patterns for the names that clients ask for: TLS server names and hosts of requests."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeAlias, TypeVar
+
+from msgspec import Meta, Struct
+
+from refractium.addresses.address import is_host_name
+from refractium.identify.re2_engine import RefusedRegexError, compile_regex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from refractium.contract import MetadataValue
+
+T = TypeVar("T")
+
+_LONGEST: Final = 253
+"""Number of characters of the longest host name (RFC 1035 section 2.3.4). A longer name from a client matches
+neither ``**.`` nor a regex, which bounds the time of a lookup."""
+_FORMS: Final = (
+    "a wildcard is the whole first label: *.example.org for one label, **.example.org for any depth; "
+    "for other names, write { regex = '...' }"
+)
+
+
+class NameRegex(Struct, frozen=True, forbid_unknown_fields=True):
+    """A regular expression for names, in the syntax of RE2.
+
+    The whole name must match. Case does not matter. The package google-re2 is required.
+    """
+
+    regex: Annotated[
+        str,
+        Meta(min_length=1, description="A regular expression that must match the whole name, in RE2 syntax."),
+    ]
+
+    def __str__(self) -> str:
+        return f"{{ regex = '{self.regex}' }}"
+
+
+NamePattern: TypeAlias = "str | NameRegex"
+"""A name; ``*.`` and a name, for one label before the name; ``**.`` and a name, for one or more labels; or a
+`NameRegex`."""
+
+
+def server_name(pattern: NamePattern) -> NamePattern:
+    """Return a pattern for TLS server names in lower case, without a final dot (RFC 6066 section 3).
+
+    Raises:
+        ValueError: the pattern is neither a host name nor a wildcard with a host name, or RE2 does not accept
+            the regex.
+    """
+    if isinstance(pattern, NameRegex):
+        compile_name(pattern)
+        return pattern
+    if not pattern.isascii():
+        raise ValueError("a server name is ASCII on the wire: write its xn-- form")
+    name = pattern.lower().removesuffix(".")
+    bare = name.removeprefix("**.") if name.startswith("**.") else name.removeprefix("*.")
+    if "*" in bare:
+        raise ValueError(_FORMS)
+    if not is_host_name(bare):
+        raise ValueError("not a host name: server names are like example.org or *.example.org")
+    return name
+
+
+def request_host(pattern: NamePattern) -> NamePattern:
+    """Return a pattern for hosts in the form that requests contain, in lower case.
+
+    A host is a pattern that `server_name` accepts, or an IP address; an IPv6 address stands in brackets
+    (RFC 3986 section 3.2.2).
+
+    Raises:
+        ValueError: the text is neither a pattern that `server_name` accepts nor an IP address.
+    """
+    if isinstance(pattern, NameRegex):
+        return server_name(pattern)
+    bare = pattern[1:-1] if pattern.startswith("[") and pattern.endswith("]") else pattern
+    try:
+        ip = ip_address(bare)
+    except ValueError:
+        if ":" in pattern:
+            raise ValueError("a host is written without a port, an IPv6 address in brackets: [::1]") from None
+        return server_name(pattern)
+    if (ip.version == 6) != (bare is not pattern):  # noqa: PLR2004 - the version number of IPv6
+        raise ValueError("brackets belong to an IPv6 address: [::1]")
+    return pattern.lower()
+
+
+def compile_name(pattern: NameRegex) -> Any:
+    """Compile a regex for names. The method `fullmatch` of the result expects a name as UTF-8.
+
+    Raises:
+        ValueError: RE2 is not installed, or does not accept the regex.
+    """
+    try:
+        expression = pattern.regex.encode()
+        return compile_regex(expression, latin1=False, ignore_case=True)
+    except UnicodeEncodeError:
+        raise ValueError("a regex for names is Unicode text") from None
+    except RefusedRegexError as error:
+        raise ValueError(f"it is not a valid regex for RE2: {error}") from error
+
+
+class NameIndex(Generic[T]):
+    """Values by the pattern of a name.
+
+    A lookup takes the same time for any number of patterns without a regex, and tries each regex.
+    """
+
+    def __init__(self) -> None:
+        self._exact: dict[str, T] = {}
+        self._one_label: dict[str, T] = {}
+        self._any_depth: dict[str, T] = {}
+        self._regexes: dict[NameRegex, tuple[Any, T]] = {}
+        self._any: list[T] = []
+        self._has_patterns = False
+
+    def setdefault(self, pattern: NamePattern | None, value: T) -> T:
+        """Return the stored value for a pattern. If there is no stored value, store and return `value`.
+
+        A lookup tries regexes in the order of these calls. None matches all clients, with or without a name.
+        """
+        if pattern is None:
+            self._any = self._any or [value]
+            return self._any[0]
+        if isinstance(pattern, NameRegex):
+            self._has_patterns = True
+            if pattern not in self._regexes:
+                self._regexes[pattern] = compile_name(pattern).fullmatch, value
+            return self._regexes[pattern][1]
+        if pattern.startswith("**."):
+            self._has_patterns = True
+            return self._any_depth.setdefault(pattern[3:], value)
+        if pattern.startswith("*."):
+            return self._one_label.setdefault(pattern[2:], value)
+        return self._exact.setdefault(pattern, value)
+
+    def lookup(self, name: MetadataValue | None) -> Iterator[T]:
+        """Yield the values that apply to `name`, the most specific value first.
+
+        The order is: the exact name, ``*.``, ``**.`` with the longest suffix first, regexes, no name.
+
+        Raises:
+            TypeError: `name` is neither a string nor None.
+        """
+        if isinstance(name, str):
+            if name in self._exact:
+                yield self._exact[name]
+            label, _, parent = name.partition(".")
+            if parent in self._one_label and label:
+                yield self._one_label[parent]
+            if self._has_patterns and len(name) <= _LONGEST:
+                yield from self._lookup_patterns(name)
+        elif name is not None:
+            raise TypeError(f"a host name in the metadata is {type(name).__name__}, not str")
+        yield from self._any
+
+    def _lookup_patterns(self, name: str) -> Iterator[T]:
+        at = name.find(".") if self._any_depth else -1
+        while at > 0:
+            if (suffix := name[at + 1 :]) in self._any_depth:
+                yield self._any_depth[suffix]
+            at = name.find(".", at + 1)
+        if self._regexes:
+            text = name.encode(errors="replace")
+            for fullmatch, value in self._regexes.values():
+                if fullmatch(text):
+                    yield value
