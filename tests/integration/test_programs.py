@@ -10,7 +10,11 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import asyncssh
+import httpx
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived
 
 from integration.stage import ANSWER, FILES, by_inetd, make_files
 from support.backends import Backend
@@ -59,6 +63,43 @@ def test_curl_reaches_a_unix_socket_by_the_name_of_the_host(stage: Stage, host: 
     url = f"http://{bracketed(host)}:{stage.port}/"
     assert curl("-H", "Host: unix.example", url) == "unix"
     assert curl("-X", "PROPFIND", "-H", "Host: Unix.Example", url) == "unix"
+    assert curl("--http2", "-H", "Host: unix.example", url) == "unix"
+
+
+@each_address
+def test_curl_reaches_a_unix_socket_by_the_authority_of_http2(stage: Stage, host: str) -> None:
+    url = f"http://{bracketed(host)}:{stage.port}/"
+    for name, server in (("unix.example", "unix"), ("Unix.Example.:80", "unix"), ("other.example", "web")):
+        assert curl("--http2-prior-knowledge", "-H", f"Host: {name}", url) == server
+        cookie = "Cookie: " + "x" * 5000
+        assert curl("--http2-prior-knowledge", "-H", f"Host: {name}", "-H", cookie, url) == server
+
+
+@each_address
+def test_httpx_reaches_a_unix_socket_by_the_authority_of_http2(stage: Stage, host: str) -> None:
+    url = f"http://{bracketed(host)}:{stage.port}/"
+    for name, server in (("unix.example", "unix"), ("other.example", "web")):
+        with httpx.Client(http1=False, http2=True, trust_env=False, timeout=TIMEOUT) as client:
+            response = client.get(url, headers={"Host": name})
+        assert (response.http_version, response.text) == ("HTTP/2", server)
+
+
+def test_a_request_of_http2_that_comes_in_pieces_reaches_its_host(stage: Stage) -> None:
+    configuration = H2Configuration(client_side=True)
+    for name, server in (("unix.example", b"unix"), ("other.example", b"web")):
+        client = H2Connection(configuration)
+        client.initiate_connection()
+        with contextlib.closing(connect(("127.0.0.1", stage.port))) as sock:
+            sock.sendall(client.data_to_send())
+            headers = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", name)]
+            client.send_headers(1, headers, end_stream=True)
+            for byte in client.data_to_send():
+                sock.sendall(bytes([byte]))
+            body = b""
+            while not body:
+                events = client.receive_data(sock.recv(65536))
+                body = b"".join(one.data for one in events if isinstance(one, DataReceived))
+        assert body == server
 
 
 @each_address

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from refractium.contract import NEED_MORE, NO, ProtocolMatch
 from refractium.testing import assert_identifies, assert_lawful, assert_rejects
-from refractium_proto_http import PREFACE, Http, refractium_protocols
+from refractium_proto_http import Http, refractium_protocols
+from refractium_proto_http.http2 import PREFACE
 from support.capture import TIMEOUT, first_bytes, is_whole_header_section, run
 from support.programs import require_program
 
@@ -83,13 +84,6 @@ def test_the_path_contains_neither_the_query_nor_a_password(target: str, path: s
     match = assert_identifies(protocol, f"GET {target} HTTP/1.1\r\n\r\n".encode())
     assert match.metadata.get("path") == path
     assert "secret" not in repr(match)
-
-
-def test_curl_speaking_http2_with_prior_knowledge_is_recognised() -> None:
-    data = curl("--http2-prior-knowledge", "http://127.0.0.1:{port}")
-    match = assert_identifies(protocol, data, metadata={"version": "2"})
-    assert set(match.metadata) == {"version"}
-    assert not match.pending
 
 
 def test_http_client_is_recognised() -> None:

@@ -13,9 +13,10 @@ from refractium.contract import (
     DeferredMatch,
     Identification,
     Protocol,
-    ProtocolMatch,
     hookimpl,
 )
+from refractium_proto_http.http2 import PREFACE
+from refractium_proto_http.http2 import describe as describe_http2
 from refractium_proto_http.request import (
     IS_REQUEST_LINE,
     LF,
@@ -24,9 +25,6 @@ from refractium_proto_http.request import (
     first_line,
     is_method,
 )
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""The first bytes of every HTTP/2 client (RFC 9113 section 3.4)."""
 
 _UNUSUAL_STARTS = b"\r\nP"
 """The first bytes of an empty line and of the preface."""
@@ -48,7 +46,8 @@ class Http(Protocol):
 
     ``host`` comes from the request target if the target names a host, else from the first Host header.
     ``host`` is in lower case, without a port and a final dot. ``host`` is absent if the client sent no
-    valid name or address. A match of HTTP/2 carries ``version`` only.
+    valid name or address. A match of HTTP/2 carries ``version`` and, from the first request,
+    ``host``: ``:authority``, else the header ``host`` (RFC 9113 section 8.3.1).
     """
 
     name = "http"
@@ -72,7 +71,7 @@ class Http(Protocol):
 def _identify_unusual(data: bytes) -> Identification:
     """Identify the preface of HTTP/2 and requests after empty lines."""
     if data.startswith(PREFACE):
-        return ProtocolMatch({"version": "2"})
+        return DeferredMatch(describe_http2, data)
     if PREFACE.startswith(data):
         return NEED_MORE
     start = first_line(data)

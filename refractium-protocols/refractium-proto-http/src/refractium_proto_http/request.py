@@ -45,8 +45,8 @@ _AUTHORITY = re.compile(
 )
 LF, _QUESTION_MARK, _AT = b"\n?@"
 """Bytes as numbers: to search for a number is five times quicker than to search for a string of one byte."""
-_HOST_PENDING = frozenset({"host"})
-_NOTHING_PENDING: frozenset[str] = frozenset()
+HOST_PENDING = frozenset({"host"})
+NOTHING_PENDING: frozenset[str] = frozenset()
 
 
 def first_line(data: bytes) -> int:
@@ -103,12 +103,12 @@ def _authority(
     several Host headers (RFC 9112 section 3.2).
     """
     if method == b"CONNECT":
-        return target, _NOTHING_PENDING
+        return target, NOTHING_PENDING
     if absolute := _ABSOLUTE_FORM.match(target):
-        return absolute[1], _NOTHING_PENDING
+        return absolute[1], NOTHING_PENDING
     if header := _HOST_OR_END.search(data, line_end):
-        return header[1] and header[1].strip(b" \t\r"), _NOTHING_PENDING
-    return None, _NOTHING_PENDING if len(data) == MAX_BYTES else _HOST_PENDING
+        return header[1] and header[1].strip(b" \t\r"), NOTHING_PENDING
+    return None, NOTHING_PENDING if len(data) == MAX_BYTES else HOST_PENDING
 
 
 def host_of(authority: bytes) -> str | None:
