@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import signal
+import socket
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,12 +18,13 @@ import pytest
 import refractium
 from refractium.observe.control import ask as ask_control
 from refractium.observe.control import decode
+from support.activation import handing_down
 from support.backends import Backend, echo, named
 from support.clients import ask, connect, receive
 from support.datagrams import UdpBackend
 from support.datagrams import ask as ask_datagram
 from support.datagrams import echo as echo_datagram
-from support.process import Running, children, environment, run
+from support.process import Running, children, environment, family, run
 from support.proxy import eventually
 from support.rights import Rights, for_every_user, require_root, rights_of
 
@@ -88,11 +90,6 @@ def started(folder: Path, *, then: str = "", **running: Any) -> Running:
 
 def status(folder: Path) -> Status:
     return decode(ask_control([folder / "control"]))
-
-
-def family(pid: int) -> list[int]:
-    """Return a process and all its descendants."""
-    return [pid, *(one for child in children(pid) for one in family(child))]
 
 
 def assert_rights(program: Running, processes: int, wanted: Rights) -> None:
@@ -171,6 +168,23 @@ def test_every_process_has_the_rights_of_the_user_and_no_more(
             with suppress(OSError):
                 place.parent.rmdir()
             assert (folder / "a.pcapng").stat().st_uid == NOBODY.pw_uid
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_process_on_handed_down_sockets_has_the_rights_of_the_user(
+    backend: Backend, folder: Path, workers: int
+) -> None:
+    configured(folder, backend, workers=workers)
+    place = Path(tempfile.mkdtemp(dir=folder))
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        line = for_every_user(place).removesuffix('"$@"') + handing_down(sock)
+        env = {key: of for key, of in environment().items() if "COVERAGE" not in key}
+        with Running("tcp", cwd=folder, env=env, shell=line, pass_fds=[sock.fileno()]) as program:
+            program.await_out("Listening on tcp://")
+            assert ask(sock.getsockname(), b"x").data == b"ax"
+            assert_rights(program, 2 if workers == 1 else 2 + workers, AS_NOBODY)
+            assert program.terminate() == 0
 
 
 @pytest.mark.slow

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import socket
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from support.activation import start_on
 from support.backends import Backend, named
 from support.clients import PATIENCE, ask
 from support.datagrams import UdpBackend, echo
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-HAND_DOWN = """
-import fcntl, os, sys
-for number, fd in enumerate([fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]], 3):
-    os.dup2(fd, number)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2")
-os.execv(sys.argv[3], sys.argv[3:])
-"""
 ARGUMENTS = ("tcp", "-b", "127.0.0.1", "-p", 0, "-f", "http=127.0.0.1:9")
 
 
@@ -78,10 +71,7 @@ def test_handed_down_sockets_are_used_and_stay_over_a_reload(tmp_path: Path, wor
         text = f'fallback_tcp = "{backend.address}"\nfallback_udp = "{datagrams.address}"\n[server]\n'
         text += f"workers = {workers}\n"
         file.write_text(f"{text}hot_reload = false\nport = 1\n")
-        fds = [sock.fileno() for sock in (tcp, udp)]
-        shell = f'exec {sys.executable} -c "$HAND_DOWN" {fds[0]} {fds[1]} "$@"'
-        env = environment(HAND_DOWN=HAND_DOWN)
-        with Running(cwd=tmp_path, env=env, shell=shell, pass_fds=fds) as program:
+        with start_on(tcp, udp, cwd=tmp_path) as program:
             program.await_out(f"Listening on tcp://127.0.0.1:{tcp.getsockname()[1]}")
             program.await_out(f"Listening on udp://127.0.0.1:{udp.getsockname()[1]}")
             for _ in range(2):
@@ -107,9 +97,7 @@ def test_sockets_for_another_process_are_left_alone(tmp_path: Path) -> None:
 
 def handed_down(tmp_path: Path, sock: socket.socket) -> str:
     """Return the error for a handed-down socket that clients cannot reach."""
-    shell = f'exec {sys.executable} -c "$HAND_DOWN" {sock.fileno()} {sock.fileno()} "$@"'
-    env = environment(HAND_DOWN=HAND_DOWN)
-    with Running(*ARGUMENTS, cwd=tmp_path, env=env, shell=shell, pass_fds=[sock.fileno()]) as program:
+    with start_on(sock, arguments=ARGUMENTS, cwd=tmp_path) as program:
         assert program.wait() == 1
         assert "Traceback" not in program.err
         return program.err

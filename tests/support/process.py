@@ -121,6 +121,11 @@ def children(pid: int) -> list[int]:
     return [int(one) for task in tasks for one in (task / "children").read_text().split()]
 
 
+def family(pid: int) -> list[int]:
+    """Return a process with all its descendants."""
+    return [pid, *(one for child in children(pid) for one in family(child))]
+
+
 class Running:
     """A ``refractium`` process, which the end of the block kills if it still runs.
 
@@ -234,12 +239,16 @@ class Running:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self) -> int:
-        """Wait until the process ends, and return the exit code, negative for a signal that killed it."""
+    def await_exit(self) -> int:
+        """Wait until the process ends, like `wait`, but not until its children have closed their output."""
         try:
-            code = self._process.wait(TIMEOUT)
+            return self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running: {self}") from None
+
+    def wait(self) -> int:
+        """Wait until the process ends, and return the exit code, negative for a signal that killed it."""
+        code = self.await_exit()
         for reader in self._readers:
             reader.join(TIMEOUT)
         return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import errno
 import os
@@ -11,7 +12,17 @@ from contextlib import ExitStack
 
 import pytest
 
-from refractium import NO, Health, Identification, Protocol, ProtocolMatch, Route, Transport, define_protocol
+from refractium import (
+    NO,
+    Health,
+    Identification,
+    Protocol,
+    ProtocolMatch,
+    Refractium,
+    Route,
+    Transport,
+    define_protocol,
+)
 from support.backends import Backend
 from support.backends import echo as echo_connection
 from support.clients import PATIENCE, payload
@@ -416,3 +427,25 @@ def test_a_stop_lets_an_active_session_finish_and_begins_no_new_one() -> None:
         late.send(b"too late")
         assert stopped() == 0
         assert proxy.engine.udp_counters.sessions == 1
+
+
+def test_a_stop_leaves_the_datagrams_of_a_shared_socket_to_the_other_processes() -> None:
+    async def main() -> None:
+        engine = Refractium(fallback_udp=backend.address)
+        await engine.start_on(shared.dup(), is_shared=True)
+        with client(shared.getsockname()) as sock:
+            sock.send(b"before")
+            assert await asyncio.to_thread(sock.recv, 100) == b"before"
+            stopped = asyncio.create_task(engine.stop())
+            await asyncio.sleep(0)
+            sock.send(b"for the others")
+            backend.push(b"late answer")
+            assert await asyncio.to_thread(sock.recv, 100) == b"late answer"
+            assert await stopped == 0
+            assert await asyncio.to_thread(shared.recv, 100) == b"for the others"
+        assert engine.udp_counters.sessions == 1
+
+    with UdpBackend(echo) as backend, socket.socket(type=socket.SOCK_DGRAM) as shared:
+        shared.settimeout(PATIENCE)
+        shared.bind(("127.0.0.1", 0))
+        asyncio.run(main())

@@ -96,6 +96,11 @@ class Assembly:
         ]
 
     @property
+    def hook_uses(self) -> list[HookUse]:
+        """The packet hooks of ``[server]`` and of all routes."""
+        return [*self.hooks, *(use for route in (*self.tcp, *self.udp) for use in route.hooks)]
+
+    @property
     def spec(self) -> EngineSpec:
         """The part of this configuration that an engine serves."""
         return EngineSpec(

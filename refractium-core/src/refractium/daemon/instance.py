@@ -47,8 +47,8 @@ class Instance(Protocol[SpecT_contra]):
     def reserve(self, sock: socket.socket) -> None:
         """Open all further sockets that the instance needs on the address of a bound socket."""
 
-    async def start_on(self, sock: socket.socket, listener: str = "") -> str:
-        """Serve on a bound socket."""
+    async def start_on(self, sock: socket.socket, listener: str = "", *, is_shared: bool = False) -> str:
+        """Serve on a bound socket, which other processes may use as well."""
 
     async def stop_listening(self, transport: Transport, address: str) -> None:
         """Close the listener on an address; the address is free when this method returns."""

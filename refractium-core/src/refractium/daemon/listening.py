@@ -49,9 +49,14 @@ class Change:
     taken: list[tuple[socket.socket, str]] = field(default_factory=list)
 
     @property
+    def opened(self) -> list[socket.socket]:
+        """The new sockets of all listeners."""
+        return [sock for found in self.bound.values() for sock in found]
+
+    @property
     def sockets(self) -> list[socket.socket]:
         """All sockets on which `Listening.carry_out` is going to serve."""
-        return [*(sock for sock, _ in self.taken), *(sock for found in self.bound.values() for sock in found)]
+        return [*(sock for sock, _ in self.taken), *self.opened]
 
 
 class Listening:
@@ -66,6 +71,13 @@ class Listening:
         self._open: dict[Key, tuple[str, ...]] = {}
         self._bound: dict[Key, Found] = {}
         self._handed_down: dict[tuple[Transport, str], str] = {}
+
+    @property
+    def opened(self) -> list[str]:
+        """The addresses of the listeners whose sockets were not handed down, but opened by this process."""
+        return [
+            f"{transport}://{address}" for (transport, *_), found in self._open.items() for address in found
+        ]
 
     async def begin(self, sockets: Sequence[socket.socket], wanted: Wanted) -> Change:
         """Prepare the first listeners, like `prepare`, with sockets that were handed down to the process.
@@ -153,7 +165,7 @@ class Listening:
         """Serve on the sockets that were bound or handed down, and print each address on stdout."""
         for sock, name in change.taken:
             transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
-            say(f"Listening on {transport}://{await self._instance.start_on(sock, name)}")
+            say(f"Listening on {transport}://{await self._instance.start_on(sock, name, is_shared=True)}")
         for key, sockets in change.bound.items():
             transport, host, port = key
             name = join_host_port(host, port)

@@ -45,6 +45,10 @@ class Reloader:
         transports: the transports that the command of the run serves.
         listening: the listeners of the run.
         observing: the control socket and the metrics of the run.
+        assembly: the configuration at the start.
+
+    Attributes:
+        assembly: the configuration in force.
     """
 
     def __init__(
@@ -54,12 +58,14 @@ class Reloader:
         transports: Sequence[Transport],
         listening: Listening,
         observing: Observing,
+        assembly: Assembly,
     ) -> None:
         self._serving = serving
         self._overrides = overrides
         self._transports = transports
         self._listening = listening
         self._observing = observing
+        self.assembly = assembly
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
@@ -118,6 +124,7 @@ class Reloader:
             change = await self._listening.prepare(wanted, hosts)
             serve = await self._unless_superseded(self._serving.prepare(assembly))
             await serve()
+            self.assembly = assembly
         except BaseException:
             if change is not None:
                 await self._listening.undo(change)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import resource
 import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from refractium.assembly.assembly import assembled
 from refractium.assembly.sources import file_of, read_file
 from refractium.daemon import rights, systemd
 from refractium.daemon.instance import Instance, Serving, reloads_on_change, serving
+from refractium.daemon.launcher import SIGNALS, Launcher, launch
 from refractium.daemon.listening import Listening
 from refractium.daemon.observing import Observing
 from refractium.daemon.reload import Reloader, ask_on_changes
@@ -22,11 +24,13 @@ from refractium.daemon.stdout import claimed_stdout, leave_stdout_to_hooks
 from refractium.daemon.watch import digest
 from refractium.engine.loop import run
 from refractium.errors import ConfigError
+from refractium.faults import text_of
 from refractium.observe import control
 from refractium.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    import socket
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
     from refractium.assembly.assembly import Assembly
@@ -62,6 +66,8 @@ def serve(
     known = digest(file) if file is not None else None
     decoded = read_file(overrides)
     identity = rights.begin(decoded)  # before the log starts its thread
+    sockets = systemd.inherited()
+    launcher = launch(sockets, identity) if sockets else None  # also before the first thread
     access = begin()
     assembly = assembled(overrides, decoded)
     if not assembly.serves(transports):
@@ -77,7 +83,8 @@ def serve(
             log.warning("%s", warning)
         _take_all_descriptors()
         run_by = serving(overrides, assembly, begin, access, identity)
-        run(lambda: _serve(run_by, overrides, assembly, transports, (file, known)))
+        inherited = _Inherited(sockets, launcher)
+        run(lambda: _serve(run_by, overrides, assembly, transports, (file, known), inherited))
 
 
 def _take_all_descriptors() -> None:
@@ -97,19 +104,26 @@ async def _serve(
     assembly: Assembly,
     transports: Sequence[Transport],
     in_force: tuple[Path | None, bytes | None],
+    inherited: _Inherited,
 ) -> None:
     instance, identity = run_by.instance, run_by.identity
     listening = Listening(instance)
     stopping = _Stopping(instance)
     observing = Observing(_status_of(instance, in_force[0]), control.folder_for(identity))
-    reloader = Reloader(run_by, overrides, transports, listening, observing)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.on_signal, number)
-    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    reloader = Reloader(run_by, overrides, transports, listening, observing, assembly)
+
+    def on_signal(number: signal.Signals) -> None:
+        if number is signal.SIGHUP:
+            reloader.ask()
+        else:
+            stopping.on_signal(number)
+
+    inherited.watch_signals(on_signal)
     tasks: list[asyncio.Task[None]] = []
     try:
-        starting = asyncio.create_task(_start(run_by, assembly, transports, listening, observing))
+        starting = asyncio.create_task(
+            _start(run_by, assembly, transports, listening, observing, inherited.sockets)
+        )
         if await stopping.allows(starting):
             systemd.ready()
             # Only now, because a reload compares the configured listeners with the open listeners.
@@ -124,6 +138,9 @@ async def _serve(
         systemd.stopping()
         for task in tasks:
             task.cancel()
+        if inherited.launcher is not None and stopping.first is signal.SIGTERM:
+            await asyncio.gather(*tasks, return_exceptions=True)  # a reload could open the metrics again
+            await _hand_over(inherited.launcher, listening, reloader.assembly, observing)
         await stopping.done.wait()
     finally:
         for task in tasks:
@@ -151,16 +168,17 @@ async def _start(
     transports: Sequence[Transport],
     listening: Listening,
     observing: Observing,
+    sockets: Sequence[socket.socket],
 ) -> None:
     """Bind all ports, change to the configured user, and serve; open the metrics server and control socket.
 
     Return after the first checks of the backends.
     """
-    change = await listening.begin(systemd.inherited(), assembly.wanted(transports))
+    change = await listening.begin(sockets, assembly.wanted(transports))
     try:
         exporter = await observing.prepare(assembly)
         if run_by.identity is not None:
-            for sock in change.sockets:
+            for sock in change.opened:
                 run_by.instance.reserve(sock)
             if assembly.server.control is None and not run_by.identity.is_current:
                 control.make_folder(run_by.identity)
@@ -178,12 +196,64 @@ async def _start(
     await observing.change(assembly, exporter)
 
 
+async def _hand_over(
+    launcher: Launcher, listening: Listening, assembly: Assembly, observing: Observing
+) -> None:
+    """Give up everything that the next process needs, and let the launcher end.
+
+    If the next process cannot run beside this process, do nothing. The launcher then waits for this process.
+    """
+    if reasons := [
+        *(f"it has opened {address} itself" for address in listening.opened),
+        *(f"hook {name} can run in one process only" for name in _alone(assembly)),
+    ]:
+        log.info("the next process has to wait for the end of this process: %s", reasons[0])
+        return
+    await observing.close()
+    launcher.hand_over()
+
+
+def _alone(assembly: Assembly) -> Iterator[str]:
+    """Yield the name of each hook that cannot run in two processes at the same time."""
+    for hook, settings in [use for use in assembly.hook_uses if isinstance(use, tuple)]:
+        try:
+            is_alone = bool(hook.needs_one_process(settings))
+        except BaseException as error:  # noqa: BLE001 - the code of a plugin must not end the drain
+            log.error("hook %s failed: %s", hook.name, text_of(error))  # noqa: TRY400 - in one line
+            is_alone = True
+        if is_alone:
+            yield hook.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Inherited:
+    """The sockets that the service manager has handed down, and the launcher; None without such sockets."""
+
+    sockets: Sequence[socket.socket]
+    launcher: Launcher | None
+
+    def watch_signals(self, on_signal: Callable[[signal.Signals], None]) -> None:
+        """Call a function with each signal from now on, in the running event loop."""
+        if self.launcher is not None:
+            self.launcher.watch(on_signal)
+        else:
+            for number in SIGNALS:
+                asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+
+
 class _Stopping:
-    """The stop of a run: the first signal starts a drain, and the second signal ends the run at once."""
+    """The stop of a run: the first signal starts a drain, and the second signal ends the run at once.
+
+    Attributes:
+        first: the first signal; None until then.
+        begun: the event that is set at the first signal.
+        done: the event that is set when the instance has stopped.
+    """
 
     def __init__(self, instance: Instance[Any]) -> None:
         self._instance = instance
         self._tasks: list[asyncio.Task[None]] = []
+        self.first: signal.Signals | None = None
         self.begun = asyncio.Event()
         self.done = asyncio.Event()
 
@@ -200,6 +270,7 @@ class _Stopping:
         return True
 
     def on_signal(self, number: signal.Signals) -> None:
+        self.first = self.first or number
         self.begun.set()
         if self._tasks:
             log.info("%s again: ending at once", number.name)

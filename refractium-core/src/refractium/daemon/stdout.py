@@ -37,8 +37,7 @@ def say(line: str) -> None:
 def leave_stdout_to_hooks(assembly: Assembly) -> None:
     """Print to stderr from now on if a hook writes to stdout, because only the hook may then write there."""
     global _claimed  # noqa: PLW0603 - a global, like `sys.stdout`
-    uses = (*assembly.hooks, *(use for route in (*assembly.tcp, *assembly.udp) for use in route.hooks))
-    if any(isinstance(use, tuple) and use[0].takes_stdout(use[1]) for use in uses):
+    if any(isinstance(use, tuple) and use[0].takes_stdout(use[1]) for use in assembly.hook_uses):
         sys.stdout = sys.stderr
         if _claimed is not None:
             _claimed = sys.stderr

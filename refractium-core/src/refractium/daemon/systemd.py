@@ -14,9 +14,26 @@ from refractium.wire.text import escape
 _FIRST_INHERITED: Final = 3
 """The first descriptor that systemd hands down (sd_listen_fds(3))."""
 
+_relay: socket.socket | None = None
+
+
+def notify_through(sock: socket.socket) -> None:
+    """Send all states to another process from now on, which sends the states to the service manager.
+
+    By default, the service manager accepts states only from the process that it has started
+    (systemd.service(5), NotifyAccess).
+    """
+    global _relay  # noqa: PLW0603 - a global, like the environment that names the service manager's socket
+    _relay = sock
+
 
 def notify(*states: str) -> None:
     """Send states to the service manager, if NOTIFY_SOCKET names its socket (sd_notify(3))."""
+    message = "\n".join(states).encode()
+    if _relay is not None:
+        with contextlib.suppress(OSError):
+            _relay.send(message, socket.MSG_DONTWAIT)
+        return
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -25,7 +42,7 @@ def notify(*states: str) -> None:
     # Continue to serve if the service manager cannot be reached.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.connect(address)
-        sock.send("\n".join(states).encode())
+        sock.send(message)
 
 
 def ready() -> None:

@@ -168,12 +168,15 @@ class Refractium:
         """
         return await self._start(Transport.UDP, host, port, listener)
 
-    async def start_on(self, sock: socket.socket, listener: str = "") -> str:
+    async def start_on(self, sock: socket.socket, listener: str = "", *, is_shared: bool = False) -> str:
         """Serve on a socket that is already bound, for instance by systemd.
 
         Args:
             sock: a stream socket that listens, or a datagram socket. The engine owns the socket from now on.
             listener: the name of the listener rules that apply, a key of `EngineSpec.listeners`.
+            is_shared: whether other processes may use the socket as well, for instance the next process of a
+                service. While the engine stops, it leaves the datagrams of a shared UDP socket to the other
+                processes, and open sessions only receive answers.
 
         Returns:
             The address of the socket, as ``HOST:PORT``.
@@ -184,7 +187,7 @@ class Refractium:
         """
         prepare(sock)
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
-        (address,) = await self._listen(transport, [sock], listener)
+        (address,) = await self._listen(transport, [sock], listener, [sock] if is_shared else [])
         return address
 
     def reserve(self, sock: socket.socket) -> None:
@@ -336,7 +339,11 @@ class Refractium:
         return await self._listen(transport, sockets, listener)
 
     async def _listen(
-        self, transport: Transport, sockets: Sequence[socket.socket], listener: str
+        self,
+        transport: Transport,
+        sockets: Sequence[socket.socket],
+        listener: str,
+        shared: Sequence[socket.socket] = (),
     ) -> tuple[str, ...]:
         """Serve on bound sockets; clients wait in the queues of the sockets until the plan is prepared."""
         self._plan.refuse_unknown(listener)
@@ -349,6 +356,8 @@ class Refractium:
             raise RuntimeError("the engine was stopped before it could listen: make a new one")
         self._hooks.use(self._plan.hooks)
         service = self._service(transport, self._reactor)
+        if isinstance(service, UdpService):
+            service.shared.update(shared)
         return tuple(join_host_port(*service.listen(sock, listener).address[:2]) for sock in sockets)
 
     def _service(self, transport: Transport, reactor: Reactor) -> TcpService | UdpService:

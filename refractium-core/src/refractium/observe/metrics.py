@@ -137,6 +137,9 @@ class Exporter:
         return name in own or name in self.hosts or is_ip_address(name)
 
     def _end(self) -> None:
+        with suppress(OSError):
+            # Wake the server's thread, which would else look only twice a second whether to end.
+            self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

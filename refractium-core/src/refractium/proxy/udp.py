@@ -61,6 +61,9 @@ class UdpService:
         limiter: the limiter of sessions.
         report: the receiver of the summaries of finished sessions.
         descriptors: the lender of one descriptor for each session.
+
+    Attributes:
+        shared: the listeners' sockets that other processes may use as well.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class UdpService:
         self.sessions: dict[tuple[object, ...], UdpSession] = {}
         self.own = OwnAddresses()
         self.listeners: list[UdpListener] = []
+        self.shared: set[socket.socket] = set()
         self.is_draining = False
         self.drained = asyncio.Event()
         self.drained.set()
@@ -135,8 +139,15 @@ class UdpService:
         self.reactor.retire(listener.sock)
 
     def drain(self) -> None:
-        """Refuse new sessions, and end each session after `_QUIET` seconds without a datagram."""
-        self.is_draining = True
+        """Refuse new sessions, and end each session after `_QUIET` seconds without a datagram.
+
+        All further datagrams on the sockets in `shared` are for the other processes.
+        """
+        if not self.is_draining:
+            self.is_draining = True
+            for listener in self.listeners:
+                if listener.sock in self.shared:
+                    listener.watching.stop()
         quiet_since = self.reactor.loop.time() - _QUIET
         for session in [one for one in self.sessions.values() if one.stamp <= quiet_since]:
             session.end(Ended.CLOSED)

@@ -106,9 +106,8 @@ def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
         count: the number of sockets to return, `sock` included.
 
     Returns:
-        Exactly `count` entries. If `sock` must stay the only socket on its address, every other TCP entry is
-        a duplicate of `sock`, and every other UDP entry is None. With duplicates of a UDP socket, a datagram
-        could reach the wrong process.
+        Exactly `count` entries. If `sock` must stay the only socket on its address, the entries are those of
+        `duplicates`.
     """
     found: list[socket.socket | None] = [sock]
     try:
@@ -116,13 +115,27 @@ def copies(sock: socket.socket, count: int) -> list[socket.socket | None]:
         while len(found) < count:
             found.append(_open(sock.type, sock.family, sock.getsockname(), like=sock))
     except OSError:
-        # Another user may have handed `sock` down, and only that user may bind this address again. Or the
-        # port of `sock` may need rights that this process has given up.
+        # Another user may have opened `sock`, and only that user may bind this address again. Or the port of
+        # `sock` may need rights that this process has given up.
         for one in found[1:]:
             one.close()  # type: ignore[union-attr]
-        is_tcp = sock.type == socket.SOCK_STREAM
-        return [sock, *(sock.dup() if is_tcp else None for _ in range(count - 1))]
+        return duplicates(sock, count)
     return found
+
+
+def duplicates(sock: socket.socket, count: int) -> list[socket.socket | None]:
+    """Return a socket and its duplicates, so that several processes can serve from the queue of one socket.
+
+    Args:
+        sock: a bound socket with the options of a listener (`prepare`).
+        count: the number of entries to return.
+
+    Returns:
+        Exactly `count` entries. The first entry is `sock`. Every other TCP entry is a duplicate of `sock`.
+        Every other UDP entry is None, because a datagram could reach the wrong process through a duplicate.
+    """
+    is_tcp = sock.type == socket.SOCK_STREAM
+    return [sock, *(sock.dup() if is_tcp else None for _ in range(count - 1))]
 
 
 def _open(

@@ -75,10 +75,12 @@ class Listen(Struct, frozen=True, tag=True):
     Attributes:
         number: the number of this order, which the answer repeats.
         listener: the name of the listener rules that apply.
+        is_shared: whether other programs may use the socket as well.
     """
 
     number: int
     listener: str
+    is_shared: bool = False
 
 
 class StopListening(Struct, frozen=True, tag=True):

@@ -23,7 +23,7 @@ from refractium.errors import ConfigError
 from refractium.hooks import against_several
 from refractium.observe import collect, status
 from refractium.problems import Problem
-from refractium.sockets.bind import addresses_of, bind, copies, prepare
+from refractium.sockets.bind import addresses_of, bind, copies, duplicates, prepare
 from refractium.workers.crew import Crew
 from refractium.workers.messages import (
     Belief,
@@ -75,6 +75,7 @@ class _SharedListener:
     name: str
     address: str
     sockets: Sequence[socket.socket | None]
+    is_shared: bool
     labels: tuple[str, ...] = ()
 
     def follow(self, plan: Plan) -> None:
@@ -189,8 +190,11 @@ class Supervisor:
         """
         await self._run(self.start_udp(host, port, listener))
 
-    async def start_on(self, sock: socket.socket, listener: str = "") -> str:
+    async def start_on(self, sock: socket.socket, listener: str = "", *, is_shared: bool = False) -> str:
         """Serve on a bound socket, like `Refractium.start_on`. Return when all workers serve.
+
+        All workers accept TCP clients from a shared socket. The first worker serves all clients of a shared
+        UDP socket.
 
         Raises:
             RefractiumError: a worker does not start.
@@ -200,11 +204,15 @@ class Supervisor:
         self._refuse_if_stopped()
         self._plan.refuse_unknown(listener)
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
+        if is_shared:
+            # The queue of a further socket on this address would be lost when its workers end.
+            prepare(sock)
+            self._reserved[sock] = duplicates(sock, self._count)
         self.reserve(sock)
         self._start_workers()
         await self._plan.prepare(transport)
         address = join_host_port(*sock.getsockname()[:2])
-        one = _SharedListener(transport, listener, address, self._reserved.pop(sock))
+        one = _SharedListener(transport, listener, address, self._reserved.pop(sock), is_shared)
         async with self._changing:
             one.follow(self._plan)
             self._listeners.append(one)
@@ -378,7 +386,7 @@ class Supervisor:
         sock = one.sockets[worker.number - 1]
         if sock is not None:
             self._tell_names(worker)
-            answer = await worker.call(Listen, one.name, sock=sock)
+            answer = await worker.call(Listen, one.name, one.is_shared, sock=sock)
             self._replace_if_failed(worker, answer.error)
 
     def _tell_names(self, worker: WorkerHandle) -> None:

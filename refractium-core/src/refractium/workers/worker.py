@@ -152,7 +152,7 @@ class Worker:
         assert self._engine is not None  # noqa: S101 - `Configure` always comes first
         sock = socket.socket(fileno=self._channel.fds.popleft())
         try:
-            await self._engine.start_on(sock, order.listener)
+            await self._engine.start_on(sock, order.listener, is_shared=order.is_shared)
         except BaseException:
             sock.close()
             raise
