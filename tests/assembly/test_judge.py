@@ -48,6 +48,8 @@ def test_one_listener_has_one_route_for_all_other_clients() -> None:
     fallback = settings(fallback_tcp='"10.0.0.1:1"')
     assert places_of_problems(fallback, route("any", transport='"tcp"')) == ["server.fallback_tcp"]
     assert places_of_problems(fallback, route("any", transport='"udp"')) == []
+    assert places_of_problems(fallback, route("any", client='"::1"')) == []
+    assert places_of_problems(fallback, route("any", allow='["::1"]')) == []
     assert places_of_problems(route("any"), route("any", id='"second"')) == ["protocols[1]"]
     listeners = (
         "[[listeners]]\nport = 1\nroutes = ['any']\n",

@@ -285,6 +285,48 @@ def test_every_client_gets_the_route_of_the_documented_order(routes: list[Keys],
         assert found == expected_of(routes, sni, host, client), client
 
 
+def expected_for_silence(
+    routes: Sequence[Keys], taking: Sequence[bool | None], client: str
+) -> int | str | None:
+    """Return the number of the route that a silent client gets; each protocol lets the server speak first."""
+    open_to = [
+        (not asked, not one.client, at)
+        for at, (one, asked) in enumerate(zip(routes, taking, strict=True))
+        if asked is not False and (not one.client or contains(one.client, client))
+    ]
+    if not open_to:
+        return None
+    *best, first = min(open_to)
+    equal = [
+        at for *rank, at in sorted(open_to) if rank == best and routes[at].protocol == routes[first].protocol
+    ]
+    return next((at for at in equal if routes[at].admits(client)), "denied")
+
+
+@given(st.lists(st.tuples(keys, st.sampled_from([None, True, False])), max_size=6))
+def test_every_silent_client_gets_the_route_of_the_documented_order(
+    drawn: list[tuple[Keys, bool | None]],
+) -> None:
+    protocols = {name: protocol(name, server_first=True) for name in ("one", "other")}
+    router = Router(
+        Pools(
+            [
+                route(
+                    number,
+                    protocols[one.protocol],
+                    on_timeout=asked,
+                    **{key: getattr(one, key) for key in CONDITIONS},
+                )
+                for number, (one, asked) in enumerate(drawn)
+            ]
+        ),
+        1024,
+    )
+    for client in CLIENTS:
+        expected = expected_for_silence([one for one, _ in drawn], [asked for _, asked in drawn], client)
+        assert number_of(router.for_client(client).silent, client) == expected, client
+
+
 CONDITIONS: Final = ("sni", "host", "alpn", "client", "allow", "deny")
 
 

@@ -82,6 +82,9 @@ def test_a_client_without_a_route_goes_to_the_next_protocol_then_to_the_fallback
             assert proxy.counters.routes[name].ended == {Ended.CLOSED: 1}
     with ProxyThread(routes[0]) as proxy:
         assert answers(proxy, HELLO, FAR) == [b""]
+        missed = proxy.next_end().missed
+        assert missed is not None
+        assert missed.protocol == "magic"
 
 
 def test_the_fallback_may_depend_on_the_client(near: Backend, far: Backend) -> None:

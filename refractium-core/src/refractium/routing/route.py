@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, get_args, overload
 
 import msgspec
@@ -21,7 +22,7 @@ from refractium.routing.names import NameRegex, request_host, server_name
 from refractium.settings import Action, Milliseconds, ProxyVersion, Responses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from refractium.routing.names import NamePattern
 
@@ -217,8 +218,8 @@ class Route:
         """The class of the balancer that `balance` names."""
         return BALANCERS[self.balance] if isinstance(self.balance, str) else self.balance
 
-    @property
-    def conditions(self) -> dict[str, tuple[NamePattern, ...]]:
+    @cached_property
+    def conditions(self) -> Mapping[str, tuple[NamePattern, ...]]:
         """The names that clients must ask for, by metadata key; host names are in lower case."""
         return {
             "sni": tuple(map(server_name, several(self.sni))),
