@@ -60,6 +60,10 @@ BAD_FORWARDS = {
     "a URL": ("http=http://127.0.0.1:80/", "write HOST:PORT, not a URL"),
     "no such host": ("http=not a host:80", "'not a host' is not a host name"),
     "a relative path": ("http=unix:web.sock", "a unix socket needs its whole path"),
+    "another name of a protocol": (
+        "tls=127.0.0.1:443",
+        "protocol 'tls' is not installed: did you mean 'https'?",
+    ),
     "a misspelt protocol": (
         "htpp=127.0.0.1:80",
         "protocol 'htpp' is not installed: did you mean 'http'?",

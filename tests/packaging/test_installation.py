@@ -57,6 +57,12 @@ def test_the_extra_all_installs_every_protocol(environment: Environment, plugins
     assert ids_of(plugins_in(bin_)) == IDS
 
 
+def test_the_extra_pcap_of_the_core_installs_the_hook(
+    environment: Environment, plugins_in: PluginsIn
+) -> None:
+    assert ids_of(plugins_in(environment("refractium-core[pcap]"))) == ["pcap"]
+
+
 def test_without_extras_no_protocol_is_installed_and_errors_say_how_to_install_one(
     run: Run, environment: Environment, plugins_in: PluginsIn
 ) -> None:
@@ -65,6 +71,9 @@ def test_without_extras_no_protocol_is_installed_and_errors_say_how_to_install_o
     explain = "from refractium.plugins import load_plugins; print(load_plugins().explain_missing('ssh'))"
     explained = run(bin_ / "python", "-c", explain)
     assert "pip install refractium-proto-ssh" in explained
+    assert "pip install refractium-hooks-pcap" in run(
+        bin_ / "python", "-c", explain.replace("explain_missing('ssh')", "explain_missing_hook('pcap')")
+    )
     assert "pip install 'refractium-protocols[all]'" in explained
 
 
