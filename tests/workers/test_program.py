@@ -483,6 +483,33 @@ def test_a_client_can_look_up_any_number_of_names_whatever_its_limits(tmp_path: 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_udp_clients_continue_after_silence_at_the_backend_that_knows_them(
+    tmp_path: Path, workers: int
+) -> None:
+    with ExitStack() as stack:
+        backends = [
+            stack.enter_context(UdpBackend(lambda _: [b"0"])),
+            stack.enter_context(UdpBackend(lambda _: [b"1"])),
+        ]
+        addresses = json.dumps([one.address for one in backends])
+        route = '[[protocols]]\nname = "hello"\ntransport = "udp"\npatterns = ["hello"]\n'
+        route += f"forward_to = {addresses}\n"
+        configured(tmp_path, more=route, workers=workers, udp_session_timeout_ms=300)
+        program = stack.enter_context(serving("udp", cwd=tmp_path))
+        clients = [stack.enter_context(client(program.address)) for _ in range(40)]
+        chosen = []
+        for sock in clients:
+            sock.send(b"hello")
+            chosen.append(sock.recv(9))
+        assert {*chosen} == {b"0", b"1"}
+        eventually(lambda: not status_of(program).udp.active, "all sessions have ended")
+        for sock, backend in zip(clients, chosen, strict=True):
+            sock.send(b"more")
+            assert sock.recv(9) == backend
+        assert status_of(program).udp.outcomes == {"identified": 40, "resumed": 40}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_connections_and_sessions_have_separate_limits(tmp_path: Path, workers: int) -> None:
     with UdpBackend(echo) as backend, Backend(named("a")) as tcp, ExitStack() as stack:
         configured(

@@ -44,6 +44,8 @@ class Outcome(StrEnum):
     SILENT = "silent"
     """The client stayed silent, and the connection was sent to the route for silent clients."""
     FALLBACK = "fallback"
+    RESUMED = "resumed"
+    """The datagram matched no route, but its client continues an earlier UDP session (`PastSessions`)."""
     NO_ROUTE = "no_route"
     """No route matched, and no fallback is configured."""
     LEFT = "left"

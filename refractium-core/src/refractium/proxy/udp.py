@@ -10,13 +10,14 @@ import asyncio
 import logging
 import socket
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from refractium.addresses.address import join_host_port
 from refractium.addresses.local import OwnAddresses
 from refractium.addresses.networks import plain_ip
 from refractium.contract import Transport, Verdict
 from refractium.proxy.counters import DENIED, REJECTED, Outcome, UdpCounters, why_refused
+from refractium.proxy.past_sessions import PastSession, PastSessions
 from refractium.proxy.summary import Ended, Missed, Summary
 from refractium.proxy.udp_session import TappedUdpSession, UdpSession
 from refractium.sockets.deadlines import Deadlines
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from refractium.addresses.address import Peer
+    from refractium.contract import ProtocolMatch
     from refractium.proxy.limiter import Limiter
     from refractium.proxy.summary import Reporter
     from refractium.routing import Pool, Router
@@ -49,6 +51,22 @@ _LINGER: Final = 0.1
 A new session takes eight times as long as a datagram, and many clients ask again from the same port."""
 _SHARE_OF_DESCRIPTORS: Final = 3
 """All sessions together may hold at most the descriptor limit of the process, divided by this number."""
+
+
+class _Choice(NamedTuple):
+    """The way of a new session.
+
+    Attributes:
+        outcome: the result of the identification.
+        pool: the pool of the session; None if no route takes the first datagram.
+        match: the match of the first datagram; None if no protocol matched.
+        past: the past session that the new session continues; None without a past session.
+    """
+
+    outcome: Outcome
+    pool: Pool | None = None
+    match: ProtocolMatch | None = None
+    past: PastSession | None = None
 
 
 class UdpService:
@@ -101,6 +119,7 @@ class UdpService:
         # Finished sessions, each with the time (s) at which it finished, oldest first.
         self._finished: OrderedDict[UdpSession, float] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
+        self.past = PastSessions(settings.max_udp_sessions)
 
     def listen(self, sock: socket.socket, name: str) -> UdpListener:
         """Receive datagrams on a bound socket, which the service owns from now on."""
@@ -126,6 +145,7 @@ class UdpService:
         """
         self.routers = routers
         self.settings = settings
+        self.past.most = settings.max_udp_sessions
         for listener in self.listeners:
             listener.router = routers.get(listener.name, listener.router)
 
@@ -135,6 +155,7 @@ class UdpService:
         self.own.discard(listener.address)
         for session in [one for one in self.sessions.values() if one.listener is listener]:
             session.end(Ended.CLOSED)
+        self.past.forget(listener.sock)
         listener.watching.stop()
         self.reactor.retire(listener.sock)
 
@@ -186,14 +207,8 @@ class UdpService:
         if not router.admits(ip):
             self._refuse(ip, DENIED)
             return None
-        its_router = router.for_client(ip)
-        decision = its_router.table.decide(first, final=True)
-        if isinstance(decision, Verdict):
-            pool, match = its_router.fallback, None
-            self.counters.outcomes[Outcome.NO_ROUTE if pool is None else Outcome.FALLBACK] += 1
-        else:
-            pool, match = decision
-            self.counters.outcomes[Outcome.IDENTIFIED] += 1
+        outcome, pool, match, past = self._choose(router.for_client(ip), key, first)
+        self.counters.outcomes[outcome] += 1
         if pool is None:
             self.counters.unrouted += 1
             if (missed := self._missed(router, first)) is not None:
@@ -203,14 +218,44 @@ class UdpService:
             self._refuse(ip, reason)
             return None
         kind = UdpSession if pool.hooks is None else TappedUdpSession
-        missed = self._missed(router, first) if match is None else None
-        session = kind(listener, client, control, key, pool, match, missed)
+        missed = self._missed(router, first) if outcome is Outcome.FALLBACK else None
+        session = kind(listener, client, control, key, pool, match, missed, past)
         self.sessions[key] = session
-        self._unanswered[session] = None
-        self._unanswered_of.setdefault(session.origin, {})[session] = None
+        if past is None:
+            self._unanswered[session] = None
+            self._unanswered_of.setdefault(session.origin, {})[session] = None
+        if self.past:
+            self.past.discard(key)
         self.counters.sessions += 1
         self.drained.clear()
         return session
+
+    def remember(self, key: tuple[object, ...], past: PastSession) -> None:
+        """Remember the way of an answered session that ends by silence."""
+        self.past.add(key, past, self.reactor.now)
+
+    def _choose(self, router: Router, key: tuple[object, ...], first: bytes) -> _Choice:
+        """Return the way of a new session: by its first datagram, else by its past, else the fallback."""
+        decision = router.table.decide(first, final=True)
+        if not isinstance(decision, Verdict):
+            return _Choice(Outcome.IDENTIFIED, *decision)
+        past, pool = self._recall(key, router) or (None, router.fallback)
+        if pool is None:
+            return _Choice(Outcome.NO_ROUTE)
+        return _Choice(Outcome.FALLBACK if pool is router.fallback else Outcome.RESUMED, pool, None, past)
+
+    def _recall(self, key: tuple[object, ...], router: Router) -> tuple[PastSession, Pool] | None:
+        """Return the past session of a key and the pool that continues it; None if there is no such pool.
+
+        A reload may have removed the route. If several routes have the label of the past session, the route
+        that has the past backend continues the session.
+        """
+        past = self.past.get(key, self.reactor.turned) if self.past else None
+        if past is None:
+            return None
+        pools = [pool for pool in router.pools if pool.label == past.route]
+        pools.sort(key=lambda pool: not any(past.target in one.socket_addresses for one in pool.backends))
+        return (past, pools[0]) if pools else None
 
     def _missed(self, router: Router, first: bytes) -> Missed | None:
         """Return the protocol of a first datagram without a route, if the access log is written."""

@@ -6,11 +6,13 @@ import errno
 import math
 import os
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from refractium.addresses.address import join_host_port
 from refractium.addresses.networks import plain_ip
 from refractium.contract import Direction, Transport
+from refractium.proxy.past_sessions import PastSession
 from refractium.proxy.summary import Ended, Missed, Summary, metadata_of
 from refractium.proxy.tapping import address_of, open_tap
 from refractium.sockets.descriptors import LOCAL_ERRORS
@@ -19,9 +21,11 @@ from refractium.sockets.reactor import IN
 from refractium.wire.proxy_protocol import build
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from refractium.addresses.address import Peer
     from refractium.backends.backend import Backend
-    from refractium.contract import ProtocolMatch
+    from refractium.contract import ProtocolMatch, SocketAddress
     from refractium.hooks import Tap
     from refractium.proxy.udp import UdpListener
     from refractium.routing import Pool
@@ -35,6 +39,9 @@ class UdpSession:
     A session of a pool with `Pool.udp_responses` is finished once the backend has sent this many answers for
     each datagram of the client. Answers are not assigned to datagrams, because the proxy does not know the
     protocol. So an additional answer to one datagram counts as an answer to another.
+
+    A session that continues a past session goes to the same backend, if the pool offers this backend. The
+    backend sees the same address and port of this machine, if the port is free.
 
     Attributes:
         stamp: monotonic time (s) of the last datagram in either direction.
@@ -58,11 +65,13 @@ class UdpSession:
         "_is_header_due",
         "_match",
         "_missed",
+        "_past",
         "_pool",
         "_service",
         "_silence",
         "_sock",
         "_started",
+        "_target",
         "down",
         "ip",
         "is_finished",
@@ -82,6 +91,7 @@ class UdpSession:
         pool: Pool,
         match: ProtocolMatch | None,
         missed: Missed | None = None,
+        past: PastSession | None = None,
     ) -> None:
         self._service = listener._service  # noqa: SLF001 - listener and session belong together
         self.listener = listener
@@ -95,14 +105,17 @@ class UdpSession:
         self._match = match
         self._missed = missed
         self._started = self.stamp = self._service.reactor.now
-        self._is_answered = False
+        # A past session had answers, so its client is no forged address.
+        self._past = past
+        self._is_answered = past is not None
         self.is_finished = False
         self._answers_each = math.inf if pool.udp_responses is None else pool.udp_responses
         self._awaited: float = 0
-        self._silence = self._service.silence(pool, answered=False)
+        self._silence = self._service.silence(pool, answered=self._is_answered)
         self._silence.add(self)
         self._backend: Backend | None = None
         self._sock: socket.socket | None = None
+        self._target: SocketAddress | None = None
         self._header = self._build_header()
         self._is_header_due = False
         self.up = 0
@@ -155,6 +168,9 @@ class UdpSession:
 
     def expired(self) -> None:
         """End the session: no datagram has passed in either direction during the timeout."""
+        if self._is_answered and not self.is_finished:
+            source = self._sock.getsockname() if self._sock is not None else None
+            self._service.remember(self.key, PastSession(self._pool.label, self._target, source))
         self.end(Ended.IDLE if self._is_answered else Ended.UNANSWERED)
 
     def crash(self) -> None:
@@ -201,7 +217,11 @@ class UdpSession:
         if not service.has_descriptor():
             service.failures.warning("no socket for a session: %s", os.strerror(errno.EMFILE))
             return False
-        for backend, target in self._pool.targets(self.ip):
+        past, self._past = self._past, None
+        targets: Iterable[tuple[Backend, SocketAddress]] = self._pool.targets(self.ip)
+        if past is not None:
+            targets = sorted(targets, key=lambda one: one[1] != past.target)
+        for backend, target in targets:
             if target in service.own:
                 service.counters.unrouted += 1
                 continue
@@ -212,6 +232,9 @@ class UdpSession:
                 service.failures.warning("no socket for a session: %s", error.strerror)
                 return False
             try:
+                if past is not None and past.source is not None and past.target == target:
+                    with suppress(OSError):  # another socket may have the port now
+                        sock.bind(past.source)
                 sock.connect(address)
             except OSError as error:
                 sock.close()
@@ -222,6 +245,7 @@ class UdpSession:
             backend.state.active += 1
             service.descriptors.lent += 1
             self._sock = sock
+            self._target = target
             self._is_header_due = bool(self._header)
             service.reactor.watch(sock, IN, self._on_event)
             return True
@@ -242,7 +266,7 @@ class UdpSession:
             self._backend.state.active -= 1
             self._service.reactor.retire(self._sock)
             self._service.descriptors.lent -= 1
-            self._sock = None
+            self._sock = self._target = None
 
     def _on_event(self, _mask: int) -> None:
         sock, backend = self._sock, self._backend
@@ -305,8 +329,9 @@ class TappedUdpSession(UdpSession):
         pool: Pool,
         match: ProtocolMatch | None,
         missed: Missed | None = None,
+        past: PastSession | None = None,
     ) -> None:
-        super().__init__(listener, client, control, key, pool, match, missed)
+        super().__init__(listener, client, control, key, pool, match, missed, past)
         self._tap: Tap | None = None
         self._peer: tuple[str, int] | str | None = None
         self._began = self._started

@@ -102,6 +102,7 @@ class Router:
                 router = self._by_routes[routes] = copy(self)
                 router.depends_on_client = False
                 router.table, router.silent, router.fallback = self._choices(routes)
+                router.pools = tuple(one.pool for one in routes)
             self._by_network[network] = router
         return router
 
