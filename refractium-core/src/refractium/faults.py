@@ -117,6 +117,23 @@ def problems_found(find: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[
         return [("", f"the plugin failed when it checked its settings: {brief(text_of(error))}")]
 
 
+_plugins: Final[dict[str, str]] = {}
+"""The plugins of this process, by the names of their modules and packages."""
+
+
+def add_module(module: str, plugin: str) -> None:
+    """Record the plugin of a module and, if no other plugin has it, of the module's outermost package."""
+    _plugins[module] = plugin
+    _plugins.setdefault(module.partition(".")[0], plugin)
+
+
+def plugin_of(module: str) -> str:
+    """Return the id, distribution and version of the plugin with a module; empty if there is none."""
+    while module and module not in _plugins:
+        module = module.rpartition(".")[0]
+    return _plugins.get(module, "")
+
+
 def set_origin(given: object, plugin: str) -> None:
     """Record from which plugin an object comes: a protocol, a health check or the class of a balancer."""
     if isinstance(given, type):

@@ -14,6 +14,7 @@ from refractium.contract import Endpoint
 from refractium.faults import Faults, is_ours, text_of
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from refractium.throttle import Throttled
+from refractium.watchdog import WATCHDOG
 from refractium.wire import proxy_protocol
 from refractium.wire.text import brief
 
@@ -173,6 +174,8 @@ class _Watch:
             CancelledError: the checker has cancelled the check.
         """
         health = self.state.health
+        if WATCHDOG.wants_notice:
+            WATCHDOG.notice()
         try:
             result: object = await check.check(endpoint, self._settings, health.timeout_ms / 1000)
         except OSError as error:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import stat
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -105,12 +106,17 @@ class AccessLog:
             self._tell()
 
     def flush(self) -> None:
-        """Write the lines of connections that have ended. Any thread may call this method."""
+        """Write the lines of connections that have ended; in another thread than the main thread, do nothing.
+
+        The metadata of a line comes from the code of a plugin, which could block the calling thread.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
         made = []
         while True:
             try:
                 at, summary = self._ended.popleft()
-            except IndexError:  # no summary is left; another thread may remove summaries, too
+            except IndexError:  # no summary is left
                 break
             try:
                 made.append(access_line(self._form, at, summary))

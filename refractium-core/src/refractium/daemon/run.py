@@ -27,6 +27,7 @@ from refractium.errors import ConfigError
 from refractium.faults import text_of
 from refractium.observe import control
 from refractium.problems import Problem
+from refractium.system.signals import default_after
 
 if TYPE_CHECKING:
     import socket
@@ -237,8 +238,24 @@ class _Inherited:
         if self.launcher is not None:
             self.launcher.watch(on_signal)
         else:
-            for number in SIGNALS:
-                asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+            _watch_signals(on_signal)
+
+
+def _watch_signals(on_signal: Callable[[signal.Signals], None]) -> None:
+    """Call a function with each signal. If the loop hangs, the second SIGTERM or SIGINT ends the process."""
+    loop = asyncio.get_running_loop()
+
+    def watch(number: signal.Signals) -> None:
+        loop.add_signal_handler(number, receive, number)
+        if number is not signal.SIGHUP:
+            default_after(number)
+
+    def receive(number: signal.Signals) -> None:
+        watch(number)
+        on_signal(number)
+
+    for number in SIGNALS:
+        watch(number)
 
 
 class _Stopping:

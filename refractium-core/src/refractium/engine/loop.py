@@ -6,6 +6,8 @@ import asyncio
 import gc
 from typing import TYPE_CHECKING, Any
 
+from refractium.watchdog import WATCHDOG
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -19,5 +21,9 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         new_event_loop = asyncio.new_event_loop
     # Loaded modules stay for the life of the process, so the garbage collector need not look at them.
     gc.freeze()
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(main())
+    WATCHDOG.start()
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
+    finally:
+        WATCHDOG.stop()

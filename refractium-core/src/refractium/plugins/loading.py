@@ -30,7 +30,7 @@ from refractium.contract import (
     problems_of_hook,
 )
 from refractium.contract.protocol import problems_of_name
-from refractium.faults import is_interrupt, set_origin, text_of
+from refractium.faults import add_module, is_interrupt, set_origin, text_of
 from refractium.identify.everything import ANY, FALLBACK
 from refractium.plugins.installed import Given, InstalledPlugin, Kind, Plugins
 from refractium.routing import BALANCERS
@@ -118,6 +118,7 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
             warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(sys.stderr),
         ):
+            add_module(entry_point.module, str(plugin))
             implementation = entry_point.load()
             version = getattr(implementation, "refractium_api_version", API_VERSION)
             if version != API_VERSION:

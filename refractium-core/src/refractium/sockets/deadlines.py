@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from refractium.throttle import Throttled
+from refractium.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
     import asyncio
@@ -94,6 +95,8 @@ class Deadlines:
         self._timer = self._loop.call_later(max(_SOON, due - time.monotonic()), self._tick)
 
     def _tick(self) -> None:
+        if WATCHDOG.wants_notice:
+            WATCHDOG.notice()
         self._timer = None
         now = time.monotonic()
         past = int(now / self._slot_seconds)

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from refractium.throttle import Throttled
+from refractium.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
     import asyncio
@@ -144,6 +145,8 @@ class Reactor:
         self._epoll.close()
 
     def _turn(self) -> None:
+        if WATCHDOG.wants_notice:
+            WATCHDOG.notice()
         self._is_turning = True
         handlers = self._handlers
         self.turned = time.monotonic()
@@ -184,6 +187,8 @@ class Reactor:
             self._call(resume)
 
     def _call(self, handler: Callable[[], None]) -> None:
+        if WATCHDOG.wants_notice:
+            WATCHDOG.notice()
         try:
             handler()
         except Exception as error:  # noqa: BLE001 - `_crash` logs the error with this owner

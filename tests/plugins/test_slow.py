@@ -1,0 +1,283 @@
+"""Plugins that are slow or that never return: the log names the plugin, and two signals end the program."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from refractium.faults import add_module, plugin_of
+from support.backends import Backend, echo
+from support.clients import ask, connect
+from support.datagrams import UdpBackend
+from support.datagrams import ask as ask_datagram
+from support.datagrams import echo as echo_datagram
+from support.plugins import install, with_plugins
+from support.process import serving
+from support.proxy import eventually
+
+if TYPE_CHECKING:
+    from support.process import Running
+
+HEAD = r"""
+import asyncio
+import time
+
+from refractium.contract import *
+
+
+def compute(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def compute_in_c(seconds):
+    sum(range(int(seconds * 100_000_000)))  # holds the lock of Python, and looks for no signals
+
+
+WAYS = {b"s": time.sleep, b"p": compute, b"c": compute_in_c}
+
+
+def block(data):
+    WAYS[data[1:2]](float(data[2:]))
+
+
+"""
+PROTOCOL = (
+    HEAD
+    + r"""
+@define_protocol("{name}", max_bytes=32, prefixes=(b"{letter}",), transport="{transport}")
+def identify(data):
+    block(data)
+    return ProtocolMatch()
+
+
+@hookimpl
+def refractium_protocols():
+    return [identify]
+"""
+)
+METADATA = (
+    HEAD
+    + r"""
+def read(data):
+    block(data)
+    return {"host": "x"}, frozenset()
+
+
+@define_protocol("lazy", max_bytes=32, prefixes=(b"L",), metadata_keys=frozenset({"host"}))
+def lazy(data):
+    return DeferredMatch(read, data)
+
+
+@hookimpl
+def refractium_protocols():
+    return [lazy]
+"""
+)
+OTHERS = (
+    HEAD
+    + r"""
+class Order(Balancer):
+    name = "tired"
+
+    def order(self, backends, client):
+        time.sleep(0.3)
+        return backends
+
+
+@hookimpl
+def refractium_balancers():
+    return [Order]
+"""
+)
+CHECK = (
+    HEAD
+    + r"""
+class Check(HealthCheck[NoSettings]):
+    name = "drowsy"
+    settings = NoSettings
+
+    async def check(self, endpoint, settings, timeout):
+        time.sleep(0.3)
+
+
+class Patient(HealthCheck[NoSettings]):
+    name = "patient"
+    settings = NoSettings
+
+    async def check(self, endpoint, settings, timeout):
+        await asyncio.sleep(0.3)
+
+
+@hookimpl
+def refractium_health_checks():
+    return [Check()]
+"""
+)
+PATIENT = CHECK.replace("[Check()]", "[Patient()]")
+
+
+def protocol(name: str, letter: str, transport: str = "tcp") -> str:
+    return PROTOCOL.replace("{name}", name).replace("{letter}", letter).replace("{transport}", transport)
+
+
+def route(name: str, backend: str, more: str = "") -> str:
+    return f'[[protocols]]\nname = "{name}"\nforward_to = "{backend}"\n{more}\n'
+
+
+def server(workers: int) -> str:
+    return f'[server]\nbind = "127.0.0.1"\nport = 0\nworkers = {workers}\nhot_reload = false\n'
+
+
+def slow_lines(program: Running) -> list[str]:
+    """Return the ids of the plugins that the log names as slow, in alphabetical order."""
+    found = re.findall(r"warning plugin '(\w+)' of refractium-proto-\w+ 1\.0 has blocked", program.err)
+    return sorted(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_kind_of_plugin_that_takes_long_is_named_once(tmp_path: Path, workers: int) -> None:
+    site = tmp_path / "site"
+    install(site, "sleeping", protocol("sleeping", "S"))
+    install(site, "looping", protocol("looping", "P"))
+    install(site, "native", protocol("native", "C"))
+    install(site, "datagrams", protocol("datagrams", "D", "udp"))
+    install(site, "quick", protocol("quick", "Q"))
+    install(site, "metadata", METADATA)
+    install(site, "tired", OTHERS)
+    install(site, "drowsy", CHECK)
+    install(site, "patient", PATIENT)
+    with Backend(echo) as backend, UdpBackend(echo_datagram) as datagrams:
+        at = backend.address
+        (tmp_path / "refractium.toml").write_text(
+            server(workers)
+            + "".join(route(name, at) for name in ("sleeping", "looping", "native", "quick", "lazy"))
+            + route("datagrams", datagrams.address)
+            + route("ordered", at, 'patterns = ["ordered"]\nbalance = "tired"')
+            + route("checked", at, 'patterns = ["checked"]\nhealth = { kind = "drowsy", interval_ms = 5000 }')
+            + route("waited", at, 'patterns = ["waited"]\nhealth = { kind = "patient", interval_ms = 100 }')
+        )
+        with serving("--log-format", "plain", cwd=tmp_path, env=with_plugins(site)) as program:
+            for data in (b"Ss0.3", b"Pp0.3", b"Qs0.001", b"Ls0.3", b"ordered"):
+                assert ask(program.address, data).data == data
+            assert ask_datagram(program.address, b"Ds0.3") == b"Ds0.3"
+            # When C code gives the lock of Python back, another thread than the watchdog may be the first.
+            eventually(
+                lambda: bool(ask(program.address, b"Cc0.3").data and "native" in slow_lines(program)),
+                "the plugin that computes in C is named",
+            )
+            wanted = ["datagrams", "drowsy", "looping", "metadata", "native", "sleeping", "tired"]
+            eventually(lambda: set(slow_lines(program)) >= set(wanted), "each slow plugin is named")
+            if workers == 1:  # each process has a limit of its own
+                assert slow_lines(program) == wanted
+            assert program.terminate() == 0
+    assert set(slow_lines(program)) == set(wanted)
+
+
+def test_the_rate_of_lines_is_limited_and_the_thread_sleeps_while_the_proxy_is_idle(tmp_path: Path) -> None:
+    install(tmp_path / "site", "sleeping", protocol("sleeping", "S"))
+    with Backend(echo) as backend:
+        # Without a file, nothing else wakes a thread.
+        flags = "-b", "127.0.0.1", "-p", 0, "-f", f"sleeping={backend.address}", "--log-format", "plain"
+        with serving(*flags, cwd=tmp_path, env=with_plugins(tmp_path / "site")) as program:
+            for _ in range(3):
+                assert ask(program.address, b"Ss0.15").data == b"Ss0.15"
+            program.await_err("has blocked the event loop for more than 50 ms: identify")
+            eventually(lambda: not switches_within(program, 0.2), "no thread wakes up")
+            assert program.terminate() == 0
+    assert slow_lines(program) == ["sleeping"]
+
+
+def switches_within(program: Running, seconds: float) -> int:
+    """Return how often the threads of a program wake up in a time."""
+
+    def switches() -> int:
+        tasks = Path(f"/proc/{program.pid}/task").iterdir()
+        texts = [(task / "status").read_text() for task in tasks]
+        return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
+
+    before = switches()
+    time.sleep(seconds)
+    return switches() - before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            b"Ss1000",
+            r"error plugin 'hanging' of refractium-proto-hanging 1\.0 has blocked .* 1 s, .*: block \(",
+        ),
+        (
+            b"Sp1000",
+            r"error plugin 'hanging' of .* has blocked .* 1 s, .*: compute \(.*, block \(.*, identify \(",
+        ),
+        # Python runs no other thread while C code holds the lock, so Python writes the stacks.
+        (b"Sc100000", r"plugin_hanging\.py\", line \d+ in compute_in_c"),
+    ],
+    ids=["sleep", "python", "c"],
+)
+def test_a_call_that_never_returns_is_found_and_two_signals_end_the_program(
+    tmp_path: Path, data: bytes, said: str
+) -> None:
+    install(tmp_path / "site", "hanging", protocol("hanging", "S"))
+    with Backend(echo) as backend:
+        (tmp_path / "refractium.toml").write_text(server(1) + route("hanging", backend.address))
+        with (
+            serving("--log-format", "plain", cwd=tmp_path, env=with_plugins(tmp_path / "site")) as program,
+            connect(program.address) as client,
+        ):
+            client.sendall(data)
+            program.await_err(said)
+            program.signal(signal.SIGTERM)
+            eventually(lambda: is_handled(program, signal.SIGTERM) is False, "the kernel has the signal")
+            program.signal(signal.SIGTERM)
+            assert program.wait() == -signal.SIGTERM
+
+
+def is_handled(program: Running, number: signal.Signals) -> bool:
+    """Return whether a program has a handler for a signal."""
+    status = Path(f"/proc/{program.pid}/status").read_text()
+    return bool(int(status.partition("\nSigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.slow
+def test_workers_go_on_beside_a_worker_that_hangs_and_two_signals_end_them_all(tmp_path: Path) -> None:
+    install(tmp_path / "site", "hanging", protocol("hanging", "S"))
+    with Backend(echo) as backend:
+        (tmp_path / "refractium.toml").write_text(
+            server(2) + f'fallback_tcp = "{backend.address}"\n' + route("hanging", backend.address)
+        )
+        with (
+            serving("--log-format", "plain", cwd=tmp_path, env=with_plugins(tmp_path / "site")) as program,
+            connect(program.address) as client,
+        ):
+            client.sendall(b"Ss1000")
+            program.await_err("error plugin 'hanging' of .* has blocked the event loop for more than 1 s")
+            program.await_err(r"worker \d .*: it does not answer")
+            assert ask(program.address, b"others").data == b"others"
+            with connect(program.address) as another:
+                another.sendall(b"Ss1000")
+                program.await_err("(?s)more than 1 s.*more than 1 s")
+                program.signal(signal.SIGTERM)
+                program.await_err("SIGTERM: ")
+                program.signal(signal.SIGTERM)
+                program.await_err("SIGTERM again: ending at once")
+                assert program.wait() == 0
+
+
+def test_the_plugin_of_a_module_is_found_by_the_module_or_its_packages() -> None:
+    add_module("house.first.plugin", "plugin 'first'")
+    add_module("house.second", "plugin 'second'")
+    assert plugin_of("house.first.plugin") == plugin_of("house.first.plugin.part") == "plugin 'first'"
+    assert plugin_of("house.second") == "plugin 'second'"
+    assert plugin_of("house.first.other") == "plugin 'first'"  # the first plugin of the package
+    assert plugin_of("household") == plugin_of("") == ""
