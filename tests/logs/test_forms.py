@@ -147,6 +147,7 @@ def test_json_has_short_texts_in_full() -> None:
             "transport": "tcp",
             "client": "192.0.2.7:50000",
             "route": "https",
+            "protocol": None,
             "backend": "10.0.0.1:443",
             "up": 517,
             "down": 4096,

@@ -219,6 +219,10 @@ class ProxyThread:
         """Wait for the next connection to end, and return its record in the access log."""
         return self._log.ended.get(timeout=PATIENCE)
 
+    def next_open(self) -> Summary:
+        """Wait for the next connection to be open for a second, and return its record in the access log."""
+        return self._log.opened.get(timeout=PATIENCE)
+
     @property
     def warnings(self) -> list[str]:
         """The log lines so far at WARNING and above."""
@@ -375,6 +379,7 @@ class _Log(logging.Handler):
         super().__init__(logging.DEBUG)
         self.lines: list[str] = []
         self.ended: queue.SimpleQueue[Summary] = queue.SimpleQueue()
+        self.opened: queue.SimpleQueue[Summary] = queue.SimpleQueue()
 
     def attach(self) -> None:
         for name in self._LOGGERS:
@@ -395,6 +400,6 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         summary: Summary | None = getattr(record, "connection", None)
         if summary is not None:
-            self.ended.put(summary)
+            (self.opened if summary.ended is None else self.ended).put(summary)
         if record.levelno >= logging.WARNING:
             self.lines.append(self.format(record))

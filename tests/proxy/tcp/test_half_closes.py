@@ -47,8 +47,10 @@ class Held:
         self._answer = answer
         self._ends = ends
         self._over = threading.Event()
+        self.socks: list[socket.socket] = []
 
     def __call__(self, sock: socket.socket) -> None:
+        self.socks.append(sock)
         sock.recv(MIB)
         sock.sendall(self._answer)
         if self._ends:
@@ -98,8 +100,7 @@ def test_a_silent_half_closed_connection_ends_at_its_timeout(who: str, when: str
         if who == "client":
             client.shutdown(socket.SHUT_WR)
         elif when == "late":
-            (only,) = backend._open
-            only.shutdown(socket.SHUT_WR)
+            held.socks[0].shutdown(socket.SHUT_WR)
         assert receive_all(client).end == ("reset" if who == "client" else "eof")
         assert proxy.next_end().ended == SILENT
         assert seconds_since(begun) > SECONDS - 0.1
@@ -111,17 +112,20 @@ def test_a_silent_half_closed_connection_ends_at_its_timeout(who: str, when: str
 def test_a_half_close_that_still_moves_bytes_outlives_the_timeout(who: str) -> None:
     """If the machine is busy, a pause between two bytes may be longer than the timeout; then try again."""
 
-    def drip(sock: socket.socket, receiver: socket.socket) -> float:
-        last, longest = time.monotonic(), 0.0
+    def drip(sock: socket.socket, receiver: socket.socket) -> tuple[bool, float]:
+        """Return whether all bytes arrive, and the longest pause (s) between two bytes."""
+        last, longest, arrives = time.monotonic(), 0.0, True
         end = last + 2.5 * SECONDS
-        while last < end:
-            sock.sendall(b".")
-            if receiver.recv(1) != b".":
-                return PATIENCE
+        while last < end and arrives:
+            try:
+                sock.sendall(b".")
+                arrives = receiver.recv(1) == b"."
+            except ConnectionError:
+                arrives = False
             now = time.monotonic()
             last, longest = now, max(longest, now - last)
             time.sleep(0.2)
-        return longest
+        return arrives, longest
 
     with (
         Backend(held := Held()) as backend,
@@ -131,18 +135,16 @@ def test_a_half_close_that_still_moves_bytes_outlives_the_timeout(who: str) -> N
         for _ in range(5):
             with proxy.connect() as client:
                 say(client)
-                (far,) = backend._open
+                far = held.socks[-1]
                 ends, goes_on = (client, far) if who == "client" else (far, client)
                 ends.shutdown(socket.SHUT_WR)
                 assert goes_on.recv(1) == b""
-                try:
-                    longest = drip(goes_on, ends)
-                except ConnectionError:
-                    longest = PATIENCE
-                if longest < SECONDS - 0.2:
-                    held.end()
-                    return
-        pytest.fail("the connection has ended, or the machine was too busy five times")
+                arrives, longest = drip(goes_on, ends)
+            if longest < SECONDS - 0.2:
+                assert arrives
+                held.end()
+                return
+        pytest.fail("the machine was too busy five times")
 
 
 @on_every_path
@@ -186,7 +188,7 @@ def test_an_upload_that_the_backend_reads_slowly_outlives_the_timeout() -> None:
             pauses.clear()
             with proxy.connect() as client, sending(client, data):
                 ended = receive_all(client).end
-            if max(pauses) < SECONDS / 2:
+            if max(pauses) < SECONDS / 3:
                 assert ended == "eof"
                 assert backend.result() == data
                 return
@@ -375,7 +377,7 @@ def test_only_silent_half_closed_connections_of_the_same_address_make_room() -> 
         proxy.connect() as whole,
     ):
         say(moving)
-        (far,) = backend._open
+        (far,) = held.socks
         moving.shutdown(socket.SHUT_WR)
         say(whole)
         leave(proxy, "127.0.0.2")

@@ -289,6 +289,10 @@ class LogConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             description="Largest number of connections that a process logs per second, on average over 10 s.",
         ),
     ] = 1000
+    open_connections: Annotated[
+        bool,
+        Meta(description="Whether a connection that is open for a second gets a log line before its end."),
+    ] = True
 
 
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

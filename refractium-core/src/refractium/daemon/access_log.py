@@ -1,4 +1,4 @@
-"""The access log of the program: one line for each connection that ended.
+"""The access log of the program: one line for each connection that ended, and one for each long open one.
 
 The logger of `refractium.observe.access_lines` is for programs that embed an engine.
 """
@@ -12,6 +12,7 @@ import stat
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from refractium.config import LogConfig
@@ -37,13 +38,26 @@ _TELL: Final = 1.0
 _CLIENT_LEFT: Final = Ended.CLIENT_LEFT
 
 
-_allowance: Final = Allowance(LogConfig().max_lines_per_second)
-"""The allowance of access log lines. A process has one allowance, because all its lines go to one stderr."""
+@dataclass(slots=True)
+class _Rules:
+    """The rules for all lines of this process, because all its lines go to one stderr.
+
+    Attributes:
+        allowance: the number of lines that the process may write now.
+        has_open: whether open connections have lines.
+    """
+
+    allowance: Allowance
+    has_open: bool
 
 
-def limit(config: LogConfig) -> None:
-    """Limit the access log of this process to `max_lines_per_second` of a configuration from now on."""
-    _allowance.per_second = config.max_lines_per_second
+_rules: Final = _Rules(Allowance(LogConfig().max_lines_per_second), LogConfig().open_connections)
+
+
+def use(config: LogConfig) -> None:
+    """Write the access log of this process by the rules of a configuration from now on."""
+    _rules.allowance.per_second = config.max_lines_per_second
+    _rules.has_open = config.open_connections
 
 
 class AccessLog:
@@ -65,7 +79,7 @@ class AccessLog:
         self._writer = handler.writer
         self._is_read = not _leads_nowhere(STDERR)
         self._is_debugging = debug
-        self._ended: deque[tuple[float, Summary]] = deque()
+        self._waiting: deque[tuple[float, Summary]] = deque()
         self._left_out = 0
         self._is_turn_due = False
         self._is_telling_due = False
@@ -77,12 +91,16 @@ class AccessLog:
         if summary.ended is not _CLIENT_LEFT or self._is_debugging:
             if not self._is_turn_due:
                 self._is_turn_due = True
-                _allowance.refill()
+                _rules.allowance.refill()
                 asyncio.get_running_loop().call_later(_GATHER, self._turn)
-            if _allowance.take():
-                self._ended.append((time.time(), summary))
+            if _rules.allowance.take():
+                self._waiting.append((time.time(), summary))
             else:
                 self._left_out += 1
+
+    def write_open(self, summary: Summary) -> None:
+        if _rules.has_open:
+            self.write(summary)
 
     def _turn(self) -> None:
         self._is_turn_due = False
@@ -96,7 +114,7 @@ class AccessLog:
         left_out, self._left_out = self._left_out, 0
         text = "%d lines of the access log were left out: log.max_lines_per_second is %d"
         self._writer.write(
-            self._form.note(logging.WARNING, "refractium.access", text, left_out, _allowance.per_second)
+            self._form.note(logging.WARNING, "refractium.access", text, left_out, _rules.allowance.per_second)
         )
 
     def end(self) -> None:
@@ -106,7 +124,7 @@ class AccessLog:
             self._tell()
 
     def flush(self) -> None:
-        """Write the lines of connections that have ended; in another thread than the main thread, do nothing.
+        """Write the lines that wait to be made; in another thread than the main thread, do nothing.
 
         The metadata of a line comes from the code of a plugin, which could block the calling thread.
         """
@@ -115,7 +133,7 @@ class AccessLog:
         made = []
         while True:
             try:
-                at, summary = self._ended.popleft()
+                at, summary = self._waiting.popleft()
             except IndexError:  # no summary is left
                 break
             try:
@@ -127,7 +145,7 @@ class AccessLog:
 
 
 def access_line(form: Form, at: float, summary: Summary) -> str:
-    """Return the line, with line end, of a connection that ended at the time `at` (s since the epoch)."""
+    """Return the line, with line end, of a connection that ended or was open at `at` (s since the epoch)."""
     metadata = summary.metadata
     fields = {"connection": fields_of(summary, metadata)} if form.has_fields else None
     return form.line(at, "info", "refractium.access", message_of(summary, metadata), fields) + "\n"

@@ -103,7 +103,7 @@ def serving(
         access: the access log of this process.
         identity: the user to run as after all ports are bound; None if the configuration names no user.
     """
-    access_log.limit(assembly.log)
+    access_log.use(assembly.log)
     workers = assembly.server.worker_count
     if workers == 1:
         return Serving(Refractium.of(assembly.spec, report=access), attrgetter("spec"), 1, identity)
@@ -127,7 +127,7 @@ class _Build:
 
     def __call__(self) -> EngineSpec:
         assembly = assembled(self.overrides, decode(self.source))
-        access_log.limit(assembly.log)
+        access_log.use(assembly.log)
         return assembly.spec
 
 

@@ -131,7 +131,7 @@ class Reloader:
             if exporter is not None:
                 await exporter.close()
             raise
-        access_log.limit(assembly.log)
+        access_log.use(assembly.log)
         leave_stdout_to_hooks(assembly)
         await self._listening.carry_out(change)
         await self._listening.close_others(wanted)

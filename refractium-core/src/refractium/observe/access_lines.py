@@ -42,6 +42,10 @@ class AccessLogger:
         if log.isEnabledFor(level):
             log.log(level, "%s", message_of(summary, summary.metadata), extra={"connection": summary})
 
+    def write_open(self, summary: Summary) -> None:
+        """Log a connection that is open for a second."""
+        self.write(summary)
+
 
 def message_of(summary: Summary, metadata: Mapping[str, MetadataValue]) -> str:
     """Return a connection as one line of printable text, without a line end.
@@ -66,7 +70,7 @@ def message_of(summary: Summary, metadata: Mapping[str, MetadataValue]) -> str:
         f"{summary.client} {route}"
         f"{'/udp' if summary.transport is _UDP else ''}{told}"
         f" -> {backend if backend.isprintable() else printable(backend)}"
-        f" up={summary.up} down={summary.down} {summary.seconds:.3f}s {summary.ended}"
+        f" up={summary.up} down={summary.down} {summary.seconds:.3f}s {summary.ended or 'open'}"
     )
 
 

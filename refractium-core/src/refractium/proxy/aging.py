@@ -32,9 +32,6 @@ class Settling(Protocol):
     def settle(self) -> None:
         """Act, because this object is `AGE` seconds old."""
 
-    def crash(self) -> None:
-        """End this object at once, because `settle` has raised an exception."""
-
 
 class Aging:
     """A regular look at the newest connections, which calls `Settling.settle` of each, `AGE` seconds old.
@@ -95,5 +92,4 @@ class Aging:
             try:
                 one.settle()
             except Exception as error:  # noqa: BLE001 - logged, with the object
-                self._faults.error("internal error in %s; everything else goes on", one, exc_info=error)
-                one.crash()
+                self._faults.error("internal error in %s, which goes on", one, exc_info=error)

@@ -333,9 +333,10 @@ class Connection:
         self._tap = tap
 
     def settle(self) -> None:
-        """Limit the silence of a half-close, because the connection is not one of the many short ones.
+        """Report the connection as open, and limit the silence of its half-close.
 
-        In most connections, one side ends soon after the other side, so that a limit would only cost time.
+        The many short connections need neither. In most connections, one side ends soon after the other side,
+        so that a limit would only cost time.
         """
         self._is_settled = True
         weld = self._weld
@@ -344,6 +345,9 @@ class Connection:
         weld.on_half_close = self._limit_half_close
         if weld.is_half_closed:
             self._limit_half_close()
+        report = self._service.open_report
+        if report is not None and report.is_wanted():
+            report.write_open(self._summary(None, *self.moved))
 
     def _limit_half_close(self) -> None:
         if self._half_close is None and self._weld is not None and self._pool is not None:
@@ -383,18 +387,20 @@ class Connection:
         service.counters.finish(NO_ROUTE if pool is None else pool.label, how, up, down)
         service.forget(self, self._origin)
         if service.report.is_wanted():
-            service.report.write(
-                Summary(
-                    transport=Transport.TCP,
-                    client=join_host_port(self._ip, self._port),
-                    route=pool.label if pool is not None else None,
-                    match=self._match,
-                    backend=str(backend.address) if backend is not None else None,
-                    up=up,
-                    down=down,
-                    seconds=monotonic() - self.stamp,
-                    ended=how,
-                    pool=pool,
-                    missed=self._missed,
-                )
-            )
+            service.report.write(self._summary(how, up, down))
+
+    def _summary(self, how: Ended | None, up: int, down: int) -> Summary:
+        pool, backend = self._pool, self._backend
+        return Summary(
+            transport=Transport.TCP,
+            client=join_host_port(self._ip, self._port),
+            route=pool.label if pool is not None else None,
+            match=self._match,
+            backend=str(backend.address) if backend is not None else None,
+            up=up,
+            down=down,
+            seconds=monotonic() - self.stamp,
+            ended=how,
+            pool=pool,
+            missed=self._missed,
+        )

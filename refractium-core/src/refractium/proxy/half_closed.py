@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from refractium.proxy.summary import Ended
-from refractium.sockets.closing import unacknowledged
+from refractium.sockets.closing import unacknowledged, unreceived
 from refractium.sockets.deadlines import Deadlines
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class HalfClose:
         self._timeout = timeout
         self._room = room
         self._since = 0.0
-        self._left = unacknowledged(weld.down.sock)
+        self._left = unreceived(weld.down.sock)
         self._deadlines = min(timeout, room.silence, key=lambda one: one.seconds)
         self._deadlines.add(self)
 
@@ -104,7 +104,7 @@ class HalfClose:
         up, down = self._weld.up, self._weld.down
         if down.held or (down.pipe is not None and down.pipe.count) or unacknowledged(up.sock):
             return True
-        left = unacknowledged(down.sock)
+        left = unreceived(down.sock)
         has_moved = left != self._left
         self._left = left
         return has_moved

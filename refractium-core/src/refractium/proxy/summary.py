@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -58,7 +58,7 @@ class Missed(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True):
-    """A finished connection or UDP session, for the access log.
+    """A connection or UDP session, for the access log: finished, or still open.
 
     Attributes:
         transport: the client's transport.
@@ -68,8 +68,8 @@ class Summary(Struct, frozen=True):
         backend: the backend's address as configured; None if no backend was reached.
         up: bytes from client to backend.
         down: bytes from backend to client.
-        seconds: seconds from accept, or from the first datagram, to the end.
-        ended: the way in which the connection or session ended.
+        seconds: seconds from accept, or from the first datagram, to the end, or until now.
+        ended: the way in which the connection or session ended; None while it is open.
         pool: the pool of the route; None without a route.
         missed: the protocol whose routes the client did not get; None if the client got its route, or if no
             protocol matched.
@@ -83,7 +83,7 @@ class Summary(Struct, frozen=True):
     up: int
     down: int
     seconds: float
-    ended: Ended
+    ended: Ended | None
     pool: Pool | None = None
     missed: Missed | None = None
 
@@ -113,6 +113,19 @@ class Reporter(Protocol):
 
     def write(self, summary: Summary) -> None:
         """Receive the summary of one finished connection or session."""
+
+
+@runtime_checkable
+class OpenReporter(Reporter, Protocol):
+    """A receiver that also gets a summary of each connection and session that is open for a second."""
+
+    def write_open(self, summary: Summary) -> None:
+        """Receive the summary of one open connection or session; `write` receives its end later."""
+
+
+def open_reporter(report: Reporter) -> OpenReporter | None:
+    """Return the receiver if it also gets summaries of open connections; else None."""
+    return report if isinstance(report, OpenReporter) else None
 
 
 def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mapping[str, MetadataValue]:

@@ -15,6 +15,7 @@ from refractium.proxy.dial import Dialing
 from refractium.proxy.half_closed import Room
 from refractium.proxy.listener import TcpListener
 from refractium.proxy.snapshot import Snapshot
+from refractium.proxy.summary import open_reporter
 from refractium.proxy.welding import Welding
 from refractium.sockets.closing import end_on_close
 from refractium.sockets.descriptors import A_CLIENT
@@ -60,6 +61,7 @@ class TcpService:
         self.snapshots = self._take_snapshots(routers, settings)
         self.limiter = limiter
         self.report = report
+        self.open_report = open_reporter(report)
         self.descriptors = descriptors
         self.welding = Welding(reactor, descriptors, settings.backend_buffer_size)
         self.counters = TcpCounters()

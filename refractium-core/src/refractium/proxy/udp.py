@@ -16,9 +16,10 @@ from refractium.addresses.address import join_host_port
 from refractium.addresses.local import OwnAddresses
 from refractium.addresses.networks import plain_ip
 from refractium.contract import Transport, Verdict
+from refractium.proxy.aging import Aging
 from refractium.proxy.counters import DENIED, REJECTED, Outcome, UdpCounters, why_refused
 from refractium.proxy.past_sessions import PastSession, PastSessions
-from refractium.proxy.summary import Ended, Missed, Summary
+from refractium.proxy.summary import Ended, Missed, Summary, open_reporter
 from refractium.proxy.udp_session import TappedUdpSession, UdpSession
 from refractium.sockets.deadlines import Deadlines
 from refractium.sockets.pktinfo import CONTROL_BYTES, IP_PKTINFO, Control, as_source
@@ -98,9 +99,11 @@ class UdpService:
         self.settings = settings
         self.limiter = limiter
         self.report = report
+        self.open_report = open_reporter(report)
         self.descriptors = descriptors
         self.counters = UdpCounters()
         self.sessions: dict[tuple[object, ...], UdpSession] = {}
+        self.aging = Aging(reactor.loop, lambda: reversed(self.sessions.values()))
         self.own = OwnAddresses()
         self.listeners: list[UdpListener] = []
         self.shared: set[socket.socket] = set()
@@ -188,6 +191,7 @@ class UdpService:
             listener.watching.stop()
             self.reactor.retire(listener.sock)
         self.listeners.clear()
+        self.aging.close()
         for deadlines in self._silence.values():
             deadlines.close()
         if self._sweeper is not None:
@@ -228,6 +232,8 @@ class UdpService:
             self.past.discard(key)
         self.counters.sessions += 1
         self.drained.clear()
+        if self.open_report is not None and not self.aging.is_waiting:
+            self.aging.begin()
         return session
 
     def remember(self, key: tuple[object, ...], past: PastSession) -> None:

@@ -44,6 +44,7 @@ class UdpSession:
     backend sees the same address and port of this machine, if the port is free.
 
     Attributes:
+        started: monotonic time (s) of the first datagram.
         stamp: monotonic time (s) of the last datagram in either direction.
         listener: the listener that receives the client's datagrams and sends the answers.
         origin: the name under which `Limiter` counts the client.
@@ -63,6 +64,7 @@ class UdpSession:
         "_header",
         "_is_answered",
         "_is_header_due",
+        "_is_settled",
         "_match",
         "_missed",
         "_past",
@@ -70,7 +72,6 @@ class UdpSession:
         "_service",
         "_silence",
         "_sock",
-        "_started",
         "_target",
         "down",
         "ip",
@@ -79,6 +80,7 @@ class UdpSession:
         "listener",
         "origin",
         "stamp",
+        "started",
         "up",
     )
 
@@ -104,9 +106,10 @@ class UdpSession:
         self._pool = pool
         self._match = match
         self._missed = missed
-        self._started = self.stamp = self._service.reactor.now
+        self.started = self.stamp = self._service.reactor.now
         # A past session had answers, so its client is no forged address.
         self._past = past
+        self._is_settled = False
         self._is_answered = past is not None
         self.is_finished = False
         self._answers_each = math.inf if pool.udp_responses is None else pool.udp_responses
@@ -166,6 +169,13 @@ class UdpSession:
         self._service.counters.dropped += 1
         return False
 
+    def settle(self) -> None:
+        """Report the session as open, if a backend has answered and may send further answers."""
+        self._is_settled = True
+        report = self._service.open_report
+        if self._is_answered and not self.is_finished and report is not None and report.is_wanted():
+            report.write_open(self.summary(None))
+
     def expired(self) -> None:
         """End the session: no datagram has passed in either direction during the timeout."""
         if self._is_answered and not self.is_finished:
@@ -185,8 +195,8 @@ class UdpSession:
         self._let_go()
         self._service.ended(self, how)
 
-    def summary(self, how: Ended) -> Summary:
-        """Return the summary of the session for the access log."""
+    def summary(self, how: Ended | None) -> Summary:
+        """Return the summary of the session for the access log; `how` is None while the session is open."""
         end = self.stamp if how is Ended.ANSWERED else self._service.reactor.loop.time()
         return Summary(
             transport=Transport.UDP,
@@ -196,7 +206,7 @@ class UdpSession:
             backend=str(self._backend.address) if self._backend is not None else None,
             up=self.up,
             down=self.down,
-            seconds=max(0.0, end - self._started),
+            seconds=max(0.0, end - self.started),
             ended=how,
             pool=self._pool,
             missed=self._missed,
@@ -309,6 +319,8 @@ class UdpSession:
             self._silence.discard(self)
             self._silence = silence
             silence.add(self)
+        if self._is_settled and self._awaited > 1:
+            self.settle()
 
 
 class TappedUdpSession(UdpSession):
@@ -334,7 +346,7 @@ class TappedUdpSession(UdpSession):
         super().__init__(listener, client, control, key, pool, match, missed, past)
         self._tap: Tap | None = None
         self._peer: tuple[str, int] | str | None = None
-        self._began = self._started
+        self._began = self.started
         self._answer = self._answer_and_tell
 
     def send_up(self, datagram: memoryview) -> bool:

@@ -61,8 +61,16 @@ def unacknowledged(sock: socket.socket) -> int:
     The number is 0 for a dead connection, and also if the kernel does not report the number, so that the
     caller does not wait. The number is 0 for a unix socket, which has no reset and discards nothing on close.
     """
-    if sock.family == _AF_UNIX or is_over(sock):
-        return 0
+    return 0 if sock.family == _AF_UNIX or is_over(sock) else unreceived(sock)
+
+
+def unreceived(sock: socket.socket) -> int:
+    """Return an amount that falls to 0 while the peer receives the bytes that were sent.
+
+    On TCP, the amount is the number of bytes that the peer's kernel has not acknowledged (SIOCOUTQ, tcp(7)).
+    On a unix socket, the amount is the memory of the bytes that the peer has not read. If the kernel does not
+    report the amount, it is 0.
+    """
     try:
         (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
     except OSError:
