@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -125,6 +126,36 @@ def test_every_query_of_one_port_gets_its_answer(queries: int) -> None:
             assert sock.recv(100) == query(number)
         assert proxy.next_end().ended == "answered"
         assert len(set(backend.peers)) == proxy.engine.udp_counters.sessions == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_queries_and_answers_in_any_order_lose_no_answer(seed: int) -> None:
+    """Queries come alone or together, before and after the end of a session; answers come in any order."""
+    chance = random.Random(seed)  # noqa: S311 - chooses test data
+    with (
+        Held() as backend,
+        ProxyThread(Route(DnsUdp(), backend.address), settings=FOR_EVER) as proxy,
+        client(proxy.address) as sock,
+    ):
+        counters = proxy.engine.udp_counters
+        waiting: list[tuple[int, tuple[str, int]]] = []
+        for number in range(150):
+            if not waiting and chance.random() < 0.1:
+                eventually(lambda: counters.finished == counters.sessions, "the session has ended")
+            for _ in range(chance.randint(0, 3)):
+                sock.send(query(number))
+                backend.receive()
+                waiting.append((number, backend.peers[-1]))
+            chance.shuffle(waiting)
+            for _ in range(chance.randint(0, len(waiting))):
+                asked, peer = waiting.pop()
+                backend.sock.sendto(query(asked), peer)
+                assert sock.recv(100) == query(asked)
+        for asked, peer in waiting:
+            backend.sock.sendto(query(asked), peer)
+            assert sock.recv(100) == query(asked)
+        eventually(lambda: counters.finished == counters.sessions > 1, "all sessions have ended")
+        assert set(counters.routes["dns"].ended) == {"answered"}
 
 
 @pytest.mark.parametrize(("answers", "end"), [(2, "answered"), (1, "idle timeout")])

@@ -189,7 +189,7 @@ class UdpSession:
 
     def end(self, how: Ended) -> None:
         """Close the backend's socket and the session; the client's next datagram begins a new session."""
-        if self.is_finished:
+        if self.is_finished and how is not Ended.FAULT:
             how = Ended.ANSWERED
         self._silence.discard(self)
         self._let_go()
