@@ -120,30 +120,39 @@ class Rich(Form):
     style = "rich"
 
     def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - slow to import, and only this form needs it
-        from rich.logging import RichHandler  # noqa: PLC0415
+        from rich.highlighter import ReprHighlighter  # noqa: PLC0415 - slow to import; only this form needs it
+
+        from refractium.terminal import console  # noqa: PLC0415
 
         super().__init__()
         # In the process of a hook, `sys.stderr` becomes a stream whose lines are logged (`logs.prints`). If
         # this console flushed that stream, a print would wait for itself, or for the thread of the log.
-        self._console = Console(file=sys.stderr, markup=False, highlight=False, emoji=False)
-        self._handler = RichHandler(
-            console=self._console, show_path=False, markup=False, omit_repeated_times=False
-        )
+        self._console = console(stderr=True)
+        self._console.file = sys.stderr
+        self._highlight = ReprHighlighter()
 
     def line(
         self,
         at: float,
         level: str,
-        logger: str,
+        logger: str,  # noqa: ARG002 - readers do not need it
         message: str,
         fields: Mapping[str, Any] | None = None,  # noqa: ARG002 - the message has the important fields
     ) -> str:
-        record = logging.LogRecord(logger, logging.INFO, "", 0, message, None, None)
-        record.levelname = level.upper()
-        record.created = at
+        from rich.text import Text  # noqa: PLC0415
+
+        from refractium.terminal import folded  # noqa: PLC0415
+
+        head = Text.assemble(
+            (time.strftime("[%x %X]", time.localtime(at)), "log.time"),
+            " ",
+            (level.upper().ljust(8), f"logging.level.{level}"),
+            " ",
+        )
+        text = Text(message)
+        self._highlight.highlight(text)
         with self._console.capture() as drawn:
-            self._handler.emit(record)
+            self._console.print(folded(self._console, head, text), soft_wrap=True)
         return drawn.get().rstrip("\n")
 
 
