@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import ftplib
 import json
+import os
+import signal
 import socket
+from contextlib import ExitStack
+from textwrap import dedent
+from typing import TYPE_CHECKING
 
-from support.clients import ask
-from support.process import run, serving
+import pytest
+
+from support.clients import PATIENCE, ask, connect
+from support.process import environment, run, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROTOCOLS = ["http", "https", "ssh", "dns", "ftp"]
 
@@ -54,3 +65,131 @@ def test_a_port_in_use_is_named() -> None:
         done.err
         == f"error: cannot listen on tcp://127.0.0.1:{port}: the address is in use by another program\n"
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_end_of_the_demo_prints_no_traceback_whatever_the_clients_do(number: signal.Signals) -> None:
+    with ExitStack() as stack:
+        demo = stack.enter_context(serving("demo", "--serve"))
+        demo.await_out(r"^Ctrl-C ends the demo\.$")
+        for beginning in (
+            b"",
+            b"GET /",
+            b"GET / HTTP/1.1\r\n",
+            b"SSH-2.0-",
+            b"\0\x30",
+        ):  # each waits for more
+            client = stack.enter_context(connect(demo.address))
+            client.sendall(beginning)
+        with ftplib.FTP(timeout=PATIENCE) as ftp:  # noqa: S321 - the demo shows FTP
+            ftp.connect(*demo.address)
+            ftp.login()
+            with pytest.raises(ftplib.error_temp, match="425"):
+                ftp.sendcmd("RETR README.txt")
+            text: list[str] = []
+            ftp.retrlines("RETR README.txt", text.append)
+            assert text == ["hello from the FTP backend"]
+            with pytest.raises(ftplib.error_perm, match="550"):
+                ftp.retrlines("RETR nowhere.txt")
+            passive = stack.enter_context(ftplib.FTP(timeout=PATIENCE))  # noqa: S321
+            passive.connect(*demo.address)
+            passive.login()
+            stack.enter_context(connect(passive.makepasv()))  # and asks for nothing
+            demo.signal(number)
+            assert demo.wait() == 0
+        levels = {line.split()[1] for line in demo.err.splitlines()}
+        assert levels <= {"info", "warning"}, demo.err
+
+
+def with_plugin(folder: Path, scene: str) -> dict[str, str]:
+    """Return an environment in which a plugin gives the protocol ``fable`` and a scene."""
+    info = folder / "fable-2.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fable\nVersion: 2.0\nSummary: Tales\n")
+    (info / "entry_points.txt").write_text("[refractium]\nfable = fable\n")
+    source = """
+        from refractium.contract import NO, ProtocolMatch, Scene, define_protocol, hookimpl
+
+        @define_protocol("fable", max_bytes=10, prefixes=(b"once",))
+        def fable(data):
+            return ProtocolMatch() if data.startswith(b"once") else NO
+
+        async def backend(reader, writer):
+            writer.write(b"upon " + await reader.readline())
+
+        def exchange(sock):
+            sock.sendall(b"once a time\\n")
+            return sock.makefile("rb").readline().decode().strip()
+
+        @hookimpl
+        def refractium_protocols():
+            return [fable]
+    """
+    (folder / "fable.py").write_text(dedent(source) + dedent(scene))
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return environment(PYTHONPATH=path)
+
+
+def scenes(text: str) -> str:
+    return f"\n@hookimpl\ndef refractium_scenes():\n    return [{text}]\n"
+
+
+def test_a_protocol_of_a_third_party_is_shown_by_its_scene(tmp_path: Path) -> None:
+    env = with_plugin(tmp_path, scenes('Scene("fable", backend, exchange, "tell {port} {x}")'))
+    done = run("demo", "--json", env=env)
+    assert (done.code, done.err) == (0, "")
+    results = {one["protocol"]: one for one in json.loads(done.out)}
+    assert [*results] == [*PROTOCOLS, "fable"]
+    assert results["fable"]["identified_as"] == "fable"
+    assert results["fable"]["answer"] == "upon once a time"
+    assert "tell {port} {x}" in run("plugins", "info", "fable", env=env).out
+    with serving("demo", "--serve", env=env) as demo:
+        demo.await_out(r"^Ctrl-C ends the demo\.$")
+        assert f"tell {demo.port} {{x}}" in demo.out
+        assert demo.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "def exchange(sock): raise LookupError('no tale')",
+        "async def backend(reader, writer): raise LookupError('no tale')",
+        "def exchange(sock): return sock.makefile('rb').nothing",
+    ],
+)
+def test_a_fault_of_a_scene_fails_this_scene_only(tmp_path: Path, fault: str) -> None:
+    env = with_plugin(tmp_path, f"\n{fault}\n" + scenes('Scene("fable", backend, exchange, "")'))
+    done = run("demo", "--json", env=env)
+    assert "Traceback" not in done.err
+    results = {one["protocol"]: one for one in json.loads(done.out)}
+    assert all(results[name]["ok"] for name in PROTOCOLS)
+    assert (done.code, results["fable"]["ok"]) in {(1, False), (0, True)}
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        "7",
+        'Scene("Fable!", backend, exchange, "")',
+        'Scene("fable", exchange, exchange, "")',
+        'Scene("fable", backend, backend, "")',
+        'Scene("fable", backend, exchange, 7)',
+    ],
+)
+def test_a_scene_that_breaks_the_contract_fails_its_plugin(tmp_path: Path, scene: str) -> None:
+    env = with_plugin(tmp_path, scenes(scene))
+    done = run("plugins", "list", "--json", env=env)
+    (plugin,) = [one for one in json.loads(done.out) if one["id"] == "fable"]
+    assert plugin["status"] == "failed"
+    assert "scene" in plugin["error"]
+    assert run("demo", env=env).code == 0
+
+
+def test_the_demo_never_advises_to_install_what_is_installed(tmp_path: Path) -> None:
+    without = [argument for name in PROTOCOLS for argument in ("--disable-plugin", name)]
+    done = run(*without, "demo")
+    assert (done.code, done.out) == (2, "")
+    assert "pip install" not in done.err
+    assert "disabled" in done.err
+    done = run(*without, "demo", env=with_plugin(tmp_path, ""))
+    assert "pip install" not in done.err

@@ -1,10 +1,11 @@
-"""``demo``: the installed protocols that the demo knows, behind one port, with a real exchange over each."""
+"""``demo``: the installed protocols with a scene, behind one port, with a real exchange over each."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import msgspec
 import rich_click as click
@@ -19,6 +20,11 @@ from refractium.demo import SCENES, SceneResult, Stage
 from refractium.engine.loop import run
 from refractium.errors import ConfigError, ExitStatus
 from refractium.problems import Problem
+from refractium.wire.text import printable
+
+if TYPE_CHECKING:
+    from refractium.contract import Scene
+    from refractium.plugins.installed import Plugins
 
 
 @click.command("demo")
@@ -34,29 +40,39 @@ from refractium.problems import Problem
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, /, *, serve: bool, port: int, as_json: bool) -> None:
-    """Show Refractium at work: backends for the installed protocols that the demo knows, behind one port.
+    """Show Refractium at work: backends for the installed protocols, behind one port.
+
+    The demo shows the protocols of the project, and each protocol whose plugin provides a scene.
 
     Exits 0 if Refractium identified every protocol, and if every backend answered. Otherwise exits 1.
     """
     flags = Flags.of(context)
     logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
-    installed = assembly.installed(flags.overrides, None).protocols
-    names = [name for name in SCENES if any(one.name == name for one in installed)]
-    if not names:
-        raise ConfigError(
-            [Problem("no protocol of the demo is installed: pip install 'refractium-protocols[all]'")]
-        )
+    plugins = assembly.installed(flags.overrides, None)
+    scenes = {**SCENES, **{name: one for name, one in plugins.scenes.items() if name not in SCENES}}
+    prepared = Stage(plugins.protocols, scenes, port)
+    if not prepared.names:
+        raise ConfigError([Problem(_nothing_to_show(plugins))])
     results: list[SceneResult] = []
 
     async def show() -> None:
-        async with Stage(installed, port) as stage:
-            results.extend([await stage.play(name) for name in names])
+        async with prepared as stage:
+            results.extend([await stage.play(name) for name in stage.names])
             _print(results, stage.port, as_json=as_json)
             if serve:
-                await _keep_serving(stage.port, names)
+                await _keep_serving(stage.port, [scenes[name] for name in stage.names])
 
     run(show)
     context.exit(ExitStatus.SUCCESS if all(result.ok for result in results) else ExitStatus.FAILURE)
+
+
+def _nothing_to_show(plugins: Plugins) -> str:
+    """Return the reason why the demo shows no protocol, and a remedy."""
+    if unloaded := [one for one in plugins.entries if one.status != "loaded" and one.id in SCENES]:
+        return "no protocol to show: " + "; ".join(f"{one} ({one.status}): {one.error}" for one in unloaded)
+    names = ", ".join(dict.fromkeys(one.name for one in plugins.protocols))
+    found = f"no scene for the installed protocols: {names}; others" if names else "no protocol is installed"
+    return f"{found}: pip install 'refractium-protocols[all]'"
 
 
 def _print(results: list[SceneResult], port: int, *, as_json: bool) -> None:
@@ -79,12 +95,12 @@ def _print(results: list[SceneResult], port: int, *, as_json: bool) -> None:
     terminal.table(f"{len(results)} protocols on 127.0.0.1:{port}", columns, rows)
 
 
-async def _keep_serving(port: int, names: list[str]) -> None:
+async def _keep_serving(port: int, scenes: list[Scene]) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     say(f"\nListening on tcp://127.0.0.1:{port}\n\nTry by hand:")
-    for name in names:
-        say(f"  {SCENES[name].by_hand.format(port=port)}")
+    for scene in scenes:
+        say(f"  {printable(scene.by_hand.replace('{port}', str(port)))}")
     say("\nCtrl-C ends the demo.")
     await ended.wait()

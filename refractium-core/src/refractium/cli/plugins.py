@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from refractium.contract import Protocol
     from refractium.plugins.installed import Plugins
 
-_THINGS: Final = ("protocols", "health_checks", "balancers", "hooks", "commands")
+_THINGS: Final = ("protocols", "health_checks", "balancers", "hooks", "commands", "scenes")
 """The kinds of object that a plugin can provide, as keys of the JSON output."""
 _LINE: Final = 100
 """Largest number of characters to show of a command's help."""
@@ -112,11 +112,13 @@ def _describe_given(given: Given) -> dict[str, list[dict[str, Any]]]:
         for one in given.hooks
     ]
     commands = [{"command": one.name, "about": one.get_short_help_str(_LINE)} for one in given.commands]
+    scenes = [{"scene": one.protocol, "by_hand": one.by_hand} for one in given.scenes]
     found: dict[str, list[dict[str, Any]]] = {
         "health_checks": checks,
         "balancers": balancers,
         "hooks": hooks,
         "commands": commands,
+        "scenes": scenes,
     }
     return {
         "protocols": [_describe(protocol) for protocol in given.protocols],

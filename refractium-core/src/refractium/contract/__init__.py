@@ -50,6 +50,7 @@ from refractium.contract.protocol import (
     define_protocol,
     problems_of,
 )
+from refractium.contract.scene import Scene, problems_of_scene
 
 __all__ = [
     "API_VERSION",
@@ -74,6 +75,7 @@ __all__ = [
     "PacketHook",
     "Protocol",
     "ProtocolMatch",
+    "Scene",
     "SessionStats",
     "SocketAddress",
     "Strength",
@@ -86,4 +88,5 @@ __all__ = [
     "problems_of_balancer",
     "problems_of_health_check",
     "problems_of_hook",
+    "problems_of_scene",
 ]

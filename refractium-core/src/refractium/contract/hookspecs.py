@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from refractium.contract.health import HealthCheck
     from refractium.contract.hook import PacketHook
     from refractium.contract.protocol import Protocol
+    from refractium.contract.scene import Scene
 
 API_VERSION: Final = 1
 """Version number of the contract, which grows with each incompatible change. A plugin may state the version
@@ -64,3 +65,8 @@ def refractium_commands() -> Iterable[Command]:  # type: ignore[empty-body]
     Refractium also loads the commands to print the help. So a command should import its modules only when the
     command runs.
     """
+
+
+@hookspec
+def refractium_scenes() -> Iterable[Scene]:  # type: ignore[empty-body]
+    """Return the scenes with which ``refractium demo`` shows protocols, at most one for each protocol."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import ssl
 import struct
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import trustme
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from refractium.contract.scene import Backend
 
-Handler: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
-"""A function that serves one client."""
+log = logging.getLogger(__name__)
 
 HOST: Final = "127.0.0.1"
 TLS_NAME: Final = "secure.example"
@@ -42,6 +43,21 @@ class Certificates:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._authority.configure_trust(context)
         return context
+
+
+def until_closed(backend: Backend) -> Backend:
+    """Return a handler that calls a backend and then closes the connection, even after an error."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # If the end of the demo cancelled the task, asyncio would print a traceback.
+        with contextlib.suppress(asyncio.CancelledError):
+            try:
+                await backend(reader, writer)
+            except Exception as error:  # the client left, or a plugin's backend is faulty
+                log.debug("a backend of the demo failed", exc_info=error)
+        writer.close()
+
+    return handle
 
 
 async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,17 +106,22 @@ async def ftp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
     }
     try:
         while line := await reader.readline():
-            command = line.split()[0].upper() if line.strip() else b""
+            command, _, argument = line.strip().partition(b" ")
+            command = command.upper()
             if command in {b"PASV", b"EPSV"}:
                 reply = await listing.open(extended=command == b"EPSV")
             elif command in {b"LIST", b"NLST"} and listing.is_open:
                 writer.write(b"150 here it comes\r\n")
                 await listing.send("".join(f"{name}\r\n" for name in FTP_FILES).encode())
                 reply = b"226 that was it"
+            elif command == b"RETR" and argument.decode("latin-1") not in FTP_FILES:
+                reply = b"550 no such file"
             elif command == b"RETR" and listing.is_open:
                 writer.write(b"150 here it comes\r\n")
                 await listing.send(b"hello from the FTP backend\r\n")
                 reply = b"226 that was it"
+            elif command in {b"LIST", b"NLST", b"RETR"}:
+                reply = b"425 send PASV or EPSV first"
             else:
                 reply = replies.get(command, b"502 not in the demo")
             writer.write(reply + b"\r\n")
@@ -125,7 +146,7 @@ class _Listing:
 
     async def open(self, *, extended: bool) -> bytes:
         self.close()
-        self._server = await asyncio.start_server(self._give, HOST, 0)
+        self._server = await asyncio.start_server(until_closed(self._give), HOST, 0)
         port = self._server.sockets[0].getsockname()[1]
         if extended:
             return f"229 Entering Extended Passive Mode (|||{port}|)".encode()
@@ -148,5 +169,4 @@ class _Listing:
     async def _give(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._wanted.wait()
         writer.write(self._data)
-        writer.close()
         self._sent.set()

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ftplib
-import http.client
 import logging
+import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Transport
 from refractium.demo import backends
-from refractium.demo.scenes import SCENES
+from refractium.demo.scenes import OVER_TLS
 from refractium.engine.engine import Refractium
 from refractium.routing import Route
 from refractium.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
-    from refractium.contract import Protocol
-    from refractium.demo.backends import Handler
+    from refractium.contract import Protocol, Scene
     from refractium.proxy.summary import Summary
 
 _PEEK_TIMEOUT_MS: Final = 300
 """The peek timeout (ms). It is short, because the FTP client gets no greeting before this timeout ends."""
+_TIMEOUT: Final = 10.0
+"""Seconds that a client waits for a connection or an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +57,20 @@ class Stage:
     """A proxy with the backends of the given protocols; an async context manager.
 
     Args:
-        protocols: the installed protocols. The stage ignores protocols without a scene for TCP.
+        protocols: the installed protocols. The stage ignores protocols without a scene, and UDP.
+        scenes: the scenes, by the name of the protocol.
         port: the port of the proxy; 0 stands for any free port.
 
     Attributes:
         port: the port of the proxy on 127.0.0.1; 0 before the proxy runs.
+        names: the names of the protocols that the stage shows, in the order of the scenes.
     """
 
-    def __init__(self, protocols: tuple[Protocol, ...], port: int = 0) -> None:
-        self._protocols = {
-            one.name: one for one in protocols if one.name in SCENES and one.transport is Transport.TCP
-        }
+    def __init__(self, protocols: tuple[Protocol, ...], scenes: Mapping[str, Scene], port: int = 0) -> None:
+        over_tcp = {one.name: one for one in protocols if one.transport is Transport.TCP}
+        self._protocols = {name: over_tcp[name] for name in scenes if name in over_tcp}
+        self._scenes = scenes
+        self.names = tuple(self._protocols)
         self._asked_port = port
         self._certificates = backends.Certificates()
         self._records = _AccessRecords()
@@ -76,9 +80,10 @@ class Stage:
     async def __aenter__(self) -> Self:
         routes = []
         for name, protocol in self._protocols.items():
-            scene = SCENES[name]
-            context = self._certificates.server_context() if scene.is_tls else None
-            server = await asyncio.start_server(_closing(scene.backend), backends.HOST, 0, ssl=context)
+            scene = self._scenes[name]
+            context = self._certificates.server_context() if name in OVER_TLS else None
+            handler = backends.until_closed(scene.backend)
+            server = await asyncio.start_server(handler, backends.HOST, 0, ssl=context)
             self._stack.callback(server.close)
             port = server.sockets[0].getsockname()[1]
             routes.append(Route(protocol, f"{backends.HOST}:{port}", **scene.conditions))
@@ -97,12 +102,9 @@ class Stage:
         began = time.perf_counter()
         answer, summary = "", None
         try:
-            said = await asyncio.to_thread(
-                SCENES[name].exchange, self.port, self._certificates.client_context()
-            )
-            answer = said.answer
-            summary = await self._records.of(said.port)
-        except (OSError, ValueError, EOFError, http.client.HTTPException, ftplib.Error) as error:
+            port, answer = await asyncio.to_thread(self._exchange, name)
+            summary = await self._records.of(port)
+        except Exception as error:  # noqa: BLE001 - a failed exchange, or a fault of a plugin's scene
             answer = f"{type(error).__name__}: {error}"
         ms = (time.perf_counter() - began) * 1000
         identified_as = summary.route if summary is not None else None
@@ -115,6 +117,17 @@ class Stage:
             ms=ms,
             ok=identified_as == name,
         )
+
+    def _exchange(self, name: str) -> tuple[int, str]:
+        """Make the exchange of one scene. Return the port of the client, and the answer."""
+        with socket.create_connection((backends.HOST, self.port), _TIMEOUT) as sock:
+            port: int = sock.getsockname()[1]
+            if name not in OVER_TLS:
+                return port, str(self._scenes[name].exchange(sock))
+            # The TLS handshake checks the certificate, so an answer from another backend raises an error.
+            context = self._certificates.client_context()
+            with context.wrap_socket(sock, server_hostname=backends.TLS_NAME) as secure:
+                return port, str(self._scenes[name].exchange(secure))
 
 
 class _AccessRecords(logging.Handler):
@@ -154,17 +167,6 @@ class _AccessRecords(logging.Handler):
         self._log.removeHandler(self)
         self._log.setLevel(self._level)
         self._log.propagate = self._propagate
-
-
-def _closing(handler: Handler) -> Handler:
-    """Return a handler that calls `handler` and then closes the connection, even after an error."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, EOFError, ValueError):
-            await handler(reader, writer)
-        writer.close()
-
-    return handle
 
 
 def _evidence(protocol: Protocol, summary: Summary | None) -> str:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
         HealthCheck,
         PacketHook,
         Protocol,
+        Scene,
     )
 
 
-Kind: TypeAlias = Literal["protocol", "hook", "health_check", "balancer", "command", "unknown"]
+Kind: TypeAlias = Literal["protocol", "hook", "health_check", "balancer", "command", "scene", "unknown"]
 """The kind of object that a plugin provides; ``unknown`` if Refractium could not ask the plugin."""
 
 
@@ -72,6 +73,7 @@ class Given:
     balancers: tuple[type[Balancer], ...] = ()
     hooks: tuple[type[PacketHook[Any]], ...] = ()
     commands: tuple[Command, ...] = ()
+    scenes: tuple[Scene, ...] = ()
 
     @property
     def claims(self) -> tuple[tuple[str, str, str], ...]:
@@ -85,6 +87,7 @@ class Given:
             *(("balancer", one.name, "") for one in self.balancers),
             *(("hook", one.name, "") for one in self.hooks),
             *(("command", str(one.name), "") for one in self.commands),
+            *(("scene", one.protocol, "") for one in self.scenes),
         )
 
 
@@ -123,6 +126,11 @@ class Plugins:
     def commands(self) -> dict[str, Command]:
         """The commands of the loaded plugins, by name."""
         return {str(one.name): one for given in self.given.values() for one in given.commands}
+
+    @property
+    def scenes(self) -> dict[str, Scene]:
+        """The scenes of the loaded plugins, by the name of the protocol."""
+        return {one.protocol: one for given in self.given.values() for one in given.scenes}
 
     def protocols_named(self, name: str) -> tuple[Protocol, ...]:
         """Return the loaded or built-in protocols with this name, at most one for each transport."""

@@ -28,6 +28,7 @@ from refractium.contract import (
     problems_of_balancer,
     problems_of_health_check,
     problems_of_hook,
+    problems_of_scene,
 )
 from refractium.contract.protocol import problems_of_name
 from refractium.faults import add_module, is_interrupt, set_origin, text_of
@@ -154,6 +155,7 @@ _HOOKSPECS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {
     "refractium_balancers": ("balancer", problems_of_balancer),
     "refractium_hooks": ("hook", problems_of_hook),
     "refractium_commands": ("command", _problems_of_command),
+    "refractium_scenes": ("scene", problems_of_scene),
 }
 """Each hookspec with the kind of its objects, and the function that yields the problems of one object."""
 
