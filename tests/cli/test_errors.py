@@ -11,6 +11,7 @@ import click
 import pytest
 
 from refractium.errors import ExitStatus
+from refractium.plugins import loading
 from support.process import run
 
 if TYPE_CHECKING:
@@ -252,11 +253,21 @@ def test_without_file_and_flags_the_error_says_how_to_begin(cli: Cli) -> None:
 def test_without_any_protocol_the_error_says_how_to_install_one(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", "dns,ftp,http,https,ssh")
+    monkeypatch.setattr(loading, "entry_points", lambda **_: ())
     for command in ("check", "demo"):
         done = cli(command)
         assert done.code == 2
         assert "pip install 'refractium-protocols[all]'" in done.err
+
+
+def test_without_any_loaded_protocol_the_error_says_why(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", "dns,ftp,http,https,ssh")
+    for command in ("check", "demo"):
+        done = cli(command)
+        assert done.code == 2
+        assert "plugin 'ssh' of refractium-proto-ssh" in done.err
+        assert "disabled by REFRACTIUM_DISABLE_PLUGINS" in done.err
+        assert "pip install" not in done.err
 
 
 def test_a_flag_with_bytes_that_are_not_utf8_does_not_break_the_message() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from textwrap import dedent
@@ -52,8 +53,12 @@ class Cli:
         with self._monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["refractium", *map(str, arguments)])
             patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-            with pytest.raises(SystemExit) as ended:
-                main()
+            handler = signal.getsignal(signal.SIGINT)
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    main()
+            finally:
+                signal.signal(signal.SIGINT, handler)
         out, err = self._capsys.readouterr()
         assert "Traceback" not in out + err
         return Finished(int(ended.value.code or 0), out, err)

@@ -39,13 +39,14 @@ plugin, which needs only `refractium.contract`, never loads the engine.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
-
-from refractium._platform import ELSEWHERE, can_serve
 from refractium._version import __version__
 
+TYPE_CHECKING = False
+"""False at run time. The name comes from `typing`, whose import takes longer than the rest of the start."""
+
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from refractium.backends.health_settings import Health
     from refractium.contract import (
         NEED_MORE,
@@ -148,6 +149,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if (home := _HOME.get(name)) is None:
         raise AttributeError(f"module {__name__} has no attribute {name}")
+    from importlib import import_module  # noqa: PLC0415 - the start of the program needs none of these imports
+
+    from refractium._platform import ELSEWHERE, can_serve  # noqa: PLC0415
+
     if home not in _PORTABLE and not can_serve():
         raise ImportError(ELSEWHERE)
     value = getattr(import_module(f"{__name__}.{home}"), name)

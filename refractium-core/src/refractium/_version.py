@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False  # as in `refractium`
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __version__: Final = "0.1.0"
 VERSION_LINE: Final = f"refractium, version {__version__}"

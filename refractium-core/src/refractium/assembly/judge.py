@@ -92,7 +92,7 @@ def _against_workers(resolved: Resolved) -> Iterator[Finding]:
 
 def _nothing_to_do(overlaid: Overlaid, plugins: Plugins) -> Problem:
     if not plugins.protocols:
-        return Problem("no protocol is installed: pip install 'refractium-protocols[all]'")
+        return Problem(plugins.explain_nothing())
     if overlaid.decoded.source.name:
         return overlaid.problem("protocols", "no routes: add [[protocols]] with a name and forward_to")
     return Problem(

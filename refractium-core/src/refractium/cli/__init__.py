@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+# The module `signal` imports `enum`, which takes longer than the rest of this module.
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
 
-from refractium._platform import ELSEWHERE, can_serve
-from refractium._version import VERSION_LINE
-
-__all__ = ["main"]
+__all__ = ["interruptible", "main"]
 
 
 def main() -> None:
     """Run the command line, and exit with one of `refractium.errors.ExitStatus`.
 
-    A Ctrl-C before the command handles signals ends the program by SIGINT, without a traceback.
+    From the first line on, Ctrl-C ends the program by SIGINT, without a traceback. A command that cleans up
+    at Ctrl-C sets a handler of its own.
     """
+    _end_at_interrupt()
     try:
         _main()
-    except KeyboardInterrupt:
-        import signal  # noqa: PLC0415 - only needed here
+    finally:
+        _end_at_interrupt()  # an event loop leaves the handler that raises KeyboardInterrupt
 
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+
+def interruptible() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt, as plugins expect of a Python program."""
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
+def _end_at_interrupt() -> None:
+    # A shell ignores SIGINT for a program in the background, which must not end at a Ctrl-C.
+    if _signal.getsignal(_signal.SIGINT) == _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def _main() -> None:
     _open_standard_streams()
+    from refractium._version import VERSION_LINE  # noqa: PLC0415 - imports run after the first line of `main`
+
     if sys.argv[1:] == ["--version"]:
         # Scripts often ask for the version. With the import of the command-line parser, the answer would take
         # ten times as long.
         sys.stdout.write(VERSION_LINE + "\n")
         sys.exit(0)
+    from refractium._platform import ELSEWHERE, can_serve  # noqa: PLC0415
+
     if not can_serve():
         sys.exit(f"error: {ELSEWHERE}")
     from refractium.cli.app import app  # noqa: PLC0415 - slow to import, and --version does not need it

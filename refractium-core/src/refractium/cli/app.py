@@ -11,6 +11,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from refractium._version import VERSION_LINE, __version__
+from refractium.cli import interruptible
 from refractium.cli.options import Flags, serving_options
 from refractium.errors import ConfigError, ExitStatus, RefractiumError
 from refractium.wire.text import printable
@@ -37,6 +38,7 @@ class _App(click.RichGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
+            interruptible()
             return _commands_of_plugins(ctx).get(cmd_name)
         module = import_module(f"refractium.cli.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name}_command", None) or module.command

@@ -68,11 +68,9 @@ def command(context: click.Context, /, *, serve: bool, port: int, as_json: bool)
 
 def _nothing_to_show(plugins: Plugins) -> str:
     """Return the reason why the demo shows no protocol, and a remedy."""
-    if unloaded := [one for one in plugins.entries if one.status != "loaded" and one.id in SCENES]:
-        return "no protocol to show: " + "; ".join(f"{one} ({one.status}): {one.error}" for one in unloaded)
-    names = ", ".join(dict.fromkeys(one.name for one in plugins.protocols))
-    found = f"no scene for the installed protocols: {names}; others" if names else "no protocol is installed"
-    return f"{found}: pip install 'refractium-protocols[all]'"
+    if names := ", ".join(dict.fromkeys(one.name for one in plugins.protocols)):
+        return f"the plugins of these protocols provide no scene for the demo: {names}"
+    return plugins.explain_nothing()
 
 
 def _print(results: list[SceneResult], port: int, *, as_json: bool) -> None:

@@ -150,6 +150,15 @@ class Plugins:
             remedy += " (no protocol is installed; for all of them: pip install 'refractium-protocols[all]')"
         return f"protocol '{name}' is not installed{remedy}"
 
+    def explain_nothing(self) -> str:
+        """Return, in one line, the reason why no protocol of a plugin is at hand, and a remedy."""
+        unloaded = (
+            one for one in self.entries if one.status != "loaded" and "-hooks-" not in one.distribution
+        )
+        if reasons := "; ".join(f"{plugin} ({plugin.status}): {plugin.error}" for plugin in unloaded):
+            return f"no protocol is loaded: {reasons}"
+        return "no protocol is installed: pip install 'refractium-protocols[all]'"
+
     def explain_missing_hook(self, name: str) -> str:
         """Return, in one line, the reason why no loaded packet hook has this name, and a remedy."""
         if plugin := next((one for one in self.entries if one.id == name and one.status != "loaded"), None):

@@ -1,0 +1,64 @@
+"""Ctrl-C during the start of a command, at any moment."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.clients import PATIENCE
+from support.process import PROGRAM, environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMANDS = {
+    "serve": ("-b", "127.0.0.1", "-p", "0", "-f", "http=127.0.0.1:1"),
+    "workers": ("-b", "127.0.0.1", "-p", "0", "-f", "http=127.0.0.1:1", "--workers", "2"),
+    "demo": ("demo", "--serve"),
+    "list": ("plugins", "list"),
+    "help": ("--help",),
+}
+IN_MAIN = re.compile(r'File ".*refractium/cli/__init__\.py", line \d+, in main')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_at_any_moment_of_the_first_second_prints_no_traceback(command: str, tmp_path: Path) -> None:
+    """Python itself prints a traceback until it runs the first line of `refractium.cli.main`."""
+    for moment in range(0, 1000, 40):
+        process = subprocess.Popen(
+            [PROGRAM, *COMMANDS[command]],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            process.wait(moment / 1000)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+        if "Traceback" in err:
+            assert not IN_MAIN.search(err), f"after {moment} ms: {err}"
+            assert "KeyboardInterrupt" in err
+            assert re.search(r"^Traceback", err), f"after {moment} ms: {err}"
+        else:
+            assert process.returncode in {0, -signal.SIGINT}, f"after {moment} ms: {err}"
+
+
+def test_a_program_whose_shell_ignores_ctrl_c_goes_on(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'trap "" INT; {PROGRAM} --help & sleep 0; kill -INT $!; wait $!'],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
