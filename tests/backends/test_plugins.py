@@ -135,12 +135,12 @@ class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @pytest.mark.parametrize(
     ("attributes", "problem"),
     [
-        ({"settings": Open}, "is not a Struct that is frozen and forbids unknown fields"),
-        ({"settings": dict}, "is not a Struct"),
+        ({"settings": Open}, "not a Struct that is frozen and forbids unknown fields"),
+        ({"settings": dict}, "not a Struct"),
         ({"settings": Shared}, "settings has rise, which every health check has already"),
-        ({"transports": frozenset()}, "is not a set of Transport"),
-        ({"transports": {"tcp"}}, "is not a set of Transport"),
-        ({"transports": None}, "is not a set of Transport"),
+        ({"transports": frozenset()}, "not a set of Transport"),
+        ({"transports": {"tcp"}}, "not a set of Transport"),
+        ({"transports": None}, "not a set of Transport"),
         ({"transports": frozenset({Transport.UDP})}, ""),
     ],
 )

@@ -44,7 +44,6 @@ def test_ctrl_c_at_any_moment_of_the_first_second_prints_no_traceback(command: s
         if "Traceback" in err:
             assert not IN_MAIN.search(err), f"after {moment} ms: {err}"
             assert "KeyboardInterrupt" in err
-            assert re.search(r"^Traceback", err), f"after {moment} ms: {err}"
         else:
             assert process.returncode in {0, -signal.SIGINT}, f"after {moment} ms: {err}"
 

@@ -266,7 +266,7 @@ ODD = r"""
         ("e", r"SystemExit: red \x1b[31m"),
         ("a", 'TypeError: "yes" is not an answer'),
         ("m", "TypeError: metadata host is int, not str, bool or tuple of str"),
-        ("u", "has no metadata_keys ['other']"),
+        ("u", "odd does not declare the metadata keys other"),
     ],
 )
 def test_identify_shows_an_invalid_answer_as_a_fault(tmp_path: Path, data: str, fault: str) -> None:

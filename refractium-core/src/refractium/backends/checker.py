@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from refractium.backends.state import Availability
 from refractium.contract import Endpoint
+from refractium.contract.words import shown
 from refractium.faults import Faults, is_ours, text_of
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from refractium.throttle import Throttled
@@ -196,7 +197,7 @@ class _Watch:
             return brief(text_of(error))
         if result is None or isinstance(result, str):
             return result and brief(result)
-        reason = f"check {check.name} returned {_shown(result)}, not str or None"
+        reason = f"check {check.name} returned {shown(result)}, not str or None"
         self._note(check, TypeError(reason), "the backend fails this check")
         return reason
 
@@ -212,11 +213,6 @@ class _Watch:
 
     def _note(self, check: HealthCheck[Any], error: BaseException, effect: str) -> None:
         self._faults.note(f"check {check.name}", check, error, effect)
-
-
-def _shown(result: object) -> str:
-    """Return a wrong result for a message, or its type if the result has no short text."""
-    return str(result) if isinstance(result, bool | int | float) else f"a {type(result).__name__}"
 
 
 def _reason(error: OSError) -> str:

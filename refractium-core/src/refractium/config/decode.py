@@ -6,6 +6,8 @@ next key. So `decode` finds all mistakes at once.
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
@@ -98,7 +100,7 @@ def decode(source: Source) -> Decoded:
     try:
         document = tomli.loads(source.text)
     except tomli.TOMLDecodeError as error:
-        unreadable.append(Problem(error.msg, source=source.name, line=error.lineno))
+        unreadable.append(Problem(_in_toml(error.msg), source=source.name, line=error.lineno))
     except RecursionError:
         unreadable.append(Problem("nested too deeply", source=source.name))
     except ValueError:  # Python limits the digits of a number (sys.set_int_max_str_digits)
@@ -108,6 +110,14 @@ def decode(source: Source) -> Decoded:
     config = _config(document, listeners, routes, findings)
     problems = unreadable + [source.problem(*finding) for finding in findings.found]
     return Decoded(source, config, listeners, routes, in_order(problems))
+
+
+def _in_toml(message: str) -> str:
+    """Return a message of tomli with its keys in the notation of TOML, not as tuples of Python."""
+    return _KEY.sub(lambda found: "'" + ".".join(ast.literal_eval(found[0])) + "'", message)
+
+
+_KEY: Final = re.compile(r"""\((?:'[^']*'|"[^"]*")(?:, (?:'[^']*'|"[^"]*"))*,?\)""")
 
 
 def _config(document: dict[str, Any], listeners: Listeners, routes: Routes, findings: _Findings) -> Config:

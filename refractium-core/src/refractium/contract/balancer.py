@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from refractium.contract.protocol import is_asynchronous, problems_of_name
+from refractium.contract.words import shown
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -61,10 +62,12 @@ class Balancer(ABC):
 def problems_of_balancer(balancer: object) -> Iterator[str]:
     """Yield each violation of the contract in an object that a plugin returns as a balancer."""
     if not (isinstance(balancer, type) and issubclass(balancer, Balancer)):
-        yield f'"{balancer}" is not a class derived from Balancer'
+        yield f"{shown(balancer)} is not a class derived from Balancer"
         return
     name = getattr(balancer, "name", None)
-    yield from problems_of_name(name)
+    if invalid := list(problems_of_name(name)):
+        yield from invalid
+        return
     if is_asynchronous(balancer.order):
         yield f"{name}: order is async, but must return the backends at once: write def, not async def"
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from refractium.contract.protocol import Transport, problems_of_name, problems_of_settings
+from refractium.contract.words import kind_of, shown
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
@@ -146,12 +147,17 @@ class HealthCheck(ABC, Generic[S]):
 def problems_of_health_check(check: object) -> Iterator[str]:
     """Yield each violation of the contract in an object that a plugin returns as a health check."""
     if not isinstance(check, HealthCheck):
-        yield f'"{check}" is not a HealthCheck'
+        yield f"{shown(check)} is not a HealthCheck"
         return
     name = getattr(check, "name", None)
-    yield from problems_of_name(name)
-    if not check.transports or not all(isinstance(one, Transport) for one in check.transports):
-        yield f"{name}: transports {check.transports} is not a set of Transport"
+    if invalid := list(problems_of_name(name)):
+        yield from invalid
+        return
+    given: object = check.transports
+    if not (
+        isinstance(given, set | frozenset) and given and all(isinstance(one, Transport) for one in given)
+    ):
+        yield f"{name}: transports is {kind_of(given)}, not a set of Transport"
     settings = getattr(check, "settings", None)
     yield from problems_of_settings(f"{name}: settings", settings)
     if not inspect.iscoroutinefunction(check.check):

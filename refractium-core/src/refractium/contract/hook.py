@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, TypeAlias
 from msgspec import Struct
 
 from refractium.contract.protocol import MetadataValue, Transport, problems_of_name, problems_of_settings
+from refractium.contract.words import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -256,14 +257,16 @@ _MIN_QUEUE: Final = 65_536
 def problems_of_hook(hook: object) -> Iterator[str]:
     """Yield each violation of the contract in an object that a plugin returns as a packet hook."""
     if not (isinstance(hook, type) and issubclass(hook, PacketHook)):
-        yield f'"{hook}" is not a class derived from PacketHook'
+        yield f"{shown(hook)} is not a class derived from PacketHook"
         return
     name = getattr(hook, "name", None)
-    yield from problems_of_name(name)
+    if invalid := list(problems_of_name(name)):
+        yield from invalid
+        return
     yield from problems_of_settings(f"{name}: settings_type", hook.settings_type)
     if hook.isolation not in _ISOLATIONS:
-        yield f'{name}: isolation "{hook.isolation}" is none of {", ".join(_ISOLATIONS)}'
+        yield f"{name}: isolation is {shown(hook.isolation)}, none of {', '.join(_ISOLATIONS)}"
     if hook.overflow not in _OVERFLOWS:
-        yield f'{name}: overflow "{hook.overflow}" is none of {", ".join(_OVERFLOWS)}'
+        yield f"{name}: overflow is {shown(hook.overflow)}, none of {', '.join(_OVERFLOWS)}"
     if type(hook.queue_bytes) is not int or hook.queue_bytes < _MIN_QUEUE:
-        yield f"{name}: queue_bytes {hook.queue_bytes} is not an int of at least {_MIN_QUEUE}"
+        yield f"{name}: queue_bytes is {shown(hook.queue_bytes)}, not an int of at least {_MIN_QUEUE}"

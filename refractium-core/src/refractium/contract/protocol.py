@@ -10,6 +10,8 @@ from enum import Enum, IntEnum, StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from refractium.contract.words import kind_of, shown
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -270,46 +272,52 @@ def problems_of_name(name: object) -> Iterator[str]:
     try:
         valid_name(name)
     except ValueError as error:
-        yield f'name "{name}": {error}'
+        yield f"name {shown(name)}: {error}"
 
 
 def problems_of_settings(what: str, settings: object) -> Iterator[str]:
     """Yield the violation of the contract in a type of settings, if there is one."""
     config = getattr(settings, "__struct_config__", None)
     if config is None or not (config.frozen and config.forbid_unknown_fields):
-        yield f"{what} {settings} is not a Struct that is frozen and forbids unknown fields"
+        yield f"{what} is {shown(settings)}, not a Struct that is frozen and forbids unknown fields"
 
 
 def problems_of(protocol: object) -> Iterator[str]:
     """Yield each violation of the contract in an object that a plugin returns as a protocol."""
     if not isinstance(protocol, Protocol):
-        yield f'"{protocol}" is not a Protocol'
+        yield f"{shown(protocol)} is not a Protocol"
         return
     name = getattr(protocol, "name", None)
-    yield from problems_of_name(name)
+    if invalid := list(problems_of_name(name)):
+        yield from invalid
+        return
     if not _is_all(protocol.aliases, tuple, str):
-        yield f"{name}: aliases {protocol.aliases} is not a tuple of str"
+        yield f"{name}: aliases is {kind_of(protocol.aliases)}, not a tuple of str"
     else:
         yield from (
             f"{name}: alias: {problem}" for one in protocol.aliases for problem in problems_of_name(one)
         )
     if not isinstance(protocol.transport, Transport):
-        yield f'{name}: transport "{protocol.transport}" is not a Transport'
+        yield f"{name}: transport is {shown(protocol.transport)}, not a Transport"
     if not isinstance(protocol.strength, Strength):
-        yield f'{name}: strength "{protocol.strength}" is not a Strength'
+        yield f"{name}: strength is {shown(protocol.strength)}, not a Strength"
     max_bytes = getattr(protocol, "max_bytes", None)
     if type(max_bytes) is not int or not 1 <= max_bytes <= MAX_BYTES_LIMIT:
-        yield f"{name}: max_bytes {max_bytes} is not an int between 1 and {MAX_BYTES_LIMIT}"
+        yield f"{name}: max_bytes is {shown(max_bytes)}, not an int between 1 and {MAX_BYTES_LIMIT}"
     if not _is_all(protocol.prefixes, tuple, bytes) or not all(protocol.prefixes):
-        yield f"{name}: prefixes {protocol.prefixes} is not a tuple of non-empty bytes"
+        yield f"{name}: prefixes is {kind_of(protocol.prefixes)}, not a tuple of bytes, none of them empty"
     if not _is_all(protocol.metadata_keys, frozenset, str):
-        yield f"{name}: metadata_keys {protocol.metadata_keys} is not a frozenset of str"
+        yield f"{name}: metadata_keys is {kind_of(protocol.metadata_keys)}, not a frozenset of str"
     yield from _problems_of_sessions(protocol)
+    yield from _problems_of_identify(protocol)
+
+
+def _problems_of_identify(protocol: Protocol) -> Iterator[str]:
     identify = getattr(protocol, "_function", protocol.identify)
     if not callable(identify):
-        yield f"{name}: identify is not callable"
+        yield f"{protocol.name}: identify is not callable"
     elif is_asynchronous(identify):
-        yield f"{name}: identify is async, but must return its answer at once: write def, not async def"
+        yield f"{protocol.name}: identify is async, but must return its answer at once: write def, not async def"
 
 
 def is_asynchronous(function: object) -> bool:
@@ -335,7 +343,7 @@ def problems_of_metadata(protocol: Protocol, match: ProtocolMatch) -> Iterator[s
         return
     unknown = sorted(str(key) for key in {*metadata, *pending} - protocol.metadata_keys)
     if unknown:
-        yield f"{protocol} has no metadata_keys {unknown}"
+        yield f"{protocol.name} does not declare the metadata keys {', '.join(unknown)}"
     for key, value in metadata.items():
         if not is_metadata_value(value):
             yield f"metadata {key} is {type(value).__name__}, not str, bool or tuple of str"
@@ -357,7 +365,7 @@ def _problems_of_sessions(protocol: Protocol) -> Iterator[str]:
         if value is None:
             continue
         if type(value) is not int or not least <= value <= most:
-            yield f"{protocol.name}: {key} {value} is neither None nor an int between {least} and {most}"
+            yield f"{protocol.name}: {key} is {shown(value)}, not None or an int between {least} and {most}"
         elif protocol.transport is not Transport.UDP:
             yield f"{protocol.name}: {key} is for UDP only: leave it out of a protocol for TCP"
 

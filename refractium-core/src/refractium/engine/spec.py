@@ -71,7 +71,7 @@ class EngineSpec:
             routes = [(f"{transport}[{at}]", route) for at, route in enumerate(self._written(transport))]
             for _, route in routes:
                 if route.transport is not transport:
-                    yield Problem(f"{route} is not a route for {transport}", where=transport)
+                    yield Problem(f"{route.label} is not a route for {transport}", where=transport)
             if texts := self._fallback_texts(transport):
                 try:
                     routes.append((f"fallback_{transport}", fallback_route(transport, texts)))

@@ -178,7 +178,7 @@ class ProcessRunner(Runner):
             # In a thread, because the start of a process takes milliseconds.
             child, events, receipts = await self._loop.run_in_executor(None, _spawn)
         except OSError as error:
-            return f"cannot be started ({error})"
+            return f"cannot be started ({error.strerror or error})"
         self._child, self._events_fd, self._receipts_fd = child, events, receipts
         self._loop.add_reader(receipts, self._read_receipts)
         self._flush()

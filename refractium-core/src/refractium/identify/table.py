@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, Strength, Verdict
 from refractium.contract.protocol import problems_of_metadata
+from refractium.contract.words import shown
 from refractium.faults import PROTOCOL, Faults, is_interrupt
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class _Entry(NamedTuple, Generic[T]):
 
 
 def _not_an_answer(answer: object) -> TypeError:
-    return TypeError(f'"{answer}" is not an answer')
+    return TypeError(f"{shown(answer)} is not an answer")
 
 
 def _bound(protocol: Protocol, peek_buffer_size: int) -> int:

@@ -31,6 +31,7 @@ from refractium.contract import (
     problems_of_scene,
 )
 from refractium.contract.protocol import problems_of_name
+from refractium.contract.words import shown
 from refractium.faults import add_module, is_interrupt, set_origin, text_of
 from refractium.identify.everything import ANY, FALLBACK
 from refractium.plugins.installed import Given, InstalledPlugin, Kind, Plugins
@@ -123,7 +124,7 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
             implementation = entry_point.load()
             version = getattr(implementation, "refractium_api_version", API_VERSION)
             if version != API_VERSION:
-                error = f"written for version {version!r} of the plugin contract, not for {API_VERSION}"
+                error = f"written for version {shown(version)} of the plugin contract, not for {API_VERSION}"
                 return replace(plugin, status="incompatible", error=error), Given()
             manager = pluggy.PluginManager("refractium")
             manager.add_hookspecs(hookspecs)
@@ -146,7 +147,7 @@ def _problems_of_command(command: object) -> Iterator[str]:
     from click import Command  # noqa: PLC0415 - only needed if a plugin provides a command
 
     if not (isinstance(command, Command) and command.name):
-        yield f"{command!r} is not a click.Command with a name"
+        yield f"{shown(command)} is not a click.Command with a name"
 
 
 _HOOKSPECS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {

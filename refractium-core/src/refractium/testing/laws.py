@@ -100,7 +100,7 @@ def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
         ) from error
     if isinstance(answer, ProtocolMatch) and isinstance(again, ProtocolMatch):
         if problems := list(problems_of_metadata(protocol, answer)):
-            law = "not declared" if "metadata_keys" in problems[0] else "not metadata"
+            law = "not declared" if "does not declare" in problems[0] else "not metadata"
             raise AssertionError(f"{law}: {'; '.join(problems)}")
         if dict(answer.metadata) != dict(again.metadata) or answer.pending != again.pending:
             raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")

@@ -329,7 +329,7 @@ def _pair(source: HostPort, destination: HostPort) -> tuple[int, list[bytes], li
     hosts = [_packed(source[0]), _packed(destination[0])]
     ports = [source[1], destination[1]]
     if not all(0 <= port <= _MAX_PORT for port in ports):
-        raise ValueError(f"ports {ports}: they must be from 0 to {_MAX_PORT}")
+        raise ValueError(f"ports {' and '.join(map(str, ports))}: they must be from 0 to {_MAX_PORT}")
     if {len(host) for host in hosts} == {_IPV4_SIZE}:
         return AF_INET, hosts, ports
     return AF_INET6, [_MAPPED + host if len(host) == _IPV4_SIZE else host for host in hosts], ports
