@@ -317,7 +317,8 @@ def _problems_of_identify(protocol: Protocol) -> Iterator[str]:
     if not callable(identify):
         yield f"{protocol.name}: identify is not callable"
     elif is_asynchronous(identify):
-        yield f"{protocol.name}: identify is async, but must return its answer at once: write def, not async def"
+        message = "identify is async, but must return its answer at once: write def, not async def"
+        yield f"{protocol.name}: {message}"
 
 
 def is_asynchronous(function: object) -> bool:
