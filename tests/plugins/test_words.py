@@ -29,7 +29,7 @@ WRONG: tuple[Any, ...] = (
     *((), ("a", 1), [b"x"], {"k": "v"}, {"a"}, frozenset({1})),
 )
 NOTATION = re.compile(r"""[()\[\]{}<>]|\bb['"]|0x""")
-"""What a repr of a collection, bytes or an object contains, and no message in words."""
+"""Characters of the repr of a collection, of bytes or of an object, which a message in words lacks."""
 
 
 def protocol() -> Any:
