@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from refractium import Settings
+from refractium.observe import control
 from support.backends import Backend, sink
 from support.clients import MIB, PATIENCE, ask, payload
 from support.datagrams import UdpBackend, echo
@@ -84,6 +85,13 @@ def test_the_command_of_the_service_is_understood() -> None:
     assert Path(program).name == "refractium"
     done = run(*words, "--help")
     assert (done.code, done.err) == (0, "")
+
+
+def test_status_searches_the_runtime_directory_of_the_service() -> None:
+    service = section("Service")
+    folder = f"{control._RUN}/{service['RuntimeDirectory']}"
+    assert service["Environment"] == f"XDG_RUNTIME_DIR={folder}"
+    assert Path(folder).match(f"{control._RUN}/refractium*")
 
 
 def test_the_limits_of_the_service_leave_room_for_the_limits_of_the_program() -> None:

@@ -18,6 +18,9 @@ import pytest
 from refractium.observe import control
 from support.backends import Backend, echo
 from support.clients import PATIENCE, connect
+from support.datagrams import UdpBackend
+from support.datagrams import ask as ask_datagram
+from support.datagrams import echo as udp_echo
 from support.pages import DOCS
 from support.process import PROGRAM, RUNTIME, Running, environment, free_port, run, serving
 from support.programs import require_program
@@ -383,3 +386,35 @@ def test_the_command_for_sighup_in_the_docs_reloads_the_instance_beside_the_file
         shown = run("status", "-c", file, env=env).out.splitlines()[0]
         assert re.search(rf"\bprocess {program.pid},", shown)
         assert "configuration 2" not in other.err
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_backend_that_has_served_a_client_is_up(file: Path, workers: int) -> None:
+    with (
+        Backend(echo) as tcp,
+        UdpBackend(udp_echo) as udp,
+        Backend(echo) as rest,
+        UdpBackend(udp_echo) as other,
+    ):
+        lines = (
+            "[[protocols]]",
+            'name = "beta"',
+            'patterns = ["BETA"]',
+            'transport = "udp"',
+            f'forward_to = "{udp.address}"',
+        )
+        fallbacks = f'fallback_tcp = "{rest.address}"\nfallback_udp = "{other.address}"\nworkers = {workers}'
+        file.write_text(config(free_port(), tcp.address, *lines, server=fallbacks))
+        with serving("-c", file) as program:
+            states = {one["backends"][0]["state"] for one in told("-c", file)["routes"]}
+            assert states == {"unknown"}
+            for beginning in b"ALPHA", b"other":
+                assert ask(program.port, beginning) == beginning
+            for datagram in b"BETA", b"other":
+                assert ask_datagram(program.address, datagram) == datagram
+
+            def are_up() -> bool:
+                routes = told("-c", file)["routes"]
+                return [one["backends"][0]["state"] for one in routes] == ["up"] * 4
+
+            eventually(are_up, "all four routes are up")

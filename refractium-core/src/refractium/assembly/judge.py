@@ -170,7 +170,11 @@ def _doubtful_orders(routes: PlacedRoutes, listeners: Listeners) -> Iterator[Fin
     """
     found: dict[Finding, None] = {}
     for _, listener in listeners:
-        served = [(path, one) for path, one in routes if listener.rules.serves(one.label, one.name)]
+        served = [
+            (path, one)
+            for path, one in routes
+            if one.transport in listener.transports and listener.rules.serves(one.label, one.name)
+        ]
         found.update(dict.fromkeys(_doubtful_orders_of_a_listener(served)))
     yield from found
 
