@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from support.backends import Backend, named
 from support.clients import PATIENCE, ask
 from support.datagrams import UdpBackend, echo
 from support.datagrams import ask as ask_datagram
-from support.process import Running, environment
+from support.process import Running, environment, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,6 +82,8 @@ def test_handed_down_sockets_are_used_and_stay_over_a_reload(tmp_path: Path, wor
                 program.signal(signal.SIGHUP)
                 program.await_err("configuration 2 is in force")
             assert ":1\n" not in program.out  # the port in the file is not bound
+            status = run("status", "-p", tcp.getsockname()[1], "--json")
+            assert json.loads(status.out)["pid"] == program.pid, "the process that takes signals"
             file.write_text(f"{text}port = 2\n")
             program.signal(signal.SIGHUP)
             program.await_err("not reloaded: .*, handed down: .* the listener 0.0.0.0:1: restart ")

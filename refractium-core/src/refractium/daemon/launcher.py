@@ -46,9 +46,13 @@ class Launcher:
 
     Args:
         sock: the socket to the launcher. Each message from the launcher is the number of a signal.
+
+    Attributes:
+        pid: the process id of the launcher.
     """
 
     def __init__(self, sock: socket.socket) -> None:
+        self.pid = os.getppid()
         self._sock = sock
         self._has_handed_over = False
         self._ended_at: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ async def _serve(
     instance, identity = run_by.instance, run_by.identity
     listening = Listening(instance)
     stopping = _Stopping(instance)
-    observing = Observing(_status_of(instance, in_force[0]), control.folder_for(identity))
+    observing = Observing(_status_of(instance, in_force[0], inherited.launcher), control.folder_for(identity))
     reloader = Reloader(run_by, overrides, transports, listening, observing, assembly)
 
     def on_signal(number: signal.Signals) -> None:
@@ -153,12 +154,18 @@ async def _serve(
     log.info("stopped after %d connections and %d sessions", status.tcp.accepted, status.udp.sessions)
 
 
-def _status_of(instance: Instance[Any], file: Path | None) -> Callable[[], Awaitable[Status]]:
-    """Return a function that returns the status of the instance, with the path of its file."""
+def _status_of(
+    instance: Instance[Any], file: Path | None, launcher: Launcher | None
+) -> Callable[[], Awaitable[Status]]:
+    """Return a function that returns the status of the instance.
+
+    The status has the path of the file, and the id of the process that takes signals.
+    """
     shown = "" if file is None else str(file.resolve())
+    pid = os.getpid() if launcher is None else launcher.pid
 
     async def status() -> Status:
-        return replace(await instance.status(), file=shown)
+        return replace(await instance.status(), pid=pid, file=shown)
 
     return status
 
