@@ -230,6 +230,10 @@ def test_no_exception_of_a_plugin_leaves_its_session(tmp_path: Path, workers: in
     assert status.tcp.faults["unreadable"] >= 2 * 14
     assert status.tcp.faults["balancer hostile"] == 14
     assert not any(worker.restarts for worker in status.workers)
+    (hostile,) = [one for one in status.plugins if one.id == "hostile"]
+    of_hook = sum(one.failures for one in status.hooks)
+    assert hostile.faults == sum(status.tcp.faults.values()) + sum(status.udp.faults.values()) + of_hook
+    assert not any(one.faults for one in status.plugins if one.id != "hostile")
     for what in (
         "protocol raising",
         "protocol thrown",

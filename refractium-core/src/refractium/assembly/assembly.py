@@ -53,6 +53,7 @@ class Assembly:
         metrics: the address and host names of the metrics server.
         hooks: the packet hooks of ``[server]``, which apply to every route and to the fallbacks.
         source: the text of the configuration file and its name.
+        plugins: the installed plugins.
     """
 
     server: ServerConfig
@@ -64,6 +65,7 @@ class Assembly:
     metrics: MetricsConfig
     hooks: tuple[HookUse, ...]
     source: Source
+    plugins: Plugins
 
     def wanted(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
         """Return the listeners to open for some transports, each with its transport.
@@ -159,4 +161,5 @@ def assemble(decoded: Decoded, overrides: Overrides, plugins: Plugins) -> Assemb
         decoded.config.metrics,
         resolved.hooks,
         decoded.source,
+        plugins,
     )

@@ -70,6 +70,7 @@ def warnings(resolved: Resolved) -> Iterator[Problem]:
     yield from (overlaid.problem(*finding) for finding in findings)
     yield from _unknown_in_environment(resolved.plugins)
     yield from _broken_plugins(resolved.plugins)
+    yield from _outdated_plugins(resolved.plugins)
 
 
 # Problems
@@ -110,6 +111,15 @@ def _broken_plugins(plugins: Plugins) -> Iterator[Problem]:
 
 
 # Warnings
+
+
+def _outdated_plugins(plugins: Plugins) -> Iterator[Problem]:
+    for one in plugins.entries:
+        if one.id in plugins.outdated:
+            message = (
+                f"{one} still runs, although {plugins.outdated[one.id]} is installed: restart Refractium"
+            )
+            yield Problem(message, where=f"plugin {one.id}")
 
 
 def _unknown_in_environment(plugins: Plugins) -> Iterator[Problem]:

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
     from refractium.assembly.sources import Overrides
     from refractium.config.decode import Decoded
-    from refractium.observe.status import HookStatus, RouteStatus, RouteTraffic, Status, WorkerStatus
+    from refractium.observe.status import (
+        HookStatus,
+        PluginStatus,
+        RouteStatus,
+        RouteTraffic,
+        Status,
+        WorkerStatus,
+    )
 
 
 @click.command("status")
@@ -134,6 +141,9 @@ def _show(status: Status) -> None:
     ]
     terminal.table("\nConnections and sessions", columns, [_traffic(*one) for one in traffic])
     terminal.table("\nCounts", ("", "tcp", "udp"), _counts(status))
+    if status.plugins:
+        columns = ["plugin", "version", "of", "provides", "faults", "restart"]
+        terminal.table("\nPlugins", columns, [_plugin(one) for one in status.plugins])
     if status.hooks:
         columns = ["hook", "state", "seen", "delivered", "dropped", "bytes dropped", "exceptions", "why"]
         terminal.table("\nHooks", columns, [_hook(one) for one in status.hooks])
@@ -144,6 +154,12 @@ def _worker(worker: WorkerStatus) -> tuple[str, ...]:
     if worker.pid is None or worker.since is None:
         return str(worker.number), "(starting)", "", *counts
     return str(worker.number), str(worker.pid), _time(worker.since), *counts
+
+
+def _plugin(plugin: PluginStatus) -> tuple[str, ...]:
+    needs = f"needed for {plugin.installed}" if plugin.installed != plugin.version else ""
+    provided = ", ".join(plugin.provides)
+    return plugin.id, plugin.version, plugin.distribution, provided, str(plugin.faults), needs
 
 
 def _hook(hook: HookStatus) -> tuple[str, ...]:

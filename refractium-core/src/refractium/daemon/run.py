@@ -26,7 +26,7 @@ from refractium.daemon.watch import digest
 from refractium.engine.loop import run
 from refractium.errors import ConfigError
 from refractium.faults import text_of
-from refractium.observe import control
+from refractium.observe import collect, control
 from refractium.problems import Problem
 from refractium.system.signals import default_after
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from refractium.assembly.sources import Overrides
     from refractium.contract import Transport
     from refractium.observe.status import Status
+    from refractium.plugins.installed import Plugins
     from refractium.proxy.summary import Reporter
 
 
@@ -111,7 +112,10 @@ async def _serve(
     instance, identity = run_by.instance, run_by.identity
     listening = Listening(instance)
     stopping = _Stopping(instance)
-    observing = Observing(_status_of(instance, in_force[0], inherited.launcher), control.folder_for(identity))
+    observing = Observing(
+        _status_of(instance, in_force[0], inherited.launcher, lambda: reloader.assembly.plugins),
+        control.folder_for(identity),
+    )
     reloader = Reloader(run_by, overrides, transports, listening, observing, assembly)
 
     def on_signal(number: signal.Signals) -> None:
@@ -155,17 +159,18 @@ async def _serve(
 
 
 def _status_of(
-    instance: Instance[Any], file: Path | None, launcher: Launcher | None
+    instance: Instance[Any], file: Path | None, launcher: Launcher | None, plugins: Callable[[], Plugins]
 ) -> Callable[[], Awaitable[Status]]:
     """Return a function that returns the status of the instance.
 
-    The status has the path of the file, and the id of the process that takes signals.
+    The status has the path of the file, the id of the process that takes signals, and the plugins.
     """
     shown = "" if file is None else str(file.resolve())
     pid = os.getpid() if launcher is None else launcher.pid
 
     async def status() -> Status:
-        return replace(await instance.status(), pid=pid, file=shown)
+        found = await instance.status()
+        return replace(found, pid=pid, file=shown, plugins=tuple(collect.plugins(plugins(), found)))
 
     return status
 

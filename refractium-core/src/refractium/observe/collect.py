@@ -6,13 +6,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from refractium.addresses.address import join_host_port
+from refractium.contract import Transport
 from refractium.observe.status import (
     BackendStatus,
     HookStatus,
     HookTally,
     ListenerStatus,
+    PluginStatus,
     RouteStatus,
     RouteTraffic,
+    Status,
     TcpStatus,
     UdpStatus,
     moment,
@@ -23,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from refractium.addresses.address import Peer
-    from refractium.contract import Transport
     from refractium.hooks import Hooks
     from refractium.hooks.counters import HookCounters
+    from refractium.plugins.installed import Given, Plugins
     from refractium.proxy.counters import TcpCounters, UdpCounters
     from refractium.routing import Pools
 
@@ -54,6 +57,42 @@ class _Open(Protocol):
 
     @property
     def moved(self) -> tuple[int, int]: ...
+
+
+def plugins(found: Plugins, status: Status) -> Iterator[PluginStatus]:
+    """Yield the status of each loaded plugin.
+
+    Args:
+        found: the installed plugins.
+        status: the status of the engine, with the counts of faults.
+    """
+    for one in found.entries:
+        if one.status == "loaded":
+            given = found.given[one.id]
+            yield PluginStatus(
+                one.id,
+                one.distribution,
+                one.version,
+                found.outdated.get(one.id, one.version),
+                tuple(dict.fromkeys(f"{_words(kind)} {name}" for kind, name, _ in given.claims)),
+                _faults_of(given, status),
+            )
+
+
+def _words(kind: str) -> str:
+    return "check" if kind == "health check" else kind
+
+
+def _faults_of(given: Given, status: Status) -> int:
+    by_transport = {Transport.TCP: status.tcp.faults, Transport.UDP: status.udp.faults}
+    of_protocols = sum(by_transport[one.transport].get(one.name, 0) for one in given.protocols)
+    others = [f"{_words(kind)} {name}" for kind, name, _ in given.claims if kind != "protocol"]
+    hooks = {one.name for one in given.hooks}
+    return (
+        of_protocols
+        + sum(faults.get(what, 0) for faults in by_transport.values() for what in others)
+        + sum(one.failures for one in status.hooks if one.name in hooks)
+    )
 
 
 def listeners(transport: Transport, those: Iterable[_Listener]) -> Iterator[ListenerStatus]:

@@ -257,7 +257,7 @@ def families(status: Status) -> Iterator[Metric]:
     )
     yield from _traffic(status)
     yield from _identification(status.tcp, status.udp)
-    yield from _faults(status.tcp, status.udp)
+    yield from _faults(status)
     yield from _datagrams(status.udp)
     yield from _backends(status.routes)
     yield from _hooks(status.hooks)
@@ -320,7 +320,8 @@ def _identification(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
     )
 
 
-def _faults(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
+def _faults(status: Status) -> Iterator[Metric]:
+    plugins = {provided: plugin.id for plugin in status.plugins for provided in plugin.provides}
     faults = CounterMetricFamily(
         "refractium_identification_faults",
         "Exceptions of a protocol that raised instead of answering.",
@@ -329,12 +330,13 @@ def _faults(tcp: TcpStatus, udp: UdpStatus) -> Iterator[Metric]:
     of_plugins = CounterMetricFamily(
         "refractium_plugin_faults",
         "Exceptions and invalid results of a protocol, balancer or check of a plugin.",
-        labels=["transport", "kind", "name"],
+        labels=["transport", "plugin", "kind", "name"],
     )
-    for transport, found in (("tcp", tcp.faults), ("udp", udp.faults)):
+    for transport, found in (("tcp", status.tcp.faults), ("udp", status.udp.faults)):
         for what, count in found.items():
             kind, _, name = what.rpartition(" ")
-            of_plugins.add_metric([transport, kind or "protocol", name], count)
+            plugin = plugins.get(f"{kind or 'protocol'} {name}", "-")
+            of_plugins.add_metric([transport, plugin, kind or "protocol", name], count)
             if not kind:
                 faults.add_metric([transport, name], count)
     yield faults

@@ -205,6 +205,28 @@ class HookStatus(Struct, frozen=True):
     outbound: HookTally
 
 
+class PluginStatus(Struct, frozen=True):
+    """A plugin that is loaded.
+
+    Attributes:
+        id: the id of the plugin.
+        distribution: the distribution that installed the plugin.
+        version: the version of the code that runs.
+        installed: the version of the distribution on disk at the last reload. If this version differs from
+            `version`, the plugin needs a restart of Refractium.
+        provides: the objects of the plugin: ``protocol NAME``, ``check NAME``, ``balancer NAME``, ``hook
+            NAME`` and ``command NAME``.
+        faults: number of the faults of these objects.
+    """
+
+    id: str
+    distribution: str
+    version: str
+    installed: str
+    provides: tuple[str, ...]
+    faults: int
+
+
 class WorkerStatus(Struct, frozen=True):
     """One of several worker processes.
 
@@ -243,6 +265,7 @@ class Status(Struct, frozen=True):
         workers: the worker processes, if there are several.
         file: the absolute path of the configuration file that the program was started from; empty without a
             file, and in a program that embeds an engine.
+        plugins: the plugins that are loaded; empty in a program that embeds an engine.
     """
 
     version: str
@@ -259,6 +282,7 @@ class Status(Struct, frozen=True):
     hooks: tuple[HookStatus, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
     file: str = ""
+    plugins: tuple[PluginStatus, ...] = ()
 
 
 def now() -> datetime:

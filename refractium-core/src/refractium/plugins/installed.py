@@ -40,7 +40,8 @@ class InstalledPlugin:
             Refractium could not ask the plugin.
         transports: the transports of the plugin's protocols, sorted.
         distribution: the name of the distribution that installed the plugin.
-        version: the version of that distribution.
+        version: the version of that distribution. After an upgrade in a running program, the version of the
+            code that runs.
         status: ``loaded``; ``blocked`` (disabled and not imported); ``incompatible`` (written for another
             `API_VERSION`); ``failed``.
         error: the reason why the plugin is not loaded, in one line; None if the plugin is loaded.
@@ -100,12 +101,15 @@ class Plugins:
         protocols: the protocols of the loaded plugins, sorted by name and transport.
         refused: each refused plugin, by the name of each protocol that the plugin provides.
         given: the objects that each loaded plugin provides, by the id of the plugin.
+        outdated: the installed version of each plugin whose running code has another version, by the id of
+            the plugin.
     """
 
     entries: tuple[InstalledPlugin, ...]
     protocols: tuple[Protocol, ...]
     refused: Mapping[str, InstalledPlugin] = field(default_factory=dict)
     given: Mapping[str, Given] = field(default_factory=dict)
+    outdated: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def health_checks(self) -> dict[str, HealthCheck[Any]]:

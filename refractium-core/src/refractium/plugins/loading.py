@@ -81,7 +81,12 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
             loaded.append((replace(plugin, status="failed", error=error), Given()))
         else:
             loaded.append(_load(plugin, entry_point))
-    return _without_contested(loaded)
+    outdated = {
+        on_disk.id: on_disk.version
+        for (on_disk, _), (running, _) in zip(found, loaded, strict=True)
+        if on_disk.version != running.version
+    }
+    return replace(_without_contested(loaded), outdated=outdated)
 
 
 def disabled_by_environment() -> tuple[str, ...]:
@@ -104,6 +109,9 @@ def _describe(entry_point: EntryPoint) -> InstalledPlugin:
     )
 
 
+_versions: Final[dict[str, str]] = {}
+"""The version of each plugin whose code this process has imported, by the module of the plugin. Python keeps
+this code until the process ends, even if another version is installed meanwhile."""
 _ALONE: Final = threading.RLock()
 """The lock that a thread holds while it imports a plugin."""
 
@@ -113,6 +121,8 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
 
     Each plugin has its own pluggy manager, so that no plugin can disturb another plugin.
     """
+    if entry_point.module in sys.modules:
+        plugin = replace(plugin, version=_versions.get(entry_point.module, plugin.version))
     try:
         # Output of a plugin must not mix with the output of a command. A warning must not become an error.
         with (
@@ -122,6 +132,7 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
         ):
             add_module(entry_point.module, str(plugin))
             implementation = entry_point.load()
+            _versions[entry_point.module] = plugin.version
             version = getattr(implementation, "refractium_api_version", API_VERSION)
             if version != API_VERSION:
                 error = f"written for version {shown(version)} of the plugin contract, not for {API_VERSION}"
