@@ -23,6 +23,8 @@ from support.process import serving
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from refractium.contract import MetadataValue
+
 SUMMARY = Summary(
     transport=Transport.TCP,
     client="192.0.2.7:50000",
@@ -68,6 +70,18 @@ def test_every_escaped_value_is_one_printable_word(value: object) -> None:
     assert not value or written.isascii()
     assert written.isprintable()
     assert " " not in written
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(("a.example", "b.example"), "a.example,b.example"), (True, "true"), (("a b",), r"a\x20b")],
+)
+def test_values_that_are_no_text_are_logged_without_notation_of_python(
+    value: MetadataValue, written: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "refractium.access"):
+        AccessLogger().write(replace(SUMMARY, match=ProtocolMatch({"host": value})))
+    assert f" host={written} ->" in caplog.messages[0]
 
 
 def test_unknown_values_are_logged_in_words(caplog: pytest.LogCaptureFixture) -> None:

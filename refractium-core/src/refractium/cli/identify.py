@@ -107,5 +107,4 @@ def _tells(answer: object) -> str:
         return brief(text_of(answer))
     if not isinstance(answer, ProtocolMatch):
         return ""
-    told = {key: ",".join(v) if isinstance(v, tuple) else v for key, v in answer.metadata.items()}
-    return " ".join(f"{key}={escape(value)}" for key, value in told.items())
+    return " ".join(f"{key}={escape(value)}" for key, value in answer.metadata.items())

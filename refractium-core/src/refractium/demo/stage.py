@@ -16,6 +16,7 @@ from refractium.demo.scenes import OVER_TLS
 from refractium.engine.engine import Refractium
 from refractium.routing import Route
 from refractium.settings import Settings
+from refractium.wire.text import escape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -174,5 +175,4 @@ def _evidence(protocol: Protocol, summary: Summary | None) -> str:
         return ""
     if not summary.metadata and protocol.server_first:
         return f"silence for {_PEEK_TIMEOUT_MS} ms: its server speaks first"
-    told = {key: ",".join(v) if isinstance(v, tuple) else v for key, v in summary.metadata.items()}
-    return " ".join(f"{key}={value}" for key, value in told.items())
+    return " ".join(f"{key}={escape(value)}" for key, value in summary.metadata.items())

@@ -23,8 +23,8 @@ _BRIEF_WORD: Final = re.compile(rf"[!-\[\]-~]{{0,{ROOM}}}").fullmatch
 
 
 def escape(value: object) -> str:
-    """Return any value as one word of printable ASCII."""
-    text = str(value)
+    """Return any value as one word of printable ASCII: names separated by commas, ``true`` or ``false``."""
+    text = value if isinstance(value, str) else _text(value)
     if _WORD(text):  # the usual case
         return text
     return text.encode("unicode_escape").decode("ascii").replace(" ", "\\x20")
@@ -43,10 +43,16 @@ def printable(text: str) -> str:
 
 def brief_word(value: object) -> str:
     """Return a value as `escape` does, cut after at most `ROOM` characters."""
-    text = str(value)
+    text = value if isinstance(value, str) else _text(value)
     if _BRIEF_WORD(text):  # the usual case
         return text
     return _cut(text, ROOM, escape)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def brief(text: str, room: int = ROOM) -> str:
