@@ -19,7 +19,7 @@ from support.proxy import ProxyThread, eventually, quick
 QUICK: Final = quick(udp_session_timeout_ms=1_000)
 
 
-@define_protocol("game", transport="udp", max_bytes=1)
+@define_protocol("game", transport="udp", max_bytes=1, metadata_keys=frozenset({"sni"}))
 def game(_data: bytes) -> Identification:
     return ProtocolMatch({"sni": "game.example"})
 
