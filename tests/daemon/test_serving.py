@@ -222,7 +222,34 @@ def test_a_backend_that_is_down_is_reported_and_the_client_reset() -> None:
         proxy.await_err(r" http .* -> none up=0 down=0 .* no backend reachable$")
 
 
-def test_a_transport_without_a_route_is_an_error() -> None:
-    done = run("udp", "-b", "127.0.0.1", "-p", 0, "-f", "http=127.0.0.1:1")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("command", "forwards", "file"),
+    [
+        ("udp", ["http"], ""),
+        ("udp", ["http", "dns"], ""),
+        (
+            "udp",
+            ["http"],
+            '[[protocols]]\nname = "x"\npatterns = ["x"]\ntransport = "udp"\naction = "reject"\n',
+        ),
+        ("tcp", ["ssh", "http"], '[[listeners]]\nport = 1\nroutes = ["ssh"]\n'),
+        ("tcp", ["http"], '[[listeners]]\nport = 1\ntransports = ["udp"]\n'),
+    ],
+)
+def test_an_inline_route_that_no_listener_serves_is_an_error(
+    tmp_path: Path, command: str, forwards: list[str], file: str, workers: int
+) -> None:
+    (tmp_path / "refractium.toml").write_text(file)
+    flags = [flag for name in forwards for flag in ("-f", f"{name}=127.0.0.1:1")]
+    done = run(command, "--workers", workers, *flags, cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert f"-f http: no listener serves this route over {command}" in done.err
+
+
+def test_a_transport_without_a_route_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "refractium.toml"
+    file.write_text('[[protocols]]\nname = "http"\nforward_to = "127.0.0.1:1"\n')
+    done = run("udp", "-c", file)
     assert (done.code, done.out) == (2, "")
     assert "udp" in done.err

@@ -27,15 +27,14 @@ from refractium.contract import Transport
 from refractium.engine.spec import EngineSpec
 from refractium.errors import ConfigError
 from refractium.plugins.loading import load_plugins
-from refractium.problems import in_order
+from refractium.problems import Problem, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from refractium.config import Decoded, ListenerConfig, LogConfig, MetricsConfig, ServerConfig, Source
     from refractium.hooks import HookUse
     from refractium.plugins.installed import Plugins
-    from refractium.problems import Problem
     from refractium.routing import Route
 
 
@@ -75,9 +74,27 @@ class Assembly:
         """
         return self._reachable(transports) or self._everywhere(transports)[:1]
 
-    def serves(self, transports: Sequence[Transport]) -> bool:
-        """Return whether a listener has a route or a fallback for one of the transports."""
-        return bool(self._reachable(transports))
+    def unserved(self, transports: Sequence[Transport], inline: Iterable[str]) -> Iterator[Problem]:
+        """Yield the problems that make it useless to serve these transports.
+
+        Args:
+            transports: the transports.
+            inline: the names of the inline routes. A user who gives such a route wants to serve it.
+        """
+        reachable = self._reachable(transports)
+        names = " or ".join(transports)
+        found = False
+        for name in dict.fromkeys(inline):
+            routes = [route for route in (*self.tcp, *self.udp) if route.name == name]
+            if not any(
+                route.transport is transport and listener.rules.serves(route.label, route.name)
+                for transport, listener in reachable
+                for route in routes
+            ):
+                found = True
+                yield Problem(f"no listener serves this route over {names}", where=f"-f {name}")
+        if not reachable and not found:
+            yield Problem(f"nothing to serve: no listener has a route or a fallback for {names}: add one")
 
     def _everywhere(self, transports: Sequence[Transport]) -> list[tuple[Transport, ListenerConfig]]:
         return [

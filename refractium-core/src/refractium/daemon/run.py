@@ -27,7 +27,6 @@ from refractium.engine.loop import run
 from refractium.errors import ConfigError
 from refractium.faults import text_of
 from refractium.observe import collect, control
-from refractium.problems import Problem
 from refractium.system.signals import default_after
 
 if TYPE_CHECKING:
@@ -73,11 +72,9 @@ def serve(
     launcher = launch(sockets, identity) if sockets else None  # also before the first thread
     access = begin()
     assembly = assembled(overrides, decoded)
-    if not assembly.serves(transports):
-        names = " or ".join(transports)
-        raise ConfigError(
-            [Problem(f"nothing to serve: no listener has a route or a fallback for {names}: add one")]
-        )
+    inline = (text.partition("=")[0] for text in overrides.forwards)
+    if problems := list(assembly.unserved(transports, inline)):
+        raise ConfigError(problems)
     with claimed_stdout():
         leave_stdout_to_hooks(assembly)
         with contextlib.suppress(OSError):  # serve even if stdout cannot be written
