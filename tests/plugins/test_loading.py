@@ -439,6 +439,11 @@ def test_a_plugin_that_raises_any_exception_fails_alone(site: Site, error: str, 
     assert error.partition("(")[0] in str(broken.error)
 
 
+def test_the_error_of_a_plugin_has_escapes_for_control_characters(site: Site) -> None:
+    site.install("proto-a", "a", r"raise BaseException('red \x1b[31m')")
+    assert site.load_one().error == r"BaseException: red \x1b[31m"
+
+
 @pytest.mark.parametrize("id_", ["A", "a b", "1a", "a\x1b[31m", "x" * 65])
 def test_an_id_that_is_no_valid_name_fails_its_plugin(site: Site, id_: str) -> None:
     site.install("proto-a", id_, giving(protocol("a")))

@@ -19,6 +19,7 @@ from support.datagrams import echo as echo_datagram
 from support.plugins import install, with_plugins
 from support.process import serving
 from support.proxy import eventually
+from support.status import status_of
 
 if TYPE_CHECKING:
     from support.process import Running
@@ -272,6 +273,68 @@ def test_workers_go_on_beside_a_worker_that_hangs_and_two_signals_end_them_all(t
                 program.signal(signal.SIGTERM)
                 program.await_err("SIGTERM again: ending at once")
                 assert program.wait() == 0
+
+
+BLOCKING = (
+    HEAD
+    + r"""
+class Blocking(HealthCheck[NoSettings]):
+    name = "blocking"
+    settings = NoSettings
+
+    async def check(self, endpoint, settings, timeout):
+        await asyncio.to_thread(time.sleep, 1000)
+
+
+class Stubborn(HealthCheck[NoSettings]):
+    name = "stubborn"
+    settings = NoSettings
+
+    async def check(self, endpoint, settings, timeout):
+        while True:
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                pass
+
+
+@hookimpl
+def refractium_health_checks():
+    return [Blocking(), Stubborn()]
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["blocking", "stubborn"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_check_that_never_ends_holds_up_neither_a_reload_nor_a_stop(
+    tmp_path: Path, kind: str, workers: int
+) -> None:
+    install(tmp_path / "site", "checks", BLOCKING)
+    with Backend(echo) as backend:
+        health = f'health = {{ kind = "{kind}", interval_ms = 100, timeout_ms = 50 }}'
+        route_to = route("any", backend.address, f'patterns = ["any"]\n{health}')
+        (tmp_path / "refractium.toml").write_text(
+            server(workers) + f'fallback_tcp = "{backend.address}"\n' + route_to.replace('"any"', '"web"', 1)
+        )
+        with serving("--log-format", "plain", cwd=tmp_path, env=with_plugins(tmp_path / "site")) as program:
+            eventually(
+                lambda: status_of(program).tcp.faults.get(f"check {kind}", 0) >= 3,
+                "checks fail again and again",
+            )
+            assert status_of(program).routes[0].backends[0].state == "down"
+            assert threads(program) < 30
+            program.signal(signal.SIGHUP)
+            program.await_err("configuration 2 is in force")
+            assert ask(program.address, b"any").data == b"any"
+            assert program.terminate() == 0
+    assert "info stopped after 1 connections" in program.err
+    assert "Traceback" not in program.err
+
+
+def threads(program: Running) -> int:
+    return len(list(Path(f"/proc/{program.pid}/task").iterdir()))
 
 
 def test_the_plugin_of_a_module_is_found_by_the_module_or_its_packages() -> None:

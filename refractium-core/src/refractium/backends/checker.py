@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import random
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from refractium.backends.state import Availability
@@ -36,6 +37,9 @@ _GRACE: Final = 0.05
 """Seconds after its timeout within which a check must report the timeout."""
 _STOPPING: Final = 1.0
 """Seconds after its cancellation within which a check must end when the checker stops."""
+
+CHECKING: Final[ContextVar[tuple[object, ...] | None]] = ContextVar("CHECKING", default=None)
+"""The health check that runs in a task, and the address that it checks; None in other tasks."""
 
 
 class Checker:
@@ -177,6 +181,7 @@ class _Watch:
         health = self.state.health
         if WATCHDOG.wants_notice:
             WATCHDOG.notice()
+        CHECKING.set((check.name, self._transport, endpoint.target))
         try:
             result: object = await check.check(endpoint, self._settings, health.timeout_ms / 1000)
         except OSError as error:

@@ -13,6 +13,7 @@ from refractium.cli import render
 from refractium.cli.options import Flags, serving_options
 from refractium.daemon import rights
 from refractium.errors import ConfigError
+from refractium.wire.text import printable
 
 if TYPE_CHECKING:
     from refractium.problems import Problem
@@ -46,7 +47,7 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
     render.listeners(assembly)
     render.routes(assembly)
     for warning in warnings:
-        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {warning}", err=True)
+        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {printable(str(warning))}", err=True)
     click.echo("The configuration is valid.")
 
 

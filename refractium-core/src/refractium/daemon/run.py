@@ -84,7 +84,11 @@ def serve(
         _take_all_descriptors()
         run_by = serving(overrides, assembly, begin, access, identity)
         inherited = _Inherited(sockets, launcher)
-        run(lambda: _serve(run_by, overrides, assembly, transports, (file, known), inherited))
+        can_end = run(lambda: _serve(run_by, overrides, assembly, transports, (file, known), inherited))
+    if not can_end:
+        log.warning("a thread of a plugin still runs, for example a health check: ending without it")
+        logging.shutdown()  # writes the last lines
+        os._exit(0)  # the usual end of the interpreter would wait for the thread
 
 
 def _take_all_descriptors() -> None:

@@ -4,16 +4,64 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
+from refractium.backends.checker import CHECKING
 from refractium.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine on uvloop, or on asyncio's own event loop where uvloop is not installed."""
+_MOST_THREADS: Final = 1_000
+"""Number of calls of `asyncio.to_thread` that can run at the same time: a reload must find a thread beside
+health checks that block."""
+_MOST_OF_A_CHECK: Final = 2
+"""Number of calls of one health check for one backend that can run in threads at the same time."""
+
+
+class _Threads(ThreadPoolExecutor):
+    """The threads of `asyncio.to_thread`. The end of the event loop does not wait for these threads."""
+
+    def __init__(self) -> None:
+        super().__init__(_MOST_THREADS)
+        self._calls: WeakSet[Future[Any]] = WeakSet()
+        self._of_checks: dict[object, list[Future[Any]]] = {}
+
+    def submit(self, *call: Any, **keywords: Any) -> Future[Any]:
+        """Run a call in a thread.
+
+        Raises:
+            RuntimeError: the health check that makes the call blocks threads by earlier calls.
+        """
+        check = CHECKING.get()
+        running = [call for call in self._of_checks.get(check, ()) if not call.done()]
+        if len(running) >= _MOST_OF_A_CHECK:
+            raise RuntimeError("its earlier calls still block threads")
+        submitted = super().submit(*call, **keywords)
+        self._calls.add(submitted)
+        if check is not None:
+            self._of_checks[check] = [*running, submitted]
+        return submitted
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as inherited
+        del wait, cancel_futures
+        super().shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def are_busy(self) -> bool:
+        """Whether a call still runs."""
+        return any(call.running() for call in self._calls)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+    """Run a coroutine on uvloop, or on asyncio's own event loop where uvloop is not installed.
+
+    Returns:
+        Whether the interpreter can end: no thread of a plugin still runs, such as a health check that blocks.
+    """
     new_event_loop: Callable[[], asyncio.AbstractEventLoop]
     try:
         from uvloop import new_event_loop  # noqa: PLC0415 - optional, and slow to import
@@ -21,9 +69,17 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         new_event_loop = asyncio.new_event_loop
     # Loaded modules stay for the life of the process, so the garbage collector need not look at them.
     gc.freeze()
+    threads = _Threads()
+
+    def new_loop() -> asyncio.AbstractEventLoop:
+        loop = new_event_loop()
+        loop.set_default_executor(threads)
+        return loop
+
     WATCHDOG.start()
     try:
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(main())
     finally:
         WATCHDOG.stop()
+    return not threads.are_busy

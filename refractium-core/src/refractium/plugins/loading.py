@@ -36,6 +36,7 @@ from refractium.faults import add_module, is_interrupt, set_origin, text_of
 from refractium.identify.everything import ANY, FALLBACK
 from refractium.plugins.installed import Given, InstalledPlugin, Kind, Plugins
 from refractium.routing import BALANCERS
+from refractium.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -147,7 +148,7 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
         if is_interrupt(error):
             raise
         _log.debug("%s failed", plugin, exc_info=error)
-        return replace(plugin, status="failed", error=text_of(error)), Given()
+        return replace(plugin, status="failed", error=printable(text_of(error))), Given()
     for one in (*given.protocols, *given.health_checks, *given.balancers):
         set_origin(one, str(plugin))
     transports = {protocol.transport.value for protocol in given.protocols}
