@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 60.0
 """Seconds after which an open connection hangs. The proxy itself waits for 30 s for an end that takes no byte
 before its reset."""
+_LONG_MS: Final = 3_600_000
+"""Timeout (ms) of half-closed connections: longer than `_PATIENCE`, else it could hide a hang."""
 _AT_ONCE: Final = 300
 _MOST_FAILURES: Final = 5
 _FIRST_OF_ALL: Final = range(90_000_000, 90_000_100)
@@ -207,6 +209,7 @@ max_connections = {rng.randint(5_000, 20_000)}
 max_connections_per_ip = {rng.randint(150, 200)}
 peek_timeout_ms = {PEEK_MS}
 connect_timeout_ms = {rng.choice((2_000, 5_000))}
+half_close_timeout_ms = {_LONG_MS}
 {hooks}
 [[protocols]]
 name = "exact"
