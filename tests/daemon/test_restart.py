@@ -20,6 +20,7 @@ from support.backends import Backend, named
 from support.clients import MIB, PATIENCE, ask, connect, payload, receive, receive_all, sending
 from support.datagrams import UdpBackend, client, echo
 from support.datagrams import ask as ask_datagram
+from support.plugins import install
 from support.process import Running, children, family, free_port
 from support.proxy import eventually
 from support.status import status_of
@@ -378,6 +379,36 @@ def test_a_start_that_hangs_is_ended_by_a_signal(tmp_path: Path, backend: Backen
         program.await_out("hangs")
         program.signal(signal.SIGTERM)
         assert program.wait() == -signal.SIGTERM
+
+
+HANGING: Final = """
+    import time
+    from refractium.contract import *
+
+    @define_protocol("hanging", max_bytes=1)
+    def hanging(data):
+        time.sleep(600)
+
+    @hookimpl
+    def refractium_protocols():
+        return [hanging]
+"""
+
+
+@pytest.mark.slow
+def test_two_signals_end_a_program_whose_plugin_hangs(tmp_path: Path, backend: Backend) -> None:
+    install(tmp_path / "site", "hanging", HANGING)
+    configured(tmp_path, backend, more=f'[[protocols]]\nname = "hanging"\nforward_to = "{backend.address}"\n')
+    with (
+        Activation(tmp_path) as service,
+        service.start(PYTHONPATH=str(tmp_path / "site")) as program,
+        connect(service.address) as client,
+    ):
+        client.sendall(b"x")
+        program.await_err("plugin 'hanging' of .* has blocked the event loop for more than 1 s")
+        program.signal(signal.SIGTERM)
+        program.signal(signal.SIGINT)
+        assert program.wait() == -signal.SIGKILL
 
 
 def test_an_invalid_configuration_ends_the_start_with_exit_code_2(tmp_path: Path) -> None:

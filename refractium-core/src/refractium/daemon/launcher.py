@@ -33,6 +33,10 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HANDED_OVER: Final = b"handed over"
 """The message with which the child lets the launcher end. All other messages of the child are for systemd."""
 _LONGEST_MESSAGE: Final = 65_536
+_SECOND: Final = 2
+_HANGING: Final = 15
+"""Seconds from the second SIGTERM or SIGINT until the launcher kills a child that still runs. A supervisor
+whose worker hangs may take 12 s to end."""
 _SAME_STOP: Final = 1.0
 """Seconds after the end of the launcher in which the child ignores signals.
 
@@ -116,11 +120,22 @@ def launch(sockets: Sequence[socket.socket], identity: Identity | None) -> Launc
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return Launcher(theirs)
 
+    stops = 0
+
     def forward(number: int, _frame: object) -> None:
+        nonlocal stops
+        stops += number != signal.SIGHUP
+        if stops == _SECOND:
+            signal.alarm(_HANGING)
         with suppress(OSError):
             ours.send(bytes([number]), socket.MSG_DONTWAIT)
             os.kill(child, number)  # ends a child that still starts; later, the child ignores this signal
 
+    def kill(_number: int, _frame: object) -> None:
+        with suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, kill)
     for number in SIGNALS:
         signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
