@@ -47,6 +47,7 @@ class EntryPoint:
     """An installed plugin, without a distribution."""
 
     dist = None
+    module = "not imported"
 
     def __init__(self, name: str, *, checks: Any = None, balancers: Any = None) -> None:
         self.name = name

@@ -197,7 +197,7 @@ class Unmade(Balancer):
         (RoundRobin(), "is not a class derived from Balancer"),
         (dict, "is not a class derived from Balancer"),
         (Unmade, "cannot be made without arguments"),
-        (Balancer, 'name "None": '),
+        (Balancer, "name None: "),
         (type("Named", (RoundRobin,), {"name": "A B"}), 'name "A B": '),
     ],
 )

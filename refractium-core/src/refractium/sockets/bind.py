@@ -48,7 +48,8 @@ async def addresses_of(
     try:
         return await names.addresses(host, f"listener {shown}", timeout)
     except OSError as error:
-        raise ListenError(shown, f"'{host}' is not an address of this machine: {error.strerror}") from error
+        reason = error.strerror or error
+        raise ListenError(shown, f"'{host}' is not an address of this machine: {reason}") from error
 
 
 def bind(transport: Transport, host: str, port: int, found: Found) -> list[socket.socket]:
