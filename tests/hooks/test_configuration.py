@@ -102,6 +102,10 @@ class HostileHook(PacketHook[Strict]):
     settings_type = Strict
 
     @classmethod
+    def needs_one_process(cls, settings: Strict) -> str:
+        raise SystemExit(settings.mode)
+
+    @classmethod
     def problems(cls, settings: Strict) -> list[tuple[str, str]]:
         if settings.mode == "raised":
             raise GeneratorExit
@@ -123,6 +127,15 @@ def test_a_hook_that_fails_on_its_settings_is_a_problem_of_the_route(
     plugins = Plugins((), loaded.protocols, {}, {**loaded.given, "hostile": Given(hooks=(HostileHook,))})
     (problem,) = problems_of(f'{SSH}hooks = [{{ name = "hostile", mode = "{mode}" }}]\n', plugins)
     assert (problem.where, problem.message) == (where, message)
+
+
+def test_a_hook_that_fails_on_the_question_of_workers_is_a_problem_of_the_workers() -> None:
+    loaded = load_plugins()
+    plugins = Plugins((), loaded.protocols, {}, {**loaded.given, "hostile": Given(hooks=(HostileHook,))})
+    text = "[server]\nworkers = 2\n" + SSH + 'hooks = ["hostile"]\n'
+    (problem,) = problems_of(text, plugins)
+    assert problem.where == "server.workers"
+    assert "its method needs_one_process raised SystemExit" in problem.message
 
 
 def test_a_program_that_uses_a_hook_with_failing_settings_gets_an_error() -> None:

@@ -10,7 +10,7 @@ from refractium.faults import is_interrupt, problems_found, text_of
 from refractium.hooks.counters import HookCounters
 from refractium.hooks.runner import Runner, RunnerState
 from refractium.hooks.tap import RouteHooks, make_runner
-from refractium.wire.text import brief
+from refractium.wire.text import brief, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -67,10 +67,23 @@ def merged(for_all: Sequence[UsedHook], own: Sequence[UsedHook]) -> list[UsedHoo
 
 def against_several(hooks: Iterable[UsedHook]) -> Iterator[str]:
     """Yield a message for each hook that cannot run in several worker processes."""
-    reasons = {(hook.name, hook.needs_one_process(settings)): None for hook, settings in hooks}
+    reasons = {(one.hook.name, why_alone(one)): None for one in hooks}
     for name, reason in reasons:
         if reason:
             yield f"hook {name} can run in one process only, not in each worker: {reason}"
+
+
+def why_alone(use: UsedHook) -> str:
+    """Return the reason why a hook can run in one process only; empty if there is none.
+
+    If the hook raises an exception instead of an answer, the exception is the reason.
+    """
+    try:
+        return printable(str(use.hook.needs_one_process(use.settings) or ""))
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        return f"its method needs_one_process raised {brief(text_of(error))}"
 
 
 class HookSet:
