@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from refractium.assembly.sources import Overrides
 from refractium.errors import ConfigError
+from refractium.plugins.installed import Given
+from refractium.plugins.loading import load_plugins
+from refractium_proto_http import Http
 from support.configurations import FILE, assembled, problems_of
 
 
@@ -376,3 +381,55 @@ def test_the_order_of_udp_routes_does_not_matter_on_a_listener_for_tcp_only() ->
     udp_apart = LISTENERS.format("weak", "dns") + '[[listeners]]\nport = 3\ntransports = ["{0}"]\n'
     assert places_of_warnings(udp_apart.format("tcp"), *order) == []
     assert places_of_warnings(udp_apart.format("udp"), *order) == ["protocols[1]"]
+
+
+def test_the_settings_of_a_protocol_apply_to_all_of_its_routes() -> None:
+    text = (
+        route("http", host='"a.example"')
+        + route("http", id='"rest"')
+        + route("https")
+        + "[plugins.http]\nmax_header_bytes = 9000\n[plugins.https]\nmax_hello_bytes = 20000\n"
+    )
+    first, rest, https = (one.protocols[0] for one in assembled(text).tcp)
+    assert first is rest
+    assert first.max_bytes == 9000
+    assert 20_000 < https.max_bytes < 30_000
+    assert assembled(route("http")).tcp[0].protocols[0].max_bytes == 65_536
+
+
+def test_a_protocol_that_refuses_its_settings_is_a_problem_of_its_table() -> None:
+    class Broken(Http):
+        def with_settings(self, settings: object) -> Http:
+            raise SystemExit(settings)
+
+    class Other(Http):
+        def with_settings(self, _settings: object) -> Http:
+            other = Http()
+            other.name = "other"
+            return other
+
+    class Wrong(Http):
+        def with_settings(self, _settings: object) -> Http:
+            return 5  # type: ignore[return-value]
+
+    loaded = load_plugins()
+    for protocol, message in (
+        (Broken(), "SystemExit"),
+        (Other(), "returned the protocol other for tcp"),
+        (Wrong(), "not a Protocol"),
+    ):
+        given = {**loaded.given, "http": Given(protocols=(protocol,))}
+        plugins = replace(loaded, protocols=(protocol,), given=given)
+        (problem,) = problems_of(route("http") + "[plugins.http]\nmax_header_bytes = 9000\n", plugins)
+        assert problem.where == "plugins.http"
+        assert message in problem.message
+
+
+def test_a_long_peek_timeout_of_a_listener_is_a_warning() -> None:
+    listeners = (
+        "[[listeners]]\nport = 1\npeek_timeout_ms = 5000\n[[listeners]]\nport = 2\npeek_timeout_ms = 5001\n"
+    )
+    assert places_of_warnings(listeners, route()) == ["listeners[1].peek_timeout_ms"]
+    assert places_of_warnings(settings(peek_timeout_ms=5001), route()) == ["server.peek_timeout_ms"]
+    first, second = assembled(listeners + route()).listeners
+    assert (first.rules.peek_timeout_ms, second.rules.peek_timeout_ms) == (5000, 5001)

@@ -164,8 +164,20 @@ BAD_FILES = {
         ":8: protocols[1].on_timeout: ",
     ),
     "settings nobody takes": (
-        "[plugins.http]\nport = 1\n",
-        ":1: plugins.http: this plugin takes no settings",
+        "[plugins.ssh]\nport = 1\n",
+        ":1: plugins.ssh: this plugin takes no settings",
+    ),
+    "an unknown setting of a protocol": (
+        "[plugins.http]\nmax_header_byte = 1\n",
+        ":2: plugins.http.max_header_byte: unknown key for plugin 'http': did you mean 'max_header_bytes'?",
+    ),
+    "a setting of a protocol out of its range": (
+        "[plugins.https]\nmax_hello_bytes = 100\n",
+        ":2: plugins.https.max_hello_bytes: ",
+    ),
+    "a peek timeout of a listener that is no number": (
+        '[[listeners]]\nport = 1\npeek_timeout_ms = "1s"\n' + route(),
+        ":3: listeners[0].peek_timeout_ms: ",
     ),
     "an unknown user": (
         '[server]\nuser = "no such user"\n',

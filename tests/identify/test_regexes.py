@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refractium.config import Source, decode
-from refractium.contract import NEED_MORE, NO, Protocol, ProtocolMatch, Strength, Transport, Verdict
+from refractium.contract import NEED_MORE, NO, NeedMore, Protocol, ProtocolMatch, Strength, Transport, Verdict
 from refractium.identify.patterns import Regex, compile_patterns
 from refractium.testing import assert_lawful
 
@@ -38,6 +38,7 @@ def refused(source: str) -> str:
 
 def answer(protocol: Protocol, data: bytes) -> Verdict | str:
     found = protocol.identify(data)
+    assert not isinstance(found, NeedMore)
     return MATCH if isinstance(found, ProtocolMatch) else found
 
 

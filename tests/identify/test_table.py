@@ -15,18 +15,20 @@ from refractium.contract import (
     NO,
     DeferredMatch,
     Identification,
+    NeedMore,
     Protocol,
     ProtocolMatch,
     Strength,
     Verdict,
     define_protocol,
 )
-from refractium.identify import Candidate, DispatchTable
+from refractium.identify import Candidate, Decision, DispatchTable, Undecided, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from refractium.contract import MetadataValue
+    from refractium.identify import Selection
 
 EXACT, STRUCTURED, WEAK = Strength.EXACT, Strength.STRUCTURED, Strength.WEAK
 
@@ -62,8 +64,15 @@ def table(*entries: tuple[str, Protocol], size: int = 1024) -> DispatchTable[str
     return DispatchTable([Candidate(protocol, lambda _, name=name: name) for name, protocol in entries], size)  # type: ignore[misc]
 
 
-def outcome(decision: tuple[str, ProtocolMatch] | Verdict) -> str | Verdict:
-    return decision if isinstance(decision, Verdict) else decision[0]
+TOO_LARGE, UNDECIDED = "too large", "undecided"
+
+
+def outcome(decision: Decision[str] | Waiting) -> str | Verdict:
+    if isinstance(decision, Waiting):
+        return NEED_MORE
+    if isinstance(decision, Undecided):
+        return TOO_LARGE if decision.is_too_large else UNDECIDED
+    return decision[0] if isinstance(decision, tuple) else decision
 
 
 def yes(_: bytes) -> Identification:
@@ -82,8 +91,8 @@ def test_stronger_protocols_are_asked_first_and_equal_ones_in_their_order() -> N
 
 def test_a_match_waits_only_for_protocols_that_are_asked_earlier() -> None:
     both = table(("longer", starting(b"abc", strength=EXACT)), ("shorter", starting(b"a")))
-    assert both.decide(b"a") is NEED_MORE
-    assert both.decide(b"ab") is NEED_MORE
+    assert outcome(both.decide(b"a")) is NEED_MORE
+    assert outcome(both.decide(b"ab")) is NEED_MORE
     assert outcome(both.decide(b"abc")) == "longer"
     assert outcome(both.decide(b"ax")) == "shorter"
     assert outcome(both.decide(b"ab", final=True)) == "shorter"
@@ -93,11 +102,11 @@ def test_a_match_waits_only_for_protocols_that_are_asked_earlier() -> None:
 
 def test_the_table_answers_no_as_soon_as_every_protocol_has() -> None:
     both = table(("one", starting(b"abc")), ("two", starting(b"abd")))
-    assert both.decide(b"ab") is NEED_MORE
-    assert both.decide(b"abx") is NO
-    assert both.decide(b"x") is NO
-    assert both.decide(b"ab", final=True) is NO
-    assert table().decide(b"x") is NO
+    assert outcome(both.decide(b"ab")) is NEED_MORE
+    assert outcome(both.decide(b"abx")) is NO
+    assert outcome(both.decide(b"x")) is NO
+    assert outcome(both.decide(b"ab", final=True)) is NO
+    assert outcome(table().decide(b"x")) is NO
 
 
 def test_only_protocols_that_can_begin_with_the_first_byte_are_asked() -> None:
@@ -116,7 +125,7 @@ def test_only_protocols_that_can_begin_with_the_first_byte_are_asked() -> None:
 
 def test_an_empty_input_is_only_for_protocols_without_prefixes() -> None:
     assert outcome(table(("fixed", starting(b"a")), ("any", answering(yes))).decide(b"", final=True)) == "any"
-    assert table(("fixed", starting(b"a"))).decide(b"", final=True) is NO
+    assert outcome(table(("fixed", starting(b"a"))).decide(b"", final=True)) is NO
 
 
 def long(strength: Strength) -> Protocol:
@@ -128,24 +137,26 @@ def long(strength: Strength) -> Protocol:
 def test_a_weak_protocol_inspects_the_peek_buffer_and_others_their_own_maximum() -> None:
     weak, strong = table(("p", long(WEAK))), table(("p", long(STRUCTURED)))
     assert (weak.bound, strong.bound) == (1024, 5000)
-    assert weak.decide(bytes(1023)) is NEED_MORE
-    assert weak.decide(bytes(1024)) is NO
-    assert strong.decide(bytes(4999)) is NEED_MORE
+    assert outcome(weak.decide(bytes(1023))) is NEED_MORE
+    assert outcome(weak.decide(bytes(1024))) is NO
+    assert outcome(strong.decide(bytes(4999))) is NEED_MORE
     assert outcome(strong.decide(bytes(5000))) == "p"
 
 
 def test_a_protocol_that_asks_for_more_than_it_declared_counts_as_no() -> None:
     greedy = answering(lambda _: NEED_MORE, max_bytes=10)
-    assert table(("p", greedy)).decide(bytes(9)) is NEED_MORE
-    assert table(("p", greedy)).decide(bytes(10)) is NO
+    assert outcome(table(("p", greedy)).decide(bytes(9))) is NEED_MORE
+    assert outcome(table(("p", greedy)).decide(bytes(10))) is NO
 
 
 def with_sni(
     found: Mapping[str, MetadataValue], pending: frozenset[str], asks_for: frozenset[str]
 ) -> DispatchTable[str]:
-    def select(match: ProtocolMatch) -> str | Literal[Verdict.NO]:
+    def select(match: ProtocolMatch) -> Selection[str]:
         if not asks_for:
             return "any"
+        if asks_for & match.pending:
+            return NEED_MORE
         return "its own" if match.metadata.get("sni") == "a.example" else NO
 
     protocol = answering(lambda _: ProtocolMatch(found, pending))
@@ -157,11 +168,13 @@ NONE: frozenset[str] = frozenset()
 
 
 def test_a_condition_waits_for_its_key_while_the_key_is_pending() -> None:
-    assert with_sni({}, SNI, SNI).decide(b"x") is NEED_MORE
-    assert with_sni({}, SNI, SNI).decide(b"x", final=True) is NO
-    assert with_sni({}, SNI, SNI).decide(bytes(10)) is NO
+    assert outcome(with_sni({}, SNI, SNI).decide(b"x")) is NEED_MORE
+    assert outcome(with_sni({}, SNI, SNI).decide(b"x", final=True)) == UNDECIDED
+    assert outcome(with_sni({}, SNI, SNI).decide(bytes(9), final=True)) == UNDECIDED
+    assert outcome(with_sni({}, SNI, SNI).decide(bytes(10))) == TOO_LARGE
+    assert outcome(with_sni({}, SNI, SNI).decide(bytes(10), final=True)) == TOO_LARGE
     assert outcome(with_sni({"sni": "a.example"}, NONE, SNI).decide(b"x")) == "its own"
-    assert with_sni({"sni": "b.example"}, NONE, SNI).decide(b"x") is NO
+    assert outcome(with_sni({"sni": "b.example"}, NONE, SNI).decide(b"x")) is NO
     assert outcome(with_sni({"sni": "a.example"}, frozenset({"host"}), SNI).decide(b"x")) == "its own"
     assert outcome(with_sni({}, SNI, NONE).decide(b"x")) == "any"
 
@@ -199,9 +212,9 @@ def test_a_fault_counts_as_no_and_is_counted_each_time_and_logged_once(
 
     faulty: Candidate[str] = Candidate(broken, select, frozenset({"host"}))
     both: DispatchTable[str] = DispatchTable([faulty, Candidate(starting(b"ab"), lambda _: "good")], 1024)
-    assert both.decide(b"a") is NEED_MORE
+    assert outcome(both.decide(b"a")) is NEED_MORE
     assert outcome(both.decide(b"ab")) == "good"
-    assert both.decide(b"x") is NO
+    assert outcome(both.decide(b"x")) is NO
     assert both.faults == {"broken": 3}
     assert len(caplog.records) == 1
     assert "protocol broken failed: " in caplog.messages[0]
@@ -233,7 +246,7 @@ def test_where_ctrl_c_raises_nothing_every_keyboard_interrupt_is_a_fault() -> No
     asked = table(("p", answering(throwing)))
     former = signal.signal(signal.SIGINT, lambda *_: None)  # a handler as a running proxy has
     try:
-        assert asked.decide(b"x") is NO
+        assert outcome(asked.decide(b"x")) is NO
     finally:
         signal.signal(signal.SIGINT, former)
     assert asked.faults == {"p": 1}
@@ -242,7 +255,100 @@ def test_where_ctrl_c_raises_nothing_every_keyboard_interrupt_is_a_fault() -> No
 @pytest.mark.parametrize("answer", [None, True, "yes", b""])
 def test_an_invalid_answer_is_a_fault(answer: object) -> None:
     confused = table(("confused", answering(lambda _: answer)))  # type: ignore[arg-type,return-value]
-    assert confused.decide(b"x") is NO
+    assert outcome(confused.decide(b"x")) is NO
+    assert confused.faults == {"p": 1}
+
+
+RECOGNISED = NeedMore(recognised=True)
+
+
+def saying(answer: Identification, strength: Strength = STRUCTURED, max_bytes: int = 10) -> Protocol:
+    return answering(lambda _: answer, strength=strength, max_bytes=max_bytes)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected", "at_the_end", "at_the_bound"),
+    [
+        pytest.param([NEED_MORE], NEED_MORE, NO, NO, id="no evidence"),
+        pytest.param([RECOGNISED], NEED_MORE, UNDECIDED, TOO_LARGE, id="recognised"),
+        pytest.param([NeedMore(11, recognised=True)], TOO_LARGE, TOO_LARGE, TOO_LARGE, id="needs too many"),
+        pytest.param([NeedMore(11)], NO, NO, NO, id="needs too many, without evidence"),
+        pytest.param([RECOGNISED, ProtocolMatch()], NEED_MORE, UNDECIDED, TOO_LARGE, id="before a match"),
+        pytest.param([ProtocolMatch(), RECOGNISED], "0", "0", "0", id="after a match"),
+        pytest.param([NEED_MORE, ProtocolMatch()], NEED_MORE, "1", "1", id="no evidence before a match"),
+        pytest.param([NEED_MORE, RECOGNISED], NEED_MORE, UNDECIDED, TOO_LARGE, id="no evidence first"),
+        pytest.param([NO, RECOGNISED], NEED_MORE, UNDECIDED, TOO_LARGE, id="after a no"),
+        pytest.param([NEED_MORE, NeedMore(11, recognised=True)], NEED_MORE, TOO_LARGE, TOO_LARGE, id="late"),
+    ],
+)
+def test_a_protocol_that_recognises_its_traffic_never_leaves_it_to_another(
+    answers: list[Identification], expected: object, at_the_end: object, at_the_bound: object
+) -> None:
+    asked = table(*((str(number), saying(answer)) for number, answer in enumerate(answers)))
+    assert outcome(asked.decide(b"x")) == expected
+    assert outcome(asked.decide(b"x", final=True)) == at_the_end
+    assert outcome(asked.decide(bytes(10))) == at_the_bound
+    assert outcome(asked.decide(bytes(10), final=True)) == at_the_bound
+
+
+def test_a_refusal_names_the_protocol_and_its_match() -> None:
+    decision = with_sni({}, SNI, SNI).decide(bytes(10))
+    assert isinstance(decision, Undecided)
+    assert decision.match is not None
+    assert decision.match.pending == SNI
+    assert "10 bytes that protocol p reads" in decision.reason
+    early = table(("p", saying(RECOGNISED))).decide(b"x", final=True)
+    assert isinstance(early, Undecided)
+    assert "protocol p end" in early.reason
+
+
+def test_a_weak_protocol_recognises_nothing() -> None:
+    both = table(("0", saying(RECOGNISED, WEAK)), ("1", saying(ProtocolMatch(), WEAK)))
+    assert both.decide(b"x") == Waiting(2, is_matched=True)
+    assert outcome(both.decide(b"x", final=True)) == "1"
+    assert outcome(both.decide(bytes(10))) == "1"
+
+
+@pytest.mark.parametrize(
+    ("answers", "at", "is_matched"),
+    [
+        ([NEED_MORE], 2, False),
+        ([NeedMore()], 2, False),
+        ([NeedMore(7)], 7, False),
+        ([NeedMore(1)], 2, False),
+        ([NeedMore(7), NeedMore(5)], 5, False),
+        ([NeedMore(5), NeedMore(7)], 5, False),
+        ([NeedMore(7), NEED_MORE], 2, False),
+        ([NeedMore(7), ProtocolMatch()], 7, True),
+        ([NeedMore(7), ProtocolMatch(), NeedMore(3)], 7, True),
+        ([NeedMore(7), NO, ProtocolMatch()], 7, True),
+        ([NeedMore(7), RECOGNISED, ProtocolMatch()], 2, False),
+        ([NeedMore(7, recognised=True), ProtocolMatch()], 7, False),
+    ],
+)
+def test_the_table_tells_at_how_many_bytes_to_ask_again_and_whether_a_protocol_matches(
+    answers: list[Identification], at: int, *, is_matched: bool
+) -> None:
+    asked = table(*((str(number), saying(answer)) for number, answer in enumerate(answers)))
+    assert asked.decide(b"x") == Waiting(at, is_matched=is_matched)
+
+
+def test_a_match_that_waits_for_a_key_gives_no_grace_to_a_later_match() -> None:
+    candidates = with_sni({}, SNI, SNI)._entries[0].protocol, saying(ProtocolMatch(), WEAK)
+    asked: DispatchTable[str] = DispatchTable(
+        [Candidate(candidates[0], lambda _: NEED_MORE, SNI), Candidate(candidates[1], lambda _: "weak")], 1024
+    )
+    assert asked.decide(b"x") == Waiting(2, is_matched=False)
+    assert outcome(asked.decide(b"x", final=True)) == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("at", "recognised"),
+    [("7", False), (None, False), (True, False), (-1, False), (7.0, True), (7, None), (7, 1)],
+)
+def test_an_invalid_need_is_a_fault(at: Any, recognised: Any) -> None:
+    confused = table(("p", saying(NeedMore(at, recognised))))
+    assert outcome(confused.decide(b"x")) is NO
     assert confused.faults == {"p": 1}
 
 

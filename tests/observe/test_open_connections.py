@@ -60,7 +60,11 @@ def test_a_connection_that_is_joined_later_is_reported_when_it_is_joined() -> No
 
     with Backend(greet) as backend:
         route = Route(starting_with(b"magic", server_first=True), backend.address)
-        with ProxyThread(route, settings=quick(peek_timeout_ms=1_500)) as proxy, proxy.connect() as client:
+        settings = quick(peek_timeout_ms=1_500)
+        with (
+            ProxyThread(route, fallback="127.0.0.1:1", settings=settings) as proxy,
+            proxy.connect() as client,
+        ):
             assert receive(client, 5) == b"hello"
             summary = proxy.next_open()
             assert (summary.client, summary.route) == (name_of(client), "magic")

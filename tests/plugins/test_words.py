@@ -21,8 +21,7 @@ from refractium.contract import (
     problems_of_hook,
     problems_of_scene,
 )
-from refractium.contract.protocol import problems_of_metadata
-from refractium.identify.table import _not_an_answer
+from refractium.contract.protocol import problems_of_answer, problems_of_metadata
 
 WRONG: tuple[Any, ...] = (
     *(None, 7, True, 1.5, "text", b"bytes", object(), int, len),
@@ -78,7 +77,8 @@ def test_wrong_objects_are_told_in_words(value: object) -> None:
     )
     for problem in (problem for find in found for problem in find(value)):
         assert not NOTATION.search(problem), problem
-    assert not NOTATION.search(str(_not_an_answer(value)))
+    for problem in problems_of_answer(value):
+        assert not NOTATION.search(problem), problem
     match = ProtocolMatch({"key": value})  # type: ignore[dict-item]
     for problem in problems_of_metadata(protocol(), match):
         assert not NOTATION.search(problem), problem

@@ -228,8 +228,6 @@ BROKEN = {
     + frame(CONTINUATION, END_HEADERS, 3, BLOCK[5:]),
     "another request inside of the block": frame(HEADERS, 0, 1, BLOCK[:5])
     + frame(HEADERS, END_HEADERS, 1, BLOCK[5:]),
-    "too many frames": frame(PING, payload=bytes(8)) * MAX_FRAMES + request((AUTHORITY, "a.example")),
-    "too many empty continuations": frame(HEADERS, 0, 1) + frame(CONTINUATION, 0, 1) * MAX_FRAMES,
     "an empty block": frame(HEADERS, END_HEADERS, 1),
     "a truncated block": frame(HEADERS, END_HEADERS, 1, BLOCK[:-1]),
     "an index outside of the table": frame(HEADERS, END_HEADERS, 1, BLOCK + b"\xff\x7f"),
@@ -263,10 +261,20 @@ def test_the_host_is_not_awaited_beyond_the_bound() -> None:
     data = START + frame(0xFF, payload=bytes(16384)) * 8 + request((AUTHORITY, "late.example"))
     assert_pending(data[: protocol.max_bytes - 1])
     for end in (protocol.max_bytes, len(data)):
-        match = protocol.identify(data[:end])
-        assert isinstance(match, ProtocolMatch)
-        assert match.metadata == {"version": "2"}
-        assert not match.pending
+        assert_pending(data[:end])
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        frame(PING, payload=bytes(8)) * MAX_FRAMES + request((AUTHORITY, "a.example")),
+        frame(HEADERS, 0, 1) + frame(CONTINUATION, 0, 1) * MAX_FRAMES,
+    ],
+    ids=["pings", "continuations"],
+)
+def test_the_host_after_too_many_frames_stays_pending(frames: bytes) -> None:
+    assert_pending(START + frames)
+    assert_pending(START + frames + request((AUTHORITY, "late.example")))
 
 
 def test_the_decoder_is_imported_only_for_http2() -> None:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from refractium.contract import NEED_MORE, NO, MetadataValue, ProtocolMatch
+from refractium.contract import NO, MetadataValue, NeedMore, ProtocolMatch
 from refractium.testing import assert_identifies, assert_lawful, assert_rejects
-from refractium_proto_https import Https, refractium_protocols
+from refractium_proto_https import Https, HttpsSettings, refractium_protocols
 from refractium_proto_https.hello import MAX_ALPN_NAMES
 from support import strangers
+from support.answers import needs_more
 from support.capture import TIMEOUT, browser_hello, first_bytes, is_whole_record, run
 from support.hellos import (
     ALPN,
@@ -111,7 +112,7 @@ def test_the_metadata_is_complete_and_leaves_out_grease() -> None:
 def test_a_hello_in_segments_needs_more_until_it_is_whole(size: int) -> None:
     hello = build.hello([*typical_extensions(build), build.extension(21, bytes(3000))])
     data = records(hello)
-    assert all(https.identify(data[:end]) is NEED_MORE for end in range(size, len(data), size))
+    assert all(needs_more(https.identify(data[:end])) for end in range(size, len(data), size))
     assert_identifies(https, data, metadata={"sni": "www.example.com"})
 
 
@@ -130,12 +131,16 @@ def test_a_hello_in_segments_needs_more_until_it_is_whole(size: int) -> None:
 def test_a_hello_cut_over_records_is_joined(cuts: tuple[int, ...]) -> None:
     data = records(HELLO, *cuts)
     match = assert_identifies(https, data, metadata={"sni": "www.example.com", "alpn": ("h2", "http/1.1")})
-    assert https.identify(data[:-1]) is NEED_MORE
+    assert needs_more(https.identify(data[:-1]))
     assert match.metadata == assert_identifies(https, WHOLE).metadata
 
 
-def test_a_hello_in_too_many_records_is_rejected() -> None:
-    assert_rejects(https, records(HELLO, *range(1, 129)))
+def test_a_hello_in_too_many_records_is_recognised_and_never_matches() -> None:
+    hello = sized_hello(1000)
+    assert isinstance(https.identify(records(hello, *range(1, 512))), ProtocolMatch)
+    data = records(hello, *range(1, 513))
+    assert_lawful(https, data)
+    assert https.identify(data) == NeedMore(https.max_bytes + 1, recognised=True)
 
 
 @pytest.mark.parametrize("cuts", [(), (20,), (1, 2, 3, 4, 5, 40)], ids=len)
@@ -146,7 +151,7 @@ def test_the_version_of_a_record_does_not_matter(major: int, cuts: tuple[int, ..
         match = https.identify(data)
         assert isinstance(match, ProtocolMatch)
         assert match.metadata["sni"] == "www.example.com"
-        assert {https.identify(data[:end]) for end in range(1, 60)} == {NEED_MORE}
+        assert all(needs_more(https.identify(data[:end])) for end in range(1, 60))
 
 
 def test_records_with_different_versions_are_joined() -> None:
@@ -218,7 +223,7 @@ def test_a_malformed_hello_is_rejected(data: bytes) -> None:
 @pytest.mark.parametrize("sample", strangers.TCP.values(), ids=strangers.TCP)
 def test_other_protocols_are_rejected(sample: bytes) -> None:
     if sample is strangers.TCP["tls record"]:
-        assert https.identify(sample) is NEED_MORE
+        assert needs_more(https.identify(sample))
     else:
         assert_rejects(https, sample)
 
@@ -230,26 +235,54 @@ def test_the_first_impossible_byte_is_answered_with_no() -> None:
             wrong = b"\x16\x03\x01\x00\x00" + WHOLE[5:]
         elif at == 8:
             wrong = WHOLE[:6] + b"\0\0\x28" + WHOLE[9:]
-        assert https.identify(wrong[:at]) is NEED_MORE
+        assert needs_more(https.identify(wrong[:at]))
         assert https.identify(wrong[: at + 1]) is NO
 
 
-def test_a_hello_above_the_maximum_is_rejected_at_once_and_the_largest_is_read() -> None:
-    room = 16384 - len(build.hello([*typical_extensions(build), build.extension(21, b"")]))
-    largest = build.hello([*typical_extensions(build), build.extension(21, bytes(room))])
-    assert len(largest) == 16384
-    match = https.identify(records(largest))
-    assert isinstance(match, ProtocolMatch)
-    assert match.metadata["sni"] == "www.example.com"
-    in_many = records(largest, *range(1, 128))
-    assert len(in_many) == https.max_bytes
-    assert isinstance(https.identify(in_many), ProtocolMatch)
-    assert https.identify(in_many[:-1]) is NEED_MORE
+def test_a_hello_above_the_maximum_is_recognised_at_once_and_the_largest_is_read() -> None:
+    largest = sized_hello(65_536)
+    for cuts in (range(10_000, 65_536, 10_000), range(128, 65_536, 128)):
+        data = records(largest, *cuts)
+        match = https.identify(data)
+        assert isinstance(match, ProtocolMatch)
+        assert match.metadata["sni"] == "www.example.com"
+        assert needs_more(https.identify(data[:-1]))
+    assert len(records(largest, *range(128, 65_536, 128))) == https.max_bytes
 
-    larger = build.hello([*typical_extensions(build), build.extension(21, bytes(room + 1))])
-    data = records(larger, 2000)
-    assert https.identify(data[:8]) is NEED_MORE
-    assert https.identify(data[:9]) is NO
+    data = records(sized_hello(65_537), *range(2000, 65_537, 10_000))
+    assert needs_more(https.identify(data[:8]))
+    for end in (9, 3000, len(data)):
+        assert https.identify(data[:end]) == NeedMore(https.max_bytes + 1, recognised=True)
+
+
+def sized_hello(size: int) -> bytes:
+    """Return a hello with a server name, and with padding up to `size` bytes."""
+    ciphers = bytes(2 if size < 70_000 else 65_534)
+    fixed = len(build.hello([*typical_extensions(build), build.extension(21, b"")], ciphers=ciphers))
+    return build.hello(
+        [*typical_extensions(build), build.extension(21, bytes(size - fixed))], ciphers=ciphers
+    )
+
+
+@pytest.mark.parametrize("size", [16_384, 131_072])
+def test_the_size_of_the_hello_is_a_setting(size: int) -> None:
+    configured = https.with_settings(HttpsSettings(max_hello_bytes=size))
+    cuts = range(16_000, size, 16_000)
+    assert isinstance(configured.identify(records(sized_hello(size), *cuts)), ProtocolMatch)
+    larger = configured.identify(records(sized_hello(size + 1), *cuts))
+    assert larger == NeedMore(configured.max_bytes + 1, recognised=True)
+
+
+@pytest.mark.parametrize("cuts", [(), (100, 300), tuple(range(5, 500, 7))])
+def test_the_next_question_comes_at_the_end_of_a_record(cuts: tuple[int, ...]) -> None:
+    data = records(HELLO, *cuts)
+    answers = []
+    at = 1
+    while at <= len(data):
+        answers.append(answer := https.identify(data[:at]))
+        at = max(at + 1, answer.at if isinstance(answer, NeedMore) else 0)
+    assert isinstance(answers[-1], ProtocolMatch)
+    assert len(answers) <= 10 + 6 * len(cuts)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -344,7 +377,7 @@ def test_a_large_hello_that_comes_byte_by_byte_is_cheap() -> None:
     hello = build.hello([build.extension(21, bytes(16000))])
     for data in (records(hello), records(hello, *range(1, 64))):
         start = time.process_time()
-        assert {https.identify(data[:end]) for end in range(1, len(data))} == {NEED_MORE}
+        assert all(needs_more(https.identify(data[:end])) for end in range(1, len(data)))
         assert time.process_time() - start < 3
 
 

@@ -58,7 +58,7 @@ def test_the_software_is_known_once_its_line_is_complete(data: bytes, software: 
 def test_a_line_that_is_too_long_names_no_software() -> None:
     match = assert_identifies(ssh, b"SSH-2.0-" + b"x" * 300 + b"\r\n")
     assert not match.metadata
-    assert not match.pending
+    assert match.pending == {"software"}
 
 
 @pytest.mark.parametrize("data", [b"SSH-1.5-old\n", b"SSH-2.1-x\r\n", b"ssh-2.0-x\r\n", b"\r\nSSH-2.0-x"])

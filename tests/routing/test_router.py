@@ -9,7 +9,6 @@ import pytest
 
 from refractium import ConfigError, Refractium, Route
 from refractium.contract import (
-    NEED_MORE,
     NO,
     Identification,
     Protocol,
@@ -17,6 +16,7 @@ from refractium.contract import (
     Transport,
     define_protocol,
 )
+from refractium.identify import Undecided, Waiting
 from refractium.routing import Pools, Router
 from refractium.routing.route import fallback_route
 
@@ -134,8 +134,8 @@ def test_the_router_waits_for_metadata_that_a_route_requires() -> None:
     protocol = telling({}, pending=frozenset({"host"}))
     asking = Router(Pools([Route(protocol, "127.0.0.1:1", host="a.example")]), 1024)
     indifferent = Router(Pools([Route(protocol, "127.0.0.1:1")]), 1024)
-    assert asking.table.decide(b"x") is NEED_MORE
-    assert asking.table.decide(b"x", final=True) is NO
+    assert isinstance(asking.table.decide(b"x"), Waiting)
+    assert isinstance(asking.table.decide(b"x", final=True), Undecided)
     assert isinstance(indifferent.table.decide(b"x"), tuple)
 
 

@@ -14,6 +14,7 @@ from refractium.contract import (
     DeferredMatch,
     Identification,
     MetadataValue,
+    NeedMore,
     Protocol,
     ProtocolMatch,
     Transport,
@@ -117,6 +118,30 @@ def test_metadata_that_changes_between_calls_is_found() -> None:
 
 def test_needing_more_than_declared_is_found() -> None:
     breaks("not bounded", lambda _: NEED_MORE)
+
+
+def test_a_recognised_need_beyond_the_declared_bytes_is_lawful_and_final() -> None:
+    recognised = NeedMore(recognised=True)
+    assert_lawful(protocol_of(lambda _: recognised), MAGIC * 2)
+    breaks("not bounded", lambda _: NeedMore(3))
+    breaks("not monotone", lambda data: recognised if len(data) < 8 else NO, MAGIC * 2)
+    breaks("not monotone", lambda data: recognised if len(data) < 8 else ProtocolMatch(), MAGIC * 2)
+    assert_lawful(protocol_of(lambda data: recognised if len(data) < 6 else NO), MAGIC)
+
+
+def test_evidence_that_disappears_is_found() -> None:
+    breaks("not monotone", lambda data: NeedMore(recognised=True) if len(data) < 3 else NEED_MORE)
+
+
+@pytest.mark.parametrize("early", [NO, ProtocolMatch()])
+def test_an_answer_before_the_bytes_that_the_protocol_needs_is_found(early: Identification) -> None:
+    breaks("not patient", lambda data: early if len(data) == 4 else NeedMore(5))
+    assert_lawful(protocol_of(lambda data: early if len(data) >= 5 else NeedMore(5)), MAGIC)
+
+
+@pytest.mark.parametrize("need", [NeedMore("5"), NeedMore(-1), NeedMore(5, None)])  # type: ignore[arg-type]
+def test_an_invalid_need_is_found(need: NeedMore) -> None:
+    breaks("not an answer", lambda _: need)
 
 
 def test_an_invalid_answer_is_found() -> None:

@@ -36,6 +36,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     peek_timeout_ms: Milliseconds = 3_000
     """Milliseconds from accept within which a client must show its protocol. Further bytes of the client do
     not extend this time."""
+    peek_grace_ms: Milliseconds = 100
+    """Milliseconds for which Refractium waits for further bytes once a protocol matches, while only protocols
+    with stronger evidence, which have not recognised their own traffic, need more bytes."""
     peek_buffer_size: Annotated[int, Meta(ge=16, le=65_536)] = 1_024
     """Bytes of a client that Refractium inspects to tell protocols apart. `Protocol.max_bytes` explains which
     protocols may read more."""

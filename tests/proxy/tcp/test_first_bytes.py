@@ -122,7 +122,7 @@ def test_at_the_end_or_the_timeout_the_best_match_so_far_wins(end: str) -> None:
             Route(starting_with(b"abc"), "127.0.0.1:1"),
             Route(starting_with(b"ab", name="shorter", strength=Strength.WEAK), backend.address),
             fallback="127.0.0.1:1",
-            settings=WAITING if end == "timeout" else quick(),
+            settings=quick(peek_timeout_ms=300 if end == "timeout" else 2_000, peek_grace_ms=60_000),
         ) as proxy,
     ):
         begun = time.monotonic()
@@ -273,7 +273,8 @@ def received_so_far(proxy: ProxyThread) -> int:
     assert service is not None
     for connection in service.connections:
         weld = connection._weld
-        return weld.up.count if weld is not None else len(connection._data)
+        first = connection._first_bytes
+        return weld.up.count if weld is not None else len(connection._data) if first is None else first.size
     return 0
 
 

@@ -92,8 +92,11 @@ def plugin_table_problems(tables: Mapping[str, Mapping[str, Any]], plugins: Plug
             known = ", ".join(by_id) or "none"
             yield where, f"no plugin has this id; installed: {known}"
         elif plugin.status == "loaded":
-            structs = [hook.settings_type for hook in plugins.given[id_].hooks]
-            if not any(struct.__struct_fields__ for struct in structs):
+            given = plugins.given[id_]
+            types = dict.fromkeys(one.settings_type for one in given.protocols)
+            types |= dict.fromkeys(one.settings_type for one in given.hooks)
+            structs = [one for one in types if one.__struct_fields__]
+            if not structs:
                 yield where, "this plugin takes no settings"
             else:
                 yield from _table_problems(where, table, structs, id_)

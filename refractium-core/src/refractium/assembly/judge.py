@@ -62,6 +62,7 @@ def warnings(resolved: Resolved) -> Iterator[Problem]:
     """Yield a warning about each valid setting that may be a mistake, and each plugin that did not load."""
     overlaid = resolved.overlaid
     findings = chain(
+        _long_peeks(overlaid),
         _wide_limits(overlaid.server),
         _doubtful_targets(overlaid),
         _doubtful_orders(resolved.routes, overlaid.listeners),
@@ -130,12 +131,18 @@ def _unknown_in_environment(plugins: Plugins) -> Iterator[Problem]:
             yield Problem(no_such_plugin(id_, ids), where=DISABLE_VARIABLE)
 
 
+def _long_peeks(overlaid: Overlaid) -> Iterator[Finding]:
+    peeks = [("server", overlaid.server.peek_timeout_ms)]
+    peeks += [(path, one.peek_timeout_ms or 0) for path, one in overlaid.listeners]
+    for path, timeout_ms in peeks:
+        if timeout_ms > _LONG_PEEK_MS:
+            yield (
+                f"{path}.peek_timeout_ms",
+                f"over {_LONG_PEEK_MS} ms, silent clients can hold many connections open",
+            )
+
+
 def _wide_limits(server: ServerConfig) -> Iterator[Finding]:
-    if server.peek_timeout_ms > _LONG_PEEK_MS:
-        yield (
-            "server.peek_timeout_ms",
-            f"over {_LONG_PEEK_MS} ms, silent clients can hold many connections open",
-        )
     if server.max_udp_sessions_per_ip >= server.max_udp_sessions:
         yield "server.max_udp_sessions_per_ip", "one client can take all of max_udp_sessions"
     if server.max_connections_per_ip >= server.max_connections:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refractium.assembly.hooks import plugin_table_problems, resolve_hooks
+from refractium.assembly.protocols import configured
 from refractium.assembly.routes import resolve_route
 from refractium.config.decode import MAX_FINDINGS
 from refractium.errors import ConfigError
@@ -49,6 +50,7 @@ def resolve(overlaid: Overlaid, plugins: Plugins) -> Resolved:
     tables = overlaid.decoded.config.plugins.settings
     faults: list[Finding] = list(_unknown_disabled(overlaid, plugins))
     faults += plugin_table_problems(tables, plugins)
+    plugins = configured(plugins, tables, faults)
     hooks = resolve_hooks("server.hooks", overlaid.server.hooks, tables, plugins, faults)
     mistakes = overlaid.decoded.problems
     unsound = {one.where.partition(".")[0] for one in mistakes}

@@ -41,6 +41,9 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
     if as_json:
         routes = [render.route_as_dict(route, assembly.hooks) for route in (*assembly.tcp, *assembly.udp)]
         listeners = [msgspec.to_builtins(one) for one in assembly.listeners]
+        for one in listeners:
+            if one["peek_timeout_ms"] is None:
+                del one["peek_timeout_ms"]
         told = _plain(warnings)
         click.echo(_json(ok=True, problems=[], warnings=told, listeners=listeners, routes=routes))
         return

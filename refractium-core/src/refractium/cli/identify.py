@@ -10,12 +10,21 @@ import rich_click as click
 
 from refractium import terminal
 from refractium.assembly.assembly import assemble, installed
+from refractium.assembly.protocols import configured
 from refractium.assembly.sources import Overrides, read_file
 from refractium.cli.options import Flags
-from refractium.contract import MAX_BYTES_LIMIT, NEED_MORE, Protocol, ProtocolMatch, Transport, Verdict
+from refractium.contract import (
+    MAX_BYTES_LIMIT,
+    NEED_MORE,
+    NeedMore,
+    Protocol,
+    ProtocolMatch,
+    Transport,
+    Verdict,
+)
 from refractium.errors import ConfigError
 from refractium.faults import text_of
-from refractium.identify import Candidate, DispatchTable
+from refractium.identify import Candidate, DispatchTable, Undecided, Waiting
 from refractium.problems import Problem
 from refractium.wire.text import brief, escape, hex_bytes
 
@@ -38,10 +47,10 @@ def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, a
     table = DispatchTable(_candidates(Flags.of(context), transport), MAX_BYTES_LIMIT)
     answers = [(protocol, _answer(answer), answer) for protocol, answer in table.explain(data)]
     decision = table.decide(data, final=True)
-    may_change = not udp and table.decide(data) is NEED_MORE
-    name = None if isinstance(decision, Verdict) else decision[0]
+    may_change = not udp and isinstance(table.decide(data), Waiting)
+    name = decision[0] if isinstance(decision, tuple) else None
     faulty = {one.name for one, _, answer in answers if isinstance(answer, BaseException)}
-    metadata = {} if isinstance(decision, Verdict) or name in faulty else dict(decision[1].metadata)
+    metadata = dict(decision[1].metadata) if isinstance(decision, tuple) and name not in faulty else {}
     if as_json:
         shown = {
             "protocol": name,
@@ -58,7 +67,8 @@ def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, a
     columns = ("asked in this order", "strength", "answer", "tells")
     rows = [(one.name, one.strength.name.lower(), said, _tells(answer)) for one, said, answer in answers]
     terminal.table(None, columns, rows)
-    click.echo(f"{len(data)} bytes over {transport}: {name or 'not identified'}")
+    result = f"refused, {decision.reason}" if isinstance(decision, Undecided) else name or "not identified"
+    click.echo(f"{len(data)} bytes over {transport}: {result}")
     if may_change:
         click.echo("Further bytes may change this result, which is the decision at the peek timeout.")
 
@@ -78,11 +88,14 @@ def _candidates(flags: Flags, transport: Transport) -> list[Candidate[str]]:
     """Return all installed protocols, and the protocols that the file defines by patterns."""
     decoded = read_file(flags.overrides)
     plugins = installed(flags.overrides, decoded)
-    protocols = list(plugins.protocols)
+    protocols = []
     if decoded.routes or decoded.problems:
         assembly = assemble(decoded, Overrides(), plugins)
         routes = [route for route in (*assembly.tcp, *assembly.udp) if not route.takes_the_rest]
         protocols += [protocol for route in routes for protocol in route.protocols]
+    routed = {(one.name, one.transport) for one in protocols}
+    others = configured(plugins, decoded.config.plugins.settings, []).protocols
+    protocols = [*(one for one in others if (one.name, one.transport) not in routed), *protocols]
     return [
         Candidate(protocol, partial(_name_of, protocol))
         for protocol in dict.fromkeys(protocols)
@@ -95,6 +108,8 @@ def _name_of(protocol: Protocol, _match: ProtocolMatch) -> str:
 
 
 def _answer(answer: object) -> str:
+    if isinstance(answer, NeedMore):
+        answer = NEED_MORE
     if isinstance(answer, Verdict):
         return answer.value
     if isinstance(answer, BaseException):
@@ -105,6 +120,9 @@ def _answer(answer: object) -> str:
 def _tells(answer: object) -> str:
     if isinstance(answer, BaseException):
         return brief(text_of(answer))
+    if isinstance(answer, NeedMore):
+        needed = f"at={answer.at}" if answer.at else ""
+        return f"{needed} recognised".strip() if answer.recognised else needed
     if not isinstance(answer, ProtocolMatch):
         return ""
     return " ".join(f"{key}={escape(value)}" for key, value in answer.metadata.items())

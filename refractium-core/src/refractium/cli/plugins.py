@@ -137,6 +137,7 @@ def _describe(protocol: Protocol) -> dict[str, Any]:
         "server_first": protocol.server_first,
         "udp_responses": protocol.udp_responses,
         "udp_session_timeout_ms": protocol.udp_session_timeout_ms,
+        "settings": list(protocol.settings_type.__struct_fields__),
     }
 
 

@@ -137,11 +137,15 @@ class ListenerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = None
     allow: _Allow = ()
     deny: _Deny = ()
+    peek_timeout_ms: Annotated[
+        Milliseconds | None,
+        Meta(description="Time (ms) for a client's first bytes. By default, the value of [server]."),
+    ] = None
 
     @property
     def rules(self) -> ListenerRules:
-        """The routes and the clients that the listener serves."""
-        return ListenerRules(self.routes, self.allow, self.deny)
+        """The routes and the clients that the listener serves, and its peek timeout."""
+        return ListenerRules(self.routes, self.allow, self.deny, self.peek_timeout_ms)
 
     @property
     def name(self) -> str:

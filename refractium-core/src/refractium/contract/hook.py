@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from refractium.contract.protocol import MetadataValue, Transport, problems_of_name, problems_of_settings
+from refractium.contract.protocol import (
+    MetadataValue,
+    NoSettings,
+    Transport,
+    problems_of_name,
+    problems_of_settings,
+)
 from refractium.contract.words import shown
 
 if TYPE_CHECKING:
@@ -98,10 +104,6 @@ class Event(NamedTuple):
     data: bytes = b""
     offset: int = 0
     stats: SessionStats | None = None
-
-
-class NoSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The empty settings of a hook or health check without settings."""
 
 
 S = TypeVar("S", bound=Struct)

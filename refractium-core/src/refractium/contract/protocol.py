@@ -8,7 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import Enum, IntEnum, StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import fields
 
 from refractium.contract.words import kind_of, shown
 
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
 MetadataValue: TypeAlias = str | bool | tuple[str, ...]
 """A value from the first bytes: one name, one flag, or several names in the order of their arrival."""
 
-MAX_BYTES_LIMIT: Final = 65536
-"""Largest value of `Protocol.max_bytes`; for each connection, the proxy stores up to `max_bytes` bytes."""
+MAX_BYTES_LIMIT: Final = 262_144
+"""Largest value of `Protocol.max_bytes`; for each connection, the proxy stores up to `max_bytes` bytes and
+the bytes of one read."""
 
 
 _OF_SESSIONS: Final = (("udp_responses", 0, 1_000_000), ("udp_session_timeout_ms", 1, 7 * 24 * 3600 * 1000))
@@ -63,6 +67,24 @@ NO: Final = Verdict.NO
 NEED_MORE: Final = Verdict.NEED_MORE
 """All bytes so far fit this protocol, but are too few to decide. In a datagram this answer means `NO`."""
 
+
+class NeedMore(NamedTuple):
+    """The answer `NEED_MORE` with facts that spare the proxy useless questions and wrong routes.
+
+    Attributes:
+        at: number of bytes from the start of the stream. For fewer bytes, the answer is `NEED_MORE` or
+            `NeedMore` as well, so the proxy need not ask before `at` bytes have arrived. With 0, the proxy
+            asks after each byte.
+        recognised: whether the bytes so far prove the protocol. The proxy then refuses a client whose bytes
+            end, pause until the peek timeout, or exceed `Protocol.max_bytes`, and never sends this client to
+            the route of another protocol or to the fallback. A protocol with `Strength.WEAK` proves nothing:
+            the proxy ignores its `recognised`.
+    """
+
+    at: int = 0
+    recognised: bool = False
+
+
 _NOTHING: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
 
 
@@ -72,8 +94,10 @@ class ProtocolMatch:
     Attributes:
         metadata: facts that the protocol read from the bytes, by key. Routes can ask for ``sni``, ``alpn``
             and ``host``. An unknown fact has no key. Further bytes may add keys, but never change a value.
-        pending: keys that further bytes may still add. If a route asks for a pending key, the proxy waits for
-            this key. The proxy selects any other route at once.
+        pending: keys that further bytes may still add. If the route depends on a pending key, the proxy waits
+            for this key. The proxy selects any other route at once. If the key is still pending after
+            `Protocol.max_bytes` bytes, at the peek timeout or at the end of the bytes, the proxy refuses the
+            client.
     """
 
     __slots__ = ("metadata", "pending")
@@ -116,6 +140,7 @@ class DeferredMatch(ProtocolMatch):
     def _known(self) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
         if self._found is None:
             self._found = self._read(self._data)
+            self._data = b""  # a connection keeps its match until its end
         return self._found
 
     @property
@@ -127,8 +152,12 @@ class DeferredMatch(ProtocolMatch):
         return self._known()[1]
 
 
-Identification: TypeAlias = ProtocolMatch | Literal[Verdict.NO, Verdict.NEED_MORE]
-"""The answer of a protocol: a match, `NO` or `NEED_MORE`."""
+Identification: TypeAlias = ProtocolMatch | NeedMore | Literal[Verdict.NO, Verdict.NEED_MORE]
+"""The answer of a protocol: a match, `NO` or `NEED_MORE`, which may be a `NeedMore` with details."""
+
+
+class NoSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The empty settings of a protocol, hook or health check without settings."""
 
 
 class Protocol(ABC):
@@ -152,8 +181,9 @@ class Protocol(ABC):
     `NEED_MORE`.
 
     A weak protocol (`Strength.WEAK`) can wait for at most ``peek_buffer_size`` bytes. A stronger protocol may
-    wait for `max_bytes` bytes, because a stronger protocol that has not answered `NO` so far has recognised
-    the beginning of its own traffic.
+    wait for `max_bytes` bytes. A stronger protocol that recognises its own traffic, but would need more than
+    `max_bytes` bytes, returns `NeedMore` with `NeedMore.recognised`, or keeps a key in
+    `ProtocolMatch.pending`. The proxy then refuses the client, because the first bytes are too large.
     """
     prefixes: tuple[bytes, ...] = ()
     """Byte strings: every first message starts with one of these strings, so the proxy does not call
@@ -173,8 +203,18 @@ class Protocol(ABC):
     udp_session_timeout_ms: int | None = None
     """Only for UDP: the time (ms) without a datagram in either direction after which the proxy ends a session
     of this protocol, at most one week. None for the time in the configuration."""
+    settings_type: type[Struct] = NoSettings
+    """Struct of the table ``[plugins.ID]``. This Struct must be frozen and forbid unknown fields, and each
+    field must have a default."""
     summary: str = ""
     """Description of one line, for listings of protocols."""
+
+    def with_settings(self, settings: Any) -> Protocol:  # noqa: ARG002 - for protocols with settings
+        """Return a protocol of the same name and transport that follows `settings`, a `settings_type`.
+
+        Refractium calls this method when it reads a configuration that has the table ``[plugins.ID]``.
+        """
+        return self
 
     @abstractmethod
     def identify(self, data: bytes) -> Identification:
@@ -275,11 +315,13 @@ def problems_of_name(name: object) -> Iterator[str]:
         yield f"name {shown(name)}: {error}"
 
 
-def problems_of_settings(what: str, settings: object) -> Iterator[str]:
+def problems_of_settings(what: str, settings: Any, *, needs_defaults: bool = False) -> Iterator[str]:
     """Yield the violation of the contract in a type of settings, if there is one."""
     config = getattr(settings, "__struct_config__", None)
     if config is None or not (config.frozen and config.forbid_unknown_fields):
         yield f"{what} is {shown(settings)}, not a Struct that is frozen and forbids unknown fields"
+    elif needs_defaults and any(field.required for field in fields(settings)):
+        yield f"{what} is {shown(settings)}, which has a field without a default"
 
 
 def problems_of(protocol: object) -> Iterator[str]:
@@ -301,6 +343,7 @@ def problems_of(protocol: object) -> Iterator[str]:
         yield f"{name}: transport is {shown(protocol.transport)}, not a Transport"
     if not isinstance(protocol.strength, Strength):
         yield f"{name}: strength is {shown(protocol.strength)}, not a Strength"
+    yield from problems_of_settings(f"{name}: settings_type", protocol.settings_type, needs_defaults=True)
     max_bytes = getattr(protocol, "max_bytes", None)
     if type(max_bytes) is not int or not 1 <= max_bytes <= MAX_BYTES_LIMIT:
         yield f"{name}: max_bytes is {shown(max_bytes)}, not an int between 1 and {MAX_BYTES_LIMIT}"
@@ -327,6 +370,15 @@ def is_asynchronous(function: object) -> bool:
         inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one)
         for one in (function, getattr(function, "__call__", None))  # noqa: B004 - an object may be callable
     )
+
+
+def problems_of_answer(answer: object) -> Iterator[str]:
+    """Yield each violation of the contract in the answer of a protocol; a match is not read."""
+    if isinstance(answer, NeedMore):
+        if type(answer.at) is not int or answer.at < 0 or type(answer.recognised) is not bool:
+            yield "NeedMore has no number of bytes as at, or no bool as recognised"
+    elif not isinstance(answer, ProtocolMatch | Verdict):
+        yield f"{shown(answer)} is not an answer"
 
 
 def problems_of_metadata(protocol: Protocol, match: ProtocolMatch) -> Iterator[str]:

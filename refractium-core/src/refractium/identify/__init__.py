@@ -1,5 +1,5 @@
 """Identification of protocols by bytes, without I/O: the dispatch table, and protocols made of patterns."""
 
-from refractium.identify.table import Candidate, DispatchTable
+from refractium.identify.table import Candidate, Decision, DispatchTable, Selection, Undecided, Waiting
 
-__all__ = ["Candidate", "DispatchTable"]
+__all__ = ["Candidate", "Decision", "DispatchTable", "Selection", "Undecided", "Waiting"]

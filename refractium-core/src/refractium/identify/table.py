@@ -8,17 +8,27 @@ question with all bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
-from refractium.contract import NEED_MORE, NO, Identification, Protocol, ProtocolMatch, Strength, Verdict
-from refractium.contract.protocol import problems_of_metadata
-from refractium.contract.words import shown
+from refractium.contract import (
+    NEED_MORE,
+    NO,
+    Identification,
+    NeedMore,
+    Protocol,
+    ProtocolMatch,
+    Strength,
+    Verdict,
+)
+from refractium.contract.protocol import problems_of_answer, problems_of_metadata
 from refractium.faults import PROTOCOL, Faults, is_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
+
+_SOME = NeedMore()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +37,59 @@ class Candidate(Generic[T]):
 
     Attributes:
         protocol: protocol to ask.
-        select: function that returns the result for a match, or `NO` if the match meets no condition. If
-            `asks_for` is empty, the table calls `select` only once, when the table is made.
-        asks_for: metadata keys that `select` reads. While one of these keys is pending in a match, the table
-            asks for more bytes.
+        select: function that returns the result for a match, `NO` if the match meets no condition, or
+            `NEED_MORE` if the result depends on a pending key. If `asks_for` is empty, the table calls
+            `select` only once, when the table is made.
+        asks_for: metadata keys that `select` reads.
     """
 
     protocol: Protocol
-    select: Callable[[ProtocolMatch], T | Literal[Verdict.NO]]
+    select: Callable[[ProtocolMatch], Selection[T]]
     asks_for: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The decision that the bytes so far allow no decision.
+
+    Attributes:
+        at: number of bytes from the start of the stream. Fewer bytes allow no decision either.
+        is_matched: whether a protocol matches, and only protocols that have not recognised their own traffic
+            are asked before this protocol. Then `DispatchTable.decide` with `final` returns this match.
+    """
+
+    at: int
+    is_matched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """The decision to refuse a client whose protocol is known, because no route is certain.
+
+    Attributes:
+        protocol: protocol that recognises the bytes.
+        match: match of the protocol; None if the protocol has recognised only its own beginning.
+        is_too_large: whether more bytes than the protocol reads would be needed. Otherwise, the bytes ended
+            early.
+    """
+
+    protocol: Protocol
+    match: ProtocolMatch | None
+    is_too_large: bool
+
+    @property
+    def reason(self) -> str:
+        """The reason of the refusal in the words of a log line."""
+        name = self.protocol.name
+        if self.is_too_large:
+            return f"too large: the {self.protocol.max_bytes} bytes that protocol {name} reads name no route"
+        return f"undecided: the bytes of protocol {name} end before they name a route"
+
+
+Selection: TypeAlias = T | Literal[Verdict.NO, Verdict.NEED_MORE]
+"""The result of `Candidate.select`."""
+Decision: TypeAlias = tuple[T, ProtocolMatch] | Literal[Verdict.NO] | Undecided
+"""A final result: an outcome with its match, `NO` if no protocol matches, or `Undecided`."""
 
 
 class DispatchTable(Generic[T]):
@@ -60,7 +114,6 @@ class DispatchTable(Generic[T]):
                 one.protocol.identify,
                 # Without conditions the outcome is the same for every match.
                 one.select if one.asks_for else None,
-                one.asks_for,
                 NO if one.asks_for else one.select(ProtocolMatch()),
                 _bound(one.protocol, peek_buffer_size),
                 one.protocol,
@@ -77,41 +130,44 @@ class DispatchTable(Generic[T]):
         self.bound = max((entry.bound for entry in entries), default=0)
         self.faults = Faults() if faults is None else faults
 
-    def decide(self, data: bytes, *, final: bool = False) -> tuple[T, ProtocolMatch] | Verdict:
-        """Return the decision, or `NEED_MORE` while the bytes allow no decision.
+    def decide(self, data: bytes, *, final: bool = False) -> Decision[T] | Waiting:
+        """Return the decision, or `Waiting` while the bytes allow no decision.
+
+        A protocol that is asked later wins only if each protocol that is asked earlier answers `NO`. At its
+        bound, or if `final` is set, a protocol that needs more bytes counts as `NO`, unless the protocol has
+        recognised the bytes: then the decision is `Undecided`.
 
         Args:
             data: all bytes so far; empty only for an empty datagram.
             final: whether no more bytes will follow: the data is a datagram, the deadline has passed, or the
-                stream has ended. Then `NEED_MORE` counts as `NO`, and conditions on pending keys are not met.
-
-        Returns:
-            The outcome and its match; `NO` if no protocol can match any more; `NEED_MORE` if a protocol needs
-            more bytes, and no protocol that is asked earlier matches. If `final` is set, the result is never
-            `NEED_MORE`.
+                stream has ended. Then the result is never `Waiting`.
         """
+        at = 0  # while positive: a protocol needs at least so many bytes
         for identify, entry in self._by_first_byte[data[0]] if data else self._for_nothing:
             try:
                 answer = identify(data)
                 if answer is NO:
                     continue
-                if answer is NEED_MORE:
-                    if final or len(data) >= entry.bound:
+                if isinstance(answer, ProtocolMatch):
+                    outcome = entry.outcome if entry.select is None else entry.select(answer)
+                    if outcome is NO:
                         continue
-                    return NEED_MORE
-                if not isinstance(answer, ProtocolMatch):
-                    raise _not_an_answer(answer)  # noqa: TRY301 - counted as a fault
-                if entry.select is None:
-                    outcome = entry.outcome
-                elif entry.asks_for & answer.pending and not final and len(data) < entry.bound:
-                    return NEED_MORE
+                    if outcome is not NEED_MORE:
+                        return Waiting(at, is_matched=True) if at else (outcome, answer)
+                    needed, match = NeedMore(recognised=True), answer
                 else:
-                    outcome = entry.select(answer)
-                if outcome is not NO:
-                    return outcome, answer
+                    needed, match = _needed(answer, entry.protocol), None
+                next_at = max(needed.at, len(data) + 1)
             except BaseException as error:  # noqa: BLE001 - any exception of a plugin counts as `NO` here
                 self._note_fault(entry.protocol, error)
-        return NO
+                continue
+            is_too_large = next_at > entry.bound
+            if not (final or is_too_large):
+                at = min(at or next_at, next_at)
+            if needed.recognised:
+                # Whatever the protocols that are asked later say, this protocol or an earlier one decides.
+                return Waiting(at, is_matched=False) if at else Undecided(entry.protocol, match, is_too_large)
+        return Waiting(at, is_matched=False) if at else NO
 
     def explain(self, data: bytes) -> Iterator[tuple[Protocol, Identification | BaseException]]:
         """Yield each protocol with its own answer to `data`, in the order in which protocols are asked.
@@ -126,8 +182,8 @@ class DispatchTable(Generic[T]):
                 if isinstance(answer, ProtocolMatch):
                     if problems := list(problems_of_metadata(entry.protocol, answer)):
                         raise TypeError("; ".join(problems))  # noqa: TRY301 - counted as a fault
-                elif answer is not NO and answer is not NEED_MORE:
-                    raise _not_an_answer(answer)  # noqa: TRY301 - counted as a fault
+                elif answer is not NO:
+                    _needed(answer, entry.protocol)
             except BaseException as error:  # noqa: BLE001 - any exception of a plugin counts as `NO`
                 self._note_fault(entry.protocol, error)
                 answer = error
@@ -159,21 +215,32 @@ class _Entry(NamedTuple, Generic[T]):
     """A candidate in the form for the loop that runs for every connection."""
 
     identify: Callable[[bytes], Identification]
-    select: Callable[[ProtocolMatch], T | Literal[Verdict.NO]] | None
-    asks_for: frozenset[str]
-    outcome: T | Literal[Verdict.NO]
+    select: Callable[[ProtocolMatch], Selection[T]] | None
+    outcome: Selection[T]
     bound: int
     protocol: Protocol
-
-
-def _not_an_answer(answer: object) -> TypeError:
-    return TypeError(f"{shown(answer)} is not an answer")
 
 
 def _bound(protocol: Protocol, peek_buffer_size: int) -> int:
     if protocol.strength is Strength.WEAK:
         return min(protocol.max_bytes, peek_buffer_size)
     return protocol.max_bytes
+
+
+def _needed(answer: object, protocol: Protocol) -> NeedMore:
+    """Return an answer that is neither `NO` nor a match as a `NeedMore`.
+
+    A weak protocol recognises nothing.
+
+    Raises:
+        TypeError: the answer is not valid.
+    """
+    if answer is NEED_MORE:
+        return _SOME
+    if problems := list(problems_of_answer(answer)):
+        raise TypeError("; ".join(problems))
+    at, recognised = cast("NeedMore", answer)
+    return NeedMore(at, recognised and protocol.strength is not Strength.WEAK)
 
 
 def _may_start_with(protocol: Protocol, first: int) -> bool:

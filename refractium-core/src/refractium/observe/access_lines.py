@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("refractium.access")
 
 _UDP: Final = Transport.UDP
+_UNDECIDED: Final = frozenset({Ended.TOO_LARGE, Ended.UNDECIDED})
+"""The ends that tell themselves why the client got no route."""
 _MAX_KEYS: Final = 16
 """Largest number of metadata keys that are logged. No protocol declares so many keys, but a plugin may read
 its keys from the wire."""
@@ -64,8 +66,8 @@ def message_of(summary: Summary, metadata: Mapping[str, MetadataValue]) -> str:
     missed = summary.missed
     if missed is not None:
         route = summary.route or "unrouted"
-        reason = "no route asks for it" if missed.pool is None else f"{missed.pool.label} is unreachable"
-        told = f" ({missed.protocol}{told}: {reason})"
+        reason = ": no route asks for it" if missed.pool is None else f": {missed.pool.label} is unreachable"
+        told = f" ({missed.protocol}{told}{'' if summary.ended in _UNDECIDED else reason})"
     return (
         f"{summary.client} {route}"
         f"{'/udp' if summary.transport is _UDP else ''}{told}"

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.addresses.address import join_host_port
 from refractium.contract import NEED_MORE, NO, Direction, Transport, Verdict
+from refractium.identify import Undecided, Waiting
 from refractium.proxy.counters import DENIED, NO_ROUTE, Outcome
 from refractium.proxy.dial import Dial
+from refractium.proxy.first_bytes import PAUSE, FirstBytes
 from refractium.proxy.half_closed import HalfClose
 from refractium.proxy.summary import Ended, Missed, Summary, metadata_of
 from refractium.proxy.tapping import open_tap
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from refractium.backends.backend import Backend
     from refractium.contract import ProtocolMatch
     from refractium.hooks import Tap
+    from refractium.identify import Decision
     from refractium.proxy.snapshot import Snapshot
     from refractium.proxy.tcp import TcpService
     from refractium.routing import Pool
@@ -58,6 +61,7 @@ class Connection:
         "_data",
         "_destination",
         "_dial",
+        "_first_bytes",
         "_half_close",
         "_header",
         "_ip",
@@ -99,6 +103,7 @@ class Connection:
         self._destination: HostPort | None = None
         self._header = b""
         self._data = b""
+        self._first_bytes: FirstBytes | None = None
         self._client_ended = False
         self._match: ProtocolMatch | None = None
         self._missed: Missed | None = None
@@ -161,16 +166,13 @@ class Connection:
         if self._dial is None:
             self.receive()
 
-    def receive(self) -> None:
+    def receive(self) -> None:  # noqa: C901, PLR0911 - for the usual client, each further call would cost time
         """Read the first bytes, which mostly arrive before the accept, and choose a route by these bytes."""
-        service = self._service
         while True:
             try:
                 chunk = self._client.recv(_READ)
             except BlockingIOError:
-                if not service.reactor.watch(self._client, IN | EDGE, self._on_event):
-                    self._is_peeking = True
-                    self._snapshot.peeking.add(self)
+                self._await_bytes()
                 return
             except OSError:
                 self._decided(Outcome.LEFT)
@@ -181,6 +183,12 @@ class Connection:
                 self._client_ended = True
                 self._choose_now()
                 return
+            first = self._first_bytes
+            if first is not None:
+                first.add(chunk)
+                if first.is_due and self._ask(first):
+                    return
+                continue
             self._data = self._data + chunk if self._data else chunk
             if self._awaits_header:
                 if not self._take_header():
@@ -188,9 +196,64 @@ class Connection:
                 if self._awaits_header or not self._data:
                     continue
             decision = self._router.table.decide(self._data)
-            if decision is not NEED_MORE:
+            if not isinstance(decision, Waiting):
                 self._follow(decision)
                 return
+            if self._wait(decision):
+                return
+
+    def _await_bytes(self) -> None:
+        """Wait for the next bytes until the peek timeout; but follow an only route at once."""
+        if self._router.sole is not None and not self._awaits_header:
+            self._follow(NO)
+            return
+        reactor = self._service.reactor
+        if not reactor.watch(self._client, IN | EDGE, self._on_event):
+            self._is_peeking = True
+            self._snapshot.peeking.add(self)
+        first = self._first_bytes
+        if first is not None and first.pause is None and first.is_worth_a_question:
+            first.pause = reactor.later(PAUSE, self._end_pause)
+
+    def _wait(self, waiting: Waiting) -> bool:
+        """Prepare to wait for more bytes; return False, or True if more bytes do not matter."""
+        if self._router.sole is not None:
+            self._follow(NO)
+            return True
+        first = self._first_bytes
+        if first is None:
+            first = self._first_bytes = FirstBytes(self._data)
+        first.asked(waiting)
+        if waiting.is_matched and first.grace is None:
+            seconds = self._snapshot.settings.peek_grace_ms / 1000
+            first.grace = self._service.reactor.later(seconds, self._end_grace)
+        return False
+
+    def _ask(self, first: FirstBytes) -> bool:
+        """Ask the table about the bytes so far; return whether the bytes have decided."""
+        self._data = first.data()
+        decision = self._router.table.decide(self._data)
+        if isinstance(decision, Waiting):
+            return self._wait(decision)
+        self._follow(decision)
+        return True
+
+    def _end_pause(self) -> None:
+        first = self._first_bytes
+        assert first is not None  # noqa: S101 - `_stop_peeking` cancels the timer
+        first.pause = None
+        self._ask(first)
+
+    def _end_grace(self) -> None:
+        """Take the weaker match, unless a stronger protocol has recognised the bytes in the meantime."""
+        # After a delay of the event loop, this timer comes before the event of bytes that are already there.
+        self.receive()
+        first = self._first_bytes
+        if first is None or self._ask(first):
+            return
+        first.grace = None
+        if first.is_matched:
+            self._choose_now()
 
     def _take_header(self) -> bool:
         """Remove a complete PROXY header from the first bytes; return whether the connection continues."""
@@ -232,8 +295,12 @@ class Connection:
             self._end_headerless()
             return
         router = self._router
+        if self._first_bytes is not None:
+            self._data = self._first_bytes.data()
         if self._data:
-            self._follow(router.table.decide(self._data, final=True))
+            decision = router.table.decide(self._data, final=True)
+            assert not isinstance(decision, Waiting)  # noqa: S101 - the question was final
+            self._follow(decision)
         elif self._client_ended:
             self._decided(Outcome.LEFT)
             self._finish(Ended.CLIENT_LEFT)
@@ -243,28 +310,46 @@ class Connection:
         else:
             self._follow(NO)
 
-    def _follow(self, decision: tuple[Pool, ProtocolMatch] | Verdict) -> None:
-        if isinstance(decision, Verdict):
+    def _follow(self, decision: Decision[Pool]) -> None:
+        if isinstance(decision, tuple):
+            self._decided(_IDENTIFIED)
+            pool, self._match = decision
+            self._go_to(pool)
+        elif self._router.sole is not None:
+            self._decided(Outcome.SILENT)
+            self._go_to(self._router.sole)
+        elif isinstance(decision, Undecided):
+            self._refuse(decision)
+        else:
             fallback = self._router.fallback
             self._decided(_NO_ROUTE if fallback is None else _FALLBACK)
             if self._service.report.is_wanted():
                 found = self._snapshot.router.table.unmet(self._data)  # also with protocols for other clients
                 self._missed = None if found is None else Missed(*found)
             self._go_to(fallback)
-        else:
-            self._decided(_IDENTIFIED)
-            pool, self._match = decision
-            self._go_to(pool)
+
+    def _refuse(self, undecided: Undecided) -> None:
+        """Close a connection whose protocol is known, but not its route: any route could be another's."""
+        self._missed = Missed(undecided.protocol.name, undecided.match)
+        self._decided(Outcome.TOO_LARGE if undecided.is_too_large else Outcome.UNDECIDED)
+        self._service.undecided.warning("refused a connection from %s: %s", self._ip, undecided.reason)
+        self._finish(Ended.TOO_LARGE if undecided.is_too_large else Ended.UNDECIDED)
 
     def _decided(self, outcome: Outcome) -> None:
         self._service.counters.decide(outcome, monotonic() - self.stamp)
 
     # Backend
 
-    def _go_to(self, pool: Pool | None) -> None:
+    def _stop_peeking(self) -> None:
         if self._is_peeking:
             self._is_peeking = False
             self._snapshot.peeking.discard(self)
+        if self._first_bytes is not None:
+            self._first_bytes.close()
+            self._first_bytes = None
+
+    def _go_to(self, pool: Pool | None) -> None:
+        self._stop_peeking()
         if pool is None:
             self._finish(Ended.NO_ROUTE)
             return
@@ -371,8 +456,7 @@ class Connection:
             return
         up, down = self.moved
         if self._weld is None:
-            if self._is_peeking:
-                self._snapshot.peeking.discard(self)
+            self._stop_peeking()
             if is_orderly:
                 end_on_close(self._client)
             service.reactor.retire(self._client)

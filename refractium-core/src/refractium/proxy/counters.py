@@ -48,6 +48,10 @@ class Outcome(StrEnum):
     """The datagram matched no route, but its client continues an earlier UDP session (`PastSessions`)."""
     NO_ROUTE = "no_route"
     """No route matched, and no fallback is configured."""
+    TOO_LARGE = "too_large"
+    """A protocol recognised the client, but would need more bytes than it reads to know the route."""
+    UNDECIDED = "undecided"
+    """A protocol recognised the client, but the client's bytes ended or paused before the route was known."""
     LEFT = "left"
     """The client left before its protocol was known."""
 

@@ -53,7 +53,7 @@ class Snapshot:
     def __post_init__(self) -> None:
         settings = self.settings
         for name, timeout_ms in (
-            ("peeking", settings.peek_timeout_ms),
+            ("peeking", self.router.peek_timeout_ms or settings.peek_timeout_ms),
             ("connecting", settings.connect_timeout_ms),
         ):
             object.__setattr__(self, name, Deadlines(self.loop, timeout_ms))

@@ -33,6 +33,8 @@ class Ended(StrEnum):
     DRAINED = "cut at the drain timeout"
     ABORTED = "cut by the stop"
     NO_ROUTE = "no route"
+    TOO_LARGE = "first bytes too large to know the route"
+    UNDECIDED = "first bytes end before the route is known"
     DENIED = "denied to this client by the route"
     REJECTED = "rejected by the route"
     LOOP = "route leads back to this listener"

@@ -75,6 +75,7 @@ class TcpService:
         self.drained = asyncio.Event()
         self.drained.set()
         self.refusals = Throttled(log)
+        self.undecided = Throttled(log)
         self.faults = Throttled(log)
 
     @property

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from refractium.addresses.address import join_host_port
 from refractium.addresses.local import OwnAddresses
 from refractium.addresses.networks import plain_ip
-from refractium.contract import Transport, Verdict
+from refractium.contract import Transport
+from refractium.identify import Undecided
 from refractium.proxy.aging import Aging
 from refractium.proxy.counters import DENIED, REJECTED, Outcome, UdpCounters, why_refused
 from refractium.proxy.past_sessions import PastSession, PastSessions
@@ -114,6 +115,7 @@ class UdpService:
         self.buffer = bytearray(_DATAGRAM)
         self.view = memoryview(self.buffer)
         self.refusals = Throttled(log)
+        self.undecided = Throttled(log)
         self.failures = Throttled(log)
         self._silence: dict[int, Deadlines] = {}
         # Unanswered sessions, oldest first: the oldest session makes room when a limit is reached.
@@ -197,7 +199,7 @@ class UdpService:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
-    def begin(
+    def begin(  # noqa: C901, PLR0911 - a return for each rule
         self, listener: UdpListener, client: Peer, control: Control, key: tuple[object, ...], first: bytes
     ) -> UdpSession | None:
         """Begin a session for a first datagram, or count the datagram as refused or unrouted."""
@@ -211,12 +213,16 @@ class UdpService:
         if not router.admits(ip):
             self._refuse(ip, DENIED)
             return None
-        outcome, pool, match, past = self._choose(router.for_client(ip), key, first)
+        choice = self._choose(router.for_client(ip), key, first)
+        if isinstance(choice, Undecided):
+            self._refuse_undecided(client, choice)
+            return None
+        outcome, pool, match, past = choice
         self.counters.outcomes[outcome] += 1
         if pool is None:
             self.counters.unrouted += 1
             if (missed := self._missed(router, first)) is not None:
-                self._report_unrouted(client, missed)
+                self._report_unrouted(client, missed, Ended.NO_ROUTE)
             return None
         if (reason := self._why_not(pool, ip)) is not None:
             self._refuse(ip, reason)
@@ -240,10 +246,12 @@ class UdpService:
         """Remember the way of an answered session that ends by silence."""
         self.past.add(key, past, self.reactor.now)
 
-    def _choose(self, router: Router, key: tuple[object, ...], first: bytes) -> _Choice:
+    def _choose(self, router: Router, key: tuple[object, ...], first: bytes) -> _Choice | Undecided:
         """Return the way of a new session: by its first datagram, else by its past, else the fallback."""
         decision = router.table.decide(first, final=True)
-        if not isinstance(decision, Verdict):
+        if isinstance(decision, Undecided):
+            return decision
+        if isinstance(decision, tuple):
             return _Choice(Outcome.IDENTIFIED, *decision)
         past, pool = self._recall(key, router) or (None, router.fallback)
         if pool is None:
@@ -263,12 +271,20 @@ class UdpService:
         pools.sort(key=lambda pool: not any(past.target in one.socket_addresses for one in pool.backends))
         return (past, pools[0]) if pools else None
 
+    def _refuse_undecided(self, client: Peer, undecided: Undecided) -> None:
+        self.counters.outcomes[Outcome.TOO_LARGE if undecided.is_too_large else Outcome.UNDECIDED] += 1
+        self.counters.unrouted += 1
+        self.undecided.warning("refused a session from %s: %s", plain_ip(client[0]), undecided.reason)
+        if self.report.is_wanted():
+            ended = Ended.TOO_LARGE if undecided.is_too_large else Ended.UNDECIDED
+            self._report_unrouted(client, Missed(undecided.protocol.name, undecided.match), ended)
+
     def _missed(self, router: Router, first: bytes) -> Missed | None:
         """Return the protocol of a first datagram without a route, if the access log is written."""
         found = router.table.unmet(first) if self.report.is_wanted() else None
         return None if found is None else Missed(*found)
 
-    def _report_unrouted(self, client: Peer, missed: Missed) -> None:
+    def _report_unrouted(self, client: Peer, missed: Missed, ended: Ended) -> None:
         """Report an identified datagram without a route to the access log, because no session reports it."""
         summary = Summary(
             transport=Transport.UDP,
@@ -279,7 +295,7 @@ class UdpService:
             up=0,
             down=0,
             seconds=0.0,
-            ended=Ended.NO_ROUTE,
+            ended=ended,
             missed=missed,
         )
         self.report.write(summary)

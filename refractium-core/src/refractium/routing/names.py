@@ -159,6 +159,24 @@ class NameIndex(Generic[T]):
             raise TypeError(f"a host name in the metadata is {type(name).__name__}, not str")
         yield from self._any
 
+    def possible(self, name: MetadataValue | None, *, is_pending: bool) -> Iterator[tuple[T, bool]]:
+        """Yield the values that `lookup` could yield, in its order, each with whether it certainly would.
+
+        Args:
+            name: the name, or None.
+            is_pending: whether the name is not known yet, and may become any name or none.
+        """
+        if is_pending:
+            regexes = (value for _, value in self._regexes.values())
+            for values in (self._exact.values(), self._one_label.values(), self._any_depth.values(), regexes):
+                for value in values:
+                    yield value, False
+            for value in self._any:
+                yield value, True
+        else:
+            for value in self.lookup(name):
+                yield value, True
+
     def _lookup_patterns(self, name: str) -> Iterator[T]:
         at = name.find(".") if self._any_depth else -1
         while at > 0:

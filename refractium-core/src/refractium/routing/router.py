@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from refractium.addresses.networks import access_of
-from refractium.contract import NO, ProtocolMatch, Verdict
+from refractium.contract import NEED_MORE, NO, ProtocolMatch
 from refractium.identify import Candidate, DispatchTable
 from refractium.routing.clients import ClientConditions, preferred, silent_pool
 from refractium.routing.names import NameIndex
@@ -16,7 +16,9 @@ from refractium.routing.rules import EVERY_ROUTE_FOR_EVERYBODY
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
+    from refractium.contract import MetadataValue
     from refractium.faults import Faults
+    from refractium.identify import Selection
     from refractium.routing.clients import OpenRoute
     from refractium.routing.names import NamePattern
     from refractium.routing.pool import Pool
@@ -38,12 +40,15 @@ class Router:
 
     Attributes:
         depends_on_client: whether the choice of a route depends on the client's address. If so, `for_client`
-            returns the router for a client. `table`, `silent` and `fallback` are as if every condition
-            `client` held.
+            returns the router for a client. `table`, `silent`, `fallback` and `sole` are as if every
+            condition `client` held.
         table: the dispatch table, from first bytes to the pool of the matching route.
         silent: the pool for clients that stay silent; None if no route takes silent clients.
         fallback: the pool of the route for all clients that match no other route; None without such a route.
+        sole: the pool for silent clients, if the client has no other route, and this route has no conditions.
+            Then Refractium need not wait for bytes. None if the bytes matter.
         pools: the pools to which the router leads clients.
+        peek_timeout_ms: the peek timeout of the listener; None for the time in the settings.
         access: the access rules of the listener; None if the listener serves every client.
         labels: the labels of the routes that the listener serves.
     """
@@ -62,13 +67,14 @@ class Router:
         self._by_network: dict[Hashable, Router] = {}
         self._by_routes: dict[tuple[OpenRoute, ...], Router] = {}
         self.depends_on_client = bool(self._conditions.networks)
-        self.table, self.silent, self.fallback = self._choices(self._conditions.open_to(None))
+        self._set_choices(self._conditions.open_to(None))
         self.pools = tuple(pool for _, pool in routes)
+        self.peek_timeout_ms = rules.peek_timeout_ms
         self.access = access_of(rules.allow, rules.deny)
         self.labels = tuple(dict.fromkeys(route.label for route, _ in routes))
 
-    def _choices(self, routes: Sequence[OpenRoute]) -> tuple[DispatchTable[Pool], Pool | None, Pool | None]:
-        """Return `table`, `silent` and `fallback` for clients to which exactly these routes are open."""
+    def _set_choices(self, routes: Sequence[OpenRoute]) -> None:
+        """Set `table`, `silent`, `fallback` and `sole` for clients to which exactly these routes are open."""
         specific = [one for one in routes if not one.route.takes_the_rest]
         candidates: dict[int, Candidate[Pool]] = {}
         for name in dict.fromkeys(one.route.name for one in specific):
@@ -77,11 +83,14 @@ class Router:
             for protocol in (protocol for one in of_name for protocol in one.route.protocols):
                 candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
         rest = preferred([one for one in routes if one.route.takes_the_rest])
-        return (
-            DispatchTable(candidates.values(), self._peek_buffer_size, self._faults),
-            silent_pool(routes),
-            rest[0].pool if rest else None,
+        self.table: DispatchTable[Pool] = DispatchTable(
+            candidates.values(), self._peek_buffer_size, self._faults
         )
+        self.silent = silent_pool(routes)
+        self.fallback = rest[0].pool if rest else None
+        # A client of another protocol gains nothing here: it reaches the same backend if it stays silent.
+        is_sole = len(routes) == 1 and not any(routes[0].route.conditions.values())
+        self.sole = self.silent if is_sole else None
 
     def for_client(self, client: str) -> Router:
         """Return the router for a client: it has only the routes whose condition `client` holds.
@@ -101,7 +110,7 @@ class Router:
             if router is None:
                 router = self._by_routes[routes] = copy(self)
                 router.depends_on_client = False
-                router.table, router.silent, router.fallback = self._choices(routes)
+                router._set_choices(routes)  # noqa: SLF001 - a copy of this router
                 router.pools = tuple(one.pool for one in routes)
             self._by_network[network] = router
         return router
@@ -141,14 +150,20 @@ class _Selector:
             for host in asked["host"] or (None,):
                 yield by_host.setdefault(host, [])
 
-    def select(self, match: ProtocolMatch) -> Pool | Literal[Verdict.NO]:
-        """Return the pool of the most specific route whose conditions a match meets, or `NO`.
+    def select(self, match: ProtocolMatch) -> Selection[Pool]:
+        """Return the pool of the most specific route whose conditions a match meets.
+
+        Returns:
+            The pool; `NO` if the match meets no conditions; `NEED_MORE` if a pending key could decide between
+            two of these results.
 
         Raises:
             BaseException: the protocol cannot read its metadata, or the metadata has a wrong type.
         """
         if self._only is not None:
             return self._only
+        if pending := self.asks_for & match.pending:
+            return self._select_whatever(match.metadata, pending)
         metadata = match.metadata
         offered = metadata.get("alpn", ())
         if not isinstance(offered, tuple):
@@ -159,3 +174,24 @@ class _Selector:
                     if not alpn or not set(alpn).isdisjoint(offered):
                         return pool
         return NO
+
+    def _select_whatever(
+        self, metadata: Mapping[str, MetadataValue], pending: frozenset[str]
+    ) -> Selection[Pool]:
+        """Return the result that does not depend on the values of the pending keys; else `NEED_MORE`."""
+        possible: Pool | None = None
+        offered = set(metadata.get("alpn", ()))  # type: ignore[arg-type]
+        for by_host, has_sni in self._by_sni.possible(metadata.get("sni"), is_pending="sni" in pending):
+            for leaf, has_host in by_host.possible(metadata.get("host"), is_pending="host" in pending):
+                for alpn, pool in leaf:
+                    is_sure = has_sni and has_host
+                    if alpn and "alpn" in pending:
+                        is_sure = False
+                    elif alpn and offered.isdisjoint(alpn):
+                        continue
+                    if pool is not (possible or pool):
+                        return NEED_MORE
+                    if is_sure:
+                        return pool
+                    possible = pool
+        return NO if possible is None else NEED_MORE

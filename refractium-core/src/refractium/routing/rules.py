@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from refractium.addresses.networks import network_problems
 from refractium.identify.everything import FALLBACK
-from refractium.problems import Problem, unknown_name
+from refractium.problems import Problem, in_toml_words, unknown_name
+from refractium.settings import Milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -24,11 +27,14 @@ class ListenerRules:
         allow: the addresses and networks whose clients the listener serves; empty for all clients.
         deny: the addresses and networks whose clients the listener refuses, even if `allow` contains these
             addresses.
+        peek_timeout_ms: the time (ms) within which a client must show its protocol, instead of
+            `Settings.peek_timeout_ms`.
     """
 
     routes: Sequence[str] | None = None
     allow: Sequence[str] = ()
     deny: Sequence[str] = ()
+    peek_timeout_ms: int | None = None
 
     def problems(self, labels: Collection[str]) -> Iterator[Problem]:
         """Yield the problems of the rules. `labels` contains the labels and the protocols of all routes."""
@@ -36,6 +42,11 @@ class ListenerRules:
             if name not in labels:
                 yield Problem(unknown_name(name, labels), where=f"routes[{at}]")
         yield from network_problems({"allow": self.allow, "deny": self.deny})
+        if self.peek_timeout_ms is not None:
+            try:
+                msgspec.convert(self.peek_timeout_ms, Milliseconds)
+            except msgspec.ValidationError as error:
+                yield Problem(in_toml_words(error)[1], where="peek_timeout_ms")
 
     def serves(self, label: str, protocol: str) -> bool:
         """Return whether the listener serves a route with this label and protocol."""

@@ -10,12 +10,13 @@ from refractium.contract import (
     NO,
     Identification,
     MetadataValue,
+    NeedMore,
     Protocol,
     ProtocolMatch,
     Transport,
     problems_of,
 )
-from refractium.contract.protocol import problems_of_metadata
+from refractium.contract.protocol import problems_of_answer, problems_of_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +67,9 @@ def assert_rejects(protocol: Protocol, data: bytes) -> None:
 
 
 def assert_lawful(protocol: Protocol, data: bytes) -> None:
-    """Assert that `protocol` keeps all laws (total, stateless, bounded, monotone) and fits its attributes.
+    """Assert that `protocol` keeps all laws, and fits its attributes.
+
+    The laws are: total, stateless, bounded, monotone and patient.
 
     This function asks the protocol about every prefix of `data`, so the time is quadratic in the length of
     `data`. For a UDP protocol, this function asks only about the whole `data`. Use this function with
@@ -81,10 +84,16 @@ def assert_lawful(protocol: Protocol, data: bytes) -> None:
         _assert_one_answer(protocol, data)
         return
     before: Identification = NEED_MORE
+    at = 0
     for end in range(1, len(data) + 1):
         prefix = data[:end]
         answer = _assert_one_answer(protocol, prefix)
         _assert_monotone(protocol, prefix, before, answer)
+        if end < at and not _needs_more(answer):
+            late = f"needs {at} bytes, but answers {answer} at {_show(prefix)}"
+            raise AssertionError(f"not patient: {protocol} {late}")
+        if isinstance(answer, NeedMore):
+            at = max(at, answer.at)
         before = answer
 
 
@@ -104,11 +113,11 @@ def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
             raise AssertionError(f"{law}: {'; '.join(problems)}")
         if dict(answer.metadata) != dict(again.metadata) or answer.pending != again.pending:
             raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
-    elif answer is not again:
+    elif answer is not again and not (isinstance(answer, NeedMore) and answer == again):
         raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
-    elif answer is not NO and answer is not NEED_MORE:
-        raise AssertionError(f'not an answer: {protocol} answers "{answer}" to {_show(data)}')
-    elif answer is NEED_MORE and len(data) >= protocol.max_bytes:
+    elif problems := list(problems_of_answer(answer)):
+        raise AssertionError(f"not an answer: {protocol} to {_show(data)}: {'; '.join(problems)}")
+    elif _needs_more(answer) and not _is_recognised(answer) and len(data) >= protocol.max_bytes:
         raise AssertionError(f"not bounded: {protocol} needs more than its {protocol.max_bytes} max_bytes")
     _assert_declared_prefix(protocol, data, answer)
     return answer
@@ -125,8 +134,19 @@ def _read(answer: Identification) -> Identification:
     return ProtocolMatch(answer.metadata, answer.pending) if isinstance(answer, ProtocolMatch) else answer
 
 
+def _needs_more(answer: Identification) -> bool:
+    return answer is NEED_MORE or isinstance(answer, NeedMore)
+
+
+def _is_recognised(answer: Identification) -> bool:
+    return isinstance(answer, NeedMore) and answer.recognised
+
+
 def _assert_monotone(protocol: Protocol, data: bytes, before: Identification, answer: Identification) -> None:
-    if before is NEED_MORE:
+    if _needs_more(before):
+        forgets = _is_recognised(before) and _needs_more(answer) and not _is_recognised(answer)
+        if forgets or (len(data) > protocol.max_bytes and not _needs_more(answer)):
+            raise AssertionError(f"not monotone: {protocol} answers {before}, then {answer} at {_show(data)}")
         return
     if isinstance(before, ProtocolMatch) and isinstance(answer, ProtocolMatch):
         changed = [k for k, v in before.metadata.items() if answer.metadata.get(k) != v]

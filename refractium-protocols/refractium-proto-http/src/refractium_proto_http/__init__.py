@@ -7,11 +7,18 @@ not end with a version of HTTP.
 
 from __future__ import annotations
 
+import re
+from functools import partial
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
 from refractium.contract import (
     NEED_MORE,
     NO,
     DeferredMatch,
     Identification,
+    NeedMore,
     Protocol,
     hookimpl,
 )
@@ -36,6 +43,23 @@ _LONGEST_URL_START = max(map(len, _URL_STARTS))
 _match_line = IS_REQUEST_LINE.match
 _CONTROL = bytes(range(0x20)) + b"\x7f"
 _NOT_IN_TARGET = _CONTROL + b" "
+_begins_request = re.compile(
+    rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH) (?:/|https?://)"
+).match
+"""Function that finds a method of RFC 9110 or RFC 5789 with a target, with which no other protocol begins."""
+
+
+class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The table ``[plugins.http]``."""
+
+    max_header_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=131_072,
+            description="Bytes of a request in which Refractium looks for the request line and the host.",
+        ),
+    ] = MAX_BYTES
 
 
 class Http(Protocol):
@@ -48,41 +72,58 @@ class Http(Protocol):
     ``host`` is in lower case, without a port and a final dot. ``host`` is absent if the client sent no
     valid name or address. A match of HTTP/2 carries ``version`` and, from the first request,
     ``host``: ``:authority``, else the header ``host`` (RFC 9113 section 8.3.1).
+
+    The host of a request is pending if the first `max_header_bytes` bytes contain neither a host nor the end
+    of the header. Then Refractium refuses the request if its route depends on the host.
     """
 
     name = "http"
     aliases = ("www", "h2c", "websocket")
-    max_bytes = MAX_BYTES
+    settings_type = HttpSettings
     prefixes = (b"\r\n", b"\n", *(bytes([byte]) for byte in range(128) if is_method(bytes([byte]))))
     metadata_keys = frozenset({"method", "path", "version", "host"})
     summary = "HTTP/1.x by its request line, HTTP/2 by its preface"
 
+    def __init__(self, max_header_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_header_bytes
+        self._describe = partial(describe, max_header_bytes)
+        self._describe_http2 = partial(describe_http2, max_header_bytes)
+
+    def with_settings(self, settings: Any) -> Http:
+        return Http(settings.max_header_bytes)
+
     def identify(self, data: bytes) -> Identification:
-        if _match_line(data, 0, MAX_BYTES):
-            return DeferredMatch(describe, data)
+        if _match_line(data, 0, self.max_bytes):
+            return DeferredMatch(self._describe, data)
+        data = data[: self.max_bytes]
         if LF in data:
             # Other first lines cannot become a request line.
-            return _identify_unusual(data) if data[0] in _UNUSUAL_STARTS else NO
+            return self._identify_unusual(data) if data[0] in _UNUSUAL_STARTS else NO
         if (data[:1] == b"P" and PREFACE.startswith(data)) or data == b"\r":
             return NEED_MORE
-        return NEED_MORE if len(data) < MAX_BYTES and _may_become_request_line(data) else NO
+        return self._identify_part(data, len(data))
 
+    def _identify_unusual(self, data: bytes) -> Identification:
+        """Identify the preface of HTTP/2 and requests after empty lines."""
+        if data.startswith(PREFACE):
+            return DeferredMatch(self._describe_http2, data)
+        if PREFACE.startswith(data):
+            return NEED_MORE
+        start = first_line(data)
+        if not start:
+            return NO
+        if _match_line(data, start):
+            return DeferredMatch(self._describe, data)
+        line = data[start:]
+        if line in {b"", b"\r"}:
+            return NEED_MORE if len(data) < self.max_bytes else NO
+        return NO if LF in line else self._identify_part(line, len(data))
 
-def _identify_unusual(data: bytes) -> Identification:
-    """Identify the preface of HTTP/2 and requests after empty lines."""
-    if data.startswith(PREFACE):
-        return DeferredMatch(describe_http2, data)
-    if PREFACE.startswith(data):
-        return NEED_MORE
-    start = first_line(data)
-    if not start:
-        return NO
-    if _match_line(data, start, MAX_BYTES):
-        return DeferredMatch(describe, data)
-    line = data[start:]
-    if LF in line or len(data) >= MAX_BYTES:
-        return NO
-    return NEED_MORE if line in {b"", b"\r"} or _may_become_request_line(line) else NO
+    def _identify_part(self, line: bytes, size: int) -> Identification:
+        """Identify a line without its end, the last line of `size` bytes."""
+        if not _may_become_request_line(line):
+            return NO
+        return NeedMore(recognised=size == self.max_bytes or _begins_request(line) is not None)
 
 
 def _may_become_request_line(line: bytes) -> bool:

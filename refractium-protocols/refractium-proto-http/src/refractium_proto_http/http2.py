@@ -11,7 +11,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from refractium.contract import NEED_MORE, NO, Verdict
-from refractium_proto_http.request import HOST_PENDING, MAX_BYTES, NOTHING_PENDING, host_of
+from refractium_proto_http.request import HOST_PENDING, NOTHING_PENDING, host_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,11 +43,15 @@ three times as long as any other block."""
 _VERSION: Final = {"version": "2"}
 
 
-def describe(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """Return the metadata of HTTP/2, and the keys that later bytes may add. `data` starts with `PREFACE`."""
-    data = data[:MAX_BYTES]
-    block = find_block(data)
-    if block is NEED_MORE and len(data) < MAX_BYTES:
+def describe(max_bytes: int, data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
+    """Return the metadata of HTTP/2, and the keys that later bytes may add. `data` starts with `PREFACE`.
+
+    Args:
+        max_bytes: number of bytes to read.
+        data: the bytes of the client so far.
+    """
+    block = find_block(data[:max_bytes])
+    if block is NEED_MORE:
         return _VERSION, HOST_PENDING
     if isinstance(block, bytes) and (host := _host_in(block)) is not None:
         return {**_VERSION, "host": host}, NOTHING_PENDING
@@ -67,8 +71,8 @@ def find_block(data: bytes) -> bytes | Verdict:
     """Return the header block of the first request.
 
     Returns:
-        The block; `NEED_MORE` while the block is incomplete; `NO` as soon as a frame is invalid, or after
-        `MAX_FRAMES` frames.
+        The block; `NEED_MORE` while the block is incomplete, and for ever after `MAX_FRAMES` frames; `NO` as
+        soon as a frame is invalid.
     """
     fragments: list[bytes] = []
     request = 0  # the stream of the request
@@ -86,7 +90,7 @@ def find_block(data: bytes) -> bytes | Verdict:
             if frame.flags & _END_HEADERS:
                 return b"".join(fragments)
         if count == MAX_FRAMES:
-            return NO
+            return NEED_MORE
     return NEED_MORE
 
 

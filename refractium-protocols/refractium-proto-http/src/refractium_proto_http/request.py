@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
     from refractium.contract import MetadataValue
 
-MAX_BYTES = 8192
-"""Size (bytes) of the longest request line that matches. `describe` reads no more bytes than this size.
+MAX_BYTES = 65_536
+"""Size (bytes) of the part of a request that is read by default, from the request line to the host.
 
-RFC 9112 section 3 recommends a limit of at least 8000 bytes; the limit of many servers is 8192 bytes.
+RFC 9112 section 3 recommends a limit of at least 8000 bytes for the request line alone. A ticket of Kerberos,
+which some clients send before the host, has up to 64 KiB.
 """
 _METHOD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,20}+"  # RFC 9110 section 5.6.2
 _TARGET = rb"[^\x00-\x20\x7f]++"
@@ -59,9 +60,14 @@ def first_line(data: bytes) -> int:
     return lines.end() if lines else 0
 
 
-def describe(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """Return the metadata of a request that `Http` recognised, and the keys that later bytes may add."""
-    data = data[:MAX_BYTES]
+def describe(max_bytes: int, data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
+    """Return the metadata of a request that `Http` recognised, and the keys that later bytes may add.
+
+    Args:
+        max_bytes: number of bytes to read.
+        data: the request, as far as it has arrived.
+    """
+    data = data[:max_bytes]
     start = first_line(data)
     line_end = data.index(LF, start)
     method, _, rest = data[start:line_end].partition(b" ")
@@ -108,7 +114,7 @@ def _authority(
         return absolute[1], NOTHING_PENDING
     if header := _HOST_OR_END.search(data, line_end):
         return header[1] and header[1].strip(b" \t\r"), NOTHING_PENDING
-    return None, NOTHING_PENDING if len(data) == MAX_BYTES else HOST_PENDING
+    return None, HOST_PENDING
 
 
 def host_of(authority: bytes) -> str | None:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated, Any, Final
 
-from refractium.contract import NO, DeferredMatch, Identification, Protocol, Verdict, hookimpl
+from msgspec import Meta, Struct
+
+from refractium.contract import NO, DeferredMatch, Identification, NeedMore, Protocol, Verdict, hookimpl
 from refractium_proto_https.hello import describe, find_extensions
 from refractium_proto_https.record import HANDSHAKE, MAX_HELLO, MAX_RECORDS, RECORD_HEADER, locate_hello
+
+_NOT_LOCATED: Final = (Verdict, NeedMore)  # a union type would be built at each call, which takes 100 ns
+
+
+class HttpsSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The table ``[plugins.https]``."""
+
+    max_hello_bytes: Annotated[
+        int,
+        Meta(ge=16_384, le=131_072, description="Bytes of the largest ClientHello that Refractium reads."),
+    ] = MAX_HELLO
 
 
 class Https(Protocol):
@@ -20,14 +34,21 @@ class Https(Protocol):
 
     name = "https"
     aliases = ("tls", "ssl")
-    max_bytes = MAX_HELLO + MAX_RECORDS * RECORD_HEADER
+    settings_type = HttpsSettings
     prefixes = (HANDSHAKE,)
     metadata_keys = frozenset({"sni", "alpn", "versions", "ech"})
     summary = "TLS, by a whole ClientHello"
 
+    def __init__(self, max_hello_bytes: int = MAX_HELLO) -> None:
+        self._max_hello = max_hello_bytes
+        self.max_bytes = max_hello_bytes + MAX_RECORDS * RECORD_HEADER
+
+    def with_settings(self, settings: Any) -> Https:
+        return Https(settings.max_hello_bytes)
+
     def identify(self, data: bytes) -> Identification:
-        located = locate_hello(data)
-        if isinstance(located, Verdict):
+        located = locate_hello(data, self._max_hello)
+        if isinstance(located, _NOT_LOCATED):
             return located
         hello, start, end = located
         extensions = find_extensions(hello, start, end)

@@ -9,14 +9,17 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final, TypeAlias
 
-from refractium.contract import NEED_MORE, NO, Verdict
+from refractium.contract import NEED_MORE, NO, NeedMore, Verdict
 
 RECORD_HEADER: Final = 5
-MAX_RECORDS: Final = 128
+MAX_RECORDS: Final = 512
 """The largest number of records for one hello; OpenSSL and other libraries send one or two records."""
 MESSAGE_HEADER: Final = 4
-MAX_HELLO: Final = 16384
-"""Size (bytes) of the largest hello that can match, including the message header."""
+MAX_HELLO: Final = 65_536
+"""Size (bytes) of the largest hello that can match by default, including the message header.
+
+The largest hello that OpenSSL accepts has 131,396 bytes (CLIENT_HELLO_MAX_LENGTH).
+"""
 MIN_HELLO: Final = MESSAGE_HEADER + 2 + 32 + 1 + (2 + 2) + (1 + 1)
 """Size (bytes) of the smallest hello.
 
@@ -41,8 +44,13 @@ _first_record: Final = Struct(">H x H I").unpack_from
 _FIRST_RECORD_SIZE: Final = RECORD_HEADER + MESSAGE_HEADER
 
 
-def locate_hello(data: bytes) -> Located | Verdict:
-    """Find the hello; return `NEED_MORE` until the hello is whole, `NO` as soon as a header is invalid."""
+def locate_hello(data: bytes, max_hello: int = MAX_HELLO) -> Located | NeedMore | Verdict:
+    """Find the hello; return `NEED_MORE` until the hello is whole, `NO` as soon as a header is invalid.
+
+    Args:
+        data: the bytes of the client so far.
+        max_hello: size (bytes) of the largest hello, at least the largest size of a record.
+    """
     if len(data) >= _FIRST_RECORD_SIZE:
         start, fragment, message = _first_record(data)
         size = (
@@ -52,20 +60,25 @@ def locate_hello(data: bytes) -> Located | Verdict:
             _MIN_START <= start <= _MAX_START and MIN_HELLO <= size <= fragment <= _MAX_FRAGMENT
         ):
             end = RECORD_HEADER + size
-            return (data, RECORD_HEADER, end) if end <= len(data) else NEED_MORE
-    return _join_records(data)
+            return (data, RECORD_HEADER, end) if end <= len(data) else NeedMore(end, recognised=True)
+    return _join_records(data, max_hello)
 
 
-def _join_records(data: bytes) -> Located | Verdict:
+def _join_records(  # noqa: C901, PLR0911 - a return for each rule
+    data: bytes, max_hello: int
+) -> Located | NeedMore | Verdict:
     there = len(data)
-    size = MAX_HELLO  # the true size is known after the message header
+    size = max_hello  # the true size is known after the message header
+    too_large = NeedMore(max_hello + MAX_RECORDS * RECORD_HEADER + 1, recognised=True)
     head = b""
     fragments = []
     joined = 0
     at = 0
     for _ in range(MAX_RECORDS):
         if at + RECORD_HEADER > there:
-            return NEED_MORE if _may_start_record(data[at:]) else NO
+            if not _may_start_record(data[at:]):
+                return NO
+            return NeedMore(recognised=True) if len(head) == MESSAGE_HEADER else NEED_MORE
         start, fragment = _record_header(data, at)
         if not _MIN_START <= start <= _MAX_START or not 1 <= fragment <= _MAX_FRAGMENT:
             return NO
@@ -76,15 +89,20 @@ def _join_records(data: bytes) -> Located | Verdict:
                 return NO
             if len(head) == MESSAGE_HEADER:
                 size = MESSAGE_HEADER + int.from_bytes(head[1:])
+                if size > max_hello:
+                    return too_large
         fragment = min(fragment, size - joined)
         fragments.append((at, at + fragment))
         joined += fragment
         at += fragment
         if at > there:
-            return NEED_MORE
+            if len(head) < MESSAGE_HEADER:
+                return NEED_MORE
+            # After this record, the next byte starts a record, and could be wrong.
+            return NeedMore(at if joined == size else at + 1, recognised=True)
         if joined == size:
             return b"".join([data[first:last] for first, last in fragments]), 0, size
-    return NO
+    return too_large
 
 
 def _may_start_record(header: bytes) -> bool:
@@ -94,4 +112,4 @@ def _may_start_record(header: bytes) -> bool:
 def _may_start_hello(head: bytes) -> bool:
     if len(head) < MESSAGE_HEADER:
         return head[:1] in (b"", _CLIENT_HELLO)
-    return head[:1] == _CLIENT_HELLO and MIN_HELLO <= MESSAGE_HEADER + int.from_bytes(head[1:]) <= MAX_HELLO
+    return head[:1] == _CLIENT_HELLO and MESSAGE_HEADER + int.from_bytes(head[1:]) >= MIN_HELLO

@@ -30,7 +30,7 @@ class Ssh(Protocol):
     name = "ssh"
     aliases = ("sftp", "scp")
     strength = Strength.EXACT
-    max_bytes = len(PREFIXES[1])
+    max_bytes = MAX_LINE
     prefixes = PREFIXES
     metadata_keys = frozenset({"software"})
     summary = "SSH 2, by its identification string"
@@ -48,7 +48,7 @@ def _software(data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]
     """
     line, end, _ = data[:MAX_LINE].partition(b"\n")
     if not end:
-        return {}, frozenset({"software"} if len(data) < MAX_LINE else ())
+        return {}, frozenset({"software"})
     software = line.split(b"-", 2)[2].split(maxsplit=1)[0:1]
     return ({"software": software[0].decode("ascii", "replace")} if software else {}), frozenset()
 

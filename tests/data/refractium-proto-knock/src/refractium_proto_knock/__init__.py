@@ -32,7 +32,7 @@ def knock(data: bytes) -> Identification:
         return NEED_MORE if MAGIC.startswith(data) else NO
     house, end, _ = data[len(MAGIC) : MAX_BYTES].partition(b"\n")
     if not end:
-        return ProtocolMatch(pending=frozenset({"host"} if len(data) < MAX_BYTES else ()))
+        return ProtocolMatch(pending=frozenset({"host"}))
     return ProtocolMatch({"host": house.decode("ascii", "replace").lower()} if house else {})
 
 
