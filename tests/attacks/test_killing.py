@@ -54,8 +54,9 @@ def program_of(tmp_path: Path, backend: Backend, *, workers: int, is_handed_down
         yield program
 
 
-def kill_who_carries(program: Running, workers: int) -> None:
-    for pid in children(program.pid) if workers > 1 else [program.pid]:
+def kill_who_carries(program: Running, workers: int, *, is_handed_down: bool) -> None:
+    (serving_pid,) = children(program.pid) if is_handed_down else [program.pid]
+    for pid in children(serving_pid) if workers > 1 else [serving_pid]:
         os.kill(pid, signal.SIGKILL)
 
 
@@ -91,7 +92,7 @@ def test_a_stream_that_a_kill_cuts_off_ends_with_a_reset(
             assert receive(client, size) == data  # so that later bytes are not part of the first bytes
             client.sendall(data)
             assert arrived.acquire(timeout=PATIENCE)
-        kill_who_carries(program, workers)
+        kill_who_carries(program, workers, is_handed_down=is_handed_down)
         for client in clients:
             with client:
                 assert receive_all(client) == (b"", "reset")
@@ -119,7 +120,7 @@ def test_a_stream_that_ended_before_the_kill_is_complete(
         client.sendall(b"whole")
         client.shutdown(socket.SHUT_WR)
         assert receive(client, 4) == b"part"
-        kill_who_carries(program, workers)
+        kill_who_carries(program, workers, is_handed_down=is_handed_down)
         assert receive_all(client) == (b"", "reset")
         is_killed.set()
         assert backend.result() == (REQUEST + b"whole", "eof")

@@ -352,5 +352,6 @@ def test_a_control_socket_that_the_user_cannot_make_causes_a_warning(backend: Ba
     configured(folder, backend, control=str(closed / "control"))
     with started(folder) as program:
         program.await_err("warning no control socket at .*/closed/control: Permission denied")
+        program.await_out("Listening on")
         assert ask(program.address, b"hello").data == b"ahello"
         assert program.terminate() == 0
