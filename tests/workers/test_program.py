@@ -121,6 +121,33 @@ def test_start_status_metrics_and_stop_treat_all_workers_as_one_program(tmp_path
             assert "stopped after 20 connections" in program.err.splitlines()[-1]
 
 
+def test_first_bytes_that_decide_no_route_reach_no_backend_of_any_worker(tmp_path: Path) -> None:
+    with Backend(named("ours")) as ours, Backend(named("others")) as others, ExitStack() as stack:
+        more = (
+            "[plugins.http]\nmax_header_bytes = 4096\n"
+            f'[[protocols]]\nname = "http"\nhost = "a.example"\nid = "ours"\nforward_to = "{ours.address}"\n'
+            f'[[protocols]]\nname = "http"\nforward_to = "{others.address}"\n'
+            f'[[protocols]]\nname = "socks"\nforward_to = "{others.address}"\n'
+            'patterns = [{ hex = "05 01" }]\n'
+            '[[protocols]]\nname = "dns"\ntransport = "tcp"\nforward_to = "127.0.0.1:1"\n'
+        )
+        path = configured(tmp_path, more=more, peek_timeout_ms=60_000)
+        program = stack.enter_context(serving("-c", path))
+        address = ("127.0.0.1", program.port)
+        for _ in range(4):
+            within, beyond = (
+                b"GET / HTTP/1.1\r\nX: ".ljust(size, b"x") + b"\r\nHost: a.example\r\n\r\n"
+                for size in (4000, 4096)
+            )
+            assert ask(address, within).data.startswith(b"ours")
+            assert ask(address, beyond).data == b""
+            with connect(address) as client:
+                client.sendall(b"\x05\x01\x00")
+                assert receive(client, 6) == b"others"
+        assert others.accepted == 4
+        assert status_of(program).tcp.outcomes == {"identified": 8, "too_large": 4}
+
+
 def test_auto_starts_as_many_workers_as_processors(tmp_path: Path) -> None:
     few = min(os.sched_getaffinity(0))
     configured(tmp_path, top='fallback_tcp = "127.0.0.1:9"\n', workers=1)

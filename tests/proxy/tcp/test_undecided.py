@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,7 @@ from refractium import (
     define_protocol,
 )
 from refractium.contract import NeedMore
-from refractium.proxy.first_bytes import PAUSE
+from refractium.proxy.first_bytes import PAUSE, FirstBytes
 from refractium.proxy.summary import Ended
 from refractium_proto_http import Http
 from refractium_proto_https import Https
@@ -431,6 +432,18 @@ def test_questions_about_bytes_that_come_one_by_one_cost_time_in_proportion_to_t
     by_pauses = seconds / PAUSE
     assert counting.calls <= 200 + by_pauses
     assert counting.bytes <= size * (64 + 20 + by_pauses), "64 free questions, and growth by a sixteenth"
+
+
+def test_bytes_that_come_in_small_pieces_take_no_more_memory_than_their_size() -> None:
+    tracemalloc.start()
+    try:
+        first = FirstBytes(b"")
+        for number in range(32_768):
+            first.add(number.to_bytes(2))
+        assert tracemalloc.get_traced_memory()[1] < 2 * 65_536 + 10_000
+        assert first.data() == b"".join(number.to_bytes(2) for number in range(32_768))
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_protocol_that_names_its_next_question_gets_no_other() -> None:

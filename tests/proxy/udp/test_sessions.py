@@ -23,6 +23,7 @@ from refractium import (
     Transport,
     define_protocol,
 )
+from refractium.contract import NeedMore
 from support.backends import Backend
 from support.backends import echo as echo_connection
 from support.clients import PATIENCE, payload
@@ -62,6 +63,42 @@ def test_a_datagram_goes_to_its_route_and_an_unknown_one_to_the_fallback() -> No
             assert ask(proxy.address, b"other") == b"rest:other"
             summaries = {proxy.next_end().route, proxy.next_end().route}
     assert summaries == {"magic", "fallback"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (ProtocolMatch(pending=frozenset({"host"})), "undecided"),
+        (NeedMore(recognised=True), "undecided"),
+        (NeedMore(70_000, recognised=True), "too_large"),
+    ],
+)
+def test_a_datagram_that_does_not_decide_its_route_reaches_no_backend(
+    answer: Identification, outcome: str
+) -> None:
+    @define_protocol("named", transport="udp", max_bytes=1000, metadata_keys=frozenset({"host"}))
+    def protocol(data: bytes) -> Identification:
+        return answer if data.startswith(b"named") else NO
+
+    with named(b"rest") as rest:
+        routes = [
+            Route(protocol, "127.0.0.1:1", host="a.example"),
+            Route(protocol, rest.address, id="others"),
+        ]
+        settings = quick(udp_session_timeout_ms=SHORT)
+        with (
+            ProxyThread(
+                *routes, fallback_udp=rest.address, settings=settings, expected=["refused a session from"]
+            ) as proxy,
+            client(proxy.address) as sock,
+        ):
+            sock.send(b"named")
+            counters = proxy.engine.udp_counters
+            eventually(lambda: counters.outcomes.total() > 0, "the datagram is decided")
+            assert counters.outcomes == {outcome: 1}
+            assert (counters.unrouted, counters.sessions) == (1, 0)
+            assert proxy.next_end().protocol == "named"
+            assert ask(proxy.address, b"other") == b"rest:other"
 
 
 @on_every_path

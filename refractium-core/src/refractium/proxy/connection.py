@@ -223,6 +223,7 @@ class Connection:
         first = self._first_bytes
         if first is None:
             first = self._first_bytes = FirstBytes(self._data)
+            self._data = b""
         first.asked(waiting)
         if waiting.is_matched and first.grace is None:
             seconds = self._snapshot.settings.peek_grace_ms / 1000
@@ -231,10 +232,11 @@ class Connection:
 
     def _ask(self, first: FirstBytes) -> bool:
         """Ask the table about the bytes so far; return whether the bytes have decided."""
-        self._data = first.data()
-        decision = self._router.table.decide(self._data)
+        data = first.data()
+        decision = self._router.table.decide(data)
         if isinstance(decision, Waiting):
             return self._wait(decision)
+        self._data = data
         self._follow(decision)
         return True
 

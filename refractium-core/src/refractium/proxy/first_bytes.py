@@ -35,10 +35,10 @@ class FirstBytes:
         grace: timer of the grace for a match that is not the strongest; None outside of the grace.
     """
 
-    __slots__ = ("_asked", "_at", "_chunks", "_questions", "grace", "is_matched", "pause", "size")
+    __slots__ = ("_asked", "_at", "_bytes", "_questions", "grace", "is_matched", "pause", "size")
 
     def __init__(self, data: bytes) -> None:
-        self._chunks = [data]
+        self._bytes = bytearray(data)  # a list of small pieces would take twenty times as much memory
         self.size = len(data)
         self._asked = self._at = 0
         self._questions = 0
@@ -48,14 +48,12 @@ class FirstBytes:
 
     def add(self, chunk: bytes) -> None:
         """Append bytes that the client has sent."""
-        self._chunks.append(chunk)
+        self._bytes += chunk
         self.size += len(chunk)
 
     def data(self) -> bytes:
         """Return all bytes."""
-        if len(self._chunks) > 1:
-            self._chunks = [b"".join(self._chunks)]
-        return self._chunks[0]
+        return bytes(self._bytes)
 
     def asked(self, waiting: Waiting) -> None:
         """Record a question about all bytes, and its answer."""
