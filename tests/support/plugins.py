@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ def install(folder: Path, id_: str, source: str, *, version: str = "1.0") -> Non
         for file in former.iterdir():
             file.unlink()
         former.rmdir()
+    # Python would take compiled code for current if both versions have the same size and the same second.
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     information = folder / f"{id_}-{version}.dist-info"
     information.mkdir()
     metadata = f"Metadata-Version: 2.1\nName: refractium-proto-{id_}\nVersion: {version}\nSummary: Here\n"
