@@ -196,28 +196,40 @@ def failing(error: type[BaseException]) -> Callable[[bytes], Any]:
 
 
 @pytest.mark.parametrize("error", FAULTS)
-@pytest.mark.parametrize("where", ["identify", "metadata"])
 def test_a_fault_counts_as_no_and_is_counted_each_time_and_logged_once(
-    where: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    fail = failing(error)
+    broken = answering(failing(error), name="broken", strength=EXACT)
+    faulty: Candidate[str] = Candidate(broken, lambda _: "broken")
+    both: DispatchTable[str] = DispatchTable([faulty, Candidate(starting(b"ab"), lambda _: "good")], 1024)
+    assert outcome(both.decide(b"a")) is NEED_MORE
+    assert outcome(both.decide(b"ab")) == "good"
+    assert both.decide(b"x") is NO
+    assert both.faults == {"broken": 3}
+    assert len(caplog.records) == 1
+    assert "protocol broken failed: " in caplog.messages[0]
 
+
+@pytest.mark.parametrize("error", FAULTS)
+def test_a_client_whose_metadata_cannot_be_read_reaches_no_route(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     def deferred(data: bytes) -> Identification:
-        return DeferredMatch(fail, data)
+        return DeferredMatch(failing(error), data) if data.startswith(b"ab") else NO
 
-    broken = answering(fail if where == "identify" else deferred, name="broken", strength=EXACT)
+    broken = answering(deferred, name="broken", strength=EXACT)
 
     def select(match: ProtocolMatch) -> str | Literal[Verdict.NO]:
         return "broken" if match.metadata else NO
 
     faulty: Candidate[str] = Candidate(broken, select, frozenset({"host"}))
-    both: DispatchTable[str] = DispatchTable([faulty, Candidate(starting(b"ab"), lambda _: "good")], 1024)
-    assert outcome(both.decide(b"a")) is NEED_MORE
-    assert outcome(both.decide(b"ab")) == "good"
-    assert outcome(both.decide(b"x")) is NO
-    assert both.faults == {"broken": 3}
+    both: DispatchTable[str] = DispatchTable([faulty, Candidate(starting(b"ab"), lambda _: "other")], 1024)
+    for final in (False, True):
+        refused = both.decide(b"ab", final=final)
+        assert isinstance(refused, Undecided)
+        assert refused.reason == "undecided: the metadata of protocol broken cannot be read"
+    assert both.faults == {"broken": 2}
     assert len(caplog.records) == 1
-    assert "protocol broken failed: " in caplog.messages[0]
 
 
 def test_without_a_condition_unreadable_metadata_is_not_even_read() -> None:

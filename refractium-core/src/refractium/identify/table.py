@@ -70,17 +70,21 @@ class Undecided:
         protocol: protocol that recognises the bytes.
         match: match of the protocol; None if the protocol has recognised only its own beginning.
         is_too_large: whether more bytes than the protocol reads would be needed. Otherwise, the bytes ended
-            early.
+            early, or the metadata is a fault.
+        is_fault: whether the metadata of the match cannot be read, or has a wrong type.
     """
 
     protocol: Protocol
     match: ProtocolMatch | None
     is_too_large: bool
+    is_fault: bool = False
 
     @property
     def reason(self) -> str:
         """The reason of the refusal in the words of a log line."""
         name = self.protocol.name
+        if self.is_fault:
+            return f"undecided: the metadata of protocol {name} cannot be read"
         if self.is_too_large:
             return f"too large: the {self.protocol.max_bytes} bytes that protocol {name} reads name no route"
         return f"undecided: the bytes of protocol {name} end before they name a route"
@@ -130,7 +134,9 @@ class DispatchTable(Generic[T]):
         self.bound = max((entry.bound for entry in entries), default=0)
         self.faults = Faults() if faults is None else faults
 
-    def decide(self, data: bytes, *, final: bool = False) -> Decision[T] | Waiting:
+    def decide(  # noqa: C901, PLR0912 - a call for a part of this loop would cost time for every connection
+        self, data: bytes, *, final: bool = False
+    ) -> Decision[T] | Waiting:
         """Return the decision, or `Waiting` while the bytes allow no decision.
 
         A protocol that is asked later wins only if each protocol that is asked earlier answers `NO`. At its
@@ -149,7 +155,16 @@ class DispatchTable(Generic[T]):
                 if answer is NO:
                     continue
                 if isinstance(answer, ProtocolMatch):
-                    outcome = entry.outcome if entry.select is None else entry.select(answer)
+                    if entry.select is None:
+                        outcome = entry.outcome
+                    else:
+                        try:
+                            outcome = entry.select(answer)
+                        except BaseException as error:  # noqa: BLE001 - unreadable metadata decides nothing
+                            self._note_unreadable(entry.protocol, error)
+                            if at:
+                                return Waiting(at, is_matched=False)
+                            return Undecided(entry.protocol, None, is_too_large=False, is_fault=True)
                     if outcome is NO:
                         continue
                     if outcome is not NEED_MORE:
@@ -206,6 +221,9 @@ class DispatchTable(Generic[T]):
             if isinstance(answer, ProtocolMatch):
                 return entry.protocol.name, answer
         return None
+
+    def _note_unreadable(self, protocol: Protocol, error: BaseException) -> None:
+        self.faults.note(PROTOCOL + protocol.name, protocol, error, "the client is refused")
 
     def _note_fault(self, protocol: Protocol, error: BaseException) -> None:
         self.faults.note(PROTOCOL + protocol.name, protocol, error, "the answer counts as no match")
