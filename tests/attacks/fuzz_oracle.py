@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from attacks.fuzz_ends import End
     from attacks.fuzz_programs import Plan
 
-_WITHOUT_BACKEND: Final = frozenset({"reset", "gone"})
+_WITHOUT_BACKEND: Final = frozenset({"reset", "gone", "http"})
+"""Kinds of first bytes that may reach no backend. Refractium refuses a request that has no host at the peek
+timeout, which is short, or whose host lacks a byte that was urgent."""
 
 
 def problems(plan: Plan, client: End, backend: End | None, *, was_killed: bool) -> Iterator[str]:
