@@ -183,8 +183,8 @@ def test_the_service_allows_everything_that_the_program_asks_of_the_kernel(tmp_p
             program.signal(signal.SIGHUP)
             program.await_err("configuration 2 is in force")
             assert program.terminate() == 0
-        end = f"{program.pid} +++ exited with 0 +++"
-        eventually(lambda: end in trace.read_text(), "strace has written everything")
+        end = re.compile(rf"^{program.pid} +\+\+\+ exited with 0 \+\+\+$", re.MULTILINE)
+        eventually(lambda: end.search(trace.read_text()) is not None, "strace has written everything")
     told = trace.read_text()
     used = set(re.findall(r"^\d+ +(\w+)\(", told, re.MULTILINE))
     assert {"splice", "accept4", "recvmsg"} <= used
