@@ -45,9 +45,7 @@ if TYPE_CHECKING:
     from attacks.fuzz_ends import End
     from attacks.fuzz_programs import Plan
 
-_WITHOUT_BACKEND: Final = frozenset({"reset", "gone", "http"})
-"""Kinds of first bytes that may reach no backend. Refractium refuses a request that has no host at the peek
-timeout, which is short, or whose host lacks a byte that was urgent."""
+_WITHOUT_BACKEND: Final = frozenset({"reset", "gone"})
 
 
 def problems(plan: Plan, client: End, backend: End | None, *, was_killed: bool) -> Iterator[str]:
@@ -97,5 +95,18 @@ def _problems_without_backend(plan: Plan, client: End, *, was_killed: bool) -> I
     if plan.kind == "reset" and client.ended == "eof":
         yield "falsely whole: the backend resets, and the client has seen an end"
     is_identified = client.sent >= len(PREFIXES[plan.kind] % 0)
-    if plan.kind not in _WITHOUT_BACKEND and plan.client.is_orderly and is_identified:
+    if plan.kind in _WITHOUT_BACKEND or _may_be_undecided(plan):
+        return
+    if plan.client.is_orderly and is_identified:
         yield "no backend has been reached"
+
+
+def _may_be_undecided(plan: Plan) -> bool:
+    """Return whether Refractium may refuse a request because it has no host at the short peek timeout.
+
+    The request arrives in several parts, or an urgent byte is missing in its host.
+    """
+    if plan.kind != "http":
+        return False
+    first, size = plan.client.steps[0], len(PREFIXES["http"] % plan.number)
+    return first.what != "send" or first.amount < size
