@@ -20,6 +20,9 @@ COMMANDS = {
     "demo": ("demo", "--serve"),
     "list": ("plugins", "list"),
 }
+NOT_IGNORING = ("env", "--default-signal=INT")
+"""The beginning of a command that receives SIGINT even if the tests run in the background of a shell, which
+then ignores the signal for all of its processes."""
 IN_MAIN = re.compile(r'File ".*refractium/cli/__init__\.py", line \d+, in main')
 
 
@@ -29,7 +32,7 @@ def test_ctrl_c_at_any_moment_of_the_first_second_prints_no_traceback(command: s
     """Python itself prints a traceback until it runs the first line of `refractium.cli.main`."""
     for moment in range(0, 1000, 50):
         process = subprocess.Popen(
-            [PROGRAM, *COMMANDS[command]],
+            [*NOT_IGNORING, PROGRAM, *COMMANDS[command]],
             cwd=tmp_path,
             env=environment(),
             stdout=subprocess.DEVNULL,
