@@ -190,7 +190,7 @@ def test_the_rate_of_lines_is_limited_and_the_thread_sleeps_while_the_proxy_is_i
         with serving(*flags, cwd=tmp_path, env=with_plugins(tmp_path / "site")) as program:
             for _ in range(3):
                 assert ask(program.address, b"Ss0.15").data == b"Ss0.15"
-            program.await_err("has blocked the event loop for more than 50 ms: identify")
+            program.await_err("has blocked the event loop for more than 40 ms: identify")
             eventually(lambda: not switches_within(program, 0.2), "no thread wakes up")
             assert program.terminate() == 0
     assert slow_lines(program) == ["sleeping"]

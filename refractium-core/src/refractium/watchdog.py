@@ -1,6 +1,6 @@
 """The watchdog: a thread that names the plugin whose code blocks the event loop.
 
-The thread looks at the stack of the event loop's thread every 20 ms while the loop works. A call of a plugin
+The thread looks at the stack of the event loop's thread every 10 ms while the loop works. A call of a plugin
 lasts as long as the thread finds the same frame on the stack. So a call costs nothing, and the thread also
 finds a call that never returns. While the loop is idle, the thread sleeps.
 """
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOOK: Final = 0.02
+_LOOK: Final = 0.01
 """Seconds between two looks at the stack."""
-_QUIET: Final = 5
+_QUIET: Final = 10
 """Looks without work of the event loop after which the thread sleeps."""
-_SLOW: Final = 0.05
-"""Seconds after which a call is slow."""
+_SLOW: Final = 0.04
+"""Seconds after which a call is slow, from the first look that finds the call. This look comes up to `_LOOK`
+after the start of the call, so each call of 50 ms is slow."""
 _HANGING: Final = 1.0
 """Seconds after which the log contains the stack of a call."""
 _DUMP: Final = 5.0
