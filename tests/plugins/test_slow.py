@@ -17,7 +17,7 @@ from support.datagrams import UdpBackend
 from support.datagrams import ask as ask_datagram
 from support.datagrams import echo as echo_datagram
 from support.plugins import install, with_plugins
-from support.process import serving
+from support.process import of_threads, serving
 from support.proxy import eventually
 from support.status import status_of
 
@@ -200,8 +200,7 @@ def switches_within(program: Running, seconds: float) -> int:
     """Return how often the threads of a program wake up in a time."""
 
     def switches() -> int:
-        tasks = Path(f"/proc/{program.pid}/task").iterdir()
-        texts = [(task / "status").read_text() for task in tasks]
+        texts = of_threads(program.pid, "status")
         return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
 
     before = switches()

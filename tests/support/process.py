@@ -117,8 +117,14 @@ def is_listening(port: int) -> bool:
 
 def children(pid: int) -> list[int]:
     """Return the processes that a process has started."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(one) for task in tasks for one in (task / "children").read_text().split()]
+    return [int(one) for children in of_threads(pid, "children") for one in children.split()]
+
+
+def of_threads(pid: int, name: str) -> Iterator[str]:
+    """Yield the text of a file of each thread of a process (proc(5)). A thread may end meanwhile."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield (thread / name).read_text()
 
 
 def family(pid: int) -> list[int]:

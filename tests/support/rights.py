@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import pytest
 
 import refractium
+from support.process import of_threads
 from support.programs import require_program
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Rights(NamedTuple):
 
 def rights_of(pid: int) -> Iterator[Rights]:
     """Yield the rights of each thread of a process."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        lines = (thread / "status").read_text().splitlines()
+    for text in of_threads(pid, "status"):
+        lines = text.splitlines()
         fields = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
         masks = {name: int(fields[f"Cap{name}"][0], 16) for name in ("Inh", "Prm", "Eff", "Amb", "Bnd")}
         bounding = masks.pop("Bnd")
