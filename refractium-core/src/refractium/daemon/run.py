@@ -25,13 +25,13 @@ from refractium.daemon.stdout import claimed_stdout, leave_stdout_to_hooks
 from refractium.daemon.watch import digest
 from refractium.engine.loop import run
 from refractium.errors import ConfigError
-from refractium.faults import text_of
+from refractium.hooks import used, why_alone
 from refractium.observe import collect, control
 from refractium.system.signals import default_after
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from refractium.assembly.assembly import Assembly
@@ -219,24 +219,16 @@ async def _hand_over(
     """
     if reasons := [
         *(f"it has opened {address} itself" for address in listening.opened),
-        *(f"hook {name} can run in one process only" for name in _alone(assembly)),
+        *(
+            f"hook {use.hook.name} can run in one process only"
+            for use in map(used, assembly.hook_uses)
+            if why_alone(use)
+        ),
     ]:
         log.info("the next process has to wait for the end of this process: %s", reasons[0])
         return
     await observing.close()
     launcher.hand_over()
-
-
-def _alone(assembly: Assembly) -> Iterator[str]:
-    """Yield the name of each hook that cannot run in two processes at the same time."""
-    for hook, settings in [use for use in assembly.hook_uses if isinstance(use, tuple)]:
-        try:
-            is_alone = bool(hook.needs_one_process(settings))
-        except BaseException as error:  # noqa: BLE001 - the code of a plugin must not end the drain
-            log.error("hook %s failed: %s", hook.name, text_of(error))  # noqa: TRY400 - in one line
-            is_alone = True
-        if is_alone:
-            yield hook.name
 
 
 @dataclass(frozen=True, slots=True)

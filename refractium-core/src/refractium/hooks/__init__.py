@@ -17,7 +17,16 @@ If a hook is too slow, `PacketHook.overflow` decides which packets Refractium dr
 direction, ``seen == delivered + dropped + queued`` is always true.
 """
 
-from refractium.hooks.registry import Hooks, HookSet, HookUse, UsedHook, against_several, merged, used
+from refractium.hooks.registry import (
+    Hooks,
+    HookSet,
+    HookUse,
+    UsedHook,
+    against_several,
+    merged,
+    used,
+    why_alone,
+)
 from refractium.hooks.runner import Runner
 from refractium.hooks.tap import RouteHooks, Tap
 
@@ -32,4 +41,5 @@ __all__ = [
     "against_several",
     "merged",
     "used",
+    "why_alone",
 ]
