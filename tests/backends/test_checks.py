@@ -25,7 +25,7 @@ from refractium.backends.checks import CHECKS, HexBytes
 from refractium.backends.health_settings import Health
 from refractium.backends.state import BackendState
 from refractium.contract import HealthCheck, NoSettings, problems_of_health_check
-from refractium.faults import Faults
+from refractium.guard.faults import Faults
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from refractium.wire import proxy_protocol
 from support.backends import Backend as Server

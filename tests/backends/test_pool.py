@@ -15,7 +15,7 @@ from refractium.backends.backend import Backend
 from refractium.backends.checks import CHECKS
 from refractium.backends.state import BackendState
 from refractium.contract import NO, Balancer, Identification, Protocol
-from refractium.faults import Faults
+from refractium.guard.faults import Faults
 from refractium.routing import Pool, Pools
 
 if TYPE_CHECKING:

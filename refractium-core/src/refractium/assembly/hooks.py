@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from refractium.config import HookConfig
-from refractium.faults import problems_found
+from refractium.guard.faults import problems_found
 from refractium.problems import table_problems
 
 if TYPE_CHECKING:

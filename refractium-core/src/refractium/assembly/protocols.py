@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from refractium.contract import problems_of
-from refractium.faults import is_interrupt, origin_of, set_origin, text_of
+from refractium.guard.faults import is_interrupt, text_of
+from refractium.guard.origins import origin_of, set_origin
 from refractium.problems import table_problems
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from refractium.backends.state import Availability
 from refractium.contract import Endpoint
 from refractium.contract.words import shown
-from refractium.faults import Faults, is_ours, text_of
+from refractium.guard.faults import Faults, is_ours, text_of
+from refractium.guard.watchdog import WATCHDOG
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from refractium.throttle import Throttled
-from refractium.watchdog import WATCHDOG
 from refractium.wire import proxy_protocol
 from refractium.wire.text import brief
 

@@ -12,7 +12,7 @@ import msgspec
 
 from refractium.contract import SHARED_KEYS, HealthCheck
 from refractium.errors import ConfigError
-from refractium.faults import problems_found
+from refractium.guard.faults import problems_found
 from refractium.problems import Problem, conversion_problems, table_problems
 from refractium.settings import HealthSettings
 

@@ -23,7 +23,7 @@ from refractium.contract import (
     Verdict,
 )
 from refractium.errors import ConfigError
-from refractium.faults import text_of
+from refractium.guard.faults import text_of
 from refractium.identify import Candidate, DispatchTable, Undecided, Waiting
 from refractium.problems import Problem
 from refractium.wire.text import brief, escape, hex_bytes

@@ -11,7 +11,7 @@ from refractium.daemon import access_log, rights, systemd
 from refractium.daemon.stdout import leave_stdout_to_hooks
 from refractium.daemon.watch import changes
 from refractium.errors import ConfigError, ListenError
-from refractium.faults import is_ours, text_of
+from refractium.guard.faults import is_ours, text_of
 from refractium.system.users import current_user
 
 if TYPE_CHECKING:

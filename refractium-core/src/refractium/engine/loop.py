@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from refractium.backends.checker import CHECKING
-from refractium.watchdog import WATCHDOG
+from refractium.guard.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

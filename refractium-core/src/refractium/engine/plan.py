@@ -10,7 +10,7 @@ from refractium.backends.checks import resolved
 from refractium.backends.resolver import Resolver
 from refractium.contract import Transport
 from refractium.errors import ConfigError
-from refractium.faults import Faults
+from refractium.guard.faults import Faults
 from refractium.hooks import HookSet, used
 from refractium.routing import Pools, Router
 

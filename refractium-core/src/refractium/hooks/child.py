@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from refractium.faults import text_of
+from refractium.guard.faults import text_of
 from refractium.hooks.counters import HookCounters
 from refractium.hooks.delivery import Delivery
 from refractium.hooks.frames import HURRY, Frames, Receipt

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from refractium.contract import PacketHook, problems_of_hook
-from refractium.faults import is_interrupt, problems_found, text_of
+from refractium.guard.faults import is_interrupt, problems_found, text_of
 from refractium.hooks.counters import HookCounters
 from refractium.hooks.runner import Runner, RunnerState
 from refractium.hooks.tap import RouteHooks, make_runner

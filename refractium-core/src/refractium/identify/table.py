@@ -21,7 +21,7 @@ from refractium.contract import (
     Verdict,
 )
 from refractium.contract.protocol import problems_of_answer, problems_of_metadata
-from refractium.faults import PROTOCOL, Faults, is_interrupt
+from refractium.guard.faults import PROTOCOL, Faults, is_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -32,7 +32,8 @@ from refractium.contract import (
 )
 from refractium.contract.protocol import problems_of_name
 from refractium.contract.words import shown
-from refractium.faults import add_module, is_interrupt, set_origin, text_of
+from refractium.guard.faults import is_interrupt, text_of
+from refractium.guard.origins import add_module, set_origin
 from refractium.identify.everything import ANY, FALLBACK
 from refractium.plugins.installed import Given, InstalledPlugin, Kind, Plugins
 from refractium.routing import BALANCERS

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from refractium.contract import MetadataValue, ProtocolMatch, Transport
 from refractium.contract.protocol import is_metadata_value
-from refractium.faults import is_interrupt
+from refractium.guard.faults import is_interrupt
 from refractium.identify.everything import ANY, FALLBACK
 from refractium.routing import Pool
 

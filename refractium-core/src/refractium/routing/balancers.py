@@ -9,13 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Balancer
-from refractium.faults import is_interrupt
+from refractium.guard.faults import is_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from refractium.contract.balancer import BalancedT
-    from refractium.faults import Faults
+    from refractium.guard.faults import Faults
 
 DEFAULT: Final = "round_robin"
 

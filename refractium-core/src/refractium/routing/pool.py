@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from refractium.faults import PROTOCOL, is_interrupt
+from refractium.guard.faults import PROTOCOL, is_interrupt
 from refractium.routing.balancers import RoundRobin, made
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from refractium.addresses.networks import AccessRules
     from refractium.backends.backend import Backend
     from refractium.contract import Balancer, Protocol, SocketAddress
-    from refractium.faults import Faults
+    from refractium.guard.faults import Faults
     from refractium.hooks import RouteHooks
     from refractium.settings import Action, ProxyVersion
 

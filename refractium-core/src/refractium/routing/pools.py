@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from refractium.backends.health_settings import Health, StateKey
-    from refractium.faults import Faults
+    from refractium.guard.faults import Faults
     from refractium.hooks import RouteHooks, UsedHook
     from refractium.routing.route import Member, Route
     from refractium.settings import ProxyVersion

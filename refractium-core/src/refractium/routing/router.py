@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from refractium.contract import MetadataValue
-    from refractium.faults import Faults
+    from refractium.guard.faults import Faults
     from refractium.identify import Selection
     from refractium.routing.clients import OpenRoute
     from refractium.routing.names import NamePattern

@@ -6,8 +6,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
+from refractium.guard.watchdog import WATCHDOG
 from refractium.throttle import Throttled
-from refractium.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
     import asyncio

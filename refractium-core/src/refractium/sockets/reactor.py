@@ -12,8 +12,8 @@ import select
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
+from refractium.guard.watchdog import WATCHDOG
 from refractium.throttle import Throttled
-from refractium.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
     import asyncio

@@ -25,7 +25,7 @@ from refractium.contract import Transport
 from refractium.engine.engine import Refractium, Shared
 from refractium.engine.loop import run
 from refractium.errors import RefractiumError
-from refractium.faults import is_ours, text_of
+from refractium.guard.faults import is_ours, text_of
 from refractium.sockets import names
 from refractium.system import oom
 from refractium.workers.channel import Channel

@@ -1,4 +1,4 @@
-"""The faults of plugins: their counts, their log lines, and the plugin from which an object comes.
+"""The faults of plugins: their counts and their log lines.
 
 Each call of a plugin in the event loop catches `BaseException`, and notes the fault here: a plugin that
 raises `SystemExit` or `KeyboardInterrupt` must not end the proxy.
@@ -13,6 +13,7 @@ import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from refractium.guard.origins import origin_of
 from refractium.wire.text import brief, printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 PROTOCOL: Final = "protocol "
 """The beginning of the descriptions of protocols, which the keys of `Faults` leave out."""
 
-_ORIGIN: Final = "_refractium_origin"
 _RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 
 
@@ -115,33 +115,3 @@ def problems_found(find: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[
         if is_interrupt(error):
             raise
         return [("", f"the plugin failed when it checked its settings: {brief(text_of(error))}")]
-
-
-_plugins: Final[dict[str, str]] = {}
-"""The plugins of this process, by the names of their modules and packages."""
-
-
-def add_module(module: str, plugin: str) -> None:
-    """Record the plugin of a module and, if no other plugin has it, of the module's outermost package."""
-    _plugins[module] = plugin
-    _plugins.setdefault(module.partition(".")[0], plugin)
-
-
-def plugin_of(module: str) -> str:
-    """Return the id, distribution and version of the plugin with a module; empty if there is none."""
-    while module and module not in _plugins:
-        module = module.rpartition(".")[0]
-    return _plugins.get(module, "")
-
-
-def set_origin(given: object, plugin: str) -> None:
-    """Record from which plugin an object comes: a protocol, a health check or the class of a balancer."""
-    if isinstance(given, type):
-        type.__setattr__(given, _ORIGIN, plugin)
-    else:
-        object.__setattr__(given, _ORIGIN, plugin)
-
-
-def origin_of(given: object) -> str:
-    """Return the id, distribution and version of an object's plugin; empty without a plugin."""
-    return str(vars(given).get(_ORIGIN, ""))

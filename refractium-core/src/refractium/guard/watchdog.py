@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-from refractium.faults import plugin_of
+from refractium.guard.origins import plugin_of
 from refractium.throttle import Throttled
 from refractium.wire.text import printable
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from refractium.faults import add_module, plugin_of
 from support.backends import Backend, echo
 from support.clients import ask, connect
 from support.datagrams import UdpBackend
@@ -334,12 +333,3 @@ def test_a_check_that_never_ends_holds_up_neither_a_reload_nor_a_stop(
 
 def threads(program: Running) -> int:
     return len(list(Path(f"/proc/{program.pid}/task").iterdir()))
-
-
-def test_the_plugin_of_a_module_is_found_by_the_module_or_its_packages() -> None:
-    add_module("house.first.plugin", "plugin 'first'")
-    add_module("house.second", "plugin 'second'")
-    assert plugin_of("house.first.plugin") == plugin_of("house.first.plugin.part") == "plugin 'first'"
-    assert plugin_of("house.second") == "plugin 'second'"
-    assert plugin_of("house.first.other") == "plugin 'first'"  # the first plugin of the package
-    assert plugin_of("household") == plugin_of("") == ""

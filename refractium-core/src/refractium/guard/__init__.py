@@ -1,0 +1,1 @@
+"""The guard around the code of plugins: faults, the plugins that cause them, and plugins that block."""
