@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.backends import Backend, echo
-from support.clients import PATIENCE, connect, payload, receive_all, sending
+from support.clients import connect, payload, receive_all, sending
+from support.injection import injecting
 from support.process import Running, serving
-from support.programs import require_program
 from support.proxy import eventually
 from support.status import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 CONFIGURATION = """
@@ -48,29 +45,6 @@ CALLS = [
     *("setsockopt:ENOMEM:5", "getsockopt:ENOBUFS:3", "ioctl:EIO:3", "pipe2:EMFILE:1", "epoll_pwait:EINTR:3"),
 ]
 """System calls, each with the error that it returns and the n of "every n-th call"."""
-
-
-@contextmanager
-def injecting(program: Running, call: str) -> Iterator[None]:
-    """Make every n-th of one system call of a running program fail while the block runs."""
-    name, error, each = call.split(":")
-    command = [
-        *(require_program("strace"), "-f", "-qqq", "-o", "/dev/null", "-p", str(program.pid)),
-        *("-e", f"trace={name}", "-e", f"inject={name}:error={error}:when={each}+{each}"),
-    ]
-    with subprocess.Popen(command) as strace:
-        try:
-            eventually(lambda: traced_by(program.pid) != 0, "strace has attached")
-            yield
-        finally:
-            strace.terminate()
-            strace.wait(PATIENCE)
-
-
-def traced_by(pid: int) -> int:
-    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123 - a file of proc(5)
-        (line,) = [line for line in file if line.startswith("TracerPid:")]
-    return int(line.split()[1])
 
 
 def exchange(program: Running, number: int) -> bool:
@@ -104,7 +78,7 @@ def test_a_system_call_that_sometimes_fails_hangs_no_client_and_leaks_nothing(
         path.write_text(CONFIGURATION.format(tcp=tcp.address, unix=unix.address))
         with serving("tcp", "-c", path) as program:
             assert all(pool.map(lambda number: exchange(program, number), range(12)))
-            with injecting(program, call):
+            with injecting(call, program.pid):
                 list(pool.map(lambda number: exchange(program, number), range(48)))
             assert all(pool.map(lambda number: exchange(program, number), range(24)))
             eventually(lambda: not status_of(program).tcp.active, "no client is connected")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -17,8 +16,8 @@ from refractium.errors import RefractiumError
 from refractium.observe.control import ask, decode
 from support.backends import Backend, echo
 from support.clients import PATIENCE, connect, payload, receive_all, sending
+from support.injection import injecting
 from support.process import children, free_port, serving
-from support.programs import require_program
 from support.proxy import eventually
 
 if TYPE_CHECKING:
@@ -123,29 +122,6 @@ def instance(tmp_path: Path) -> Iterator[Instance]:
         with serving("tcp", "-c", path) as program:
             eventually(program.watches_files, "the configuration is watched")
             yield Instance(program, path, names)
-
-
-@contextmanager
-def injecting(call: str, *pids: int) -> Iterator[None]:
-    """Make every n-th call of each thread of these processes fail while the block runs.
-
-    Processes that they start meanwhile are left alone: strace cannot leave a process that waits for a child
-    in vfork(2) if it has stopped that child.
-    """
-    name, error, each = call.split(":")
-    threads = [thread for pid in pids for thread in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208 - names
-    command = [
-        *(require_program("strace"), "-qqq", "-o", "/dev/null"),
-        *(word for thread in threads for word in ("-p", thread)),
-        *("-e", f"trace={name}", "-e", f"inject={name}:error={error}:when={each}+{each}"),
-    ]
-    with subprocess.Popen(command) as strace:
-        try:
-            eventually(lambda: all(map(_is_traced, pids)), "strace has attached")
-            yield
-        finally:
-            strace.terminate()
-            strace.wait(PATIENCE)
 
 
 def exchange(address: tuple[str, int], number: int) -> Literal["whole", "reset"]:
@@ -255,10 +231,6 @@ def _is_worker(pid: int) -> bool:
     with suppress(OSError):
         return b"refractium.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
-
-
-def _is_traced(pid: int) -> bool:
-    return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
 
 
 def _descriptors(pid: int) -> int:
