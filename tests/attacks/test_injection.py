@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.backends import Backend, echo
-from support.clients import connect, payload, receive_all, sending
+from support.clients import ask, connect, payload, receive_all, sending
 from support.injection import injecting
-from support.process import Running, serving
+from support.process import Running, free_port, is_listening, serving
 from support.proxy import eventually
 from support.status import status_of
 
@@ -85,4 +86,37 @@ def test_a_system_call_that_sometimes_fails_hangs_no_client_and_leaks_nothing(
             tcp_status = status_of(program).tcp
             assert tcp_status.accepted == tcp_status.finished + sum(tcp_status.refused.values())
             eventually(program.is_idle, "the program is idle")
+            assert program.terminate() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_listener_that_cannot_start_at_a_reload_starts_at_the_next_reload(
+    tmp_path: Path, workers: int
+) -> None:
+    path, stays, goes, comes = tmp_path / "refractium.toml", free_port(), free_port(), free_port()
+    server = f"[server]\nworkers = {workers}\nhot_reload = false\n"
+
+    def configure(*ports: int) -> None:
+        listeners = "".join(f'[[listeners]]\nbind = "127.0.0.1"\nport = {port}\n' for port in ports)
+        path.write_text(f'fallback_tcp = "{backend.address}"\n{listeners}{server}')
+
+    def answered(port: int) -> bytes:
+        return ask(("127.0.0.1", port), b"?").data
+
+    with Backend(echo) as backend:
+        configure(stays, goes)
+        with serving("tcp", "-c", path) as program:
+            program.await_out(f":{goes}$")
+            configure(stays, comes)
+            with injecting("getsockname:ENOBUFS:1", program.pid):
+                program.signal(signal.SIGHUP)
+                program.await_err(
+                    rf"cannot listen on tcp://127\.0\.0\.1:{comes}: .*; the next reload tries again$"
+                )
+            assert not is_listening(goes)
+            assert not is_listening(comes)
+            assert answered(stays) == b"?"
+            program.signal(signal.SIGHUP)
+            program.await_out(f":{comes}$")
+            assert (answered(stays), answered(comes)) == (b"?", b"?")
             assert program.terminate() == 0

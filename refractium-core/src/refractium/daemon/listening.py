@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from refractium.config import ListenerConfig
     from refractium.daemon.instance import Instance
     from refractium.sockets.names import Found
+
+log = logging.getLogger("refractium")
 
 Wanted: TypeAlias = "Sequence[tuple[Transport, ListenerConfig]]"
 Key: TypeAlias = tuple[Transport, str, int]
@@ -161,25 +164,34 @@ class Listening:
         ]
         return [key for key in keys if key not in self._open]
 
-    async def carry_out(self, change: Change) -> None:
-        """Serve on the sockets that were bound or handed down, and print each address on stdout."""
+    async def carry_out(self, change: Change) -> list[ListenError]:
+        """Serve on the sockets that were bound or handed down, and print each address on stdout.
+
+        Returns:
+            The errors of the listeners that could not start. The sockets of these listeners are closed. The
+            next `prepare` binds their addresses again.
+        """
+        failures = []
         for sock, name in change.taken:
             transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
-            say(f"Listening on {transport}://{await self._instance.start_on(sock, name, is_shared=True)}")
+            try:
+                say(f"Listening on {transport}://{await self._instance.start_on(sock, name, is_shared=True)}")
+            except OSError as error:
+                failures.append(_failure(transport, self._handed_down[transport, name], error))
         for key, sockets in change.bound.items():
-            transport, host, port = key
-            name = join_host_port(host, port)
-            self._bound[key] = tuple((sock.family, sock.getsockname()) for sock in sockets)
-            self._open[key] = tuple([await self._instance.start_on(sock, name) for sock in sockets])
-            for address in self._open[key]:
-                say(f"Listening on {transport}://{address}")
+            try:
+                await self._start(key, sockets)
+            except OSError as error:
+                failures.append(_failure(key[0], join_host_port(*key[1:]), error))
+        return failures
 
     async def undo(self, change: Change) -> None:
         """Close the sockets of the change, and reopen the listeners that were closed for these sockets."""
         for sock in change.sockets:
             sock.close()
         for key, found in change.closed.items():
-            await self.carry_out(Change({key: await self._bind_again(key, found)}))
+            for failure in await self.carry_out(Change({key: await self._bind_again(key, found)})):
+                log.error("%s", failure)
 
     async def close_others(self, wanted: Wanted) -> None:
         """Close the listeners that are no longer configured. The connections of these listeners stay open."""
@@ -187,12 +199,29 @@ class Listening:
         for key in [key for key in self._open if key not in keys]:
             await self._end(key)
 
+    async def _start(self, key: Key, sockets: Sequence[socket.socket]) -> None:
+        transport, host, port = key
+        started: list[str] = []
+        try:
+            bound = tuple((sock.family, sock.getsockname()) for sock in sockets)
+            for sock in sockets:
+                started.append(await self._instance.start_on(sock, join_host_port(host, port)))  # noqa: PERF401
+        except OSError:
+            for sock in sockets[len(started) :]:
+                sock.close()
+            for address in started:
+                await self._instance.stop_listening(transport, address)
+            raise
+        self._bound[key], self._open[key] = bound, tuple(started)
+        for address in started:
+            say(f"Listening on {transport}://{address}")
+
     async def _bind_all(self, missing: Sequence[Key], hosts: Mapping[str, Found]) -> Change:
         change = Change()
         for key in missing:
             try:
                 change.bound[key] = await self._bind_here(key, hosts[key[1]], change)
-            except ListenError:
+            except BaseException:
                 await self.undo(change)
                 raise
         return change
@@ -237,6 +266,10 @@ class Listening:
         del self._bound[key]
         for address in self._open.pop(key):
             await self._instance.stop_listening(key[0], address)
+
+
+def _failure(transport: Transport, address: str, error: OSError) -> ListenError:
+    return ListenError(f"{transport}://{address}", error.strerror or str(error), error.errno or 0)
 
 
 def _listener_on(sock: socket.socket, listeners: Sequence[ListenerConfig]) -> str:

@@ -85,7 +85,7 @@ class Reloader:
         try:
             # Runs in a thread: checking a large file takes time, and the event loop must serve connections.
             assembly = await asyncio.to_thread(assembled, self._overrides)
-            await self._apply(assembly)
+            failures = await self._apply(assembly)
         except _SupersededError:
             log.info("not reloaded: superseded by a newer reload")
         except ConfigError as error:
@@ -105,6 +105,10 @@ class Reloader:
         else:
             self._warn(assembly)
             log.info("reloaded: configuration %d is in force", self._serving.instance.generation)
+            if failures:
+                self._serving.instance.reload_failed(list(map(str, failures)))
+            for failure in failures:
+                log.error("%s; the next reload tries again", failure)
 
     def _warn(self, assembly: Assembly) -> None:
         for warning in assembly.warnings:
@@ -114,7 +118,8 @@ class Reloader:
         if assembly.server.identity != self._serving.identity:
             log.warning("server.user: Refractium runs as %s until a restart", current_user())
 
-    async def _apply(self, assembly: Assembly) -> None:
+    async def _apply(self, assembly: Assembly) -> list[ListenError]:
+        """Change to another configuration. Return the errors of listeners that could not start."""
         wanted = assembly.wanted(self._transports)
         timeout = self._serving.instance.settings.connect_timeout_ms / 1000
         exporter = await self._unless_superseded(self._observing.prepare(assembly, timeout))
@@ -133,9 +138,10 @@ class Reloader:
             raise
         access_log.use(assembly.log)
         leave_stdout_to_hooks(assembly)
-        await self._listening.carry_out(change)
+        failures = await self._listening.carry_out(change)
         await self._listening.close_others(wanted)
         await self._observing.change(assembly, exporter)
+        return failures
 
     async def _unless_superseded(self, step: Coroutine[Any, Any, _T]) -> _T:
         """Wait for a step that changes nothing. Cancel the step if another reload is requested."""

@@ -202,7 +202,8 @@ async def _start(
         raise
     try:
         # Before this call, the instance accepts no client and has started no workers and no hooks.
-        await listening.carry_out(change)
+        for failure in await listening.carry_out(change):
+            raise failure  # noqa: TRY301 - the handler below closes the exporter
     except BaseException:
         if exporter is not None:
             await exporter.close()

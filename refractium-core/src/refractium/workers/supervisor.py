@@ -204,6 +204,7 @@ class Supervisor:
         self._refuse_if_stopped()
         self._plan.refuse_unknown(listener)
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
+        address = join_host_port(*sock.getsockname()[:2])
         if is_shared:
             # The queue of a further socket on this address would be lost when its workers end.
             prepare(sock)
@@ -211,7 +212,6 @@ class Supervisor:
         self.reserve(sock)
         self._start_workers()
         await self._plan.prepare(transport)
-        address = join_host_port(*sock.getsockname()[:2])
         one = _SharedListener(transport, listener, address, self._reserved.pop(sock), is_shared)
         async with self._changing:
             one.follow(self._plan)
