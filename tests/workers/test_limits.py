@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import itertools
 import json
 import signal
 import subprocess
@@ -11,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from subprocess import PIPE
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,8 +26,6 @@ from workers.counting import ADDRESSES, COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pytest
 
 
 @contextmanager
@@ -112,6 +114,29 @@ def test_after_any_comings_goings_and_deaths_the_counts_are_exact(steps: list[St
                 inside[number].clear()
             assert table.active == sum(one.total() for one in inside)
             assert [one.active for one in workers] == [one.total() for one in inside]
+
+
+@pytest.mark.parametrize("each", [1, 2, 3, 4])
+def test_locks_that_fail_stop_neither_the_counting_nor_the_release(
+    monkeypatch: pytest.MonkeyPatch, each: int
+) -> None:
+    calls, real, locked = itertools.count(1), fcntl.lockf, False
+
+    def lockf(fd: int, operation: int) -> None:
+        nonlocal locked
+        if not next(calls) % each:
+            raise OSError(errno.ENOMEM, "no memory")
+        real(fd, operation)
+        locked = operation != fcntl.LOCK_UN
+
+    monkeypatch.setattr("refractium.workers.shared_limiter.fcntl.lockf", lockf)
+    with shared(2, Settings()) as (table, (one, two)):
+        for _ in range(6):
+            assert one.enter("a") is None
+            assert two.enter("a") is None
+        assert table.active == 12
+        table.forget(0)
+        assert (table.active, locked) == (6, False)
 
 
 def test_processes_that_count_at_the_same_time_never_exceed_the_limit() -> None:

@@ -37,6 +37,7 @@ _MOST_BUCKETS: Final = 1 << 19
 _DIGEST: Final = 16
 """Bytes of an origin's digest. The digest is keyed, so nobody can choose origins that share a bucket."""
 _BUCKET: Final = _ROWS * _DIGEST
+_LOCK: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
 _SPINS: Final = 50
 """Attempts to acquire the lock without a pause, 1 us each."""
 _PAUSE: Final = 0.0005
@@ -116,16 +117,18 @@ class LimitTable:
         process for missed heartbeats. Meanwhile, the other processes count without the lock. The processes
         may then exceed a limit by a few connections, but they serve all clients.
         """
-        self._is_locked = self._try_lock() or (monotonic() >= self._hopeless_until and self._wait_for_lock())
+        self._is_locked = self._try(_LOCK) or (monotonic() >= self._hopeless_until and self._wait_for_lock())
 
     def __exit__(self, *_: object) -> None:
-        if self._is_locked:
-            fcntl.lockf(self.fd, fcntl.LOCK_UN)
+        if self._is_locked and not self._try(fcntl.LOCK_UN):
+            # The other processes wait for the lock, so try again. After a second failure, the next block of
+            # this process releases the lock: the kernel lets a process lock again what it has locked.
+            self._try(fcntl.LOCK_UN)
 
-    def _try_lock(self) -> bool:
+    def _try(self, operation: int) -> bool:
         try:
-            fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # EAGAIN, or EACCES (fcntl(2))
+            fcntl.lockf(self.fd, operation)
+        except OSError:  # EAGAIN, or EACCES (fcntl(2)), or the kernel lacks memory
             return False
         return True
 
@@ -133,12 +136,12 @@ class LimitTable:
         """Try to lock again and again, because a wait in the kernel (F_SETLKW) has no time limit."""
         for _ in range(_SPINS):  # holders nearly always release the lock within 10 us
             os.sched_yield()
-            if self._try_lock():
+            if self._try(_LOCK):
                 return True
         end = monotonic() + _PATIENCE
         while monotonic() < end:
             sleep(_PAUSE)
-            if self._try_lock():
+            if self._try(_LOCK):
                 return True
         self._hopeless_until = monotonic() + _HOPELESS
         return False
