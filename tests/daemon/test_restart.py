@@ -309,7 +309,7 @@ def own_listener(backend: Backend, folder: Path) -> None:
     ("configure", "reason"),
     [
         (one_process_hook, "hook pcap can run in one process only"),
-        (own_listener, r"it has opened udp://127\.0\.0\.1:\d+ itself"),
+        (own_listener, r"systemd did not hand over the socket of udp://127\.0\.0\.1:\d+"),
     ],
 )
 def test_a_process_that_cannot_run_beside_the_next_one_drains_first(
@@ -355,7 +355,7 @@ def test_if_the_process_of_the_service_manager_is_killed_the_sessions_finish(
             assert goes_on(session)
             session.close()
             assert old.wait() == -signal.SIGKILL
-            assert "the process that has started this process was killed" in old.err
+            assert "the process that has started this process, was killed" in old.err
             assert new.terminate() == 0
 
 

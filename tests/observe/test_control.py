@@ -254,7 +254,7 @@ with socket.socket(socket.AF_UNIX) as server:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 @pytest.mark.parametrize(
     ("mode", "owner", "said"),
-    [(0o1777, 0, "is not answered by you"), (0o755, NOBODY, "does not answer: timed out")],
+    [(0o1777, 0, "is not answered by a process of yours"), (0o755, NOBODY, "does not answer: timed out")],
 )
 def test_only_an_instance_that_may_own_the_socket_is_trusted(
     path: Path, mode: int, owner: int, said: str, monkeypatch: pytest.MonkeyPatch

@@ -42,7 +42,8 @@ from __future__ import annotations
 from refractium._version import __version__
 
 TYPE_CHECKING = False
-"""False at run time. The name comes from `typing`, whose import takes longer than the rest of the start."""
+"""False at run time, as `typing.TYPE_CHECKING` is. The import of `typing` takes longer than the rest of the
+start, so this module and `_version` define the name themselves."""
 
 if TYPE_CHECKING:
     from typing import Any, Final

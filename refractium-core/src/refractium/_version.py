@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as in `refractium`
+TYPE_CHECKING = False  # `refractium.TYPE_CHECKING` gives the reason
 
 if TYPE_CHECKING:
     from typing import Final

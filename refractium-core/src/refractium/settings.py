@@ -37,8 +37,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Milliseconds from accept within which a client must show its protocol. Further bytes of the client do
     not extend this time."""
     peek_grace_ms: Milliseconds = 100
-    """Milliseconds for which Refractium waits for further bytes once a protocol matches, while only protocols
-    with stronger evidence, which have not recognised their own traffic, need more bytes."""
+    """Milliseconds for which Refractium waits for further bytes after a match, while a protocol with stronger
+    evidence is still possible. Once such a protocol has recognised its own traffic, the limit is
+    `peek_timeout_ms`."""
     peek_buffer_size: Annotated[int, Meta(ge=16, le=65_536)] = 1_024
     """Bytes of a client that Refractium inspects to tell protocols apart. `Protocol.max_bytes` explains which
     protocols may read more."""
@@ -53,8 +54,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     have its own timeout."""
     half_close_timeout_ms: Milliseconds = 60_000
     """Milliseconds without a byte after which Refractium ends a half-closed connection: one side has ended,
-    and the other side sends nothing. A shorter `idle_timeout_ms` applies instead. A route may have its own
-    timeout."""
+    and the other side sends nothing. If `idle_timeout_ms` is shorter, `idle_timeout_ms` applies. A route may
+    have its own timeout."""
     udp_session_timeout_ms: Milliseconds = 60_000
     """Milliseconds without a datagram in either direction after which Refractium ends a UDP session. A route
     or its protocol may have its own timeout."""

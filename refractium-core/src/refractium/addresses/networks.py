@@ -93,8 +93,8 @@ class Networks:
     def narrowest(self, ip: str) -> Hashable:
         """Return a value for the narrowest of the networks that contain an IP address; None if none does.
 
-        Two networks are disjoint, or one contains the other. So exactly the same networks contain two IP
-        addresses with the same narrowest network.
+        Two networks are disjoint, or one contains the other. So two IP addresses with the same narrowest
+        network lie in exactly the same networks.
 
         Args:
             ip: IP address in the form of `__contains__`.

@@ -75,11 +75,11 @@ class Assembly:
         return self._reachable(transports) or self._everywhere(transports)[:1]
 
     def unserved(self, transports: Sequence[Transport], inline: Iterable[str]) -> Iterator[Problem]:
-        """Yield the problems that make it useless to serve these transports.
+        """Yield a problem for each inline route, or for all routes, that no listener serves.
 
         Args:
-            transports: the transports.
-            inline: the names of the inline routes. A user who gives such a route wants to serve it.
+            transports: the transports to serve.
+            inline: the names of the inline routes (`-f`). A user who gives such a route wants to serve it.
         """
         reachable = self._reachable(transports)
         names = " or ".join(transports)

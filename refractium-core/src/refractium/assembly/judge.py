@@ -124,7 +124,10 @@ def _outdated_plugins(plugins: Plugins) -> Iterator[Problem]:
 
 
 def _unknown_in_environment(plugins: Plugins) -> Iterator[Problem]:
-    """Yield each id in the environment that no plugin has: one environment may serve several programs."""
+    """Yield a warning for each id that the environment disables although no plugin has the id.
+
+    This is a warning and no error, because several programs may share one environment.
+    """
     ids = {plugin.id for plugin in plugins.entries}
     for id_ in disabled_by_environment():
         if id_ not in ids:

@@ -1,4 +1,4 @@
-"""The protocols of plugins, with the settings of the tables ``[plugins.ID]``."""
+"""Applies the settings of the tables ``[plugins.ID]`` to the protocols of plugins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def configured(plugins: Plugins, tables: Mapping[str, Mapping[str, Any]], findings: list[Finding]) -> Plugins:
-    """Return the plugins with protocols that follow the settings of the plugins.
+    """Return the plugins, with protocols to which the settings of the plugins are applied.
 
     Args:
         plugins: the installed plugins.
@@ -52,7 +52,8 @@ def _configured(id_: str, protocol: Protocol, table: Mapping[str, Any], findings
         found = protocol.with_settings(msgspec.convert(table, struct))
         problems = list(problems_of(found))
         if not problems and (found.name, found.transport) != (protocol.name, protocol.transport):
-            problems = [f"with_settings returned the protocol {found.name} for {found.transport}"]
+            asked = f"with_settings of protocol {protocol.name} for {protocol.transport}"
+            problems = [f"{asked} returned the protocol {found.name} for {found.transport}"]
     except BaseException as error:
         if is_interrupt(error):
             raise

@@ -74,8 +74,8 @@ def resolve_route(
                 alpn=route.alpns,
                 host=route.hosts,
                 on_timeout=route.on_timeout if is_tcp else False,
-                # In a table for both transports, a key for connections does not concern the datagrams, and
-                # a key for datagrams does not concern the connections.
+                # In a table for both transports, a key for connections does not apply to the datagrams, and
+                # a key for datagrams does not apply to the connections.
                 idle_timeout_ms=route.idle_timeout_ms if is_tcp or len(by_transport) == 1 else None,
                 half_close_timeout_ms=(
                     route.half_close_timeout_ms if is_tcp or len(by_transport) == 1 else None

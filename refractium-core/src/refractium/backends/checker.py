@@ -34,9 +34,9 @@ _JITTER: Final = 0.1
 _SHORTEST: Final = 0.005
 """Minimum pause (s) between two checks of one backend."""
 _GRACE: Final = 0.05
-"""Seconds after its timeout within which a check must report the timeout."""
+"""Seconds that a check has to end after its timeout. The next check waits for a check that takes longer."""
 _STOPPING: Final = 1.0
-"""Seconds after its cancellation within which a check must end when the checker stops."""
+"""Seconds for which a checker that stops waits for the checks that it has cancelled."""
 
 CHECKING: Final[ContextVar[tuple[object, ...] | None]] = ContextVar("CHECKING", default=None)
 """The health check that runs in a task, and the address that it checks; None in other tasks."""
@@ -79,7 +79,7 @@ class Checker:
                 await asyncio.gather(*(watch.asked.wait() for watch in watches if watch.state in new))
 
     async def stop(self) -> None:
-        """Stop all checks. A check that ignores its cancellation is left behind after a second."""
+        """Stop all checks. After a second, leave the checks behind that ignore their cancellation."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -157,9 +157,9 @@ class _Watch:
         if (former := self.running.get(target)) is not None:
             await asyncio.wait((former,), timeout=timeout)
             if not former.done():
-                error = TimeoutError("it goes on after its timeout and its cancellation")
-                self._note(check, error, "the backend fails its check until it ends")
-                return f"check {check.name} goes on after its timeout"
+                error = TimeoutError("the check still runs after its timeout and its cancellation")
+                self._note(check, error, "the backend fails its checks until this check ends")
+                return f"check {check.name} still runs after its timeout"
         task = asyncio.create_task(self._guard(check, Endpoint(self._transport, target, self._preface)))
         self.running[target] = task
         task.add_done_callback(lambda _: self.running.pop(target, None))
@@ -210,8 +210,8 @@ class _Watch:
         """Let the event loop end without a check that ignores its cancellation."""
         check = self.state.health.check
         assert check is not None  # noqa: S101 - the task runs this check
-        error = TimeoutError(f"it goes on {_STOPPING:g} s after its cancellation")
-        self._note(check, error, "Refractium stops without it")
+        error = TimeoutError(f"the check still runs {_STOPPING:g} s after its cancellation")
+        self._note(check, error, "Refractium stops without waiting for the check")
         # `asyncio.run` waits for all registered tasks. The manual ("Extending") names the function.
         asyncio.tasks._unregister_task(task)  # noqa: SLF001
         task._log_destroy_pending = False  # type: ignore[attr-defined] # noqa: SLF001

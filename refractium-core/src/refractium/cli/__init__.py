@@ -20,7 +20,7 @@ def main() -> None:
     try:
         _main()
     finally:
-        _end_at_interrupt()  # an event loop leaves the handler that raises KeyboardInterrupt
+        _end_at_interrupt()  # after its end, an event loop sets the handler that raises KeyboardInterrupt
 
 
 def interruptible() -> None:
@@ -30,7 +30,7 @@ def interruptible() -> None:
 
 
 def _end_at_interrupt() -> None:
-    # A shell ignores SIGINT for a program in the background, which must not end at a Ctrl-C.
+    # A shell starts a background program with SIGINT ignored, so that Ctrl-C does not end this program.
     if _signal.getsignal(_signal.SIGINT) == _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 

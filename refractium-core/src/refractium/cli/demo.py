@@ -1,4 +1,4 @@
-"""``demo``: the installed protocols with a scene, behind one port, with a real exchange over each."""
+"""``demo``: a real exchange over each installed protocol that has a scene, all behind one port."""
 
 from __future__ import annotations
 

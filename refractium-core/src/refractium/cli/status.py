@@ -79,8 +79,8 @@ def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **
 def _paths(over: Overrides) -> list[Path]:
     """Return the paths at which an instance with these flags may have its control socket.
 
-    The result is empty if flags and file do not tell the path. An instance keeps its old configuration while
-    its file is broken, so a broken file does not tell the port of the instance.
+    The result is empty if neither the flags nor the file tell the path. An instance keeps its old
+    configuration while its file is broken, so a broken file does not tell the port of the instance.
     """
     decoded = _decoded(over)
     overlaid = overlay(decoded, over)
@@ -95,7 +95,7 @@ def _paths(over: Overrides) -> list[Path]:
 
 
 def _decoded(over: Overrides) -> Decoded:
-    """Return the file, and print its mistakes.
+    """Return the decoded configuration file, and print the mistakes in the file.
 
     Raises:
         ConfigError: a flag names a file that does not exist.

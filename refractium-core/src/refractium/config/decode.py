@@ -291,7 +291,7 @@ def _decode_name(reader: Callable[[Any], object], written: Any, where: str, find
         return _check_one(reader, _convert(written, str, where, findings), where, findings)
     values = _decode_fields(NameRegex, written, where, findings)
     if "regex" not in written:
-        findings.add(where, "no regex: write { regex = '...' }, or the name as a text")
+        findings.add(where, "no regex: write { regex = '...' }, or the name in quotes")
     if values.keys() != written.keys() or "regex" not in written:
         return _INVALID
     return _check_one(reader, NameRegex(**values), where, findings)

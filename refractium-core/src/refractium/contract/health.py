@@ -87,7 +87,7 @@ class Endpoint:
                 sock.connect(address)
             else:
                 await loop.sock_connect(sock, address)
-                # TCP can connect a socket to itself if the port of a dead backend is a local port.
+                # TCP can connect a socket to itself if the port of a dead backend is an ephemeral port.
                 if sock.getsockname() == sock.getpeername():
                     raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))  # noqa: TRY301
             if self.preface:

@@ -69,12 +69,12 @@ NEED_MORE: Final = Verdict.NEED_MORE
 
 
 class NeedMore(NamedTuple):
-    """The answer `NEED_MORE` with facts that spare the proxy useless questions and wrong routes.
+    """The answer `NEED_MORE` with two details: when to ask again, and whether the protocol is proven.
 
     Attributes:
         at: number of bytes from the start of the stream. For fewer bytes, the answer is `NEED_MORE` or
             `NeedMore` as well, so the proxy need not ask before `at` bytes have arrived. With 0, the proxy
-            asks after each byte.
+            asks whenever bytes arrive.
         recognised: whether the bytes so far prove the protocol. The proxy then refuses a client whose bytes
             end, pause until the peek timeout, or exceed `Protocol.max_bytes`, and never sends this client to
             the route of another protocol or to the fallback. A protocol with `Strength.WEAK` proves nothing:
@@ -373,10 +373,10 @@ def is_asynchronous(function: object) -> bool:
 
 
 def problems_of_answer(answer: object) -> Iterator[str]:
-    """Yield each violation of the contract in the answer of a protocol; a match is not read."""
+    """Yield each violation of the contract in an answer, but not in the metadata of a match."""
     if isinstance(answer, NeedMore):
         if type(answer.at) is not int or answer.at < 0 or type(answer.recognised) is not bool:
-            yield "NeedMore has no number of bytes as at, or no bool as recognised"
+            yield "NeedMore needs an int of at least 0 as at, and a bool as recognised"
     elif not isinstance(answer, ProtocolMatch | Verdict):
         yield f"{shown(answer)} is not an answer"
 

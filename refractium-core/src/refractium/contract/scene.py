@@ -53,6 +53,6 @@ def problems_of_scene(scene: object) -> Iterator[str]:
     if not inspect.iscoroutinefunction(scene.backend):
         yield f"scene {scene.protocol}: backend is not a coroutine function"
     if not callable(getattr(scene, "exchange", None)) or inspect.iscoroutinefunction(scene.exchange):
-        yield f"scene {scene.protocol}: exchange is not a function that blocks"
+        yield f"scene {scene.protocol}: exchange is not an ordinary function: write def, not async def"
     if not isinstance(scene.by_hand, str):
         yield f"scene {scene.protocol}: by_hand is {type(scene.by_hand).__name__}, not str"

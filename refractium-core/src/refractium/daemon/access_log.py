@@ -44,7 +44,7 @@ class _Rules:
 
     Attributes:
         allowance: the number of lines that the process may write now.
-        has_open: whether open connections have lines.
+        has_open: whether open connections get lines.
     """
 
     allowance: Allowance
@@ -124,7 +124,7 @@ class AccessLog:
             self._tell()
 
     def flush(self) -> None:
-        """Write the lines that wait to be made; in another thread than the main thread, do nothing.
+        """Write the lines of all waiting summaries. Outside of the main thread, do nothing.
 
         The metadata of a line comes from the code of a plugin, which could block the calling thread.
         """

@@ -83,7 +83,7 @@ class Launcher:
             loop.remove_reader(self._sock)
             self._ended_at = time.monotonic()
             if not self._has_handed_over:
-                log.error("the process that has started this process was killed")
+                log.error("the launcher, the process that has started this process, was killed: stopping")
                 on_signal(signal.SIGTERM)
 
         def receive(number: signal.Signals) -> None:
@@ -129,7 +129,7 @@ def launch(sockets: Sequence[socket.socket], identity: Identity | None) -> Launc
             signal.alarm(_HANGING)
         with suppress(OSError):
             ours.send(bytes([number]), socket.MSG_DONTWAIT)
-            os.kill(child, number)  # ends a child that still starts; later, the child ignores this signal
+            os.kill(child, number)  # ends a child that is still starting; later, the child ignores it
 
     def kill(_number: int, _frame: object) -> None:
         with suppress(OSError):

@@ -94,7 +94,7 @@ class Observing:
         except OSError as error:
             remedy = ": set XDG_RUNTIME_DIR to a folder of this user, or server.control to a path"
             hint = "" if configured is not None or error.errno == errno.EADDRINUSE else remedy
-            # Nobody has asked for the default socket, so a user without a folder for it gets no warning.
+            # The default socket is optional, so a user without rights for its folder gets no warning.
             level = logging.INFO if hint and isinstance(error, PermissionError) else logging.WARNING
             log.log(level, "no control socket at %s: %s%s", path, error.strerror or error, hint)
         else:

@@ -219,7 +219,7 @@ async def _hand_over(
     If the next process cannot run beside this process, do nothing. The launcher then waits for this process.
     """
     if reasons := [
-        *(f"it has opened {address} itself" for address in listening.opened),
+        *(f"systemd did not hand over the socket of {address}" for address in listening.opened),
         *(
             f"hook {use.hook.name} can run in one process only"
             for use in map(used, assembly.hook_uses)

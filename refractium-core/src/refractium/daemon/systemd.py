@@ -18,7 +18,7 @@ _relay: socket.socket | None = None
 
 
 def notify_through(sock: socket.socket) -> None:
-    """Send all states to another process from now on, which sends the states to the service manager.
+    """From now on, send all states to another process, which passes them on to the service manager.
 
     By default, the service manager accepts states only from the process that it has started
     (systemd.service(5), NotifyAccess).

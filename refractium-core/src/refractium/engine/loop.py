@@ -34,7 +34,7 @@ class _Threads(ThreadPoolExecutor):
         """Run a call in a thread.
 
         Raises:
-            RuntimeError: the health check that makes the call blocks threads by earlier calls.
+            RuntimeError: earlier calls of the same health check still block threads.
         """
         check = CHECKING.get()
         running = [call for call in self._of_checks.get(check, ()) if not call.done()]

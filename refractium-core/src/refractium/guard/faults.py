@@ -1,7 +1,7 @@
 """The faults of plugins: their counts and their log lines.
 
-Each call of a plugin in the event loop catches `BaseException`, and notes the fault here: a plugin that
-raises `SystemExit` or `KeyboardInterrupt` must not end the proxy.
+All code that calls a plugin in the event loop catches `BaseException`, and notes the fault here: a plugin
+that raises `SystemExit` or `KeyboardInterrupt` must not end the proxy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROTOCOL: Final = "protocol "
-"""The beginning of the descriptions of protocols, which the keys of `Faults` leave out."""
+"""The first word of the description of a protocol. The keys of `Faults` leave out this word."""
 
 _RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 
@@ -77,7 +77,8 @@ def is_interrupt(error: BaseException) -> bool:
     """Return whether SIGINT caused an exception: the user has pressed Ctrl-C.
 
     Only two handlers of SIGINT raise `KeyboardInterrupt`: the handler of asyncio, and the default handler of
-    Python. The default handler interrupts any instruction, but a plugin raises by a raise statement.
+    Python. The default handler raises at any instruction. A plugin that raises `KeyboardInterrupt` itself
+    does so by a raise statement, and this function returns False.
     """
     if not isinstance(error, KeyboardInterrupt):
         return False

@@ -40,7 +40,7 @@ _DUMP: Final = 5.0
 """Seconds without a look after which Python writes all stacks to stderr: C code may hold the lock of Python
 (GIL), so that no other thread runs. A supervisor replaces a worker after 8 s."""
 _REARM: Final = 1.0
-"""Seconds between two extensions of the time until `_DUMP`."""
+"""Minimum seconds between two postponements of the dump of all stacks."""
 _STDERR: Final = 2
 
 
@@ -89,7 +89,7 @@ class Watchdog:
         self.wants_notice = False
         if self._is_asleep:
             self._busy = time.thread_time()
-            # Arm now: the next call may hold the lock of Python before the thread runs.
+            # Arm the dump now: the next call may take the lock of Python before the thread runs.
             self._arm(time.monotonic())
             self._wake_ups.put(None)
 

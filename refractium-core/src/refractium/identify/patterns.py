@@ -126,7 +126,7 @@ class PatternProtocol(Protocol):
     """A protocol that matches if one of its parts matches, and answers `NO` only if all parts answer `NO`.
 
     Attributes:
-        patterns: all patterns from which `compile_patterns` has made this protocol and others.
+        patterns: the argument of `compile_patterns`, which may make several protocols from one set.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ expression, and so the time for each byte."""
 
 
 class RefusedRegexError(ValueError):
-    """The reason why RE2 does not accept an expression."""
+    """RE2 does not accept an expression; the text of the exception is the reason."""
 
 
 def compile_regex(expression: bytes, *, latin1: bool, ignore_case: bool = False) -> Any:
@@ -26,8 +26,8 @@ def compile_regex(expression: bytes, *, latin1: bool, ignore_case: bool = False)
         ValueError: the package google-re2 is not installed.
     """
     try:
-        # Import here, because the import takes 20 ms and few configuration files have a regex. The package of
-        # another project is imported as re2, too, but has no `Options`.
+        # Import here, because the import takes 20 ms and few configuration files have a regex. Another
+        # project's package has a module re2 as well, but this module has no `Options`.
         from re2 import Options, compile, error  # type: ignore[import-untyped]  # noqa: A004, PLC0415
     except ImportError as missing:
         raise ValueError(

@@ -50,12 +50,13 @@ class Candidate(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The decision that the bytes so far allow no decision.
+    """The result of `DispatchTable.decide` while the bytes allow no decision.
 
     Attributes:
         at: number of bytes from the start of the stream. Fewer bytes allow no decision either.
-        is_matched: whether a protocol matches, and only protocols that have not recognised their own traffic
-            are asked before this protocol. Then `DispatchTable.decide` with `final` returns this match.
+        is_matched: whether a protocol matches, although protocols that are asked earlier need more bytes. No
+            earlier protocol has recognised its own traffic, so `DispatchTable.decide` with `final` returns
+            the match.
     """
 
     at: int
@@ -69,8 +70,8 @@ class Undecided:
     Attributes:
         protocol: protocol that recognises the bytes.
         match: match of the protocol; None if the protocol has recognised only its own beginning.
-        is_too_large: whether more bytes than the protocol reads would be needed. Otherwise, the bytes ended
-            early, or the metadata is a fault.
+        is_too_large: whether the choice of a route would need more bytes than the protocol reads. Otherwise,
+            the bytes ended early, or `is_fault` is true.
         is_fault: whether the metadata of the match cannot be read, or has a wrong type.
     """
 
@@ -148,7 +149,7 @@ class DispatchTable(Generic[T]):
             final: whether no more bytes will follow: the data is a datagram, the deadline has passed, or the
                 stream has ended. Then the result is never `Waiting`.
         """
-        at = 0  # while positive: a protocol needs at least so many bytes
+        at = 0  # if positive, a protocol so far in the loop needs at least this number of bytes
         for identify, entry in self._by_first_byte[data[0]] if data else self._for_nothing:
             try:
                 answer = identify(data)
@@ -180,7 +181,7 @@ class DispatchTable(Generic[T]):
             if not (final or is_too_large):
                 at = min(at or next_at, next_at)
             if needed.recognised:
-                # Whatever the protocols that are asked later say, this protocol or an earlier one decides.
+                # This protocol or an earlier protocol decides, whatever the later protocols would answer.
                 return Waiting(at, is_matched=False) if at else Undecided(entry.protocol, match, is_too_large)
         return Waiting(at, is_matched=False) if at else NO
 
@@ -205,7 +206,7 @@ class DispatchTable(Generic[T]):
             yield entry.protocol, answer
 
     def unmet(self, data: bytes) -> tuple[str, ProtocolMatch] | None:
-        """Return the protocol of bytes for which `decide` has returned `NO`, for the log.
+        """Return, for the log, the protocol of bytes for which `decide` has returned `NO`.
 
         Returns:
             The name and the match of the first protocol that matches, although the match meets no condition;
@@ -246,9 +247,9 @@ def _bound(protocol: Protocol, peek_buffer_size: int) -> int:
 
 
 def _needed(answer: object, protocol: Protocol) -> NeedMore:
-    """Return an answer that is neither `NO` nor a match as a `NeedMore`.
+    """Return, as a `NeedMore`, an answer that is neither `NO` nor a match.
 
-    A weak protocol recognises nothing.
+    For a weak protocol, `recognised` is false.
 
     Raises:
         TypeError: the answer is not valid.

@@ -20,7 +20,7 @@ log: Final = logging.getLogger("refractium.access")
 
 _UDP: Final = Transport.UDP
 _UNDECIDED: Final = frozenset({Ended.TOO_LARGE, Ended.UNDECIDED})
-"""The ends that tell themselves why the client got no route."""
+"""The ends whose own words tell why the client got no route."""
 _MAX_KEYS: Final = 16
 """Largest number of metadata keys that are logged. No protocol declares so many keys, but a plugin may read
 its keys from the wire."""
@@ -45,7 +45,7 @@ class AccessLogger:
             log.log(level, "%s", message_of(summary, summary.metadata), extra={"connection": summary})
 
     def write_open(self, summary: Summary) -> None:
-        """Log a connection that is open for a second."""
+        """Log a connection that has been open for a second."""
         self.write(summary)
 
 

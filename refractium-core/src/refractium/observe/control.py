@@ -52,7 +52,9 @@ class _NoSocketError(RefractiumError):
 
 
 def folders() -> tuple[Path, ...]:
-    """Return the default folders of control sockets: an instance uses the first, a client searches all.
+    """Return the default folders of control sockets.
+
+    An instance uses the first folder. A client searches all folders.
 
     The folder of a systemd service with DynamicUser is a link to a folder that only root may enter. The
     result contains this folder for every user, so that `ask` can report the missing rights.
@@ -264,7 +266,9 @@ def _ask(path: Path) -> bytes:
             sock.settimeout(_PATIENCE)
             sock.connect(os.fspath(path))
             if not _is_trusted(sock, path):
-                raise RefractiumError(f"{path} is not answered by you, by root or by the owner of its folder")
+                raise RefractiumError(
+                    f"{path} is not answered by a process of yours, of root or of the owner of its folder"
+                )
             answer = _receive_all(sock)
     except FileNotFoundError as error:
         raise _NoSocketError(f"no control socket at {path}") from error

@@ -138,7 +138,7 @@ class Exporter:
 
     def _end(self) -> None:
         with suppress(OSError):
-            # Wake the server's thread, which would else look only twice a second whether to end.
+            # Wake the server's thread, which by itself checks only twice a second whether to end.
             self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._server.server_close()

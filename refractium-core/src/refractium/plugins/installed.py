@@ -40,8 +40,8 @@ class InstalledPlugin:
             Refractium could not ask the plugin.
         transports: the transports of the plugin's protocols, sorted.
         distribution: the name of the distribution that installed the plugin.
-        version: the version of that distribution. After an upgrade in a running program, the version of the
-            code that runs.
+        version: the version of that distribution. After an upgrade, a program that already runs keeps the
+            old code, and the old version here.
         status: ``loaded``; ``blocked`` (disabled and not imported); ``incompatible`` (written for another
             `API_VERSION`); ``failed``.
         error: the reason why the plugin is not loaded, in one line; None if the plugin is loaded.
@@ -155,7 +155,7 @@ class Plugins:
         return f"protocol '{name}' is not installed{remedy}"
 
     def explain_nothing(self) -> str:
-        """Return, in one line, the reason why no protocol of a plugin is at hand, and a remedy."""
+        """Return, in one line, the reason why no plugin provides a protocol, and a remedy."""
         unloaded = (
             one for one in self.entries if one.status != "loaded" and "-hooks-" not in one.distribution
         )

@@ -1,4 +1,4 @@
-"""The moment at which a connection counts as long-lived. Shorter connections cost nothing here."""
+"""Finds the connections that are open for a second. Shorter connections cost no time here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AGE: Final = 1.0
-"""Seconds after its start at which a connection settles."""
+"""Age (s) at which a connection settles."""
 _PAUSE: Final = 0.25
 """Least time (s) between two looks, so that a look finds many connections."""
 _LATE: Final = 0.005
@@ -23,29 +23,29 @@ _LATE: Final = 0.005
 
 
 class Settling(Protocol):
-    """An object that settles `AGE` seconds after its start, if it still exists."""
+    """An object whose method `settle` is called once, if it still exists at the age of `AGE` seconds."""
 
     @property
     def started(self) -> float:
         """Monotonic time (s) of the start."""
 
     def settle(self) -> None:
-        """Act, because this object is `AGE` seconds old."""
+        """React to the age of `AGE` seconds."""
 
 
 class Aging:
-    """A regular look at the newest connections, which calls `Settling.settle` of each, `AGE` seconds old.
+    """A timer that calls `Settling.settle` of each open connection at the age of `AGE` seconds.
 
-    The look begins at the newest connection, and stops at the first connection that has settled. So a look
-    costs time only for connections that are open now and that have begun since the last look. While every
-    connection has settled, there is no timer.
+    Each look goes from the newest connection back to the first connection that has already settled. So a look
+    takes time only for open connections that have not settled yet. While all connections have settled, the
+    timer does not run.
 
     Args:
         loop: the event loop.
         newest_first: the function that yields the open connections, in the reverse order of their start.
 
     Attributes:
-        is_waiting: whether a look is due. If not, the caller calls `begin` at the start of a connection.
+        is_waiting: whether the timer runs. If not, the caller calls `begin` at the start of a connection.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Aging:
         self.is_waiting = False
 
     def begin(self) -> None:
-        """Look when the connection that begins now is `AGE` seconds old."""
+        """Start the timer, so that it finds a connection that starts now at the age of `AGE` seconds."""
         self._look_in(AGE)
 
     def close(self) -> None:

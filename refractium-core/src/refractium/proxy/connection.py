@@ -203,7 +203,7 @@ class Connection:
                 return
 
     def _await_bytes(self) -> None:
-        """Wait for the next bytes until the peek timeout; but follow an only route at once."""
+        """Wait for the next bytes until the peek timeout. Follow a sole route (`Router.sole`) at once."""
         if self._router.sole is not None and not self._awaits_header:
             self._follow(NO)
             return
@@ -216,7 +216,7 @@ class Connection:
             first.pause = reactor.later(PAUSE, self._end_pause)
 
     def _wait(self, waiting: Waiting) -> bool:
-        """Prepare to wait for more bytes; return False, or True if more bytes do not matter."""
+        """Prepare to wait for more bytes. Return whether a sole route was followed instead."""
         if self._router.sole is not None:
             self._follow(NO)
             return True
@@ -326,12 +326,13 @@ class Connection:
             fallback = self._router.fallback
             self._decided(_NO_ROUTE if fallback is None else _FALLBACK)
             if self._service.report.is_wanted():
-                found = self._snapshot.router.table.unmet(self._data)  # also with protocols for other clients
+                # Ask the table for all clients, so that the log names a protocol with routes for others only.
+                found = self._snapshot.router.table.unmet(self._data)
                 self._missed = None if found is None else Missed(*found)
             self._go_to(fallback)
 
     def _refuse(self, undecided: Undecided) -> None:
-        """Close a connection whose protocol is known, but not its route: any route could be another's."""
+        """Close a connection whose protocol is known but whose route is not: any choice could be wrong."""
         self._missed = Missed(undecided.protocol.name, undecided.match)
         self._decided(Outcome.TOO_LARGE if undecided.is_too_large else Outcome.UNDECIDED)
         self._service.undecided.warning("refused a connection from %s: %s", self._ip, undecided.reason)

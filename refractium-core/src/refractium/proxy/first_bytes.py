@@ -1,4 +1,4 @@
-"""The first bytes of a client that wait for a decision, and the rule that limits questions about them."""
+"""Collects the first bytes of a client, and limits how often the protocols are asked about these bytes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from refractium.identify import Waiting
 
 PAUSE: Final = 0.02
-"""Seconds until the next question, if the bytes have not grown enough for a question before."""
+"""Seconds until the next question, if the bytes do not grow enough for an earlier question."""
 _FREE: Final = 64
-"""Number of questions that may come at any time. A hello of 64 KiB in full segments needs 46 questions."""
+"""Number of first questions without a limit. A hello of 64 KiB in full segments needs 46 questions."""
 _GROWTH: Final = 16
-"""After the free questions, the bytes must grow by this part of their size for a question without a pause."""
+"""After the free questions, a question without a pause needs bytes that have grown by 1/`_GROWTH`."""
 
 
 class FirstBytes:
@@ -22,8 +22,8 @@ class FirstBytes:
 
     Each question about the bytes costs time in proportion to their size. A client could send its bytes one by
     one, and each byte could cause a question. So after the first questions, `is_due` allows the next question
-    only when the bytes have grown by a sixteenth. The caller asks about fewer bytes after a pause of `PAUSE`.
-    So all questions together cost time in proportion to the bytes and to the seconds.
+    only when the bytes have grown by a sixteenth. After less growth, the caller asks only when `PAUSE` has
+    passed. The time for all questions is then proportional to the number of bytes and to the seconds.
 
     Args:
         data: the bytes so far.
@@ -32,7 +32,7 @@ class FirstBytes:
         size: number of the bytes.
         is_matched: `Waiting.is_matched` of the last answer.
         pause: timer of the pause before the next question; None outside of a pause.
-        grace: timer of the grace for a match that is not the strongest; None outside of the grace.
+        grace: timer of `Settings.peek_grace_ms`; None while no match waits for stronger protocols.
     """
 
     __slots__ = ("_asked", "_at", "_bytes", "_questions", "grace", "is_matched", "pause", "size")
@@ -69,7 +69,7 @@ class FirstBytes:
 
     @property
     def is_due(self) -> bool:
-        """Whether the next question should come now. If not, it should come after a pause."""
+        """Whether the caller should ask now. If not, the caller should ask after a pause."""
         if self.size < self._at:
             return False
         return self._questions < _FREE or self.size >= self._asked + self._asked // _GROWTH

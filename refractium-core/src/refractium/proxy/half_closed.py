@@ -1,4 +1,4 @@
-"""Half-closed connections: the time for which they may be silent, and the room that they make for new ones.
+"""Half-closed connections: the limit on their silence, and how they make room for new connections.
 
 A client that is gone looks like a client that has ended its sending side and waits for an answer: both have
 sent a FIN (RFC 9293 section 3.6). The difference shows only once the backend sends bytes. So the silence of a
@@ -26,11 +26,11 @@ _ROOM_MS: Final = 5_000
 class HalfClose:
     """The limit on the silence of one half-closed connection.
 
-    Bytes that the kernel still delivers count as no silence, although no event reports them:
+    A connection whose bytes the kernel still delivers is not silent, although no event reports the bytes:
 
     - As long as the client has not received all bytes, the connection lasts until its idle timeout. So a
       client that pauses a download loses no byte.
-    - A backend must receive at least some of the bytes that wait for it.
+    - While bytes wait for the backend, the backend must receive at least some of them.
 
     Args:
         weld: the half-closed weld.
@@ -59,11 +59,11 @@ class HalfClose:
 
     @property
     def stamp(self) -> float:
-        """Monotonic time (s) at which the last byte is known to have moved."""
+        """Monotonic time (s) of the last known movement of bytes."""
         return max(self._weld.stamp, self._since)
 
     def expired(self) -> None:
-        """Make room from now on after the first silence, or end after the whole timeout."""
+        """After the first silence, begin to make room; after the whole timeout, end the connection."""
         if self._is_delivering():
             self._since = monotonic()
             self._deadlines.add(self)
@@ -88,7 +88,7 @@ class HalfClose:
         self._room.discard(self)
 
     def is_silent(self) -> bool:
-        """Return whether the connection is silent for long enough to make room; if not, begin anew."""
+        """Return whether the silence is long enough to make room. If not, measure the silence anew."""
         now = monotonic()
         if self._is_delivering():
             self._since = now

@@ -24,7 +24,7 @@ should keep the mapping of a silent UDP client for 300 s or longer (RFC 4787 sec
 
 
 class PastSession(NamedTuple):
-    """The way of the datagrams of a session that has ended.
+    """The route and the addresses of a session that has ended.
 
     Attributes:
         route: the label of the session's pool.

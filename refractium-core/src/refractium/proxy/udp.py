@@ -56,7 +56,7 @@ _SHARE_OF_DESCRIPTORS: Final = 3
 
 
 class _Choice(NamedTuple):
-    """The way of a new session.
+    """The route of a new session, with the reason for this route.
 
     Attributes:
         outcome: the result of the identification.
@@ -243,11 +243,11 @@ class UdpService:
         return session
 
     def remember(self, key: tuple[object, ...], past: PastSession) -> None:
-        """Remember the way of an answered session that ends by silence."""
+        """Remember the route and the addresses of an answered session that ends by silence."""
         self.past.add(key, past, self.reactor.now)
 
     def _choose(self, router: Router, key: tuple[object, ...], first: bytes) -> _Choice | Undecided:
-        """Return the way of a new session: by its first datagram, else by its past, else the fallback."""
+        """Choose a route for a session: by the first datagram, else by a past session, else the fallback."""
         decision = router.table.decide(first, final=True)
         if isinstance(decision, Undecided):
             return decision

@@ -169,7 +169,7 @@ class _Guarded(Balancer):
             # A generator without an end must not hold up the event loop.
             ordered = tuple(islice(self._balancer.order(backends, client), len(backends) + 1))
             if not ordered or len(ordered) > len(set(ordered)) or not set(ordered) <= set(backends):
-                raise ValueError("the order is empty, or has a backend twice or another object")  # noqa: TRY301
+                raise ValueError("the order is empty, repeats a backend or contains another object")  # noqa: TRY301
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
             self._note(error)
             return backends

@@ -91,7 +91,7 @@ def _rank_for_silence(route: Route) -> tuple[bool, bool]:
 
 
 def _silent_rivals_of(route: Route) -> Hashable:
-    """Return an equal value for routes among which the access rules choose the route of a silent client."""
+    """Return a value that is equal for routes among which access rules choose for a silent client."""
     return route.competes_as, _rank_for_silence(route)
 
 
@@ -109,7 +109,7 @@ def _deciding(routes: Sequence[Route]) -> Iterator[str]:
 
 
 def _ranks(route: Route) -> Iterator[Hashable]:
-    """Yield a value for each combination of conditions; the router compares routes with an equal value last.
+    """Yield a value for each combination of conditions of a route.
 
     Only access rules and the order of the configuration decide between routes with an equal value.
     """

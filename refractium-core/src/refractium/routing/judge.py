@@ -153,7 +153,7 @@ def rivals_for_silence(routes: PlacedRoutes) -> Iterator[tuple[str, str, Route]]
     for place, route in routes:
         same = earlier[route.transport, _networks(route.clients)]
         for rival, one in same:
-            # Only within a protocol do access rules choose between routes.
+            # Access rules choose only between routes of the same protocol.
             if one is not route and (one.competes_as != route.competes_as or not _leaves_clients(one, route)):
                 yield place, rival, one
                 break

@@ -160,7 +160,9 @@ class NameIndex(Generic[T]):
         yield from self._any
 
     def possible(self, name: MetadataValue | None, *, is_pending: bool) -> Iterator[tuple[T, bool]]:
-        """Yield the values that `lookup` could yield, in its order, each with whether it certainly would.
+        """Yield each value that `lookup` could yield, and whether `lookup` is certain to yield the value.
+
+        The order is the order of `lookup`.
 
         Args:
             name: the name, or None.

@@ -40,8 +40,8 @@ class Router:
 
     Attributes:
         depends_on_client: whether the choice of a route depends on the client's address. If so, `for_client`
-            returns the router for a client. `table`, `silent`, `fallback` and `sole` are as if every
-            condition `client` held.
+            returns the router for a client, and in this router, `table`, `silent`, `fallback` and `sole`
+            assume that every condition `client` holds.
         table: the dispatch table, from first bytes to the pool of the matching route.
         silent: the pool for clients that stay silent; None if no route takes silent clients.
         fallback: the pool of the route for all clients that match no other route; None without such a route.
@@ -134,7 +134,7 @@ class _Selector:
         self.asks_for = frozenset(key for one in conditions for key, names in one.items() if names)
         self._only = best_first[0].pool if not self.asks_for else None
         self._by_sni: NameIndex[NameIndex[list[tuple[tuple[str, ...], Pool]]]] = NameIndex()
-        # The order of the configuration, and not the order of preference, is the order of the regexes.
+        # A lookup tries regexes in the order of the configuration, not in the order of preference.
         leaves = {one.pool: list(self._leaves(asked)) for one, asked in zip(routes, conditions, strict=True)}
         for one in best_first:
             for leaf in leaves[one.pool]:
@@ -178,7 +178,7 @@ class _Selector:
     def _select_whatever(
         self, metadata: Mapping[str, MetadataValue], pending: frozenset[str]
     ) -> Selection[Pool]:
-        """Return the result that does not depend on the values of the pending keys; else `NEED_MORE`."""
+        """Return the result if it is the same for all values of the pending keys; else `NEED_MORE`."""
         possible: Pool | None = None
         offered = set(metadata.get("alpn", ()))  # type: ignore[arg-type]
         for by_host, has_sni in self._by_sni.possible(metadata.get("sni"), is_pending="sni" in pending):

@@ -67,7 +67,7 @@ def assert_rejects(protocol: Protocol, data: bytes) -> None:
 
 
 def assert_lawful(protocol: Protocol, data: bytes) -> None:
-    """Assert that `protocol` keeps all laws, and fits its attributes.
+    """Assert that `protocol` keeps all laws, and that its answers fit its attributes.
 
     The laws are: total, stateless, bounded, monotone and patient.
 

@@ -206,7 +206,7 @@ class Supervisor:
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
         address = join_host_port(*sock.getsockname()[:2])
         if is_shared:
-            # The queue of a further socket on this address would be lost when its workers end.
+            # With one socket for each worker, a worker's end would lose the clients in its socket's queue.
             prepare(sock)
             self._reserved[sock] = duplicates(sock, self._count)
         self.reserve(sock)
