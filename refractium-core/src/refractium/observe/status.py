@@ -250,8 +250,8 @@ class Status(Struct, frozen=True):
 
     Attributes:
         version: the version of the program.
-        pid: the id of the process: under the command ``refractium``, of the process that takes signals, such
-            as SIGHUP for a reload.
+        pid: the process id. Under the command ``refractium``, this process takes signals, such as SIGHUP for
+            a reload.
         started: the time at which the engine was created.
         at: the moment that the status describes.
         generation: the number of configurations that have been in force.

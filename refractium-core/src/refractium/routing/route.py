@@ -62,8 +62,8 @@ class Route:
         forward_to: the backend or backends, each ``HOST:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` or a `Member`.
             The route spreads its clients over several backends.
         sni: TLS server names; the client must ask for one of these names. ``*.example.org`` stands for names
-            with exactly one label before ``example.org``, ``**.example.org`` for names with one or more. A
-            `NameRegex` stands for the names that match a regular expression.
+            with exactly one label before ``example.org``, ``**.example.org`` for names with one or more
+            labels. A `NameRegex` stands for the names that match a regular expression.
         alpn: application protocols (ALPN); the client must offer one of these protocols.
         host: host names in the form of `sni`; the client must ask for one of these names. Only for protocols
             whose metadata can contain a host.

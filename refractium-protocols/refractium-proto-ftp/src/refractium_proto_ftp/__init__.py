@@ -17,7 +17,8 @@ COMMANDS = (
 )
 """Possible starts of the first line, in upper case; commands are not case-sensitive (RFC 959 section 5.3)."""
 MAX_USER_LINE = 512
-"""Bytes after which a USER line is FTP without its end: the longest line of IRC (RFC 2812 section 2.3)."""
+"""Size (bytes) of the longest line of IRC (RFC 2812 section 2.3). A longer USER line is FTP, even before its
+end."""
 _WORD = rb" *+[^ \r\n]++"
 _starts_with_command = re.compile(
     # USER of IRC has four words or more (RFC 2812 section 3.1.3); the user name of FTP is usually one word.

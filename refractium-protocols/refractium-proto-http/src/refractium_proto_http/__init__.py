@@ -46,7 +46,7 @@ _NOT_IN_TARGET = _CONTROL + b" "
 _begins_request = re.compile(
     rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH) (?:/|https?://)"
 ).match
-"""Function that finds a method of RFC 9110 or RFC 5789 with a target, with which no other protocol begins."""
+"""Function that finds a method of RFC 9110 or RFC 5789 and a target: no other protocol begins like this."""
 
 
 class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,7 +120,7 @@ class Http(Protocol):
         return NO if LF in line else self._identify_part(line, len(data))
 
     def _identify_part(self, line: bytes, size: int) -> Identification:
-        """Identify a line without its end, the last line of `size` bytes."""
+        """Identify an incomplete line, which is the last line of `size` bytes."""
         if not _may_become_request_line(line):
             return NO
         return NeedMore(recognised=size == self.max_bytes or _begins_request(line) is not None)

@@ -71,7 +71,7 @@ def find_block(data: bytes) -> bytes | Verdict:
     """Return the header block of the first request.
 
     Returns:
-        The block; `NEED_MORE` while the block is incomplete, and for ever after `MAX_FRAMES` frames; `NO` as
+        The block; `NEED_MORE` while the block is incomplete, and always after `MAX_FRAMES` frames; `NO` as
         soon as a frame is invalid.
     """
     fragments: list[bytes] = []

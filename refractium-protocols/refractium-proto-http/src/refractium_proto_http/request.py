@@ -26,7 +26,7 @@ IS_REQUEST_LINE = re.compile(
     rb"| ++(?:/|%(url)b)%(spaced)b%(end)b)"
     % {b"method": _METHOD, b"target": _TARGET, b"url": _HTTP_URL, b"spaced": _SPACED, b"end": _END}
 )
-"""The request line of any request. The pattern has no groups, because a match is then a tenth quicker.
+"""The request line of any request. The pattern has no groups, because groups make a match a tenth slower.
 
 A path or an http URL with spaces is not a valid target, but some clients send such a target, and the server
 answers 400 (RFC 9112 section 3). Other targets have no spaces, so that the first wrong byte of RTSP, SIP and
