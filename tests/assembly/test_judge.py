@@ -368,7 +368,7 @@ routes = ["{1}"]
 """
 
 
-def test_silent_routes_and_strengths_are_compared_within_one_listener() -> None:
+def test_routes_for_silent_clients_and_strengths_are_compared_within_one_listener() -> None:
     two = [route("http", id=f'"{name}"', host=f'"{name}"', on_timeout="true") for name in ("one", "two")]
     assert places_of_warnings(LISTENERS.format("one", "two"), *two) == []
     order = [route("weak", patterns='["x"]'), route("https")]

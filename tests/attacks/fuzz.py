@@ -47,7 +47,7 @@ _PATIENCE: Final = 60.0
 """Seconds after which an open connection hangs. The proxy itself waits for 30 s for an end that takes no byte
 before its reset."""
 _LONG_MS: Final = 3_600_000
-"""Timeout (ms) of half-closed connections: longer than `_PATIENCE`, else it could hide a hang."""
+"""Timeout (ms) of half-closed connections. A timeout shorter than `_PATIENCE` could hide a hang."""
 _AT_ONCE: Final = 300
 _MOST_FAILURES: Final = 5
 _FIRST_OF_ALL: Final = range(90_000_000, 90_000_100)

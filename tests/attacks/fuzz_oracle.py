@@ -102,7 +102,7 @@ def _problems_without_backend(plan: Plan, client: End, *, was_killed: bool) -> I
 
 
 def _may_be_undecided(plan: Plan) -> bool:
-    """Return whether Refractium may refuse a request because it has no host at the short peek timeout.
+    """Return whether Refractium may refuse a request because its host is missing at the short peek timeout.
 
     The request arrives in several parts, or an urgent byte is missing in its host.
     """

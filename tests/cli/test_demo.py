@@ -78,7 +78,7 @@ def test_the_end_of_the_demo_prints_no_traceback_whatever_the_clients_do(number:
             b"GET / HTTP/1.1\r\n",
             b"SSH-2.0-",
             b"\0\x30",
-        ):  # each waits for more
+        ):  # after each beginning, the backend waits for more bytes
             client = stack.enter_context(connect(demo.address))
             client.sendall(beginning)
         with ftplib.FTP(timeout=PATIENCE) as ftp:  # noqa: S321 - the demo shows FTP
@@ -94,7 +94,7 @@ def test_the_end_of_the_demo_prints_no_traceback_whatever_the_clients_do(number:
             passive = stack.enter_context(ftplib.FTP(timeout=PATIENCE))  # noqa: S321
             passive.connect(*demo.address)
             passive.login()
-            stack.enter_context(connect(passive.makepasv()))  # and asks for nothing
+            stack.enter_context(connect(passive.makepasv()))  # and requests no file
             demo.signal(number)
             assert demo.wait() == 0
         levels = {line.split()[1] for line in demo.err.splitlines()}

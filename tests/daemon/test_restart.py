@@ -72,7 +72,7 @@ def goes_on(sock: socket.socket) -> bool:
 
 
 def stop(program: Running) -> None:
-    """Stop a program, as a service manager does before it starts the next."""
+    """Stop a program, as a service manager does before it starts the next program."""
     program.signal(signal.SIGTERM)
     assert program.await_exit() == 0
 

@@ -124,7 +124,7 @@ path = "{folder}/captured.pcapng"
 """
 
 HINTS: Final = {"mbind"}
-"""System calls of memory allocators, which work without the calls."""
+"""System calls of memory allocators, which continue if the kernel refuses these calls."""
 
 
 def system_calls(*names: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""From which plugin a module comes."""
+"""The plugin to which a module belongs."""
 
 from __future__ import annotations
 

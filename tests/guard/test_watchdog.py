@@ -168,7 +168,7 @@ def test_each_kind_of_plugin_that_takes_long_is_named_once(tmp_path: Path, worke
             for data in (b"Ss0.3", b"Pp0.3", b"Qs0.001", b"Ls0.3", b"ordered"):
                 assert ask(program.address, data).data == data
             assert ask_datagram(program.address, b"Ds0.3") == b"Ds0.3"
-            # When C code gives the lock of Python back, another thread than the watchdog may be the first.
+            # When C code releases the lock of Python, another thread may take it before the watchdog does.
             eventually(
                 lambda: bool(ask(program.address, b"Cc0.3").data and "native" in slow_lines(program)),
                 "the plugin that computes in C is named",
@@ -184,7 +184,7 @@ def test_each_kind_of_plugin_that_takes_long_is_named_once(tmp_path: Path, worke
 def test_the_rate_of_lines_is_limited_and_the_thread_sleeps_while_the_proxy_is_idle(tmp_path: Path) -> None:
     install(tmp_path / "site", "sleeping", protocol("sleeping", "S"))
     with Backend(echo) as backend:
-        # Without a file, nothing else wakes a thread.
+        # Without a configuration file to watch, nothing else wakes a thread.
         flags = "-b", "127.0.0.1", "-p", 0, "-f", f"sleeping={backend.address}", "--log-format", "plain"
         with serving(*flags, cwd=tmp_path, env=with_plugins(tmp_path / "site")) as program:
             for _ in range(3):
@@ -196,7 +196,7 @@ def test_the_rate_of_lines_is_limited_and_the_thread_sleeps_while_the_proxy_is_i
 
 
 def switches_within(program: Running, seconds: float) -> int:
-    """Return how often the threads of a program wake up in a time."""
+    """Return how often the threads of a program wake up within a number of seconds."""
 
     def switches() -> int:
         texts = of_threads(program.pid, "status")
@@ -237,7 +237,9 @@ def test_a_call_that_never_returns_is_found_and_two_signals_end_the_program(
             client.sendall(data)
             program.await_err(said)
             program.signal(signal.SIGTERM)
-            eventually(lambda: is_handled(program, signal.SIGTERM) is False, "the kernel has the signal")
+            eventually(
+                lambda: is_handled(program, signal.SIGTERM) is False, "the next signal ends the program"
+            )
             program.signal(signal.SIGTERM)
             assert program.wait() == -signal.SIGTERM
 

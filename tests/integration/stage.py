@@ -244,7 +244,7 @@ class FtpBackend:
         authorizer = DummyAuthorizer()
         authorizer.add_anonymous(str(folder))
         handler = type("Handler", (FTPHandler,), {"authorizer": authorizer})
-        # The thread of another server, in the loop that they share by default, could close the new socket.
+        # By default, all servers share one loop, and the thread of another server could close the new socket.
         self._server = FTPServer(("127.0.0.1", 0), handler, ioloop=IOLoop())
         self.address = "{}:{}".format(*self._server.address)
         self._over = threading.Event()

@@ -372,7 +372,7 @@ def test_the_error_for_an_alias_suggests_the_protocol_that_declares_it(site: Sit
     plugins = site.load()
     for name in ("rap", "RAP"):
         assert plugins.explain_missing(name) == f"protocol '{name}' is not installed: did you mean 'knock'?"
-    # Only the name itself is a name in routes, and a similar alias is no suggestion.
+    # A route cannot use an alias, and the error suggests nothing for a word that resembles an alias.
     assert plugins.protocols_named("rap") == ()
     assert "'knock'" not in plugins.explain_missing("rapp")
     assert [one.name for one in plugins.protocols_named("knocker")] == ["knocker"]

@@ -1,4 +1,4 @@
-"""Connections settle once, a second after their start, and short ones never."""
+"""A connection settles once, a second after its start. A connection that ends earlier never settles."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Ones:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE):
-            while not holds():  # noqa: ASYNC110 - no event reports it
+            while not holds():  # noqa: ASYNC110 - no event reports that a connection settles
                 await asyncio.sleep(0.001)
 
 

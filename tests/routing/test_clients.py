@@ -174,7 +174,7 @@ def test_a_silent_client_gets_the_route_for_its_address(
     assert {client: chosen_for_silence(client, *made) for client in expected} == expected
 
 
-# Each list of networks is small, so that lists overlap in all ways.
+# The lists draw from a few networks, so that two lists overlap in every way.
 NETWORKS: Final = (
     "0.0.0.0/0",
     LAN,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def injecting(call: str, *pids: int) -> Iterator[None]:
     """Make every n-th call of each thread of these processes fail while the block runs.
 
-    Processes that they start meanwhile are left alone: strace cannot leave a process that waits for a child
-    in vfork(2) if it has stopped that child.
+    The calls of child processes do not fail: strace cannot detach from a process that waits in vfork(2) for a
+    child that strace has stopped.
     """
     name, error, each = call.split(":")
     threads = {pid: os.listdir(f"/proc/{pid}/task") for pid in pids}  # noqa: PTH208 - names
@@ -37,8 +37,8 @@ def injecting(call: str, *pids: int) -> Iterator[None]:
             try:
                 eventually(lambda: all(map(_is_traced, pids)), "strace has attached")
                 yield
-                # If strace leaves a thread in the middle of a call that fails, the call returns ENOSYS, and
-                # libuv aborts. So strace leaves threads that stand still.
+                # If strace detaches from a thread in the middle of a call that fails, the call returns
+                # ENOSYS, and libuv aborts. So stop the threads before strace detaches.
                 _signal(pids, signal.SIGSTOP)
                 eventually(
                     lambda: _count_stops(output.name) >= _count_left(threads), "all threads stand still"
@@ -60,7 +60,7 @@ def _count_stops(output: str) -> int:
 
 
 def _count_left(threads: dict[int, list[str]]) -> int:
-    """Return the number of those threads that have not ended."""
+    """Return the number of these threads that have not ended."""
     return sum(Path(f"/proc/{pid}/task/{one}").exists() for pid, those in threads.items() for one in those)
 
 

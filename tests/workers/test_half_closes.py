@@ -1,4 +1,4 @@
-"""The room that half-closed connections make with several workers: each worker ends its own."""
+"""Half-closed connections with several workers: to make room, a worker ends only its own connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Half-closed connections: the end of their silence, the bytes that still move, and the room they make."""
+"""Half-closed connections: the limit on their silence, moving bytes, and room for new connections."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def short(**values: int) -> dict[str, int]:
 
 
 class Held:
-    """A handler that answers the first bytes, and then keeps its socket open and silent until the block ends.
+    """A handler that answers the first bytes, and then keeps its socket open and silent.
+
+    The sockets close at the end of the ``with`` block.
 
     Args:
         answer: the answer to the first bytes.
@@ -303,7 +305,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leave(proxy: ProxyThread, source: str = "127.0.0.1") -> int:
-    """Be served, and close at once; return the client's port."""
+    """Connect, receive an answer, and close at once. Return the client's port."""
     with connect(proxy.address, source=source) as client:
         say(client)
         port: int = client.getsockname()[1]
@@ -345,7 +347,7 @@ def test_clients_that_have_gone_make_room_for_a_client_of_their_address() -> Non
                 say(client)
                 ended = proxy.next_end()
                 assert ended.ended == SILENT
-                assert ended.client.endswith(f":{port}")  # the longest silent one
+                assert ended.client.endswith(f":{port}")  # the longest silence
                 reset(client)
             assert proxy.next_end().ended == "client reset"
             leave(proxy, source)
@@ -382,7 +384,7 @@ def test_only_silent_half_closed_connections_of_the_same_address_make_room() -> 
         say(whole)
         leave(proxy, "127.0.0.2")
         await_room(proxy, 2)
-        while True:  # until no pause between the byte and the next client is longer than the silence
+        while True:  # try again if more time than the silence passes between the byte and the next client
             far.sendall(b".")
             assert moving.recv(1) == b"."
             begun = time.monotonic()

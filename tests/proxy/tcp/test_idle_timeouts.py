@@ -61,7 +61,7 @@ def test_a_route_may_have_a_longer_idle_timeout_than_the_settings() -> None:
         ):
             greet(magic, b"magic")
             for first in (b"other", b"the fallback"):
-                with proxy.connect() as client:  # its timeout begins later, and ends
+                with proxy.connect() as client:  # begins later than `magic`, and ends
                     greet(client, first)
                     assert receive_all(client).end == "reset"
                 assert proxy.next_end().ended == "idle timeout"

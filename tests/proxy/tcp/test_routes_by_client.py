@@ -177,7 +177,7 @@ def test_new_connections_go_by_the_new_networks_after_a_reload(near: Backend, fa
         early = stack.enter_context(proxy.connect(source=NEAR))
         early.sendall(b"HELLO")
         assert receive(early, 10) == b"near HELLO"
-        late = stack.enter_context(proxy.connect(source=NEAR))  # it decides with the rules from its start
+        late = stack.enter_context(proxy.connect(source=NEAR))  # keeps the routes of its start
         proxy.await_active(2)
         proxy.call(proxy.engine.apply(EngineSpec(routes("127.0.0.0/24"), settings=quick())))
         assert answers(proxy, HELLO, NEAR, FAR) == [b"far " + HELLO, b"near " + HELLO]

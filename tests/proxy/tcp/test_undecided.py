@@ -390,7 +390,7 @@ def test_a_grace_after_a_delay_of_the_loop_sees_the_bytes_that_are_there() -> No
 
 
 class Counting:
-    """A protocol that counts its calls and the bytes of all calls, and answers like another function."""
+    """A protocol that counts its calls and the bytes of all calls, and answers as a given function does."""
 
     def __init__(self, answer: Callable[[bytes], Identification], size: int) -> None:
         self.calls = 0

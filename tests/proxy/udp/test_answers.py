@@ -213,7 +213,7 @@ def test_answers_that_no_query_asked_for_are_not_credited_to_later_queries(
 
 
 def test_a_datagram_that_a_backend_refused_is_not_awaited() -> None:
-    """The ICMP error of the first query arrives with the second query, which a new socket takes."""
+    """The second query meets the ICMP error of the first query, and goes out from a new socket."""
     settings = quick(udp_session_timeout_ms=600_000, udp_unanswered_timeout_ms=600_000)
     with UdpBackend(echo) as gone:
         address = gone.address

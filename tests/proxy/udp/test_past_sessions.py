@@ -1,4 +1,4 @@
-"""A client continues after its session has ended by silence, with a datagram that opens no session."""
+"""A client continues after its session has ended by silence, with a datagram that identifies no protocol."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 on_every_path = pytest.mark.usefixtures("data_path")
 
 SHORT = 600
-"""Milliseconds of silence that end a session; every test waits for that."""
+"""Milliseconds of silence that end a session. Every test waits for this time."""
 BRIEF = quick(udp_session_timeout_ms=SHORT)
 
 FLOWS = {

@@ -267,8 +267,8 @@ def problems_of_hook(hook: object) -> Iterator[str]:
         return
     yield from problems_of_settings(f"{name}: settings_type", hook.settings_type)
     if hook.isolation not in _ISOLATIONS:
-        yield f"{name}: isolation is {shown(hook.isolation)}, none of {', '.join(_ISOLATIONS)}"
+        yield f"{name}: isolation is {shown(hook.isolation)}, not one of {', '.join(_ISOLATIONS)}"
     if hook.overflow not in _OVERFLOWS:
-        yield f"{name}: overflow is {shown(hook.overflow)}, none of {', '.join(_OVERFLOWS)}"
+        yield f"{name}: overflow is {shown(hook.overflow)}, not one of {', '.join(_OVERFLOWS)}"
     if type(hook.queue_bytes) is not int or hook.queue_bytes < _MIN_QUEUE:
         yield f"{name}: queue_bytes is {shown(hook.queue_bytes)}, not an int of at least {_MIN_QUEUE}"

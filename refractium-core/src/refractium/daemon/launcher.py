@@ -113,7 +113,7 @@ def launch(sockets: Sequence[socket.socket], identity: Identity | None) -> Launc
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    sys.stdout.flush()  # else both processes would print the buffered text
+    sys.stdout.flush()  # otherwise both processes would print the buffered text
     child = os.fork()
     if not child:
         ours.close()

@@ -39,7 +39,7 @@ class _Threads(ThreadPoolExecutor):
         check = CHECKING.get()
         running = [call for call in self._of_checks.get(check, ()) if not call.done()]
         if len(running) >= _MOST_OF_A_CHECK:
-            raise RuntimeError("its earlier calls still block threads")
+            raise RuntimeError("earlier calls of this check still block threads")
         submitted = super().submit(*call, **keywords)
         self._calls.add(submitted)
         if check is not None:

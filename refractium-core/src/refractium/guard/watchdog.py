@@ -133,8 +133,8 @@ class Watchdog:
             self._call = None
             return False
         if call is not self._call:
-            # While C code holds the lock of Python, this thread cannot look. The next look comes late by the
-            # processor time of that code.
+            # While C code holds the lock of Python, this thread cannot look. The next look is late by the
+            # processor time of this code.
             late = max(0.0, self._busy - before - _LOOK)
             self._call, self._plugin, self._since, self._told = call, plugin, now - late, 0.0
             self._delay = self._delayed()

@@ -92,4 +92,4 @@ class Aging:
             try:
                 one.settle()
             except Exception as error:  # noqa: BLE001 - logged, with the object
-                self._faults.error("internal error in %s, which goes on", one, exc_info=error)
+                self._faults.error("internal error in %s, which stays open", one, exc_info=error)

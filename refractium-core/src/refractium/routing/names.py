@@ -57,7 +57,7 @@ def server_name(pattern: NamePattern) -> NamePattern:
         compile_name(pattern)
         return pattern
     if not pattern.isascii():
-        raise ValueError("a server name is ASCII on the wire: write its xn-- form")
+        raise ValueError("a server name must be ASCII: write its xn-- form")
     name = pattern.lower().removesuffix(".")
     bare = name.removeprefix("**.") if name.startswith("**.") else name.removeprefix("*.")
     if "*" in bare:
@@ -83,7 +83,7 @@ def request_host(pattern: NamePattern) -> NamePattern:
         ip = ip_address(bare)
     except ValueError:
         if ":" in pattern:
-            raise ValueError("a host is written without a port, an IPv6 address in brackets: [::1]") from None
+            raise ValueError("write a host without a port, and an IPv6 address in brackets: [::1]") from None
         return server_name(pattern)
     if (ip.version == 6) != (bare is not pattern):  # noqa: PLR2004 - the version number of IPv6
         raise ValueError("brackets belong to an IPv6 address: [::1]")
@@ -100,7 +100,7 @@ def compile_name(pattern: NameRegex) -> Any:
         expression = pattern.regex.encode()
         return compile_regex(expression, latin1=False, ignore_case=True)
     except UnicodeEncodeError:
-        raise ValueError("a regex for names is Unicode text") from None
+        raise ValueError("a regex for names must be Unicode text") from None
     except RefusedRegexError as error:
         raise ValueError(f"it is not a valid regex for RE2: {error}") from error
 
