@@ -73,7 +73,7 @@ def test_one_listener_has_one_route_for_all_other_clients() -> None:
         (route("any", alpn='"h2"'), "protocols[0].alpn"),
         (route("any", patterns='["a"]'), "protocols[0].name"),
         (route("http", id='"fallback"'), "protocols[0].id"),
-        (route("fallback", patterns='["abc"]'), "protocols[0].protocol"),
+        (route("fallback", patterns='["abc"]'), "protocols[0].name"),
         (route("any", '"unix:/a"'), "protocols[0].forward_to"),
     ],
 )
@@ -339,6 +339,22 @@ def test_a_listener_behind_one_with_a_mistake_keeps_its_number() -> None:
     assert places_of_problems(text) == ["listeners[0].port", "listeners[1].routes[0]"]
 
 
+@pytest.mark.parametrize(
+    ("written", "places"),
+    [
+        (route(hooks='["PCAP", "pcpa"]'), ["protocols[0].hooks[0]", "protocols[0].hooks[1]"]),
+        (settings(hooks='[5, {}, "pcpa"]') + route(), [f"server.hooks[{at}]" for at in range(3)]),
+        (
+            "[[listeners]]\nport = 1\nroutes = ['A', 'https', 'b', 'C', 'd']\n" + route(),
+            [f"listeners[0].routes[{at}]" for at in (0, 2, 3, 4)],
+        ),
+    ],
+)
+def test_an_entry_behind_one_with_a_mistake_keeps_its_number(written: str, places: list[str]) -> None:
+    found = places_of_problems(written)
+    assert sorted(found) == places
+
+
 def test_an_unknown_id_of_a_disabled_plugin_is_a_problem_with_a_suggestion() -> None:
     (problem,) = problems_of(route() + '[plugins]\ndisable = ["dns", "shh"]\n')
     assert (problem.where, problem.message) == (
@@ -356,6 +372,47 @@ def test_an_unknown_id_in_the_environment_is_a_warning(monkeypatch: pytest.Monke
     monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", "dns,shh,")
     (warning,) = assembled(route()).warnings
     assert str(warning) == "REFRACTIUM_DISABLE_PLUGINS: no plugin has the id 'shh': did you mean 'ssh'?"
+
+
+@pytest.mark.parametrize(
+    ("id_", "meant"), [("tls", "https"), ("SSL", "https"), ("sftp", "ssh"), ("htps", "https")]
+)
+def test_every_place_that_takes_the_id_of_a_plugin_suggests_an_id(
+    monkeypatch: pytest.MonkeyPatch, id_: str, meant: str
+) -> None:
+    expected = f"no plugin has the id '{id_}': did you mean '{meant}'?"
+    for text in (f"[plugins]\ndisable = ['{id_}']\n", f"[plugins.{id_}]\n"):
+        assert [one.message for one in problems_of(route() + text)] == [expected]
+    with pytest.raises(ConfigError) as caught:
+        assembled(route(), overrides=Overrides(disabled=(id_,)))
+    assert [one.message for one in caught.value.problems] == [expected]
+    monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", id_)
+    assert [one.message for one in assembled(route()).warnings] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("written", "remedy"),
+    [
+        (route("TLS"), "write 'tls'"),
+        (route("tls"), "did you mean 'https'?"),
+        (route("fallback"), "did you mean 'any'?"),
+        (route("default"), "did you mean 'any'?"),
+        (route(id='"Web"'), "write 'web'"),
+        (route() + "[[listeners]]\nport = 1\nroutes = ['HTTPS']\n", "write 'https'"),
+        (route() + "[[listeners]]\nport = 1\nroutes = ['fallback']\n", "leave this name out"),
+    ],
+)
+def test_a_wrong_name_says_what_to_do(written: str, remedy: str) -> None:
+    (problem,) = problems_of(written)
+    assert problem.message.endswith(remedy)
+
+
+def test_an_inline_route_of_any_replaces_the_fallbacks() -> None:
+    text = settings(fallback_tcp='"10.0.0.1:1"', fallback_udp='"10.0.0.1:1"') + route()
+    found = assembled(text, overrides=Overrides(forwards=["any=10.0.0.2:2"]))
+    rest = [one for one in (*found.tcp, *found.udp) if one.takes_the_rest]
+    assert [(one.label, str(one.backends[0])) for one in rest] == [("any", "10.0.0.2:2")] * 2
+    assert found.server.fallbacks == []
 
 
 LISTENERS = """

@@ -270,7 +270,7 @@ def test_plugins_info_describes_one_plugin_and_its_protocols(cli: Cli) -> None:
 def test_plugins_info_of_an_unknown_id_names_the_known_ones(cli: Cli) -> None:
     done = cli("plugins", "info", "gopher")
     assert (done.code, done.out) == (2, "")
-    assert done.err == "error: gopher: no plugin has this id; installed: dns, ftp, http, https, pcap, ssh\n"
+    assert done.err == "error: no plugin has the id 'gopher'; installed: dns, ftp, http, https, pcap, ssh\n"
 
 
 @pytest.mark.parametrize("by", ["flag", "environment", "file"])

@@ -69,7 +69,7 @@ def test_a_route_has_the_settings_of_the_plugin_or_its_own(tmp_path: Path) -> No
         (SSH + 'hooks = "pcap"\n', "protocols[0].hooks: expected array"),
         (
             SSH + "[plugins.pcp]\nsnaplen = 96\n",
-            "my.toml:4: plugins.pcp: no plugin has this id; ",
+            "my.toml:4: plugins.pcp: no plugin has the id 'pcp': did you mean 'pcap'?",
         ),
         (SSH + "[plugins.ssh]\nkey = 1\n", "plugins.ssh: this plugin takes no settings"),
         (

@@ -89,8 +89,7 @@ def plugin_table_problems(tables: Mapping[str, Mapping[str, Any]], plugins: Plug
         where = f"plugins.{id_}"
         plugin = by_id.get(id_)
         if plugin is None:
-            known = ", ".join(by_id) or "none"
-            yield where, f"no plugin has this id; installed: {known}"
+            yield where, plugins.explain_unknown_id(id_)
         elif plugin.status == "loaded":
             given = plugins.given[id_]
             types = dict.fromkeys(one.settings_type for one in given.protocols)

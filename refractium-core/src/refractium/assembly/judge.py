@@ -10,7 +10,6 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from refractium.addresses.address import Address, is_own_address
-from refractium.assembly.resolve import no_such_plugin
 from refractium.assembly.sources import DEFAULT_FILE
 from refractium.config.decode import MAX_FINDINGS
 from refractium.contract import Strength, Transport
@@ -131,7 +130,7 @@ def _unknown_in_environment(plugins: Plugins) -> Iterator[Problem]:
     ids = {plugin.id for plugin in plugins.entries}
     for id_ in disabled_by_environment():
         if id_ not in ids:
-            yield Problem(no_such_plugin(id_, ids), where=DISABLE_VARIABLE)
+            yield Problem(plugins.explain_unknown_id(id_), where=DISABLE_VARIABLE)
 
 
 def _long_peeks(overlaid: Overlaid) -> Iterator[Finding]:

@@ -11,12 +11,11 @@ from refractium.assembly.protocols import configured
 from refractium.assembly.routes import resolve_route
 from refractium.config.decode import MAX_FINDINGS
 from refractium.errors import ConfigError
-from refractium.problems import suggestion
 from refractium.routing import Route
 from refractium.routing.route import fallback_route
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from refractium.assembly.sources import Overlaid
     from refractium.hooks import HookUse
@@ -79,10 +78,4 @@ def _unknown_disabled(overlaid: Overlaid, plugins: Plugins) -> Iterator[Finding]
     ]
     for where, id_ in named:
         if id_ not in ids:
-            yield where, no_such_plugin(id_, ids)
-
-
-def no_such_plugin(id_: str, ids: Collection[str]) -> str:
-    """Return the message about an id that no installed plugin has."""
-    installed = f"; installed: {', '.join(sorted(ids)) or 'none'}"
-    return f"no plugin has the id '{id_}'{suggestion(id_, ids) or installed}"
+            yield where, plugins.explain_unknown_id(id_)

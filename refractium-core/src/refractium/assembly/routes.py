@@ -93,8 +93,9 @@ def resolve_route(
                 hooks=hooks,
             )
         except ConfigError as error:
-            for problem in error.problems:
-                yield f"{path}.{problem.where}", problem.message
+            for problem in error.problems:  # the argument `protocol` of `Route` is the key `name`
+                key = "name" if problem.where == "protocol" else problem.where
+                yield f"{path}.{key}", problem.message
 
 
 def _balancer(path: str, route: RouteConfig, plugins: Plugins, faults: list[Finding]) -> str | type[Balancer]:

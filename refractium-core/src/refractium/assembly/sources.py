@@ -12,6 +12,7 @@ from refractium.addresses.address import Address
 from refractium.config import Decoded, ListenerConfig, RouteConfig, ServerConfig, Source, decode, read
 from refractium.config.values import bind_address
 from refractium.contract.protocol import valid_name as protocol_name
+from refractium.identify.everything import ANY
 from refractium.problems import Problem
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Overrides:
     Attributes:
         file: the configuration file. With None, Refractium reads `DEFAULT_FILE` if this file exists.
         forwards: backends of inline routes, each ``NAME=ADDR``. All addresses with one name form one route,
-            which replaces the routes of this name in the file.
+            which replaces the routes of this name in the file. A fallback in the file is a route of ``any``.
         server: values for keys of ``[server]``.
         disabled: ids of plugins to leave out, in addition to the ids in the file.
         strict_plugins: whether a plugin that did not load is a problem even if no route needs the plugin.
@@ -69,7 +70,7 @@ class Overlaid:
         """Return a problem, or a warning, at a key path of the file or at a flag."""
         if where.startswith("-"):  # a flag has no keys: its place is the whole flag
             return Problem(message, where.partition(".")[0])
-        return self.decoded.source.problem(where, message)
+        return self.decoded.problem(where, message)
 
 
 def file_of(overrides: Overrides) -> Path | None:
@@ -101,6 +102,8 @@ def overlay(decoded: Decoded, overrides: Overrides) -> Overlaid:
     problems = [*decoded.problems, *_problems_of_place(decoded, overrides)]
     forwards = list(_inline_routes(overrides.forwards, problems))
     replaced = {route.name for _, route in forwards}
+    if ANY in replaced:  # a fallback is a route of this protocol
+        server = msgspec.structs.replace(server, fallback_tcp=None, fallback_udp=None)
     return Overlaid(
         decoded,
         overrides,

@@ -72,8 +72,7 @@ def info(context: click.Context, id_: str, *, as_json: bool) -> None:
     plugins = installed(Flags.of(context))
     matching = [plugin for plugin in plugins.entries if plugin.id == id_]
     if not matching:
-        known = ", ".join(plugin.id for plugin in plugins.entries) or "none"
-        raise ConfigError([Problem(f"no plugin has this id; installed: {known}", where=id_)])
+        raise ConfigError([Problem(plugins.explain_unknown_id(id_))])
     found = [{**one.as_dict(), **_describe_given(plugins.given.get(id_, Given()))} for one in matching]
     if as_json:
         _print_json(found[0] if len(found) == 1 else found)

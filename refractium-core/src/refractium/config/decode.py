@@ -69,6 +69,8 @@ class Decoded:
         listeners: the listeners of ``config.listeners``, each with its key path, such as ``listeners[1]``.
         routes: the routes of ``config.protocols``, each with its key path, such as ``protocols[1]``.
         problems: the mistakes in the text, in the order of the text.
+        kept: for each list from which an invalid entry is left out: the key path of the list, and the numbers
+            that its valid entries have in the text.
     """
 
     source: Source
@@ -76,13 +78,28 @@ class Decoded:
     listeners: Listeners
     routes: Routes
     problems: tuple[Problem, ...]
+    kept: Mapping[str, tuple[int, ...]]
+
+    def problem(self, where: str, message: str) -> Problem:
+        """Return a problem, or a warning, of a later step, with its place in the text.
+
+        Args:
+            where: the key path, in which the number of an entry does not count invalid entries of the list.
+            message: see `Problem`.
+        """
+        for path, numbers in self.kept.items():
+            if where.startswith(f"{path}["):
+                number, _, rest = where.removeprefix(f"{path}[").partition("]")
+                where = f"{path}[{numbers[int(number)]}]{rest}"
+        return self.source.problem(where, message)
 
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """A list of at most `MAX_FINDINGS` findings."""
+    """A list of at most `MAX_FINDINGS` findings, and `Decoded.kept`."""
 
     found: list[Finding] = field(default_factory=list)
+    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def is_full(self) -> bool:
@@ -109,7 +126,7 @@ def decode(source: Source) -> Decoded:
     listeners, routes = _listeners(document, findings), _routes(document, findings)
     config = _config(document, listeners, routes, findings)
     problems = unreadable + [source.problem(*finding) for finding in findings.found]
-    return Decoded(source, config, listeners, routes, in_order(problems))
+    return Decoded(source, config, listeners, routes, in_order(problems), findings.kept)
 
 
 def _in_toml(message: str) -> str:
@@ -393,7 +410,10 @@ def _check(key: str, decoded: Any, where: str, findings: _Findings) -> Any:
 def _keep(checked: list[Any], where: str, findings: _Findings) -> Any:
     if not checked:
         findings.add(where, "is empty")
-    return tuple(one for one in checked if one is not _INVALID) or _INVALID
+    numbers = tuple(number for number, one in enumerate(checked) if one is not _INVALID)
+    if len(numbers) < len(checked):
+        findings.kept[where] = numbers
+    return tuple(checked[number] for number in numbers) or _INVALID
 
 
 def _check_one(reader: Callable[[Any], object], decoded: Any, where: str, findings: _Findings) -> Any:

@@ -303,7 +303,10 @@ def valid_name(name: object) -> str:
         ValueError: the name is not valid.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError("a name is up to 64 lower-case letters, digits, _ and -, starting with a letter")
+        hint = f": write '{name.lower()}'" if isinstance(name, str) and _NAME.fullmatch(name.lower()) else ""
+        raise ValueError(
+            f"a name is up to 64 lower-case letters, digits, _ and -, starting with a letter{hint}"
+        )
     return name
 
 

@@ -25,6 +25,7 @@ class AnyProtocol(Protocol):
         name: the name of the protocol, `ANY` or `FALLBACK`.
     """
 
+    aliases = (FALLBACK, "default")
     strength = Strength.WEAK
     max_bytes = 1
     summary = "all traffic that no other route matches"

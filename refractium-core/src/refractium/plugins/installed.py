@@ -145,14 +145,30 @@ class Plugins:
         unloaded = {plugin.id: plugin for plugin in self.entries if plugin.status != "loaded"}
         if plugin := self.refused.get(name) or unloaded.get(name):
             return f"protocol '{name}' is not available: {plugin} ({plugin.status}): {plugin.error}"
-        aliases = {alias: protocol.name for protocol in self.protocols for alias in protocol.aliases}
-        names = {protocol.name for protocol in (*self.protocols, *ANY_PROTOCOLS)}
+        known = (*self.protocols, *ANY_PROTOCOLS)
+        aliases = {alias: protocol.name for protocol in known for alias in protocol.aliases}
+        names = {protocol.name for protocol in known}
         alias = aliases.get(name.lower())
         meant = suggestion(name, names) if alias is None else f": did you mean '{alias}'?"
         remedy = _remedy("protocol", name, meant)
         if not any(plugin.kind in {"protocol", "unknown"} for plugin in self.entries):
             remedy += " (no protocol is installed; for all of them: pip install 'refractium-protocols[all]')"
         return f"protocol '{name}' is not installed{remedy}"
+
+    def explain_unknown_id(self, id_: str) -> str:
+        """Return, in one line, that no installed plugin has this id, and a similar id or all ids.
+
+        The name or an alias of a protocol suggests the plugin that provides the protocol.
+        """
+        ids = dict.fromkeys(plugin.id for plugin in self.entries)
+        owners: dict[str, str] = {}
+        for plugin, given in self.given.items():
+            for protocol in given.protocols:
+                owners |= dict.fromkeys((*protocol.aliases, protocol.name), plugin)
+        owner = owners.get(id_.lower())
+        meant = suggestion(id_, ids) if owner is None else f": did you mean '{owner}'?"
+        installed = f"; installed: {', '.join(ids) or 'none'}"
+        return f"no plugin has the id '{id_}'{meant or installed}"
 
     def explain_nothing(self) -> str:
         """Return, in one line, the reason why no plugin provides a protocol, and a remedy."""

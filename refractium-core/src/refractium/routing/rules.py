@@ -39,7 +39,10 @@ class ListenerRules:
     def problems(self, labels: Collection[str]) -> Iterator[Problem]:
         """Yield the problems of the rules. `labels` contains the labels and the protocols of all routes."""
         for at, name in enumerate(self.routes or ()):
-            if name not in labels:
+            if name == FALLBACK and name not in labels:
+                message = "every listener serves fallback_tcp and fallback_udp: leave this name out"
+                yield Problem(message, where=f"routes[{at}]")
+            elif name not in labels:
                 yield Problem(unknown_name(name, labels), where=f"routes[{at}]")
         yield from network_problems({"allow": self.allow, "deny": self.deny})
         if self.peek_timeout_ms is not None:
