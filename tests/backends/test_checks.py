@@ -601,7 +601,7 @@ def test_a_name_is_up_if_one_of_its_addresses_is_up() -> None:
 
 
 class Ending(HealthCheck[NoSettings]):
-    """A check that returns or raises whatever a test wants."""
+    """A check that returns a given object, or raises a given exception."""
 
     name = "ending"
     settings = NoSettings

@@ -20,7 +20,7 @@ def route(backend: Backend, *keys: str) -> str:
 
 
 def answers(port: int) -> list[bytes]:
-    """Return the first word of the answer to each of ten clients, whom different processes serve."""
+    """Return the first word of the answer to each of ten clients of different processes."""
     found = []
     for source in (NEAR, FAR, ELSEWHERE):
         told = {ask(("127.0.0.1", port), SSH, source=source).data.partition(b" ")[0] for _ in range(5)}

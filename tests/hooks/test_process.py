@@ -354,7 +354,7 @@ def test_a_hook_whose_module_the_child_cannot_import_is_detached(monkeypatch: py
         tap.packet(OUT, b"x")
         await until(lambda: runner.state is RunnerState.DETACHED)
         tap.close("closed")
-        assert "cannot import it: ModuleNotFoundError" in runner.reason
+        assert "cannot import the hook: ModuleNotFoundError" in runner.reason
         assert (runner.counters.outbound.seen, runner.counters.outbound.dropped) == (1, 1)
         await runner.stop(PATIENCE)
 

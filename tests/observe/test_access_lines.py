@@ -154,4 +154,4 @@ def test_the_log_tells_the_protocol_of_a_client_that_no_route_asks_for(
     connection = line["connection"]
     assert (connection["route"], connection["protocol"]) == (route, "http")
     assert connection["metadata"]["host"] == "x.example"
-    assert f" {printed} (http host=x.example: no route asks for it) -> " in line["message"]
+    assert f" {printed} (http host=x.example: no route matches) -> " in line["message"]

@@ -271,7 +271,7 @@ def test_status_without_options_finds_the_service_whatever_its_port(
         assert (done.code, done.err) == (0, "")
         assert json.loads(done.out)["listeners"][0]["address"] == program.addresses[0]
         with serving("-b", "127.0.0.1", "-p", 0, "-f", "ssh=127.0.0.1:1", env=runtime) as second:
-            eventually(lambda: as_service("status", "-p", second.port).code == 0, "the second answers")
+            eventually(lambda: as_service("status", "-p", second.port).code == 0, "the second one answers")
             several = as_service("status")
             assert (several.code, several.out) == (1, "")
             assert f"refractium-{program.port}.sock" in several.err
@@ -294,7 +294,7 @@ def test_status_reports_a_broken_file_and_asks_the_instance_that_was_started_fro
         serving(*other, cwd=file.parent.parent, env=runtime) as two,
     ):
         eventually(lambda: as_service("status", "-p", program.port).code == 0, "the instance answers")
-        eventually(lambda: as_service("status", "-p", two.port).code == 0, "the other one answers")
+        eventually(lambda: as_service("status", "-p", two.port).code == 0, "the second instance answers")
         file.write_bytes(broken)
         for arguments in (), ("-c", file):
             done = as_service("status", *arguments, "--json")

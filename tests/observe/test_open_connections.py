@@ -117,7 +117,7 @@ def test_a_udp_session_without_further_answers_is_reported_only_at_its_end() -> 
 
 
 class Ends:
-    """A report as it was before open connections were reported: without `write_open`."""
+    """A report without the method `write_open`, which an older program may have."""
 
     def __init__(self) -> None:
         self.summaries: list[Summary] = []

@@ -61,7 +61,7 @@ def test_a_client_that_no_route_asks_for_is_named(
     shown = "fallback" if has_fallback else "unrouted"
     shown += "/udp" if transport is Transport.UDP else ""
     line = message_of(ended, ended.metadata)
-    assert f" {shown} (greeting host=stranger: no route asks for it) -> " in line
+    assert f" {shown} (greeting host=stranger: no route matches) -> " in line
 
 
 def test_a_client_whose_route_is_unreachable_is_named_at_the_fallback() -> None:

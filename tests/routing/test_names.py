@@ -192,7 +192,7 @@ patterns = st.one_of(
 
 
 def rank(pattern: NamePattern, name: str, regexes: list[NamePattern]) -> tuple[int, ...] | None:
-    """Return how specific a pattern is for a name, the lowest rank first; None if it does not match."""
+    """Return the rank of a pattern for a name, lowest for the most specific pattern; None without a match."""
     if isinstance(pattern, NameRegex):
         return (3, regexes.index(pattern)) if re.fullmatch(pattern.regex, name) else None
     if not pattern.startswith("*"):

@@ -50,7 +50,7 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str
     """Print a table to stdout.
 
     On a terminal that is too narrow, the text of a cell fills several lines. A word, such as an address, is
-    never divided: if the words of a row have no room side by side, each row becomes several lines, one line
+    never divided. If the words of a row do not fit side by side, each row becomes several lines, one line
     for each cell that is not empty. In a file or a pipe, each row is one line.
 
     Args:

@@ -76,9 +76,9 @@ class NeedMore(NamedTuple):
             `NeedMore` as well, so the proxy need not ask before `at` bytes have arrived. With 0, the proxy
             asks whenever bytes arrive.
         recognised: whether the bytes so far prove the protocol. The proxy then refuses a client whose bytes
-            end, pause until the peek timeout, or exceed `Protocol.max_bytes`, and never sends this client to
-            the route of another protocol or to the fallback. A protocol with `Strength.WEAK` proves nothing:
-            the proxy ignores its `recognised`.
+            end, pause until the peek timeout, or exceed `Protocol.max_bytes`. The proxy never sends this
+            client to the route of another protocol or to the fallback. A protocol with `Strength.WEAK` proves
+            nothing: the proxy ignores its `recognised`.
     """
 
     at: int = 0

@@ -1,4 +1,4 @@
-"""The access log of the program: one line for each connection that ended, and one for each long open one.
+"""The access log of the program: a line for each connection that has ended or has been open for a second.
 
 The logger of `refractium.observe.access_lines` is for programs that embed an engine.
 """

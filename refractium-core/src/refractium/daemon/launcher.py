@@ -40,8 +40,9 @@ whose worker hangs may take 12 s to end."""
 _SAME_STOP: Final = 1.0
 """Seconds after the end of the launcher in which the child ignores signals.
 
-A service manager that stops all processes of a service sends SIGTERM to each process, and again to the
-processes that are left when the main process has ended (systemd.kill(5), `KillMode=control-group`).
+When a service manager stops all processes of a service, it sends SIGTERM to each process. After the end of
+the main process, it sends SIGTERM again to the remaining processes (systemd.kill(5),
+`KillMode=control-group`).
 """
 
 

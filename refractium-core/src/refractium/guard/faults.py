@@ -93,7 +93,7 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Return whether Refractium or the user has ended a coroutine by an exception, which is no fault."""
+    """Return whether an exception in a coroutine comes from Refractium or the user, not from the plugin."""
     import asyncio  # noqa: PLC0415 - most commands need no event loop, and the import is slow
 
     if isinstance(error, asyncio.CancelledError | GeneratorExit):

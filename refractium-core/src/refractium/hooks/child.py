@@ -117,7 +117,7 @@ def main() -> None:
     try:
         delivery = _load(start, counters)
     except BaseException as error:  # noqa: BLE001 - the import of a module may raise anything
-        receipts.send(f"its process cannot import it: {text_of(error)}")
+        receipts.send(f"its process cannot import the hook: {text_of(error)}")
         return
     # One read of the pipe returns thousands of events. A garbage collection before their delivery is in vain.
     gc.freeze()

@@ -188,8 +188,8 @@ class DispatchTable(Generic[T]):
     def explain(self, data: bytes) -> Iterator[tuple[Protocol, Identification | BaseException]]:
         """Yield each protocol with its own answer to `data`, in the order in which protocols are asked.
 
-        The answer is the exception if the protocol raises an exception, returns an object that is no answer,
-        or cannot read its metadata.
+        If the protocol raises an exception, returns an invalid answer, or cannot read its metadata, the
+        exception is the answer.
         """
         for entry in self._entries:
             answer: Identification | BaseException

@@ -66,7 +66,7 @@ def message_of(summary: Summary, metadata: Mapping[str, MetadataValue]) -> str:
     missed = summary.missed
     if missed is not None:
         route = summary.route or "unrouted"
-        reason = ": no route asks for it" if missed.pool is None else f": {missed.pool.label} is unreachable"
+        reason = ": no route matches" if missed.pool is None else f": {missed.pool.label} is unreachable"
         told = f" ({missed.protocol}{told}{'' if summary.ended in _UNDECIDED else reason})"
     return (
         f"{summary.client} {route}"

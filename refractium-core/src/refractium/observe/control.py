@@ -281,7 +281,7 @@ def _ask(path: Path) -> bytes:
     except OSError as error:
         raise RefractiumError(f"{path} does not answer: {error.strerror or error}") from error
     if not answer:
-        raise RefractiumError(f"{path} gives no answer: it may be busy or belong to another user")
+        raise RefractiumError(f"{path} gives no answer: the instance may be busy or belong to another user")
     return answer
 
 

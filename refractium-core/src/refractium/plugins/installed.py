@@ -204,8 +204,8 @@ def _remedy(kind: str, name: str, meant: str) -> str:
 def _own_distributions() -> dict[tuple[str, str], str]:
     """Return the distributions of the project that provide plugins, by kind and id of the plugin.
 
-    The extras of the project require these distributions. A message must name no distribution that is
-    composed of the user's text, because anybody could register a distribution for a frequent misspelling.
+    The extras of the project require these distributions. A message must not make up the name of a
+    distribution from the user's text: anybody could register a distribution for a frequent misspelling.
     """
     found = {}
     for owner in ("refractium-core", "refractium-protocols"):

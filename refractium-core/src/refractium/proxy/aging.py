@@ -23,7 +23,7 @@ _LATE: Final = 0.005
 
 
 class Settling(Protocol):
-    """An object whose method `settle` is called once, if it still exists at the age of `AGE` seconds."""
+    """An object that still exists at the age of `AGE` seconds gets one call of `settle`."""
 
     @property
     def started(self) -> float:

@@ -1,6 +1,6 @@
 """Half-closed connections: the limit on their silence, and how they make room for new connections.
 
-A client that is gone looks like a client that has ended its sending side and waits for an answer: both have
+A client that has gone looks like a client that has ended its sending side and waits for an answer. Both have
 sent a FIN (RFC 9293 section 3.6). The difference shows only once the backend sends bytes. So the silence of a
 half-closed connection has a shorter limit than the silence of other connections.
 """
@@ -135,7 +135,7 @@ class Room:
             self._of.setdefault(half.origin, {})[half] = None
 
     def discard(self, half: HalfClose) -> None:
-        """Remove a half-closed connection, if it is here."""
+        """Remove a half-closed connection, if it makes room."""
         self._all.pop(half, None)
         if half.origin is not None and (mine := self._of.get(half.origin)) is not None:
             mine.pop(half, None)

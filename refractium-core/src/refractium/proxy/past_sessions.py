@@ -62,7 +62,7 @@ class PastSessions:
             self._by_key.popitem(last=False)
 
     def get(self, key: tuple[object, ...], now: float) -> PastSession | None:
-        """Return the past session of a key; None without one, or if it ended more than `RETENTION` ago."""
+        """Return the past session of a key; None if no session ended within the last `RETENTION` seconds."""
         ended, past = self._by_key.get(key, _NONE)
         return None if past is None or _is_over(ended, now) else past
 

@@ -25,7 +25,7 @@ class Ended(StrEnum):
     BACKEND_RESET = "backend reset"
     IDLE = "idle timeout"
     HALF_CLOSED = "half-closed and silent"
-    """A half-closed connection without bytes, which ended at its timeout or made room for another one."""
+    """A half-closed connection that ended after a silence: at its timeout, or to make room for another."""
     ANSWERED = "answered"
     """A UDP session that got all the answers that it waited for (`Protocol.udp_responses`)."""
     UNANSWERED = "unanswered"

@@ -326,7 +326,7 @@ class UdpService:
         return limiter.enter(origin) if _end_oldest(those) else reason
 
     def has_descriptor(self) -> bool:
-        """Return whether a session may open a socket; if need be, end a finished session for this purpose."""
+        """Return whether a session may open a socket. If necessary, end a finished session first."""
         return bool(self.descriptors.left(1) or (_end_oldest(self._finished) and self.descriptors.left(1)))
 
     def _holds_too_many_descriptors(self) -> bool:

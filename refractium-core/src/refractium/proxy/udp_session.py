@@ -107,7 +107,7 @@ class UdpSession:
         self._match = match
         self._missed = missed
         self.started = self.stamp = self._service.reactor.now
-        # A past session had answers, so its client is no forged address.
+        # A past session had answers, so the address of its client is not forged.
         self._past = past
         self._is_settled = False
         self._is_answered = past is not None

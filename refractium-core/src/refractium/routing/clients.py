@@ -1,8 +1,8 @@
 """Routes by client address: the routes that are open to a client.
 
-`client` is a condition of a route: if the condition does not hold, the route is no match. `allow` and `deny`
-are access rules: a route that matches, but does not admit the client, refuses the client. Among routes that
-rank equal, the first route that admits the client wins.
+`client` is a condition of a route: if the condition does not hold, the route does not match. `allow` and
+`deny` are access rules: a route that matches, but does not admit the client, refuses the client. Among routes
+that rank equal, the first route that admits the client wins.
 """
 
 from __future__ import annotations

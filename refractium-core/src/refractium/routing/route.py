@@ -89,7 +89,7 @@ class Route:
         idle_timeout_ms: the time (ms) that a connection may be silent; by default the time in the settings.
             Only for routes for TCP.
         client: addresses and networks, such as ``10.0.0.0/8``, that must contain the client's address. For
-            other clients, the route is no match. The address of a client behind a trusted proxy is the
+            other clients, the route does not match. The address of a client behind a trusted proxy is the
             address in its PROXY header.
         half_close_timeout_ms: the time (ms) that a half-closed connection may be silent; by default the time
             in the settings. Only for routes for TCP.

@@ -93,7 +93,7 @@ class Router:
         self.sole = self.silent if is_sole else None
 
     def for_client(self, client: str) -> Router:
-        """Return the router for a client: it has only the routes whose condition `client` holds.
+        """Return a router with only the routes whose condition `client` holds for a client.
 
         Clients with the same routes share a router, which is made for the first of these clients.
 
