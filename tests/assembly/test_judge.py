@@ -350,7 +350,7 @@ def test_a_listener_behind_one_with_a_mistake_keeps_its_number() -> None:
         ),
     ],
 )
-def test_an_entry_behind_one_with_a_mistake_keeps_its_number(written: str, places: list[str]) -> None:
+def test_an_entry_after_an_invalid_entry_keeps_its_number(written: str, places: list[str]) -> None:
     found = places_of_problems(written)
     assert sorted(found) == places
 

@@ -175,7 +175,7 @@ BAD_FILES = {
         "[plugins.https]\nmax_hello_bytes = 100\n",
         ":2: plugins.https.max_hello_bytes: ",
     ),
-    "a peek timeout of a listener that is no number": (
+    "a peek timeout of a listener that is not a number": (
         '[[listeners]]\nport = 1\npeek_timeout_ms = "1s"\n' + route(),
         ":3: listeners[0].peek_timeout_ms: ",
     ),

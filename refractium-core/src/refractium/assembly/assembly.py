@@ -79,7 +79,7 @@ class Assembly:
 
         Args:
             transports: the transports to serve.
-            inline: the names of the inline routes (`-f`). A user who gives such a route wants to serve it.
+            inline: the names of the inline routes (``-f``). A user who gives such a route wants to serve it.
         """
         reachable = self._reachable(transports)
         names = " or ".join(transports)

@@ -93,7 +93,7 @@ def resolve_route(
                 hooks=hooks,
             )
         except ConfigError as error:
-            for problem in error.problems:  # the argument `protocol` of `Route` is the key `name`
+            for problem in error.problems:  # the key `name` becomes the argument `protocol`
                 key = "name" if problem.where == "protocol" else problem.where
                 yield f"{path}.{key}", problem.message
 

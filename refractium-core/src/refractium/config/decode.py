@@ -69,8 +69,8 @@ class Decoded:
         listeners: the listeners of ``config.listeners``, each with its key path, such as ``listeners[1]``.
         routes: the routes of ``config.protocols``, each with its key path, such as ``protocols[1]``.
         problems: the mistakes in the text, in the order of the text.
-        kept: for each list from which an invalid entry is left out: the key path of the list, and the numbers
-            that its valid entries have in the text.
+        kept: the numbers that the valid entries of a list have in the text, by the key path of the list.
+            Lists without an invalid entry are absent.
     """
 
     source: Source
@@ -84,7 +84,7 @@ class Decoded:
         """Return a problem, or a warning, of a later step, with its place in the text.
 
         Args:
-            where: the key path, in which the number of an entry does not count invalid entries of the list.
+            where: the key path, in which the number of an entry counts only the valid entries of the list.
             message: see `Problem`.
         """
         for path, numbers in self.kept.items():

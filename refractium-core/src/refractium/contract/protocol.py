@@ -351,7 +351,7 @@ def problems_of(protocol: object) -> Iterator[str]:
     if type(max_bytes) is not int or not 1 <= max_bytes <= MAX_BYTES_LIMIT:
         yield f"{name}: max_bytes is {shown(max_bytes)}, not an int between 1 and {MAX_BYTES_LIMIT}"
     if not _is_all(protocol.prefixes, tuple, bytes) or not all(protocol.prefixes):
-        yield f"{name}: prefixes is {kind_of(protocol.prefixes)}, not a tuple of bytes that are not empty"
+        yield f"{name}: prefixes is {kind_of(protocol.prefixes)}, not a tuple of non-empty bytes"
     if not _is_all(protocol.metadata_keys, frozenset, str):
         yield f"{name}: metadata_keys is {kind_of(protocol.metadata_keys)}, not a frozenset of str"
     yield from _problems_of_sessions(protocol)

@@ -69,7 +69,7 @@ def serve(
     decoded = read_file(overrides)
     identity = rights.begin(decoded)  # before the log starts its thread
     sockets = systemd.inherited()
-    launcher = launch(sockets, identity) if sockets else None  # also before the first thread
+    launcher = launch(sockets, identity) if sockets else None  # also before the log starts its thread
     access = begin()
     assembly = assembled(overrides, decoded)
     inline = (text.partition("=")[0] for text in overrides.forwards)

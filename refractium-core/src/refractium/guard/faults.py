@@ -65,7 +65,7 @@ class Faults(Counter[str]):
 def text_of(error: BaseException) -> str:
     """Return the type and text of any exception in one line, with the place of a `SyntaxError`.
 
-    If the exception has no text because its own code raises, the result is only the type.
+    If the code of the exception itself raises when it makes the text, the result is only the type.
     """
     try:
         return " ".join("".join(traceback.format_exception_only(error)).split())

@@ -18,7 +18,7 @@ def compile_regex(expression: bytes, *, latin1: bool, ignore_case: bool = False)
 
     Args:
         expression: the expression.
-        latin1: whether each byte of expression and text is a character; else both are UTF-8.
+        latin1: whether each byte of expression and text is a character. If not, both are UTF-8.
         ignore_case: whether upper and lower case are equal.
 
     Raises:

@@ -329,7 +329,7 @@ def _faults(status: Status) -> Iterator[Metric]:
     )
     of_plugins = CounterMetricFamily(
         "refractium_plugin_faults",
-        "Exceptions and invalid results of a protocol, balancer or check of a plugin.",
+        "Exceptions and invalid results of the protocols, balancers and health checks of plugins.",
         labels=["transport", "plugin", "kind", "name"],
     )
     for transport, found in (("tcp", status.tcp.faults), ("udp", status.udp.faults)):

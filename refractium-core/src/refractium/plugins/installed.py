@@ -156,9 +156,10 @@ class Plugins:
         return f"protocol '{name}' is not installed{remedy}"
 
     def explain_unknown_id(self, id_: str) -> str:
-        """Return, in one line, that no installed plugin has this id, and a similar id or all ids.
+        """Return a message in one line: no installed plugin has this id.
 
-        The name or an alias of a protocol suggests the plugin that provides the protocol.
+        The message suggests a similar id, or lists all ids. For the name or an alias of a protocol, the
+        message suggests the plugin that provides the protocol.
         """
         ids = dict.fromkeys(plugin.id for plugin in self.entries)
         owners: dict[str, str] = {}
