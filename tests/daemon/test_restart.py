@@ -342,9 +342,7 @@ def test_after_sigint_the_program_ends_when_its_sessions_have_ended(tmp_path: Pa
         assert "stopped after 1 connections" in program.err
 
 
-def test_if_the_process_of_the_service_manager_is_killed_the_sessions_finish(
-    tmp_path: Path, backend: Backend
-) -> None:
+def test_if_the_launcher_is_killed_the_sessions_finish(tmp_path: Path, backend: Backend) -> None:
     configured(tmp_path, backend)
     with Activation(tmp_path) as service, service.start() as old, served(service.address) as session:
         old.signal(signal.SIGKILL)

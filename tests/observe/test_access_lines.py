@@ -136,7 +136,7 @@ forward_to = "127.0.0.1:1"
 
 
 @pytest.mark.parametrize("has_fallback", [True, False])
-def test_the_log_tells_the_protocol_of_a_client_that_no_route_asks_for(
+def test_the_log_names_the_protocol_of_a_client_that_no_route_matches(
     has_fallback: bool,  # noqa: FBT001 - pytest passes it by name
     tmp_path: Path,
 ) -> None:

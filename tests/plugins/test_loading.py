@@ -399,7 +399,7 @@ def test_the_error_for_a_plugin_of_the_project_names_its_distribution(
     ("alias", "name"),
     [("tls", "https"), ("ssl", "https"), ("SSL", "https"), ("www", "http"), ("h2c", "http"), ("sftp", "ssh")],
 )
-def test_common_names_of_protocols_are_suggestions(alias: str, name: str) -> None:
+def test_common_names_of_protocols_lead_to_suggestions(alias: str, name: str) -> None:
     assert load_plugins().explain_missing(alias) == (
         f"protocol '{alias}' is not installed: did you mean '{name}'?"
     )
@@ -445,7 +445,7 @@ def test_the_error_of_a_plugin_has_escapes_for_control_characters(site: Site) ->
 
 
 @pytest.mark.parametrize("id_", ["A", "a b", "1a", "a\x1b[31m", "x" * 65])
-def test_an_id_that_is_no_valid_name_fails_its_plugin(site: Site, id_: str) -> None:
+def test_an_id_that_is_not_a_valid_name_fails_its_plugin(site: Site, id_: str) -> None:
     site.install("proto-a", id_, giving(protocol("a")))
     plugin = site.load_one()
     assert plugin.status == "failed"

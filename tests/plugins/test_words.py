@@ -40,7 +40,7 @@ def protocol() -> Any:
     "attribute",
     ["name", "aliases", "transport", "strength", "max_bytes", "prefixes", "metadata_keys", "udp_responses"],
 )
-def test_wrong_attributes_of_protocols_are_told_in_words(attribute: str, value: object) -> None:
+def test_wrong_attributes_of_protocols_are_described_in_words(attribute: str, value: object) -> None:
     made = protocol()
     setattr(made, attribute, value)
     for problem in problems_of(made):
@@ -52,7 +52,7 @@ def test_wrong_attributes_of_protocols_are_told_in_words(attribute: str, value: 
 @pytest.mark.parametrize(
     "attribute", ["name", "transports", "settings", "settings_type", "isolation", "overflow", "queue_bytes"]
 )
-def test_wrong_attributes_of_other_objects_are_told_in_words(
+def test_wrong_attributes_of_other_objects_are_described_in_words(
     base: type, attribute: str, value: object
 ) -> None:
     attributes = {"name": "words", "order": lambda *_: (), "check": lambda *_: None, attribute: value}
@@ -67,7 +67,7 @@ def test_wrong_attributes_of_other_objects_are_told_in_words(
 
 
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: type(value).__name__)
-def test_wrong_objects_are_told_in_words(value: object) -> None:
+def test_wrong_objects_are_described_in_words(value: object) -> None:
     found: Any = (
         problems_of,
         problems_of_balancer,
@@ -97,7 +97,7 @@ def test_wrong_objects_are_told_in_words(value: object) -> None:
         "a = []\n[[a]]\n",
     ],
 )
-def test_mistakes_in_toml_are_told_without_tuples(text: str) -> None:
+def test_mistakes_in_toml_are_described_without_tuples(text: str) -> None:
     problems = decode(Source(text, "refractium.toml")).problems
     assert problems
     for problem in problems:

@@ -206,7 +206,7 @@ def test_a_block_in_several_frames_is_joined(size: int, before: bytes) -> None:
         (PADDED | PRIORITY_FLAG, b"\1" + bytes(5), None),
     ],
 )
-def test_padding_and_priority_are_no_part_of_the_block(flags: int, payload: bytes, host: str | None) -> None:
+def test_padding_and_priority_are_not_part_of_the_block(flags: int, payload: bytes, host: str | None) -> None:
     assert_host(START + frame(HEADERS, END_HEADERS | flags, 1, payload), host)
 
 

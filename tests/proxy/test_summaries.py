@@ -43,7 +43,7 @@ def send(proxy: ProxyThread, transport: Transport, data: bytes, *, is_answered: 
 
 @BOTH
 @pytest.mark.parametrize("has_fallback", [True, False])
-def test_a_client_that_no_route_asks_for_is_named(
+def test_the_protocol_of_a_client_that_no_route_matches_is_named(
     transport: Transport,
     has_fallback: bool,  # noqa: FBT001 - pytest passes it by name
 ) -> None:

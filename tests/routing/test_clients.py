@@ -330,7 +330,7 @@ def test_every_silent_client_gets_the_route_of_the_documented_order(
 CONDITIONS: Final = ("sni", "host", "alpn", "client", "allow", "deny")
 
 
-def test_a_router_without_such_conditions_does_not_look_at_the_client() -> None:
+def test_a_router_without_conditions_on_clients_does_not_look_at_the_client() -> None:
     routes = table({"sni": "a.b", "allow": [LAN]}, {"deny": [LAN]})
     router = Router(Pools(routes), 1024)
     assert not router.depends_on_client
@@ -360,7 +360,7 @@ def test_the_networks_of_a_condition_are_checked() -> None:
     assert [one.where for one in caught.value.problems] == ["client[0]", "client[2]", "client[3]"]
 
 
-def test_routes_of_a_program_that_leave_no_client_to_each_other_are_refused() -> None:
+def test_a_program_cannot_have_a_route_that_no_client_reaches() -> None:
     said = protocol("said")
     with pytest.raises(ConfigError, match=r"tcp\[1\]: no client reaches this route"):
         Refractium([route(0, said), route(1, said, allow=[LAN])])

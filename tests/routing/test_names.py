@@ -104,7 +104,7 @@ def test_names_are_compared_in_lower_case_without_a_final_dot() -> None:
 @pytest.mark.parametrize(
     "regex", ["(", "[z-a]", "a(?=b)", r"(a)\1", "a{2000}", "*", "\ud800", "x" * (1 << 20)]
 )
-def test_a_regex_that_re2_refuses_is_no_pattern(regex: str) -> None:
+def test_a_regex_that_re2_refuses_is_not_a_pattern(regex: str) -> None:
     with pytest.raises(ValueError, match="regex"):
         server_name(NameRegex(regex))
 

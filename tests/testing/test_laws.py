@@ -67,7 +67,7 @@ def test_an_exception_is_found() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit, GeneratorExit, asyncio.CancelledError])
-def test_an_exception_outside_of_exception_is_found(error: type[BaseException]) -> None:
+def test_any_base_exception_is_found(error: type[BaseException]) -> None:
     def raises(_: bytes) -> Identification:
         raise error
 

@@ -48,7 +48,7 @@ def nothing_opened() -> None:
     Opened.seen = []
 
 
-def test_any_gets_what_nothing_else_matches_directly_after_the_last_no() -> None:
+def test_a_client_that_nothing_else_matches_goes_to_any_directly_after_the_last_no() -> None:
     with Backend(named("magic")) as backend, Backend(named("rest")) as rest:
         routes = [Route(ANY, rest.address), Route(MAGIC, backend.address)]
         with ProxyThread(*routes, settings=quick(peek_timeout_ms=60_000)) as proxy:

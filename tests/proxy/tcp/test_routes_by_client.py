@@ -52,7 +52,7 @@ def test_clients_of_one_protocol_go_to_different_backends_by_their_address(
         assert answers(proxy, HELLO, NEAR, FAR) == [b"near " + HELLO, b"far " + HELLO]
 
 
-def test_access_rules_choose_among_equal_routes_and_refuse_whom_none_admits(
+def test_access_rules_choose_among_equal_routes_and_refuse_a_client_that_no_route_admits(
     near: Backend, far: Backend
 ) -> None:
     routes = [

@@ -174,7 +174,7 @@ def test_first_bytes_that_end_early_reach_no_backend(case: str, end: str) -> Non
         assert other.accepted == 0
 
 
-def test_bytes_that_name_no_protocol_still_take_the_fallback() -> None:
+def test_bytes_that_name_no_protocol_still_go_to_the_fallback() -> None:
     with (
         Backend(sink) as other,
         ProxyThread(Route(HTTP, "127.0.0.1:1"), Route(HTTPS, "127.0.0.1:1"), fallback=other.address) as proxy,
@@ -208,7 +208,7 @@ SERVER_FIRST: dict[str, Callable[[str], Route]] = {
 
 @pytest.mark.parametrize("kind", SERVER_FIRST)
 @pytest.mark.parametrize("data", [b"", b"US", b"USER a", b"GET / HTTP/1.1\r\n\r\n"])
-def test_an_only_route_whose_server_speaks_first_gets_its_clients_at_once(kind: str, data: bytes) -> None:
+def test_a_sole_route_whose_server_speaks_first_gets_its_clients_at_once(kind: str, data: bytes) -> None:
     with (
         Backend(named("banner")) as backend,
         ProxyThread(SERVER_FIRST[kind](backend.address), settings=quick(peek_timeout_ms=LONG)) as proxy,
@@ -219,7 +219,7 @@ def test_an_only_route_whose_server_speaks_first_gets_its_clients_at_once(kind: 
         assert receive(client, len(data)) == data
 
 
-def test_a_trusted_proxy_in_front_of_an_only_route_still_names_its_client() -> None:
+def test_a_trusted_proxy_in_front_of_a_sole_route_still_names_its_client() -> None:
     with (
         Backend(named("banner")) as backend,
         ProxyThread(
@@ -248,7 +248,7 @@ WAITING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", WAITING)
-def test_a_listener_that_serves_others_as_well_waits_for_their_bytes(case: str) -> None:
+def test_a_listener_with_other_routes_waits_for_the_first_bytes(case: str) -> None:
     arguments = dict(WAITING[case])
     with (
         Backend(named("banner")) as backend,
@@ -265,7 +265,7 @@ def test_a_listener_that_serves_others_as_well_waits_for_their_bytes(case: str) 
             assert seconds_since(begun) >= 0.3
 
 
-def test_an_only_route_with_a_condition_waits_for_the_name() -> None:
+def test_a_sole_route_with_a_condition_waits_for_the_name() -> None:
     with (
         Backend(named("tls")) as backend,
         ProxyThread(
@@ -446,7 +446,7 @@ def test_bytes_that_come_in_small_pieces_take_no_more_memory_than_their_size() -
         tracemalloc.stop()
 
 
-def test_a_protocol_that_names_its_next_question_gets_no_other() -> None:
+def test_a_protocol_that_says_when_to_ask_again_gets_no_earlier_question() -> None:
     counting = Counting(lambda data: ProtocolMatch() if len(data) >= 4000 else NeedMore(4000), 5000)
     drip(counting, bytes(4000))
     assert counting.calls == 2

@@ -266,7 +266,7 @@ def test_finished_sessions_count_against_no_limit() -> None:
         assert proxy.engine.udp_counters.refused == 0
 
 
-def test_a_client_at_its_limit_gets_no_place_by_a_finished_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_session_does_not_let_a_client_exceed_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(udp, "_LINGER", 600.0)
     settings = quick(max_udp_sessions_per_ip=1, udp_session_timeout_ms=600)
     with UdpBackend(echo) as backend, UdpBackend(echo) as other:
