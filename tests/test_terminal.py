@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,13 +14,12 @@ from rich.text import Text
 
 from refractium import terminal
 from refractium.logs.forms import Rich
+from refractium.terminal.drawing import LiteralConsole
 from support.process import environment, run, serving
 from support.proxy import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from rich.console import Console
 
 LONG = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -33,13 +33,9 @@ def printed(
 ) -> str:
     """Return what `terminal.table` prints in a terminal with this many columns, or in a pipe."""
     out = io.StringIO()
-
-    def console() -> Console:
-        made = terminal._Console(file=out, width=columns, force_terminal=is_terminal, markup=False)
-        made.no_color = True
-        return made
-
-    monkeypatch.setattr(terminal, "console", console)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(out, "isatty", lambda: is_terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
     terminal.table(*arguments)  # type: ignore[arg-type]
     return COLOURS.sub("", out.getvalue())
 
@@ -68,6 +64,16 @@ def test_every_word_of_a_table_stays_whole(
         assert len(told.splitlines()) == 1 + len(rows), "each row is one line in a pipe"
 
 
+def test_a_table_in_a_pipe_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("web", LONG, ""), ("\u5341\u4e8c", "\x1b[2J", "last")]
+    assert printed(monkeypatch, 20, "Routes", ["route", "backend", "other"], rows, is_terminal=False) == (
+        "Routes\n"
+        f"route  backend{' ' * (len(LONG) - 7)}  other\n"
+        f"web    {LONG}\n"
+        f"\u5341\u4e8c   \\x1b[2J{' ' * (len(LONG) - 7)}  last\n"
+    )
+
+
 def test_a_row_without_room_becomes_one_line_for_each_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [("web", LONG, LONG), ("api", LONG, "")]
     told = printed(monkeypatch, 80, "Routes", ["route", "backend", "other"], rows)
@@ -85,7 +91,7 @@ def test_a_row_without_room_becomes_one_line_for_each_cell(monkeypatch: pytest.M
 @given(st.lists(WORDS, min_size=1, max_size=30).map(" ".join), st.integers(40, 120))
 def test_every_word_of_a_rich_log_line_stays_whole(message: str, columns: int) -> None:
     form = Rich()
-    form._console = terminal._Console(width=columns, file=io.StringIO())
+    form._console = LiteralConsole(width=columns, file=io.StringIO())
     line = form.line(0.0, "warning", "refractium", message)
     told = COLOURS.sub("", line)
     assert told.split()[-len(message.split()) :] == message.split()
@@ -95,14 +101,14 @@ def test_every_word_of_a_rich_log_line_stays_whole(message: str, columns: int) -
 
 def test_the_lines_of_a_rich_log_line_are_aligned() -> None:
     form = Rich()
-    form._console = terminal._Console(width=80, file=io.StringIO())
+    form._console = LiteralConsole(width=80, file=io.StringIO())
     first, second = form.line(0.0, "info", "refractium", f"to {LONG} {LONG}").splitlines()
     assert first.index("to [") == second.index("[2001")
 
 
 def test_a_console_ends_lines_between_words() -> None:
     out = io.StringIO()
-    console = terminal._Console(file=out, width=40, markup=False, highlight=False)
+    console = LiteralConsole(file=out, width=40)
     console.print(f"cannot connect to the backend {LONG} again")
     console.print(Text(f"cannot connect to the backend {LONG} again"))
     assert out.getvalue().splitlines() == ["cannot connect to the backend", LONG, "again"] * 2

@@ -65,6 +65,8 @@ def imported_by(statement: str) -> set[str]:
         ("import refractium.testing", {"refractium.engine.engine", "pytest", "hypothesis", "asyncio"}),
         ("import refractium_proto_http", {"refractium.engine.engine", "asyncio"}),
         ("import refractium.cli", {"rich", "click", "asyncio", "refractium.engine.engine"}),
+        ("import refractium.cli.serve", {"rich.console", "watchfiles"}),
+        ("from refractium.plugins.loading import load_plugins\nload_plugins()", {"email.parser"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from refractium.daemon.watch import changes, digest
+from refractium.daemon.watch import changes
+from refractium.system.files import digest
 from support.clients import PATIENCE
 
 if TYPE_CHECKING:

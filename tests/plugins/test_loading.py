@@ -10,11 +10,12 @@ from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
+from importlib_metadata import distributions
 
 from refractium.contract import API_VERSION, NO, Identification, define_protocol
 from refractium.identify import Candidate, DispatchTable
 from refractium.plugins.installed import InstalledPlugin, Plugins
-from refractium.plugins.loading import DISABLE_VARIABLE, load_plugins
+from refractium.plugins.loading import DISABLE_VARIABLE, fields_of, load_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -506,3 +507,12 @@ def test_the_log_names_the_plugin_of_a_faulty_protocol(site: Site, caplog: pytes
     table.decide(b"x")
     (message,) = caplog.messages
     assert message.startswith("protocol p (plugin 'a' of proto-a 1.0) failed: ValueError: red \\x1b[31m; ")
+
+
+def test_the_fields_of_a_distribution_are_those_of_its_metadata() -> None:
+    found = [one for one in distributions() if one.metadata["Version"]]
+    assert len(found) > 50
+    for distribution in found:
+        fields = fields_of(distribution)  # type: ignore[arg-type]
+        for name in "Name", "Version", "Summary":
+            assert fields.get(name.lower(), "") == (distribution.metadata.get(name) or "").strip()

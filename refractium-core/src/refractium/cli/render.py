@@ -13,7 +13,7 @@ from refractium.hooks import merged, used
 from refractium.routing import Member
 from refractium.routing.balancers import DEFAULT
 from refractium.settings import HealthSettings
-from refractium.terminal import console, table
+from refractium.terminal import heading, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def banner() -> None:
     """Print the name and version of the program."""
-    console().print(f"refractium {__version__} - one port, many protocols", style="bold")
+    heading(f"refractium {__version__} - one port, many protocols")
 
 
 def routes(assembly: Assembly) -> None:

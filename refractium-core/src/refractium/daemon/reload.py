@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from refractium.assembly.assembly import assembled
 from refractium.daemon import access_log, rights, systemd
 from refractium.daemon.stdout import leave_stdout_to_hooks
-from refractium.daemon.watch import changes
 from refractium.errors import ConfigError, ListenError
 from refractium.guard.faults import is_ours, text_of
 from refractium.system.users import current_user
@@ -162,6 +161,8 @@ async def ask_on_changes(
     path: Path, known: bytes | None, is_wanted: Callable[[], bool], reloader: Reloader
 ) -> None:
     """Request a reload at each change of a file if `is_wanted` is true. Only cancelling ends this loop."""
+    from refractium.daemon.watch import changes  # noqa: PLC0415 - not every run has a file; see `run.serve`
+
     async for _ in changes(path, known):
         if is_wanted():
             reloader.ask()

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -22,11 +23,11 @@ from refractium.daemon.listening import Listening
 from refractium.daemon.observing import Observing
 from refractium.daemon.reload import Reloader, ask_on_changes
 from refractium.daemon.stdout import claimed_stdout, leave_stdout_to_hooks
-from refractium.daemon.watch import digest
 from refractium.engine.loop import run
 from refractium.errors import ConfigError
 from refractium.hooks import used, why_alone
 from refractium.observe import collect, control
+from refractium.system.files import digest
 from refractium.system.signals import default_after
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ def serve(
         ListenError: the run cannot listen on an address.
     """
     file = file_of(overrides)
-    known = digest(file) if file is not None else None
+    known = None
+    if file is not None:
+        import_module("refractium.daemon.watch")  # later, another user may not be able to read modules
+        known = digest(file)
     decoded = read_file(overrides)
     identity = rights.begin(decoded)  # before the log starts its thread
     sockets = systemd.inherited()

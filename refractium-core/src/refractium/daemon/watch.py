@@ -7,14 +7,13 @@ rename another file over the file, change a link to the folder, or delete the fi
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from watchfiles import awatch
 
-from refractium.system.files import NotAFileError, read_regular
+from refractium.system.files import digest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -95,14 +94,3 @@ async def _events(folders: set[Path], may_matter: Callable[[object, str], bool])
 def _folders(path: Path) -> set[Path]:
     """Return the folder of the path, and the folder of the real file to which links in the path may lead."""
     return {path.absolute().parent, path.resolve().parent}
-
-
-def digest(path: Path) -> bytes | None:
-    """Return a hash of a file's content, or the text of a read error; None if the file is missing."""
-    try:
-        content = read_regular(path)
-    except FileNotFoundError:
-        return None
-    except (OSError, NotAFileError) as error:
-        return str(error).encode()
-    return hashlib.sha256(content).digest()

@@ -20,6 +20,8 @@ _MOST_THREADS: Final = 1_000
 health checks that block."""
 _MOST_OF_A_CHECK: Final = 2
 """Number of calls of one health check for one backend that can run in threads at the same time."""
+_COLLECT_AFTER: Final = 700
+"""Number of new objects after which Python looks for garbage: the number with which Python 3.11 begins."""
 
 
 class _Threads(ThreadPoolExecutor):
@@ -69,6 +71,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         new_event_loop = asyncio.new_event_loop
     # Loaded modules stay for the life of the process, so the garbage collector need not look at them.
     gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
     threads = _Threads()
 
     def new_loop() -> asyncio.AbstractEventLoop:

@@ -141,7 +141,7 @@ class Rich(Form):
     ) -> str:
         from rich.text import Text  # noqa: PLC0415
 
-        from refractium.terminal import folded  # noqa: PLC0415
+        from refractium.terminal.drawing import folded  # noqa: PLC0415
 
         head = Text.assemble(
             (time.strftime("[%x %X]", time.localtime(at)), "log.time"),

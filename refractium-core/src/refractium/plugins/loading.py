@@ -42,6 +42,8 @@ from refractium.wire.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+    from importlib_metadata import Distribution
+
 
 DISABLE_VARIABLE: Final = "REFRACTIUM_DISABLE_PLUGINS"
 """The environment variable with the ids of plugins to leave out, separated by commas."""
@@ -101,14 +103,30 @@ def _describe(entry_point: EntryPoint) -> InstalledPlugin:
     """Return the entry of a plugin before its import, when only its id and its distribution are known."""
     about: Mapping[str, str] = {}
     with contextlib.suppress(Exception):  # a distribution without readable metadata still gets an entry
-        metadata = entry_point.dist.metadata  # type: ignore[union-attr]
-        about = {key: metadata.get(key) or "" for key in ("Name", "Version", "Summary")}
+        about = fields_of(entry_point.dist)  # type: ignore[arg-type]
     return InstalledPlugin(
         id=entry_point.name,
-        distribution=about.get("Name") or "unknown",
-        version=about.get("Version") or "unknown",
-        summary=about.get("Summary", ""),
+        distribution=about.get("name") or "unknown",
+        version=about.get("version") or "unknown",
+        summary=about.get("summary", ""),
     )
+
+
+def fields_of(distribution: Distribution) -> dict[str, str]:
+    """Return the fields of a distribution that have one line, by their names in lower case.
+
+    `Distribution.metadata` would import the e-mail parser of Python, which takes 10 ms and 1 MiB. The fields
+    end at the first empty line (https://packaging.python.org/specifications/core-metadata).
+    """
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        if not line:
+            break
+        name, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(name.lower(), value.strip())
+    return fields
 
 
 _versions: Final[dict[str, str]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -42,3 +43,14 @@ def read_regular(path: Path) -> bytes:
     if len(content) > MAX_FILE_SIZE:
         raise NotAFileError(f"larger than {MAX_FILE_SIZE} bytes")
     return content
+
+
+def digest(path: Path) -> bytes | None:
+    """Return a hash of a file's content, or the text of a read error; None if the file is missing."""
+    try:
+        content = read_regular(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, NotAFileError) as error:
+        return str(error).encode()
+    return hashlib.sha256(content).digest()

@@ -1,4 +1,4 @@
-"""Output on a terminal: a console that prints text without markup, and tables."""
+"""Output that rich draws: a console that prints text without markup, and tables as wide as the terminal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from refractium.wire.text import printable
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -20,7 +18,12 @@ _GAPS: Final = 2, 1
 """Blanks between two columns of a table; the second number is for narrow terminals."""
 
 
-class _Console(Console):
+class LiteralConsole(Console):
+    """A console that prints every text literally: see `refractium.terminal.console`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
     def on_broken_pipe(self) -> None:
         """Raise the error again, so that the caller can catch it. Rich would end the program."""
         raise  # noqa: PLE0704 - rich calls this while it handles the error
@@ -34,61 +37,41 @@ class _Console(Console):
         super().print(*objects, **options)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return a rich console that prints every text literally: no markup, no highlighting, no emoji codes.
-
-    On a terminal that is too narrow, the text fills several lines. A word, such as an address, is never
-    divided.
+def draw(out: Console, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table for `refractium.terminal.table`.
 
     Args:
-        stderr: whether the console prints to stderr instead of stdout.
-    """
-    return _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
-
-
-def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table to stdout.
-
-    On a terminal that is too narrow, the text of a cell fills several lines. A word, such as an address, is
-    never divided. If the words of a row do not fit side by side, each row becomes several lines, one line
-    for each cell that is not empty. In a file or a pipe, each row is one line.
-
-    Args:
+        out: the console.
         title: the line above the table; None for no title.
         columns: the heading of each column.
-        rows: the texts of the cells, one for each column; `printable` escapes each text.
+        rows: the texts of the cells, one for each column.
     """
-    cells = [tuple(map(printable, row)) for row in rows]
-    out = console()
-    room = out.width if out.is_terminal else None
-    fitting = ((gap, _widths([columns, *cells], room, gap)) for gap in _GAPS)
+    fitting = ((gap, _widths([columns, *rows], out.width, gap)) for gap in _GAPS)
     gap, widths = next(((gap, widths) for gap, widths in fitting if widths), (0, None))
     if widths is None:
-        _print_as_records(out, title, columns, cells)
+        _print_as_records(out, title, columns, rows)
         return
     padding = (0, gap, 0, 0)
     drawn = Table(title=title, title_justify="left", title_style="bold", box=None, padding=padding)
     drawn.pad_edge = False
     for name, width in zip(columns, widths, strict=True):
         drawn.add_column(name, width=width)
-    for row in cells:
+    for row in rows:
         drawn.add_row(*row)
     out.width = max(out.width, sum(widths) + gap * len(widths))
     out.print(drawn)
 
 
-def _widths(rows: Sequence[Sequence[str]], room: int | None, gap: int) -> list[int] | None:
+def _widths(rows: Sequence[Sequence[str]], room: int, gap: int) -> list[int] | None:
     """Return the width of each column, so that no word is divided; None if the room does not suffice.
 
     Args:
         rows: the headings and the rows.
-        room: the number of characters of a line; None for any number.
+        room: the number of characters of a line.
         gap: the number of blanks between two columns.
     """
     by_column = list(zip(*rows, strict=True))
     natural = [max(map(cell_len, column)) for column in by_column]
-    if room is None:
-        return natural
     room -= gap * (len(natural) - 1)
     widths = [max(cell_len(word) for cell in column for word in cell.split() or [""]) for column in by_column]
     spare = room - sum(widths)
