@@ -509,7 +509,7 @@ def test_the_log_names_the_plugin_of_a_faulty_protocol(site: Site, caplog: pytes
     assert message.startswith("protocol p (plugin 'a' of proto-a 1.0) failed: ValueError: red \\x1b[31m; ")
 
 
-def test_the_fields_of_a_distribution_are_those_of_its_metadata() -> None:
+def test_the_fields_of_a_distribution_equal_its_metadata() -> None:
     found = [one for one in distributions() if one.metadata["Version"]]
     assert len(found) > 50
     for distribution in found:

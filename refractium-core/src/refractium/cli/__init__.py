@@ -14,7 +14,7 @@ _COLLECT_AFTER = 10_000
 """Number of new objects after which Python looks for garbage.
 
 Imports make many objects and little garbage. With Python's own number, 700, garbage collections would take a
-twentieth of the time of a start. `engine.loop.run` sets the number for the time of the service.
+twentieth of the time of a start. `engine.loop.run` sets the number that applies while the program serves.
 """
 
 

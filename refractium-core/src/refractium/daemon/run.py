@@ -68,7 +68,7 @@ def serve(
     file = file_of(overrides)
     known = None
     if file is not None:
-        import_module("refractium.daemon.watch")  # later, another user may not be able to read modules
+        import_module("refractium.daemon.watch")  # now, because `server.user` may have no access to modules
         known = digest(file)
     decoded = read_file(overrides)
     identity = rights.begin(decoded)  # before the log starts its thread

@@ -21,7 +21,7 @@ health checks that block."""
 _MOST_OF_A_CHECK: Final = 2
 """Number of calls of one health check for one backend that can run in threads at the same time."""
 _COLLECT_AFTER: Final = 700
-"""Number of new objects after which Python looks for garbage: the number with which Python 3.11 begins."""
+"""Number of new objects after which Python looks for garbage: the default of Python 3.11."""
 
 
 class _Threads(ThreadPoolExecutor):

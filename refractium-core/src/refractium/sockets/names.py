@@ -263,7 +263,7 @@ def _tell(waiter: asyncio.Future[str], error: str) -> None:
 def _resolve(host: str, flags: int = 0) -> tuple[Found, str]:
     """Return the addresses of a host and an empty text, or no address and the reason."""
     try:
-        # For a text, Python imports the codec idna, even if the text is an IP address.
+        # Given a str as the host, Python imports the codec idna, even for an IP address.
         is_plain = host.isascii() and "\0" not in host
         answers = socket.getaddrinfo(
             host.encode() if is_plain else host, 0, type=socket.SOCK_STREAM, flags=flags

@@ -1,7 +1,7 @@
 """Output to a terminal, a file or a pipe: a console that prints text without markup, and tables.
 
 The library rich draws the output for terminals. Its import takes 15 ms and 2 MiB, so the output to files and
-pipes does without rich. A service mostly writes to a file or a pipe.
+pipes does not use rich. A service mostly writes to a file or a pipe.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str
 
 
 def _may_be_terminal() -> bool:
-    """Return whether stdout is a terminal, or a variable of the environment could make rich assume so."""
+    """Return whether stdout is a terminal, or whether an environment variable could make rich assume so."""
     return sys.stdout.isatty() or "FORCE_COLOR" in os.environ or "TTY_COMPATIBLE" in os.environ
 
 
