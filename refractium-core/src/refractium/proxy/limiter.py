@@ -78,8 +78,11 @@ class Limiter:
         """
         if self.active >= self._max:
             return self.names.total
-        if origin is not None and (limit := self.assign(origin)) is not None:
-            return limit
+        if origin is not None:  # as in `assign`, whose call would take a third of the time
+            mine = self._by_origin.get(origin, 0)
+            if mine >= self._max_per_ip:
+                return self.names.per_ip
+            self._by_origin[origin] = mine + 1
         self.active += 1
         return None
 

@@ -28,7 +28,7 @@ from refractium.sockets.watching import Watching
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from refractium.addresses.address import Peer
     from refractium.contract import ProtocolMatch
@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 
 _DATAGRAM: Final = 65_536
 """Bytes of the buffer, more than any datagram holds (65,507 bytes over IPv4, 65,527 over IPv6)."""
-_DATAGRAMS_A_TURN: Final = 64
-"""Number of datagrams after which a listener lets other sockets have their turn."""
+_DATAGRAMS_A_TURN: Final = range(64)
+"""The datagrams after which a listener lets other sockets have their turn."""
 _QUIET: Final = 1.0
 """Seconds without a datagram after which a session counts as finished when the proxy drains."""
 _LINGER: Final = 0.1
@@ -121,7 +121,8 @@ class UdpService:
         # Unanswered sessions, oldest first: the oldest session makes room when a limit is reached.
         self._unanswered: dict[UdpSession, None] = {}
         self._unanswered_of: dict[str, dict[UdpSession, None]] = {}
-        # Finished sessions, each with the time (s) at which it finished, oldest first.
+        # All finished sessions, and the sessions that have resumed since the last sweep, with the time (s) at
+        # which each session last finished. The session that has been here for the longest time comes first.
         self._finished: OrderedDict[UdpSession, float] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
         self.past = PastSessions(settings.max_udp_sessions)
@@ -182,7 +183,7 @@ class UdpService:
 
     def cut(self, how: Ended) -> int:
         """End all remaining sessions, and return the number of sessions that were not finished."""
-        unfinished = len(self.sessions) - len(self._finished)
+        unfinished = sum(not session.is_finished for session in self.sessions.values())
         for session in list(self.sessions.values()):
             session.end(how)
         return unfinished
@@ -307,9 +308,7 @@ class UdpService:
         if pool.action is not None:
             return REJECTED
         has_descriptors = (
-            not self._holds_too_many_descriptors()
-            or _end_oldest(self._finished)
-            or _end_oldest(self._unanswered)
+            not self._holds_too_many_descriptors() or self._end_finished() or _end_oldest(self._unanswered)
         )
         return self._enter(self.limiter.origin(ip)) if has_descriptors else self.limiter.names.total
 
@@ -325,9 +324,18 @@ class UdpService:
         those = self._unanswered_of.get(origin, {}) if reason == limiter.names.per_ip else self._unanswered
         return limiter.enter(origin) if _end_oldest(those) else reason
 
+    def _end_finished(self) -> bool:
+        """End the oldest finished session; return whether there was one."""
+        while self._finished:
+            oldest, _ = self._finished.popitem(last=False)
+            if oldest.is_finished:
+                oldest.end(Ended.ANSWERED)
+                return True
+        return False
+
     def has_descriptor(self) -> bool:
         """Return whether a session may open a socket. If necessary, end a finished session first."""
-        return bool(self.descriptors.left(1) or (_end_oldest(self._finished) and self.descriptors.left(1)))
+        return bool(self.descriptors.left(1) or (self._end_finished() and self.descriptors.left(1)))
 
     def _holds_too_many_descriptors(self) -> bool:
         """Return whether sessions hold their full share of this process's descriptors: TCP needs the rest."""
@@ -350,29 +358,28 @@ class UdpService:
             self._sweeper = self.reactor.loop.call_later(_LINGER, self._sweep)
 
     def resume(self, session: UdpSession) -> bool:
-        """Count a finished session again; at a limit, end the session and return False."""
-        reason = self._enter(session.origin)
-        if reason is not None:
+        """Count a finished session again; at a limit, end the session and return False.
+
+        The session stays in `_finished` until the next sweep, because most sessions soon finish again.
+        """
+        # Nearly every query comes here, so `_enter` is only called at a limit.
+        origin = session.origin
+        if self.limiter.enter(origin) is not None and (reason := self._enter(origin)) is not None:
             self._refuse(session.ip, reason)
             session.end(Ended.ANSWERED)
             return False
-        del self._finished[session]
         session.is_finished = False
         return True
 
     def _sweep(self) -> None:
         """End the sessions that have been finished for `_LINGER` seconds."""
         before = self.reactor.now - _LINGER
-        due = []
-        for session, since in self._finished.items():
-            if since > before:
-                break
-            due.append(session)
-        self._sweeper = (
-            self.reactor.loop.call_later(_LINGER, self._sweep) if len(due) < len(self._finished) else None
-        )
-        for session in due:
-            session.end(Ended.ANSWERED)
+        for session, since in list(self._finished.items()):
+            if not session.is_finished:
+                del self._finished[session]
+            elif since <= before:
+                session.end(Ended.ANSWERED)
+        self._sweeper = self.reactor.loop.call_later(_LINGER, self._sweep) if self._finished else None
 
     def _refuse(self, ip: str, reason: str) -> None:
         self.counters.refuse(reason)
@@ -381,9 +388,8 @@ class UdpService:
     def ended(self, session: UdpSession, how: Ended) -> None:
         """Remove a session that has closed its socket, and count the session as finished."""
         del self.sessions[session.key]
-        if session.is_finished:
-            del self._finished[session]
-        else:
+        self._finished.pop(session, None)
+        if not session.is_finished:
             self.answered(session)
             self.limiter.leave(session.origin)
         self.counters.finish(session.route, how, session.up, session.down)
@@ -394,7 +400,7 @@ class UdpService:
 
 
 def _end_oldest(those: Mapping[UdpSession, object]) -> bool:
-    """End the first of these sessions, which are finished or unanswered; return whether there was one."""
+    """End the first of these sessions, which are unanswered; return whether there was one."""
     oldest = next(iter(those), None)
     if oldest is None:
         return False
@@ -439,36 +445,36 @@ class UdpListener:
         self.watching.rest()
 
     def _on_event(self, _mask: int) -> None:
-        service = self._service
+        service, sock = self._service, self.sock
         buffer, view = service.buffer, service.view
         sessions = service.sessions
         control: Control = ()
-        for _ in range(_DATAGRAMS_A_TURN):
+        for _ in _DATAGRAMS_A_TURN:
             try:
                 if self._tells_destination:
-                    size, ancillary, _, client = self.sock.recvmsg_into([buffer], CONTROL_BYTES)
+                    size, ancillary, _, client = sock.recvmsg_into([buffer], CONTROL_BYTES)
                     control = tuple((level, kind, as_source(kind, data)) for level, kind, data in ancillary)
                 else:
-                    size, client = self.sock.recvfrom_into(buffer)
+                    size, client = sock.recvfrom_into(buffer)
             except BlockingIOError:
                 return
             except OSError as error:
                 log.debug("%s: %s", self, error)
                 return
-            key = (self.sock, client, control)
+            key = (sock, client, control)
             session = sessions.get(key)
             if session is None:
                 session = service.begin(self, client, control, key, bytes(view[:size]))
             if session is not None:
                 session.send_up(view[:size])
 
-    def answer(self, datagram: memoryview, client: Peer, control: Control) -> None:
-        """Send a datagram to a client.
+    def answerer(self, control: Control) -> Callable[[memoryview, Peer], int]:
+        """Return a function that sends a datagram to a client, and that raises the kernel's OSError.
 
-        Raises:
-            OSError: the kernel does not send the datagram.
+        Args:
+            control: the control messages of each datagram, such as its source address.
         """
-        if control:
-            self.sock.sendmsg([datagram], control, 0, client)
-        else:
-            self.sock.sendto(datagram, client)
+        sock = self.sock
+        if not control:
+            return sock.sendto
+        return lambda datagram, client: sock.sendmsg([datagram], control, 0, client)

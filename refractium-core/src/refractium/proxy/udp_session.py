@@ -97,7 +97,7 @@ class UdpSession:
     ) -> None:
         self._service = listener._service  # noqa: SLF001 - listener and session belong together
         self.listener = listener
-        self._answer = listener.answer
+        self._answer = listener.answerer(control)
         self._client = client
         self._control = control
         self.key = key
@@ -142,17 +142,17 @@ class UdpSession:
         if self.is_finished and not self._service.resume(self):
             return False
         self.stamp = self._service.reactor.turned
-        for _ in range(1 + len(self._pool.backends)):
-            if self._sock is None and not self._connect():
+        for _ in self._pool.attempts:
+            sock = self._sock or self._connect()
+            if sock is None:
                 break
-            assert self._sock is not None  # noqa: S101 - connected
             try:
                 if self._is_header_due:
-                    self._sock.sendmsg([self._header, datagram])
+                    sock.sendmsg([self._header, datagram])
                     self._is_header_due = False
                     self.up += len(datagram)
                 else:
-                    self.up += self._sock.send(datagram)
+                    self.up += sock.send(datagram)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -221,12 +221,12 @@ class UdpSession:
         source = self.ip, self._client[1]
         return build(version, Transport.UDP, source, destination, metadata_of(self._match, self._pool))
 
-    def _connect(self) -> bool:
-        """Connect a socket to the pool's next target; return whether a socket was connected."""
+    def _connect(self) -> socket.socket | None:
+        """Connect a socket to the pool's next target; return the socket, or None if there is none."""
         service = self._service
         if not service.has_descriptor():
             service.failures.warning("no socket for a session: %s", os.strerror(errno.EMFILE))
-            return False
+            return None
         past, self._past = self._past, None
         targets: Iterable[tuple[Backend, SocketAddress]] = self._pool.targets(self.ip)
         if past is not None:
@@ -240,7 +240,7 @@ class UdpSession:
                 sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             except OSError as error:
                 service.failures.warning("no socket for a session: %s", error.strerror)
-                return False
+                return None
             try:
                 if past is not None and past.source is not None and past.target == target:
                     with suppress(OSError):  # another socket may have the port now
@@ -258,8 +258,8 @@ class UdpSession:
             self._target = target
             self._is_header_due = bool(self._header)
             service.reactor.watch(sock, IN, self._on_event)
-            return True
-        return False
+            return sock
+        return None
 
     def _disconnect(self, error: OSError) -> None:
         """Give up this backend after an error; the next send goes to the pool's next backend."""
@@ -305,7 +305,7 @@ class UdpSession:
             self._awaited = 0
             service.finish(self)
         try:
-            self._answer(service.view[:size], self._client, self._control)
+            self._answer(service.view[:size], self._client)
         except OSError:
             service.counters.dropped += 1
         else:
@@ -330,7 +330,7 @@ class TappedUdpSession(UdpSession):
     hooks, a session has one client and one backend.
     """
 
-    __slots__ = ("_began", "_peer", "_tap")
+    __slots__ = ("_began", "_peer", "_send_answer", "_tap")
 
     def __init__(
         self,
@@ -347,7 +347,7 @@ class TappedUdpSession(UdpSession):
         self._tap: Tap | None = None
         self._peer: tuple[str, int] | str | None = None
         self._began = self.started
-        self._answer = self._answer_and_tell
+        self._send_answer, self._answer = self._answer, self._answer_and_tell
 
     def send_up(self, datagram: memoryview) -> bool:
         if not super().send_up(datagram):
@@ -362,28 +362,29 @@ class TappedUdpSession(UdpSession):
         self._tap.packet(Direction.INBOUND, bytes(datagram))
         return True
 
-    def _connect(self) -> bool:
-        if not super()._connect():
-            return False
-        assert self._sock is not None  # noqa: S101 - connected
-        assert self._backend is not None  # noqa: S101
-        peer = address_of(self._backend, self._sock)
+    def _connect(self) -> socket.socket | None:
+        sock = super()._connect()
+        if sock is None:
+            return None
+        assert self._backend is not None  # noqa: S101 - connected
+        peer = address_of(self._backend, sock)
         if self._tap is not None and peer != self._peer:
             self._tap.close(Ended.BACKEND_RESET.name.lower())
             self._tap = None
             self._began = self.stamp
         self._peer = peer
-        return True
+        return sock
 
     def end(self, how: Ended) -> None:
         super().end(how)
         if self._tap is not None:
             self._tap.close(how.name.lower())
 
-    def _answer_and_tell(self, datagram: memoryview, client: Peer, control: Control) -> None:
-        self.listener.answer(datagram, client, control)
+    def _answer_and_tell(self, datagram: memoryview, client: Peer) -> int:
+        sent = self._send_answer(datagram, client)
         if self._tap is not None:
             self._tap.packet(Direction.OUTBOUND, bytes(datagram))
+        return sent
 
 
 def _blame(backend: Backend, what: str, error: OSError) -> None:

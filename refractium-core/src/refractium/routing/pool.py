@@ -48,6 +48,7 @@ class Pool:
             None if no number of answers ends a session.
 
     Attributes:
+        attempts: the attempts to send a datagram: one, and another one for each backend.
         declared: the metadata keys that the protocols declare; None if any key may occur.
     """
 
@@ -65,6 +66,7 @@ class Pool:
         "_usable",
         "access",
         "action",
+        "attempts",
         "backends",
         "declared",
         "half_close_timeout_ms",
@@ -102,6 +104,7 @@ class Pool:
         self.action = action
         self.proxy_protocol = proxy_protocol
         self.backends = tuple(backends)
+        self.attempts = range(1 + len(self.backends))
         self.idle_timeout_ms = idle_timeout_ms
         self.half_close_timeout_ms = half_close_timeout_ms
         self.udp_session_timeout_ms = udp_session_timeout_ms
