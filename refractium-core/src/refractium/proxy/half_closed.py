@@ -88,7 +88,10 @@ class HalfClose:
         self._room.discard(self)
 
     def is_silent(self) -> bool:
-        """Return whether the silence is long enough to make room. If not, measure the silence anew."""
+        """Return whether the connection has been silent for long enough to make room for a new one.
+
+        If it has not, measure the silence anew.
+        """
         now = monotonic()
         if self._is_delivering():
             self._since = now

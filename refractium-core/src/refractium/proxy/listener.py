@@ -43,7 +43,7 @@ class TcpListener:
             the owner of the accepted socket gives these descriptors back.
         sock: a bound, listening socket, which the listener closes.
         accepted: a function that the listener calls with each new socket, the peer's address and the
-            snapshot. The socket is non-blocking, and its close is a reset.
+            snapshot. The socket is non-blocking, and closing it resets the connection.
         name: the listener's name, by which the service finds the listener's routes.
         snapshot: the routes and timeouts for new clients.
     """

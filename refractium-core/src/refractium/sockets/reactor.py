@@ -139,7 +139,7 @@ class Reactor:
         return self.loop.call_later(seconds, self._call, handler)
 
     def close(self) -> None:
-        """Stop watching and close the epoll. The owners of watched sockets must close these sockets."""
+        """Stop watching all sockets, and close the epoll. The owners of the sockets must close them."""
         self.loop.remove_reader(self._epoll.fileno())
         self._close_retired()
         self._epoll.close()

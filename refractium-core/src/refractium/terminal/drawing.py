@@ -1,4 +1,4 @@
-"""Output that rich draws: a console that prints text without markup, and tables as wide as the terminal."""
+"""Output to a terminal by the library Rich: a console that prints text without markup, and tables."""
 
 from __future__ import annotations
 
