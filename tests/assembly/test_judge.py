@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import Struct
 
 from refractium.assembly.sources import Overrides
 from refractium.errors import ConfigError
@@ -480,6 +481,29 @@ def test_a_protocol_that_refuses_its_settings_is_a_problem_of_its_table() -> Non
         (problem,) = problems_of(route("http") + "[plugins.http]\nmax_header_bytes = 9000\n", plugins)
         assert problem.where == "plugins.http"
         assert message in problem.message
+
+
+class Nested(Struct, frozen=True):
+    colour: str = ""
+
+    def __post_init__(self) -> None:
+        raise SystemExit(self.colour)
+
+
+class Nesting(Struct, frozen=True, forbid_unknown_fields=True):
+    nested: Nested | None = None
+
+
+def test_settings_of_a_protocol_that_raise_any_exception_are_a_problem_of_their_table() -> None:
+    class Hostile(Http):
+        settings_type = Nesting  # type: ignore[assignment]
+
+    loaded, protocol = load_plugins(), Hostile()
+    given = {**loaded.given, "http": Given(protocols=(protocol,))}
+    plugins = replace(loaded, protocols=(protocol,), given=given)
+    (problem,) = problems_of(route("http") + '[plugins.http]\nnested = { colour = "red" }\n', plugins)
+    assert problem.where.startswith("plugins.http")
+    assert "SystemExit: red" in problem.message
 
 
 def test_a_long_peek_timeout_of_a_listener_is_a_warning() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.server
 import socket
+import ssl
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -618,7 +619,11 @@ class Ending(HealthCheck[NoSettings]):
 
 def ended(end: Any) -> tuple[str, Faults]:
     """Run one check of `Ending`; return the reason why the backend is down, and the counted faults."""
-    state = BackendState(Address.parse("127.0.0.1:80"), Health(kind=Ending(end), timeout_ms=5_000))
+    return ended_by(Ending(end))
+
+
+def ended_by(check: Ending) -> tuple[str, Faults]:
+    state = BackendState(Address.parse("127.0.0.1:80"), Health(kind=check, timeout_ms=5_000))
     faults = Faults()
 
     async def main() -> None:
@@ -658,12 +663,108 @@ def test_a_check_that_raises_any_exception_is_a_failed_check(error: BaseExceptio
 
 
 @pytest.mark.parametrize(
-    "error", [ConnectionRefusedError(111, "Connection refused"), TimeoutError(), EOFError("no answer")]
+    ("error", "told"),
+    [
+        (ConnectionRefusedError(111, "text of an event loop"), "Connection refused"),
+        (TimeoutError(), "no answer within 5000 ms"),
+        (EOFError("no answer"), "EOFError: no answer"),
+        (OSError("the backend says no"), "the backend says no"),
+        (ConnectionResetError(), "ConnectionResetError"),
+        (OSError("refused", "web.example"), "[Errno refused] web.example"),
+        (OSError(["a list"], "odd"), "[Errno ['a list']] odd"),
+        (OSError(10**30, "odd"), f"[Errno {10**30}] odd"),
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            "[Errno -2] Name or service not known",
+        ),
+        # The number of an error of TLS is no number of the system: 24 would be EMFILE.
+        (ssl.SSLError(1, "wrong version number"), "wrong version number"),
+        (ssl.SSLError(24, "unknown"), "unknown"),
+    ],
 )
-def test_a_backend_that_is_not_well_is_no_fault_of_its_check(error: Exception) -> None:
+def test_a_backend_that_is_not_well_is_no_fault_of_its_check(error: Exception, told: str) -> None:
     reason, faults = ended(error)
-    assert reason.startswith("ending check: ")
+    assert reason == f"ending check: {told}"
     assert faults == {}
+
+
+def hostile(*_: object) -> Any:
+    raise SystemExit(9)
+
+
+class HostileText(str):
+    __slots__ = ()
+    __str__ = __format__ = __len__ = __bool__ = isprintable = hostile
+
+
+class HostileNumber(int):
+    __str__ = __repr__ = __format__ = hostile
+
+
+class HostileList(list[object]):
+    __iter__ = __len__ = hostile
+
+
+class HostileError(OSError):
+    errno = property(hostile)
+    __str__ = hostile
+
+
+@pytest.mark.parametrize("kind", [HostileText, HostileNumber, HostileList, HostileError])
+def test_an_object_that_raises_when_it_is_read_is_a_failed_check(kind: Callable[[], object]) -> None:
+    # An exception here must never end the task that checks the backend: no more checks would follow.
+    reason, faults = ended(kind())
+    if kind is HostileText:
+        assert (reason, faults) == ("ending check: ", {})
+    else:
+        assert reason == "ending check: SystemExit: 9"
+        assert faults["check ending"] >= 1
+
+
+def test_a_check_that_cancels_itself_is_a_failed_check() -> None:
+    class Cancelling(Ending):
+        async def check(self, endpoint: Endpoint, settings: NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
+            del endpoint, settings
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(timeout)
+            return None
+
+    reason, faults = ended_by(Cancelling(None))
+    assert reason == "ending check: check ending has cancelled itself"
+    assert faults["check ending"] >= 1
+
+
+@LOOPS
+def test_a_stop_that_is_cancelled_leaves_behind_a_check_that_ignores_its_cancellation(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    begun = asyncio.Event()
+
+    class Endless(Ending):
+        async def check(self, endpoint: Endpoint, settings: NoSettings, timeout: float) -> str | None:  # noqa: ASYNC109
+            del endpoint, settings, timeout
+            while True:
+                begun.set()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        address = Address.parse("127.0.0.1:80")
+        state = BackendState(address, Health(kind=Endless(None), timeout_ms=5_000))
+        checker = Checker(Transport.TCP, [Backend(address, state=state)])
+        starting = asyncio.create_task(checker.start())
+        await begun.wait()
+        starting.cancel()
+        begun.clear()
+        stopping = asyncio.create_task(checker.stop())
+        await begun.wait()  # the check has ignored its cancellation
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())  # would wait for a check that is not left behind
 
 
 @LOOPS

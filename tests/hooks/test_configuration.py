@@ -11,6 +11,7 @@ from msgspec import Struct
 from refractium import PacketHook, Route
 from refractium.assembly.hooks import plugin_table_problems
 from refractium.errors import ConfigError
+from refractium.hooks import UsedHook, takes_stdout
 from refractium.plugins.installed import Given, Plugins
 from refractium.plugins.loading import load_plugins
 from refractium_hooks_pcap.hook import PcapHook
@@ -106,6 +107,10 @@ class HostileHook(PacketHook[Strict]):
         raise SystemExit(settings.mode)
 
     @classmethod
+    def takes_stdout(cls, settings: Strict) -> bool:
+        raise SystemExit(settings.mode)
+
+    @classmethod
     def problems(cls, settings: Strict) -> list[tuple[str, str]]:
         if settings.mode == "raised":
             raise GeneratorExit
@@ -161,3 +166,10 @@ def test_check_shows_hooks(tmp_path: Path) -> None:
     assert (header.split()[-1], row.split()[-1]) == ("hooks", "pcap")
     (route,) = json.loads(run("check", "--json", "-c", path).out)["routes"]
     assert route["hooks"] == [{"name": "pcap", "path": f"{tmp_path}/a.pcapng", "snaplen": 262_144}]
+
+
+def test_a_hook_that_fails_on_the_question_of_stdout_leaves_stdout_to_the_program(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert not takes_stdout(UsedHook(HostileHook, Strict()))
+    assert "its method takes_stdout raised SystemExit" in caplog.text

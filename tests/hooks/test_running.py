@@ -34,6 +34,7 @@ from support.hooks import (
     Hoarding,
     Ignoring,
     NotMade,
+    NotReadable,
     NotStarting,
     NotStopping,
     Obeying,
@@ -61,6 +62,7 @@ ALL = [
     Obeying,
     NotStarting,
     NotMade,
+    NotReadable,
     NotStopping,
     Blocking,
     FailingToTellWhy,
@@ -227,7 +229,10 @@ def test_an_inherited_empty_method_is_not_a_success_between_failures(
     run(sessions())
 
 
-@pytest.mark.parametrize(("hook", "reason"), [(NotStarting, "Permission denied"), (NotMade, "SystemExit: 3")])
+@pytest.mark.parametrize(
+    ("hook", "reason"),
+    [(NotStarting, "Permission denied"), (NotMade, "SystemExit: 3"), (NotReadable, "SystemExit: 4")],
+)
 def test_a_hook_that_does_not_start_is_detached(
     run: Callable[[Coroutine[Any, Any, None]], None],
     hook: type[PacketHook[Any]],

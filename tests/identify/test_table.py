@@ -271,6 +271,31 @@ def test_an_invalid_answer_is_a_fault(answer: object) -> None:
     assert confused.faults == {"p": 1}
 
 
+class Unreadable:
+    """An answer that raises an exception when its class is read."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise SystemExit(9)
+
+
+def test_an_answer_without_a_readable_class_is_a_fault_for_every_question() -> None:
+    unreadable = table(("unreadable", answering(lambda _: Unreadable())))  # type: ignore[arg-type,return-value]
+    assert outcome(unreadable.decide(b"x")) is NO
+    assert unreadable.unmet(b"x") is None
+    ((_, told),) = unreadable.explain(b"x")
+    assert isinstance(told, SystemExit)
+
+
+def test_metadata_with_a_mistake_of_a_match_without_a_route_is_a_fault() -> None:
+    match = ProtocolMatch({"host": "other", "colour": "red"})
+    asked = table(("p", answering(lambda _: match)))
+    name, told = asked.unmet(b"x") or ("", match)
+    assert name
+    assert told.metadata == {}
+    assert sum(asked.faults.values()) == 1
+
+
 RECOGNISED = NeedMore(recognised=True)
 
 

@@ -294,3 +294,95 @@ def test_commands_go_on_beside_a_plugin_that_raises_at_import(tmp_path: Path) ->
         assert done.code == (2 if command == ("check",) else 0)  # no file to check
         if command == ("plugins", "list"):
             assert done.out.count("failed") == 4
+
+
+CHECKS = r"""
+    import asyncio
+    import sys
+
+    from refractium.contract import *
+
+    async def leave():
+        sys.exit(3)
+
+    async def deaf():
+        while True:
+            try:
+                await asyncio.sleep(1000)
+            except BaseException:
+                pass
+
+    async def nested(timeout):
+        await asyncio.wait_for(leave(), timeout)
+
+    async def task(timeout):
+        asyncio.create_task(leave())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def callback(timeout):
+        asyncio.get_running_loop().call_soon(sys.exit, 4)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def stopped(timeout):
+        asyncio.get_running_loop().stop()
+
+    async def shielded(timeout):
+        await asyncio.shield(deaf())
+
+    async def endless(timeout):
+        await deaf()
+
+    class Check(HealthCheck[NoSettings]):
+        settings = NoSettings
+
+        def __init__(self, run):
+            self.name = run.__name__
+            self.run = run
+
+        async def check(self, endpoint, settings, timeout):
+            await self.run(timeout)
+
+    @hookimpl
+    def refractium_health_checks():
+        return [Check(one) for one in (nested, task, callback, stopped, shielded, endless)]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tasks_and_callbacks_of_a_check_end_neither_the_program_nor_its_other_checks(
+    tmp_path: Path, workers: int
+) -> None:
+    install(tmp_path / "site", "hostile", CHECKS)
+    ended = {"nested", "task", "callback", "stopped"}
+    kinds = {*ended, "shielded", "endless"}
+    with Backend(echo) as backend:
+        (tmp_path / "refractium.toml").write_text(
+            f'[server]\nbind = "127.0.0.1"\nport = 0\nworkers = {workers}\n'
+            f'fallback_tcp = "{backend.address}"\n'
+            + "".join(
+                f'[[protocols]]\nname = "{kind}"\npatterns = ["{kind}"]\ntransport = "tcp"\n'
+                f'forward_to = "{backend.address}"\n'
+                f'health = {{ kind = "{kind}", interval_ms = 50, timeout_ms = 50, fall = 1 }}\n'
+                for kind in sorted(kinds)
+            )
+        )
+        with serving("--log-format", "plain", cwd=tmp_path, env=with_plugins(tmp_path / "site")) as program:
+            program.await_err(r"plugin 'hostile' of refractium-proto-hostile 1\.0 has ended the event loop")
+            wanted = {kind: "up" if kind in ended - {"nested"} else "down" for kind in kinds}
+            eventually(lambda: states(program) == wanted, "each check has a result")
+            eventually(
+                lambda: status_of(program).tcp.faults.keys() == {"check nested", "check endless"},
+                "the faults of the checks are counted",
+            )
+            for kind in kinds:
+                assert ask(program.address, kind.encode()).data == kind.encode()
+            assert program.terminate() == 0
+    assert "info stopped after" in program.err
+
+
+def states(program: Running) -> dict[str, str]:
+    """Return the state of the first backend of each route that has a health check."""
+    return {one.name: one.backends[0].state for one in status_of(program).routes if one.name != "fallback"}

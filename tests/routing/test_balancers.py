@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from refractium.addresses.address import Address
 from refractium.backends.backend import Backend
 from refractium.contract import Balancer, problems_of_balancer
+from refractium.guard.faults import Faults
 from refractium.routing import BALANCERS
-from refractium.routing.balancers import First, LeastConnections, RandomTwo, RoundRobin, SourceHash
+from refractium.routing.balancers import First, LeastConnections, RandomTwo, RoundRobin, SourceHash, made
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,3 +209,29 @@ def test_a_class_that_is_not_a_balancer_is_refused_with_the_reason(thing: object
 def test_turns_are_shared_evenly_at_every_moment() -> None:
     turns = choices(RoundRobin(), backends(1, 1, 1, 1), 40)
     assert all((one + 1) % 4 == other for one, other in pairwise(turns))
+
+
+class Twin:
+    """An object that is equal to a backend, but is not the backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __hash__(self) -> int:
+        return hash(self._backend)
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+def test_an_object_that_is_only_equal_to_a_backend_is_a_fault() -> None:
+    class Twins(Balancer):
+        name = "twins"
+
+        def order(self, backends: Sequence[Backend], client: str) -> Any:  # type: ignore[override]
+            del client
+            return [Twin(one) for one in backends]
+
+    among, faults = backends(1, 1), Faults()
+    assert list(made(Twins, faults).order(among, IPS[0])) == list(among)
+    assert faults == {"balancer twins": 1}

@@ -235,6 +235,16 @@ class NotStarting(Ignoring):
         raise OSError(13, "Permission denied")
 
 
+class NotReadable(Ignoring):
+    """A hook that starts, but raises an exception when Refractium reads its method."""
+
+    name = "not-readable"
+
+    @property
+    def on_packet(self) -> Any:
+        raise SystemExit(4)
+
+
 class NotMade(Ignoring):
     name = "not-made"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from refractium.contract import problems_of
-from refractium.guard.faults import is_interrupt, text_of
+from refractium.guard.faults import is_interrupt, problems_found, text_of
 from refractium.guard.origins import origin_of, set_origin
 from refractium.problems import table_problems
 
@@ -45,7 +46,7 @@ def configured(plugins: Plugins, tables: Mapping[str, Mapping[str, Any]], findin
 
 def _configured(id_: str, protocol: Protocol, table: Mapping[str, Any], findings: list[Finding]) -> Protocol:
     struct = protocol.settings_type
-    if not struct.__struct_fields__ or any(table_problems(struct, table, id_)):
+    if not struct.__struct_fields__ or problems_found(partial(table_problems, struct, table, id_)):
         return protocol
     found = protocol
     try:

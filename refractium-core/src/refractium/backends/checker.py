@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import random
+import socket
+import ssl
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,8 +41,15 @@ _GRACE: Final = 0.05
 _STOPPING: Final = 1.0
 """Seconds for which a checker that stops waits for the checks that it has cancelled."""
 
+_EFFECT: Final = "the backend fails this check"
+"""The consequence of a fault, for the log."""
+
 CHECKING: Final[ContextVar[tuple[object, ...] | None]] = ContextVar("CHECKING", default=None)
 """The health check that runs in a task, and the address that it checks; None in other tasks."""
+
+LEFT_BEHIND: Final[set[asyncio.Task[Any]]] = set()
+"""Tasks of checks that ignore their cancellation, so that the event loop ends without these tasks. This set
+keeps the tasks alive: the end of a coroutine that also ignores `GeneratorExit` may never come."""
 
 
 class Checker:
@@ -82,14 +92,19 @@ class Checker:
         """Stop all checks. After a second, leave the checks behind that ignore their cancellation."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
         running = {check: watch for watch in self._watches for check in watch.running.values()}
         self._watches.clear()
-        if running:
-            _, left = await asyncio.wait(running, timeout=_STOPPING)
+        left = set(running)
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if running:
+                _, left = await asyncio.wait(running, timeout=_STOPPING)
+                for check in left:
+                    running[check].note_left_behind()
+        finally:  # the end of the program may cancel this method
+            self._tasks.clear()
             for check in left:
-                running[check].leave_behind(check)
+                leave_behind(check)
 
 
 class _Watch:
@@ -165,6 +180,9 @@ class _Watch:
         task.add_done_callback(lambda _: self.running.pop(target, None))
         try:
             await asyncio.wait((task,), timeout=timeout)
+            if task.cancelled():  # nobody else has cancelled it
+                self._note(check, asyncio.CancelledError("it has cancelled itself"), _EFFECT)
+                return f"check {check.name} has cancelled itself"
             if task.done():
                 return task.result()
         finally:
@@ -184,42 +202,73 @@ class _Watch:
         CHECKING.set((check.name, self._transport, endpoint.target))
         try:
             result: object = await check.check(endpoint, self._settings, health.timeout_ms / 1000)
-        except OSError as error:
-            if error.errno in LOCAL_ERRORS:
-                self._troubles.warning(
-                    "backend %s cannot be checked now: %s", self._backend.address, _reason(error)
-                )
-                return error
-            is_late = isinstance(error, TimeoutError) and not error.errno
-            return f"no answer within {health.timeout_ms} ms" if is_late else brief(_reason(error))
-        except EOFError as error:  # `asyncio.IncompleteReadError`
-            return brief(text_of(error))
+            if result is None:
+                return None
+            if isinstance(result, str):
+                return brief(str.__str__(result))
+            problem = f"check {check.name} returned {shown(result)}, not str or None"
         except BaseException as error:
             # A task must not end with SystemExit or KeyboardInterrupt: the event loop would end, too.
             if is_ours(error):
                 raise
-            self._note(check, error, "the backend fails this check")
-            return brief(text_of(error))
-        if result is None or isinstance(result, str):
-            return result and brief(result)
-        reason = f"check {check.name} returned {shown(result)}, not str or None"
-        self._note(check, TypeError(reason), "the backend fails this check")
+            return self._failure(check, error)
+        self._note(check, TypeError(problem), _EFFECT)
+        return problem
+
+    def _failure(self, check: HealthCheck[Any], error: BaseException) -> str | OSError:
+        """Return the result of a check that has raised an exception, as `_ask_one` does."""
+        try:
+            if isinstance(error, OSError):
+                return self._failure_of_system(error)
+            if isinstance(error, EOFError):  # `asyncio.IncompleteReadError`
+                return brief(text_of(error))
+        except BaseException as second:  # noqa: BLE001 - the attributes of an exception can be any objects
+            error = second
+        self._note(check, error, _EFFECT)
+        return brief(text_of(error))
+
+    def _failure_of_system(self, error: OSError) -> str | OSError:
+        number = _system_error(error)
+        reason = brief(os.strerror(number) if number else str(error) or text_of(error))
+        if number in LOCAL_ERRORS:
+            self._troubles.warning("backend %s cannot be checked now: %s", self._backend.address, reason)
+            return error
+        if isinstance(error, TimeoutError) and not number:
+            return f"no answer within {self.state.health.timeout_ms} ms"
         return reason
 
-    def leave_behind(self, task: asyncio.Task[Any]) -> None:
-        """Let the event loop end without a check that ignores its cancellation."""
+    def note_left_behind(self) -> None:
+        """Count the fault of a check that has ignored its cancellation."""
         check = self.state.health.check
-        assert check is not None  # noqa: S101 - the task runs this check
+        assert check is not None  # noqa: S101 - a task runs this check
         error = TimeoutError(f"the check still runs {_STOPPING:g} s after its cancellation")
         self._note(check, error, "Refractium stops without waiting for the check")
-        # `asyncio.run` waits for all registered tasks. The manual ("Extending") names the function.
-        asyncio.tasks._unregister_task(task)  # noqa: SLF001
-        task._log_destroy_pending = False  # type: ignore[attr-defined] # noqa: SLF001
 
     def _note(self, check: HealthCheck[Any], error: BaseException, effect: str) -> None:
         self._faults.note(f"check {check.name}", check, error, effect)
 
 
-def _reason(error: OSError) -> str:
-    """Return the system's text for an error, because event loops use texts of their own."""
-    return os.strerror(error.errno) if error.errno else str(error)
+def leave_behind(task: asyncio.Task[Any]) -> None:
+    """Let the event loop end without a task of a health check that ignores its cancellation."""
+    if task.done():
+        return
+    # `asyncio.run` waits for all registered tasks. The manual ("Extending") names the function.
+    asyncio.tasks._unregister_task(task)  # noqa: SLF001
+    task._log_destroy_pending = False  # type: ignore[attr-defined] # noqa: SLF001
+    LEFT_BEHIND.add(task)
+    task.add_done_callback(LEFT_BEHIND.discard)
+
+
+_OTHER_NUMBERS: Final = (ssl.SSLError, socket.gaierror, socket.herror)
+"""The subclasses of `OSError` whose errno is not a number of the system."""
+
+
+def _system_error(error: OSError) -> int:
+    """Return the system's number of an error, for the system's text: event loops use texts of their own.
+
+    The result is 0 if the error has no such number: a plugin may raise ``OSError("refused", "web.example")``.
+    """
+    number: object = error.errno
+    if isinstance(number, int) and number in errno.errorcode and not isinstance(error, _OTHER_NUMBERS):
+        return number
+    return 0

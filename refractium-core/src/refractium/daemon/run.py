@@ -90,9 +90,9 @@ def serve(
         inherited = _Inherited(sockets, launcher)
         can_end = run(lambda: _serve(run_by, overrides, assembly, transports, (file, known), inherited))
     if not can_end:
-        log.warning("a thread of a plugin still runs, for example a health check: ending without it")
+        log.warning("code of a plugin still runs, for example a health check: ending without it")
         logging.shutdown()  # writes the last lines
-        os._exit(0)  # the usual end of the interpreter would wait for the thread
+        os._exit(0)  # the usual end of the interpreter would wait for a thread
 
 
 def _take_all_descriptors() -> None:

@@ -6,6 +6,8 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from refractium.hooks import UsedHook, takes_stdout
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -37,7 +39,7 @@ def say(line: str) -> None:
 def leave_stdout_to_hooks(assembly: Assembly) -> None:
     """Print to stderr from now on if a hook writes to stdout, because only the hook may then write there."""
     global _claimed  # noqa: PLW0603 - a global, like `sys.stdout`
-    if any(isinstance(use, tuple) and use[0].takes_stdout(use[1]) for use in assembly.hook_uses):
+    if any(isinstance(use, tuple) and takes_stdout(UsedHook(*use)) for use in assembly.hook_uses):
         sys.stdout = sys.stderr
         if _claimed is not None:
             _claimed = sys.stderr

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _ORIGIN: Final = "_refractium_origin"
 _plugins: Final[dict[str, str]] = {}
@@ -20,6 +23,15 @@ def plugin_of(module: str) -> str:
     while module and module not in _plugins:
         module = module.rpartition(".")[0]
     return _plugins.get(module, "")
+
+
+def plugin_in(trace: TracebackType | None) -> str:
+    """Return the plugin of the innermost code in a traceback that comes from a plugin; empty without one."""
+    found = ""
+    while trace is not None:
+        found = plugin_of(str(trace.tb_frame.f_globals.get("__name__", ""))) or found
+        trace = trace.tb_next
+    return found
 
 
 def set_origin(given: object, plugin: str) -> None:

@@ -24,6 +24,7 @@ from refractium.hooks.registry import (
     UsedHook,
     against_several,
     merged,
+    takes_stdout,
     used,
     why_alone,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "UsedHook",
     "against_several",
     "merged",
+    "takes_stdout",
     "used",
     "why_alone",
 ]

@@ -73,15 +73,14 @@ class Delivery:
         try:
             hook = self._type(self._settings)
             hook.start()
+            self._hook = hook
+            self._on_batch = _overridden(hook, "on_batch")
+            # Call only overridden methods: one that does nothing would count as a success between failures.
+            self._on_open = _overridden(hook, "on_open")
+            self._on_packet = _overridden(hook, "on_packet")
+            self._on_close = _overridden(hook, "on_close")
         except BaseException as error:  # noqa: BLE001 - also SystemExit: no hook may end the proxy
             self.detached = f"it cannot be started: {_Described(error)}"
-            return
-        self._hook = hook
-        self._on_batch = _overridden(hook, "on_batch")
-        # Call only overridden methods: a method that does nothing would count as a success between failures.
-        self._on_open = _overridden(hook, "on_open")
-        self._on_packet = _overridden(hook, "on_packet")
-        self._on_close = _overridden(hook, "on_close")
 
     def take(self, events: deque[Item]) -> int:
         """Deliver some of the events to the hook. Remove each event, and count it, before its delivery.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from refractium.contract import PacketHook, problems_of_hook
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from msgspec import Struct
+
+log = logging.getLogger(__name__)
 
 HookUse: TypeAlias = "type[PacketHook[Any]] | tuple[type[PacketHook[Any]], Struct]"
 """A hook as a route names it: the hook's class, or a pair of the class and the hook's settings."""
@@ -84,6 +87,17 @@ def why_alone(use: UsedHook) -> str:
         if is_interrupt(error):
             raise
         return f"its method needs_one_process raised {brief(text_of(error))}"
+
+
+def takes_stdout(use: UsedHook) -> bool:
+    """Return whether a hook writes to stdout; False if the hook raises an exception instead of an answer."""
+    try:
+        return bool(use.hook.takes_stdout(use.settings))
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        log.error("hook %s: its method takes_stdout raised %s", use.hook.name, brief(text_of(error)))  # noqa: TRY400 - the plugin's fault
+        return False
 
 
 class HookSet:

@@ -215,12 +215,20 @@ class DispatchTable(Generic[T]):
         for identify, entry in self._by_first_byte[data[0]] if data else self._for_nothing:
             try:
                 answer = identify(data)
+                if isinstance(answer, ProtocolMatch):
+                    if problems := list(problems_of_metadata(entry.protocol, answer)):
+                        effect = "the log of this client does not get this metadata"
+                        self.faults.note(
+                            PROTOCOL + entry.protocol.name,
+                            entry.protocol,
+                            TypeError("; ".join(problems)),
+                            effect,
+                        )
+                        answer = ProtocolMatch()
+                    return entry.protocol.name, answer
             except BaseException as error:  # `decide` has counted the fault
                 if is_interrupt(error):
                     raise
-                continue
-            if isinstance(answer, ProtocolMatch):
-                return entry.protocol.name, answer
         return None
 
     def _note_unreadable(self, protocol: Protocol, error: BaseException) -> None:

@@ -143,9 +143,9 @@ def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mappin
     try:
         found = match.metadata
         told = {
-            k: v if v.__class__ is str else _plain(v)
+            k if type(k) is str else str.__str__(k): v if type(v) is str else _plain(v)
             for k, v in found.items()
-            if (declared is None or k in declared) and (v.__class__ is str or is_metadata_value(v))
+            if (declared is None or k in declared) and (type(v) is str or is_metadata_value(v))
         }
         if len(told) != len(found):
             raise TypeError(  # noqa: TRY301 - counted as a fault

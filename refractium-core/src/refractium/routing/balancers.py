@@ -168,7 +168,9 @@ class _Guarded(Balancer):
         try:
             # A generator without an end must not hold up the event loop.
             ordered = tuple(islice(self._balancer.order(backends, client), len(backends) + 1))
-            if not ordered or len(ordered) > len(set(ordered)) or not set(ordered) <= set(backends):
+            # By identity: another object may be equal to a backend.
+            asked = set(map(id, ordered))
+            if not ordered or len(ordered) > len(asked) or not asked <= set(map(id, backends)):
                 raise ValueError("the order is empty, repeats a backend or contains another object")  # noqa: TRY301
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
             self._note(error)
