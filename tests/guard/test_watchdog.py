@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from refractium.guard import origins, watchdog
+from refractium.throttle import Throttled
+from support import slow_plugin
 from support.backends import Backend, echo
 from support.clients import ask, connect
 from support.datagrams import UdpBackend
 from support.datagrams import ask as ask_datagram
 from support.datagrams import echo as echo_datagram
+from support.hooks import until
 from support.plugins import install, with_plugins
 from support.process import of_threads, serving
 from support.proxy import eventually
 from support.status import status_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from support.process import Running
 
 HEAD = r"""
@@ -335,3 +344,59 @@ def test_a_check_that_never_ends_holds_up_neither_a_reload_nor_a_stop(
 
 def threads(program: Running) -> int:
     return len(list(Path(f"/proc/{program.pid}/task").iterdir()))
+
+
+@pytest.mark.parametrize("way", [slow_plugin.compute, slow_plugin.sleep])
+@pytest.mark.parametrize("look", [0.01, 0.03])
+def test_one_look_suffices_to_find_a_call_of_50_ms(
+    way: Callable[..., None], look: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watchdog, "_LOOK", look)
+    monkeypatch.setitem(origins._plugins, slow_plugin.__name__, "plugin 'slow'")
+
+    async def main() -> None:
+        dog = watchdog.Watchdog()
+
+        def clock() -> float:
+            """Return a time that stands still while other programs use the processor."""
+            now, delayed = dog._now()
+            return now - delayed
+
+        dog.start(asyncio.get_running_loop())
+        try:
+            dog.notice()
+            slow_plugin.call(way, 0.05, clock, lambda: dog._call is not None)
+            await until(lambda: bool(caplog.messages))
+        finally:
+            dog.stop()
+
+    asyncio.run(main())
+    (line,) = caplog.messages
+    assert line.startswith("plugin 'slow' has blocked the event loop for more than 40 ms: call (")
+
+
+@pytest.mark.parametrize(
+    ("before", "turned", "after", "is_slow"),
+    [
+        ((1.0, 0.0), 1.0, (1.05, 0.0), True),
+        ((1.0, 0.0), 1.0, (1.04, 0.0), False),
+        # Other programs have used the processor.
+        ((1.0, 5.0), 1.0, (1.05, 5.02), False),
+        ((1.0, 5.0), 1.0, (1.07, 5.02), True),
+        # The last look was late, but the batch of events began later.
+        ((1.0, 0.0), 1.03, (1.06, 0.0), False),
+        ((1.0, 0.0), 1.03, (1.08, 0.0), True),
+    ],
+)
+def test_a_call_is_slow_by_the_moments_before_and_after(
+    before: tuple[float, float],
+    turned: float,
+    after: tuple[float, float],
+    is_slow: bool,  # noqa: FBT001 - pytest passes it by name
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    call = watchdog._Call(sys._getframe(), "plugin 'slow'", before, turned, Throttled(logging.getLogger()))
+    call.tell_if_slow(after)
+    assert len(caplog.messages) == is_slow
+    call.tell_if_slow(after)
+    assert len(caplog.messages) == is_slow

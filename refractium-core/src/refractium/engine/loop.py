@@ -91,9 +91,9 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         loop.set_default_executor(threads)
         return loop
 
-    WATCHDOG.start()
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
+            WATCHDOG.start(runner.get_loop())
             running = runner.get_loop().create_task(main())
             try:
                 while not running.done():

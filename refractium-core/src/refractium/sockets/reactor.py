@@ -77,6 +77,7 @@ class Reactor:
         self._faults = Throttled(log)
         self._second_faults = Throttled(log)
         self.turned = time.monotonic()
+        WATCHDOG.follow(self)
         loop.add_reader(self._epoll.fileno(), self._turn)
 
     @property
