@@ -295,8 +295,8 @@ def test_targets_that_are_the_listener_itself_cause_a_warning() -> None:
     fallbacks = {"fallback_tcp": '"127.0.0.1:8080"', "fallback_udp": '"127.0.0.1:8081"'}
     loop = route(to='["10.0.0.1:8080", "localhost:8080"]')
     assert places_of_warnings(settings(**fallbacks), loop) == [
-        "server.fallback_tcp",
         "protocols[0].forward_to[1]",
+        "server.fallback_tcp",
     ]
     assert places_of_warnings(settings(**fallbacks, port=0), loop) == []
     bound = settings(**fallbacks, bind='"10.0.0.1"')
@@ -338,6 +338,68 @@ routes = ["dns", "dsn"]
 def test_a_listener_behind_one_with_a_mistake_keeps_its_number() -> None:
     text = '[[listeners]]\nport = "x"\n[[listeners]]\nport = 1\nroutes = ["htpp"]\n' + route("http")
     assert places_of_problems(text) == ["listeners[0].port", "listeners[1].routes[0]"]
+
+
+def listener(port: int, **keys: str) -> str:
+    """Return the table of a listener; each key has its value in TOML."""
+    return "".join(
+        (
+            "[[listeners]]\nbind = '127.0.0.1'\n",
+            f"port = {port}\n",
+            *(f"{k} = {v}\n" for k, v in keys.items()),
+        )
+    )
+
+
+UDP_53 = listener(53, transports="['udp']")
+TCP_80 = listener(80, transports="['tcp']")
+
+
+@pytest.mark.parametrize(
+    ("written", "places"),
+    [
+        # A backend that is a listener of the other transport, or of a transport that is not open.
+        (
+            UDP_53
+            + TCP_80
+            + route("http", '"127.0.0.1:53"')
+            + route("dns", '"127.0.0.1:80"', transport='"udp"'),
+            [],
+        ),
+        (
+            listener(53, routes="['d']")
+            + TCP_80
+            + route("http", '"127.0.0.1:53"')
+            + route("dns", id='"d"', transport='"udp"'),
+            [],
+        ),
+        (UDP_53 + TCP_80 + route("dns", '"127.0.0.1:80"'), ["protocols[0].forward_to"]),
+        (UDP_53 + TCP_80 + route("dns", '"127.0.0.1:53"'), ["protocols[0].forward_to"]),
+        (TCP_80 + "[server]\nfallback_tcp = '127.0.0.1:80'\n", ["server.fallback_tcp"]),
+        # A route that is served over none of its transports.
+        (TCP_80 + route("dns") + route("dns", transport='"udp"', id='"x"', client='"::1"'), ["protocols[1]"]),
+        (UDP_53 + TCP_80.replace("80", "81") + route("dns") + route("http"), []),
+        (
+            listener(53, transports="['udp']", routes="['http']")
+            + TCP_80
+            + route("dns")
+            + route("http", id='"h"'),
+            [],
+        ),
+        (
+            listener(53, transports="['udp']", routes="['http']")
+            + listener(80, routes="['dns']")
+            + route("dns")
+            + route("http"),
+            ["protocols[1]"],
+        ),
+        (TCP_80 + route() + "[server]\nfallback_udp = '10.0.0.1:1'\n", ["server.fallback_udp"]),
+    ],
+)
+def test_backends_and_routes_are_judged_by_the_transports_of_each_listener(
+    written: str, places: list[str]
+) -> None:
+    assert places_of_warnings(written) == places
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,16 @@ def test_check_prints_the_conditions_of_every_route(cli: Cli) -> None:
     assert route["client"] == ["10.0.0.0/8", "::1"]
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_check_refuses_a_file_that_no_listener_can_serve(cli: Cli, arguments: tuple[str, ...]) -> None:
+    cli.write(f'[[listeners]]\nport = 1\ntransports = ["udp"]\n{ROUTE}')
+    served, checked = cli(), cli("check", *arguments)
+    assert (served.code, checked.code) == (2, 2)
+    message = served.err.removeprefix("error: ").strip()
+    assert message in checked.out + checked.err
+    assert "nothing to serve" in message
+
+
 def test_check_json_has_the_routes(cli: Cli) -> None:
     https = 'name = "https"\nsni = "A.example"\nforward_to = ["[::1]:1", "a:2"]\nidle_timeout_ms = 86400000\n'
     cli.write(f"{ROUTE}[[protocols]]\n{https}")

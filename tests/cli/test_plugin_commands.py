@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from textwrap import dedent
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +39,14 @@ def command(context, who, loud):
 """
 
 
+INTERRUPTED: Final = """\
+import signal
+
+@click.command("greet")
+def command():
+    sys.stdout.write("Hello")
+    signal.raise_signal(signal.SIGINT)
+"""
 SETTLED: Final = """\
 import msgspec
 from refractium.kit import ConfigError, OwnTable, config_option, table
@@ -97,6 +106,11 @@ def test_the_command_of_a_plugin_is_in_the_help_and_runs(site: Site) -> None:
     assert "WHO" in site.run("greet", "--help").out
     assert site.run("greet").code == 2
     assert (site.row("politeness")["kind"], site.row("politeness")["status"]) == ("command", "loaded")
+
+
+def test_ctrl_c_in_the_command_of_a_plugin_ends_the_program_without_a_word(site: Site) -> None:
+    site.add("politeness", HEAD + INTERRUPTED)
+    assert site.run("greet") == (-signal.SIGINT, "Hello", "")
 
 
 def test_a_command_reads_the_table_of_its_plugin(site: Site) -> None:

@@ -282,7 +282,14 @@ def test_status_without_options_finds_the_service_whatever_its_port(
 
 
 @pytest.mark.parametrize(
-    "broken", [b"[server\n", b'[server]\nport = "x"\n', b"[server]\nport = 1\nprt = 2\n", b"# \xff\n"]
+    "broken",
+    [
+        b"[server\n",
+        b'[server]\nport = "x"\n',
+        b"[server]\nport = 1\nprt = 2\n",
+        b"# \xff\n",
+        b"#" * 2_000_000,
+    ],
 )
 def test_status_reports_a_broken_file_and_asks_the_instance_that_was_started_from_it(
     runtime: dict[str, str], as_service: Cli, broken: bytes
@@ -306,6 +313,28 @@ def test_status_reports_a_broken_file_and_asks_the_instance_that_was_started_fro
             assert "the file is broken" in done.err
         program.terminate()
         nobody = as_service("status")
+        assert (nobody.code, nobody.out) == (1, "")
+        assert f"no running instance was started from {file.name}" in nobody.err
+
+
+def test_status_reports_a_missing_file_and_asks_the_instance_that_was_started_from_it(
+    runtime: dict[str, str], as_service: Cli
+) -> None:
+    file = as_service.write(config(free_port(), "127.0.0.1:1"))
+    other = ("-b", "127.0.0.1", "-p", 0, "-f", "ssh=127.0.0.1:1")
+    with (
+        serving("-c", file.name, cwd=file.parent, env=runtime) as program,
+        serving(*other, cwd=file.parent.parent, env=runtime) as two,
+    ):
+        eventually(lambda: as_service("status", "-p", program.port).code == 0, "the instance answers")
+        eventually(lambda: as_service("status", "-p", two.port).code == 0, "the other one answers")
+        file.unlink()
+        for path in file, file.name:
+            done = as_service("status", "-c", path, "--json")
+            assert json.loads(done.out)["file"] == str(file)
+            assert "the file is missing" in done.err
+        program.terminate()
+        nobody = as_service("status", "-c", file.name)
         assert (nobody.code, nobody.out) == (1, "")
         assert f"no running instance was started from {file.name}" in nobody.err
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
-from refractium.addresses.address import Address, is_own_address
+from refractium.addresses.address import is_own_address
 from refractium.assembly.sources import DEFAULT_FILE
 from refractium.config.decode import MAX_FINDINGS
 from refractium.contract import Strength, Transport
@@ -22,9 +22,10 @@ from refractium.routing.judge import judge as judge_routes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from refractium.addresses.address import Address
     from refractium.assembly.resolve import Resolved
     from refractium.assembly.sources import Overlaid
-    from refractium.config import RouteConfig, ServerConfig
+    from refractium.config import ServerConfig
     from refractium.config.model import Listeners
     from refractium.plugins.installed import Plugins
     from refractium.problems import Finding
@@ -63,7 +64,7 @@ def warnings(resolved: Resolved) -> Iterator[Problem]:
     findings = chain(
         _long_peeks(overlaid),
         _wide_limits(overlaid.server),
-        _doubtful_targets(overlaid),
+        _doubtful_targets(resolved),
         _doubtful_orders(resolved.routes, overlaid.listeners),
         _without_backends(resolved),
     )
@@ -153,23 +154,40 @@ def _wide_limits(server: ServerConfig) -> Iterator[Finding]:
         yield "server.max_connections_per_ip", f"over {_MANY_PER_IP}, it hardly limits a single client"
 
 
-def _doubtful_targets(overlaid: Overlaid) -> Iterator[Finding]:
-    server, listeners = overlaid.server, overlaid.listeners
-    targets = [
-        (f"server.fallback_{transport}", Address.parse(address)) for transport, address in server.fallbacks
+def _doubtful_targets(resolved: Resolved) -> Iterator[Finding]:
+    """Yield the findings about the backends of each route, and each route that no listener serves.
+
+    A listener is open for a transport only if the listener serves a route for this transport.
+    """
+    listeners = [one for _, one in resolved.overlaid.listeners]
+    serving = [
+        (path, route, one)
+        for path, route in resolved.routes
+        for one in listeners
+        if route.transport in one.transports and one.rules.serves(route.label, route.name)
     ]
-    for path, route in overlaid.routes:
+    is_open = {(route.transport, one.name): one for _, route, one in serving}
+    served = {path for path, _, _ in serving}
+    found: dict[Finding, None] = {}  # a route for both transports is there twice
+    for path, route in resolved.routes:
         backends = list(_backends(path, route))
-        targets += backends
-        yield from _repeated(backends)
-        if not any(one.rules.serves(route.label, route.name) for _, one in listeners):
-            yield path, "no listener serves this route"
-    for place, address in targets:
-        if any(is_own_address(address, one.bind, one.port) for _, one in listeners):
-            yield place, f"Refractium itself listens on {address}, and will never connect to it"
+        found.update(dict.fromkeys(_repeated(backends)))
+        if path not in served:
+            found[path, "no listener serves this route"] = None
+        for place, address in backends:
+            if any(
+                transport is route.transport and is_own_address(address, one.bind, one.port)
+                for (transport, _), one in is_open.items()
+            ):
+                message = f"Refractium itself listens on {address}, and will never connect to it"
+                found[place, message] = None
+    yield from found
 
 
-def _backends(path: str, route: RouteConfig) -> Iterator[tuple[str, Address]]:
+def _backends(path: str, route: Route) -> Iterator[tuple[str, Address]]:
+    if path.startswith("server."):  # the key of a fallback contains the address
+        yield from ((path, address) for address in route.backends)
+        return
     for index, address in enumerate(route.backends):
         yield (f"{path}.forward_to" + (f"[{index}]" if isinstance(route.forward_to, tuple) else "")), address
 

@@ -43,6 +43,11 @@ class Overrides:
     disabled: Sequence[str] = ()
     strict_plugins: bool = False
 
+    @property
+    def inline(self) -> tuple[str, ...]:
+        """The names of the inline routes."""
+        return tuple(text.partition("=")[0] for text in self.forwards)
+
 
 @dataclass(frozen=True, slots=True)
 class Overlaid:

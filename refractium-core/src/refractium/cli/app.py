@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
@@ -38,8 +40,9 @@ class _App(click.RichGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
+            found = _commands_of_plugins(ctx).get(cmd_name)
             interruptible()
-            return _commands_of_plugins(ctx).get(cmd_name)
+            return found
         module = import_module(f"refractium.cli.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name}_command", None) or module.command
         return command
@@ -54,6 +57,8 @@ class _App(click.RichGroup):
             ctx.exit(error.exit_status)
         except (click.ClickException, Exit, click.Abort, BrokenPipeError):
             raise
+        except KeyboardInterrupt:  # of a command of a plugin; click would print "Aborted"
+            _end_interrupted()
         except Exception as error:  # noqa: BLE001 - the user sees one message for a bug, not a traceback
             _complain(f"internal error: {type(error).__name__}: {error}; --debug shows the traceback")
             _trace(error)
@@ -77,6 +82,14 @@ def _commands_of_plugins(context: click.Context) -> dict[str, click.Command]:
 def _complain(message: str) -> None:
     shown = "\n".join(map(printable, message.split("\n")))  # names from files may contain control characters
     click.echo(f"{click.style('error:', fg='red', bold=True)} {shown}", err=True)
+
+
+def _end_interrupted() -> None:
+    """End the process by SIGINT, as Ctrl-C ends a built-in command."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _trace(error: BaseException) -> None:

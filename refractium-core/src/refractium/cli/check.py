@@ -11,6 +11,7 @@ from refractium.assembly.assembly import assembled
 from refractium.assembly.sources import read_file
 from refractium.cli import render
 from refractium.cli.options import Flags, serving_options
+from refractium.contract import Transport
 from refractium.daemon import rights
 from refractium.errors import ConfigError
 from refractium.wire.text import printable
@@ -32,6 +33,8 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
     try:
         decoded = read_file(flags.overrides)
         assembly = assembled(flags.overrides, decoded)
+        if unserved := tuple(assembly.unserved(tuple(Transport), flags.overrides.inline)):
+            raise ConfigError(unserved)  # noqa: TRY301 - with --json, an answer like that of any problem
     except ConfigError as error:
         if not as_json:
             raise

@@ -69,7 +69,8 @@ def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **
     else:
         over = Flags.of(context).overrides
         paths = _paths(over)
-        answer = control.ask(paths) if paths else control.ask_the_only_one(file_of(over))
+        file = over.file or file_of(over)
+        answer = control.ask(paths) if paths else control.ask_the_only_one(file)
     if as_json:
         click.echo(msgspec.json.format(answer, indent=2).decode())
     else:
@@ -95,21 +96,16 @@ def _paths(over: Overrides) -> list[Path]:
 
 
 def _decoded(over: Overrides) -> Decoded:
-    """Return the decoded configuration file, and print the mistakes in the file.
-
-    Raises:
-        ConfigError: a flag names a file that does not exist.
-    """
+    """Return the decoded configuration file, and print the mistakes in the file."""
     try:
         decoded = read_file(over)
     except ConfigError as error:
-        if file_of(over) is None:
-            raise
         decoded = replace(decode(Source("", "")), problems=error.problems)
     for problem in decoded.problems:
         _warn(str(problem))
     if decoded.problems:
-        _warn("the file is broken: the running instance keeps its former configuration")
+        state = "broken" if file_of(over) is not None else "missing"
+        _warn(f"the file is {state}: the running instance keeps its former configuration")
     return decoded
 
 

@@ -76,8 +76,7 @@ def serve(
     launcher = launch(sockets, identity) if sockets else None  # also before the log starts its thread
     access = begin()
     assembly = assembled(overrides, decoded)
-    inline = (text.partition("=")[0] for text in overrides.forwards)
-    if problems := list(assembly.unserved(transports, inline)):
+    if problems := list(assembly.unserved(transports, overrides.inline)):
         raise ConfigError(problems)
     with claimed_stdout():
         leave_stdout_to_hooks(assembly)
