@@ -98,7 +98,8 @@ def test_names_are_compared_in_lower_case_without_a_final_dot() -> None:
     assert server_name("*.Example.ORG.") == "*.example.org"
     assert server_name("*.xn--bcher-kva.example") == "*.xn--bcher-kva.example"
     assert request_host("**.Example.ORG") == "**.example.org"
-    assert request_host("[2001:DB8::1]") == "[2001:db8::1]"
+    for written in "[2001:DB8::1]", "[2001:db8:0:0:0:0:0:1]", "[2001:0db8::0001]":
+        assert request_host(written) == "[2001:db8::1]"
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,18 @@ class _App(click.RichGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            found = _commands_of_plugins(ctx).get(cmd_name)
-            interruptible()
-            return found
+            return _commands_of_plugins(ctx).get(cmd_name)
         module = import_module(f"refractium.cli.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name}_command", None) or module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        if found[0] not in _COMMANDS:
+            interruptible()
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

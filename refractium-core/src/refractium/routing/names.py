@@ -71,7 +71,7 @@ def request_host(pattern: NamePattern) -> NamePattern:
     """Return a pattern for hosts in the form that requests contain, in lower case.
 
     A host is a pattern that `server_name` accepts, or an IP address; an IPv6 address stands in brackets
-    (RFC 3986 section 3.2.2).
+    (RFC 3986 section 3.2.2), in the short form in which clients send it (RFC 5952 section 4).
 
     Raises:
         ValueError: the text is neither a pattern that `server_name` accepts nor an IP address.
@@ -87,7 +87,7 @@ def request_host(pattern: NamePattern) -> NamePattern:
         return server_name(pattern)
     if (ip.version == 6) != (bare is not pattern):  # noqa: PLR2004 - the version number of IPv6
         raise ValueError("brackets belong to an IPv6 address: [::1]")
-    return pattern.lower()
+    return pattern if ip.version == 4 else f"[{ip}]"  # noqa: PLR2004 - the version number of IPv4
 
 
 def compile_name(pattern: NameRegex) -> Any:
