@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ftplib
+import gc
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from refractium.demo import backends
 from support.clients import PATIENCE, ask, connect
 from support.process import environment, run, serving
 
@@ -29,8 +32,8 @@ def test_every_protocol_is_identified_and_answered() -> None:
     assert [one["protocol"] for one in outcomes] == PROTOCOLS
     assert all(one["ok"] and one["identified_as"] == one["protocol"] for one in outcomes)
     assert all(one["evidence"] and one["answer"] for one in outcomes)
-    backends = {one["backend"] for one in outcomes}
-    assert len(backends) == len(PROTOCOLS), "each protocol must reach a backend of its own"
+    reached = {one["backend"] for one in outcomes}
+    assert len(reached) == len(PROTOCOLS), "each protocol must reach a backend of its own"
 
 
 def test_the_demo_prints_a_table_on_a_terminal() -> None:
@@ -99,6 +102,38 @@ def test_the_end_of_the_demo_prints_no_traceback_whatever_the_clients_do(number:
             assert demo.wait() == 0
         levels = {line.split()[1] for line in demo.err.splitlines()}
         assert levels <= {"info", "warning"}, demo.err
+
+
+@pytest.mark.parametrize("command", ["", "RETR nowhere.txt", "RETR README.txt"])
+@pytest.mark.parametrize("connects", [False, True])
+def test_a_backend_whose_client_has_left_causes_no_message(command: str, *, connects: bool) -> None:
+    """If nothing kept a task that waits for ever, the garbage collector would report the task."""
+    reported = []
+
+    async def leave() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+        server = await asyncio.start_server(backends.until_closed(backends.ftp), "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"EPSV\r\n")
+        await reader.readline()
+        port = int((await reader.readline()).split(b"|")[3])
+        if connects:
+            _, data = await asyncio.open_connection("127.0.0.1", port)
+            data.close()
+        writer.write(f"{command}\r\n".encode())
+        await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        del reader, writer, server
+        for _ in range(50):  # turns of the event loop, in which the backend sees the end of the client
+            await asyncio.sleep(0)
+            gc.collect()
+
+    asyncio.run(leave())
+    gc.collect()
+    assert reported == []
 
 
 def with_plugin(folder: Path, scene: str) -> dict[str, str]:

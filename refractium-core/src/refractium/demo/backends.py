@@ -24,6 +24,9 @@ DNS_ANSWER: Final = "192.0.2.80"
 SSH_BANNER: Final = "SSH-2.0-RefractiumDemo"
 FTP_FILES: Final = ("README.txt", "prism.png")
 
+_running: set[asyncio.Task[object] | None] = set()
+"""The tasks of all connections. The event loop alone keeps no task that waits for a lost event."""
+
 
 class Certificates:
     """A new certificate authority, and its certificate for `TLS_NAME`."""
@@ -49,12 +52,15 @@ def until_closed(backend: Backend) -> Backend:
     """Return a handler that calls a backend and then closes the connection, even after an error."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        _running.add(task)
         # If the end of the demo cancelled the task, asyncio would print a traceback.
         with contextlib.suppress(asyncio.CancelledError):
             try:
                 await backend(reader, writer)
             except Exception as error:  # the client left, or a plugin's backend is faulty
                 log.debug("a backend of the demo failed", exc_info=error)
+        _running.discard(task)
         writer.close()
 
     return handle

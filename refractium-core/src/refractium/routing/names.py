@@ -70,8 +70,8 @@ def server_name(pattern: NamePattern) -> NamePattern:
 def request_host(pattern: NamePattern) -> NamePattern:
     """Return a pattern for hosts in the form that requests contain, in lower case.
 
-    A host is a pattern that `server_name` accepts, or an IP address; an IPv6 address stands in brackets
-    (RFC 3986 section 3.2.2), in the short form in which clients send it (RFC 5952 section 4).
+    A host is a pattern that `server_name` accepts, or an IP address. An IPv6 address stands in brackets
+    (RFC 3986 section 3.2.2). Clients send an IPv6 address in its short form (RFC 5952 section 4).
 
     Raises:
         ValueError: the text is neither a pattern that `server_name` accepts nor an IP address.
