@@ -166,9 +166,9 @@ class PacketHook(Generic[S]):
     def needs_one_process(cls, settings: S) -> str:
         """Return the reason why the hook cannot run in several worker processes, or an empty string.
 
-        With several workers, Refractium refuses a hook for which this method returns a reason. After a
-        restart by systemd, the next process waits until the process of such a hook has ended. By default, the
-        method returns a reason if the hook writes to stdout.
+        With several workers, Refractium refuses a hook for which this method returns a reason. If
+        systemd restarts Refractium, the new Refractium process waits until the old Refractium process, which
+        runs such a hook, has ended. By default, the method returns a reason if the hook writes to stdout.
         """
         return "several workers would write to stdout" if cls.takes_stdout(settings) else ""
 

@@ -397,7 +397,7 @@ class Flow:
             bound_source(self.sock, size)
 
     def guard(self) -> None:
-        """Make a close of the sink a reset from now on, until this flow has ended.
+        """Let any close of the sink reset the connection, until this flow has ended.
 
         From now on the kernel also sends the sink's bytes at once. The first bytes needed no option for that:
         the kernel holds back a small segment only behind another small segment (Minshall's form of Nagle's

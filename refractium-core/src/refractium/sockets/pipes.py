@@ -18,7 +18,8 @@ _KEPT: Final = 64
 """Maximum number of empty pipes that are kept for later use."""
 _ENDS: Final = 2
 _NEEDED: Final = 0.5
-"""Seconds without a borrower after which a kept pipe is closed, at the latest after twice this time."""
+"""Fewest seconds for which a pipe is kept without a borrower. A timer closes the pipe after at most twice
+this time."""
 
 
 class Pipe:

@@ -33,8 +33,8 @@ PP2_TYPE_CRC32C: Final = 0x03
 
 MAX_BYTES: Final = 16 + 2_048
 """Length of the longest accepted header (bytes). `parse` refuses a header that declares a greater length
-before the rest of that header arrives. Headers should fit the 536 bytes of the smallest TCP segment
-(section 2), but headers with certificates need more."""
+before the rest of that header arrives. Headers should fit into 536 bytes, the size of a TCP
+segment that every host accepts (section 2), but headers with certificates need more."""
 
 _V1_LONGEST: Final = {
     b"PROXY TCP4 ": 56,
