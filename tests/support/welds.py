@@ -16,6 +16,21 @@ from support.clients import PATIENCE, connect
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from refractium.proxy.summary import Ended
+
+
+class Owner:
+    """The owner of a weld, with a queue for the end of the weld."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Queue[str] = asyncio.Queue()
+
+    def weld_ended(self, how: Ended) -> None:
+        self.ended.put_nowait(how)
+
+    def half_closed(self) -> None:
+        """Ignore the end of one side."""
+
 
 @contextlib.contextmanager
 def welded(
@@ -32,12 +47,12 @@ def welded(
         asyncio.Runner() as runner,
     ):
         reactor = Reactor(runner.get_loop())
-        ended: asyncio.Queue[str] = asyncio.Queue()
+        owner = Owner()
         welding = Welding(reactor, Descriptors(lambda: 0))
-        weld = Weld(welding, client, backend, ended.put_nowait)
+        weld = Weld(welding, client, backend, owner)
 
         async def how_it_ends() -> str:
-            return await asyncio.wait_for(ended.get(), PATIENCE)
+            return await asyncio.wait_for(owner.ended.get(), PATIENCE)
 
         yield weld, far_client, far_backend, lambda: runner.run(how_it_ends())
         welding.pipes.close()

@@ -21,7 +21,7 @@ from refractium.sockets.reactor import Reactor
 from support.backends import Backend, duplex
 from support.clients import MIB, PATIENCE, Received, payload, receive, receive_all, reset, sending
 from support.proxy import ProxyThread
-from support.welds import welded
+from support.welds import Owner, welded
 
 
 def test_one_turn_moves_no_more_than_its_share() -> None:
@@ -42,7 +42,7 @@ def test_one_turn_moves_no_more_than_its_share() -> None:
     loop = asyncio.new_event_loop()
     reactor = Reactor(loop)
     endless = cast("socket.socket", Endless())
-    weld = Weld(Welding(reactor, Descriptors(lambda: 0)), endless, endless, lambda _: None)
+    weld = Weld(Welding(reactor, Descriptors(lambda: 0)), endless, endless, Owner())
     weld.up.may_splice = False
     weld.up.run()
     weld.up.run()

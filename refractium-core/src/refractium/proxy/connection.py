@@ -398,7 +398,7 @@ class Connection:
         """Weld the client to a connected backend, to which the dial has sent the first `sent` bytes."""
         self._dial = None
         self._backend = backend
-        weld = self._weld = Weld(self._service.welding, self._client, sock, self._weld_ended)
+        weld = self._weld = Weld(self._service.welding, self._client, sock, self)
         header, data, self._header, self._data = self._header, self._data, b"", b""
         assert self._pool is not None  # noqa: S101 - the dial was for this pool
         if self._pool.hooks is not None:
@@ -430,21 +430,23 @@ class Connection:
         weld = self._weld
         if weld is None:  # `reached` calls this method again
             return
-        weld.on_half_close = self._limit_half_close
+        weld.tells_half_close = True
         if weld.is_half_closed:
-            self._limit_half_close()
+            self.half_closed()
         report = self._service.open_report
         if report is not None and report.is_wanted():
             report.write_open(self._summary(None, *self.moved))
 
-    def _limit_half_close(self) -> None:
+    def half_closed(self) -> None:
+        """Limit the silence of the weld, of which one side has ended."""
         if self._half_close is None and self._weld is not None and self._pool is not None:
             timeout = self._snapshot.half_closed[self._pool.half_close_timeout_ms]
             self._half_close = HalfClose(self._weld, self._origin, timeout, self._service.room)
 
     # End
 
-    def _weld_ended(self, how: Ended) -> None:
+    def weld_ended(self, how: Ended) -> None:
+        """End the connection, because its weld has ended."""
         assert self._weld is not None  # noqa: S101 - this weld has just ended
         assert self._pool is not None  # noqa: S101 - the weld leads to a backend of this pool
         self._snapshot.idle[self._pool.idle_timeout_ms].discard(self._weld)

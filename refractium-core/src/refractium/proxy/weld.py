@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from refractium.hooks import Tap
-    from refractium.proxy.welding import Welding
+    from refractium.proxy.welding import Welding, WeldOwner
     from refractium.sockets.pipes import Pipe
 
 _READS_A_TURN: Final = 16
@@ -58,24 +58,23 @@ class Weld:
         shared: the reactor, the buffer and the pipes.
         client: the client's socket, whose close is a reset.
         backend: the backend's socket, whose close is an orderly end.
-        on_end: a function that the weld calls once with its `Ended`, after it has released both sockets.
+        owner: the object to which the weld reports its end. References to functions would take more memory.
 
     Attributes:
         stamp: monotonic time (s) of the last activity.
-        on_half_close: a function that the weld calls when one side has ended; None to call none. The weld may
-            call this function again for the same end.
+        tells_half_close: whether the weld calls `WeldOwner.half_closed`.
         up: the flow from client to backend.
         down: the flow from backend to client.
     """
 
-    __slots__ = ("_on_end", "_timer", "down", "on_half_close", "shared", "stamp", "up")
+    __slots__ = ("_timer", "down", "owner", "shared", "stamp", "tells_half_close", "up")
 
     def __init__(
         self,
         shared: Welding,
         client: socket.socket,
         backend: socket.socket,
-        on_end: Callable[[Ended], None],
+        owner: WeldOwner,
     ) -> None:
         self.shared = shared
         from_unix, to_unix = client.family == _AF_UNIX, backend.family == _AF_UNIX
@@ -85,8 +84,8 @@ class Weld:
         up.opposite, down.opposite = down, up
         down.is_guarded = True
         self.stamp = shared.reactor.turned
-        self._on_end = on_end
-        self.on_half_close: Callable[[], None] | None = None
+        self.owner = owner
+        self.tells_half_close = False
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -142,7 +141,7 @@ class Weld:
             retire(flow.sock)
             # These references form cycles. Without them, Python frees the objects immediately.
             del flow.weld, flow.opposite
-        self._on_end(how)
+        self.owner.weld_ended(how)
 
     def abort(self, how: Ended) -> None:
         """Reset both sides at once, so that no side mistakes a truncated stream for a complete stream."""
@@ -272,8 +271,8 @@ class Flow:
             self.near_end = True
             if mask & RDHUP:
                 self.more = socket.MSG_MORE
-                if weld.on_half_close is not None:
-                    weld.on_half_close()
+                if weld.tells_half_close:
+                    weld.owner.half_closed()
         if mask & ~OUT:
             self.run()
         if mask & ERROR and self.done:
@@ -465,8 +464,8 @@ class Flow:
             if not is_over(self.opposite.sock):
                 weld.abort(Ended.FAULT)  # the sink would never learn of the end
                 return
-        if weld.on_half_close is not None:
-            weld.on_half_close()
+        if weld.tells_half_close:
+            weld.owner.half_closed()
 
     def sink_broke(self) -> None:
         """Give up a sink that accepts no more bytes, and read the bytes that arrived from it before."""

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from refractium.sockets.pipes import Pipes
 
 if TYPE_CHECKING:
+    from refractium.proxy.summary import Ended
     from refractium.sockets.descriptors import Descriptors
     from refractium.sockets.reactor import Reactor
 
 BUFFER: Final = 65_536
 """Maximum number of bytes that one read returns, and that a flow holds outside of a pipe."""
+
+
+class WeldOwner(Protocol):
+    """An object that has made a weld, such as a connection."""
+
+    def weld_ended(self, how: Ended) -> None:
+        """Act once on the end of the weld, which has released both sockets."""
+
+    def half_closed(self) -> None:
+        """Act on the end of one side. The weld may call this method again for the same end."""
 
 
 class Welding:
