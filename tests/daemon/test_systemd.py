@@ -112,7 +112,7 @@ def test_a_handed_down_socket_that_clients_cannot_reach_is_refused_with_the_reas
         assert "it does not listen: use ListenStream=" in handed_down(tmp_path, bound)
         unix.bind(str(tmp_path / "socket"))
         unix.listen()
-        assert "it is no IPv4 or IPv6 socket" in handed_down(tmp_path, unix)
+        assert "it is not an IPv4 or IPv6 socket" in handed_down(tmp_path, unix)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as connected,
@@ -120,7 +120,7 @@ def test_a_handed_down_socket_that_clients_cannot_reach_is_refused_with_the_reas
         socket.socket(type=socket.SOCK_DGRAM) as joined,
     ):
         assert "it does not listen" in handed_down(tmp_path, connected)
-        assert "it is no UDP socket that is bound to a port" in handed_down(tmp_path, unbound)
+        assert "it is not a UDP socket that is bound to a port" in handed_down(tmp_path, unbound)
         joined.bind(("127.0.0.1", 0))
         joined.connect(("127.0.0.1", 9))
         assert "open to all: use ListenDatagram=" in handed_down(tmp_path, joined)

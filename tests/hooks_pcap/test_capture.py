@@ -592,7 +592,7 @@ def test_a_port_of_another_service_is_refused_as_not_a_capture() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         done = run("capture", silent.getsockname()[1])
     assert done.code == 1
-    assert done.err.endswith("no data comes, so this is no capture\n")
+    assert done.err.endswith("no data comes, so this is not a capture\n")
     with Backend(lambda sock: sock.sendall(b"SSH-2.0-OpenSSH_9.9\r\n")) as backend:
         done = run("capture", backend.address)
     assert (done.code, done.err) == (

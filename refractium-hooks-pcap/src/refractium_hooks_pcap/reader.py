@@ -169,7 +169,7 @@ def examine(file: BinaryIO) -> Extent | None:
             while (further := form.end_of(data, end)) is not None:
                 end = further
         except NotACaptureError:
-            pass  # The bytes from `end` on are no record.
+            pass  # The bytes from `end` on are not a valid record.
         if end == 0:
             return None
         return Extent(end, form.header if isinstance(form, _Pcap) else None)

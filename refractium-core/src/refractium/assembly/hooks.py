@@ -106,7 +106,7 @@ def _table_problems(
 ) -> Iterator[Finding]:
     """Yield the problems of the keys in one table.
 
-    A missing key is no problem here, because the place that uses the hook may contain the key.
+    A missing key is not a problem here, because the place that uses the hook may contain the key.
     """
     for struct in structs:
         for key, message in problems_found(partial(table_problems, struct, table, f"plugin '{id_}'")):

@@ -42,7 +42,7 @@ class Balancer(ABC):
     name: str
     """Value of the setting `balance`: lower-case letters, digits, ``_`` and ``-``, starting with a letter."""
     summary: str = ""
-    """Description of one line."""
+    """One-line description."""
 
     @abstractmethod
     def order(self, backends: Sequence[BalancedT], client: str) -> Iterable[BalancedT]:

@@ -111,7 +111,7 @@ class HealthCheck(ABC, Generic[S]):
     settings: type[S]
     """Frozen Struct of the kind's settings, without `SHARED_KEYS`. The Struct forbids unknown fields."""
     summary: str = ""
-    """Description of one line."""
+    """One-line description."""
 
     @abstractmethod
     async def check(self, endpoint: Endpoint, settings: S, timeout: float) -> str | None:  # noqa: ASYNC109 - for checks in a thread

@@ -142,7 +142,7 @@ class PacketHook(Generic[S]):
     queue_bytes: int = 16 * 1024 * 1024
     """Size of the queue (bytes), at least 65,536. Each event occupies its data and about 256 bytes more."""
     summary: str = ""
-    """Description of one line, for listings of hooks."""
+    """One-line description, for listings of hooks."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings

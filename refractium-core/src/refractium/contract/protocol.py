@@ -207,7 +207,7 @@ class Protocol(ABC):
     """Struct of the table ``[plugins.ID]``. This Struct must be frozen and forbid unknown fields, and each
     field must have a default."""
     summary: str = ""
-    """Description of one line, for listings of protocols."""
+    """One-line description, for listings of protocols."""
 
     def with_settings(self, settings: Any) -> Protocol:  # noqa: ARG002 - for protocols with settings
         """Return a protocol of the same name and transport that follows `settings`, a `settings_type`.

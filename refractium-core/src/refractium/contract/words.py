@@ -1,4 +1,4 @@
-"""Values of plugins in words, for messages. A message contains no notation of Python."""
+"""Values of plugins in words, for messages. A message never contains the `repr` of an object."""
 
 from __future__ import annotations
 

@@ -89,12 +89,12 @@ def inherited() -> list[socket.socket]:
 def _fault_of(sock: socket.socket) -> str | None:
     """Return the reason why clients cannot reach a socket that was handed down; None if they can reach it."""
     if sock.family not in {socket.AF_INET, socket.AF_INET6}:
-        return "it is no IPv4 or IPv6 socket: give ListenStream= an address and a port"
+        return "it is not an IPv4 or IPv6 socket: give ListenStream= an address and a port"
     if sock.type == socket.SOCK_STREAM:
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         return None if listens else "it does not listen: use ListenStream= with Accept=no"
     if sock.type != socket.SOCK_DGRAM or not sock.getsockname()[1] or _is_connected(sock):
-        return "it is no UDP socket that is bound to a port and open to all: use ListenDatagram="
+        return "it is not a UDP socket that is bound to a port and open to all: use ListenDatagram="
     return None
 
 

@@ -213,7 +213,10 @@ class Runner(ABC):
         return False
 
     async def _await_end(self, seconds: float) -> bool:
-        """Wait for the hook's end, longer while it waits for a processor. Return whether the hook ended."""
+        """Wait for the end of the hook, and return whether the hook has ended.
+
+        The wait lasts up to `seconds`, and up to `EXTRA_SECONDS` longer while the hook waits for a processor.
+        """
         latest = time.monotonic() + seconds + EXTRA_SECONDS
         while not await self._ends_within(seconds):
             if time.monotonic() >= latest or not self._is_kept_waiting():

@@ -138,7 +138,7 @@ class Room:
             self._of.setdefault(half.origin, {})[half] = None
 
     def discard(self, half: HalfClose) -> None:
-        """Remove a half-closed connection, if it makes room."""
+        """Let a half-closed connection no longer make room. The connection may be unknown."""
         self._all.pop(half, None)
         if half.origin is not None and (mine := self._of.get(half.origin)) is not None:
             mine.pop(half, None)

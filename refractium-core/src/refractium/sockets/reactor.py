@@ -36,7 +36,7 @@ EDGE: Final = select.EPOLLET | RDHUP | URGENT
 
 _EVENTS_A_TURN: Final = 256
 _TURN: Final = 0.002
-"""Seconds after which the event loop has its turn although the epoll has events.
+"""Seconds after which the event loop gets its turn, even if the epoll still has events.
 
 One turn of the event loop costs as much as one request. With 32 busy connections a batch has five events.
 When the event loop had its turn after every four batches instead of after this time, the proxy took 2% more

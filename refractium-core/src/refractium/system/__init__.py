@@ -1,1 +1,1 @@
-"""Services of the machine: files, users and privileges, and whom the kernel kills when memory runs out."""
+"""Services of the machine: files, users, privileges, signals, and the order of kills at a lack of memory."""

@@ -176,7 +176,7 @@ class Stream:
         while True:
             if not select.select((self._fd,), (), (), _TICK)[0]:
                 if end is not None and time.monotonic() >= end:
-                    raise CaptureError(f"{self.name}: no data comes, so this is no capture")
+                    raise CaptureError(f"{self.name}: no data comes, so this is not a capture")
                 yield ()
                 continue
             if not (data := self._receive()):

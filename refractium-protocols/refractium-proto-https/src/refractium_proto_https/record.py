@@ -55,7 +55,7 @@ def locate_hello(data: bytes, max_hello: int = MAX_HELLO) -> Located | NeedMore 
         start, fragment, message = _first_record(data)
         size = (
             message - _CLIENT_HELLO_TYPE + MESSAGE_HEADER
-        )  # outside the bounds below if the message is no ClientHello
+        )  # outside the bounds below if the message is not a ClientHello
         if (  # true for nearly every hello: one record contains the whole hello
             _MIN_START <= start <= _MAX_START and MIN_HELLO <= size <= fragment <= _MAX_FRAGMENT
         ):
