@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -16,8 +17,10 @@ def add_module(module: str, plugin: str) -> None:
     """Record the plugin of a module and, if no other plugin has it, of the module's outermost package."""
     _plugins[module] = plugin
     _plugins.setdefault(module.partition(".")[0], plugin)
+    plugin_of.cache_clear()
 
 
+@cache
 def plugin_of(module: str) -> str:
     """Return the id, distribution and version of the plugin with a module; empty if there is none."""
     while module and module not in _plugins:

@@ -80,6 +80,7 @@ class Watchdog:
         self._is_stopped = False
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
         self._watched = 0
+        self._base: FrameType | None = None
         self._delays = -1
         self._armed = 0.0
         self._call: _Call | None = None
@@ -90,6 +91,7 @@ class Watchdog:
         """Watch the calling thread, which runs the event loop."""
         self._loop = loop
         self._watched = threading.get_ident()
+        self._base = sys._getframe(1)  # noqa: SLF001 - documented
         with suppress(OSError):  # a kernel without CONFIG_SCHED_INFO
             self._delays = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
         self._is_stopped = False
@@ -106,6 +108,7 @@ class Watchdog:
         self.wants_notice = False
         self._wake_ups.put(None)
         faulthandler.cancel_dump_traceback_later()
+        self._base = None
 
     def notice(self) -> None:
         """Note that the event loop works, and wake the thread if it sleeps."""
@@ -150,7 +153,7 @@ class Watchdog:
         # The order of these lines counts: the event loop may go on at any time.
         before, now, former = self._before, time.monotonic(), self._call
         turned = 0.0 if self._batches is None else self._batches.turned
-        stack = list(_frames(sys._current_frames().get(self._watched)))  # noqa: SLF001 - documented
+        stack = list(self._frames())
         found = now, self._delayed()
         if self._before is before:
             self._before = found
@@ -173,6 +176,13 @@ class Watchdog:
         call.tell_if_slow(found)
         call.tell_if_hanging(now, stack[: stack.index(frame) + 1])
         return True
+
+    def _frames(self) -> Iterator[FrameType]:
+        """Yield the frames from the innermost frame to the event loop. No frame below calls a plugin."""
+        frame, base = sys._current_frames().get(self._watched), self._base  # noqa: SLF001 - documented
+        while frame is not None and frame is not base:
+            yield frame
+            frame = frame.f_back
 
     def _ended(self, call: _Call) -> None:
         """Note in the event loop that a call has ended."""
@@ -239,12 +249,6 @@ class _Call:
 
 def _place(frame: FrameType, line: int) -> str:
     return f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{line})"
-
-
-def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
 
 
 WATCHDOG: Final = Watchdog()
