@@ -52,7 +52,7 @@ class Throttled:
 
 
 class Allowance:
-    """A token bucket: a number of lines per second, on average over ten seconds.
+    """A token bucket that allows a number of lines per second, on average over ten seconds.
 
     Args:
         per_second: the number of lines allowed per second.

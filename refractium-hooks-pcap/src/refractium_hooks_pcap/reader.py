@@ -216,7 +216,7 @@ class _Pcapng:
         self._use("little")
 
     def _use(self, order: ByteOrder) -> None:
-        """Begin a section with a byte order. Sections do not share interfaces (section 4.1)."""
+        """Prepare to read a section in this byte order. Sections do not share interfaces (section 4.1)."""
         prefix = _PREFIX[order]
         self._head = struct.Struct(f"{prefix}4sI")
         self._word = struct.Struct(f"{prefix}I")

@@ -264,9 +264,10 @@ _OTHER_NUMBERS: Final = (ssl.SSLError, socket.gaierror, socket.herror)
 
 
 def _system_error(error: OSError) -> int:
-    """Return the system's number of an error, for the system's text: event loops use texts of their own.
+    """Return the system's number of an error, from which the caller makes the system's text.
 
-    The result is 0 if the error has no such number: a plugin may raise ``OSError("refused", "web.example")``.
+    Event loops put texts of their own into errors. The result is 0 if the error has no number of the system:
+    a plugin may raise ``OSError("refused", "web.example")``.
     """
     number: object = error.errno
     if isinstance(number, int) and number in errno.errorcode and not isinstance(error, _OTHER_NUMBERS):

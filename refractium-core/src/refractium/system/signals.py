@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import signal
 
 _SA_RESETHAND: Final = 0x8000_0000
-"""The flag for the default action after the first signal (sigaction(2)), of linux/signal.h."""
+"""The flag from linux/signal.h that restores the default action after the first signal (sigaction(2))."""
 _MACHINES: Final = ("x86_64", "aarch64")
 """Machines on which the C library lays out its struct as in `_Action`."""
 

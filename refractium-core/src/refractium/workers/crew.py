@@ -34,8 +34,8 @@ _FIRST_PAUSE: Final = 0.1
 """Seconds from the early end of a worker to its replacement. Each further early end doubles the pause."""
 _LONGEST_PAUSE: Final = 5.0
 _LONG: Final = 10.0
-"""A worker that ends within this time (s) after its start ends early. If a worker ends later, the supervisor
-replaces the worker at once."""
+"""The end of a worker is early if it comes within this time (s) after the start. If a worker ends later, the
+supervisor replaces the worker at once."""
 _TRIES: Final = 3
 """Failed starts of a worker that has never served, after which the supervisor gives up."""
 _GRACE: Final = 12.0

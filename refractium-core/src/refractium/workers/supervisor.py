@@ -206,7 +206,8 @@ class Supervisor:
         transport = Transport.TCP if sock.type == socket.SOCK_STREAM else Transport.UDP
         address = join_host_port(*sock.getsockname()[:2])
         if is_shared:
-            # With one socket for each worker, a worker's end would lose the clients in its socket's queue.
+            # If each worker had a socket of its own, the clients in the queue of this socket would be lost
+            # when the worker ends.
             prepare(sock)
             self._reserved[sock] = duplicates(sock, self._count)
         self.reserve(sock)

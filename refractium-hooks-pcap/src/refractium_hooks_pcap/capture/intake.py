@@ -149,5 +149,5 @@ class Intake(Reader):
 
 
 def reason_of(error: Exception) -> str:
-    """Return the reason of an error in words."""
+    """Return the reason for an error, in words."""
     return getattr(error, "strerror", None) or str(error)
