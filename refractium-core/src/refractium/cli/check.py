@@ -34,7 +34,7 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
         decoded = read_file(flags.overrides)
         assembly = assembled(flags.overrides, decoded)
         if unserved := tuple(assembly.unserved(tuple(Transport), flags.overrides.inline)):
-            raise ConfigError(unserved)  # noqa: TRY301 - with --json, an answer like that of any problem
+            raise ConfigError(unserved)  # noqa: TRY301 - so that --json reports it like any problem
     except ConfigError as error:
         if not as_json:
             raise

@@ -61,7 +61,7 @@ _RESTARTS: Final = 5
 _FIRST_PAUSE: Final = 0.1
 """Seconds before the first restart. The pause doubles with each further restart."""
 _STEADY: Final = 60.0
-"""Lifetime of a process (s) after which its death counts as the first death in a row."""
+"""Lifetime of a process (s) after which its death starts a new count of deaths."""
 _RECEIPTS_AT_ONCE: Final = 65_536
 
 _RUNNABLE: Final = "R"

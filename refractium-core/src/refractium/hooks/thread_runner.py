@@ -2,8 +2,8 @@
 
 The thread and the data path take turns, because only one thread runs Python at a time. Each system call of
 the data path lets the hook's thread run. By default, a hook that computes keeps its turn for 5 ms
-(`sys.getswitchinterval`). So the runner shortens this interval, and the thread pauses for as long as it used
-the processor.
+(`sys.getswitchinterval`). So the runner shortens this interval. After the thread has used the processor for a
+while, it pauses for about the same time.
 """
 
 from __future__ import annotations

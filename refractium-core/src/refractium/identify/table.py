@@ -82,7 +82,7 @@ class Undecided:
 
     @property
     def reason(self) -> str:
-        """The reason of the refusal in the words of a log line."""
+        """The reason for the refusal, in the words of a log line."""
         name = self.protocol.name
         if self.is_fault:
             return f"undecided: the metadata of protocol {name} cannot be read"
@@ -206,7 +206,7 @@ class DispatchTable(Generic[T]):
             yield entry.protocol, answer
 
     def unmet(self, data: bytes) -> tuple[str, ProtocolMatch] | None:
-        """Return, for the log, the protocol of bytes for which `decide` has returned `NO`.
+        """Return, for the log, the protocol that recognises bytes for which `decide` has returned `NO`.
 
         Returns:
             The name and the match of the first protocol that matches, although the match meets no condition;

@@ -113,7 +113,7 @@ def _describe(entry_point: EntryPoint) -> InstalledPlugin:
 
 
 def fields_of(distribution: Distribution) -> dict[str, str]:
-    """Return the fields of a distribution that have one line, by their names in lower case.
+    """Return the single-line metadata fields of a distribution, by their names in lower case.
 
     `Distribution.metadata` would import the e-mail parser of Python, which takes 10 ms and 1 MiB. The fields
     end at the first empty line (https://packaging.python.org/specifications/core-metadata).

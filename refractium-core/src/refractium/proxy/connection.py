@@ -248,7 +248,7 @@ class Connection:
 
     def _end_grace(self) -> None:
         """Take the weaker match, unless a stronger protocol has recognised the bytes in the meantime."""
-        # After a delay of the event loop, this timer comes before the event of bytes that are already there.
+        # If the event loop was delayed, this timer fires before the event for bytes that have arrived.
         self.receive()
         first = self._first_bytes
         if first is None or self._ask(first):

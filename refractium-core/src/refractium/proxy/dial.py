@@ -77,8 +77,8 @@ class Dialing:
 
     Args:
         reactor: the source of events.
-        descriptors: the count of descriptors. A dial reports to this count when the machine has run out of
-            descriptors or of memory for sockets.
+        descriptors: the object that counts descriptors. A dial tells this object when the machine has run out
+            of descriptors or of memory for sockets.
         own: the listeners' addresses, to which no dial connects.
         counters: the counters of TCP, among them the number of skipped targets (`TcpCounters.loops`).
 

@@ -286,7 +286,7 @@ class UdpService:
         return None if found is None else Missed(*found)
 
     def _report_unrouted(self, client: Peer, missed: Missed, ended: Ended) -> None:
-        """Report an identified datagram without a route to the access log, because no session reports it."""
+        """Record in the access log that an identified datagram has no route: no session reports it."""
         summary = Summary(
             transport=Transport.UDP,
             client=join_host_port(plain_ip(client[0]), client[1]),

@@ -158,7 +158,7 @@ class UdpSession:
             except OSError as error:
                 if error.errno == errno.EMSGSIZE:
                     break
-                # The error is about an earlier datagram, and this datagram was not sent.
+                # The error is about an earlier datagram; the present datagram was not sent.
                 self._disconnect(error)
             else:
                 awaited = self._awaited = self._awaited + self._answers_each

@@ -34,7 +34,7 @@ from refractium_proto_http.request import (
 )
 
 _UNUSUAL_STARTS = b"\r\nP"
-"""The first bytes of an empty line and of the preface."""
+"""The bytes with which an empty line (CR or LF) or the preface of HTTP/2 (P) begins."""
 _VERSIONS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
 _SPACED_ENDS = (b" HTTP/1.1", b" HTTP/1.0")
 _URL_STARTS = (b"/", b"http://", b"https://")
