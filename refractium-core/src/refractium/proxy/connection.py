@@ -352,7 +352,8 @@ class Connection:
             self._first_bytes = None
 
     def _go_to(self, pool: Pool | None) -> None:
-        self._stop_peeking()
+        if self._is_peeking or self._first_bytes is not None:
+            self._stop_peeking()
         if pool is None:
             self._finish(Ended.NO_ROUTE)
             return

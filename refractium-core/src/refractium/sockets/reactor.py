@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import select
-import time
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
 from refractium.guard.watchdog import WATCHDOG
@@ -76,14 +76,14 @@ class Reactor:
         self._retired: list[socket.socket] = []
         self._faults = Throttled(log)
         self._second_faults = Throttled(log)
-        self.turned = time.monotonic()
+        self.turned = monotonic()
         WATCHDOG.follow(self)
         loop.add_reader(self._epoll.fileno(), self._turn)
 
     @property
     def now(self) -> float:
         """The monotonic time (s)."""
-        return time.monotonic()
+        return monotonic()
 
     def watch(self, sock: socket.socket, events: int, handler: Callable[[int], None]) -> bool:
         """Watch a socket, and call `handler` with its events from now on.
@@ -150,7 +150,7 @@ class Reactor:
             WATCHDOG.notice()
         self._is_turning = True
         handlers = self._handlers
-        self.turned = time.monotonic()
+        self.turned = monotonic()
         end = self.turned + _TURN
         while True:
             events = self._epoll.poll(0, _EVENTS_A_TURN)
@@ -167,7 +167,7 @@ class Reactor:
                 self._run_soon()
             if self._retired:
                 self._close_retired()
-            self.turned = time.monotonic()
+            self.turned = monotonic()
             # If functions wait in `_again`, the event loop calls them before the next batch.
             if self._again or self.turned > end:
                 break
