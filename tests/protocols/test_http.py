@@ -258,6 +258,12 @@ def test_the_preface_needs_all_of_its_bytes() -> None:
         (b"Host: my_host-1\n", "my_host-1"),
         (b"Host: first\r\nHost: second\r\n", "first"),
         (b"Host:\r\nHost: second\r\n", None),
+        (b"Host:\r\n a.example\r\n", "a.example"),
+        (b"Host: \r\n\t \r\n  a.example:80\r\n", "a.example"),
+        (b"Host:\n a.example\n", "a.example"),
+        (b"Host:\r\n \r\nHost: second\r\n", None),
+        (b"Host: a.example\r\n b\r\n", "a.example"),
+        (b"X: y\r\n Host: folded\r\nHost: a.example\r\n", "a.example"),
         (b"Host: a b\r\n", None),
         (b"Host: a\x1b[2Jb\r\n", None),
         (b"Host: a\rb\r\n", None),
@@ -294,6 +300,17 @@ def test_a_host_in_the_target_takes_precedence_over_the_header(line: bytes, host
     assert isinstance(match, ProtocolMatch)
     assert not match.pending
     assert host_of(line + b"Host: other\r\n\r\n") == host
+
+
+@pytest.mark.parametrize("fold", [b"\r\n ", b" \n\t", b"\r\n \r\n\t"])
+def test_an_empty_host_is_pending_while_its_value_may_follow_in_a_folded_line(fold: bytes) -> None:
+    start = b"GET / HTTP/1.1\r\nHost:" + fold
+    for end in range(len(b"GET / HTTP/1.1\r\nHost:"), len(start) + 1):
+        match = protocol.identify(start[:end])
+        assert isinstance(match, ProtocolMatch)
+        assert match.pending == {"host"}
+        assert "host" not in match.metadata
+    assert_identifies(protocol, start + b"a.example\r\n\r\n", metadata={"host": "a.example"})
 
 
 def test_the_host_is_pending_until_its_line_is_complete() -> None:

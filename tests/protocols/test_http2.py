@@ -237,6 +237,8 @@ BROKEN = {
     "a table that is too large": frame(HEADERS, END_HEADERS, 1, b"\x3f\xff\xff\x03" + BLOCK),
     "three table sizes": frame(HEADERS, END_HEADERS, 1, b"\x20\x3f\xe1\x1f\x3e" + BLOCK),
     "thousands of table sizes": frame(HEADERS, END_HEADERS, 1, b"\x20" * 7000 + BLOCK),
+}
+TOO_LARGE = {
     "a bomb of references": frame(HEADERS, END_HEADERS, 1, BLOCK + LITERAL + b"\xbe" * 4000),
     "a bomb of static headers": frame(HEADERS, END_HEADERS, 1, BLOCK + b"\x82" * 7000),
 }
@@ -250,6 +252,30 @@ def test_a_host_that_cannot_be_read_is_unknown_and_not_pending(frames: bytes) ->
         assert match.metadata == {"version": "2"}
         assert not match.pending
     assert_lawful(protocol, (START + frames)[:400])
+
+
+@pytest.mark.parametrize("frames", TOO_LARGE.values(), ids=TOO_LARGE)
+def test_the_host_of_headers_that_are_too_large_stays_pending(frames: bytes) -> None:
+    assert_pending(START + frames)
+    assert_pending(START + frames + request((AUTHORITY, "late.example")))
+    assert_lawful(protocol, (START + frames)[:400])
+
+
+@pytest.mark.parametrize("max_bytes", [1024, 65_536, 131_072])
+@pytest.mark.parametrize("is_host_first", [True, False])
+def test_a_header_that_fills_the_bytes_hides_no_host(max_bytes: int, *, is_host_first: bool) -> None:
+    reading = Http(max_bytes)
+    name, filling = (AUTHORITY, "a.example"), ("x", "a" * ((max_bytes - 200) * 8 // 5))  # five bits each
+    encoded = block(*([name, filling] if is_host_first else [filling, name]))
+    pieces = [encoded[at : at + 16_384] for at in range(0, len(encoded), 16_384)]
+    first, *others = pieces
+    data = START + frame(HEADERS, END_STREAM | (0 if others else END_HEADERS), 1, first)
+    for piece in others:
+        data += frame(CONTINUATION, END_HEADERS if piece is others[-1] else 0, 1, piece)
+    assert max_bytes - 200 < len(data) <= max_bytes
+    match = reading.identify(data)
+    assert isinstance(match, ProtocolMatch)
+    assert match.metadata.get("host") == "a.example"
 
 
 def test_at_most_two_table_sizes_may_start_a_block() -> None:

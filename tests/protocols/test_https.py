@@ -357,9 +357,11 @@ def test_odd_alpn_names_are_kept_as_they_are() -> None:
 def test_only_the_first_names_of_a_long_alpn_list_are_read() -> None:
     names = [f"n{number}" for number in range(1000)]
     for count in (MAX_ALPN_NAMES - 1, MAX_ALPN_NAMES, MAX_ALPN_NAMES + 1, 1000):
-        offered = metadata_of(build.sni(b"a.example"), build.alpn(*(name.encode() for name in names[:count])))
-        assert offered["alpn"] == tuple(names[: min(count, MAX_ALPN_NAMES)])
-        assert offered["sni"] == "a.example"
+        alpn = build.alpn(*(name.encode() for name in names[:count]))
+        match = assert_identifies(https, records(build.hello([build.sni(b"a.example"), alpn])))
+        assert match.metadata["alpn"] == tuple(names[: min(count, MAX_ALPN_NAMES)])
+        assert match.metadata["sni"] == "a.example"
+        assert match.pending == ({"alpn"} if count > MAX_ALPN_NAMES else set())
     assert MAX_ALPN_NAMES >= 100, "a list of every registered name and of every GREASE value must fit"
 
 

@@ -94,7 +94,8 @@ class ProtocolMatch:
     Attributes:
         metadata: facts that the protocol read from the bytes, by key. Routes can ask for ``sni``, ``alpn``
             and ``host``. An unknown fact has no key. Further bytes may add keys, but never change a value.
-        pending: keys that further bytes may still add. If the route depends on a pending key, the proxy waits
+        pending: keys that further bytes may still add, or whose list in `metadata` contains only the first
+            values. If the route depends on a pending key, the proxy waits
             for this key. The proxy selects any other route at once. If the key is still pending after
             `Protocol.max_bytes` bytes, at the peek timeout or at the end of the bytes, the proxy refuses the
             client.

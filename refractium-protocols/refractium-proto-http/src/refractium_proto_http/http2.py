@@ -40,6 +40,13 @@ _has_many_table_sizes: Final = re.compile(
 """A block starts with at most two table sizes (RFC 7541 section 4.2). Thousands of table sizes would take
 three times as long as any other block."""
 
+_LIST_SIZE: Final = 2
+"""The largest size of the decoded headers, as a multiple of the bytes that are read.
+
+A character takes at least five bits (RFC 7541 appendix B). So a block of literal headers fits, except for
+thousands of tiny headers.
+"""
+
 _VERSION: Final = {"version": "2"}
 
 
@@ -51,9 +58,10 @@ def describe(max_bytes: int, data: bytes) -> tuple[Mapping[str, MetadataValue], 
         data: the bytes of the client so far.
     """
     block = find_block(data[:max_bytes])
-    if block is NEED_MORE:
+    host = _host_in(block, _LIST_SIZE * max_bytes) if isinstance(block, bytes) else block
+    if host is NEED_MORE:
         return _VERSION, HOST_PENDING
-    if isinstance(block, bytes) and (host := _host_in(block)) is not None:
+    if isinstance(host, str):
         return {**_VERSION, "host": host}, NOTHING_PENDING
     return _VERSION, NOTHING_PENDING
 
@@ -135,21 +143,31 @@ def _without_padding(payload: bytes, flags: int) -> bytes | None:
     return payload[start:end] if start <= end else None
 
 
-def _host_in(block: bytes) -> str | None:
-    """Return the host of a request; None if the request has no valid host, or if the block is invalid.
+def _host_in(block: bytes, max_list_size: int) -> str | Verdict:
+    """Return the host of a request.
 
-    ``:authority`` takes precedence over ``host``, and neither may be repeated (RFC 9113 section 8.3.1). The
-    decoder refuses a list of more than 64 KiB of headers, so a small block cannot take much memory.
+    ``:authority`` takes precedence over ``host``, and neither may be repeated (RFC 9113 section 8.3.1).
+
+    Args:
+        block: the header block of the request.
+        max_list_size: the largest size of all headers (RFC 9113 section 6.5.2), so that a small block cannot
+            take much memory.
+
+    Returns:
+        The host; `NO` if the request has no valid host, or if the block is invalid; `NEED_MORE` if the
+        headers are too large, because a header that was not decoded may be the host.
     """
     # Import here, because the import takes 40 ms, and few clients speak HTTP/2 without TLS.
-    from hpack import Decoder, HPACKError  # noqa: PLC0415
+    from hpack import Decoder, HPACKError, OversizedHeaderListError  # noqa: PLC0415
 
     if _has_many_table_sizes(block):
-        return None
+        return NO
     try:
-        headers = Decoder().decode(block, raw=True)
+        headers = Decoder(max_header_list_size=max_list_size).decode(block, raw=True)
+    except OversizedHeaderListError:
+        return NEED_MORE
     except HPACKError:
-        return None
+        return NO
     named = {key: [value for name, value in headers if name == key] for key in (b":authority", b"host")}
     hosts = named[b":authority"] or named[b"host"]
-    return host_of(hosts[0]) if len(hosts) == 1 else None
+    return (host_of(hosts[0]) or NO) if len(hosts) == 1 else NO

@@ -37,7 +37,14 @@ is_method: Callable[[bytes], object] = re.compile(_METHOD).fullmatch
 
 _EMPTY_LINES = re.compile(rb"(?:\r?\n)*+")
 
-_HOST_OR_END = re.compile(rb"\n(?:host:([^\n]*)\n|\r?\n)", re.IGNORECASE)
+_HOST_OR_END = re.compile(rb"\n(?:host:(?:[ \t]*\r?\n[ \t])*+([^\n]*)\n|\r?\n)", re.IGNORECASE)
+"""The first Host header or the end of the header.
+
+A server may read a folded line, which begins with a blank, as the value of the line before (RFC 9112
+section 5.2).
+"""
+_MAY_FOLD = frozenset({b"", b" ", b"\t"})
+"""The next byte after an empty value, if the value may follow in a folded line."""
 _ABSOLUTE_FORM = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 _USER = re.compile(rb"([a-z][a-z0-9+.-]*://)?[^/?#]*@", re.IGNORECASE)
 """The part before the host in an absolute URL or a CONNECT target. A path starts with / and cannot match."""
@@ -112,9 +119,13 @@ def _authority(
         return target, NOTHING_PENDING
     if absolute := _ABSOLUTE_FORM.match(target):
         return absolute[1], NOTHING_PENDING
-    if header := _HOST_OR_END.search(data, line_end):
-        return header[1] and header[1].strip(b" \t\r"), NOTHING_PENDING
-    return None, HOST_PENDING
+    header = _HOST_OR_END.search(data, line_end)
+    if header is None:
+        return None, HOST_PENDING
+    host = header[1] and header[1].strip(b" \t\r")
+    if host == b"" and data[header.end() : header.end() + 1] in _MAY_FOLD:
+        return None, HOST_PENDING
+    return host, NOTHING_PENDING
 
 
 def host_of(authority: bytes) -> str | None:

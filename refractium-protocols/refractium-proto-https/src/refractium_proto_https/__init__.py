@@ -28,8 +28,8 @@ class Https(Protocol):
 
     ``sni`` is the server name, in lower case and without final dot; ``sni`` is absent if the server name is
     not a valid host name. ``alpn`` and ``versions`` (such as ``1.3``) list the client's offers in the order
-    of the hello; ``alpn`` lists at most the first 128 offers. ``ech`` is true if the hello includes an
-    encrypted hello; then Refractium cannot see the true server name.
+    of the hello; ``alpn`` lists at most the first 128 offers, and stays pending if there are more. ``ech`` is
+    true if the hello includes an encrypted hello; then Refractium cannot see the true server name.
     """
 
     name = "https"

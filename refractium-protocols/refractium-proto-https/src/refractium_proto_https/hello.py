@@ -38,6 +38,9 @@ names, and RFC 8701 reserves sixteen more (GREASE). A hello of 16 KiB has room f
 take two hundred times as long as a usual hello.
 """
 
+_NOTHING_PENDING: Final[frozenset[str]] = frozenset()
+_ALPN_PENDING: Final = frozenset({"alpn"})
+
 _VERSIONS: Final = {0x0300: "ssl3", 0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.2", 0x0304: "1.3"}
 _TLS_1_2: Final = b"\x03\x03"
 _HOST_NAME: Final = 0
@@ -144,19 +147,31 @@ _CHECKS: Final = {
 def describe(
     start: int, extensions: Extensions, hello: bytes
 ) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """Return the metadata of the hello at the offset `start`; `find_extensions` has returned `extensions`."""
+    """Return the metadata of a hello, and the keys whose values are not completely read.
+
+    `alpn` is pending if the hello offers more than `MAX_ALPN_NAMES` names, because a route could ask for a
+    later name.
+
+    Args:
+        start: the offset of the message header of the hello.
+        extensions: the result of `find_extensions`.
+        hello: bytes that contain the hello.
+    """
     metadata: dict[str, MetadataValue] = {}
+    pending = _NOTHING_PENDING
     if (span := extensions.get(_SERVER_NAME)) and (name := _name(hello, *span)) is not None:
         metadata["sni"] = name
     if span := extensions.get(_ALPN):
-        metadata["alpn"] = _alpn(hello[slice(*span)])
+        metadata["alpn"], is_complete = _alpn(hello[slice(*span)])
+        if not is_complete:
+            pending = _ALPN_PENDING
     if span := extensions.get(_SUPPORTED_VERSIONS):
         metadata["versions"] = _versions(hello[span[0] + 1 : span[1]])
     else:  # a legacy version above 1.2 means 1.2 (RFC 8446 section 4.2.1)
         metadata["versions"] = _versions(min(hello[start + _VERSION : start + _VERSION + 2], _TLS_1_2))
     if _ENCRYPTED_HELLO in extensions:
         metadata["ech"] = True
-    return metadata, frozenset()
+    return metadata, pending
 
 
 def _name(hello: bytes, start: int, end: int) -> str | None:
@@ -174,14 +189,15 @@ def _name(hello: bytes, start: int, end: int) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def _alpn(extension: bytes) -> tuple[str, ...]:
+def _alpn(extension: bytes) -> tuple[tuple[str, ...], bool]:
+    """Return the first `MAX_ALPN_NAMES` names of the list, and whether the list has no further names."""
     names: list[str] = []
     at = 2
     while at < len(extension) and len(names) < MAX_ALPN_NAMES:
         after = at + 1 + extension[at]
         names.append(extension[at + 1 : after].decode("latin-1"))
         at = after
-    return tuple(names)
+    return tuple(names), at == len(extension)
 
 
 @lru_cache(maxsize=64)
