@@ -139,6 +139,17 @@ def test_the_router_waits_for_metadata_that_a_route_requires() -> None:
     assert isinstance(indifferent.table.decide(b"x"), tuple)
 
 
+def test_a_list_that_is_not_completely_read_decides_only_for_the_names_in_it() -> None:
+    protocol = telling({"alpn": ("h2",)}, pending=frozenset({"alpn"}))
+    read = Router(Pools([Route(protocol, "127.0.0.1:1"), Route(protocol, "127.0.0.1:2", alpn="h2")]), 1024)
+    decision = read.table.decide(b"x")
+    assert isinstance(decision, tuple)
+    assert decision[0].backends[0].address.port == 2
+    unread = Router(Pools([Route(protocol, "127.0.0.1:1"), Route(protocol, "127.0.0.1:2", alpn="h3")]), 1024)
+    assert isinstance(unread.table.decide(b"x"), Waiting)
+    assert isinstance(unread.table.decide(b"x", final=True), Undecided)
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -22,9 +22,11 @@ from refractium import (
     define_protocol,
 )
 from refractium.contract import NeedMore
+from refractium.identify.everything import AnyProtocol
 from refractium.proxy.first_bytes import PAUSE, FirstBytes
 from refractium.proxy.summary import Ended
 from refractium_proto_http import Http
+from refractium_proto_http.http2 import PREFACE
 from refractium_proto_https import Https
 from support import hellos
 from support.backends import Backend, digest, named, sink
@@ -113,6 +115,17 @@ UNDECIDED: dict[str, tuple[Protocol, dict[str, str], bytes]] = {
     "half a hello": (HTTPS, {"sni": "a.example"}, hello(300)[:-1]),
     "half a hello, no conditions": (HTTPS, {}, hello(300)[:20]),
     "half of the records": (HTTPS, {"alpn": "h2"}, hello(10_000)[:9000]),
+    "a list of more names than are read": (
+        HTTPS,
+        {"alpn": "h2"},
+        hellos.records(BUILD.hello([BUILD.alpn(*[b"imap"] * 200, b"h2")])),
+    ),
+    "an empty host before a folded line": (HTTP, {"host": "a.example"}, REQUEST + b"Host:\r\n "),
+    "HTTP/2 headers that are too large": (
+        HTTP,
+        {"host": "a.example"},
+        PREFACE + b"\0\1\x2c\1\4\0\0\0\1" + b"\x82" * 300,
+    ),
 }
 
 
@@ -197,12 +210,27 @@ def test_a_pending_name_that_no_route_asks_for_delays_nobody() -> None:
         assert receive(client, 3) == b"web"
 
 
-# A listener with one route
+# A listener with one route for each client
 
 
-SERVER_FIRST: dict[str, Callable[[str], Route]] = {
-    "by the protocol": lambda address: Route(starting_with(b"USER ", server_first=True), address),
-    "by the route": lambda address: Route(starting_with(b"EHLO "), address, on_timeout=True),
+LOOPBACK = ("127.0.0.0/8", "::1")
+QUIET = starting_with(b"USER ", server_first=True)
+SERVER_FIRST: dict[str, Callable[[str], list[Route]]] = {
+    "by the protocol": lambda address: [Route(QUIET, address)],
+    "by the route": lambda address: [Route(starting_with(b"EHLO "), address, on_timeout=True)],
+    "for these clients": lambda address: [
+        Route(QUIET, "127.0.0.1:1", id="others"),
+        Route(QUIET, address, client=LOOPBACK),
+    ],
+    "beside another protocol for other clients": lambda address: [
+        Route(HTTP, "127.0.0.1:1", client="192.0.2.0/24"),
+        Route(QUIET, address),
+    ],
+    "by access rules": lambda address: [
+        Route(QUIET, "127.0.0.1:1", id="others", deny=LOOPBACK),
+        Route(QUIET, address),
+    ],
+    "for everybody": lambda address: [Route(AnyProtocol(), address, on_timeout=True)],
 }
 
 
@@ -211,7 +239,7 @@ SERVER_FIRST: dict[str, Callable[[str], Route]] = {
 def test_a_sole_route_whose_server_speaks_first_gets_its_clients_at_once(kind: str, data: bytes) -> None:
     with (
         Backend(named("banner")) as backend,
-        ProxyThread(SERVER_FIRST[kind](backend.address), settings=quick(peek_timeout_ms=LONG)) as proxy,
+        ProxyThread(*SERVER_FIRST[kind](backend.address), settings=quick(peek_timeout_ms=LONG)) as proxy,
         proxy.connect() as client,
     ):
         client.sendall(data)

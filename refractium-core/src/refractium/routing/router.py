@@ -45,8 +45,8 @@ class Router:
         table: the dispatch table, from first bytes to the pool of the matching route.
         silent: the pool for clients that stay silent; None if no route takes silent clients.
         fallback: the pool of the route for all clients that match no other route; None without such a route.
-        sole: the pool for silent clients, if the client has no other route, and this route has no conditions.
-            Then Refractium need not wait for bytes. None if the bytes matter.
+        sole: the pool for silent clients, if no bytes can lead the client to another pool. Then Refractium
+            need not wait for bytes. None if the bytes matter.
         pools: the pools to which the router leads clients.
         peek_timeout_ms: the peek timeout of the listener; None for the time in the settings.
         access: the access rules of the listener; None if the listener serves every client.
@@ -77,9 +77,11 @@ class Router:
         """Set `table`, `silent`, `fallback` and `sole` for clients to which exactly these routes are open."""
         specific = [one for one in routes if not one.route.takes_the_rest]
         candidates: dict[int, Candidate[Pool]] = {}
+        possible: set[Pool | None] = set()  # the pools to which bytes can lead; None if names decide
         for name in dict.fromkeys(one.route.name for one in specific):
             of_name = [one for one in specific if one.route.name == name]
             selector = _Selector(of_name)
+            possible.add(selector.only)
             for protocol in (protocol for one in of_name for protocol in one.route.protocols):
                 candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
         rest = preferred([one for one in routes if one.route.takes_the_rest])
@@ -88,9 +90,10 @@ class Router:
         )
         self.silent = silent_pool(routes)
         self.fallback = rest[0].pool if rest else None
+        if self.fallback is not None:
+            possible.add(self.fallback)
         # A client of another protocol gains nothing here: it reaches the same backend if it stays silent.
-        is_sole = len(routes) == 1 and not any(routes[0].route.conditions.values())
-        self.sole = self.silent if is_sole else None
+        self.sole = self.silent if possible == {self.silent} else None
 
     def for_client(self, client: str) -> Router:
         """Return a router with only the routes whose condition `client` holds for a client.
@@ -126,13 +129,17 @@ class _Selector:
     The selector compares the sni first, then the host. In both comparisons, the order of `NameIndex.lookup`
     decides. Then a route with an alpn condition outranks a route without an alpn condition. Last, `preferred`
     decides.
+
+    Attributes:
+        asks_for: the metadata keys that the choice depends on.
+        only: the pool of every match, if the choice depends on no metadata; else None.
     """
 
     def __init__(self, routes: Sequence[OpenRoute]) -> None:
         best_first = preferred(routes)
         conditions = [one.route.conditions for one in routes]
         self.asks_for = frozenset(key for one in conditions for key, names in one.items() if names)
-        self._only = best_first[0].pool if not self.asks_for else None
+        self.only = best_first[0].pool if not self.asks_for else None
         self._by_sni: NameIndex[NameIndex[list[tuple[tuple[str, ...], Pool]]]] = NameIndex()
         # A lookup tries regexes in the order of the configuration, not in the order of preference.
         leaves = {one.pool: list(self._leaves(asked)) for one, asked in zip(routes, conditions, strict=True)}
@@ -160,8 +167,8 @@ class _Selector:
         Raises:
             BaseException: the protocol cannot read its metadata, or the metadata has a wrong type.
         """
-        if self._only is not None:
-            return self._only
+        if self.only is not None:
+            return self.only
         if pending := self.asks_for & match.pending:
             return self._select_whatever(match.metadata, pending)
         metadata = match.metadata
@@ -185,10 +192,10 @@ class _Selector:
             for leaf, has_host in by_host.possible(metadata.get("host"), is_pending="host" in pending):
                 for alpn, pool in leaf:
                     is_sure = has_sni and has_host
-                    if alpn and "alpn" in pending:
+                    if alpn and offered.isdisjoint(alpn):
+                        if "alpn" not in pending:
+                            continue
                         is_sure = False
-                    elif alpn and offered.isdisjoint(alpn):
-                        continue
                     if pool is not (possible or pool):
                         return NEED_MORE
                     if is_sure:
