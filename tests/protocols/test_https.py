@@ -362,6 +362,7 @@ def test_only_the_first_names_of_a_long_alpn_list_are_read() -> None:
         assert match.metadata["alpn"] == tuple(names[: min(count, MAX_ALPN_NAMES)])
         assert match.metadata["sni"] == "a.example"
         assert match.pending == ({"alpn"} if count > MAX_ALPN_NAMES else set())
+        assert (match.pending_at > https.max_bytes) == (count > MAX_ALPN_NAMES)
     assert MAX_ALPN_NAMES >= 100, "a list of every registered name and of every GREASE value must fit"
 
 

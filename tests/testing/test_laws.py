@@ -81,6 +81,8 @@ def test_any_base_exception_is_found(error: type[BaseException]) -> None:
         ProtocolMatch({"host": (b"a",)}),  # type: ignore[dict-item]
         ProtocolMatch(None),  # type: ignore[arg-type]
         ProtocolMatch(pending={"host"}),  # type: ignore[arg-type]
+        ProtocolMatch(pending=frozenset({"host"}), pending_at=-1),
+        ProtocolMatch(pending=frozenset({"host"}), pending_at=True),
     ],
 )
 def test_metadata_of_a_wrong_type_is_found(match: ProtocolMatch) -> None:
@@ -167,6 +169,19 @@ def test_metadata_that_appears_without_having_been_pending_is_found() -> None:
 
 def test_a_key_that_becomes_pending_is_found() -> None:
     breaks("not monotone", lambda data: ProtocolMatch(pending=HOST if len(data) > 3 else frozenset()))
+
+
+def test_metadata_that_appears_before_the_bytes_at_which_it_was_announced_is_found() -> None:
+    def announcing(at: int) -> Callable[[bytes], Identification]:
+        def identify(data: bytes) -> Identification:
+            if len(data) < 4:
+                return ProtocolMatch(pending=frozenset({"host"}), pending_at=at)
+            return ProtocolMatch({"host": "a"})
+
+        return identify
+
+    breaks("not monotone", announcing(5))
+    assert_lawful(protocol_of(announcing(4)), MAGIC)
 
 
 def test_pending_metadata_may_appear() -> None:

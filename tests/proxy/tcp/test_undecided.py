@@ -106,6 +106,17 @@ TOO_LARGE: dict[str, tuple[Protocol, dict[str, str], bytes]] = {
     "start of a hello": (HTTPS, {"sni": "a.example"}, hello(20_000)[:9]),
     "hello, no conditions": (HTTPS, {}, hello(20_000)),
     "records of a hello": (HTTPS, {"sni": "a.example"}, hello(1000, record=1)),
+    "list of ALPN names": (
+        HTTPS,
+        {"alpn": "h2"},
+        hellos.records(BUILD.hello([BUILD.alpn(*[b"imap"] * 200, b"h2")])),
+    ),
+    "decoded headers of HTTP/2": (
+        HTTP,
+        {"host": "a.example"},
+        PREFACE + b"\0\1\x2c\1\4\0\0\0\1" + b"\x82" * 300,
+    ),
+    "frames of HTTP/2": (HTTP, {"host": "a.example"}, PREFACE + b"\0\0\0\6\0\0\0\0\0" * 64),
 }
 UNDECIDED: dict[str, tuple[Protocol, dict[str, str], bytes]] = {
     "header without an end": (HTTP, {"host": "a.example"}, REQUEST + b"Cookie: secret\r\n"),
@@ -115,17 +126,7 @@ UNDECIDED: dict[str, tuple[Protocol, dict[str, str], bytes]] = {
     "half a hello": (HTTPS, {"sni": "a.example"}, hello(300)[:-1]),
     "half a hello, no conditions": (HTTPS, {}, hello(300)[:20]),
     "half of the records": (HTTPS, {"alpn": "h2"}, hello(10_000)[:9000]),
-    "a list of more names than are read": (
-        HTTPS,
-        {"alpn": "h2"},
-        hellos.records(BUILD.hello([BUILD.alpn(*[b"imap"] * 200, b"h2")])),
-    ),
     "an empty host before a folded line": (HTTP, {"host": "a.example"}, REQUEST + b"Host:\r\n "),
-    "HTTP/2 headers that are too large": (
-        HTTP,
-        {"host": "a.example"},
-        PREFACE + b"\0\1\x2c\1\4\0\0\0\1" + b"\x82" * 300,
-    ),
 }
 
 

@@ -95,50 +95,71 @@ class ProtocolMatch:
         metadata: facts that the protocol read from the bytes, by key. Routes can ask for ``sni``, ``alpn``
             and ``host``. An unknown fact has no key. Further bytes may add keys, but never change a value.
         pending: keys that further bytes may still add, or whose list in `metadata` contains only the first
-            values. If the route depends on a pending key, the proxy waits
-            for this key. The proxy selects any other route at once. If the key is still pending after
-            `Protocol.max_bytes` bytes, at the peek timeout or at the end of the bytes, the proxy refuses the
-            client.
+            values. If the route depends on a pending key, the proxy waits for this key. The proxy selects any
+            other route at once. If the key is still pending after `Protocol.max_bytes` bytes, at the peek
+            timeout or at the end of the bytes, the proxy refuses the client.
+        pending_at: number of bytes from the start of the stream. With fewer bytes, all pending keys stay
+            pending. A number above `Protocol.max_bytes` means that no bytes can add these keys. Then the
+            proxy at once refuses a client whose route depends on these keys: the first bytes are too large.
     """
 
-    __slots__ = ("metadata", "pending")
+    __slots__ = ("metadata", "pending", "pending_at")
 
     metadata: Mapping[str, MetadataValue]
     pending: frozenset[str]
+    pending_at: int
 
     def __init__(
-        self, metadata: Mapping[str, MetadataValue] = _NOTHING, pending: frozenset[str] = frozenset()
+        self,
+        metadata: Mapping[str, MetadataValue] = _NOTHING,
+        pending: frozenset[str] = frozenset(),
+        pending_at: int = 0,
     ) -> None:
         self.metadata = metadata
         self.pending = pending
+        self.pending_at = pending_at
 
     def __repr__(self) -> str:
         pending = f", pending={sorted(self.pending)}" if self.pending else ""
         return f"ProtocolMatch({dict(self.metadata)!r}{pending})"
 
 
+_Description: TypeAlias = (
+    tuple[Mapping[str, MetadataValue], frozenset[str]]
+    | tuple[Mapping[str, MetadataValue], frozenset[str], int]
+)
+"""The attributes of a match, in the order of the arguments of `ProtocolMatch`."""
+
+
 class DeferredMatch(ProtocolMatch):
-    """A match that reads its metadata once, at the first access to `metadata` or `pending`.
+    """A match that reads its metadata once, at the first access to an attribute.
 
     Most routes ask for no metadata. So a protocol should answer with this class if it takes longer to read
     the metadata than to find the match.
 
     Args:
-        read: function that returns the metadata and the pending keys of `data`. It must be pure, like
-            `Protocol.identify`, and must raise no exception for bytes that the protocol recognised.
+        read: function that returns the metadata and the pending keys of `data`, and may return `pending_at`
+            as a third item. It must be pure, like `Protocol.identify`, and must raise no exception for bytes
+            that the protocol recognised.
         data: bytes that the protocol recognised.
     """
 
     __slots__ = ("_data", "_found", "_read")
 
     def __init__(
-        self, read: Callable[[bytes], tuple[Mapping[str, MetadataValue], frozenset[str]]], data: bytes
+        self,
+        read: Callable[
+            [bytes],
+            tuple[Mapping[str, MetadataValue], frozenset[str]]
+            | tuple[Mapping[str, MetadataValue], frozenset[str], int],
+        ],
+        data: bytes,
     ) -> None:
         self._read = read
         self._data = data
-        self._found: tuple[Mapping[str, MetadataValue], frozenset[str]] | None = None
+        self._found: _Description | None = None
 
-    def _known(self) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
+    def _known(self) -> _Description:
         if self._found is None:
             self._found = self._read(self._data)
             self._data = b""  # a connection keeps its match until its end
@@ -151,6 +172,11 @@ class DeferredMatch(ProtocolMatch):
     @property
     def pending(self) -> frozenset[str]:  # type: ignore[override]
         return self._known()[1]
+
+    @property
+    def pending_at(self) -> int:  # type: ignore[override]
+        found = self._known()
+        return found[2] if len(found) > 2 else 0  # noqa: PLR2004
 
 
 Identification: TypeAlias = ProtocolMatch | NeedMore | Literal[Verdict.NO, Verdict.NEED_MORE]
@@ -398,6 +424,8 @@ def problems_of_metadata(protocol: Protocol, match: ProtocolMatch) -> Iterator[s
     if not isinstance(pending, frozenset):
         yield f"pending is a {type(pending).__name__}, not a frozenset"
         return
+    if type(match.pending_at) is not int or match.pending_at < 0:
+        yield f"pending_at is {shown(match.pending_at)}, not an int of at least 0"
     unknown = sorted(str(key) for key in {*metadata, *pending} - protocol.metadata_keys)
     if unknown:
         yield f"{protocol.name} does not declare the metadata keys {', '.join(unknown)}"

@@ -170,7 +170,7 @@ class DispatchTable(Generic[T]):
                         continue
                     if outcome is not NEED_MORE:
                         return Waiting(at, is_matched=True) if at else (outcome, answer)
-                    needed, match = NeedMore(recognised=True), answer
+                    needed, match = NeedMore(answer.pending_at, recognised=True), answer
                 else:
                     needed, match = _needed(answer, entry.protocol), None
                 next_at = max(needed.at, len(data) + 1)

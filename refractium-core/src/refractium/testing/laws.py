@@ -111,7 +111,11 @@ def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
         if problems := list(problems_of_metadata(protocol, answer)):
             law = "not declared" if "does not declare" in problems[0] else "not metadata"
             raise AssertionError(f"{law}: {'; '.join(problems)}")
-        if dict(answer.metadata) != dict(again.metadata) or answer.pending != again.pending:
+        if (dict(answer.metadata), answer.pending, answer.pending_at) != (
+            dict(again.metadata),
+            again.pending,
+            again.pending_at,
+        ):
             raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
     elif answer is not again and not (isinstance(answer, NeedMore) and answer == again):
         raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
@@ -131,7 +135,9 @@ def _assert_declared_prefix(protocol: Protocol, data: bytes, answer: Identificat
 
 def _read(answer: Identification) -> Identification:
     """Make a deferred match read its metadata now. Like `Protocol.identify`, the read must not raise."""
-    return ProtocolMatch(answer.metadata, answer.pending) if isinstance(answer, ProtocolMatch) else answer
+    if isinstance(answer, ProtocolMatch):
+        return ProtocolMatch(answer.metadata, answer.pending, answer.pending_at)
+    return answer
 
 
 def _needs_more(answer: Identification) -> bool:
@@ -151,7 +157,8 @@ def _assert_monotone(protocol: Protocol, data: bytes, before: Identification, an
     if isinstance(before, ProtocolMatch) and isinstance(answer, ProtocolMatch):
         changed = [k for k, v in before.metadata.items() if answer.metadata.get(k) != v]
         surprising = (set(answer.metadata) - set(before.metadata)) - before.pending
-        if changed or surprising or answer.pending - before.pending:
+        is_early = len(data) < before.pending_at and answer.pending != before.pending
+        if changed or surprising or is_early or answer.pending - before.pending:
             raise AssertionError(f"not monotone: {protocol} answers {before}, then {answer} at {_show(data)}")
     elif answer is not before:
         raise AssertionError(f"not monotone: {protocol} answers {before}, then {answer} at {_show(data)}")

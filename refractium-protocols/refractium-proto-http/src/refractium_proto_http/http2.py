@@ -10,7 +10,7 @@ import re
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from refractium.contract import NEED_MORE, NO, Verdict
+from refractium.contract import MAX_BYTES_LIMIT, NO, NeedMore, Verdict
 from refractium_proto_http.request import HOST_PENDING, NOTHING_PENDING, host_of
 
 if TYPE_CHECKING:
@@ -47,23 +47,25 @@ A character takes at least five bits (RFC 7541 appendix B). So a block of litera
 thousands of tiny headers.
 """
 
+_INCOMPLETE: Final = NeedMore()
+_TOO_LARGE: Final = NeedMore(MAX_BYTES_LIMIT + 1)
 _VERSION: Final = {"version": "2"}
 
 
-def describe(max_bytes: int, data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """Return the metadata of HTTP/2, and the keys that later bytes may add. `data` starts with `PREFACE`.
+def describe(max_bytes: int, data: bytes) -> tuple[Mapping[str, MetadataValue], frozenset[str], int]:
+    """Return the metadata of HTTP/2, the keys that are pending, and where they arrive (`ProtocolMatch`).
 
     Args:
         max_bytes: number of bytes to read.
-        data: the bytes of the client so far.
+        data: the bytes of the client so far, which start with `PREFACE`.
     """
     block = find_block(data[:max_bytes])
     host = _host_in(block, _LIST_SIZE * max_bytes) if isinstance(block, bytes) else block
-    if host is NEED_MORE:
-        return _VERSION, HOST_PENDING
+    if isinstance(host, NeedMore):
+        return _VERSION, HOST_PENDING, host.at
     if isinstance(host, str):
-        return {**_VERSION, "host": host}, NOTHING_PENDING
-    return _VERSION, NOTHING_PENDING
+        return {**_VERSION, "host": host}, NOTHING_PENDING, 0
+    return _VERSION, NOTHING_PENDING, 0
 
 
 class _Frame(NamedTuple):
@@ -75,11 +77,11 @@ class _Frame(NamedTuple):
     """The bytes of the payload that have arrived."""
 
 
-def find_block(data: bytes) -> bytes | Verdict:
+def find_block(data: bytes) -> bytes | NeedMore | Verdict:
     """Return the header block of the first request.
 
     Returns:
-        The block; `NEED_MORE` while the block is incomplete, and always after `MAX_FRAMES` frames; `NO` as
+        The block; `NeedMore` while the block is incomplete, and always after `MAX_FRAMES` frames; `NO` as
         soon as a frame is invalid.
     """
     fragments: list[bytes] = []
@@ -89,7 +91,7 @@ def find_block(data: bytes) -> bytes | Verdict:
             return NO
         if frame.kind in {_HEADERS, _CONTINUATION}:
             if len(frame.payload) < frame.size:
-                return NEED_MORE
+                return _INCOMPLETE
             fragment = frame.payload if request else _without_padding(frame.payload, frame.flags)
             if fragment is None:
                 return NO
@@ -98,8 +100,8 @@ def find_block(data: bytes) -> bytes | Verdict:
             if frame.flags & _END_HEADERS:
                 return b"".join(fragments)
         if count == MAX_FRAMES:
-            return NEED_MORE
-    return NEED_MORE
+            return _TOO_LARGE
+    return _INCOMPLETE
 
 
 def _frames_of(data: bytes) -> Iterator[_Frame]:
@@ -143,7 +145,7 @@ def _without_padding(payload: bytes, flags: int) -> bytes | None:
     return payload[start:end] if start <= end else None
 
 
-def _host_in(block: bytes, max_list_size: int) -> str | Verdict:
+def _host_in(block: bytes, max_list_size: int) -> str | NeedMore | Verdict:
     """Return the host of a request.
 
     ``:authority`` takes precedence over ``host``, and neither may be repeated (RFC 9113 section 8.3.1).
@@ -154,7 +156,7 @@ def _host_in(block: bytes, max_list_size: int) -> str | Verdict:
             take much memory.
 
     Returns:
-        The host; `NO` if the request has no valid host, or if the block is invalid; `NEED_MORE` if the
+        The host; `NO` if the request has no valid host, or if the block is invalid; `_TOO_LARGE` if the
         headers are too large, because a header that was not decoded may be the host.
     """
     # Import here, because the import takes 40 ms, and few clients speak HTTP/2 without TLS.
@@ -165,7 +167,7 @@ def _host_in(block: bytes, max_list_size: int) -> str | Verdict:
     try:
         headers = Decoder(max_header_list_size=max_list_size).decode(block, raw=True)
     except OversizedHeaderListError:
-        return NEED_MORE
+        return _TOO_LARGE
     except HPACKError:
         return NO
     named = {key: [value for name, value in headers if name == key] for key in (b":authority", b"host")}

@@ -12,6 +12,8 @@ from functools import lru_cache
 from struct import Struct, iter_unpack
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from refractium.contract import MAX_BYTES_LIMIT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -146,10 +148,10 @@ _CHECKS: Final = {
 
 def describe(
     start: int, extensions: Extensions, hello: bytes
-) -> tuple[Mapping[str, MetadataValue], frozenset[str]]:
-    """Return the metadata of a hello, and the keys whose values are not completely read.
+) -> tuple[Mapping[str, MetadataValue], frozenset[str], int]:
+    """Return the metadata of a hello, the keys that are pending, and where they arrive (`ProtocolMatch`).
 
-    `alpn` is pending if the hello offers more than `MAX_ALPN_NAMES` names, because a route could ask for a
+    `alpn` stays pending if the hello offers more than `MAX_ALPN_NAMES` names, because a route could ask for a
     later name.
 
     Args:
@@ -158,20 +160,20 @@ def describe(
         hello: bytes that contain the hello.
     """
     metadata: dict[str, MetadataValue] = {}
-    pending = _NOTHING_PENDING
+    pending, pending_at = _NOTHING_PENDING, 0
     if (span := extensions.get(_SERVER_NAME)) and (name := _name(hello, *span)) is not None:
         metadata["sni"] = name
     if span := extensions.get(_ALPN):
         metadata["alpn"], is_complete = _alpn(hello[slice(*span)])
         if not is_complete:
-            pending = _ALPN_PENDING
+            pending, pending_at = _ALPN_PENDING, MAX_BYTES_LIMIT + 1
     if span := extensions.get(_SUPPORTED_VERSIONS):
         metadata["versions"] = _versions(hello[span[0] + 1 : span[1]])
     else:  # a legacy version above 1.2 means 1.2 (RFC 8446 section 4.2.1)
         metadata["versions"] = _versions(min(hello[start + _VERSION : start + _VERSION + 2], _TLS_1_2))
     if _ENCRYPTED_HELLO in extensions:
         metadata["ech"] = True
-    return metadata, pending
+    return metadata, pending, pending_at
 
 
 def _name(hello: bytes, start: int, end: int) -> str | None:
