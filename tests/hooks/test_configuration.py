@@ -11,7 +11,7 @@ from msgspec import Struct
 from refractium import PacketHook, Route
 from refractium.assembly.hooks import plugin_table_problems
 from refractium.errors import ConfigError
-from refractium.hooks import UsedHook, takes_stdout
+from refractium.hooks import HookSet, UsedHook, takes_stdout
 from refractium.plugins.installed import Given, Plugins
 from refractium.plugins.loading import load_plugins
 from refractium_hooks_pcap.hook import PcapHook
@@ -173,3 +173,25 @@ def test_a_hook_that_fails_on_the_question_of_stdout_leaves_stdout_to_the_progra
 ) -> None:
     assert not takes_stdout(UsedHook(HostileHook, Strict()))
     assert "its method takes_stdout raised SystemExit" in caplog.text
+
+
+class Incomparable(Struct, frozen=True, forbid_unknown_fields=True):
+    def __eq__(self, other: object) -> bool:
+        raise SystemExit(3)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class IncomparableHook(PacketHook[Incomparable]):
+    name = "incomparable"
+    settings_type = Incomparable
+
+
+def test_hooks_whose_settings_raise_when_they_are_compared_share_no_runner() -> None:
+    hooks = HookSet()
+    for _ in range(2):
+        hooks.of_route([UsedHook(IncomparableHook, Incomparable())])
+    assert len(hooks.in_use) == 2
+    later = HookSet(hooks)
+    later.of_route([UsedHook(IncomparableHook, Incomparable())])
+    assert len(later.in_use) == 1

@@ -285,6 +285,48 @@ def test_identify_shows_an_invalid_answer_as_a_fault(tmp_path: Path, data: str, 
     assert "\x1b" not in shown.out + shown.err
 
 
+TEXTS = r"""
+    from dataclasses import dataclass
+
+    from refractium.contract import *
+
+    def leave(*_):
+        raise SystemExit(7)
+
+    class Text(str):
+        __str__ = __format__ = __repr__ = leave
+
+    @dataclass
+    class Texts(Protocol):  # a dataclass with `__eq__` has no hash
+        name = "texts"
+        max_bytes = 1
+        metadata_keys = frozenset({"host", "alpn"})
+
+        def identify(self, data):
+            if data == b"t":
+                return ProtocolMatch({Text("host"): Text("x"), "alpn": (Text("y"),)})
+            return ProtocolMatch({"host": "x\udcff", "alpn": ("y",)}) if data == b"u" else NO
+
+    @hookimpl
+    def refractium_protocols():
+        return [Texts()]
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "host", "shown"), [("t", "x", "host=x"), ("u", r"x\udcff", r"host=x\udcff")]
+)
+def test_identify_shows_texts_that_raise_or_that_no_encoding_has(
+    tmp_path: Path, data: str, host: str, shown: str
+) -> None:
+    install(tmp_path / "site", "texts", TEXTS)
+    env = with_plugins(tmp_path / "site")
+    done = run("identify", "--hex", data.encode().hex(), "--json", cwd=tmp_path, env=env)
+    told = json.loads(done.out)
+    assert (told["protocol"], told["metadata"]) == ("texts", {"host": host, "alpn": ["y"]})
+    assert f"{shown} alpn=y" in run("identify", "--hex", data.encode().hex(), cwd=tmp_path, env=env).out
+
+
 def test_commands_go_on_beside_a_plugin_that_raises_at_import(tmp_path: Path) -> None:
     for number, error in enumerate(("SystemExit(0)", "KeyboardInterrupt", "GeneratorExit", "BaseException")):
         install(tmp_path / "site", f"cracked{number}", f"raise {error}")
@@ -294,6 +336,54 @@ def test_commands_go_on_beside_a_plugin_that_raises_at_import(tmp_path: Path) ->
         assert done.code == (2 if command == ("check",) else 0)  # no file to check
         if command == ("plugins", "list"):
             assert done.out.count("failed") == 4
+
+
+FINALIZERS = r"""
+    from refractium.contract import *
+
+    class Match(ProtocolMatch):
+        def __del__(self):
+            raise SystemExit("red \x1b[31m\nnext line")
+
+    class Order(Balancer):
+        name = "unfinished"
+
+        def order(self, backends, client):
+            try:
+                while True:
+                    yield backends[0]
+            finally:
+                raise SystemExit(3)
+
+    @define_protocol("deleted", max_bytes=2)
+    def deleted(data):
+        return Match() if data[:1] == b"!" else NO
+
+    @hookimpl
+    def refractium_protocols():
+        return [deleted]
+
+    @hookimpl
+    def refractium_balancers():
+        return [Order]
+"""
+
+
+def test_a_fault_where_python_can_raise_nothing_is_one_line_of_the_log(tmp_path: Path) -> None:
+    install(tmp_path / "site", "final", FINALIZERS)
+    with Backend(echo) as backend:
+        (tmp_path / "refractium.toml").write_text(
+            '[server]\nbind = "127.0.0.1"\nport = 0\n'
+            f'[[protocols]]\nname = "deleted"\nforward_to = "{backend.address}"\nbalance = "unfinished"\n'
+        )
+        with serving("--log-format", "plain", cwd=tmp_path, env=with_plugins(tmp_path / "site")) as program:
+            for _ in range(3):
+                assert ask(program.address, b"!").data == b"!"
+            program.await_err("plugin 'final' of refractium-proto-final 1.0 failed where Python cannot raise")
+            assert program.terminate() == 0
+    assert program.err.count("failed where Python cannot raise") == 1
+    assert "\x1b" not in program.err
+    assert "Traceback" not in program.err
 
 
 CHECKS = r"""

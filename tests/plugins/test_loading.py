@@ -133,6 +133,18 @@ plugin = Plugin()
     assert site.load_one().status == "loaded"
 
 
+@pytest.mark.parametrize("value", ["", "not a module!", "a:b:c", "plugin_a:"])
+def test_a_malformed_entry_point_is_a_plugin_that_failed(site: Site, tmp_path: Path, value: str) -> None:
+    site.install("proto-a", "a", giving(protocol("a")))
+    site.install("proto-b", "b", giving(protocol("b")))
+    (entry_points,) = (one for one in tmp_path.rglob("entry_points.txt") if "a = " in one.read_text())
+    entry_points.write_text(f"[refractium]\na = {value}\n")
+    failed, loaded = site.load().entries
+    assert (failed.id, failed.status) == ("a", "failed")
+    assert failed.error
+    assert (loaded.id, loaded.status) == ("b", "loaded")
+
+
 def test_the_order_of_discovery_does_not_matter(site: Site, *, in_both_orders: bool) -> None:
     for name in ("b", "c", "a"):
         site.install(f"proto-{name}", name, giving(protocol(f"z{name}")))

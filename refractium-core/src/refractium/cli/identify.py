@@ -16,6 +16,7 @@ from refractium.cli.options import Flags
 from refractium.contract import (
     MAX_BYTES_LIMIT,
     NEED_MORE,
+    MetadataValue,
     NeedMore,
     Protocol,
     ProtocolMatch,
@@ -49,8 +50,12 @@ def command(context: click.Context, *, file: Any, hex_: str | None, udp: bool, a
     decision = table.decide(data, final=True)
     may_change = not udp and isinstance(table.decide(data), Waiting)
     name = decision[0] if isinstance(decision, tuple) else None
-    faulty = {one.name for one, _, answer in answers if isinstance(answer, BaseException)}
-    metadata = dict(decision[1].metadata) if isinstance(decision, tuple) and name not in faulty else {}
+    metadata = {
+        key: _encodable(value)
+        for one, _, answer in answers
+        if one.name == name and isinstance(answer, ProtocolMatch)
+        for key, value in answer.metadata.items()
+    }
     if as_json:
         shown = {
             "protocol": name,
@@ -96,15 +101,23 @@ def _candidates(flags: Flags, transport: Transport) -> list[Candidate[str]]:
     routed = {(one.name, one.transport) for one in protocols}
     others = configured(plugins, decoded.config.plugins.settings, []).protocols
     protocols = [*(one for one in others if (one.name, one.transport) not in routed), *protocols]
+    distinct = {id(one): one for one in protocols}  # the class of a protocol may define `__eq__`
     return [
         Candidate(protocol, partial(_name_of, protocol))
-        for protocol in dict.fromkeys(protocols)
+        for protocol in distinct.values()
         if protocol.transport is transport
     ]
 
 
 def _name_of(protocol: Protocol, _match: ProtocolMatch) -> str:
     return protocol.name
+
+
+def _encodable(value: MetadataValue) -> MetadataValue:
+    """Return a value of which JSON can contain the text: a protocol may return lone surrogates."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    return tuple(_encodable(one) for one in value) if isinstance(value, tuple) else value  # type: ignore[misc]
 
 
 def _answer(answer: object) -> str:

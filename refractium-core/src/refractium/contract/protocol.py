@@ -441,6 +441,13 @@ def is_metadata_value(value: object) -> bool:
     return isinstance(value, _SCALARS)
 
 
+def plain(value: MetadataValue) -> MetadataValue:
+    """Return a value without the methods of a plugin's subclass, which could raise exceptions later."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    return tuple(map(str.__str__, value)) if isinstance(value, tuple) else value
+
+
 _SCALARS: Final = (str, bool)  # a union type would be built at each call, which takes longer than the check
 
 

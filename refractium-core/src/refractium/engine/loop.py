@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from refractium.backends.checker import CHECKING, LEFT_BEHIND, leave_behind
-from refractium.guard.faults import is_interrupt, text_of
+from refractium.guard.faults import is_interrupt, log_unraisable, text_of
 from refractium.guard.origins import plugin_in
 from refractium.guard.watchdog import WATCHDOG
 from refractium.throttle import Throttled
@@ -85,6 +86,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> bool:
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
     threads = _Threads()
+    sys.unraisablehook = log_unraisable
 
     def new_loop() -> asyncio.AbstractEventLoop:
         loop = new_event_loop()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import opcode
 import signal
+import sys
 import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from refractium.guard.origins import origin_of
+from refractium.guard.origins import origin_of, plugin_in
+from refractium.throttle import Throttled
 from refractium.wire.text import brief, printable
 
 if TYPE_CHECKING:
@@ -60,6 +62,22 @@ class Faults(Counter[str]):
             effect,
             exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
         )
+
+
+_unraisable: Final = Throttled(log)
+
+
+def log_unraisable(given: sys.UnraisableHookArgs) -> None:
+    """Log an exception of a plugin that Python cannot raise, such as an exception in ``__del__``.
+
+    This function is a `sys.unraisablehook`. Python prints the exceptions of other code as usual.
+    """
+    plugin = plugin_in(given.exc_traceback)
+    if not plugin or given.exc_value is None:
+        sys.__unraisablehook__(given)
+        return
+    text = brief(text_of(given.exc_value))
+    _unraisable.warning("%s failed where Python cannot raise the exception: %s", printable(plugin), text)
 
 
 def text_of(error: BaseException) -> str:

@@ -130,14 +130,24 @@ class HookSet:
 
     def _runner(self, wanted: UsedHook) -> Runner:
         for at, runner in self.in_use:
-            if at == wanted:
+            if _are_equal(at, wanted):
                 return runner
         for at, runner in self._former:
-            if at == wanted and runner.state is RunnerState.RUNNING:
+            if _are_equal(at, wanted) and runner.state is RunnerState.RUNNING:
                 self.in_use.append((wanted, runner))
                 return runner
         self.in_use.append((wanted, make_runner(*wanted)))
         return self.in_use[-1][1]
+
+
+def _are_equal(one: UsedHook, other: UsedHook) -> bool:
+    """Return whether two uses of hooks can share a runner; False if settings raise when they are compared."""
+    try:
+        return one.hook is other.hook and bool(one.settings == other.settings)
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        return False
 
 
 class Hooks:

@@ -20,7 +20,7 @@ from refractium.contract import (
     Strength,
     Verdict,
 )
-from refractium.contract.protocol import problems_of_answer, problems_of_metadata
+from refractium.contract.protocol import plain, problems_of_answer, problems_of_metadata
 from refractium.guard.faults import PROTOCOL, Faults, is_interrupt
 
 if TYPE_CHECKING:
@@ -198,6 +198,8 @@ class DispatchTable(Generic[T]):
                 if isinstance(answer, ProtocolMatch):
                     if problems := list(problems_of_metadata(entry.protocol, answer)):
                         raise TypeError("; ".join(problems))  # noqa: TRY301 - counted as a fault
+                    metadata = {str.__str__(key): plain(value) for key, value in answer.metadata.items()}
+                    answer = ProtocolMatch(metadata, answer.pending)
                 elif answer is not NO:
                     _needed(answer, entry.protocol)
             except BaseException as error:  # noqa: BLE001 - any exception of a plugin counts as `NO`

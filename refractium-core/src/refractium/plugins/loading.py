@@ -141,18 +141,19 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
 
     Each plugin has its own pluggy manager, so that no plugin can disturb another plugin.
     """
-    if entry_point.module in sys.modules:
-        plugin = replace(plugin, version=_versions.get(entry_point.module, plugin.version))
     try:
+        module = entry_point.module  # raises an exception if the value of the entry point is malformed
+        if module in sys.modules:
+            plugin = replace(plugin, version=_versions.get(module, plugin.version))
         # Output of a plugin must not mix with the output of a command. A warning must not become an error.
         with (
             _ALONE,  # two threads that change the warnings and the stdout of the process would interfere
             warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(sys.stderr),
         ):
-            add_module(entry_point.module, str(plugin))
+            add_module(module, str(plugin))
             implementation = entry_point.load()
-            _versions[entry_point.module] = plugin.version
+            _versions[module] = plugin.version
             version = getattr(implementation, "refractium_api_version", API_VERSION)
             if version != API_VERSION:
                 error = f"written for version {shown(version)} of the plugin contract, not for {API_VERSION}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from msgspec import Struct
 
 from refractium.contract import MetadataValue, ProtocolMatch, Transport
-from refractium.contract.protocol import is_metadata_value
+from refractium.contract.protocol import is_metadata_value, plain
 from refractium.guard.faults import is_interrupt
 from refractium.identify.everything import ANY, FALLBACK
 from refractium.routing import Pool
@@ -143,7 +143,7 @@ def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mappin
     try:
         found = match.metadata
         told = {
-            k if type(k) is str else str.__str__(k): v if type(v) is str else _plain(v)
+            k if type(k) is str else str.__str__(k): v if type(v) is str else plain(v)
             for k, v in found.items()
             if (declared is None or k in declared) and (type(v) is str or is_metadata_value(v))
         }
@@ -159,10 +159,3 @@ def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mappin
         elif is_interrupt(error):
             raise
     return told
-
-
-def _plain(value: MetadataValue) -> MetadataValue:
-    """Return a value without the methods of a plugin's subclass, which could raise exceptions later."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    return tuple(map(str.__str__, value)) if isinstance(value, tuple) else value
