@@ -356,8 +356,8 @@ def test_one_refused_address_of_a_name_does_not_count_as_a_failure(
     with Backend(named("a"), host="127.0.0.2") as backend:
         look_up = socket.getaddrinfo
 
-        def two_addresses(host: bytes, port: int, *rest: object, **more: object) -> object:
-            if host != b"two.test":
+        def two_addresses(host: str, port: int, *rest: object, **more: object) -> object:
+            if host != "two.test":
                 return look_up(host, port, *rest, **more)  # type: ignore[arg-type]
             return [(socket.AF_INET, 1, 6, "", (ip, port)) for ip in ("127.0.0.3", "127.0.0.2")]
 

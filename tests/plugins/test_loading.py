@@ -528,3 +528,10 @@ def test_the_fields_of_a_distribution_equal_its_metadata() -> None:
         fields = fields_of(distribution)  # type: ignore[arg-type]
         for name in "Name", "Version", "Summary":
             assert fields.get(name.lower(), "") == (distribution.metadata.get(name) or "").strip()
+
+
+def test_a_field_ends_at_the_end_of_its_line_only(site: Site) -> None:
+    metadata = "Metadata-Version: 2.1\nName: fake-a\nVersion: 1.0\nSummary: One\u2028Two\n\nName: other\n"
+    site.install("fake-a", "a", giving(protocol("a")), metadata=metadata)
+    (plugin,) = site.load().entries
+    assert (plugin.distribution, plugin.version, plugin.summary) == ("fake-a", "1.0", "One\u2028Two")

@@ -37,8 +37,7 @@ class NameServer:
         self.asked: list[str] = []
         self.failing = False
 
-    def __call__(self, name: bytes, port: int, *_: object, flags: int = 0, **__: object) -> Any:
-        host = name.decode()
+    def __call__(self, host: str, port: int, *_: object, flags: int = 0, **__: object) -> Any:
         if flags & socket.AI_NUMERICHOST:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         self.asked.append(host)

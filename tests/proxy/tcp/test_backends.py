@@ -279,8 +279,7 @@ class Dns:
         self.asked = threading.Semaphore(0)
         self._system = socket.getaddrinfo
 
-    def __call__(self, name: bytes, port: int, *args: Any, **kwargs: Any) -> Any:
-        host = name.decode()
+    def __call__(self, host: str, port: int, *args: Any, **kwargs: Any) -> Any:
         if host not in self.answers:
             return self._system(host, port, *args, **kwargs)
         try:

@@ -120,8 +120,8 @@ def fields_of(distribution: Distribution) -> dict[str, str]:
     """
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     fields: dict[str, str] = {}
-    for line in text.splitlines():
-        if not line:
+    for line in text.split("\n"):
+        if not line.strip():
             break
         name, colon, value = line.partition(":")
         if colon:

@@ -127,7 +127,9 @@ async def addresses(host: str, what: str, timeout: float | None = None) -> Found
     Raises:
         OSError: the lookup of the name failed or took too long.
     """
-    found, _ = _resolve(host, socket.AI_NUMERICHOST)  # asks no name server
+    # This question asks no name server. For a str, Python would import the codec idna.
+    is_plain = host.isascii() and "\0" not in host
+    found, _ = _resolve(host.encode() if is_plain else host, socket.AI_NUMERICHOST)
     if found:
         return found
     try:
@@ -260,14 +262,10 @@ def _tell(waiter: asyncio.Future[str], error: str) -> None:
         waiter.set_result(error)
 
 
-def _resolve(host: str, flags: int = 0) -> tuple[Found, str]:
+def _resolve(host: str | bytes, flags: int = 0) -> tuple[Found, str]:
     """Return the addresses of a host and an empty text, or no address and the reason."""
     try:
-        # Given a str as the host, Python imports the codec idna, even for an IP address.
-        is_plain = host.isascii() and "\0" not in host
-        answers = socket.getaddrinfo(
-            host.encode() if is_plain else host, 0, type=socket.SOCK_STREAM, flags=flags
-        )
+        answers = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=flags)
     except OSError as error:
         return (), error.strerror or str(error)
     except Exception as error:  # noqa: BLE001 - such as UnicodeError, for the waiters
