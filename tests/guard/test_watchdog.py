@@ -170,7 +170,9 @@ def test_each_kind_of_plugin_that_takes_long_is_named_once(tmp_path: Path, worke
             + "".join(route(name, at) for name in ("sleeping", "looping", "native", "quick", "lazy"))
             + route("datagrams", datagrams.address)
             + route("ordered", at, 'patterns = ["ordered"]\nbalance = "tired"')
-            + route("checked", at, 'patterns = ["checked"]\nhealth = { kind = "drowsy", interval_ms = 5000 }')
+            + route(
+                "checked", at, 'patterns = ["checked"]\nhealth = { kind = "drowsy", interval_ms = 60000 }'
+            )
             + route("waited", at, 'patterns = ["waited"]\nhealth = { kind = "patient", interval_ms = 100 }')
         )
         with serving("--log-format", "plain", cwd=tmp_path, env=with_plugins(site)) as program:
@@ -188,6 +190,63 @@ def test_each_kind_of_plugin_that_takes_long_is_named_once(tmp_path: Path, worke
                 assert slow_lines(program) == wanted
             assert program.terminate() == 0
     assert set(slow_lines(program)) == set(wanted)
+
+
+LATE = (
+    HEAD
+    + r"""
+class Late(HealthCheck[NoSettings]):
+    name = "late"
+    settings = NoSettings
+
+    async def check(self, endpoint, settings, timeout):
+        await asyncio.sleep(0.3)  # the watchdog sleeps after 0.1 s
+        time.sleep(0.1)
+
+
+class Order(Balancer):
+    name = "made"
+
+    def __init__(self):
+        time.sleep(0.1)
+
+    def order(self, backends, client):
+        return backends
+
+
+@hookimpl
+def refractium_health_checks():
+    return [Late()]
+
+
+@hookimpl
+def refractium_balancers():
+    return [Order]
+"""
+)
+
+
+@pytest.mark.slow
+def test_a_call_that_no_client_causes_is_named_too(tmp_path: Path) -> None:
+    install(tmp_path / "site", "late", LATE)
+    install(tmp_path / "site", "lazy", METADATA)
+    with Backend(echo) as backend:
+        file, at = tmp_path / "refractium.toml", backend.address
+        file.write_text(server(1) + route("lazy", at))
+        with serving("--log-format", "plain", cwd=tmp_path, env=with_plugins(tmp_path / "site")) as program:
+            with connect(program.address) as client:
+                client.sendall(b"Ls0.1")
+                # After a second, the access log contains the metadata of the open connection.
+                program.await_err("plugin 'lazy' of .* has blocked the event loop .*: read ")
+            file.write_text(server(1) + route("lazy", at, 'balance = "made"'))
+            program.signal(signal.SIGHUP)
+            program.await_err("plugin 'late' of .* has blocked the event loop .*: Order.__init__ ")
+            assert program.terminate() == 0
+        health = 'health = { kind = "late", interval_ms = 500 }'
+        file.write_text(server(1) + route("lazy", at, health))
+        with serving("--log-format", "plain", cwd=tmp_path, env=with_plugins(tmp_path / "site")) as program:
+            program.await_err("plugin 'late' of .* has blocked the event loop .*: Late.check ")
+            assert program.terminate() == 0
 
 
 def test_the_rate_of_lines_is_limited_and_the_thread_sleeps_while_the_proxy_is_idle(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from refractium.backends.state import Availability
 from refractium.contract import Endpoint
 from refractium.contract.words import shown
 from refractium.guard.faults import Faults, is_ours, text_of
+from refractium.guard.origins import origin_of
 from refractium.guard.watchdog import WATCHDOG
 from refractium.sockets.descriptors import LOCAL_ERRORS
 from refractium.throttle import Throttled
@@ -197,11 +198,12 @@ class _Watch:
             CancelledError: the checker has cancelled the check.
         """
         health = self.state.health
-        if WATCHDOG.wants_notice:
-            WATCHDOG.notice()
         CHECKING.set((check.name, self._transport, endpoint.target))
+        # A check can block after it has waited, so the watchdog must not sleep during the check of a plugin.
+        watch = WATCHDOG.kept_awake() if origin_of(check) else contextlib.nullcontext()
         try:
-            result: object = await check.check(endpoint, self._settings, health.timeout_ms / 1000)
+            with watch:
+                result: object = await check.check(endpoint, self._settings, health.timeout_ms / 1000)
             if result is None:
                 return None
             if isinstance(result, str):

@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -77,6 +77,7 @@ class Watchdog:
     def __init__(self) -> None:
         self.wants_notice = False
         self._is_asleep = False
+        self._kept_awake = 0
         self._is_stopped = False
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
         self._watched = 0
@@ -119,6 +120,17 @@ class Watchdog:
             self._arm(self._before[0])
             self._wake_ups.put(None)
 
+    @contextmanager
+    def kept_awake(self) -> Iterator[None]:
+        """Keep the thread awake during a ``with`` block, although the event loop may have no work."""
+        self._kept_awake += 1
+        if self.wants_notice:
+            self.notice()
+        try:
+            yield
+        finally:
+            self._kept_awake -= 1
+
     def _arm(self, now: float) -> None:
         self._armed = now
         with suppress(RuntimeError):  # the limit on threads is reached
@@ -129,7 +141,7 @@ class Watchdog:
     def _run(self, delays: int) -> None:
         quiet = _QUIET
         while not self._is_stopped:
-            if quiet >= _QUIET:
+            if quiet >= _QUIET and not self._kept_awake:
                 self._sleep()
             else:
                 time.sleep(_LOOK)
@@ -144,7 +156,7 @@ class Watchdog:
         self.wants_notice = True
         self._is_asleep = True
         # After this assignment, `notice` wakes the thread. An earlier `notice` has reset the flag.
-        if self.wants_notice:
+        if self.wants_notice and not self._kept_awake:
             self._wake_ups.get()
         self._is_asleep = False
 

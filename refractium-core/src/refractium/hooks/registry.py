@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from refractium.contract import PacketHook, problems_of_hook
 from refractium.guard.faults import is_interrupt, problems_found, text_of
+from refractium.guard.watchdog import WATCHDOG
 from refractium.hooks.counters import HookCounters
 from refractium.hooks.runner import Runner, RunnerState
 from refractium.hooks.tap import RouteHooks, make_runner
@@ -91,6 +92,8 @@ def why_alone(use: UsedHook) -> str:
 
 def takes_stdout(use: UsedHook) -> bool:
     """Return whether a hook writes to stdout; False if the hook raises an exception instead of an answer."""
+    if WATCHDOG.wants_notice:
+        WATCHDOG.notice()
     try:
         return bool(use.hook.takes_stdout(use.settings))
     except BaseException as error:

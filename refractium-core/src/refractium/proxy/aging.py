@@ -6,6 +6,7 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
+from refractium.guard.watchdog import WATCHDOG
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Aging:
         self._timer = self._loop.call_later(seconds + _LATE, self._look)
 
     def _look(self) -> None:
+        if WATCHDOG.wants_notice:
+            WATCHDOG.notice()
         now = monotonic()
         until = now - AGE
         due = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Balancer
 from refractium.guard.faults import is_interrupt
+from refractium.guard.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -159,6 +160,8 @@ class _Guarded(Balancer):
         self._class = balancer
         self._faults = faults
         self._balancer: Balancer = First()
+        if WATCHDOG.wants_notice:
+            WATCHDOG.notice()
         try:
             self._balancer = balancer()
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
