@@ -10,11 +10,13 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from refractium import ConfigError, Health, Member, Refractium, Route, Transport
+from refractium.identify.everything import AnyProtocol
 from refractium.proxy import dial
 from support.backends import Backend, hanging, named, refusing
 from support.clients import PATIENCE, ask, receive, receive_all
@@ -381,6 +383,11 @@ def test_a_stop_ends_checks_that_hang() -> None:
 # Datagrams
 
 
+PROBED = Health(
+    kind="send_expect", options={"send": "?", "expect": "b"}, interval_ms=INTERVAL_MS, timeout_ms=2_000
+)
+
+
 def datagrams(*backends: str, health: Health, balance: str = "round_robin") -> Route:
     protocol = starting_with(b"magic", name="datagram")
     protocol.transport = Transport.UDP
@@ -393,16 +400,51 @@ def saying(name: bytes) -> Callable[[bytes], list[bytes]]:
 
 def test_a_datagram_backend_is_checked_with_datagrams() -> None:
     port = free_port()
-    health = Health(
-        kind="send_expect", options={"send": "?", "expect": "b"}, interval_ms=INTERVAL_MS, timeout_ms=2_000
-    )
     with (
         UdpBackend(saying(b"b")) as b,
-        ProxyThread(datagrams(f"127.0.0.1:{port}", b.address, health=health), expected=EXPECTED) as proxy,
+        ProxyThread(datagrams(f"127.0.0.1:{port}", b.address, health=PROBED), expected=EXPECTED) as proxy,
     ):
         assert [ask_datagram(proxy.address, b"magic") for _ in range(4)] == [b"b"] * 4
         with UdpBackend(saying(b"b2"), port=port):
             eventually(lambda: ask_datagram(proxy.address, b"magic") == b"b2", "the first backend is back")
+
+
+def test_the_fallback_serves_datagrams_while_all_backends_are_down() -> None:
+    port = free_port()
+    with (
+        UdpBackend(saying(b"rest")) as rest,
+        ProxyThread(
+            datagrams(f"127.0.0.1:{port}", health=PROBED),
+            fallback_udp=rest.address,
+            settings=quick(udp_session_timeout_ms=100),
+            expected=EXPECTED,
+        ) as proxy,
+    ):
+        assert [ask_datagram(proxy.address, b"magic") for _ in range(2)] == [b"rest"] * 2
+        with UdpBackend(saying(b"b"), port=port):
+            eventually(lambda: ask_datagram(proxy.address, b"magic") == b"b", "the backend is back")
+        ended = proxy.next_end()
+        assert (ended.route, ended.protocol) == ("fallback", "datagram")
+        assert ended.missed is not None
+        assert ended.missed.pool is not None
+        assert ended.missed.pool.label == "datagram"
+
+
+@pytest.mark.parametrize(
+    ("keys", "rest"),
+    [({"deny": ["127.0.0.0/8"]}, {"forward_to": "127.0.0.1:1"}), ({}, {"action": "reject"})],
+    ids=["denied by the route", "rejected by the fallback"],
+)
+def test_the_fallback_gets_no_datagram_that(keys: dict[str, Any], rest: dict[str, Any]) -> None:
+    tested = replace(datagrams(f"127.0.0.1:{free_port()}", health=PROBED), **keys)
+    every = Route(AnyProtocol(Transport.UDP), **rest)
+    with (
+        ProxyThread(tested, every, expected=[*EXPECTED, "refused a session"]) as proxy,
+        client(proxy.address) as sender,
+    ):
+        sender.send(b"magic")
+        eventually(lambda: bool(proxy.status().udp.refused or proxy.status().udp.dropped), "it is refused")
+        assert "any" not in {one.name for one in proxy.status().udp.routes if one.active or one.ended}
 
 
 def test_udp_sessions_are_counted_and_refusals_take_a_backend_down() -> None:

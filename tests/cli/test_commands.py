@@ -47,8 +47,10 @@ def test_init_overwrites_a_file_only_with_force(cli: Cli) -> None:
 
 
 def test_init_writes_to_the_given_path(cli: Cli) -> None:
-    assert cli("init", "-c", "after.toml").code == 0
-    assert cli("-c", "before.toml", "init").code == 0
+    for arguments, name in (("init", "-c", "after.toml"), "after"), (("-c", "before.toml", "init"), "before"):
+        done = cli(*arguments)
+        assert done.code == 0
+        assert f"`refractium check -c {name}.toml`" in done.out
     assert sorted(path.name for path in cli.folder.iterdir()) == ["after.toml", "before.toml"]
     done = cli("init", "-c", "no/such/folder.toml")
     assert (done.code, done.err) == (

@@ -33,4 +33,5 @@ def command(context: click.Context, *, force: bool, config: Path | None) -> None
         raise ConfigError([Problem("exists already; --force overwrites it", source=str(path))]) from None
     except OSError as error:
         raise RefractiumError(f"cannot write {path}: {error.strerror}") from error
-    click.echo(f"Wrote {path}. Edit it, then run `refractium check`.")
+    option = f" -c {path}" if path != DEFAULT_FILE else ""
+    click.echo(f"Wrote {path}. Edit it, then run `refractium check{option}`.")

@@ -71,6 +71,13 @@ class _Choice(NamedTuple):
     past: PastSession | None = None
 
 
+def _instead(pool: Pool, fallback: Pool | None, ip: str) -> Pool | None:
+    """Return the fallback for a client of a pool that offers no backend; None if the client stays there."""
+    if pool.action is not None or not pool.admits(ip) or fallback is pool:
+        return None
+    return fallback if fallback is not None and fallback.action is None else None
+
+
 class UdpService:
     """The UDP listeners and sessions of one engine, and their shared objects.
 
@@ -225,11 +232,14 @@ class UdpService:
             if (missed := self._missed(router, first)) is not None:
                 self._report_unrouted(client, missed, Ended.NO_ROUTE)
             return None
+        missed = self._missed(router, first) if outcome is Outcome.FALLBACK else None
+        if pool.offers_none and (instead := _instead(pool, router.fallback, ip)) is not None:
+            missed = Missed(pool.protocol, match, pool)
+            pool = instead
         if (reason := self._why_not(pool, ip)) is not None:
             self._refuse(ip, reason)
             return None
         kind = UdpSession if pool.hooks is None else TappedUdpSession
-        missed = self._missed(router, first) if outcome is Outcome.FALLBACK else None
         session = kind(listener, client, control, key, pool, match, missed, past)
         self.sessions[key] = session
         if past is None:

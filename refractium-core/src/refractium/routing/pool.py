@@ -50,6 +50,7 @@ class Pool:
     Attributes:
         attempts: the attempts to send a datagram: one, and another one for each backend.
         declared: the metadata keys that the protocols declare; None if any key may occur.
+        offers_none: whether health checks have found every backend down; also true for a pool with an action.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class Pool:
         "hooks",
         "idle_timeout_ms",
         "label",
+        "offers_none",
         "protocol",
         "proxy_protocol",
         "udp_responses",
@@ -134,6 +136,7 @@ class Pool:
             self._resting = ()
             self._usable, self._reserve = down if down[0] else (down[1], ())
         self._is_plain = bool(self._usable) and not (self._reserve or self._resting)
+        self.offers_none = not (self._usable or self._resting)
 
     def admits(self, client: str) -> bool:
         """Return whether a client with this IP address may use the pool."""
