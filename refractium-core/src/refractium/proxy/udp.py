@@ -368,13 +368,14 @@ class UdpService:
             self._sweeper = self.reactor.loop.call_later(_LINGER, self._sweep)
 
     def resume(self, session: UdpSession) -> bool:
-        """Count a finished session again; at a limit, end the session and return False.
+        """Count a finished session again, although a limit is reached; if that fails, end the session.
 
-        The session stays in `_finished` until the next sweep, because most sessions soon finish again.
+        Returns:
+            Whether the session continues. It stays in `_finished` until the next sweep, because most sessions
+            soon finish again.
         """
-        # Nearly every query comes here, so `_enter` is only called at a limit.
-        origin = session.origin
-        if self.limiter.enter(origin) is not None and (reason := self._enter(origin)) is not None:
+        reason = self._enter(session.origin)
+        if reason is not None:
             self._refuse(session.ip, reason)
             session.end(Ended.ANSWERED)
             return False

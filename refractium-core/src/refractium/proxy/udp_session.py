@@ -137,11 +137,15 @@ class UdpSession:
         """The numbers of bytes sent to the backend and to the client."""
         return self.up, self.down
 
-    def send_up(self, datagram: memoryview) -> bool:
+    def send_up(self, datagram: memoryview) -> bool:  # noqa: C901 - each query would pay for a further call
         """Send a datagram; after an error, send it to the next backend. Return whether it was sent."""
-        if self.is_finished and not self._service.resume(self):
-            return False
-        self.stamp = self._service.reactor.turned
+        service = self._service
+        if self.is_finished:
+            if service.limiter.enter(self.origin) is None:
+                self.is_finished = False
+            elif not service.resume(self):
+                return False
+        self.stamp = service.reactor.turned
         for _ in self._pool.attempts:
             sock = self._sock or self._connect()
             if sock is None:
@@ -163,10 +167,10 @@ class UdpSession:
             else:
                 awaited = self._awaited = self._awaited + self._answers_each
                 if not awaited:
-                    self._service.answered(self)
-                    self._service.finish(self)
+                    service.answered(self)
+                    service.finish(self)
                 return True
-        self._service.counters.dropped += 1
+        service.counters.dropped += 1
         return False
 
     def settle(self) -> None:
