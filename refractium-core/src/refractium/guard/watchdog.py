@@ -100,8 +100,12 @@ class Watchdog:
             threading.Thread(target=self._run, args=(self._delays,), name="watchdog", daemon=True).start()
 
     def follow(self, batches: Batches) -> None:
-        """Note which object in the event loop handles the batches of events that call plugins."""
-        self._batches = batches
+        """Note which object in the event loop handles the batches of events that call plugins.
+
+        Without `start`, this method does nothing: a program that embeds Refractium may make many engines.
+        """
+        if self._watched:
+            self._batches = batches
 
     def stop(self) -> None:
         """Stop watching."""
