@@ -317,6 +317,23 @@ def test_status_reports_a_broken_file_and_asks_the_instance_that_was_started_fro
         assert f"no running instance was started from {file.name}" in nobody.err
 
 
+@pytest.mark.parametrize("refused", ["", '[[protocols]]\nname = "htps"\nforward_to = "127.0.0.1:1"\n'])
+def test_status_reports_a_file_that_is_not_in_force(
+    runtime: dict[str, str], as_service: Cli, refused: str
+) -> None:
+    file = as_service.write(config(free_port(), "127.0.0.1:1"))
+    with serving("-c", file, env=runtime) as program:
+        eventually(lambda: as_service("status").code == 0, "the instance answers")
+        file.write_text(refused)
+        done = as_service("status", "--json")
+        assert json.loads(done.out)["listeners"][0]["address"] == program.addresses[0]
+        assert "is not in force" in done.err
+        program.terminate()
+    nobody = as_service("status")
+    assert (nobody.code, nobody.out) == (1, "")
+    assert "no control socket at " in nobody.err
+
+
 def test_status_reports_a_missing_file_and_asks_the_instance_that_was_started_from_it(
     runtime: dict[str, str], as_service: Cli
 ) -> None:

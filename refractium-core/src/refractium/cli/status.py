@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from refractium import terminal
 from refractium.assembly.sources import file_of, overlay, read_file
 from refractium.cli.options import Flags
 from refractium.config import Source, decode
-from refractium.errors import ConfigError
+from refractium.errors import ConfigError, RefractiumError
 from refractium.observe import control
 from refractium.problems import Problem
 from refractium.wire.text import printable
@@ -64,17 +65,34 @@ def command(context: click.Context, /, *, socket: Path | None, as_json: bool, **
     Without options and without refractium.toml, asks the only instance that runs. Exits 1 if no instance
     answers.
     """
-    if socket is not None:
-        answer = control.ask([socket])
-    else:
-        over = Flags.of(context).overrides
-        paths = _paths(over)
-        file = over.file or file_of(over)
-        answer = control.ask(paths) if paths else control.ask_the_only_one(file)
+    answer = control.ask([socket]) if socket is not None else _ask(Flags.of(context).overrides)
     if as_json:
         click.echo(msgspec.json.format(answer, indent=2).decode())
     else:
         _show(control.decode(answer))
+
+
+def _ask(over: Overrides) -> bytes:
+    """Return the status of the instance that flags and file select, as JSON.
+
+    Raises:
+        RefractiumError: no such instance answers this user, or several instances answer.
+    """
+    paths = _paths(over)
+    file = over.file or file_of(over)
+    if not paths:
+        return control.ask_the_only_one(file)
+    try:
+        return control.ask(paths)
+    except RefractiumError:
+        if file is None or "port" in over.server:
+            raise
+        # The instance has refused this file, or has not applied it yet.
+        with suppress(RefractiumError):
+            answer = control.ask_the_only_one(file)
+            _warn(f"{file} is not in force: the running instance keeps its former configuration")
+            return answer
+        raise
 
 
 def _paths(over: Overrides) -> list[Path]:
