@@ -168,6 +168,38 @@ def test_a_first_datagram_decides_anew() -> None:
             assert exchange(sock, DATA).startswith(b"dtls:")
 
 
+@on_every_path
+def test_a_client_that_is_unknown_after_a_restart_reaches_its_route_with_its_next_first_datagram() -> None:
+    with (
+        named(b"route") as backend,
+        UdpBackend(lambda _: []) as rest,
+        ProxyThread(
+            Route(WIREGUARD, backend.address),
+            fallback_udp=rest.address,
+            settings=quick(udp_session_timeout_ms=1500),
+        ) as proxy,
+        client(proxy.address) as sock,
+    ):
+        for _ in range(2):
+            sock.send(DATA)
+        eventually(lambda: rest.seen == 2, "the fallback has both datagrams")
+        assert exchange(sock, OPENING) == b"route:" + OPENING
+        ended = proxy.next_end()
+        assert (ended.route, ended.ended) == ("fallback", "unanswered")
+        assert exchange(sock, DATA) == b"route:" + DATA
+        assert proxy.engine.udp_counters.outcomes == {Outcome.FALLBACK: 1, Outcome.IDENTIFIED: 1}
+
+
+def test_a_session_that_the_fallback_has_answered_stays_at_the_fallback() -> None:
+    with (
+        named(b"rest") as rest,
+        ProxyThread(Route(WIREGUARD, "127.0.0.1:1"), fallback_udp=rest.address, settings=BRIEF) as proxy,
+        client(proxy.address) as sock,
+    ):
+        assert exchange(sock, DATA) == b"rest:" + DATA
+        assert exchange(sock, OPENING) == b"rest:" + OPENING
+
+
 def test_a_backend_that_is_down_is_replaced() -> None:
     with named(b"0") as one, named(b"1") as other:
         route = Route(WIREGUARD, [one.address, other.address], health=Health(fall=1, interval_ms=600_000))

@@ -21,7 +21,12 @@ from refractium.proxy.aging import Aging
 from refractium.proxy.counters import DENIED, REJECTED, Outcome, UdpCounters, why_refused
 from refractium.proxy.past_sessions import PastSession, PastSessions
 from refractium.proxy.summary import Ended, Missed, Summary, open_reporter
-from refractium.proxy.udp_session import TappedUdpSession, UdpSession
+from refractium.proxy.udp_session import (
+    FallbackUdpSession,
+    TappedFallbackUdpSession,
+    TappedUdpSession,
+    UdpSession,
+)
 from refractium.sockets.deadlines import Deadlines
 from refractium.sockets.pktinfo import CONTROL_BYTES, IP_PKTINFO, Control, as_source
 from refractium.sockets.watching import Watching
@@ -240,6 +245,8 @@ class UdpService:
             self._refuse(ip, reason)
             return None
         kind = UdpSession if pool.hooks is None else TappedUdpSession
+        if outcome is Outcome.FALLBACK:
+            kind = FallbackUdpSession if pool.hooks is None else TappedFallbackUdpSession
         session = kind(listener, client, control, key, pool, match, missed, past)
         self.sessions[key] = session
         if past is None:
@@ -252,6 +259,11 @@ class UdpService:
         if self.open_report is not None and not self.aging.is_waiting:
             self.aging.begin()
         return session
+
+    def has_route(self, session: UdpSession, datagram: bytes) -> bool:
+        """Return whether a datagram of the client of a session matches a route other than the fallback."""
+        router = session.listener.router.for_client(session.ip)
+        return not self.is_draining and isinstance(router.table.decide(datagram, final=True), tuple)
 
     def remember(self, key: tuple[object, ...], past: PastSession) -> None:
         """Remember the route and the addresses of an answered session that ends by silence."""

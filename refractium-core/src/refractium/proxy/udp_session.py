@@ -391,6 +391,31 @@ class TappedUdpSession(UdpSession):
         return sent
 
 
+class FallbackUdpSession(UdpSession):
+    """A session of the fallback, which ends if a datagram of its client begins a session of another route.
+
+    The first datagram of such a session may come from a client whose earlier session is unknown here, for
+    example after a restart. Once a backend of the fallback has answered, the session is not ended.
+    """
+
+    __slots__ = ()
+
+    def send_up(self, datagram: memoryview) -> bool:
+        if not self._is_answered and self.up and self._service.has_route(self, bytes(datagram)):
+            self.end(Ended.UNANSWERED)
+            session = self._service.begin(
+                self.listener, self._client, self._control, self.key, bytes(datagram)
+            )
+            return session is not None and session.send_up(datagram)
+        return super().send_up(datagram)
+
+
+class TappedFallbackUdpSession(FallbackUdpSession, TappedUdpSession):
+    """A `FallbackUdpSession` whose hooks receive every datagram that was passed on."""
+
+    __slots__ = ()
+
+
 def _blame(backend: Backend, what: str, error: OSError) -> None:
     """Count the failed attempt of a client to reach a backend, unless this machine caused the error."""
     if error.errno not in LOCAL_ERRORS:
