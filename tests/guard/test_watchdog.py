@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import signal
 import sys
@@ -435,27 +436,30 @@ def test_one_look_suffices_to_find_a_call_of_50_ms(
 
 
 @pytest.mark.parametrize(
-    ("before", "turned", "after", "is_slow"),
+    ("before", "turned", "gone", "after", "is_slow"),
     [
-        ((1.0, 0.0), 1.0, (1.05, 0.0), True),
-        ((1.0, 0.0), 1.0, (1.04, 0.0), False),
+        ((1.0, 0.0), 1.0, math.inf, (1.05, 0.0), True),
+        ((1.0, 0.0), 1.0, math.inf, (1.04, 0.0), False),
         # Other programs have used the processor.
-        ((1.0, 5.0), 1.0, (1.05, 5.02), False),
-        ((1.0, 5.0), 1.0, (1.07, 5.02), True),
+        ((1.0, 5.0), 1.0, math.inf, (1.05, 5.02), False),
+        ((1.0, 5.0), 1.0, math.inf, (1.07, 5.02), True),
         # The last look was late, but the batch of events began later.
-        ((1.0, 0.0), 1.03, (1.06, 0.0), False),
-        ((1.0, 0.0), 1.03, (1.08, 0.0), True),
+        ((1.0, 0.0), 1.03, math.inf, (1.06, 0.0), False),
+        ((1.0, 0.0), 1.03, math.inf, (1.08, 0.0), True),
+        # Another call followed in the same batch of events.
+        ((1.0, 0.0), 1.0, 1.04, (1.08, 0.0), False),
+        ((1.0, 0.0), 1.0, 1.05, (1.08, 0.0), True),
     ],
 )
 def test_a_call_is_slow_by_the_moments_before_and_after(
     before: tuple[float, float],
     turned: float,
+    gone: float,
     after: tuple[float, float],
     is_slow: bool,  # noqa: FBT001 - pytest passes it by name
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     call = watchdog._Call(sys._getframe(), "plugin 'slow'", before, turned, Throttled(logging.getLogger()))
-    call.tell_if_slow(after)
-    assert len(caplog.messages) == is_slow
+    call.gone = gone
     call.tell_if_slow(after)
     assert len(caplog.messages) == is_slow

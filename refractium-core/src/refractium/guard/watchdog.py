@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import math
 import os
 import sys
 import threading
@@ -170,15 +171,14 @@ class Watchdog:
         before, now, former = self._before, time.monotonic(), self._call
         turned = 0.0 if self._batches is None else self._batches.turned
         stack = list(self._frames())
-        found = now, self._delayed()
         if self._before is before:
-            self._before = found
+            self._before = now, self._delayed()
         if now - self._armed > _REARM:
             self._arm(now)
         named = ((frame, plugin_of(frame.f_globals.get("__name__", ""))) for frame in reversed(stack))
         frame, plugin = next((one for one in named if one[1]), (None, ""))
         if former is not None and former.frame is not frame:
-            former.tell_if_slow(found)
+            former.gone = now
             self._call = former = None
         if frame is None:
             return False
@@ -189,7 +189,6 @@ class Watchdog:
             with suppress(RuntimeError):  # the event loop has ended
                 self._loop.call_soon_threadsafe(self._ended, call)
         call.line = frame.f_lineno
-        call.tell_if_slow(found)
         call.tell_if_hanging(now, stack[: stack.index(frame) + 1])
         return True
 
@@ -229,6 +228,7 @@ class _Call:
     Attributes:
         frame: the outermost frame of the plugin.
         line: the line of `frame` at the last look.
+        gone: monotonic time (s) of the next look, if this look has not found the call.
     """
 
     def __init__(
@@ -236,24 +236,33 @@ class _Call:
     ) -> None:
         self.frame = frame
         self.line = 0
+        self.gone = math.inf
         self._plugin = printable(plugin)
         self._before = before
         self._turned = turned
         self._slow = slow
-        self._is_slow = self._is_hanging = False
+        self._is_hanging = False
 
     def tell_if_slow(self, after: _Moment) -> None:
-        """Log a slow call once. `after` is the present moment."""
+        """Log the call if it was slow. `after` is a moment after the call.
+
+        Only the event loop may call this method: while its thread waits for a processor, the kernel has not
+        yet counted this wait.
+        """
         # Two upper bounds of the time that the call has taken without other programs.
         own = after[0] - self._before[0] - (after[1] - self._before[1])
-        if not self._is_slow and min(own, after[0] - self._turned) >= _SLOW:
-            self._is_slow = True
-            message = "%s has blocked the event loop for more than %d ms: %s"
-            self._slow.warning(message, self._plugin, _SURE * 1000, printable(_place(self.frame, self.line)))
+        wall = min(after[0], self.gone) - max(self._before[0], self._turned)
+        if not self._is_hanging and min(own, wall) >= _SLOW:
+            self._tell()
+
+    def _tell(self) -> None:
+        message = "%s has blocked the event loop for more than %d ms: %s"
+        self._slow.warning(message, self._plugin, _SURE * 1000, printable(_place(self.frame, self.line)))
 
     def tell_if_hanging(self, now: float, stack: list[FrameType]) -> None:
-        """Log a slow call that still goes on. The stack begins with the innermost frame."""
-        if self._is_slow and not self._is_hanging and now - self._before[0] >= _HANGING:
+        """Log a call that goes on for a long time. The stack begins with the innermost frame."""
+        if not self._is_hanging and now - self._before[0] >= _HANGING:
+            self._tell()
             self._is_hanging = True
             log.error(
                 "%s has blocked the event loop for more than %d s, so that no client is served: %s",
