@@ -75,7 +75,8 @@ def test_dnsperf_to_dnsmasq_loses_no_query(tmp_path: Path) -> None:
         )
         assert (sent, completed, lost) == (6_000, 6_000, 0), report
         assert re.search(r"NOERROR 6000 \(100", report), report
-        assert proxy.engine.udp_counters.sessions == 50
+        # On a busy machine a client may pause, so that its session ends and the next query begins another one.
+        assert proxy.engine.udp_counters.sessions >= 50
 
 
 def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
