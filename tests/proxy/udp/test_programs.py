@@ -75,7 +75,7 @@ def test_dnsperf_to_dnsmasq_loses_no_query(tmp_path: Path) -> None:
         )
         assert (sent, completed, lost) == (6_000, 6_000, 0), report
         assert re.search(r"NOERROR 6000 \(100", report), report
-        # On a busy machine a client may pause, so that its session ends and the next query begins another one.
+        # A client may pause on a busy machine: then its session ends, and the next query begins another one.
         assert proxy.engine.udp_counters.sessions >= 50
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,6 +20,7 @@ from refractium.proxy.aging import Aging
 from refractium.proxy.counters import DENIED, REJECTED, Outcome, UdpCounters, why_refused
 from refractium.proxy.past_sessions import PastSession, PastSessions
 from refractium.proxy.summary import Ended, Missed, Summary, open_reporter
+from refractium.proxy.udp_listener import UdpListener
 from refractium.proxy.udp_session import (
     FallbackUdpSession,
     TappedFallbackUdpSession,
@@ -28,12 +28,11 @@ from refractium.proxy.udp_session import (
     UdpSession,
 )
 from refractium.sockets.deadlines import Deadlines
-from refractium.sockets.pktinfo import CONTROL_BYTES, IP_PKTINFO, Control, as_source
-from refractium.sockets.watching import Watching
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import socket
+    from collections.abc import Mapping
 
     from refractium.addresses.address import Peer
     from refractium.contract import ProtocolMatch
@@ -42,14 +41,13 @@ if TYPE_CHECKING:
     from refractium.routing import Pool, Router
     from refractium.settings import Settings
     from refractium.sockets.descriptors import Descriptors
+    from refractium.sockets.pktinfo import Control
     from refractium.sockets.reactor import Reactor
 
 log = logging.getLogger(__name__)
 
 _DATAGRAM: Final = 65_536
 """Bytes of the buffer, more than any datagram holds (65,507 bytes over IPv4, 65,527 over IPv6)."""
-_DATAGRAMS_A_TURN: Final = range(64)
-"""The datagrams after which a listener lets other sockets have their turn."""
 _QUIET: Final = 1.0
 """Seconds without a datagram after which a session counts as finished when the proxy drains."""
 _LINGER: Final = 0.1
@@ -429,75 +427,3 @@ def _end_oldest(those: Mapping[UdpSession, object]) -> bool:
         return False
     oldest.end(Ended.UNANSWERED)
     return True
-
-
-class UdpListener:
-    """A bound UDP socket that receives the datagrams of clients.
-
-    Args:
-        service: the UDP service that owns the listener.
-        sock: the bound socket.
-        name: the listener's name, by which the service finds the listener's routes.
-        router: the router for new sessions.
-    """
-
-    def __init__(self, service: UdpService, sock: socket.socket, name: str, router: Router) -> None:
-        self._service = service
-        self.sock = sock
-        self.name = name
-        self.router = router
-        self.address: Peer = sock.getsockname()
-        self._tells_destination = self.address[0] in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
-        if self._tells_destination:
-            if sock.family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            else:
-                sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-        self.watching = Watching(service.reactor, sock, self._on_event)
-
-    @property
-    def paused(self) -> str:
-        """The reason why the listener receives no datagrams now; empty while it receives datagrams."""
-        return self.watching.why_paused
-
-    def __repr__(self) -> str:
-        return f"<UdpListener {join_host_port(self.address[0], self.address[1])}>"
-
-    def crash(self) -> None:
-        """Pause, then receive datagrams again: no fault with a datagram ends a listener."""
-        self.watching.rest()
-
-    def _on_event(self, _mask: int) -> None:
-        service, sock = self._service, self.sock
-        buffer, view = service.buffer, service.view
-        sessions = service.sessions
-        control: Control = ()
-        for _ in _DATAGRAMS_A_TURN:
-            try:
-                if self._tells_destination:
-                    size, ancillary, _, client = sock.recvmsg_into([buffer], CONTROL_BYTES)
-                    control = tuple((level, kind, as_source(kind, data)) for level, kind, data in ancillary)
-                else:
-                    size, client = sock.recvfrom_into(buffer)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                log.debug("%s: %s", self, error)
-                return
-            key = (sock, client, control)
-            session = sessions.get(key)
-            if session is None:
-                session = service.begin(self, client, control, key, bytes(view[:size]))
-            if session is not None:
-                session.send_up(view[:size])
-
-    def answerer(self, control: Control) -> Callable[[memoryview, Peer], int]:
-        """Return a function that sends a datagram to a client, and that raises the kernel's OSError.
-
-        Args:
-            control: the control messages of each datagram, such as its source address.
-        """
-        sock = self.sock
-        if not control:
-            return sock.sendto
-        return lambda datagram, client: sock.sendmsg([datagram], control, 0, client)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from refractium.backends.backend import Backend
     from refractium.contract import ProtocolMatch, SocketAddress
     from refractium.hooks import Tap
-    from refractium.proxy.udp import UdpListener
+    from refractium.proxy.udp_listener import UdpListener
     from refractium.routing import Pool
 
 
