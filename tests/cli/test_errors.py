@@ -33,6 +33,11 @@ BAD_USAGE = {
     "an unknown command of plugins": (["plugins", "remove"], "No such command 'remove'"),
     "an argument too many": (["tcp", "8080"], "unexpected extra argument (8080)"),
     "a missing argument": (["plugins", "info"], "Missing argument 'ID'"),
+    "an unknown kind of plugin": (
+        ["plugins", "new", "protocl", "mine"],
+        "'protocl' is not one of 'protocol', ",
+    ),
+    "a new plugin without a name": (["plugins", "new", "hook"], "Missing argument 'NAME'"),
 }
 
 

@@ -153,6 +153,7 @@ def test_the_file_may_have_another_name(cli: Cli) -> None:
         ["plugins"],
         ["plugins", "list"],
         ["plugins", "info"],
+        ["plugins", "new"],
         ["identify"],
         ["schema"],
         ["demo"],

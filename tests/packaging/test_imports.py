@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from refractium.scaffold import KINDS, write_package
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -138,6 +140,16 @@ def test_every_import_is_declared(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", [*filter(is_plugin, DISTRIBUTIONS)], ids=lambda folder: folder.name)
 def test_plugins_import_only_public_modules(folder: Path) -> None:
+    assert not_public(folder) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_imports_of_a_new_plugin_are_declared_and_public(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    folder = write_package(KINDS[kind], "example", tmp_path)
+    assert undeclared(folder) == []
     assert not_public(folder) == []
 
 

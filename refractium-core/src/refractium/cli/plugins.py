@@ -10,6 +10,7 @@ import rich_click as click
 from refractium import terminal
 from refractium.assembly import assembly
 from refractium.assembly.sources import read_file
+from refractium.cli import new
 from refractium.cli.options import Flags
 from refractium.errors import ConfigError
 from refractium.plugins.installed import Given
@@ -29,7 +30,10 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group("plugins", cls=click.RichGroup)
 def command() -> None:
-    """Show installed plugins."""
+    """Show installed plugins, and write new plugins."""
+
+
+command.add_command(new.command)
 
 
 @command.command("list")

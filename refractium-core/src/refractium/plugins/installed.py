@@ -196,13 +196,13 @@ def _remedy(kind: str, name: str, meant: str) -> str:
         name: the name.
         meant: the suggestion of another name, or "".
     """
-    distribution = _own_distributions().get((kind, name))
+    distribution = own_distributions().get((kind, name))
     if distribution is None:
         return meant or f": install the plugin that provides this {kind}"
     return f"{meant}{' if not' if meant else ''}: pip install {distribution}"
 
 
-def _own_distributions() -> dict[tuple[str, str], str]:
+def own_distributions() -> dict[tuple[str, str], str]:
     """Return the distributions of the project that provide plugins, by kind and id of the plugin.
 
     The extras of the project require these distributions. A message must not make up the name of a

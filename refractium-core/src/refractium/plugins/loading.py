@@ -224,12 +224,12 @@ def _given_by(manager: pluggy.PluginManager) -> Given:
         what, name, _ = claim
         if times > 1:
             raise ValueError(f"gives {what} '{name}' twice")
-        if name in _built_in(what):
+        if name in built_in(what):
             raise ValueError(f"gives {what} '{name}', which is built in: give it another name")
     return found
 
 
-def _built_in(what: str) -> Collection[str]:
+def built_in(what: str) -> Collection[str]:
     """Return the names of the built-in objects of a kind, which no plugin may use."""
     if what == "protocol":
         return {ANY, FALLBACK}
