@@ -166,6 +166,13 @@ def test_the_workflow_tests_the_oldest_and_the_newest_core_of_the_version_range(
     assert f'core: ["{oldest}", "{range_}"]' in (folder / ".github/workflows/ci.yml").read_text()
 
 
+@each_kind
+def test_the_pages_name_the_distributions_of_the_kind(kind: str) -> None:
+    distribution = f"| `{KINDS[kind].prefix}ID` |"
+    assert f"| `{kind}` {distribution}" in (ROOT / "docs/how-to/publish-a-plugin.md").read_text()
+    assert distribution in (ROOT / "docs/reference/plugins.md").read_text()
+
+
 def test_a_folder_that_exists_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "refractium-hooks-q").mkdir()
     with pytest.raises(FileExistsError):
