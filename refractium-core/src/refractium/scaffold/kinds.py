@@ -16,7 +16,8 @@ class Kind:
     Attributes:
         name: the name on the command line, and the folder of the templates.
         prefix: the beginning of the name of a distribution, before the id of the plugin.
-        base: the class of the contract from which the class of the plugin derives.
+        base: the class of the contract from which the class of the plugin derives; empty for a command, which
+            is a function.
         summary: the end of a sentence about the example in the templates. ``$id`` stands for the plugin's id.
         requires: the requirements of the distribution, in addition to ``refractium-core``.
     """
@@ -55,7 +56,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         Kind(
             "command",
             "refractium-command-",
-            "Command",
+            "",
             "adds the command $id, which connects to addresses",
             ("click>=8.4",),
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from datetime import UTC, datetime
 from errno import ENOTDIR
@@ -22,6 +21,8 @@ _TEMPLATES: Final = Path(__file__).with_name("templates")
 _SUFFIX: Final = ".in"
 """The suffix of the templates, so that no tool takes a template for a source file."""
 _USE: Final = "use.md.in"
+_IN_PATHS: Final = {"PACKAGE": "package", "NAME": "name"}
+"""The placeholders in the paths of templates, each with the key of its value."""
 
 
 def write_package(kind: Kind, name: str, parent: Path) -> Path:
@@ -62,25 +63,25 @@ def _make(parent: Path) -> None:
 
 def _values(kind: Kind, name: str) -> dict[str, str]:
     """Return the value of each placeholder of the templates."""
-    core, major = re.match(r"(\d+)\.\d+\.\d+", __version__).group(0, 1)  # type: ignore[union-attr]
+    core = __version__.partition("+")[0]  # a requirement has no local version
+    next_major = int(core.partition(".")[0]) + 1
     distribution = kind.prefix + name.replace("_", "-")
-    requirements = sorted([*kind.requires, f"refractium-core>={core},<{int(major) + 1}"])
+    requirements = sorted([*kind.requires, f"refractium-core>={core},<{next_major}"])
     values = {
         "id": name,
         "kind": kind.name,
         "distribution": distribution,
         "package": distribution.replace("-", "_"),
+        "name": name.replace("-", "_"),
         # The base as the end of the name keeps the class apart from keywords and from imported names.
-        "Class": "".join(part.capitalize() for part in re.split("[-_]", name)) + kind.base,
+        "Class": name.replace("-", "_").title().replace("_", "") + kind.base,
         "requires": ", ".join(f'"{one}"' for one in requirements),
         "core": core,
-        "next_major": str(int(major) + 1),
+        "next_major": str(next_major),
         "year": str(datetime.now(tz=UTC).year),
     }
     values["summary"] = Template(kind.summary).substitute(values)
-    values["use"] = (
-        Template((_TEMPLATES / kind.name / _USE).read_text(encoding="utf-8")).substitute(values).strip()
-    )
+    values["use"] = _filled(_TEMPLATES / kind.name / _USE, values).strip()
     return values
 
 
@@ -90,7 +91,11 @@ def _files(kind: Kind, values: dict[str, str]) -> Iterator[tuple[str, str]]:
         for template in sorted(top.rglob(f"*{_SUFFIX}")):
             if template.name != _USE:
                 path = template.relative_to(top).as_posix().removesuffix(_SUFFIX)
-                path = path.replace("PACKAGE", values["package"]).replace(
-                    "NAME", values["id"].replace("-", "_")
-                )
-                yield path, Template(template.read_text(encoding="utf-8")).substitute(values)
+                for placeholder, key in _IN_PATHS.items():
+                    path = path.replace(placeholder, values[key])
+                yield path, _filled(template, values)
+
+
+def _filled(template: Path, values: dict[str, str]) -> str:
+    """Return the text of a template, with the values in place of the placeholders."""
+    return Template(template.read_text(encoding="utf-8")).substitute(values)
