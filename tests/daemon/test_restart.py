@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -75,6 +76,15 @@ def stop(program: Running) -> None:
     """Stop a program, as a service manager does before it starts the next program."""
     program.signal(signal.SIGTERM)
     assert program.await_exit() == 0
+
+
+def ends_within(seconds: float, program: Running) -> bool:
+    """Return whether a program ends within a number of seconds."""
+    fd = os.pidfd_open(program.pid)
+    try:
+        return bool(select.select([fd], [], [], seconds)[0])
+    finally:
+        os.close(fd)
 
 
 @each_number_of_workers
@@ -156,6 +166,23 @@ def test_after_a_restart_the_next_process_receives_all_datagrams_and_old_session
         over.set()
         assert old.wait() == 0
         assert " and 1 sessions" in old.err.splitlines()[-1]
+
+
+def test_the_next_process_starts_only_when_no_worker_receives_datagrams_any_more(
+    tmp_path: Path, backend: Backend
+) -> None:
+    with ExitStack() as stack:
+        datagrams = stack.enter_context(UdpBackend(echo))
+        configured(tmp_path, backend, workers=2, udp=datagrams.address)
+        service = stack.enter_context(Activation(tmp_path))
+        old = stack.enter_context(service.start())
+        hanging = family(old.pid)[-1]
+        os.kill(hanging, signal.SIGSTOP)
+        old.signal(signal.SIGTERM)
+        old.await_err("SIGTERM: 0 connections may finish")
+        assert not ends_within(1.0, old)
+        os.kill(hanging, signal.SIGCONT)
+        assert old.await_exit() == 0
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ The tests in ``tests/packaging`` build, install and run new plugins.
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -31,7 +33,15 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
+
+
+def tool(name: str) -> str:
+    """Return the path of a tool, which is beside the interpreter or on the PATH."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert found, f"{name} is not installed"
+    return found
+
+
 LONGEST = "abcdefghijklmnopqrstuvwxyz-01234"
 NAMES = ["q", "my-thing_2", "none", "import", "packet", "health", "no", LONGEST]
 """The shortest and the longest name, a name with separators, and words of Python and of the contract."""
@@ -122,7 +132,7 @@ def test_the_sample_is_a_first_message_of_the_protocol(
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=" ".join)
 def test_every_package_passes_ruff_with_all_rules(arguments: list[str], packages: Path) -> None:
     done = subprocess.run(
-        [BIN / "ruff", *arguments, "--no-cache", "."],
+        [tool("ruff"), *arguments, "--no-cache", "."],
         cwd=packages,
         capture_output=True,
         text=True,
@@ -146,12 +156,12 @@ def test_the_workflows_are_valid_and_use_the_actions_of_our_own_workflows(packag
     schemas = {"vendor.github-workflows": workflows, "vendor.dependabot": [github / "dependabot.yml"]}
     for schema, files in schemas.items():
         subprocess.run(
-            [BIN / "check-jsonschema", "--builtin-schema", schema, *files],
+            [tool("check-jsonschema"), "--builtin-schema", schema, *files],
             capture_output=True,
             timeout=60,
             check=True,
         )
-    subprocess.run([BIN / "zizmor", "--offline", "--quiet", github], timeout=60, check=True)
+    subprocess.run([tool("zizmor"), "--offline", "--quiet", github], timeout=60, check=True)
     uses = re.compile(r"uses: (\S+@.*)")
     ours = {use for one in ROOT.glob(".github/workflows/*.yml") for use in uses.findall(one.read_text())}
     assert ours >= {use for one in workflows for use in uses.findall(one.read_text())}

@@ -62,6 +62,9 @@ class Instance(Protocol[SpecT_contra]):
     async def status(self) -> Status:
         """Return the present status."""
 
+    async def stop_accepting(self) -> None:
+        """Return when no process of the instance accepts clients any more."""
+
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
         """Let open connections finish, and stop."""
 

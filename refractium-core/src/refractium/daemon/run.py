@@ -150,7 +150,7 @@ async def _serve(
             task.cancel()
         if inherited.launcher is not None and stopping.first is signal.SIGTERM:
             await asyncio.gather(*tasks, return_exceptions=True)  # a reload could open the metrics again
-            await _hand_over(inherited.launcher, listening, reloader.assembly, observing)
+            await _hand_over(inherited.launcher, instance, listening, reloader.assembly, observing)
         await stopping.done.wait()
     finally:
         for task in tasks:
@@ -215,7 +215,11 @@ async def _start(
 
 
 async def _hand_over(
-    launcher: Launcher, listening: Listening, assembly: Assembly, observing: Observing
+    launcher: Launcher,
+    instance: Instance[Any],
+    listening: Listening,
+    assembly: Assembly,
+    observing: Observing,
 ) -> None:
     """Give up everything that the next process needs, and let the launcher end.
 
@@ -232,6 +236,7 @@ async def _hand_over(
         log.info("the next process has to wait for the end of this process: %s", reasons[0])
         return
     await observing.close()
+    await instance.stop_accepting()  # otherwise a client of the next process could reach this process
     launcher.hand_over()
 
 

@@ -296,6 +296,12 @@ class Refractium:
                 return
         raise ValueError(f"{transport}://{address} is not listened on")
 
+    async def stop_accepting(self) -> None:
+        """Leave all further clients to other processes on the same sockets; `stop` begins with this step."""
+        for service in (self._tcp, self._udp):
+            if service is not None:
+                service.drain()
+
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
         """Stop accepting clients, let connections and sessions finish, then cut all that are still open.
 

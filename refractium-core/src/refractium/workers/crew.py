@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from refractium.errors import RefractiumError
 from refractium.observe import status
-from refractium.workers.messages import Stop
+from refractium.workers.messages import Stop, StopAccepting
 from refractium.workers.totals import total, without_open
 from refractium.workers.worker_handle import WorkerHandle
 
@@ -131,6 +131,11 @@ class Crew:
             _worker_status(number, restarts, self._workers.get(number))
             for number, restarts in self._restarts.items()
         )
+
+    async def stop_accepting(self) -> None:
+        """Return when no worker accepts clients any more, or when `_GRACE` has passed."""
+        calls = [asyncio.wait_for(worker.call(StopAccepting), _GRACE) for worker in self]
+        await asyncio.gather(*calls, return_exceptions=True)
 
     async def drain(self, timeout_ms: int) -> int:
         """Stop all workers. Return the number of connections that the workers cut.

@@ -115,6 +115,12 @@ class Ask(Struct, frozen=True, tag=True):
     number: int
 
 
+class StopAccepting(Struct, frozen=True, tag=True):
+    """An order to accept no further clients (`Refractium.stop_accepting`). The worker answers with `Done`."""
+
+    number: int
+
+
 class Stop(Struct, frozen=True, tag=True):
     """An order to stop the engine (`Refractium.stop`). The worker answers with `Done` after the stop."""
 
@@ -122,7 +128,7 @@ class Stop(Struct, frozen=True, tag=True):
     drain_timeout_ms: int | None
 
 
-Order: TypeAlias = Configure | Listen | StopListening | Believe | Know | Ask | Stop
+Order: TypeAlias = Configure | Listen | StopListening | Believe | Know | Ask | StopAccepting | Stop
 
 
 # Messages from a worker to the supervisor

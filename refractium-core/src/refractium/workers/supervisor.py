@@ -298,6 +298,10 @@ class Supervisor:
         self._reloads_failed += 1
         self._last_reload = status.Reload(status.now(), ok=False, errors=tuple(errors))
 
+    async def stop_accepting(self) -> None:
+        """Let no worker accept further clients, like `Refractium.stop_accepting`."""
+        await self._crew.stop_accepting()
+
     async def stop(self, drain_timeout_ms: int | None = None) -> int:
         """Stop all workers at the same time, like `Refractium.stop`, and end their processes."""
         timeout_ms = self.settings.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms

@@ -41,6 +41,7 @@ from refractium.workers.messages import (
     Listen,
     Order,
     Stop,
+    StopAccepting,
     StopListening,
     Told,
 )
@@ -98,10 +99,11 @@ class Worker:
             # The list keeps the names alive until the engine asks for them. So the engine need not wait for a
             # name server, and a worker has addresses even if no name server answers while the worker starts.
             self._names = [names.told(one.host, one.found, one.asked, one.looked_up) for one in order.names]
+        elif isinstance(order, StopAccepting):
+            self._stops.add(asyncio.create_task(self._answer(order.number, self._stop_accepting, order)))
         elif isinstance(order, Stop):
             # A second `Stop` may come while the first `Stop` waits for connections, to shorten the wait.
-            task = asyncio.create_task(self._stop(order))
-            self._stops.add(task)
+            self._stops.add(asyncio.create_task(self._stop(order)))
         else:
             self._orders.put_nowait(order)
 
@@ -161,6 +163,10 @@ class Worker:
         if self._engine is not None:
             with suppress(ValueError):  # the worker could not listen on the address
                 await self._engine.stop_listening(order.transport, order.address)
+
+    async def _stop_accepting(self, _: StopAccepting) -> None:
+        if self._engine is not None:
+            await self._engine.stop_accepting()
 
     async def _stop(self, order: Stop) -> None:
         cut = 0 if self._engine is None else await self._engine.stop(order.drain_timeout_ms)

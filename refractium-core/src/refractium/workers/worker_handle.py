@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Listen,
         Order,
         Stop,
+        StopAccepting,
         StopListening,
     )
     from refractium.workers.shared_limiter import LimitTable
@@ -96,7 +97,7 @@ class WorkerHandle:
 
     async def call(
         self,
-        order: type[Configure | Listen | StopListening | Stop],
+        order: type[Configure | Listen | StopListening | StopAccepting | Stop],
         *fields: object,
         sock: socket.socket | None = None,
     ) -> Done:
