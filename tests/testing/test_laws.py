@@ -52,6 +52,17 @@ def breaks(law: str, function: Callable[[bytes], Identification], data: bytes = 
         assert_lawful(protocol_of(function), data)
 
 
+def test_only_the_chosen_lengths_of_long_bytes_are_asked_about() -> None:
+    asked = set()
+
+    def note(data: bytes) -> Identification:
+        asked.add(len(data))
+        return knock(data)
+
+    assert_lawful(protocol_of(note), MAGIC * 100_000, lengths=(1, 5, 6, 600_000))
+    assert asked == {1, 5, 6, 600_000}
+
+
 def test_a_lawful_protocol_passes() -> None:
     protocol = protocol_of(knock, prefixes=(MAGIC,))
     assert assert_identifies(protocol, MAGIC + b"anything", metadata={}).metadata == {}
@@ -148,6 +159,7 @@ def test_an_invalid_need_is_found(need: NeedMore) -> None:
 
 def test_an_invalid_answer_is_found() -> None:
     breaks("not an answer", lambda _: None)  # type: ignore[arg-type, return-value]
+    breaks("not an answer", lambda data: {"size": len(data)})  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize(("early", "late"), [(NO, ProtocolMatch()), (ProtocolMatch(), NO), (NO, NEED_MORE)])

@@ -19,10 +19,23 @@ from refractium.contract import (
 from refractium.contract.protocol import problems_of_answer, problems_of_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _DAMAGED_COPIES: Final = 200
 _SHOWN: Final = 60
+
+
+class LawError(AssertionError):
+    """A law that a protocol breaks.
+
+    Attributes:
+        law: ``total``, ``stateless``, ``answer``, ``bounded``, ``monotone``, ``patient``, ``prefix``,
+            ``metadata key`` or ``metadata type``; ``attributes`` if an attribute is not valid.
+    """
+
+    def __init__(self, law: str, message: str) -> None:
+        super().__init__(message)
+        self.law = law
 
 
 def assert_identifies(
@@ -42,8 +55,8 @@ def assert_identifies(
         AssertionError: `protocol` does not recognise `data`, finds other metadata, or breaks a law.
     """
     assert_lawful(protocol, data)
-    for damaged in _damaged(data):
-        assert_lawful(protocol, damaged)
+    for copy in damaged(data):
+        assert_lawful(protocol, copy)
     answer = protocol.identify(data)
     if not isinstance(answer, ProtocolMatch):
         raise AssertionError(f"{protocol} answers {answer} to {_show(data)}, not a match")  # noqa: TRY004
@@ -66,7 +79,7 @@ def assert_rejects(protocol: Protocol, data: bytes) -> None:
         raise AssertionError(f"{protocol} answers {answer} to {_show(data)}, not NO")
 
 
-def assert_lawful(protocol: Protocol, data: bytes) -> None:
+def assert_lawful(protocol: Protocol, data: bytes, *, lengths: Iterable[int] | None = None) -> None:
     """Assert that `protocol` keeps all laws, and that its answers fit its attributes.
 
     The laws are: total, stateless, bounded, monotone and patient.
@@ -75,26 +88,32 @@ def assert_lawful(protocol: Protocol, data: bytes) -> None:
     `data`. For a UDP protocol, this function asks only about the whole `data`. Use this function with
     hypothesis, for example: ``@given(st.binary())``.
 
+    Args:
+        protocol: protocol under test.
+        data: any bytes.
+        lengths: lengths of the prefixes to ask about, ascending; None for all lengths.
+
     Raises:
         AssertionError: `protocol` breaks a law; the message names the law and the bytes.
     """
     if problems := list(problems_of(protocol)):
-        raise AssertionError("; ".join(problems))
+        raise LawError("attributes", "; ".join(problems))
     if protocol.transport is Transport.UDP:
         _assert_one_answer(protocol, data)
         return
     before: Identification = NEED_MORE
-    at = 0
-    for end in range(1, len(data) + 1):
+    asked = at = 0
+    for end in range(1, len(data) + 1) if lengths is None else lengths:
         prefix = data[:end]
         answer = _assert_one_answer(protocol, prefix)
-        _assert_monotone(protocol, prefix, before, answer)
+        _assert_monotone(protocol, prefix, before, answer, had_all=asked >= protocol.max_bytes)
         if end < at and not _needs_more(answer):
             late = f"needs {at} bytes, but answers {answer} at {_show(prefix)}"
-            raise AssertionError(f"not patient: {protocol} {late}")
+            raise LawError("patient", f"not patient: {protocol} {late}")
         if isinstance(answer, NeedMore):
             at = max(at, answer.at)
         before = answer
+        asked = end
 
 
 def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
@@ -104,33 +123,39 @@ def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise AssertionError(
-            f"not total: {protocol} raises {type(error).__name__}: {error} for {_show(data)}"
-        ) from error
+        raised = f"{protocol} raises {type(error).__name__}: {error} for {_show(data)}"
+        raise LawError("total", f"not total: {raised}") from error
     if isinstance(answer, ProtocolMatch) and isinstance(again, ProtocolMatch):
         if problems := list(problems_of_metadata(protocol, answer)):
-            law = "not declared" if "does not declare" in problems[0] else "not metadata"
-            raise AssertionError(f"{law}: {'; '.join(problems)}")
+            if "does not declare" in problems[0]:
+                raise LawError("metadata key", f"not declared: {'; '.join(problems)}")
+            raise LawError("metadata type", f"not metadata: {'; '.join(problems)}")
         if (dict(answer.metadata), answer.pending, answer.pending_at) != (
             dict(again.metadata),
             again.pending,
             again.pending_at,
         ):
-            raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
+            raise _stateful(protocol, data, answer, again)
+    elif problems := [*problems_of_answer(answer), *problems_of_answer(again)]:
+        raise LawError("answer", f"not an answer: {protocol} to {_show(data)}: {problems[0]}")
     elif answer is not again and not (isinstance(answer, NeedMore) and answer == again):
-        raise AssertionError(f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
-    elif problems := list(problems_of_answer(answer)):
-        raise AssertionError(f"not an answer: {protocol} to {_show(data)}: {'; '.join(problems)}")
+        raise _stateful(protocol, data, answer, again)
     elif _needs_more(answer) and not _is_recognised(answer) and len(data) >= protocol.max_bytes:
-        raise AssertionError(f"not bounded: {protocol} needs more than its {protocol.max_bytes} max_bytes")
+        limit = f"{protocol} needs more than its {protocol.max_bytes} max_bytes"
+        raise LawError("bounded", f"not bounded: {limit}")
     _assert_declared_prefix(protocol, data, answer)
     return answer
+
+
+def _stateful(protocol: Protocol, data: bytes, answer: Identification, again: Identification) -> LawError:
+    return LawError("stateless", f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
 
 
 def _assert_declared_prefix(protocol: Protocol, data: bytes, answer: Identification) -> None:
     starts = any(data.startswith(p) or p.startswith(data) for p in protocol.prefixes)
     if protocol.prefixes and not starts and answer is not NO:
-        raise AssertionError(f"not declared: {protocol} answers {answer} to {_show(data)}, unlike prefixes")
+        unlike = f"{protocol} answers {answer} to {_show(data)}, unlike prefixes"
+        raise LawError("prefix", f"not declared: {unlike}")
 
 
 def _read(answer: Identification) -> Identification:
@@ -148,23 +173,30 @@ def _is_recognised(answer: Identification) -> bool:
     return isinstance(answer, NeedMore) and answer.recognised
 
 
-def _assert_monotone(protocol: Protocol, data: bytes, before: Identification, answer: Identification) -> None:
+def _assert_monotone(
+    protocol: Protocol, data: bytes, before: Identification, answer: Identification, *, had_all: bool
+) -> None:
+    """Compare an answer with the answer to fewer bytes, which were `max_bytes` or more if `had_all`."""
     if _needs_more(before):
         forgets = _is_recognised(before) and _needs_more(answer) and not _is_recognised(answer)
-        if forgets or (len(data) > protocol.max_bytes and not _needs_more(answer)):
-            raise AssertionError(f"not monotone: {protocol} answers {before}, then {answer} at {_show(data)}")
+        if forgets or (had_all and not _needs_more(answer)):
+            raise _wavering(protocol, data, before, answer)
         return
     if isinstance(before, ProtocolMatch) and isinstance(answer, ProtocolMatch):
         changed = [k for k, v in before.metadata.items() if answer.metadata.get(k) != v]
         surprising = (set(answer.metadata) - set(before.metadata)) - before.pending
         is_early = len(data) < before.pending_at and answer.pending != before.pending
         if changed or surprising or is_early or answer.pending - before.pending:
-            raise AssertionError(f"not monotone: {protocol} answers {before}, then {answer} at {_show(data)}")
+            raise _wavering(protocol, data, before, answer)
     elif answer is not before:
-        raise AssertionError(f"not monotone: {protocol} answers {before}, then {answer} at {_show(data)}")
+        raise _wavering(protocol, data, before, answer)
 
 
-def _damaged(data: bytes) -> list[bytes]:
+def _wavering(protocol: Protocol, data: bytes, before: Identification, answer: Identification) -> LawError:
+    return LawError("monotone", f"not monotone: {protocol} answers {before}, then {answer} at {_show(data)}")
+
+
+def damaged(data: bytes) -> list[bytes]:
     """Return copies with bytes changed, removed or inserted. Equal `data` gives equal copies."""
     rng = random.Random(data)  # noqa: S311 - chooses test data
     copies = []
