@@ -215,13 +215,17 @@ def test_the_schema_accepts_the_example_and_refuses_mistakes(cli: Cli) -> None:
         {"sni": names},
         {"sni": {"regex": "c"}},
         {"host": names},
+        {"alpn": names},
+        {"match": {"user": names, "database": "shop", "ssl": True, "mixed": [{"regex": "c"}]}},
         {"client": "::1"},
         {"client": ["::1"]},
     ):
         validator.validate({"protocols": [route | valid]})
     mistakes: list[dict[str, Any]] = [
         {"protocols": [route | {"sni": {"regexp": "c"}}]},
-        {"protocols": [route | {"alpn": {"regex": "c"}}]},
+        {"protocols": [route | {"alpn": {"regexp": "c"}}]},
+        {"protocols": [route | {"match": "a"}]},
+        {"protocols": [route | {"match": {"user": 1}}]},
         {"server": {"port": 65536}},
         {"sever": {}},
         {"protocols": [{"name": "http"}]},

@@ -16,6 +16,7 @@ from refractium.errors import ConfigError
 from refractium.identify.patterns import Hex, Regex, Text
 from refractium.problems import Problem
 from refractium.routing import Member, NameRegex
+from refractium.routing.route import as_tuple
 from refractium.system.files import MAX_FILE_SIZE
 from support.lateness import fair_seconds_since
 
@@ -78,22 +79,12 @@ def test_an_empty_file_has_every_default() -> None:
     assert loaded.config.plugins.disable == ()
 
 
-def test_conditions_become_lower_case_names_without_a_trailing_dot() -> None:
-    route = valid(
-        ROUTE
-        + 'sni = ["Example.COM.", "*.Example.org"]\nalpn = "h2"\nhost = ["A.example", "[::1]", "10.0.0.1"]'
-    ).config.protocols[0]
-    assert route.snis == ("example.com", "*.example.org")
-    assert route.alpns == ("h2",)
-    assert route.hosts == ("a.example", "[::1]", "10.0.0.1")
-
-
 def test_names_have_four_forms() -> None:
     names = "['a', '*.B.', '**.C', { regex = '^D$' }]"
-    (route,) = valid(f"{ROUTE}sni = {names}\nhost = {names}").config.protocols
-    assert route.snis == route.hosts == ("a", "*.b", "**.c", NameRegex("^D$"))
+    (route,) = valid(f"{ROUTE}sni = {names}\nhost = {names}\nalpn = {names}").config.protocols
+    assert route.sni == route.host == route.alpn == ("a", "*.B.", "**.C", NameRegex("^D$"))
     (alone,) = valid(f"{ROUTE}host = {{ regex = 'a' }}").config.protocols
-    assert alone.hosts == (NameRegex("a"),)
+    assert alone.host == NameRegex("a")
 
 
 def test_a_misspelt_key_of_a_regex_is_named() -> None:
@@ -210,7 +201,8 @@ def test_a_key_path_has_a_line() -> None:
         (ROUTE + "host = { regex = '' }", "protocols[0].host.regex", 4, "expected str of length >= 1"),
         (ROUTE + "sni = 1", "protocols[0].sni", 4, "expected str | table | array"),
         (ROUTE + "sni = [1]", "protocols[0].sni[0]", 4, "expected str, got int"),
-        (ROUTE + "alpn = { regex = 'a' }", "protocols[0].alpn", 4, "expected str | array"),
+        (ROUTE + "alpn = { regex = '(' }", "protocols[0].alpn", 4, "not a valid regex"),
+        (ROUTE + "alpn = 1", "protocols[0].alpn", 4, "expected str | table | array"),
         (ROUTE + 'sni = "10.0.0.1"', "protocols[0].sni", 4, "not a host name"),
         (ROUTE + 'sni = "bücher.example"', "protocols[0].sni", 4, "xn--"),
         (ROUTE + "sni = []", "protocols[0].sni", 4, "is empty"),
@@ -391,13 +383,18 @@ LISTS = [
     "[{ regex = '(' }]",
     "['*.a', '**.b', { regex = 'a' }]",
     "[{ hex = 'ff' }, 'a']",
+    "{ user = ['a', 'b*', { regex = 'a' }], ok = false }",
+    "{ sni = '*.A', 'x y' = [], user = [1] }",
 ]
 TOP_KEYS = ["server", "protocols", "plugins", "bind", "port", "fallback_tcp", "disable", "x", "'y'"]
 ROUTE_KEYS = ["name", "forward_to", "sni", "alpn", "host", "client", "patterns", "transport", "on_timeout"]
-ROUTE_KEYS += ["balance", "health", "kind", "expect"]
+ROUTE_KEYS += ["balance", "health", "kind", "expect", "match", "user"]
 STATEMENTS = st.one_of(
     st.sampled_from(
-        ["[server]", "[[protocols]]", "[plugins]", "[protocols.health]", "[protocols.x]", "[[server]]"]
+        [
+            *("[server]", "[[protocols]]", "[plugins]", "[[server]]"),
+            *("[protocols.health]", "[protocols.match]", "[protocols.x]"),
+        ]
     ),
     st.tuples(st.sampled_from(TOP_KEYS + ROUTE_KEYS), st.sampled_from(SCALARS + LISTS)).map(" = ".join),
 )
@@ -412,5 +409,6 @@ def test_any_text_gives_a_configuration_or_problems(text: str) -> None:
     if not loaded.problems:
         for route in loaded.config.protocols:
             assert route.backends
-            assert all(route.snis + route.alpns + route.hosts)
+            for patterns in (route.sni, route.alpn, route.host, *route.match.values()):
+                assert all(pattern or pattern is False for pattern in as_tuple(patterns))
             assert route.patterns is None or route.pattern_set

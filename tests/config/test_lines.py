@@ -4,7 +4,8 @@ import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refractium.config.lines import Lines, join
+from refractium.config.lines import Lines
+from refractium.problems import key_path
 
 TEXT = '''\
 top = 1 # [not.a.table]
@@ -86,9 +87,9 @@ def test_crlf_counts_as_one_line() -> None:
 
 
 def test_a_key_that_is_not_bare_is_quoted_in_its_path() -> None:
-    assert join("", "a-b_1") == "a-b_1"
-    assert join("server", "a.b") == 'server."a.b"'
-    assert Lines("[server]\n'a.b' = 1").find(join("server", "a.b")) == 2
+    assert key_path("", "a-b_1") == "a-b_1"
+    assert key_path("server", "a.b") == 'server."a.b"'
+    assert Lines("[server]\n'a.b' = 1").find(key_path("server", "a.b")) == 2
 
 
 @given(st.text(st.sampled_from("ab.=[]{}\"'\\#\n \r1")))
@@ -110,7 +111,7 @@ def test_every_key_of_a_generated_file_is_at_its_line(statements: list[str]) -> 
             table = f"t{number}"
             expected[table] = line
         elif statement.startswith("k"):
-            expected[join(table, f"k{number}")] = line
+            expected[key_path(table, f"k{number}")] = line
         text += statement.format(number) + "\n"
     tomli.loads(text)
     lines = Lines(text)

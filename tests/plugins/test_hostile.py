@@ -269,7 +269,7 @@ ODD = r"""
     [
         ("e", r"SystemExit: red \x1b[31m"),
         ("a", 'TypeError: "yes" is not an answer'),
-        ("m", "TypeError: metadata host is int, not str, bool or tuple of str"),
+        ("m", "TypeError: metadata host is int, not str"),
         ("u", "odd does not declare the metadata keys other"),
     ],
 )

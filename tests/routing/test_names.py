@@ -62,8 +62,8 @@ CASES: Final = [
 
 @pytest.mark.parametrize(("pattern", "name", "holds"), CASES)
 def test_a_pattern_stands_for_names(pattern: NamePattern, name: str, *, holds: bool) -> None:
-    index: NameIndex[int] = NameIndex()
-    index.setdefault(pattern, 1)
+    index = NameIndex(min)
+    index.add(pattern, 1)
     assert list(index.lookup(name)) == ([1] if holds else [])
     assert list(index.lookup(None)) == []
 
@@ -220,9 +220,9 @@ def test_the_route_is_that_of_the_most_specific_pattern(routes: list[list[NamePa
 
 
 def test_a_long_name_of_a_client_costs_no_long_search() -> None:
-    index: NameIndex[int] = NameIndex()
-    index.setdefault("**.example.org", 1)
-    index.setdefault(NameRegex("(?:.*a){20}"), 2)
+    index = NameIndex(min)
+    index.add("**.example.org", 1)
+    index.add(NameRegex("(?:.*a){20}"), 2)
     assert list(index.lookup("a." * 500_000 + "example.org")) == []
 
 

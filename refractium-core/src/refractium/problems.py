@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -37,6 +38,16 @@ class Problem:
         if self.line is not None:
             place += f":{self.line}"
         return ": ".join(part for part in (place, self.where, self.message) if part)
+
+
+BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+"""A key of TOML that needs no quotes."""
+
+
+def key_path(path: str, key: str) -> str:
+    """Return the key path of `key` in the table at `path`; the path of the whole file is empty."""
+    name = key if BARE_KEY.fullmatch(key) else json.dumps(key)
+    return f"{path}.{name}" if path else name
 
 
 def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:

@@ -70,9 +70,10 @@ def resolve_route(
             yield Route(
                 protocols,
                 route.forward_to,
-                sni=route.snis,
-                alpn=route.alpns,
-                host=route.hosts,
+                sni=route.sni,
+                alpn=route.alpn,
+                host=route.host,
+                match=route.match,
                 on_timeout=route.on_timeout if is_tcp else False,
                 # In a table for both transports, a key for connections does not apply to the datagrams, and
                 # a key for datagrams does not apply to the connections.

@@ -12,6 +12,7 @@ from refractium.backends.health_settings import PASSIVE
 from refractium.hooks import merged, used
 from refractium.routing import Member
 from refractium.routing.balancers import DEFAULT
+from refractium.routing.route import SHORT_FORMS
 from refractium.settings import HealthSettings
 from refractium.terminal import heading, table
 
@@ -71,7 +72,7 @@ def route_row(route: Route, hooks: Sequence[HookUse] = ()) -> tuple[str, ...]:
         route: the route.
         hooks: the hooks that apply to all routes.
     """
-    when = [f"{key} {' or '.join(map(str, values))}" for key, values in route.all_conditions.items()]
+    when = [f"{key} {' or '.join(values)}" for key, values in route.all_conditions.items()]
     if route.takes_silent:
         when.append("or silent" if when else "also if silent")
     return (
@@ -119,7 +120,7 @@ def route_as_dict(route: Route, hooks: Sequence[HookUse] = ()) -> dict[str, Any]
     return {
         "protocol": route.name,
         "transport": route.transport.value,
-        **{key: list(values) for key, values in route.all_conditions.items()},
+        **_conditions_as_dict(route),
         "on_timeout": route.takes_silent,
         "forward_to": [
             str(address) if member == Member(member.address) else {**asdict(member), "address": str(address)}
@@ -130,6 +131,14 @@ def route_as_dict(route: Route, hooks: Sequence[HookUse] = ()) -> dict[str, Any]
         **{key: value for key in _PLAIN_OPTIONS if (value := getattr(route, key))},
         **({"hooks": [_hook_as_dict(one) for one in told]} if told else {}),
     }
+
+
+def _conditions_as_dict(route: Route) -> dict[str, Any]:
+    """Return the conditions of a route by their keys in the configuration file."""
+    short = {key: list(patterns) for key, patterns in route.conditions.items() if key in SHORT_FORMS}
+    match = {key: list(patterns) for key, patterns in route.conditions.items() if key not in SHORT_FORMS}
+    client = {"client": list(route.clients)} if route.clients else {}
+    return short | ({"match": match} if match else {}) | client
 
 
 def _hook_as_dict(hook: UsedHook) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import tomli
 
 from refractium.addresses.address import Address
 from refractium.addresses.networks import parse_network
-from refractium.config.lines import join
 from refractium.config.model import (
     FALLBACKS,
     Config,
@@ -33,18 +32,19 @@ from refractium.config.model import (
     pattern,
 )
 from refractium.config.values import (
-    alpn_id,
+    alpn_pattern,
     bind_address,
     control_path,
     metrics_address,
 )
-from refractium.contract import MAX_BYTES_LIMIT, Transport
+from refractium.contract import MAX_BYTES_LIMIT, MetadataKind, Transport
 from refractium.contract.protocol import valid_name
 from refractium.identify.patterns import compile_patterns
-from refractium.problems import Problem, in_order, in_toml_words, suggestion
+from refractium.problems import Problem, in_order, in_toml_words, key_path, suggestion
 from refractium.routing import Member
+from refractium.routing.conditions import condition_pattern
 from refractium.routing.names import NameRegex, request_host, server_name
-from refractium.routing.route import backend_address
+from refractium.routing.route import SHORT_FORMS, backend_address
 from refractium.system.users import gid_of, uid_of
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _decode_fields(
     for info in _fields(struct):
         if info.name not in table:
             continue
-        where, value = join(path, info.name), table[info.name]
+        where, value = key_path(path, info.name), table[info.name]
         checked: Any
         if (entry := _ENTRIES.get(info.name)) is not None and isinstance(value, list):
             checked = _keep(
@@ -272,8 +272,8 @@ def _decode_fields(
             )
         elif info.name in _ALONE and isinstance(value, dict):
             checked = _ENTRIES[info.name](value, where, findings)
-        elif info.name == "health" and isinstance(value, dict):
-            checked = _decode_health(value, where, findings)
+        elif info.name in _TABLES and isinstance(value, dict):
+            checked = _TABLES[info.name](value, where, findings)
         else:
             checked = _check(info.name, _convert(value, info.type, where, findings), where, findings)
         if checked is not _INVALID:
@@ -314,6 +314,32 @@ def _decode_name(reader: Callable[[Any], object], written: Any, where: str, find
     return _check_one(reader, NameRegex(**values), where, findings)
 
 
+def _decode_match(written: dict[str, Any], where: str, findings: _Findings) -> Any:
+    """Decode a table ``match``. A later step checks the keys and their kinds, when the protocol is known."""
+    if not written:
+        findings.add(where, "is empty")
+    values = {}
+    for key, value in written.items():
+        place = key_path(where, key)
+        entry = _ENTRIES[key] if key in SHORT_FORMS else _decode_condition
+        if isinstance(value, list):
+            several = [entry(one, f"{place}[{at}]", findings) for at, one in enumerate(value)]
+            values[key] = _keep(several, place, findings)
+        else:
+            values[key] = entry(value, place, findings)
+    return {key: value for key, value in values.items() if value is not _INVALID} or _INVALID
+
+
+def _decode_condition(written: Any, where: str, findings: _Findings) -> Any:
+    """Decode one entry of ``match`` whose kind is not known yet."""
+    if isinstance(written, dict):
+        return _decode_name(_any_pattern, written, where, findings)
+    return _check_one(_any_pattern, _convert(written, str | bool, where, findings), where, findings)
+
+
+_any_pattern = partial(condition_pattern, MetadataKind.ANY)
+
+
 def _decode_hook(written: Any, where: str, findings: _Findings) -> Any:
     """Decode one entry of ``hooks``. A later step checks all keys except the name, when the hook is known."""
     if not isinstance(written, dict):
@@ -340,6 +366,7 @@ def _decode_health(written: dict[str, Any], where: str, findings: _Findings) -> 
 
 
 _ENTRIES: Final[Mapping[str, Callable[[Any, str, _Findings], Any]]] = {
+    "alpn": partial(_decode_name, alpn_pattern),
     "forward_to": _decode_member,
     "hooks": _decode_hook,
     "host": partial(_decode_name, request_host),
@@ -347,8 +374,13 @@ _ENTRIES: Final[Mapping[str, Callable[[Any, str, _Findings], Any]]] = {
     "sni": partial(_decode_name, server_name),
 }
 """For each key whose list may contain tables: the function that decodes one entry of the list."""
-_ALONE: Final = frozenset({"forward_to", "host", "sni"})
+_ALONE: Final = frozenset({"alpn", "forward_to", "host", "sni"})
 """The keys of `_ENTRIES` whose value may be a single table instead of a list."""
+_TABLES: Final[Mapping[str, Callable[[dict[str, Any], str, _Findings], Any]]] = {
+    "health": _decode_health,
+    "match": _decode_match,
+}
+"""For each key whose value is a table with further keys: the function that decodes the table."""
 
 
 def _compile(written: str | PatternTable) -> None:
@@ -362,7 +394,7 @@ def _compile(written: str | PatternTable) -> None:
 _CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "address": Address.parse,
     "allow": parse_network,
-    "alpn": alpn_id,
+    "alpn": alpn_pattern,
     "bind": bind_address,
     "client": parse_network,
     "control": control_path,
@@ -441,4 +473,4 @@ def _find_unknown(table: Iterable[str], known: Collection[str], path: str, findi
             hint = ": it belongs in [[listeners]]"
         else:
             hint = suggestion(key, known)
-        findings.add(join(path, key), f"unknown key{hint}")
+        findings.add(key_path(path, key), f"unknown key{hint}")

@@ -7,13 +7,13 @@ value. For such a key, `Lines.find` returns the line of the table or key around 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from typing import Final
 
-_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
-_KEY: Final = rf"(?:{_BARE.pattern}|\"[^\"\\\n]*\"|'[^'\n]*')"
+from refractium.problems import BARE_KEY, key_path
+
+_KEY: Final = rf"(?:{BARE_KEY.pattern}|\"[^\"\\\n]*\"|'[^'\n]*')"
 _DOTTED: Final = rf"{_KEY}(?:[ \t]*\.[ \t]*{_KEY})*"
 _PART: Final = re.compile(_KEY)
 _HEADER: Final = re.compile(rf"[ \t]*(?P<open>\[\[?)[ \t]*(?P<key>{_DOTTED})[ \t]*\]")
@@ -32,12 +32,6 @@ _IN_VALUE: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-
-
-def join(path: str, key: str) -> str:
-    """Return the key path of `key` in the table at `path`; the path of the whole file is empty."""
-    name = key if _BARE.fullmatch(key) else json.dumps(key)
-    return f"{path}.{name}" if path else name
 
 
 class Lines:
@@ -80,8 +74,8 @@ class Lines:
         path = ""
         *outer, last = _parts(key)
         for part in outer:
-            path = self._newest(join(path, part))
-        path = join(path, last)
+            path = self._newest(key_path(path, part))
+        path = key_path(path, last)
         if is_array:
             self._tables[path] += 1
             path = self._newest(path)
@@ -92,7 +86,7 @@ class Lines:
         return f"{path}[{self._tables[path] - 1}]" if path in self._tables else path
 
 
-_PARENT: Final = re.compile(rf"(?:\[\d+\]|\.?{_BARE.pattern}|\.?\"(?:\\.|[^\"\\])*\"|.)\Z", re.DOTALL)
+_PARENT: Final = re.compile(rf"(?:\[\d+\]|\.?{BARE_KEY.pattern}|\.?\"(?:\\.|[^\"\\])*\"|.)\Z", re.DOTALL)
 
 
 def _parts(dotted: str) -> list[str]:
@@ -101,7 +95,7 @@ def _parts(dotted: str) -> list[str]:
 
 def _path(table: str, dotted: str) -> str:
     for part in _parts(dotted):
-        table = join(table, part)
+        table = key_path(table, part)
     return table
 
 

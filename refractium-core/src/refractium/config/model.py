@@ -1,8 +1,8 @@
 """The types of the configuration file, with its keys and their defaults.
 
 The structs contain the values as they are written in the file. Properties of `RouteConfig` return the
-values in one form: always a tuple, parsed, names in lower case. The properties use the functions with which
-`decode` checks values. So the properties never raise for a value that `decode` has accepted.
+values in one form: always a tuple, and parsed. The properties use the functions with which `decode` checks
+values. So the properties never raise for a value that `decode` has accepted.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from refractium.addresses.address import Address, join_host_port
 from refractium.contract import Transport
 from refractium.identify.patterns import Hex, Pattern, Regex, Text
 from refractium.routing import BALANCERS, ListenerRules, Member
-from refractium.routing.names import NamePattern, NameRegex, request_host, server_name
-from refractium.routing.route import members_of, several
+from refractium.routing.names import NameRegex
+from refractium.routing.route import members_of
 from refractium.settings import Action, HealthSettings, Milliseconds, ProxyVersion, Responses, Settings
 from refractium.system.users import Identity, identity_of
 from refractium.wire.text import hex_bytes, text_bytes
@@ -33,6 +33,7 @@ Listeners: TypeAlias = "Sequence[tuple[str, ListenerConfig]]"
 _AddressText = Annotated[str, Meta(description="HOST:PORT, [IPV6]:PORT or unix:PATH")]
 _Texts = str | tuple[str, ...]
 _Names = str | NameRegex | tuple[str | NameRegex, ...]
+_Patterns = str | bool | NameRegex | tuple[str | bool | NameRegex, ...]
 _Allow = Annotated[
     tuple[str, ...],
     Meta(description="Addresses and networks of the only clients that Refractium serves."),
@@ -189,8 +190,12 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Meta(description="The name of the route in logs, metrics and listeners. By default, the protocol."),
     ] = None
     sni: Annotated[_Names, Meta(description="TLS server names, or wildcards and regexes for them.")] = ()
-    alpn: Annotated[_Texts, Meta(description="ALPN protocols; TLS clients must offer one of them.")] = ()
+    alpn: Annotated[_Names, Meta(description="ALPN protocols; TLS clients must offer one of them.")] = ()
     host: Annotated[_Names, Meta(description="Hosts of requests, or wildcards and regexes for them.")] = ()
+    match: Annotated[
+        dict[str, _Patterns],
+        Meta(description="Conditions by metadata key: texts with *, flags, regexes, or lists of them."),
+    ] = {}
     client: Annotated[
         _Texts, Meta(description="Addresses and networks of clients; other clients do not match the route.")
     ] = ()
@@ -253,18 +258,6 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     @property
     def backends(self) -> tuple[Address, ...]:
         return tuple(Address.parse(member.address) for member in self.members)
-
-    @property
-    def snis(self) -> tuple[NamePattern, ...]:
-        return tuple(map(server_name, several(self.sni)))
-
-    @property
-    def alpns(self) -> tuple[str, ...]:
-        return several(self.alpn)
-
-    @property
-    def hosts(self) -> tuple[NamePattern, ...]:
-        return tuple(map(request_host, several(self.host)))
 
     @property
     def pattern_set(self) -> tuple[Pattern, ...]:

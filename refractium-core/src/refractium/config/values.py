@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from refractium.addresses.address import Address, is_host_name, is_ip_address
+from refractium.contract import MetadataKind
+from refractium.routing.conditions import condition_pattern
+
+if TYPE_CHECKING:
+    from refractium.routing.conditions import ConditionPattern
 
 
 def bind_address(text: str) -> str:
@@ -44,12 +51,12 @@ def metrics_address(text: str) -> tuple[str, int]:
     return address.host, address.port
 
 
-def alpn_id(text: str) -> str:
-    """Return `text` if it can be an ALPN protocol: 1 to 255 bytes (RFC 7301 section 3.1). Case matters.
+def alpn_pattern(pattern: ConditionPattern) -> ConditionPattern:
+    """Return a pattern for ALPN protocols. A text has 1 to 255 bytes (RFC 7301 section 3.1); case matters.
 
     Raises:
-        ValueError: the protocol is empty or longer than 255 bytes.
+        ValueError: the text is empty or longer than 255 bytes, or RE2 does not accept the regex.
     """
-    if not 1 <= len(text.encode()) <= 255:  # noqa: PLR2004 - the length is one byte on the wire
+    if isinstance(pattern, str) and not 1 <= len(pattern.encode()) <= 255:  # noqa: PLR2004 - one byte on the wire
         raise ValueError("an ALPN protocol is 1 to 255 bytes long: h2, http/1.1")
-    return text
+    return condition_pattern(MetadataKind.TEXTS, pattern)

@@ -34,13 +34,13 @@ from refractium.contract.hook import (
     problems_of_hook,
 )
 from refractium.contract.hookspecs import API_VERSION, ENTRY_POINT_GROUP, hookimpl
+from refractium.contract.metadata import MetadataKind, MetadataValue
 from refractium.contract.protocol import (
     MAX_BYTES_LIMIT,
     NEED_MORE,
     NO,
     DeferredMatch,
     Identification,
-    MetadataValue,
     NeedMore,
     NoSettings,
     Protocol,
@@ -71,6 +71,7 @@ __all__ = [
     "HealthCheck",
     "HookContext",
     "Identification",
+    "MetadataKind",
     "MetadataValue",
     "NeedMore",
     "NoSettings",

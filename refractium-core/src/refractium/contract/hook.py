@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from refractium.contract.metadata import MetadataValue
 from refractium.contract.protocol import (
-    MetadataValue,
     NoSettings,
     Transport,
     problems_of_name,

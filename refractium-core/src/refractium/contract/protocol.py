@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 from msgspec import Struct
 from msgspec.structs import fields
 
+from refractium.contract.metadata import MetadataKind, kinds_of, problem_of_keys
 from refractium.contract.words import kind_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MetadataValue: TypeAlias = str | bool | tuple[str, ...]
-"""A value from the first bytes: one name, one flag, or several names in the order of their arrival."""
+    from refractium.contract.metadata import MetadataKeys, MetadataValue
 
 MAX_BYTES_LIMIT: Final = 262_144
 """Largest value of `Protocol.max_bytes`; for each connection, the proxy stores up to `max_bytes` bytes and
@@ -92,8 +92,9 @@ class ProtocolMatch:
     """The answer of a protocol that recognises the bytes.
 
     Attributes:
-        metadata: facts that the protocol read from the bytes, by key. Routes can ask for ``sni``, ``alpn``
-            and ``host``. An unknown fact has no key. Further bytes may add keys, but never change a value.
+        metadata: facts that the protocol read from the bytes, by key. Routes can ask for every key in
+            `Protocol.metadata_keys`. An unknown fact has no key. Further bytes may add keys, but never change
+            a value.
         pending: keys that further bytes may still add, or whose list in `metadata` contains only the first
             values. If the route depends on a pending key, the proxy waits for this key. The proxy selects any
             other route at once. If the key is still pending after `Protocol.max_bytes` bytes, at the peek
@@ -215,8 +216,13 @@ class Protocol(ABC):
     prefixes: tuple[bytes, ...] = ()
     """Byte strings: every first message starts with one of these strings, so the proxy does not call
     `identify` for other traffic. Empty if messages can start in other ways."""
-    metadata_keys: frozenset[str] = frozenset()
-    """Keys that the metadata of matches can have. Refractium refuses a route that asks for another key."""
+    metadata_keys: MetadataKeys = frozenset()
+    """Keys that the metadata of matches can have, each with its `MetadataKind`, or a frozenset of keys.
+
+    Refractium refuses a route that asks for another key. Routes compare the keys in the order of this
+    mapping. A key in a frozenset has the kind `MetadataKind.ANY`. In every protocol, ``sni`` is a
+    `MetadataKind.HOST_NAME`, ``host`` a `MetadataKind.HOST`, and ``alpn`` has `MetadataKind.TEXTS`.
+    """
     server_first: bool = False
     """Whether ordinary clients wait for the server to speak, so that silence identifies these clients."""
     udp_responses: int | None = None
@@ -278,7 +284,7 @@ def define_protocol(
     transport: Transport | Literal["tcp", "udp"] = Transport.TCP,
     strength: Strength = Strength.STRUCTURED,
     prefixes: tuple[bytes, ...] = (),
-    metadata_keys: frozenset[str] = frozenset(),
+    metadata_keys: MetadataKeys = frozenset(),
     server_first: bool = False,
     udp_responses: int | None = None,
     udp_session_timeout_ms: int | None = None,
@@ -379,8 +385,8 @@ def problems_of(protocol: object) -> Iterator[str]:
         yield f"{name}: max_bytes is {shown(max_bytes)}, not an int between 1 and {MAX_BYTES_LIMIT}"
     if not _is_all(protocol.prefixes, tuple, bytes) or not all(protocol.prefixes):
         yield f"{name}: prefixes is {kind_of(protocol.prefixes)}, not a tuple of non-empty bytes"
-    if not _is_all(protocol.metadata_keys, frozenset, str):
-        yield f"{name}: metadata_keys is {kind_of(protocol.metadata_keys)}, not a frozenset of str"
+    if (problem := problem_of_keys(protocol.metadata_keys)) is not None:
+        yield f"{name}: {problem}"
     yield from _problems_of_sessions(protocol)
     yield from _problems_of_identify(protocol)
 
@@ -426,19 +432,14 @@ def problems_of_metadata(protocol: Protocol, match: ProtocolMatch) -> Iterator[s
         return
     if type(match.pending_at) is not int or match.pending_at < 0:
         yield f"pending_at is {shown(match.pending_at)}, not an int of at least 0"
-    unknown = sorted(str(key) for key in {*metadata, *pending} - protocol.metadata_keys)
+    kinds = kinds_of(protocol.metadata_keys)
+    unknown = sorted(str(key) for key in {*metadata, *pending} - kinds.keys())
     if unknown:
         yield f"{protocol.name} does not declare the metadata keys {', '.join(unknown)}"
     for key, value in metadata.items():
-        if not is_metadata_value(value):
-            yield f"metadata {key} is {type(value).__name__}, not str, bool or tuple of str"
-
-
-def is_metadata_value(value: object) -> bool:
-    """Return whether a value is a `MetadataValue`."""
-    if isinstance(value, tuple):
-        return all([isinstance(one, str) for one in value])  # noqa: C419 - a generator is slower
-    return isinstance(value, _SCALARS)
+        kind = kinds.get(key, MetadataKind.ANY)
+        if not kind.contains(value):
+            yield f"metadata {key} is {type(value).__name__}, not {kind.type_name}"
 
 
 def plain(value: MetadataValue) -> MetadataValue:
@@ -446,9 +447,6 @@ def plain(value: MetadataValue) -> MetadataValue:
     if isinstance(value, str):
         return str.__str__(value)
     return tuple(map(str.__str__, value)) if isinstance(value, tuple) else value
-
-
-_SCALARS: Final = (str, bool)  # a union type would be built at each call, which takes longer than the check
 
 
 def _problems_of_sessions(protocol: Protocol) -> Iterator[str]:

@@ -87,7 +87,7 @@ class Stage:
             server = await asyncio.start_server(handler, backends.HOST, 0, ssl=context)
             self._stack.callback(server.close)
             port = server.sockets[0].getsockname()[1]
-            routes.append(Route(protocol, f"{backends.HOST}:{port}", **scene.conditions))
+            routes.append(Route(protocol, f"{backends.HOST}:{port}", match=scene.conditions))
         engine = Refractium(routes, settings=Settings(peek_timeout_ms=_PEEK_TIMEOUT_MS))
         (address,) = await engine.start_tcp(backends.HOST, self._asked_port)
         self._stack.push_async_callback(engine.stop, 0)

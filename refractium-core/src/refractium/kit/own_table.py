@@ -57,10 +57,10 @@ class OwnTable(Generic[SettingsT]):
         """
         # Imported here, because a hook that imports the kit does not need these modules.
         from refractium.assembly.sources import Overrides, read_file  # noqa: PLC0415
-        from refractium.config.lines import join  # noqa: PLC0415
+        from refractium.problems import key_path  # noqa: PLC0415
 
         decoded = read_file(Overrides(file))
-        where = join("plugins", plugin)
+        where = key_path("plugins", plugin)
         # A problem of the whole file, such as a syntax error, has no key path.
         if problems := [one for one in decoded.problems if one.where in {"", "plugins", where}]:
             raise ConfigError(problems)

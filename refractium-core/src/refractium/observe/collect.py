@@ -106,7 +106,7 @@ def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
     active: Counter[str] = Counter()
     for state in pools.states.values():
         active[str(state.address)] += state.active
-    conditions = {pool: _texts(route.all_conditions) for route, pool in pools.routes}
+    conditions = {pool: route.all_conditions for route, pool in pools.routes}
     for pool in pools:
         yield RouteStatus(
             pool.label,
@@ -126,10 +126,6 @@ def routes(transport: Transport, pools: Pools) -> Iterator[RouteStatus]:
             ),
             pool.action,
         )
-
-
-def _texts(conditions: Mapping[str, Sequence[object]]) -> dict[str, tuple[str, ...]]:
-    return {key: tuple(map(str, values)) for key, values in conditions.items()}
 
 
 def tcp(counters: TcpCounters, connections: Collection[_Open], faults: Mapping[str, int]) -> TcpStatus:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from msgspec import Struct
 
 from refractium.contract import MetadataValue, ProtocolMatch, Transport
-from refractium.contract.protocol import is_metadata_value, plain
+from refractium.contract.metadata import is_metadata_value
+from refractium.contract.protocol import plain
 from refractium.guard.faults import is_interrupt
 from refractium.identify.everything import ANY, FALLBACK
 from refractium.routing import Pool

@@ -8,10 +8,11 @@ that rank equal, the first route that admits the client wins.
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import product
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from refractium.addresses.networks import Networks
+from refractium.routing.conditions import Overlaps, ranks
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -97,24 +98,26 @@ def _silent_rivals_of(route: Route) -> Hashable:
 
 def _deciding(routes: Sequence[Route]) -> Iterator[str]:
     """Yield the networks of all conditions `client`, and of the access rules that choose between routes."""
-    rivals: dict[Hashable, list[Route]] = defaultdict(list)
     for route in routes:
         yield from route.clients
-        for rank in _ranks(route):
-            rivals[rank].append(route)
-    for equal in rivals.values():
-        if len(equal) > 1:
-            for route in equal:
-                yield from (*route.allow, *route.deny)
+    rivals: dict[Hashable, list[Route]] = defaultdict(list)
+    for route in routes:
+        if route.takes_silent:
+            rivals[_silent_rivals_of(route)].append(route)
+    for route in chain(
+        _with_rivals(routes),
+        _with_rivals(routes[::-1]),
+        *(equal for equal in rivals.values() if len(equal) > 1),
+    ):
+        yield from (*route.allow, *route.deny)
 
 
-def _ranks(route: Route) -> Iterator[Hashable]:
-    """Yield a value for each combination of conditions of a route.
-
-    Only access rules and the order of the configuration decide between routes with an equal value.
-    """
-    asked = route.conditions
-    has = route.competes_as, bool(asked["alpn"]), bool(route.clients)
-    yield from product([has], asked["sni"] or [None], asked["host"] or [None])
-    if route.takes_silent:
-        yield _silent_rivals_of(route)
+def _with_rivals(routes: Sequence[Route]) -> Iterator[Route]:
+    """Yield each route to which an earlier route is equal, except for the access rules and the order."""
+    earlier: Overlaps[Route] = Overlaps()
+    for route in routes:
+        group = route.competes_as, bool(route.clients)
+        conditions = ranks(route.kinds, route.conditions)
+        if any(True for _ in earlier.equal_to(group, conditions)):
+            yield route
+        earlier.add(group, conditions, route)

@@ -7,11 +7,11 @@ checks the rules for a single route.
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import chain, product
 from typing import TYPE_CHECKING, TypeAlias
 
 from refractium.addresses.networks import Networks, parse_network
 from refractium.identify.patterns import PatternProtocol
+from refractium.routing.conditions import Overlaps
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
@@ -57,15 +57,22 @@ def _shared_ids(routes: PlacedRoutes) -> Iterator[Finding]:
 
 
 def _other_definitions(routes: PlacedRoutes) -> Iterator[Finding]:
-    """Yield each route whose patterns define a protocol that an earlier route defines by other patterns."""
-    first: dict[Hashable, tuple[str, Hashable]] = {}
+    """Yield each route that defines its protocol in another way than an earlier route of the same name.
+
+    The two routes have other patterns, or protocols that declare a metadata key with another kind.
+    """
+    first: dict[Hashable, tuple[str, Route]] = {}
     for place, route in routes:
-        rival, patterns = first.setdefault((route.transport, route.name), (place, _patterns(route)))
-        if patterns != _patterns(route):
+        rival, one = first.setdefault((route.transport, route.name), (place, route))
+        if _patterns(one) != _patterns(route):
             yield (
                 place,
                 f"{rival} defines {route.name} by other patterns: write the same patterns or another name",
             )
+        for key, kind in route.kinds.items():
+            if one.kinds.get(key, kind) is not kind:
+                message = f"the protocol {route.name} of {rival} declares {key} as {one.kinds[key].value}"
+                yield place, f"{message}, and not as {kind.value}: give one protocol another name"
 
 
 def _patterns(route: Route) -> Hashable:
@@ -79,14 +86,10 @@ def _duplicates(routes: PlacedRoutes) -> Iterator[Finding]:
     route without a condition never duplicates a route with a condition: the route without a condition takes
     only the clients that match no condition.
     """
-    earlier: dict[Hashable, list[tuple[str, Route]]] = defaultdict(list)
+    earlier: Overlaps[tuple[str, Route]] = Overlaps()
     for place, route in routes:
         who = route.transport, route.competes_as, _patterns(route), _networks(route.clients)
-        shared = [
-            earlier[who, names]
-            for names in product(*(names or (None,) for names in route.conditions.values()))
-        ]
-        for rival, one in chain.from_iterable(shared):
+        for rival, one in earlier.equal_to(who, route.conditions):
             if one is route or _leaves_clients(one, route):
                 continue
             if _access(one) == _access(route):
@@ -97,8 +100,7 @@ def _duplicates(routes: PlacedRoutes) -> Iterator[Finding]:
                 )
                 yield place, f"{message}: move this route above {rival}"
             break
-        for same in shared:
-            same.append((place, route))
+        earlier.add(who, route.conditions, (place, route))
 
 
 def covered(routes: PlacedRoutes) -> Iterator[Finding]:
@@ -106,20 +108,15 @@ def covered(routes: PlacedRoutes) -> Iterator[Finding]:
 
     The networks of such a route are in the networks of the earlier route.
     """
-    earlier: dict[Hashable, list[tuple[str, Route]]] = defaultdict(list)
+    earlier: Overlaps[tuple[str, Route]] = Overlaps()
     for place, route in routes:
         who = route.transport, route.competes_as, _patterns(route), bool(route.clients)
-        shared = [
-            earlier[who, names]
-            for names in product(*(names or (None,) for names in route.conditions.values()))
-        ]
-        for rival, one in shared[0]:
-            if one is not route and all((rival, one) in same for same in shared) and _covers(one, route):
+        for rival, one in earlier.equal_to(who, route.conditions, everywhere=True):
+            if one is not route and _covers(one, route):
                 message = f"no client reaches this route: all of its clients go to {rival}"
                 yield place, f"{message}: move this route above {rival}"
                 break
-        for same in shared:
-            same.append((place, route))
+        earlier.add(who, route.conditions, (place, route))
 
 
 def _covers(one: Route, other: Route) -> bool:

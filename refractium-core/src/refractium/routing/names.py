@@ -1,9 +1,9 @@
-"""Patterns for the names that clients ask for: TLS server names and hosts of requests."""
+"""Patterns for host names that clients ask for, such as TLS server names and hosts of requests."""
 
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 from msgspec import Meta, Struct
 
@@ -11,11 +11,9 @@ from refractium.addresses.address import is_host_name
 from refractium.identify.re2_engine import RefusedRegexError, compile_regex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from refractium.contract import MetadataValue
-
-T = TypeVar("T")
 
 _LONGEST: Final = 253
 """Number of characters of the longest host name (RFC 1035 section 2.3.4). A longer name from a client matches
@@ -27,14 +25,15 @@ _FORMS: Final = (
 
 
 class NameRegex(Struct, frozen=True, forbid_unknown_fields=True):
-    """A regular expression for names, in the syntax of RE2.
+    """A regular expression for names and texts, in the syntax of RE2.
 
-    The whole name must match. Case does not matter. The package google-re2 is required.
+    The whole name or text must match. Case does not matter in host names, and matters in other texts. The
+    package google-re2 is required.
     """
 
     regex: Annotated[
         str,
-        Meta(min_length=1, description="A regular expression that must match the whole name, in RE2 syntax."),
+        Meta(min_length=1, description="A regular expression that must match the whole text, in RE2 syntax."),
     ]
 
     def __str__(self) -> str:
@@ -90,57 +89,66 @@ def request_host(pattern: NamePattern) -> NamePattern:
     return pattern if ip.version == 4 else f"[{ip}]"  # noqa: PLR2004 - the version number of IPv4
 
 
-def compile_name(pattern: NameRegex) -> Any:
-    """Compile a regex for names. The method `fullmatch` of the result expects a name as UTF-8.
+def compile_name(pattern: NameRegex, *, ignore_case: bool = True) -> Any:
+    """Compile a regex for names or texts. The method `fullmatch` of the result expects a text as UTF-8.
 
     Raises:
         ValueError: RE2 is not installed, or does not accept the regex.
     """
     try:
         expression = pattern.regex.encode()
-        return compile_regex(expression, latin1=False, ignore_case=True)
+        return compile_regex(expression, latin1=False, ignore_case=ignore_case)
     except UnicodeEncodeError:
         raise ValueError("a regex for names must be Unicode text") from None
     except RefusedRegexError as error:
         raise ValueError(f"it is not a valid regex for RE2: {error}") from error
 
 
-class NameIndex(Generic[T]):
-    """Values by the pattern of a name.
+class NameIndex:
+    """Numbers by the pattern of a host name.
 
     A lookup takes the same time for any number of patterns without a regex, and tries each regex.
+
+    Args:
+        combine: function that combines two numbers of the same pattern.
     """
 
-    def __init__(self) -> None:
-        self._exact: dict[str, T] = {}
-        self._one_label: dict[str, T] = {}
-        self._any_depth: dict[str, T] = {}
-        self._regexes: dict[NameRegex, tuple[Any, T]] = {}
-        self._any: list[T] = []
+    def __init__(self, combine: Callable[[int, int], int]) -> None:
+        self._combine = combine
+        self._exact: dict[str, int] = {}
+        self._one_label: dict[str, int] = {}
+        self._any_depth: dict[str, int] = {}
+        self._regexes: dict[NameRegex, tuple[Any, int]] = {}
         self._has_patterns = False
+        self.rest: int | None = None
+        """The number for all clients, with or without a name; None if there is no such number."""
 
-    def setdefault(self, pattern: NamePattern | None, value: T) -> T:
-        """Return the stored value for a pattern. If there is no stored value, store and return `value`.
+    def add(self, pattern: NamePattern | None, number: int) -> None:
+        """Add a number for a pattern; None stands for all clients, with or without a name.
 
-        A lookup tries regexes in the order of these calls. None matches all clients, with or without a name.
+        A lookup tries regexes in the order of these calls.
         """
         if pattern is None:
-            self._any = self._any or [value]
-            return self._any[0]
-        if isinstance(pattern, NameRegex):
+            self.rest = number if self.rest is None else self._combine(self.rest, number)
+        elif isinstance(pattern, NameRegex):
             self._has_patterns = True
-            if pattern not in self._regexes:
-                self._regexes[pattern] = compile_name(pattern).fullmatch, value
-            return self._regexes[pattern][1]
-        if pattern.startswith("**."):
+            if (known := self._regexes.get(pattern)) is None:
+                self._regexes[pattern] = compile_name(pattern).fullmatch, number
+            else:
+                self._regexes[pattern] = known[0], self._combine(known[1], number)
+        elif pattern.startswith("**."):
             self._has_patterns = True
-            return self._any_depth.setdefault(pattern[3:], value)
-        if pattern.startswith("*."):
-            return self._one_label.setdefault(pattern[2:], value)
-        return self._exact.setdefault(pattern, value)
+            self._put(self._any_depth, pattern[3:], number)
+        elif pattern.startswith("*."):
+            self._put(self._one_label, pattern[2:], number)
+        else:
+            self._put(self._exact, pattern, number)
 
-    def lookup(self, name: MetadataValue | None) -> Iterator[T]:
-        """Yield the values that apply to `name`, the most specific value first.
+    def _put(self, table: dict[str, int], name: str, number: int) -> None:
+        table[name] = self._combine(table[name], number) if name in table else number
+
+    def lookup(self, name: MetadataValue | None) -> Iterator[int]:
+        """Yield the numbers that apply to `name`, the number of the most specific pattern first.
 
         The order is: the exact name, ``*.``, ``**.`` with the longest suffix first, regexes, no name.
 
@@ -157,29 +165,22 @@ class NameIndex(Generic[T]):
                 yield from self._lookup_patterns(name)
         elif name is not None:
             raise TypeError(f"a host name in the metadata is {type(name).__name__}, not str")
-        yield from self._any
+        if self.rest is not None:
+            yield self.rest
 
-    def possible(self, name: MetadataValue | None, *, is_pending: bool) -> Iterator[tuple[T, bool]]:
-        """Yield each value that `lookup` could yield, and whether `lookup` is certain to yield the value.
+    def narrow(self, name: MetadataValue | None, found: int) -> int:
+        """Return the intersection of `found` with the first number that `lookup` yields and that intersects.
 
-        The order is the order of `lookup`.
-
-        Args:
-            name: the name, or None.
-            is_pending: whether the name is not known yet, and may become any name or none.
+        The numbers are sets of bits. The result is 0 if there is no such number.
         """
-        if is_pending:
-            regexes = (value for _, value in self._regexes.values())
-            for values in (self._exact.values(), self._one_label.values(), self._any_depth.values(), regexes):
-                for value in values:
-                    yield value, False
-            for value in self._any:
-                yield value, True
-        else:
-            for value in self.lookup(name):
-                yield value, True
+        if isinstance(name, str):
+            if (exact := self._exact.get(name)) is not None and (left := found & exact):
+                return left
+            if not (self._one_label or self._has_patterns):
+                return found & (self.rest or 0)
+        return next((left for number in self.lookup(name) if (left := found & number)), 0)
 
-    def _lookup_patterns(self, name: str) -> Iterator[T]:
+    def _lookup_patterns(self, name: str) -> Iterator[int]:
         at = name.find(".") if self._any_depth else -1
         while at > 0:
             if (suffix := name[at + 1 :]) in self._any_depth:
@@ -187,6 +188,6 @@ class NameIndex(Generic[T]):
             at = name.find(".", at + 1)
         if self._regexes:
             text = name.encode(errors="replace")
-            for fullmatch, value in self._regexes.values():
+            for fullmatch, number in self._regexes.values():
                 if fullmatch(text):
-                    yield value
+                    yield number

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, get_args, overload
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,21 +14,27 @@ from refractium.addresses.address import Address
 from refractium.addresses.networks import AccessRules, access_of, network_problems
 from refractium.backends.health_settings import PASSIVE, Health
 from refractium.contract import Balancer, Protocol, Transport
+from refractium.contract.metadata import kinds_of
 from refractium.errors import ConfigError
 from refractium.hooks import HookUse, UsedHook, used
 from refractium.identify.everything import ANY, FALLBACK, AnyProtocol
-from refractium.problems import Problem, in_toml_words, unknown_name
+from refractium.problems import Problem, in_toml_words, key_path, suggestion, unknown_name
 from refractium.routing.balancers import BALANCERS, DEFAULT
-from refractium.routing.names import NameRegex, request_host, server_name
+from refractium.routing.conditions import condition_pattern, written
 from refractium.settings import Action, Milliseconds, ProxyVersion, Responses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
+    from refractium.contract import MetadataKind
+    from refractium.routing.conditions import ConditionPattern, Conditions
     from refractium.routing.names import NamePattern
 
 Names: TypeAlias = "str | Sequence[str]"
 NamePatterns: TypeAlias = "NamePattern | Sequence[NamePattern]"
+ConditionPatterns: TypeAlias = "ConditionPattern | Sequence[ConditionPattern]"
+SHORT_FORMS: Final = ("sni", "host", "alpn")
+"""The metadata keys that are also arguments of `Route`, and keys of a route in the file."""
 _LIMITS: Final = {
     "idle_timeout_ms": Milliseconds,
     "half_close_timeout_ms": Milliseconds,
@@ -64,7 +71,8 @@ class Route:
         sni: TLS server names; the client must ask for one of these names. ``*.example.org`` stands for names
             with exactly one label before ``example.org``, ``**.example.org`` for names with one or more
             labels. A `NameRegex` stands for the names that match a regular expression.
-        alpn: application protocols (ALPN); the client must offer one of these protocols.
+        alpn: application protocols (ALPN); the client must offer one of these protocols. ``*`` stands for any
+            characters, and a `NameRegex` for the protocols that match a regular expression.
         host: host names in the form of `sni`; the client must ask for one of these names. Only for protocols
             whose metadata can contain a host.
         on_timeout: whether the route gets the clients that stay silent. By default, the route gets silent
@@ -93,6 +101,9 @@ class Route:
             address in its PROXY header.
         half_close_timeout_ms: the time (ms) that a half-closed connection may be silent; by default the time
             in the settings. Only for routes for TCP.
+        match: conditions on metadata by key, for every key in `Protocol.metadata_keys`. The client must match
+            one pattern of each key. The `MetadataKind` of the key tells what a pattern can be. The arguments
+            `sni`, `host` and `alpn` are short forms of their keys.
 
     Raises:
         ConfigError: an argument is not valid, or a condition asks for metadata that the protocol lacks.
@@ -101,7 +112,7 @@ class Route:
     protocol: Protocol | Sequence[Protocol]
     forward_to: str | Member | Sequence[str | Member] = ()
     sni: NamePatterns = ()
-    alpn: Names = ()
+    alpn: NamePatterns = ()
     host: NamePatterns = ()
     on_timeout: bool | None = None
     udp_session_timeout_ms: int | None = None
@@ -117,6 +128,7 @@ class Route:
     idle_timeout_ms: int | None = None
     client: Names = ()
     half_close_timeout_ms: int | None = None
+    match: Mapping[str, ConditionPatterns] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len({(one.name, one.transport) for one in self.protocols}) != 1:
@@ -132,11 +144,7 @@ class Route:
             problems.append(Problem(unknown_name(self.balance, BALANCERS), where="balance"))
         if self.proxy_protocol is not None and (message := self._problem_of_version(self.proxy_protocol)):
             problems.append(Problem(message, where="proxy_protocol"))
-        problems += self._problems_of_names()
-        for key, names in (("sni", self.sni), ("alpn", self.alpn), ("host", self.host)):
-            if names and not all(key in one.metadata_keys for one in self.protocols):
-                message = f"protocol {self.name} carries no {key}, so no client would match"
-                problems.append(Problem(message, where=key))
+        problems += self._problems_of_conditions()
         if problems:
             raise ConfigError(problems)
 
@@ -150,14 +158,34 @@ class Route:
         elif self.action == "reset" and self.transport is Transport.UDP:
             yield Problem('only a connection can be reset: write "reject"', where="action")
 
-    def _problems_of_names(self) -> Iterator[Problem]:
-        for key, check in (("sni", server_name), ("host", request_host)):
-            written = getattr(self, key)
-            for at, name in enumerate(several(written)):
-                try:
-                    check(name)
-                except ValueError as error:
-                    yield Problem(str(error), where=key if name is written else f"{key}[{at}]")
+    def _problems_of_conditions(self) -> Iterator[Problem]:
+        for key in SHORT_FORMS:
+            if getattr(self, key):
+                yield from self._problems_of_key(key, key, getattr(self, key))
+        for key, patterns in self.match.items():
+            where = key_path("match", key)
+            if key in SHORT_FORMS and getattr(self, key):
+                yield Problem(f"{key} is given twice: leave one of {key} and {where} out", where=where)
+            yield from self._problems_of_key(key, where, patterns)
+
+    def _problems_of_key(self, key: str, where: str, patterns: ConditionPatterns) -> Iterator[Problem]:
+        kinds = {kinds_of(one.metadata_keys).get(key) for one in self.protocols}
+        if None in kinds:
+            known = sorted(self.kinds)
+            message = f"protocol {self.name} carries no {key}{suggestion(key, known)}"
+            yield Problem(f"{message}; its metadata keys are: {', '.join(known) or 'none'}", where=where)
+            return
+        if len(kinds) > 1:
+            yield Problem(f"the protocols of the route declare {key} with different kinds", where=where)
+            return
+        several = as_tuple(patterns)
+        if not several:
+            yield Problem("is empty", where=where)
+        for at, pattern in enumerate(several):
+            try:
+                condition_pattern(self.kinds[key], pattern)
+            except ValueError as error:
+                yield Problem(str(error), where=where if pattern is patterns else f"{where}[{at}]")
 
     def _problems_of_limits(self) -> Iterator[Problem]:
         for key, kind in _LIMITS.items():
@@ -219,12 +247,21 @@ class Route:
         return BALANCERS[self.balance] if isinstance(self.balance, str) else self.balance
 
     @cached_property
-    def conditions(self) -> Mapping[str, tuple[NamePattern, ...]]:
-        """The names that clients must ask for, by metadata key; host names are in lower case."""
+    def kinds(self) -> Mapping[str, MetadataKind]:
+        """The metadata keys of the protocol with their kinds, in the order in which routes compare them."""
+        return {key: kind for one in self.protocols for key, kind in kinds_of(one.metadata_keys).items()}
+
+    @cached_property
+    def conditions(self) -> Conditions:
+        """The patterns that clients must match, by metadata key; host names are in lower case.
+
+        The order of the keys is the order in which routes compare the keys. There is no empty condition.
+        """
+        asked = {key: getattr(self, key) for key in SHORT_FORMS if getattr(self, key)} | dict(self.match)
         return {
-            "sni": tuple(map(server_name, several(self.sni))),
-            "alpn": several(self.alpn),
-            "host": tuple(map(request_host, several(self.host))),
+            key: tuple(condition_pattern(kind, one) for one in as_tuple(asked[key]))
+            for key, kind in self.kinds.items()
+            if key in asked
         }
 
     @property
@@ -243,10 +280,13 @@ class Route:
         return several(self.client)
 
     @property
-    def all_conditions(self) -> dict[str, tuple[NamePattern, ...]]:
-        """All conditions of the route that are not empty, by key."""
-        conditions = {**self.conditions, "client": self.clients}
-        return {key: values for key, values in conditions.items() if values}
+    def all_conditions(self) -> dict[str, tuple[str, ...]]:
+        """All conditions of the route as text, by their key path in the configuration file."""
+        found = {
+            key if key in SHORT_FORMS else key_path("match", key): tuple(map(written, patterns))
+            for key, patterns in self.conditions.items()
+        }
+        return found | ({"client": self.clients} if self.clients else {})
 
     @property
     def takes_silent(self) -> bool:
@@ -256,7 +296,7 @@ class Route:
         return self.on_timeout
 
     def __str__(self) -> str:
-        conditions = [f"{key}={','.join(map(str, values))}" for key, values in self.all_conditions.items()]
+        conditions = [f"{key}={','.join(values)}" for key, values in self.all_conditions.items()]
         return " ".join((self.name, *conditions))
 
 
@@ -273,13 +313,16 @@ def fallback_route(transport: Transport, addresses: Sequence[str]) -> Route:
     return Route(AnyProtocol(transport, FALLBACK), tuple(addresses))
 
 
-@overload
-def several(names: Names) -> tuple[str, ...]: ...
-@overload
-def several(names: NamePatterns) -> tuple[NamePattern, ...]: ...
-def several(names: NamePatterns) -> tuple[NamePattern, ...]:
+def several(names: Names) -> tuple[str, ...]:
     """Return one name or several names as a tuple."""
-    return (names,) if isinstance(names, str | NameRegex) else tuple(names)
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def as_tuple(patterns: ConditionPatterns) -> tuple[ConditionPattern, ...]:
+    """Return one pattern or several patterns as a tuple."""
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        return (patterns,)
+    return tuple(patterns)
 
 
 def backend_address(text: str, transport: Transport) -> Address:

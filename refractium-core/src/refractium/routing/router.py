@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from refractium.addresses.networks import access_of
-from refractium.contract import NEED_MORE, NO, ProtocolMatch
 from refractium.identify import Candidate, DispatchTable
 from refractium.routing.clients import ClientConditions, preferred, silent_pool
-from refractium.routing.names import NameIndex
-from refractium.routing.route import several
+from refractium.routing.conditions import ConditionTable
 from refractium.routing.rules import EVERY_ROUTE_FOR_EVERYBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
-    from refractium.contract import MetadataValue
+    from refractium.contract import MetadataKind, ProtocolMatch
     from refractium.guard.faults import Faults
     from refractium.identify import Selection
     from refractium.routing.clients import OpenRoute
-    from refractium.routing.names import NamePattern
     from refractium.routing.pool import Pool
     from refractium.routing.pools import Pools
     from refractium.routing.rules import ListenerRules
-
-T = TypeVar("T")
 
 
 class Router:
@@ -80,10 +75,10 @@ class Router:
         possible: set[Pool | None] = set()  # the pools to which bytes can lead; None if names decide
         for name in dict.fromkeys(one.route.name for one in specific):
             of_name = [one for one in specific if one.route.name == name]
-            selector = _Selector(of_name)
-            possible.add(selector.only)
+            select, asks_for, only = _selection(of_name)
+            possible.add(only)
             for protocol in (protocol for one in of_name for protocol in one.route.protocols):
-                candidates[id(protocol)] = Candidate(protocol, selector.select, selector.asks_for)
+                candidates[id(protocol)] = Candidate(protocol, select, asks_for)
         rest = preferred([one for one in routes if one.route.takes_the_rest])
         self.table: DispatchTable[Pool] = DispatchTable(
             candidates.values(), self._peek_buffer_size, self._faults
@@ -123,82 +118,21 @@ class Router:
         return self.access is None or self.access.admits(client)
 
 
-class _Selector:
-    """The routes of one protocol that are open to a client, and the choice of a route by a match.
+def _selection(
+    routes: Sequence[OpenRoute],
+) -> tuple[Callable[[ProtocolMatch], Selection[Pool]], frozenset[str], Pool | None]:
+    """Return the function that selects a pool for a match, and the metadata keys that this function reads.
 
-    The selector compares the sni first, then the host. In both comparisons, the order of `NameIndex.lookup`
-    decides. Then a route with an alpn condition outranks a route without an alpn condition. Last, `preferred`
-    decides.
+    The third item is the pool of every match, if the choice depends on no metadata; else None.
 
-    Attributes:
-        asks_for: the metadata keys that the choice depends on.
-        only: the pool of every match, if the choice depends on no metadata; else None.
+    Args:
+        routes: the routes of one protocol that are open to a client, in the order of the configuration.
     """
-
-    def __init__(self, routes: Sequence[OpenRoute]) -> None:
-        best_first = preferred(routes)
-        conditions = [one.route.conditions for one in routes]
-        self.asks_for = frozenset(key for one in conditions for key, names in one.items() if names)
-        self.only = best_first[0].pool if not self.asks_for else None
-        self._by_sni: NameIndex[NameIndex[list[tuple[tuple[str, ...], Pool]]]] = NameIndex()
-        # A lookup tries regexes in the order of the configuration, not in the order of preference.
-        leaves = {one.pool: list(self._leaves(asked)) for one, asked in zip(routes, conditions, strict=True)}
-        for one in best_first:
-            for leaf in leaves[one.pool]:
-                leaf.append((several(one.route.alpn), one.pool))
-                leaf.sort(key=lambda entry: not entry[0])
-
-    def _leaves(
-        self, asked: Mapping[str, tuple[NamePattern, ...]]
-    ) -> Iterator[list[tuple[tuple[str, ...], Pool]]]:
-        """Make and yield the list of routes for each pair of an sni and a host that a route asks for."""
-        for sni in asked["sni"] or (None,):
-            by_host = self._by_sni.setdefault(sni, NameIndex())
-            for host in asked["host"] or (None,):
-                yield by_host.setdefault(host, [])
-
-    def select(self, match: ProtocolMatch) -> Selection[Pool]:
-        """Return the pool of the most specific route whose conditions a match meets.
-
-        Returns:
-            The pool; `NO` if the match meets no conditions; `NEED_MORE` if a pending key could decide between
-            two of these results.
-
-        Raises:
-            BaseException: the protocol cannot read its metadata, or the metadata has a wrong type.
-        """
-        if self.only is not None:
-            return self.only
-        if pending := self.asks_for & match.pending:
-            return self._select_whatever(match.metadata, pending)
-        metadata = match.metadata
-        offered = metadata.get("alpn", ())
-        if not isinstance(offered, tuple):
-            raise TypeError(f"metadata alpn is {type(offered).__name__}, not a tuple")
-        for by_host in self._by_sni.lookup(metadata.get("sni")):
-            for leaf in by_host.lookup(metadata.get("host")):
-                for alpn, pool in leaf:
-                    if not alpn or not set(alpn).isdisjoint(offered):
-                        return pool
-        return NO
-
-    def _select_whatever(
-        self, metadata: Mapping[str, MetadataValue], pending: frozenset[str]
-    ) -> Selection[Pool]:
-        """Return the result if it is the same for all values of the pending keys; else `NEED_MORE`."""
-        possible: Pool | None = None
-        offered = set(metadata.get("alpn", ()))  # type: ignore[arg-type]
-        for by_host, has_sni in self._by_sni.possible(metadata.get("sni"), is_pending="sni" in pending):
-            for leaf, has_host in by_host.possible(metadata.get("host"), is_pending="host" in pending):
-                for alpn, pool in leaf:
-                    is_sure = has_sni and has_host
-                    if alpn and offered.isdisjoint(alpn):
-                        if "alpn" not in pending:
-                            continue
-                        is_sure = False
-                    if pool is not (possible or pool):
-                        return NEED_MORE
-                    if is_sure:
-                        return pool
-                    possible = pool
-        return NO if possible is None else NEED_MORE
+    kinds: dict[str, MetadataKind] = {}
+    for one in routes:
+        kinds |= one.route.kinds
+    best_first = [one.pool for one in preferred(routes)]
+    table = ConditionTable(kinds, [(one.route.conditions, one.pool) for one in routes], best_first)
+    if table.asks_for:
+        return table.select, table.asks_for, None
+    return lambda _: best_first[0], table.asks_for, best_first[0]

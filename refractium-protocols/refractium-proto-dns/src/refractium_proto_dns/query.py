@@ -10,14 +10,14 @@ import re
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from refractium.contract import NEED_MORE, NO, DeferredMatch, Identification
+from refractium.contract import NEED_MORE, NO, DeferredMatch, Identification, MetadataKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from refractium.contract import MetadataValue
 
-METADATA_KEYS: Final = frozenset({"qname", "qtype"})
+METADATA_KEYS: Final = {"qname": MetadataKind.HOST_NAME, "qtype": MetadataKind.TEXT}
 
 _HEADER_SIZE: Final = 12
 _MAX_LABEL: Final = 63

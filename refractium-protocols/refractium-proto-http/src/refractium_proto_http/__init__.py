@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta, Struct
 
@@ -18,6 +18,7 @@ from refractium.contract import (
     NO,
     DeferredMatch,
     Identification,
+    MetadataKind,
     NeedMore,
     Protocol,
     hookimpl,
@@ -32,6 +33,9 @@ from refractium_proto_http.request import (
     first_line,
     is_method,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _UNUSUAL_STARTS = b"\r\nP"
 """The bytes with which an empty line (CR or LF) or the preface of HTTP/2 (P) begins."""
@@ -81,7 +85,12 @@ class Http(Protocol):
     aliases = ("www", "h2c", "websocket")
     settings_type = HttpSettings
     prefixes = (b"\r\n", b"\n", *(bytes([byte]) for byte in range(128) if is_method(bytes([byte]))))
-    metadata_keys = frozenset({"method", "path", "version", "host"})
+    metadata_keys: Mapping[str, MetadataKind] = {
+        "host": MetadataKind.HOST,
+        "path": MetadataKind.TEXT,
+        "method": MetadataKind.TEXT,
+        "version": MetadataKind.TEXT,
+    }
     summary = "HTTP/1.x by its request line, HTTP/2 by its preface"
 
     def __init__(self, max_header_bytes: int = MAX_BYTES) -> None:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from refractium.contract import NO, DeferredMatch, Identification, NeedMore, Protocol, Verdict, hookimpl
+from refractium.contract import (
+    NO,
+    DeferredMatch,
+    Identification,
+    MetadataKind,
+    NeedMore,
+    Protocol,
+    Verdict,
+    hookimpl,
+)
 from refractium_proto_https.hello import describe, find_extensions
 from refractium_proto_https.record import HANDSHAKE, MAX_HELLO, MAX_RECORDS, RECORD_HEADER, locate_hello
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _NOT_LOCATED: Final = (Verdict, NeedMore)  # a union type would be built at each call, which takes 100 ns
 
@@ -36,7 +48,12 @@ class Https(Protocol):
     aliases = ("tls", "ssl")
     settings_type = HttpsSettings
     prefixes = (HANDSHAKE,)
-    metadata_keys = frozenset({"sni", "alpn", "versions", "ech"})
+    metadata_keys: Mapping[str, MetadataKind] = {
+        "sni": MetadataKind.HOST_NAME,
+        "alpn": MetadataKind.TEXTS,
+        "versions": MetadataKind.TEXTS,
+        "ech": MetadataKind.FLAG,
+    }
     summary = "TLS, by a whole ClientHello"
 
     def __init__(self, max_hello_bytes: int = MAX_HELLO) -> None:

@@ -9,6 +9,7 @@ from refractium.contract import (
     NO,
     DeferredMatch,
     Identification,
+    MetadataKind,
     MetadataValue,
     Protocol,
     Strength,
@@ -32,7 +33,7 @@ class Ssh(Protocol):
     strength = Strength.EXACT
     max_bytes = MAX_LINE
     prefixes = PREFIXES
-    metadata_keys = frozenset({"software"})
+    metadata_keys: Mapping[str, MetadataKind] = {"software": MetadataKind.TEXT}
     summary = "SSH 2, by its identification string"
 
     def identify(self, data: bytes) -> Identification:
