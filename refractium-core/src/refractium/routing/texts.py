@@ -108,15 +108,20 @@ class TextIndex:
 
     def _exact_number(self, value: MetadataValue) -> int | None:
         if not isinstance(value, self._type):
-            raise TypeError(f"a value in the metadata is {type(value).__name__}, not {self._kind.type_name}")
+            raise self._wrong(value)
         exact = self._exact
         if not isinstance(value, tuple):
             return exact.get(value)
         number: int | None = None
         for one in value:
+            if not isinstance(one, str):
+                raise self._wrong(one)
             if (of_one := exact.get(one)) is not None:
                 number = of_one if number is None else self._combine(number, of_one)
         return number
+
+    def _wrong(self, value: object) -> TypeError:
+        return TypeError(f"a value in the metadata is {type(value).__name__}, not {self._kind.type_name}")
 
     def _lookup_patterns(self, values: tuple[str | bool, ...]) -> Iterator[int]:
         texts = [one for one in values if isinstance(one, str)]
