@@ -120,6 +120,24 @@ def test_check_refuses_a_file_that_no_listener_can_serve(cli: Cli, arguments: tu
     assert "nothing to serve" in message
 
 
+def test_check_shows_the_conditions_by_their_keys_in_the_file(cli: Cli) -> None:
+    cli.write(
+        """
+        [[protocols]]
+        name = "https"
+        forward_to = "127.0.0.1:1"
+        sni = "A.b"
+        match = { ech = false, versions = ["1.2", { regex = '1[.][01]' }], alpn = "h*" }
+        """
+    )
+    (route,) = json.loads(cli("check", "--json").out)["routes"]
+    assert (route["sni"], route["alpn"]) == (["a.b"], ["h*"])
+    assert route["match"] == {"versions": ["1.2", {"regex": "1[.][01]"}], "ech": [False]}
+    text = " ".join(cli("check").out.split())
+    assert "match.versions 1.2 or { regex = '1[.][01]' }" in text
+    assert "match.ech false" in text
+
+
 def test_check_json_has_the_routes(cli: Cli) -> None:
     https = 'name = "https"\nsni = "A.example"\nforward_to = ["[::1]:1", "a:2"]\nidle_timeout_ms = 86400000\n'
     cli.write(f"{ROUTE}[[protocols]]\n{https}")
@@ -277,7 +295,8 @@ def test_plugins_info_describes_one_plugin_and_its_protocols(cli: Cli) -> None:
     found = json.loads(done.out)
     assert list(found) == [*KEYS, "protocols"]
     assert sorted(one["protocol"] for one in found["protocols"]) == ["dns/tcp", "dns/udp"]
-    assert all(one["metadata"] == ["qname", "qtype"] for one in found["protocols"])
+    assert all(one["metadata"] == {"qname": "host name", "qtype": "text"} for one in found["protocols"])
+    assert "qname (host name), qtype (text)" in cli("plugins", "info", "dns").out
     text = cli("plugins", "info", "ftp").out
     assert "refractium-proto-ftp" in text
     assert ["server_first", "yes"] in [line.split() for line in text.splitlines()]

@@ -142,6 +142,34 @@ BAD_FILES = {
         route('sni = "a.example"', name="ssh"),
         ":4: protocols[0].sni: protocol ssh carries no sni",
     ),
+    "a condition on a misspelt key": (
+        route('match = { pth = "/a" }'),
+        ":4: protocols[0].match.pth: protocol http carries no pth: did you mean 'path'? there are host,",
+    ),
+    "a condition on an unknown key": (
+        route("[protocols.match]\nmethod = 'GET'\ndatabase = 'shop'"),
+        ":6: protocols[0].match.database: protocol http carries no database: there are host, method, path",
+    ),
+    "a condition on a protocol without metadata": (
+        route("match.database = 'shop'", name="ftp"),
+        ":4: protocols[0].match.database: protocol ftp carries no database: this protocol has no metadata",
+    ),
+    "a condition in the wrong place": (
+        route("database = 'shop'"),
+        ":4: protocols[0].database: unknown key: if the protocol has this metadata key, write match = {",
+    ),
+    "a text for a flag": (
+        route("match = { ech = 'no' }", name="https"),
+        ":4: protocols[0].match.ech: the key is a flag: write true or false",
+    ),
+    "a flag for a text": (
+        route("match = { path = ['/a', true] }"),
+        ":4: protocols[0].match.path[1]: the key is a text: write a text in quotes",
+    ),
+    "a condition twice": (
+        route("host = 'a.example'\nmatch = { host = 'b.example' }"),
+        ":5: protocols[0].match.host: host is given twice: leave one of host and match.host out",
+    ),
     "an installed protocol's name for patterns": (
         route('patterns = ["abc"]'),
         ":2: protocols[0].name: 'http' is an installed protocol",

@@ -83,6 +83,10 @@ def test_names_have_four_forms() -> None:
     names = "['a', '*.B.', '**.C', { regex = '^D$' }]"
     (route,) = valid(f"{ROUTE}sni = {names}\nhost = {names}\nalpn = {names}").config.protocols
     assert route.sni == route.host == route.alpn == ("a", "*.B.", "**.C", NameRegex("^D$"))
+    (match,) = (
+        one.match for one in valid(f"{ROUTE}match = {{ user = {names}, ssl = true }}").config.protocols
+    )
+    assert match == {"user": ("a", "*.B.", "**.C", NameRegex("^D$")), "ssl": True}
     (alone,) = valid(f"{ROUTE}host = {{ regex = 'a' }}").config.protocols
     assert alone.host == NameRegex("a")
 
@@ -206,6 +210,26 @@ def test_a_key_path_has_a_line() -> None:
         (ROUTE + 'sni = "10.0.0.1"', "protocols[0].sni", 4, "not a host name"),
         (ROUTE + 'sni = "bücher.example"', "protocols[0].sni", 4, "xn--"),
         (ROUTE + "sni = []", "protocols[0].sni", 4, "is empty"),
+        (ROUTE + "match = 'a'", "protocols[0].match", 4, "expected table, got str"),
+        (ROUTE + "match = {}", "protocols[0].match", 4, "is empty"),
+        (ROUTE + "[protocols.match]", "protocols[0].match", 4, "is empty"),
+        (ROUTE + "match = { user = [] }", "protocols[0].match.user", 4, "is empty"),
+        (ROUTE + "match.user = ''", "protocols[0].match.user", 4, "is empty"),
+        (ROUTE + "[protocols.match]\n'x y' = 1", 'protocols[0].match."x y"', 5, "expected bool | str"),
+        (ROUTE + "[protocols.match]\nuser = ['a', 1.5]", "protocols[0].match.user[1]", 5, "got float"),
+        (ROUTE + "match = { user = [['a']] }", "protocols[0].match.user[0]", 4, "got array"),
+        (ROUTE + "match = { user = { regex = '(' } }", "protocols[0].match.user", 4, "not a valid regex"),
+        (
+            ROUTE + "match = { user = { regexp = 'a', regex = 'a' } }",
+            "protocols[0].match.user.regexp",
+            4,
+            "'regex'",
+        ),
+        (ROUTE + "match = { user = [{ regex = 1 }] }", "protocols[0].match.user[0].regex", 4, "expected str"),
+        (ROUTE + "match = { sni = '10.0.0.1' }", "protocols[0].match.sni", 4, "not a host name"),
+        (ROUTE + "match = { host = ['a', 'b:80'] }", "protocols[0].match.host[1]", 4, "without a port"),
+        (ROUTE + "match = { alpn = ['h2', ''] }", "protocols[0].match.alpn[1]", 4, "1 to 255 bytes"),
+        (ROUTE + "match = { sni = true }", "protocols[0].match.sni", 4, "expected str, got bool"),
         (ROUTE + 'client = "10.0.0.1/8"', "protocols[0].client", 4, "write 10.0.0.0/8"),
         (ROUTE + 'client = ["::1", "a"]', "protocols[0].client[1]", 4, "not an address or a network"),
         (ROUTE + 'client = "::ffff:10.0.0.1"', "protocols[0].client", 4, "write the IPv4 form"),

@@ -12,6 +12,7 @@ from refractium.assembly import assembly
 from refractium.assembly.sources import read_file
 from refractium.cli import new
 from refractium.cli.options import Flags
+from refractium.contract.metadata import kinds_of
 from refractium.errors import ConfigError
 from refractium.plugins.installed import Given
 from refractium.problems import Problem
@@ -136,7 +137,7 @@ def _describe(protocol: Protocol) -> dict[str, Any]:
         "evidence": protocol.summary,
         "strength": protocol.strength.name.lower(),
         "max_bytes": protocol.max_bytes,
-        "metadata": sorted(protocol.metadata_keys),
+        "metadata": {key: kind.value for key, kind in kinds_of(protocol.metadata_keys).items()},
         "server_first": protocol.server_first,
         "udp_responses": protocol.udp_responses,
         "udp_session_timeout_ms": protocol.udp_session_timeout_ms,
@@ -145,6 +146,8 @@ def _describe(protocol: Protocol) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, dict):
+        value = [f"{key} ({kind})" for key, kind in value.items()]
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

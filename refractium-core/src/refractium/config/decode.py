@@ -473,4 +473,8 @@ def _find_unknown(table: Iterable[str], known: Collection[str], path: str, findi
             hint = ": it belongs in [[listeners]]"
         else:
             hint = suggestion(key, known)
+            if not hint and known == RouteConfig.__struct_fields__:
+                hint = (
+                    f": if the protocol has this metadata key, write match = {{ {key_path('', key)} = ... }}"
+                )
         findings.add(key_path(path, key), f"unknown key{hint}")

@@ -172,8 +172,9 @@ class Route:
         kinds = {kinds_of(one.metadata_keys).get(key) for one in self.protocols}
         if None in kinds:
             known = sorted(self.kinds)
-            message = f"protocol {self.name} carries no {key}{suggestion(key, known)}"
-            yield Problem(f"{message}; its metadata keys are: {', '.join(known) or 'none'}", where=where)
+            listed = f"there are {', '.join(known)}" if known else "this protocol has no metadata"
+            hint = suggestion(key, known) or ":"
+            yield Problem(f"protocol {self.name} carries no {key}{hint} {listed}", where=where)
             return
         if len(kinds) > 1:
             yield Problem(f"the protocols of the route declare {key} with different kinds", where=where)
