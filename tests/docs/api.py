@@ -19,7 +19,7 @@ import msgspec
 
 from docs.docstrings import Docstring, assigned, docstring_of, said_of
 from refractium import hooks, settings
-from refractium.contract import hook
+from refractium.contract import hook, metadata
 from refractium.plugins import installed
 from refractium.routing import route
 from refractium.workers import supervisor
@@ -42,7 +42,10 @@ _ALIASES: Final = {
     "Build": supervisor.Build,
     "HookUse": hooks.HookUse,
     "Isolation": hook.Isolation,
+    "ConditionPatterns": route.ConditionPatterns,
     "Kind": installed.Kind,
+    "MetadataKeys": metadata.MetadataKeys,
+    "NamePatterns": route.NamePatterns,
     "Names": route.Names,
     "Overflow": hook.Overflow,
     "ProxyVersion": settings.ProxyVersion,

@@ -117,7 +117,7 @@ def _type(schema: dict[str, Any], *, many: bool = False) -> str:
         return _type({"enum": list(Transport)})
     if "enum" in schema:
         return " or ".join(f"`{json.dumps(one)}`" for one in schema["enum"])
-    if "$ref" in schema:
+    if "$ref" in schema or schema["type"] == "object":
         return "tables" if many else "table"
     if schema["type"] == "array":
         return f"list of {_type(schema['items'], many=True)}"

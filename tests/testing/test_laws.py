@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -13,6 +13,7 @@ from refractium.contract import (
     NO,
     DeferredMatch,
     Identification,
+    MetadataKind,
     MetadataValue,
     NeedMore,
     Protocol,
@@ -212,6 +213,27 @@ def test_a_key_that_was_not_declared_is_found(match: ProtocolMatch) -> None:
     breaks("not declared", lambda _: match)
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "type_"),
+    [
+        (MetadataKind.HOST_NAME, ("a",), "str"),
+        (MetadataKind.HOST, True, "str"),
+        (MetadataKind.TEXT, 5, "str"),
+        (MetadataKind.TEXTS, "a", "tuple of str"),
+        (MetadataKind.TEXTS, ("a", 5), "tuple of str"),
+        (MetadataKind.FLAG, "true", "bool"),
+        (MetadataKind.ANY, 5, "str, bool or tuple of str"),
+        (MetadataKind.ANY, (5,), "str, bool or tuple of str"),
+    ],
+)
+def test_a_value_of_another_kind_than_declared_is_found(kind: MetadataKind, value: Any, type_: str) -> None:
+    protocol = define_protocol("knock", max_bytes=6, metadata_keys={"key": kind})(
+        lambda _: ProtocolMatch({"key": value})
+    )
+    with pytest.raises(AssertionError, match=f"^not metadata: metadata key is .*, not {type_}$"):
+        assert_lawful(protocol, MAGIC)
+
+
 @pytest.mark.parametrize("answer", [NEED_MORE, ProtocolMatch()])
 def test_an_answer_other_than_no_to_bytes_without_a_prefix_is_found(answer: Identification) -> None:
     with pytest.raises(AssertionError, match=r"^not declared: .* unlike prefixes"):
@@ -222,6 +244,16 @@ def test_an_answer_other_than_no_to_bytes_without_a_prefix_is_found(answer: Iden
     ("attribute", "value", "problem"),
     [
         ("max_bytes", 0, "max_bytes is 0"),
+        ("metadata_keys", ["host"], "metadata_keys is list of str, not a frozenset of str or a mapping"),
+        ("metadata_keys", {"host": str}, 'metadata_keys maps "host" to the class str, not a str to'),
+        ("metadata_keys", {1: MetadataKind.TEXT}, "metadata_keys maps 1 to MetadataKind"),
+        (
+            "metadata_keys",
+            {"sni": MetadataKind.TEXT},
+            "kind of metadata key sni is TEXT, but must be HOST_NAME",
+        ),
+        ("metadata_keys", {"host": MetadataKind.HOST_NAME}, "key host is HOST_NAME, but must be HOST"),
+        ("metadata_keys", {"alpn": MetadataKind.ANY}, "key alpn is ANY, but must be TEXTS"),
         ("aliases", ["rap"], "aliases is (list of str|tuple of bytes), not a tuple of str"),
         ("aliases", "rap", "aliases is str, not a tuple of str"),
         ("aliases", (b"rap",), "aliases is (list of str|tuple of bytes), not a tuple of str"),

@@ -13,8 +13,8 @@ protocol
     An object that recognises its own traffic by the first bytes (`Protocol`). Plugins define most protocols.
 
 route
-    A protocol, the conditions under which the route applies (sni, alpn, host, client) and the backends to
-    which the route's clients go (`Route`).
+    A protocol, the conditions under which the route applies (sni, alpn, host, match, client) and the
+    backends to which the route's clients go (`Route`).
 
 backend
     An address to which Refractium joins clients. The backends of a route form the route's pool. A balancer

@@ -31,23 +31,27 @@ class MetadataKind(Enum):
     ANY = "any"
     """A `TEXT`, `TEXTS` or `FLAG`: the kind of the keys that a protocol declares without a kind."""
 
-    def contains(self, value: object) -> bool:
-        """Return whether a value is of this kind."""
-        return isinstance(value, self.types) and is_metadata_value(value)
 
-    @property
-    def types(self) -> tuple[type, ...]:
-        """The types of the values."""
-        if self is MetadataKind.ANY:
-            return str, bool, tuple
-        return ({MetadataKind.FLAG: bool, MetadataKind.TEXTS: tuple}.get(self, str),)
+_TYPES: Final[Mapping[MetadataKind, tuple[type, ...]]] = {
+    MetadataKind.TEXTS: (tuple,),
+    MetadataKind.FLAG: (bool,),
+    MetadataKind.ANY: (str, bool, tuple),
+}
+_TYPE_NAMES: Final[Mapping[MetadataKind, str]] = {
+    MetadataKind.TEXTS: "tuple of str",
+    MetadataKind.FLAG: "bool",
+    MetadataKind.ANY: "str, bool or tuple of str",
+}
 
-    @property
-    def type_name(self) -> str:
-        """The types of the values, in words."""
-        if self is MetadataKind.ANY:
-            return "str, bool or tuple of str"
-        return {MetadataKind.FLAG: "bool", MetadataKind.TEXTS: "tuple of str"}.get(self, "str")
+
+def types_of(kind: MetadataKind) -> tuple[type, ...]:
+    """Return the types of the values of a kind."""
+    return _TYPES.get(kind, (str,))
+
+
+def type_name(kind: MetadataKind) -> str:
+    """Return the types of the values of a kind, in words."""
+    return _TYPE_NAMES.get(kind, "str")
 
 
 MetadataKeys: TypeAlias = "Mapping[str, MetadataKind] | frozenset[str]"

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 from msgspec import Struct
 from msgspec.structs import fields
 
-from refractium.contract.metadata import MetadataKind, kinds_of, problem_of_keys
+from refractium.contract.metadata import (
+    MetadataKind,
+    is_metadata_value,
+    kinds_of,
+    problem_of_keys,
+    type_name,
+    types_of,
+)
 from refractium.contract.words import kind_of, shown
 
 if TYPE_CHECKING:
@@ -438,8 +445,8 @@ def problems_of_metadata(protocol: Protocol, match: ProtocolMatch) -> Iterator[s
         yield f"{protocol.name} does not declare the metadata keys {', '.join(unknown)}"
     for key, value in metadata.items():
         kind = kinds.get(key, MetadataKind.ANY)
-        if not kind.contains(value):
-            yield f"metadata {key} is {type(value).__name__}, not {kind.type_name}"
+        if not isinstance(value, types_of(kind)) or not is_metadata_value(value):
+            yield f"metadata {key} is {type(value).__name__}, not {type_name(kind)}"
 
 
 def plain(value: MetadataValue) -> MetadataValue:

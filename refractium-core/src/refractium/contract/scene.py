@@ -32,7 +32,7 @@ class Scene:
         exchange: the client: a function that makes one exchange over a connected socket, and returns the
             answer in a few words. It may block for ten seconds. An exception means that the exchange failed.
         by_hand: a command that the user can try, with ``{port}`` in place of the port.
-        conditions: the conditions of the route to the backend: names by key, such as ``host``.
+        conditions: the conditions of the route to the backend: patterns by metadata key, such as ``host``.
     """
 
     protocol: str

@@ -69,8 +69,8 @@ class RouteStatus(Struct, frozen=True):
     Attributes:
         name: the id of the route, or the name of the protocol of a route without an id, or ``fallback``.
         transport: the transport of the route's clients.
-        conditions: the conditions of the route: for each key (sni, alpn, host, client), the names or networks
-            that match.
+        conditions: the conditions of the route, by their key paths in the configuration file (``sni``,
+            ``alpn``, ``host``, ``client`` or ``match.KEY``): the patterns or networks that match.
         backends: the backends to which the route's clients go.
         action: ``reject`` or ``reset`` if the route closes or resets its clients' connections; None if the
             route has backends.

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from refractium.contract import MetadataKind
     from refractium.routing.conditions import ConditionPattern, Conditions
-    from refractium.routing.names import NamePattern
+    from refractium.routing.names import NameRegex
 
 Names: TypeAlias = "str | Sequence[str]"
-NamePatterns: TypeAlias = "NamePattern | Sequence[NamePattern]"
-ConditionPatterns: TypeAlias = "ConditionPattern | Sequence[ConditionPattern]"
+NamePatterns: TypeAlias = "str | NameRegex | Sequence[str | NameRegex]"
+ConditionPatterns: TypeAlias = "str | bool | NameRegex | Sequence[str | bool | NameRegex]"
 SHORT_FORMS: Final = ("sni", "host", "alpn")
 """The metadata keys that are also arguments of `Route`, and keys of a route in the file."""
 _LIMITS: Final = {

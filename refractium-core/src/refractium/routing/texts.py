@@ -6,6 +6,7 @@ from bisect import insort
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from refractium.contract import MetadataKind
+from refractium.contract.metadata import type_name, types_of
 from refractium.routing.names import NameRegex, compile_name
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class TextIndex:
 
     def __init__(self, kind: MetadataKind, combine: Callable[[int, int], int]) -> None:
         self._kind = kind
-        self._type = kind.types
+        self._type = types_of(kind)
         self._absent = False if kind is MetadataKind.FLAG else None
         self._has_patterns = False
         self._combine = combine
@@ -121,7 +122,7 @@ class TextIndex:
         return number
 
     def _wrong(self, value: object) -> TypeError:
-        return TypeError(f"a value in the metadata is {type(value).__name__}, not {self._kind.type_name}")
+        return TypeError(f"a value in the metadata is {type(value).__name__}, not {type_name(self._kind)}")
 
     def _lookup_patterns(self, values: tuple[str | bool, ...]) -> Iterator[int]:
         texts = [one for one in values if isinstance(one, str)]
