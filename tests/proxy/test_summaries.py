@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from refractium import NO, Identification, Protocol, ProtocolMatch, Route, Transport, define_protocol
+from refractium.contract import MetadataKind
 from refractium.observe.access_lines import fields_of, message_of
 from support.backends import Backend, refusing
 from support.backends import echo as echo_connection
@@ -12,6 +15,10 @@ from support.clients import ask as ask_over_tcp
 from support.datagrams import UdpBackend, ask, client, echo
 from support.proxy import ProxyThread, quick
 
+if TYPE_CHECKING:
+    from refractium.contract import MetadataValue
+
+TEXT, TEXTS, FLAG = MetadataKind.TEXT, MetadataKind.TEXTS, MetadataKind.FLAG
 BOTH = pytest.mark.parametrize("transport", [Transport.TCP, Transport.UDP])
 
 
@@ -39,6 +46,32 @@ def send(proxy: ProxyThread, transport: Transport, data: bytes, *, is_answered: 
     else:
         with client(proxy.address) as sock:
             sock.send(data)
+
+
+@BOTH
+def test_a_value_of_another_kind_than_declared_is_left_out(transport: Transport) -> None:
+    right: dict[str, MetadataValue] = {"text": "a", "texts": ("a", "b"), "flag": True, "any": True}
+    wrong: dict[str, MetadataValue] = {
+        "no text": True,
+        "no texts": "a",
+        "no flag": "a",
+        "no name": ("a",),
+    }
+    kinds = {"text": TEXT, "texts": TEXTS, "flag": FLAG, "any": MetadataKind.ANY}
+    kinds |= {"no text": TEXT, "no texts": TEXTS, "no flag": FLAG, "no name": MetadataKind.HOST_NAME}
+
+    @define_protocol("odd", transport=transport, max_bytes=100, metadata_keys=kinds)
+    def odd(_: bytes) -> Identification:
+        return ProtocolMatch(right | wrong)
+
+    with Backend(echo_connection) as tcp, UdpBackend(echo) as udp:
+        backend = tcp.address if transport is Transport.TCP else udp.address
+        settings = quick(udp_session_timeout_ms=100)
+        fault = "protocol odd failed: .*: no text is bool, no texts is str, no flag is str, no name is tuple"
+        with ProxyThread(Route(odd, backend), settings=settings, expected=[fault]) as proxy:
+            send(proxy, transport, b"hello")
+            ended = proxy.next_end()
+    assert ended.metadata == right
 
 
 @BOTH

@@ -135,18 +135,19 @@ def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mappin
     """Return the metadata of a match.
 
     The result leaves out every key that the protocols of the pool do not declare, and every value that is not
-    a `MetadataValue`. The pool counts the fault.
+    of the declared kind. The pool counts the fault.
     """
     told: dict[str, MetadataValue] = {}
     if match is None:
         return told
-    declared = None if pool is None else pool.declared
+    texts = None if pool is None else pool.declared_texts
     try:
         found = match.metadata
         told = {
             k if type(k) is str else str.__str__(k): v if type(v) is str else plain(v)
             for k, v in found.items()
-            if (declared is None or k in declared) and (type(v) is str or is_metadata_value(v))
+            # Most values are strings, for which the first test is enough.
+            if ((texts is None or k in texts) if type(v) is str else _is_declared(k, v, pool))
         }
         if len(told) != len(found):
             raise TypeError(  # noqa: TRY301 - counted as a fault
@@ -160,3 +161,8 @@ def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mappin
         elif is_interrupt(error):
             raise
     return told
+
+
+def _is_declared(key: str, value: object, pool: Pool | None) -> bool:
+    declared = None if pool is None else pool.declared
+    return is_metadata_value(value) and (declared is None or isinstance(value, declared.get(key, ())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from refractium.contract.metadata import kinds_of, types_of
 from refractium.guard.faults import PROTOCOL, is_interrupt
 from refractium.routing.balancers import RoundRobin, made
 
@@ -49,7 +50,9 @@ class Pool:
 
     Attributes:
         attempts: the attempts to send a datagram: one, and another one for each backend.
-        declared: the metadata keys that the protocols declare; None if any key may occur.
+        declared: the types of the values of each metadata key that the protocols declare; None if any key may
+            occur.
+        declared_texts: the keys of `declared` whose values may be strings; None if any key may occur.
         offers_none: whether health checks have found every backend down; also true for a pool with an action.
     """
 
@@ -70,6 +73,7 @@ class Pool:
         "attempts",
         "backends",
         "declared",
+        "declared_texts",
         "half_close_timeout_ms",
         "hooks",
         "idle_timeout_ms",
@@ -113,8 +117,11 @@ class Pool:
         self.udp_responses = udp_responses
         self._protocols = protocols
         self._faults = faults
-        self.declared = (
-            frozenset[str]().union(*(one.metadata_keys for one in protocols)) if protocols else None
+        self.declared = _declared(protocols) if protocols else None
+        self.declared_texts = (
+            None
+            if self.declared is None
+            else frozenset(key for key, types in self.declared.items() if str in types)
         )
         self._balancer = made(balancer, faults)
         self._reserve_balancer = made(balancer, faults)
@@ -174,6 +181,15 @@ class Pool:
             yield from self._balancer.order(self._usable, client)
         if self._reserve:
             yield from self._reserve_balancer.order(self._reserve, client)
+
+
+def _declared(protocols: Sequence[Protocol]) -> dict[str, tuple[type, ...]]:
+    """Return the types of the values of each metadata key that at least one protocol declares."""
+    declared: dict[str, tuple[type, ...]] = {}
+    for one in protocols:
+        for key, kind in kinds_of(one.metadata_keys).items():
+            declared[key] = (*declared.get(key, ()), *types_of(kind))
+    return declared
 
 
 def _those(backends: Sequence[Backend], *, is_up: bool) -> tuple[Backend, ...]:
