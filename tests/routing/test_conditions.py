@@ -395,16 +395,22 @@ EXACT, STAR, REGEX, NONE = range(4)
 Rank = tuple[int, ...]
 
 
-def rank_of(pattern: Any, value: MetadataValue | None, regexes: Sequence[NameRegex]) -> Rank | None:
-    """Return how specific a pattern is for a value, the lowest rank first; None if it does not match."""
+def rank_of(pattern: Any, value: MetadataValue | None, patterns: Sequence[Any]) -> Rank | None:
+    """Return how specific a pattern is for a value, the lowest rank first; None if it does not match.
+
+    Args:
+        pattern: the pattern.
+        value: the value.
+        patterns: all patterns of the key, in the order of the configuration.
+    """
     texts = value if isinstance(value, tuple) else (value,)
     if isinstance(pattern, NameRegex):
         holds = any(isinstance(one, str) and re.fullmatch(pattern.regex, one) for one in texts)
-        return (REGEX, regexes.index(pattern)) if holds else None
+        return (REGEX, patterns.index(pattern)) if holds else None
     if isinstance(pattern, str) and "*" in pattern:
         regex = ".*".join(map(re.escape, pattern.split("*")))
         holds = any(isinstance(one, str) and re.fullmatch(regex, one) for one in texts)
-        return (STAR, pattern.count("*") - len(pattern)) if holds else None
+        return (STAR, pattern.count("*") - len(pattern), patterns.index(pattern)) if holds else None
     return (EXACT,) if pattern in texts and any(type(one) is type(pattern) for one in texts) else None
 
 
@@ -438,8 +444,7 @@ def rank_of_key(
         return (EXACT,) if number == arriving else None
     value = client.metadata.get(key, False if TEXT_KINDS[key] is MetadataKind.FLAG else None)
     patterns = [one for match in matches for one in match.get(key, ())]
-    regexes = list(dict.fromkeys(one for one in patterns if isinstance(one, NameRegex)))
-    ranks = [rank_of(one, value, regexes) for one in matches[number][key]]
+    ranks = [rank_of(one, value, patterns) for one in matches[number][key]]
     return min((one for one in ranks if one is not None), default=None)
 
 
@@ -475,6 +480,10 @@ clients = st.builds(
 @given(st.lists(matches_of, max_size=5), clients)
 @example(  # the most specific database leads to a route whose other condition does not hold
     [{"database": ["a"], "ssl": [True]}, {"database": ["*"]}, {}], Client({"database": "a"}, frozenset())
+)
+@example(  # two patterns with the same number of characters
+    [{"database": ["a*"]}, {"database": ["*b"], "ssl": [True]}],
+    Client({"database": "ab", "ssl": True}, frozenset()),
 )
 @example([{"database": ["a"], "offers": ["b"]}, {}], Client({"offers": ("a",)}, frozenset({"database"})))
 def test_every_client_gets_the_route_of_the_documented_order(

@@ -52,7 +52,8 @@ class TextIndex:
     def add(self, pattern: TextPattern | None, number: int) -> None:
         """Add a number for a pattern; None stands for all clients, with or without a value.
 
-        A lookup tries regexes in the order of these calls.
+        A lookup tries regexes in the order of these calls. The same order decides between two patterns with
+        ``*`` that have equally many other characters.
         """
         if pattern is None:
             self.rest = number if self.rest is None else self._combine(self.rest, number)
