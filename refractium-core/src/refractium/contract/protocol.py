@@ -15,6 +15,7 @@ from msgspec.structs import fields
 
 from refractium.contract.metadata import (
     MetadataKind,
+    MetadataValue,
     is_metadata_value,
     kinds_of,
     problem_of_keys,
@@ -26,7 +27,7 @@ from refractium.contract.words import kind_of, shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from refractium.contract.metadata import MetadataKeys, MetadataValue
+    from refractium.contract.metadata import MetadataKeys
 
 MAX_BYTES_LIMIT: Final = 262_144
 """Largest value of `Protocol.max_bytes`; for each connection, the proxy stores up to `max_bytes` bytes and

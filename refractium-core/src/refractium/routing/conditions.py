@@ -107,6 +107,7 @@ class ConditionTable(Generic[T]):
                     index.add(pattern, number)  # type: ignore[arg-type]  # the kind of the key decides
         if is_single:
             ((self._key, index),) = self._indexes
+            self._index = index
             self._lookup = index.lookup
             self.select = self._select_by_one_key
         else:
@@ -114,7 +115,9 @@ class ConditionTable(Generic[T]):
 
     def _select_by_one_key(self, match: ProtocolMatch) -> Selection[T]:
         if self._key in match.pending:
-            return NEED_MORE
+            first = self._index.certain(match.metadata.get(self._key))
+            # Another route can only win if a later text matches its pattern, and if it is more preferred.
+            return self._routes[first] if first is not None and first == self._index.asking else NEED_MORE
         for number in self._lookup(match.metadata.get(self._key)):
             return self._routes[number]
         return NO
@@ -136,8 +139,8 @@ class ConditionTable(Generic[T]):
     ) -> Selection[T]:
         """Return the result of `select`, by first finding all routes whose conditions hold.
 
-        A condition on a pending key may still hold. So the result needs more bytes if such a condition is on
-        a route that the keys before it do not rule out.
+        A condition on a pending key may still hold. So the result needs more bytes if the best route that is
+        possible has such a condition, and the condition is not certain to hold.
         """
         found = -1
         by_key: list[tuple[int, ...] | None] = []
@@ -150,12 +153,16 @@ class ConditionTable(Generic[T]):
             found &= _union(numbers)
         if not found:
             return NO
-        for (_, index), known in zip(self._indexes, by_key, strict=True):
+        certain = -1
+        for (key, index), known in zip(self._indexes, by_key, strict=True):
             if known is not None:
                 found &= next(number for number in known if found & number)
-            elif found & ~(index.rest or 0):
-                return NEED_MORE
-        return self._first(found)
+            elif asking := found & (index.asking or 0):
+                certain &= index.certain(metadata.get(key)) or 0
+                if not asking & certain:
+                    return NEED_MORE
+                found = asking
+        return self._first(found) if found & -found & certain else NEED_MORE
 
     def _first(self, found: int) -> T:
         return self._routes[(found & -found).bit_length() - 1]

@@ -122,6 +122,8 @@ class NameIndex:
         self._has_patterns = False
         self.rest: int | None = None
         """The number for all clients, with or without a name; None if there is no such number."""
+        self.asking: int | None = None
+        """The combination of the numbers of all patterns; None without a pattern."""
 
     def add(self, pattern: NamePattern | None, number: int) -> None:
         """Add a number for a pattern; None stands for all clients, with or without a name.
@@ -130,7 +132,9 @@ class NameIndex:
         """
         if pattern is None:
             self.rest = number if self.rest is None else self._combine(self.rest, number)
-        elif isinstance(pattern, NameRegex):
+            return
+        self.asking = number if self.asking is None else self._combine(self.asking, number)
+        if isinstance(pattern, NameRegex):
             self._has_patterns = True
             if (known := self._regexes.get(pattern)) is None:
                 self._regexes[pattern] = compile_name(pattern).fullmatch, number
@@ -179,6 +183,10 @@ class NameIndex:
             if not (self._one_label or self._has_patterns):
                 return found & (self.rest or 0)
         return next((left for number in self.lookup(name) if (left := found & number)), 0)
+
+    def certain(self, _: MetadataValue | None) -> int | None:
+        """Return None: while a name can still arrive, no condition on the name is certain to hold."""
+        return None
 
     def _lookup_patterns(self, name: str) -> Iterator[int]:
         at = name.find(".") if self._any_depth else -1

@@ -48,6 +48,8 @@ class TextIndex:
         self._regexes: dict[NameRegex, tuple[Any, int]] = {}
         self.rest: int | None = None
         """The number for all clients, with or without a value; None if there is no such number."""
+        self.asking: int | None = None
+        """The combination of the numbers of all patterns; None without a pattern."""
 
     def add(self, pattern: TextPattern | None, number: int) -> None:
         """Add a number for a pattern; None stands for all clients, with or without a value.
@@ -57,7 +59,9 @@ class TextIndex:
         """
         if pattern is None:
             self.rest = number if self.rest is None else self._combine(self.rest, number)
-        elif isinstance(pattern, NameRegex):
+            return
+        self.asking = number if self.asking is None else self._combine(self.asking, number)
+        if isinstance(pattern, NameRegex):
             self._has_patterns = True
             if (known := self._regexes.get(pattern)) is None:
                 self._regexes[pattern] = compile_name(pattern, ignore_case=False).fullmatch, number
@@ -107,6 +111,14 @@ class TextIndex:
             if self._has_patterns:
                 return next((left for number in self.lookup(value) if (left := found & number)), 0)
         return found & (self.rest or 0)
+
+    def certain(self, first: MetadataValue | None) -> int | None:
+        """Return the number of the exact patterns that match a list of which only the first texts are known.
+
+        The result is None if there is no such number. Further texts change no exact match, but can match
+        further patterns.
+        """
+        return self._exact_number(first) if isinstance(first, tuple) else None
 
     def _exact_number(self, value: MetadataValue) -> int | None:
         if not isinstance(value, self._type):
