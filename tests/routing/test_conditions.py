@@ -208,6 +208,35 @@ def test_a_pending_key_that_can_decide_nothing_is_not_awaited() -> None:
     assert not isinstance(decided(waiting, {"name": "c.b", "database": "x"}), tuple | Waiting)
 
 
+@pytest.mark.parametrize(
+    ("matches", "result"),
+    [
+        ([{"offers": "a"}], 0),
+        ([{"offers": "a"}, {}], 0),
+        ([{"offers": "a"}, {"offers": "z"}], 0),  # the first of two equal routes, whatever arrives
+        ([{"offers": "z"}, {"offers": "a"}], Waiting),
+        ([{"offers": "z"}, {}], Waiting),
+        ([{"offers": "a*"}, {"offers": "z"}], Waiting),  # an exact text may still arrive
+        ([{"database": "d"}, {"offers": "a"}], 0),
+        ([{"database": "d", "offers": "z"}, {"database": "d"}], Waiting),
+        ([{"database": "d", "offers": "a"}, {"database": "d", "offers": "z"}], 0),
+        ([{"offers": "z", "database": "d"}, {"offers": "a", "database": "d"}], Waiting),
+        ([{"offers": "z", "database": "x"}, {"offers": "a", "database": "d"}], 1),
+        ([{"offers": "a", "ssl": True}, {"offers": "z", "ssl": False}, {}], 0),
+    ],
+)
+def test_the_known_texts_of_an_unfinished_list_may_decide(
+    matches: list[dict[str, Any]], result: int | type[Waiting]
+) -> None:
+    said = protocol({"database": "d", "offers": ("b", "a"), "ssl": True}, frozenset({"offers"}))
+    decision = decided(said, *matches)
+    if isinstance(result, int):
+        assert isinstance(decision, tuple)
+        assert decision[0].backends[0].address.port - 1 == result
+    else:
+        assert isinstance(decision, result)
+
+
 # Wrong types
 
 
