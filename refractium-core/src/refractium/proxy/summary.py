@@ -140,14 +140,17 @@ def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mappin
     told: dict[str, MetadataValue] = {}
     if match is None:
         return told
-    texts = None if pool is None else pool.declared_texts
+    declared, texts = (None, None) if pool is None else (pool.declared, pool.declared_texts)
     try:
         found = match.metadata
         told = {
             k if type(k) is str else str.__str__(k): v if type(v) is str else plain(v)
             for k, v in found.items()
-            # Most values are strings, for which the first test is enough.
-            if ((texts is None or k in texts) if type(v) is str else _is_declared(k, v, pool))
+            if (
+                (texts is None or k in texts)  # enough for strings, which most values are
+                if type(v) is str
+                else (declared is None or isinstance(v, declared.get(k, ()))) and is_metadata_value(v)
+            )
         }
         if len(told) != len(found):
             raise TypeError(  # noqa: TRY301 - counted as a fault
@@ -161,8 +164,3 @@ def metadata_of(match: ProtocolMatch | None, pool: Pool | None = None) -> Mappin
         elif is_interrupt(error):
             raise
     return told
-
-
-def _is_declared(key: str, value: object, pool: Pool | None) -> bool:
-    declared = None if pool is None else pool.declared
-    return is_metadata_value(value) and (declared is None or isinstance(value, declared.get(key, ())))
