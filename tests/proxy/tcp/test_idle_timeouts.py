@@ -102,7 +102,7 @@ def test_each_listener_and_each_configuration_has_the_idle_timeouts_of_its_route
                 proxy.call(proxy.engine.apply(spec(SHORT)))
                 for where in (second, proxy.address):
                     with connect(where) as late:
-                        greet(late, b"magic")
+                        late.sendall(b"magic")
                         assert receive_all(late).end == "reset"
                 for early in (one, other):
                     greet(early, b"?")
