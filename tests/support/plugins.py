@@ -18,13 +18,13 @@ def install(folder: Path, id_: str, source: str, *, version: str = "1.0") -> Non
     The plugin replaces an earlier version.
     """
     folder.mkdir(exist_ok=True)
-    for former in folder.glob(f"{id_}-*.dist-info"):
+    for former in folder.glob(f"refractium_proto_{id_}-*.dist-info"):
         for file in former.iterdir():
             file.unlink()
         former.rmdir()
     # Python would take compiled code for current if both versions have the same size and the same second.
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
-    information = folder / f"{id_}-{version}.dist-info"
+    information = folder / f"refractium_proto_{id_}-{version}.dist-info"
     information.mkdir()
     metadata = f"Metadata-Version: 2.1\nName: refractium-proto-{id_}\nVersion: {version}\nSummary: Here\n"
     (information / "METADATA").write_text(metadata)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import rich_click as click
 
 from refractium import terminal
 from refractium.assembly import assembly
 from refractium.assembly.sources import read_file
-from refractium.cli import new
+from refractium.cli import install, listing, new
 from refractium.cli.options import Flags
 from refractium.contract.metadata import kinds_of
 from refractium.errors import ConfigError
@@ -31,10 +30,12 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group("plugins", cls=click.RichGroup)
 def command() -> None:
-    """Show installed plugins, and write new plugins."""
+    """Show, install and remove plugins, and write new plugins."""
 
 
 command.add_command(new.command)
+command.add_command(install.install)
+command.add_command(install.uninstall)
 
 
 @command.command("list")
@@ -44,28 +45,12 @@ def list_(context: click.Context, *, as_json: bool) -> None:
     """List every installed plugin, loaded or not."""
     plugins = installed(Flags.of(context))
     if as_json:
-        _print_json([plugin.as_dict() for plugin in plugins.entries])
+        listing.print_json([plugin.as_dict() for plugin in plugins.entries])
         return
     if not plugins.entries:
         click.echo("No plugins are installed. For all protocols: pip install 'refractium-protocols[all]'")
         return
-    columns = ("id", "kind", "transports", "distribution", "version", "status", "about")
-    terminal.table(
-        None,
-        columns,
-        [
-            (
-                plugin.id,
-                plugin.kind,
-                " ".join(plugin.transports),
-                plugin.distribution,
-                plugin.version,
-                plugin.status,
-                plugin.error or plugin.summary,
-            )
-            for plugin in plugins.entries
-        ],
-    )
+    listing.show(plugins.entries)
 
 
 @command.command("info")
@@ -80,7 +65,7 @@ def info(context: click.Context, id_: str, *, as_json: bool) -> None:
         raise ConfigError([Problem(plugins.explain_unknown_id(id_))])
     found = [{**one.as_dict(), **_describe_given(plugins.given.get(id_, Given()))} for one in matching]
     if as_json:
-        _print_json(found[0] if len(found) == 1 else found)
+        listing.print_json(found[0] if len(found) == 1 else found)
         return
     for one in found:
         things = [thing for key in _THINGS for thing in one.pop(key, ())]
@@ -151,7 +136,3 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def _print_json(value: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
