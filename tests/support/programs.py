@@ -16,6 +16,7 @@ _PACKAGES: Final = {
     "sshd": "openssh-server",
     "systemd-analyze": "systemd",
     "nginx": "nginx-light",
+    "redis-cli": "redis-tools",
     "capinfos": "wireshark-common",
     "mergecap": "wireshark-common",
 }

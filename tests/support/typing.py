@@ -17,7 +17,10 @@ _ROOT: Final = Path(__file__).parents[2]
 DOWNSTREAM: Final = _ROOT / "tests/data/downstream"
 """The folder with a program of a user, a plugin of a third party, and mistakes."""
 PAGES: Final = [_ROOT / "README.md", *pages()]
-_NAMES: Final = {"docs_tutorials_writing_a_hook_0": "shout"}
+_NAMES: Final = {
+    "docs_tutorials_writing_a_hook_0": "shout",
+    "docs_tutorials_writing_a_protocol_0": "refractium_proto_redis",
+}
 """Module names of examples that other examples import, by the names of their files."""
 _FENCE: Final = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
