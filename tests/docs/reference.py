@@ -13,6 +13,7 @@ import inspect
 import json
 import re
 import sys
+import tomllib
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     Row = Sequence[str]
 
+KNOWN_PLUGINS: Final = Path(__file__).parents[2] / "docs/known-plugins.toml"
 COMMAND: Final = "uv run python tests/docs/reference.py"
 _GENERATED: Final = re.compile(r"(<!-- (table|api): (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _LINK: Final = re.compile(r"\[(.*?)\]\(.*?\)")
@@ -195,6 +197,17 @@ def _hookspecs() -> Iterator[Row]:
             yield f"`{name}()`", f"`{returns}`", _sentence(inspect.getdoc(function))
 
 
+def _known_plugins() -> Iterator[Row]:
+    for one in tomllib.loads(KNOWN_PLUGINS.read_text("utf-8"))["plugins"]:
+        package = f"`{one['distribution']}`"
+        yield (
+            f"`{one['id']}`",
+            one["kind"],
+            f"[{package}]({one['url']})" if "url" in one else package,
+            one["summary"],
+        )
+
+
 def _names(module: str) -> Iterator[Row]:
     home = import_module(module)
     for name in sorted(home.__all__, key=str.lower):
@@ -226,6 +239,7 @@ _KINDS: Final[dict[str, tuple[Row, bool, Callable[..., Iterable[Row]]]]] = {
     "exits": (("code", "meaning", "examples"), True, _exits),
     "metrics": (("metric", "type", "labels", "meaning"), True, _metrics),
     "hookspecs": (("function", "returns", "meaning"), False, _hookspecs),
+    "known_plugins": (("id", "kind", "package", "purpose"), False, _known_plugins),
     "attributes": (("attribute", "type", "meaning"), False, _attributes),
     "constants": (("name", "value", "meaning"), False, api.constants),
     "names": (("name", "kind", "meaning"), True, _names),
