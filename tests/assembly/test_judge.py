@@ -434,7 +434,10 @@ def test_an_unknown_id_of_a_disabled_plugin_is_a_problem_with_a_suggestion() -> 
 def test_an_unknown_id_in_the_environment_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", "dns,shh,")
     (warning,) = assembled(route()).warnings
-    assert str(warning) == "REFRACTIUM_DISABLE_PLUGINS: no plugin has the id 'shh': did you mean 'ssh'?"
+    assert (
+        str(warning)
+        == "REFRACTIUM_DISABLE_PLUGINS: no plugin has the id 'shh': did you mean 'ssh'? [unknown-plugin]"
+    )
 
 
 @pytest.mark.parametrize(

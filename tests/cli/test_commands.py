@@ -171,6 +171,25 @@ def test_check_json_has_the_routes(cli: Cli) -> None:
     }
 
 
+def test_check_strict_refuses_a_file_with_a_warning(cli: Cli) -> None:
+    cli.write(ROUTE)
+    assert cli("check", "--strict").code == 0
+    cli.write(f"[server]\npeek_timeout_ms = 5001\n{ROUTE}")
+    assert cli("check").code == 0
+    done = cli("check", "--strict")
+    assert done.code == 2
+    assert "refractium.toml:2: server.peek_timeout_ms: " in done.err
+    assert "[long-peek-timeout]" in done.err
+    assert "The configuration is valid.\n" not in done.out
+    done = cli("check", "--strict", "--json")
+    assert done.code == 2
+    answer = json.loads(done.out)
+    assert (answer["ok"], [one["code"] for one in answer["warnings"]]) == (False, ["long-peek-timeout"])
+    assert answer["routes"]
+    cli.write(f"[check]\nignore = ['long-peek-timeout']\n[server]\npeek_timeout_ms = 5001\n{ROUTE}")
+    assert cli("check", "--strict").code == 0
+
+
 def test_the_example_file_is_valid_with_a_warning_about_its_fallback_to_itself(cli: Cli) -> None:
     done = cli("check", "-c", EXAMPLE)
     assert done.code == 0
@@ -344,7 +363,7 @@ def test_a_broken_plugin_that_no_route_needs_causes_only_a_warning(broken_plugin
     assert done.code == 0
     (line,) = done.err.splitlines()
     assert line.startswith("warning: plugin cracked: plugin 'cracked' of cracked 2.0 is not used: ")
-    assert line.endswith(": ImportError: the glass is cracked")
+    assert line.endswith(": ImportError: the glass is cracked [broken-plugin]")
 
 
 def test_a_broken_plugin_is_an_error_with_strict_and_for_a_route_that_needs_it(broken_plugin: Path) -> None:

@@ -51,7 +51,9 @@ def test_the_template_with_every_key_enabled_is_valid() -> None:
     assert len(found.config.protocols) > 4
 
 
-@pytest.mark.parametrize("struct", ["ServerConfig", "RouteConfig", "LogConfig", "PluginsConfig"])
+@pytest.mark.parametrize(
+    "struct", ["ServerConfig", "RouteConfig", "LogConfig", "PluginsConfig", "CheckConfig"]
+)
 def test_the_template_shows_every_key(struct: str) -> None:
     shown = set(re.findall(r"^([a-z0-9_]+) = ", uncommented(template()), re.MULTILINE))
     assert set(properties(struct)) <= shown
@@ -67,6 +69,7 @@ def test_the_schema_describes_the_whole_file() -> None:
         "log",
         "metrics",
         "plugins",
+        "check",
         "fallback_tcp",
         "fallback_udp",
     }

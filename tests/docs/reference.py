@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from docs import api
 from docs.docstrings import said_of
 from docs.entries import entries
+from refractium.assembly.lint.rules import RULES
 from refractium.backends.checks import CHECKS
 from refractium.cli.app import app
 from refractium.config import json_schema
@@ -232,6 +233,15 @@ def _balancers() -> Iterator[Row]:
         yield f"`{name}`", _sentence(inspect.getdoc(balancer))
 
 
+def _rules() -> Iterator[Row]:
+    for rule in RULES.values():
+        yield f"`{rule.code}`", _capital(rule.finds), _capital(rule.remedy)
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
 _KINDS: Final[dict[str, tuple[Row, bool, Callable[..., Iterable[Row]]]]] = {
     "keys": (("key", "type", "default", "meaning"), True, _keys),
     "commands": (("command", "meaning"), False, _commands),
@@ -244,6 +254,7 @@ _KINDS: Final[dict[str, tuple[Row, bool, Callable[..., Iterable[Row]]]]] = {
     "constants": (("name", "value", "meaning"), False, api.constants),
     "names": (("name", "kind", "meaning"), True, _names),
     "checks": (("kind", "transports", "a backend is up if it"), True, _kinds_of_checks),
+    "rules": (("code", "Refractium warns about", "what to do"), False, _rules),
     "balancers": (("balance", "backend that gets the client"), True, _balancers),
 }
 """Header, whether the last column is written by hand, and rows, for each kind of table."""

@@ -26,18 +26,21 @@ class Problem:
         where: the key path (``protocols[1].forward_to``), the flag, or an empty string.
         source: the configuration file; None if the problem comes from elsewhere.
         line: the line in `source`, from 1; None if the line is unknown.
+        code: the code of the rule that a warning is about; None for an error.
     """
 
     message: str
     where: str = ""
     source: str | None = None
     line: int | None = None
+    code: str | None = None
 
     def __str__(self) -> str:
         place = self.source or ""
         if self.line is not None:
             place += f":{self.line}"
-        return ": ".join(part for part in (place, self.where, self.message) if part)
+        text = ": ".join(part for part in (place, self.where, self.message) if part)
+        return f"{text} [{self.code}]" if self.code else text
 
 
 BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")

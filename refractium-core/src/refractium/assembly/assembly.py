@@ -12,7 +12,8 @@ resolve
     from names to the installed protocols, hooks and checks (`refractium.assembly.resolve`)
 
 judge
-    from the resolved configuration to all problems and warnings (`refractium.assembly.judge`)
+    from the resolved configuration to all problems (`refractium.assembly.judge`) and all warnings
+    (`refractium.assembly.lint`)
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from refractium.assembly import judge
+from refractium.assembly import judge, lint
 from refractium.assembly.resolve import resolve
 from refractium.assembly.sources import Overrides, overlay, read_file
 from refractium.contract import Transport
@@ -173,7 +174,7 @@ def assemble(decoded: Decoded, overrides: Overrides, plugins: Plugins) -> Assemb
         tuple(listener for _, listener in overlaid.listeners),
         tuple(route for route in routes if route.transport is Transport.TCP),
         tuple(route for route in routes if route.transport is Transport.UDP),
-        tuple(judge.warnings(resolved)),
+        tuple(lint.warnings(resolved)),
         decoded.config.log,
         decoded.config.metrics,
         resolved.hooks,

@@ -71,11 +71,11 @@ class Overlaid:
     routes: Routes
     problems: tuple[Problem, ...]
 
-    def problem(self, where: str, message: str) -> Problem:
-        """Return a problem, or a warning, at a key path of the file or at a flag."""
+    def problem(self, where: str, message: str, code: str | None = None) -> Problem:
+        """Return a problem, or a warning with its code, at a key path of the file, a flag or a plugin."""
         if where.startswith("-"):  # a flag has no keys: its place is the whole flag
-            return Problem(message, where.partition(".")[0])
-        return self.decoded.problem(where, message)
+            return Problem(message, where.partition(".")[0], code=code)
+        return self.decoded.problem(where, message, code)
 
 
 def file_of(overrides: Overrides) -> Path | None:

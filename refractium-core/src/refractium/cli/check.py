@@ -13,7 +13,7 @@ from refractium.cli import render
 from refractium.cli.options import Flags, serving_options
 from refractium.contract import Transport
 from refractium.daemon import rights
-from refractium.errors import ConfigError
+from refractium.errors import ConfigError, ExitStatus
 from refractium.wire.text import printable
 
 if TYPE_CHECKING:
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 @click.command("check")
 @serving_options
+@click.option("--strict", is_flag=True, help="Exit 2 if there is a warning.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
+def command(context: click.Context, /, *, strict: bool, as_json: bool, **_given: Any) -> None:
     """Validate the configuration and the plugins, and print the routes.
 
-    Exits 0 if Refractium can serve this configuration, else 2.
+    Exits 0 if Refractium can serve this configuration, else 2. With --strict, a warning also causes exit
+    code 2.
     """
     flags = Flags.of(context)
     try:
@@ -41,6 +43,7 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
         click.echo(_json(ok=False, problems=_plain(error.problems), warnings=[], listeners=[], routes=[]))
         context.exit(error.exit_status)
     warnings = (*assembly.warnings, *rights.doubts(decoded))
+    is_refused = strict and bool(warnings)
     if as_json:
         routes = [render.route_as_dict(route, assembly.hooks) for route in (*assembly.tcp, *assembly.udp)]
         listeners = [msgspec.to_builtins(one) for one in assembly.listeners]
@@ -48,12 +51,15 @@ def command(context: click.Context, /, *, as_json: bool, **_given: Any) -> None:
             if one["peek_timeout_ms"] is None:
                 del one["peek_timeout_ms"]
         told = _plain(warnings)
-        click.echo(_json(ok=True, problems=[], warnings=told, listeners=listeners, routes=routes))
-        return
+        click.echo(_json(ok=not is_refused, problems=[], warnings=told, listeners=listeners, routes=routes))
+        context.exit(ExitStatus.MISUSE if is_refused else ExitStatus.SUCCESS)
     render.listeners(assembly)
     render.routes(assembly)
     for warning in warnings:
         click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {printable(str(warning))}", err=True)
+    if is_refused:
+        click.echo("The configuration is valid, but has warnings.")
+        context.exit(ExitStatus.MISUSE)
     click.echo("The configuration is valid.")
 
 

@@ -19,6 +19,7 @@ from refractium.addresses.address import Address
 from refractium.addresses.networks import parse_network
 from refractium.config.model import (
     FALLBACKS,
+    CheckConfig,
     Config,
     HealthConfig,
     HookConfig,
@@ -80,18 +81,19 @@ class Decoded:
     problems: tuple[Problem, ...]
     kept: Mapping[str, tuple[int, ...]]
 
-    def problem(self, where: str, message: str) -> Problem:
+    def problem(self, where: str, message: str, code: str | None = None) -> Problem:
         """Return a problem, or a warning, of a later step, with its place in the text.
 
         Args:
             where: the key path, in which the number of an entry counts only the valid entries of the list.
             message: see `Problem`.
+            code: see `Problem`.
         """
         for path, numbers in self.kept.items():
             if where.startswith(f"{path}["):
                 number, _, rest = where.removeprefix(f"{path}[").partition("]")
                 where = f"{path}[{numbers[int(number)]}]{rest}"
-        return self.source.problem(where, message)
+        return self.source.problem(where, message, code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,9 @@ def _config(document: dict[str, Any], listeners: Listeners, routes: Routes, find
         log=LogConfig(**_decode_fields(LogConfig, _table(document, "log", findings), "log", findings)),
         metrics=_decode_metrics(_table(document, "metrics", findings), findings),
         plugins=_decode_plugins(_table(document, "plugins", findings), findings),
+        check=CheckConfig(
+            **_decode_fields(CheckConfig, _table(document, "check", findings), "check", findings)
+        ),
     )
 
 

@@ -244,6 +244,10 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         tuple[str | HookConfig, ...],
         Meta(description="Packet hooks of this route: names, or tables with a name and settings."),
     ] = ()
+    ignore: Annotated[
+        tuple[str, ...],
+        Meta(description="Codes of warnings to leave out for this route."),
+    ] = ()
 
     @property
     def label(self) -> str:
@@ -305,6 +309,15 @@ class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ] = ()
 
 
+class CheckConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[check]``: the warnings about this file."""
+
+    ignore: Annotated[
+        tuple[str, ...],
+        Meta(description="Codes of warnings to leave out, at the start, at a reload and in check."),
+    ] = ()
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file. `decode` moves a fallback at the top level of the file to `server`."""
 
@@ -314,6 +327,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
     plugins: PluginsConfig = PluginsConfig()
+    check: CheckConfig = CheckConfig()
 
 
 FALLBACKS: Final = ("fallback_tcp", "fallback_udp")

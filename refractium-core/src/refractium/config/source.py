@@ -32,9 +32,9 @@ class Source:
     def lines(self) -> Lines:
         return Lines(self.text)
 
-    def problem(self, where: str, message: str) -> Problem:
-        """Return a problem, or a warning, at a key path of this text."""
-        return Problem(message, where, self.name, self._line_of(where))
+    def problem(self, where: str, message: str, code: str | None = None) -> Problem:
+        """Return a problem, or a warning with its code, at a key path of this text."""
+        return Problem(message, where, self.name, self._line_of(where), code)
 
     def _line_of(self, where: str) -> int | None:
         """Return the line of a key path, or of the table around a missing key; None if no line is known."""

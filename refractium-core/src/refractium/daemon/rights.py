@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from refractium.assembly.lint.rules import UNREADABLE_FILE
 from refractium.errors import ConfigError, RefractiumError
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def is_lost(path: Path, identity: Identity) -> bool:
 
 def doubts(decoded: Decoded) -> Iterator[Problem]:
     """Yield a warning if the configured user cannot read the configuration file. Only root can check this."""
+    if UNREADABLE_FILE.code in decoded.config.check.ignore:
+        return
     if decoded.problems or (identity := decoded.config.server.identity) is None or os.geteuid() != 0:
         return
     try:
@@ -92,7 +95,8 @@ def doubts(decoded: Decoded) -> Iterator[Problem]:
     except OSError:  # a container may not allow a change of user, or may have no `test` program
         return
     if asked.returncode == 1:
-        yield decoded.source.problem("server.user", _unreadable(decoded.source.name, identity))
+        message = _unreadable(decoded.source.name, identity)
+        yield decoded.source.problem("server.user", message, UNREADABLE_FILE.code)
 
 
 def explained(error: ListenError, identity: Identity | None) -> str:

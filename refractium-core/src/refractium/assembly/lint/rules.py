@@ -1,0 +1,128 @@
+"""The rules about valid settings that are probably mistakes, each with its code, meaning and remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule for configurations. A configuration that breaks the rule can be served, and causes a warning.
+
+    Attributes:
+        code: the name of the rule in warnings and in the keys ``ignore``. It never changes.
+        finds: what the rule finds, as a noun with a clause.
+        remedy: what to do.
+    """
+
+    code: str
+    finds: str
+    remedy: str
+
+
+class Warned(NamedTuple):
+    """A place at which a configuration breaks a rule.
+
+    Attributes:
+        rule: the rule.
+        where: the key path, or the flag.
+        message: the mistake and its remedy, in one line.
+    """
+
+    rule: Rule
+    where: str
+    message: str
+
+
+UNREACHABLE_ROUTE: Final = Rule(
+    "unreachable-route",
+    "a route that no client reaches, because all of its clients go to other routes, or because each listener "
+    "of the route refuses them",
+    "move the route above the other route, or change its conditions",
+)
+UNSERVED_ROUTE: Final = Rule(
+    "unserved-route",
+    "a route or fallback that no listener serves, over any of its transports",
+    "add the route to `routes` of a listener, or remove the route",
+)
+WEAK_BEFORE_STRONG: Final = Rule(
+    "weak-before-strong",
+    "a route whose protocol is asked before the protocol of an earlier route, because its evidence is "
+    "stronger",
+    "move the route above the earlier route, so that the file has the order in which protocols are asked",
+)
+SILENT_CLIENTS: Final = Rule(
+    "silent-clients",
+    "a route that gets silent clients by its protocol or `on_timeout`, but all silent clients go to another "
+    "route of the listener",
+    "write `on_timeout = false` in one of the two routes, or serve them on different listeners",
+)
+NO_BACKEND: Final = Rule(
+    "no-backend",
+    "a file in which no route has a backend and no fallback is set",
+    "add a route with `forward_to`, or set `fallback_tcp`",
+)
+OWN_ADDRESS: Final = Rule(
+    "own-address",
+    "a backend or fallback that is a listener of Refractium itself for the same transport; Refractium never "
+    "connects to its own listener",
+    "write the address of the backend",
+)
+REPEATED_BACKEND: Final = Rule(
+    "repeated-backend",
+    "a backend that one route contains twice",
+    "give the backend a `weight`",
+)
+LONG_PEEK_TIMEOUT: Final = Rule(
+    "long-peek-timeout",
+    "a `peek_timeout_ms` above 5000, with which silent clients can hold many connections open",
+    "lower the value",
+)
+WIDE_LIMIT: Final = Rule(
+    "wide-limit",
+    "a `max_connections_per_ip` above 200, or a limit for each client address that is not below the limit "
+    "for all clients",
+    "lower the limit for each client address",
+)
+BROKEN_PLUGIN: Final = Rule(
+    "broken-plugin",
+    "an installed plugin that did not load",
+    "update, uninstall or `disable` the plugin",
+)
+OUTDATED_PLUGIN: Final = Rule(
+    "outdated-plugin",
+    "a plugin that still runs, although another version has been installed since",
+    "restart Refractium",
+)
+UNKNOWN_PLUGIN: Final = Rule(
+    "unknown-plugin",
+    "an id in `REFRACTIUM_DISABLE_PLUGINS` that no installed plugin has",
+    "correct or remove the id",
+)
+UNREADABLE_FILE: Final = Rule(
+    "unreadable-file",
+    "a configuration file that the `user` of the file cannot read, so that every reload fails",
+    "let that user or its group read the file",
+)
+
+_ALL: Final[Sequence[Rule]] = (
+    UNREACHABLE_ROUTE,
+    UNSERVED_ROUTE,
+    WEAK_BEFORE_STRONG,
+    SILENT_CLIENTS,
+    NO_BACKEND,
+    OWN_ADDRESS,
+    REPEATED_BACKEND,
+    LONG_PEEK_TIMEOUT,
+    WIDE_LIMIT,
+    BROKEN_PLUGIN,
+    OUTDATED_PLUGIN,
+    UNKNOWN_PLUGIN,
+    UNREADABLE_FILE,
+)
+RULES: Final = {rule.code: rule for rule in _ALL}
+"""Each rule, by its code, in the order of the reference."""
