@@ -43,10 +43,15 @@ def test_a_program_that_embeds_the_engine_is_told_the_same() -> None:
     assert "ImportError: refractium serves on Linux only" in done.stderr
 
 
+def test_a_test_with_a_proxy_is_told_the_same() -> None:
+    done = run("from refractium.testing import serve")
+    assert "ImportError: refractium serves on Linux only" in done.stderr
+
+
 def test_plugins_can_be_written_and_tested() -> None:
     done = run(
         "from refractium import NEED_MORE, NO, Protocol, ProtocolMatch, Settings, define_protocol\n"
-        "from refractium.testing import assert_lawful\n"
+        "from refractium.testing import Backend, Recorder, assert_lawful, cuts, run_hook\n"
         "from refractium_proto_ssh import Ssh\n"
         "assert_lawful(Ssh(), b'SSH-2.0-a\\r\\n')\n"
         "print('done')"

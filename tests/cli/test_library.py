@@ -62,7 +62,12 @@ def imported_by(statement: str) -> set[str]:
             "import refractium_hooks_pcap.hook",
             {"refractium.engine", "refractium.routing", "refractium.config", "rich", "click", "numpy"},
         ),
-        ("import refractium.testing", {"refractium.engine.engine", "pytest", "hypothesis", "asyncio"}),
+        ("import pytest_refractium", {"refractium", "asyncio"}),
+        ("import refractium.testing", {"refractium.contract", "typing", "pytest", "asyncio"}),
+        (
+            "from refractium.testing import assert_identifies, cuts, run_hook",
+            {"refractium.engine.engine", "pytest", "hypothesis", "asyncio", "socket"},
+        ),
         ("import refractium_proto_http", {"refractium.engine.engine", "asyncio"}),
         ("import refractium.cli", {"rich", "click", "asyncio", "refractium.engine.engine"}),
         ("import refractium.cli.serve", {"rich.console", "watchfiles"}),

@@ -92,8 +92,10 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("block", blocks("python", without=GUIDES))
-def test_the_python_of_the_pages_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a block as a module, and then its function ``main`` and its tests."""
+def test_the_python_of_the_pages_runs(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Run a block as a module, and then its function ``main`` and its tests, with their fixtures."""
     path = tmp_path / "example.py"
     path.write_text(block, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("example", path)
@@ -109,7 +111,7 @@ def test_the_python_of_the_pages_runs(block: str, tmp_path: Path, monkeypatch: p
         if inspect.iscoroutinefunction(step):
             asyncio.run(step())
         else:
-            step()
+            step(**{name: request.getfixturevalue(name) for name in inspect.signature(step).parameters})
 
 
 def test_the_example_of_the_readme_serves(monkeypatch: pytest.MonkeyPatch) -> None:

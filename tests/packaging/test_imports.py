@@ -65,6 +65,11 @@ def normalized(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
 
 
+def for_pytest(folder: Path) -> set[str]:
+    """Return ``pytest`` for a distribution with a plugin for pytest, which only pytest imports."""
+    return {"pytest"} & {group.removesuffix("11") for group in project_of(folder).get("entry-points", {})}
+
+
 def undeclared(folder: Path) -> list[str]:
     """Return imports of packages that are in no requirement of the distribution and in none of its extras."""
     project = project_of(folder)
@@ -80,7 +85,7 @@ def undeclared(folder: Path) -> list[str]:
     return [
         f"{place}: {module}"
         for place, module in imports_of(folder)
-        if (package := module.partition(".")[0]) not in own | sys.stdlib_module_names
+        if (package := module.partition(".")[0]) not in own | sys.stdlib_module_names | for_pytest(folder)
         and not declared & {normalized(name) for name in distributions.get(package, [package])}
     ]
 

@@ -230,7 +230,7 @@ def test_a_value_of_another_kind_than_declared_is_found(kind: MetadataKind, valu
     protocol = define_protocol("knock", max_bytes=6, metadata_keys={"key": kind})(
         lambda _: ProtocolMatch({"key": value})
     )
-    with pytest.raises(AssertionError, match=f"^not metadata: metadata key is .*, not {type_}$"):
+    with pytest.raises(AssertionError, match=f"^not metadata: metadata key is .*, not {type_}, cut after"):
         assert_lawful(protocol, MAGIC)
 
 
@@ -298,3 +298,45 @@ def test_metadata_other_than_expected_is_found() -> None:
 def test_an_answer_other_than_no_is_not_a_rejection(data: bytes) -> None:
     with pytest.raises(AssertionError, match="not NO"):
         assert_rejects(protocol_of(knock), data)
+
+
+# Cuts
+
+
+@pytest.mark.parametrize(
+    ("law", "function", "cut"),
+    [
+        ("not total", lambda data: NO if len(data) < 4 else data[9], "cut after byte 4 of 6"),
+        ("not monotone", lambda data: ProtocolMatch() if len(data) < 3 else NO, "cut after byte 3 of 6"),
+        ("not patient", lambda data: NO if len(data) == 4 else NeedMore(5), "cut after byte 4 of 6"),
+        ("not declared", lambda _: ProtocolMatch({"sni": "a"}), "cut after byte 1 of 6"),
+    ],
+)
+def test_a_broken_law_names_its_cut(law: str, function: Callable[[bytes], Identification], cut: str) -> None:
+    with pytest.raises(AssertionError, match=rf"^{law}: .*, {cut}$"):
+        assert_lawful(protocol_of(function), MAGIC)
+
+
+def test_a_law_that_only_the_whole_breaks_has_no_cut() -> None:
+    with pytest.raises(AssertionError, match=r"'$"):
+        assert_lawful(protocol_of(lambda data: knock(data) if len(data) < 6 else data[9]), MAGIC)  # type: ignore[arg-type, return-value]
+
+
+def test_a_wrong_answer_names_the_first_cut_with_this_answer() -> None:
+    with pytest.raises(AssertionError, match=r"not a match, already when cut after byte 3 of 6$"):
+        assert_identifies(protocol_of(knock), b"KNACK\n")
+    with pytest.raises(AssertionError, match=r"not a match$"):
+        assert_identifies(protocol_of(knock), b"KNOCX")
+    with pytest.raises(AssertionError, match=r"not NO, already when cut after byte 6 of 9$"):
+        assert_rejects(protocol_of(knock), MAGIC + b"abc")
+
+
+def test_wrong_metadata_names_the_first_cut_with_this_value() -> None:
+    def named(data: bytes) -> Identification:
+        if knock(data) is not NO and len(data) > 7:
+            return ProtocolMatch({"host": "green"})
+        return ProtocolMatch(pending=HOST) if len(data) > 5 else NEED_MORE
+
+    long = define_protocol("knock", max_bytes=9, metadata_keys=HOST)(named)
+    with pytest.raises(AssertionError, match=r'host is "green", not "red", .* cut after byte 8 of 12$'):
+        assert_identifies(long, MAGIC + b"green\n", metadata={"host": "red"})

@@ -7,6 +7,7 @@ from msgspec import Struct
 from refractium import Health, Member, ProtocolMatch, Refractium, Route, Settings, Transport, define_protocol
 from refractium.contract import Protocol
 from refractium.kit import Networks, OwnTable
+from refractium.testing import Backend, Serve, run_balancer, serve
 
 
 @define_protocol("any", max_bytes=1)
@@ -42,5 +43,13 @@ def mistakes() -> None:
     OwnTable.read("half", dict)  # type: ignore[type-var]
     OwnTable.read("half", Own, "refractium.toml")  # type: ignore[arg-type]
     OwnTable.read("half", Own).settings.greeting  # type: ignore[attr-defined]  # noqa: B018
+    serve("any")  # type: ignore[arg-type]
+    serve(anything, fallback="127.0.0.1:80")  # type: ignore[call-arg]
+    Backend.named(b"green")  # type: ignore[arg-type]
+    run_balancer("first", {"a": 1})  # type: ignore[arg-type]
     Transport.SCTP  # type: ignore[attr-defined]  # noqa: B018
     asyncio.run(Refractium().run_tcp(8080))  # type: ignore[call-arg, arg-type]
+
+
+def fixture(refractium_serve: Serve) -> None:
+    refractium_serve(anything, hook=[])  # type: ignore[call-arg]

@@ -1,5 +1,6 @@
 """A plugin of a third party: a plugin object of each kind in the contract, use of the kit, and tests."""
 
+import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
@@ -11,6 +12,7 @@ import click
 from click.testing import CliRunner
 from msgspec import Struct
 
+from refractium import Route, Settings
 from refractium.contract import (
     NEED_MORE,
     NO,
@@ -47,7 +49,22 @@ from refractium.kit import (
     printable,
     table,
 )
-from refractium.testing import assert_identifies, assert_lawful, assert_rejects, run_hook
+from refractium.testing import (
+    AsyncProxy,
+    Backend,
+    Proxy,
+    RecordedSession,
+    Recorder,
+    Serve,
+    assert_identifies,
+    assert_lawful,
+    assert_rejects,
+    cuts,
+    run_balancer,
+    run_check,
+    run_hook,
+    serve,
+)
 
 MAGIC = b"TYPED"
 
@@ -198,6 +215,48 @@ def test_it() -> None:
     assert_rejects(protocol, b"UNTYPED")
     hook = run_hook(Total, inbound=[b"12"], outbound=[b"345"], settings=HookSettings())
     assert hook.total == 5
+    for pieces in cuts(b"123"):
+        assert run_hook(Total, inbound=pieces).total == 3
+    reason = run_check(GreetingCheck(), Backend.echo(), CheckSettings("250"), timeout_ms=1000)
+    assert assert_type(reason, str | None)
+    assert run_balancer(Last, {"a": 1, "b": 2}, active={"a": 1}, clients=["192.0.2.1"]) == [("b", "a")]
+
+
+def test_a_proxy() -> None:
+    recorder, held = Recorder(), Backend()
+    route = Route(Typed(), held, hooks=[recorder.hook])
+    with serve(route, fallback_tcp=Backend.scripted((b"other", b"script"))) as proxy:
+        assert_type(proxy, Proxy)
+        assert proxy.ask(b"ot", b"her") == b"script"
+        client, server = proxy.pair(held, MAGIC)
+        assert server.recv(9) == MAGIC
+        client.close()
+        server.close()
+        session = recorder.session()
+        assert_type(session, RecordedSession)
+        assert (session.inbound, session.context.route) == (MAGIC, "typed")
+        assert proxy.ended().route == "fallback"
+
+
+async def coroutine() -> None:
+    async with serve(Typed()) as proxy:
+        assert_type(proxy, AsyncProxy)
+        assert await proxy.ask(MAGIC) == MAGIC
+        reader, writer = await proxy.connect(MAGIC)
+        assert await reader.readexactly(len(MAGIC)) == MAGIC
+        writer.close()
+
+
+def test_a_coroutine() -> None:
+    asyncio.run(coroutine())
+
+
+def test_fixtures(refractium_serve: Serve, refractium_recorder: Recorder) -> None:
+    proxy = refractium_serve(
+        Typed(), hooks=[refractium_recorder.hook], settings=Settings(peek_timeout_ms=500)
+    )
+    assert_type(proxy, Proxy)
+    assert proxy.ask(MAGIC) == MAGIC
 
 
 def test_the_command() -> None:
@@ -217,4 +276,6 @@ def test_the_command() -> None:
 
 if __name__ == "__main__":
     test_it()
+    test_a_proxy()
+    test_a_coroutine()
     test_the_command()

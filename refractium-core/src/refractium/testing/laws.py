@@ -14,12 +14,13 @@ from refractium.contract import (
     Protocol,
     ProtocolMatch,
     Transport,
+    Verdict,
     problems_of,
 )
 from refractium.contract.protocol import problems_of_answer, problems_of_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _DAMAGED_COPIES: Final = 200
 _SHOWN: Final = 60
@@ -52,18 +53,21 @@ def assert_identifies(
         The match for the whole of `data`.
 
     Raises:
-        AssertionError: `protocol` does not recognise `data`, finds other metadata, or breaks a law.
+        AssertionError: `protocol` does not recognise `data`, finds other metadata, or breaks a law. The
+            message names the shortest cut of `data` that shows the mistake.
     """
     assert_lawful(protocol, data)
     for copy in damaged(data):
         assert_lawful(protocol, copy)
     answer = protocol.identify(data)
     if not isinstance(answer, ProtocolMatch):
-        raise AssertionError(f"{protocol} answers {answer} to {_show(data)}, not a match")  # noqa: TRY004
+        since = _since(protocol, data, lambda one: _is_alike(one, answer))
+        raise AssertionError(f"{protocol} answers {answer} to {show(data)}, not a match{since}")  # noqa: TRY004
     for key, value in (metadata or {}).items():
         found = answer.metadata.get(key)
         if found != value:
-            raise AssertionError(f'{protocol}: {key} is "{found}", not "{value}", for {_show(data)}')
+            since = _since(protocol, data, lambda one: _value(one, key) == found)  # noqa: B023 - called at once
+            raise AssertionError(f'{protocol}: {key} is "{found}", not "{value}", for {show(data)}{since}')
     return answer
 
 
@@ -76,7 +80,8 @@ def assert_rejects(protocol: Protocol, data: bytes) -> None:
     assert_lawful(protocol, data)
     answer = protocol.identify(data)
     if answer is not NO:
-        raise AssertionError(f"{protocol} answers {answer} to {_show(data)}, not NO")
+        since = _since(protocol, data, lambda one: _is_alike(one, answer))
+        raise AssertionError(f"{protocol} answers {answer} to {show(data)}, not NO{since}")
 
 
 def assert_lawful(protocol: Protocol, data: bytes, *, lengths: Iterable[int] | None = None) -> None:
@@ -105,15 +110,39 @@ def assert_lawful(protocol: Protocol, data: bytes, *, lengths: Iterable[int] | N
     asked = at = 0
     for end in range(1, len(data) + 1) if lengths is None else lengths:
         prefix = data[:end]
-        answer = _assert_one_answer(protocol, prefix)
-        _assert_monotone(protocol, prefix, before, answer, had_all=asked >= protocol.max_bytes)
-        if end < at and not _needs_more(answer):
-            late = f"needs {at} bytes, but answers {answer} at {_show(prefix)}"
-            raise LawError("patient", f"not patient: {protocol} {late}")
+        try:
+            answer = _assert_one_answer(protocol, prefix)
+            _assert_monotone(protocol, prefix, before, answer, had_all=asked >= protocol.max_bytes)
+            if end < at and not _needs_more(answer):
+                late = f"needs {at} bytes, but answers {answer} at {show(prefix)}"
+                raise LawError("patient", f"not patient: {protocol} {late}")  # noqa: TRY301 - it needs the cut
+        except LawError as error:
+            if end < len(data):
+                error.args = (f"{error}, cut after byte {end} of {len(data)}",)
+            raise
         if isinstance(answer, NeedMore):
             at = max(at, answer.at)
         before = answer
         asked = end
+
+
+def _since(protocol: Protocol, data: bytes, has_come: Callable[[Identification], bool]) -> str:
+    """Return the end of a message: the shortest cut at which a protocol, which keeps the laws, answers so."""
+    if protocol.transport is Transport.UDP:
+        return ""
+    lengths = range(1, len(data))
+    early = next((end for end in lengths if has_come(protocol.identify(data[:end]))), None)
+    return f", already when cut after byte {early} of {len(data)}" if early else ""
+
+
+def _is_alike(answer: Identification, other: Identification) -> bool:
+    """Return whether two answers are the same verdict, or the same kind of answer with other metadata."""
+    return answer is other or (type(answer) is type(other) and not isinstance(answer, Verdict))
+
+
+def _value(answer: Identification, key: str) -> object:
+    """Return the metadata of an answer; for an answer without metadata, an object that equals nothing."""
+    return answer.metadata.get(key) if isinstance(answer, ProtocolMatch) else object()
 
 
 def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
@@ -123,7 +152,7 @@ def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raised = f"{protocol} raises {type(error).__name__}: {error} for {_show(data)}"
+        raised = f"{protocol} raises {type(error).__name__}: {error} for {show(data)}"
         raise LawError("total", f"not total: {raised}") from error
     if isinstance(answer, ProtocolMatch) and isinstance(again, ProtocolMatch):
         if problems := list(problems_of_metadata(protocol, answer)):
@@ -137,7 +166,7 @@ def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
         ):
             raise _stateful(protocol, data, answer, again)
     elif problems := [*problems_of_answer(answer), *problems_of_answer(again)]:
-        raise LawError("answer", f"not an answer: {protocol} to {_show(data)}: {problems[0]}")
+        raise LawError("answer", f"not an answer: {protocol} to {show(data)}: {problems[0]}")
     elif answer is not again and not (isinstance(answer, NeedMore) and answer == again):
         raise _stateful(protocol, data, answer, again)
     elif _needs_more(answer) and not _is_recognised(answer) and len(data) >= protocol.max_bytes:
@@ -148,13 +177,13 @@ def _assert_one_answer(protocol: Protocol, data: bytes) -> Identification:
 
 
 def _stateful(protocol: Protocol, data: bytes, answer: Identification, again: Identification) -> LawError:
-    return LawError("stateless", f"not stateless: {protocol} answers {answer}, then {again} to {_show(data)}")
+    return LawError("stateless", f"not stateless: {protocol} answers {answer}, then {again} to {show(data)}")
 
 
 def _assert_declared_prefix(protocol: Protocol, data: bytes, answer: Identification) -> None:
     starts = any(data.startswith(p) or p.startswith(data) for p in protocol.prefixes)
     if protocol.prefixes and not starts and answer is not NO:
-        unlike = f"{protocol} answers {answer} to {_show(data)}, unlike prefixes"
+        unlike = f"{protocol} answers {answer} to {show(data)}, unlike prefixes"
         raise LawError("prefix", f"not declared: {unlike}")
 
 
@@ -193,7 +222,7 @@ def _assert_monotone(
 
 
 def _wavering(protocol: Protocol, data: bytes, before: Identification, answer: Identification) -> LawError:
-    return LawError("monotone", f"not monotone: {protocol} answers {before}, then {answer} at {_show(data)}")
+    return LawError("monotone", f"not monotone: {protocol} answers {before}, then {answer} at {show(data)}")
 
 
 def damaged(data: bytes) -> list[bytes]:
@@ -209,5 +238,6 @@ def damaged(data: bytes) -> list[bytes]:
     return copies
 
 
-def _show(data: bytes) -> str:
+def show(data: bytes) -> str:
+    """Return bytes as Python writes them; of many bytes, only the beginning and the count."""
     return f"{data[:_SHOWN]!r}{f'... ({len(data)} bytes)' if len(data) > _SHOWN else ''}"
