@@ -1,4 +1,4 @@
-"""The commands that print a result and end: init, check, schema, plugins and identify."""
+"""The commands that print a result and end: init, check, schema and plugins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import dns.message
 import pytest
 import tomli
 
@@ -376,82 +375,3 @@ def test_a_broken_plugin_is_an_error_with_strict_and_for_a_route_that_needs_it(b
         assert "plugin 'cracked' of cracked 2.0" in line
         assert line.endswith("ImportError: the glass is cracked")
         assert run("check", "--disable-plugin", "cracked", "-f", "http=127.0.0.1:9000", env=env).err == ""
-
-
-# identify
-
-
-def identified(cli: Cli, *arguments: object, stdin: bytes = b"") -> dict[str, Any]:
-    done = cli("identify", *arguments, "--json", stdin=stdin)
-    assert (done.code, done.err) == (0, "")
-    found: dict[str, Any] = json.loads(done.out)
-    assert list(found) == ["protocol", "metadata", "needs_more", "answers"]
-    return found
-
-
-def test_identify_reads_a_file_stdin_or_hex(cli: Cli) -> None:
-    (cli.folder / "hello.bin").write_bytes(CLIENT_HELLO)
-    from_file = identified(cli, "hello.bin")
-    assert from_file["protocol"] == "https"
-    assert from_file["metadata"]["sni"] == "www.example.com"
-    assert from_file["needs_more"] is False
-    assert identified(cli, "-", stdin=CLIENT_HELLO) == from_file
-    assert identified(cli, "--hex", CLIENT_HELLO.hex(" ")) == from_file
-
-
-def test_identify_shows_the_answer_of_every_protocol_in_order(cli: Cli) -> None:
-    answers = identified(cli, "--hex", CLIENT_HELLO[:100].hex())["answers"]
-    assert {one["protocol"] for one in answers} == set(PROTOCOLS)
-    order = ["exact", "structured", "weak"]
-    assert [one["strength"] for one in answers] == sorted(
-        (one["strength"] for one in answers), key=order.index
-    )
-    assert {one["protocol"]: one["answer"] for one in answers}["https"] == "need more"
-    assert {one["protocol"]: one["answer"] for one in answers}["ssh"] == "no"
-
-
-def test_identify_distinguishes_need_more_and_no(cli: Cli) -> None:
-    half = identified(cli, "--hex", CLIENT_HELLO[:100].hex())
-    assert (half["protocol"], half["needs_more"]) == (None, True)
-    nothing = identified(cli, "--hex", "00 00 00 00 ff")
-    assert (nothing["protocol"], nothing["needs_more"]) == (None, False)
-
-
-def test_identify_of_a_datagram_asks_the_udp_protocols(cli: Cli) -> None:
-    query = dns.message.make_query("www.example.com", "AAAA").to_wire()
-    found = identified(cli, "--udp", "-", stdin=query)
-    assert found["protocol"] == "dns"
-    assert found["metadata"] == {"qname": "www.example.com", "qtype": "AAAA"}
-    assert identified(cli, "-", stdin=query)["protocol"] is None
-    assert identified(cli, "--udp", "-")["protocol"] is None, "a datagram may be empty"
-
-
-def test_identify_asks_protocols_defined_in_the_file_as_well(cli: Cli) -> None:
-    cli.write('[[protocols]]\nname = "mine"\npatterns = [{ hex = "cafe01" }]\nforward_to = "127.0.0.1:1"\n')
-    assert identified(cli, "--hex", "ca fe 01")["protocol"] == "mine"
-
-
-def test_identify_is_a_table_for_people_with_the_evidence(cli: Cli) -> None:
-    done = cli("identify", "-", stdin=b"SSH-2.0-Open\x1b[31mSSH\r\n")
-    assert (done.code, done.err) == (0, "")
-    assert "\x1b" not in done.out
-    assert r"software=Open\x1b[31mSSH" in done.out
-    assert done.out.endswith("bytes over tcp: ssh\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "error: identify: give either FILE (- for stdin) or --hex"),
-        (["-", "--hex", "00"], "error: identify: give either FILE (- for stdin) or --hex"),
-        (["-"], "error: identify: no bytes: give at least one"),
-        (["--hex", "xyz"], "error: --hex: hex is pairs of hex digits"),
-        (["--hex", "123"], "error: --hex: hex is pairs of hex digits"),
-        (["nowhere.bin"], "'nowhere.bin': No such file or directory"),
-    ],
-    ids=["nothing", "both", "no bytes", "no hex", "half a byte", "no file"],
-)
-def test_identify_needs_bytes(cli: Cli, arguments: list[str], message: str) -> None:
-    done = cli("identify", *arguments)
-    assert (done.code, done.out) == (2, "")
-    assert message in done.err

@@ -283,8 +283,8 @@ def test_an_answer_without_a_readable_class_is_a_fault_for_every_question() -> N
     unreadable = table(("unreadable", answering(lambda _: Unreadable())))  # type: ignore[arg-type,return-value]
     assert outcome(unreadable.decide(b"x")) is NO
     assert unreadable.unmet(b"x") is None
-    ((_, told),) = unreadable.explain(b"x")
-    assert isinstance(told, SystemExit)
+    (told,) = unreadable.explain(b"x")
+    assert isinstance(told.said, SystemExit)
 
 
 def test_metadata_with_a_mistake_of_a_match_without_a_route_is_a_fault() -> None:
@@ -395,10 +395,49 @@ def test_explain_asks_every_protocol_in_order() -> None:
 
     first, second, third = starting(b"abc", strength=EXACT), answering(fail), starting(b"a", strength=WEAK)
     told = list(table(("3", third), ("1", first), ("2", second)).explain(b"ab"))
-    assert [protocol for protocol, _ in told] == [first, second, third]
-    assert told[0][1] is NEED_MORE
-    assert isinstance(told[1][1], ZeroDivisionError)
-    assert isinstance(told[2][1], ProtocolMatch)
+    assert [one.protocol for one in told] == [first, second, third]
+    assert told[0].said == NeedMore()
+    assert isinstance(told[1].said, ZeroDivisionError)
+    assert isinstance(told[2].said, ProtocolMatch)
+
+
+def test_explain_tells_what_each_protocol_alone_would_decide() -> None:
+    first, second = starting(b"abc", strength=EXACT), starting(b"a", strength=WEAK)
+    long = answering(lambda _: NeedMore(2000), strength=WEAK, max_bytes=5000)
+    asked = table(("first", first), ("second", second), ("long", long))
+    told = {one.protocol: one for one in asked.explain(b"ab")}
+    assert told[first].now == Waiting(3, is_matched=False)
+    assert told[first].final is NO
+    assert outcome(told[second].now) == outcome(told[second].final) == "second"
+    assert told[long].now is NO, "a weak protocol may not read so many bytes"
+    assert all(one.is_asked for one in told.values())
+
+
+def test_explain_asks_no_protocol_whose_prefixes_have_another_first_byte() -> None:
+    called = []
+
+    @define_protocol("late", max_bytes=9, prefixes=(b"late",))
+    def late(data: bytes) -> Identification:
+        called.append(data)
+        return ProtocolMatch()
+
+    (told,) = table(("late", late)).explain(b"x")
+    assert not told.is_asked
+    assert told.said is told.now is told.final is NO
+    assert not called
+    assert not table(("late", late)).explain(b"").__next__().is_asked
+    (told,) = table(("late", late)).explain(b"l")
+    assert told.is_asked
+
+
+@given(st.binary(min_size=1, max_size=12), st.binary(min_size=1, max_size=6))
+def test_the_first_bytes_that_decide_are_found(data: bytes, magic: bytes) -> None:
+    asked = table(("magic", starting(magic)))
+    at = asked.decided_at(data)
+    first = next(
+        (n for n in range(1, len(data) + 1) if not isinstance(asked.decide(data[:n]), Waiting)), None
+    )
+    assert at == first
 
 
 @pytest.mark.parametrize(
@@ -412,8 +451,8 @@ def test_explain_asks_every_protocol_in_order() -> None:
 )
 def test_explain_shows_an_invalid_answer_as_a_fault(answer: Any) -> None:
     confused = table(("p", answering(lambda _: answer)))
-    ((_, told),) = confused.explain(b"x")
-    assert isinstance(told, TypeError)
+    (told,) = confused.explain(b"x")
+    assert isinstance(told.said, TypeError)
     assert confused.faults == {"p": 1}
 
 

@@ -280,7 +280,7 @@ def test_identify_shows_an_invalid_answer_as_a_fault(tmp_path: Path, data: str, 
     (answer,) = [one for one in json.loads(done.out)["answers"] if one["protocol"] == "odd"]
     assert answer["answer"] == "fault"
     assert fault in answer["error"]
-    shown = run("identify", "--hex", data.encode().hex(), cwd=tmp_path, env=env)
+    shown = run("identify", "--explain", "--hex", data.encode().hex(), cwd=tmp_path, env=env)
     assert "fault" in shown.out
     assert "\x1b" not in shown.out + shown.err
 

@@ -1,5 +1,13 @@
 """Identification of protocols by bytes, without I/O: the dispatch table, and protocols made of patterns."""
 
-from refractium.identify.table import Candidate, Decision, DispatchTable, Selection, Undecided, Waiting
+from refractium.identify.table import (
+    Answer,
+    Candidate,
+    Decision,
+    DispatchTable,
+    Selection,
+    Undecided,
+    Waiting,
+)
 
-__all__ = ["Candidate", "Decision", "DispatchTable", "Selection", "Undecided", "Waiting"]
+__all__ = ["Answer", "Candidate", "Decision", "DispatchTable", "Selection", "Undecided", "Waiting"]

@@ -7,6 +7,8 @@ question with all bytes.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -97,6 +99,26 @@ Decision: TypeAlias = tuple[T, ProtocolMatch] | Literal[Verdict.NO] | Undecided
 """A final result: an outcome with its match, `NO` if no protocol matches, or `Undecided`."""
 
 
+class Answer(NamedTuple, Generic[T]):
+    """The answer of one protocol to some bytes, for people who ask why a client got its route.
+
+    Attributes:
+        protocol: the protocol.
+        said: the answer of the protocol itself, with a `NeedMore` for `NEED_MORE`. If the protocol raises an
+            exception, returns an invalid answer, or cannot read its metadata, the exception is the answer.
+        now: the result of `DispatchTable.decide` if the table had only this protocol.
+        final: the same with the argument `final`. The first protocol whose `final` is not `NO` decides.
+        is_asked: whether the table asks the protocol. If not, all prefixes of the protocol start with another
+            byte.
+    """
+
+    protocol: Protocol
+    said: Identification | BaseException
+    now: Decision[T] | Waiting
+    final: Decision[T]
+    is_asked: bool = True
+
+
 class DispatchTable(Generic[T]):
     """The protocols of one transport, strongest first, indexed by the first byte.
 
@@ -185,27 +207,49 @@ class DispatchTable(Generic[T]):
                 return Waiting(at, is_matched=False) if at else Undecided(entry.protocol, match, is_too_large)
         return Waiting(at, is_matched=False) if at else NO
 
-    def explain(self, data: bytes) -> Iterator[tuple[Protocol, Identification | BaseException]]:
-        """Yield each protocol with its own answer to `data`, in the order in which protocols are asked.
-
-        If the protocol raises an exception, returns an invalid answer, or cannot read its metadata, the
-        exception is the answer.
-        """
+    def explain(self, data: bytes) -> Iterator[Answer[T]]:
+        """Yield the answer of each protocol to `data`, in the order in which the table asks the protocols."""
+        asked = self._by_first_byte[data[0]] if data else self._for_nothing
         for entry in self._entries:
-            answer: Identification | BaseException
-            try:
-                answer = entry.identify(data)
-                if isinstance(answer, ProtocolMatch):
-                    if problems := list(problems_of_metadata(entry.protocol, answer)):
-                        raise TypeError("; ".join(problems))  # noqa: TRY301 - counted as a fault
-                    metadata = {str.__str__(key): plain(value) for key, value in answer.metadata.items()}
-                    answer = ProtocolMatch(metadata, answer.pending)
-                elif answer is not NO:
-                    _needed(answer, entry.protocol)
-            except BaseException as error:  # noqa: BLE001 - any exception of a plugin counts as `NO`
-                self._note_fault(entry.protocol, error)
-                answer = error
-            yield entry.protocol, answer
+            if all(one is not entry for _, one in asked):
+                yield Answer(entry.protocol, NO, NO, NO, is_asked=False)
+                continue
+            said = self._said(entry, data)
+            alone = self._with_only(entry)
+            final = alone.decide(data, final=True)
+            assert not isinstance(final, Waiting)  # noqa: S101 - the question was final
+            yield Answer(entry.protocol, said, alone.decide(data), final)
+
+    def _said(self, entry: _Entry[T], data: bytes) -> Identification | BaseException:
+        try:
+            answer = entry.identify(data)
+            if isinstance(answer, ProtocolMatch):
+                if problems := list(problems_of_metadata(entry.protocol, answer)):
+                    raise TypeError("; ".join(problems))  # noqa: TRY301 - counted as a fault
+                metadata = {str.__str__(key): plain(value) for key, value in answer.metadata.items()}
+                return ProtocolMatch(metadata, answer.pending, answer.pending_at)
+            return NO if answer is NO else _needed(answer, entry.protocol)
+        except BaseException as error:  # noqa: BLE001 - any exception of a plugin counts as `NO`
+            self._note_fault(entry.protocol, error)
+            return error
+
+    def _with_only(self, entry: _Entry[T]) -> DispatchTable[T]:
+        """Return this table with only one of its protocols. The new table counts faults separately."""
+        table = copy(self)
+        table.faults = Faults()
+        only = ((entry.identify, entry),)
+        table._by_first_byte = [only] * 256  # noqa: SLF001 - a copy of this table
+        table._for_nothing = only  # noqa: SLF001
+        return table
+
+    def decided_at(self, data: bytes) -> int | None:
+        """Return the number of first bytes that decide as all of `data` decides; None if `data` is too short.
+
+        By the laws of `Protocol.identify`, all further bytes give the same decision.
+        """
+        sizes = range(1, len(data) + 1)
+        at = bisect_left(sizes, True, key=lambda n: not isinstance(self.decide(data[:n]), Waiting))  # noqa: FBT003
+        return sizes[at] if at < len(sizes) else None
 
     def unmet(self, data: bytes) -> tuple[str, ProtocolMatch] | None:
         """Return, for the log, the protocol that recognises bytes for which `decide` has returned `NO`.
