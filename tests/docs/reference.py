@@ -28,6 +28,7 @@ from docs import api
 from docs.docstrings import said_of
 from docs.entries import entries
 from refractium.assembly.lint.rules import RULES
+from refractium.audit import SECTIONS
 from refractium.backends.checks import CHECKS
 from refractium.cli.app import app
 from refractium.config import json_schema
@@ -140,7 +141,7 @@ def _commands(group: click.Group = app, before: str = "") -> Iterator[Row]:
             elif command is not None:
                 arguments = [one for one in command.params if isinstance(one, click.Argument)]
                 words = ["refractium", before + name, *(one.make_metavar(context) for one in arguments)]
-                yield f"`{' '.join(words)}`", _sentence(command.help)
+                yield f"`{_sentence(' '.join(words))}`", _sentence(command.help)
 
 
 def _options(*names: str) -> Iterator[Row]:
@@ -222,6 +223,11 @@ def _attributes(path: str) -> Iterator[Row]:
     return api.attributes(api.fields(api.named(path)))
 
 
+def _findings(*section: str) -> Iterator[Row]:
+    for rule in SECTIONS[" ".join(section)]:
+        yield f"`{rule.code}`", _sentence(rule.expected), _sentence(rule.remedy)
+
+
 def _kinds_of_checks() -> Iterator[Row]:
     for name, check in CHECKS.items():
         yield f"`{name}`", ", ".join(sorted(one.upper() for one in check.transports)), ""
@@ -253,6 +259,7 @@ _KINDS: Final[dict[str, tuple[Row, bool, Callable[..., Iterable[Row]]]]] = {
     "attributes": (("attribute", "type", "meaning"), False, _attributes),
     "constants": (("name", "value", "meaning"), False, api.constants),
     "names": (("name", "kind", "meaning"), True, _names),
+    "findings": (("code", "rule", "remedy"), False, _findings),
     "checks": (("kind", "transports", "a backend is up if it"), True, _kinds_of_checks),
     "rules": (("code", "Refractium warns about", "what to do"), False, _rules),
     "balancers": (("balance", "backend that gets the client"), True, _balancers),

@@ -129,6 +129,14 @@ def test_a_new_plugin_is_listed_like_any_other_plugin(kind: str, run: Run, bin_:
 
 
 @each_kind
+def test_a_new_plugin_breaks_no_rule_for_plugins(kind: str, run: Run, bin_: Path, packages: Path) -> None:
+    id_, distribution = IDS[kind]
+    dist = packages / distribution / "dist"
+    for what in (id_, packages / distribution, *dist.glob("*.whl"), *dist.glob("*.tar.gz")):
+        assert f"{distribution} 0.1.0: no findings" in run(bin_ / "refractium", "plugins", "check", what)
+
+
+@each_kind
 def test_the_name_of_an_installed_plugin_is_taken(kind: str, run: Run, bin_: Path, tmp_path: Path) -> None:
     id_, distribution = IDS[kind]
     output = run(bin_ / "refractium", "plugins", "new", kind, id_, status=2, cwd=tmp_path)
@@ -162,7 +170,7 @@ def serving(
 def test_a_new_protocol_routes_its_sample_by_the_host(
     serving: Serving, run: Run, bin_: Path, packages: Path
 ) -> None:
-    file = packages / IDS["protocol"][1] / "samples/hello.bin"
+    file = packages / IDS["protocol"][1] / "src/refractium_proto_my_protocol/samples/hello.bin"
     identified = json.loads(run(bin_ / "refractium", "identify", "--json", file))
     assert "green.example" in json.dumps(identified)
     sample = file.read_bytes()

@@ -90,7 +90,7 @@ def test_a_package_is_complete(kind: str, tmp_path: Path) -> None:
         *(".github/workflows/ci.yml", ".github/workflows/release.yml"),
         *(f"src/{package}/__init__.py", f"src/{package}/py.typed", "tests/test_my_thing_2.py"),
         *([f"src/{package}/command.py"] if kind == "command" else []),
-        *(["samples/hello.bin"] if kind == "protocol" else []),
+        *([f"src/{package}/samples/hello.bin"] if kind == "protocol" else []),
     }
 
 
@@ -124,7 +124,7 @@ def test_the_object_of_the_plugin_has_its_name_and_fulfils_the_contract(
 def test_the_sample_is_a_first_message_of_the_protocol(
     kind: str, name: str, imported: ModuleType, packages: Path
 ) -> None:
-    (sample,) = packages.glob(f"{name}/{KINDS[kind].prefix}*/samples/*")
+    (sample,) = packages.glob(f"{name}/{KINDS[kind].prefix}*/src/*/samples/*")
     (protocol,) = imported.refractium_protocols()
     assert_identifies(protocol, sample.read_bytes(), metadata={"host": "green.example"})
 

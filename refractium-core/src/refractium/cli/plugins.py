@@ -9,7 +9,7 @@ import rich_click as click
 from refractium import terminal
 from refractium.assembly import assembly
 from refractium.assembly.sources import read_file
-from refractium.cli import install, listing, new
+from refractium.cli import install, listing, new, plugin_check
 from refractium.cli.options import Flags
 from refractium.contract.metadata import kinds_of
 from refractium.errors import ConfigError
@@ -30,12 +30,13 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group("plugins", cls=click.RichGroup)
 def command() -> None:
-    """Show, install and remove plugins, and write new plugins."""
+    """Show, check, install and remove plugins, and write new plugins."""
 
 
 command.add_command(new.command)
 command.add_command(install.install)
 command.add_command(install.uninstall)
+command.add_command(plugin_check.command)
 
 
 @command.command("list")

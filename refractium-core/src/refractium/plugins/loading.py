@@ -182,7 +182,7 @@ def _problems_of_command(command: object) -> Iterator[str]:
         yield f"{shown(command)} is not a click.Command with a name"
 
 
-_HOOKSPECS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {
+HOOKSPECS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {
     "refractium_protocols": ("protocol", problems_of),
     "refractium_health_checks": ("health_check", problems_of_health_check),
     "refractium_balancers": ("balancer", problems_of_balancer),
@@ -196,7 +196,7 @@ _HOOKSPECS: Final[Mapping[str, tuple[Kind, Callable[..., Iterator[str]]]]] = {
 def _kind(manager: pluggy.PluginManager) -> Kind:
     """Return the kind of the only plugin in `manager`."""
     kinds = (
-        kind for hookspec, (kind, _) in _HOOKSPECS.items() if getattr(manager.hook, hookspec).get_hookimpls()
+        kind for hookspec, (kind, _) in HOOKSPECS.items() if getattr(manager.hook, hookspec).get_hookimpls()
     )
     return next(kinds, "unknown")
 
@@ -211,14 +211,14 @@ def _given_by(manager: pluggy.PluginManager) -> Given:
     """
     given: list[list[Any]] = []
     answers = 0
-    for hookspec, (_, problems_in) in _HOOKSPECS.items():
+    for hookspec, (_, problems_in) in HOOKSPECS.items():
         results = getattr(manager.hook, hookspec)()
         answers += len(results)  # pluggy drops None
         given.append([one for result in results for one in result])
         if problems := [problem for one in given[-1] for problem in problems_in(one)]:
             raise TypeError("; ".join(problems))
     if not answers:
-        raise TypeError(f"no @hookimpl function {'() or '.join(_HOOKSPECS)}(), or it returns None")
+        raise TypeError(f"no @hookimpl function {'() or '.join(HOOKSPECS)}(), or it returns None")
     found = Given(*map(tuple, given))
     for claim, times in Counter(found.claims).items():
         what, name, _ = claim
