@@ -237,6 +237,9 @@ def test_the_captures_of_the_old_and_of_the_next_process_are_both_whole(
     more = f'[plugins.pcap]\npath = "{tmp_path}/all.pcapng"\n'
     configured(tmp_path, backend, hooks=["pcap"], more=more)
     with Activation(tmp_path) as service, service.start() as old, served(service.address) as session:
+        eventually(
+            lambda: status_of(old).hooks[0].outbound.delivered > 0, "the old process writes its capture"
+        )
         stop(old)
         with service.start() as new:
             assert ask(service.address, b"of the next process").data == b"aof the next process"
