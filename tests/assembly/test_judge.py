@@ -149,14 +149,13 @@ def test_a_name_stands_for_one_set_of_patterns() -> None:
     [
         ({"client": '"10.0.0.0/8"'}, {"client": '"10.1.0.0/16"'}, False),
         ({"client": '"10.1.0.0/16"'}, {"client": '"10.0.0.0/8"'}, True),
-        ({"client": '"10.0.0.0/8"'}, {"client": '["10.1.0.0/16", "::1"]'}, True),
         ({"client": '["::/0", "10.0.0.0/8"]'}, {"client": '["10.1.0.0/16", "::1"]'}, False),
         ({"allow": '["10.0.0.0/8"]'}, {"allow": '["10.1.0.0/16"]'}, False),
         ({"allow": '["10.0.0.0/8"]'}, {"allow": '["10.1.0.0/16"]', "deny": '["10.1.1.1"]'}, False),
         ({"allow": '["10.0.0.0/8"]', "deny": '["10.1.1.1"]'}, {"allow": '["10.1.0.0/16"]'}, True),
         ({"deny": '["10.1.1.1"]'}, {"deny": '["10.0.0.0/8"]'}, False),
-        ({"client": '"::/0"', "allow": '["::1"]'}, {"client": '"::1"'}, True),
-        ({"sni": '"a"', "client": '"::/0"'}, {"sni": '["a", "b"]', "client": '"::1"'}, True),
+        ({"client": '"::/0"', "allow": '["::1"]'}, {"client": '"::1"'}, False),
+        ({"client": '"::/0"', "allow": '["::1"]'}, {"client": '"::2/127"'}, True),
         ({"sni": '["a", "b"]', "client": '"::/0"'}, {"sni": '"b"', "client": '"::1"'}, False),
         ({"sni": '"a"', "client": '"::/0"'}, {"client": '"::1"'}, True),
         ({"alpn": '"h2"', "client": '"::/0"'}, {"client": '"::1"'}, True),
@@ -228,7 +227,7 @@ def test_only_silent_clients_without_a_route_of_their_own_cause_a_warning() -> N
     assert places_of_warnings(route("ftp", allow='["::1"]'), route("ftp")) == []
     smtp = route("smtp", patterns='["EHLO"]', transport='"tcp"', on_timeout="true")
     assert places_of_warnings(smtp, route("ftp", on_timeout="false")) == []
-    assert "protocols[1]" in places_of_warnings(route("ftp"), smtp)
+    assert places_of_warnings(route("ftp"), smtp)[0] == "protocols[0]"
 
 
 def test_a_datagram_cannot_be_silent() -> None:

@@ -27,6 +27,24 @@ TWICE = route(to='["10.0.0.1:1", "10.0.0.1:1"]')
     ("text", "code", "place"),
     [
         (route(client='"10.0.0.0/8"') + route(client='"10.1.0.0/16"'), "unreachable-route", "protocols[1]"),
+        (
+            route(client='"10.0.0.0/8"') + route(client='["::1", "10.1.0.0/16"]'),
+            "unreachable-condition",
+            "protocols[1].client[1]",
+        ),
+        (
+            route(match='{ sni = "a" }', client='"::/0"')
+            + route(match='{ sni = ["b", "a"] }', client='"::1"'),
+            "unreachable-condition",
+            "protocols[1].match.sni[1]",
+        ),
+        (route(client='"10.1.1.1"', deny='["10.0.0.0/8"]'), "refusing-route", "protocols[0]"),
+        (
+            "[server]\ndeny = ['10.0.0.0/8']\n" + route(client='"10.1.1.1"'),
+            "unreachable-route",
+            "protocols[0]",
+        ),
+        (FTP + route("any", on_timeout="true", transport='"tcp"'), "silent-clients", "protocols[0]"),
         ('[[listeners]]\nport = 1\nroutes = ["ftp"]\n' + FTP + route(), "unserved-route", "protocols[1]"),
         (FTP + route(), "weak-before-strong", "protocols[1]"),
         ("[[protocols]]\nname = 'http'\naction = 'reject'\n", "no-backend", "protocols"),
@@ -75,3 +93,29 @@ def test_warnings_about_plugins_can_be_ignored(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("REFRACTIUM_DISABLE_PLUGINS", "shh")
     assert warned(route()) == [("unknown-plugin", "REFRACTIUM_DISABLE_PLUGINS")]
     assert warned(route(), "[check]\nignore = ['unknown-plugin']\n") == []
+
+
+def test_the_messages_about_two_routes_name_both_by_place_and_label() -> None:
+    (warning,) = assembled(route(client='"::/0"', id='"all"') + route(client='"::1"', id='"one"')).warnings
+    assert (warning.where, warning.line) == ("protocols[1]", 6)
+    assert "protocols[0] (all)" in warning.message
+    assert "move this route above protocols[0]" in warning.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # The order of routes that never have a common client does not matter.
+        route("ftp", client='"10.0.0.0/8"') + route(client='"11.0.0.0/8"'),
+        # A route of any gets the clients that no other route matches, wherever it stands.
+        route("any", transport='"tcp"') + route(),
+        route(client='"10.1.0.0/16"') + route(client='"10.0.0.0/8"') + route(),
+        route(sni='"a.b"') + route(sni='"*.b"') + route(sni='"**.b"') + route(),
+        route(match="{ ech = true }") + route(),
+        route(client='"10.0.0.0/8"', deny='["10.1.1.1"]'),
+        "[server]\ndeny = ['10.0.0.0/8']\n" + route(client='"0.0.0.0/0"'),
+        route("ssh", client='"::1"') + route("ftp"),
+    ],
+)
+def test_a_near_miss_causes_no_warning(text: str) -> None:
+    assert warned(text) == []

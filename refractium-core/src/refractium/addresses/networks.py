@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from refractium.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+
+T = TypeVar("T")
 
 Network: TypeAlias = IPv4Network | IPv6Network
 """A network, or an address as a network of one address."""
@@ -83,13 +85,6 @@ class Networks:
         number = int(address)
         return any(number >> shift in those for shift, those in self._prefixes[address.version].items())
 
-    def covers(self, network: Network) -> bool:
-        """Return whether one of the networks contains a whole network."""
-        own = network.max_prefixlen - network.prefixlen
-        number = int(network.network_address)
-        prefixes = self._prefixes[network.version].items()
-        return any(shift >= own and number >> shift in those for shift, those in prefixes)
-
     def narrowest(self, ip: str) -> Hashable:
         """Return a value for the narrowest of the networks that contain an IP address; None if none does.
 
@@ -109,6 +104,66 @@ class Networks:
             if prefix in those:
                 return address.version, shift, prefix
         return None
+
+
+def models_of(networks: Iterable[Network]) -> Iterator[str]:
+    """Yield IP addresses such that every client lies in exactly the same networks as one of the addresses.
+
+    Each address lies in a part of a network that no narrower network contains. An IPv4 address mapped into
+    IPv6 is no client of its own, because Refractium knows such a client by its IPv4 address.
+    """
+    known = {_MAPPED, *networks}
+    for everything in (IPv4Network("0.0.0.0/0"), IPv6Network("::/0")):
+        own = {everything, *(one for one in known if one.version == everything.version)}
+        around: list[_Span] = []  # each span lies inside the span before it
+        for network in sorted(own, key=lambda one: (int(one.network_address), one.prefixlen)):
+            span = _Span(network)
+            while around and around[-1].last < span.first:
+                yield from around.pop().model()
+            if around and around[-1].free == span.first:
+                around[-1].free = span.last + 1
+            around.append(span)
+        while around:
+            yield from around.pop().model()
+
+
+class _Span:
+    """The addresses of a network; `free` is the first address that no narrower network contains."""
+
+    __slots__ = ("_network", "first", "free", "last")
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.first = self.free = int(network.network_address)
+        self.last = int(network.broadcast_address)
+
+    def model(self) -> Iterator[str]:
+        if self.free <= self.last and self._network != _MAPPED:
+            yield str(self._network.network_address + (self.free - self.first))
+
+
+class NetworkIndex(Generic[T]):
+    """Values by network. The time to find the values for an IP address does not depend on their number.
+
+    Args:
+        values: networks and addresses, in the forms of `parse_network`, each with its value.
+    """
+
+    def __init__(self, values: Iterable[tuple[str, T]]) -> None:
+        self._values: dict[int, defaultdict[int, defaultdict[int, list[T]]]] = {
+            version: defaultdict(lambda: defaultdict(list)) for version in (4, 6)
+        }
+        for text, value in values:
+            network = parse_network(text)
+            shift = network.max_prefixlen - network.prefixlen
+            self._values[network.version][shift][int(network.network_address) >> shift].append(value)
+
+    def find(self, ip: str) -> Iterator[T]:
+        """Yield the values of all networks that contain an IP address, in the form of `Networks`."""
+        address = ip_address(ip)
+        number = int(address)
+        for shift, those in self._values[address.version].items():
+            yield from those.get(number >> shift, ())
 
 
 class AccessRules:

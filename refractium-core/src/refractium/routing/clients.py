@@ -11,7 +11,7 @@ from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from refractium.addresses.networks import Networks
+from refractium.addresses.networks import NetworkIndex, Networks
 from refractium.routing.conditions import Overlaps, ranks
 
 if TYPE_CHECKING:
@@ -49,7 +49,11 @@ class ClientConditions:
     """
 
     def __init__(self, routes: PooledRoutes) -> None:
-        self._routes = [(route, pool, Networks(route.clients)) for route, pool in routes]
+        self._routes = routes
+        self._for_all = {at for at, (route, _) in enumerate(routes) if not route.clients}
+        self._by_network = NetworkIndex(
+            (text, at) for at, (route, _) in enumerate(routes) for text in route.clients
+        )
         self.networks = Networks(_deciding([route for route, _ in routes]))
 
     def open_to(self, client: str | None) -> tuple[OpenRoute, ...]:
@@ -58,10 +62,12 @@ class ClientConditions:
         Args:
             client: the client's IP address; None to return all routes.
         """
+        if client is None:
+            return tuple(OpenRoute(route, pool, admits=True) for route, pool in self._routes)
+        numbers = sorted(self._for_all.union(self._by_network.find(client)))
         return tuple(
-            OpenRoute(route, pool, client is None or pool.admits(client))
-            for route, pool, networks in self._routes
-            if client is None or not networks or client in networks
+            OpenRoute(route, pool, pool.admits(client))
+            for route, pool in map(self._routes.__getitem__, numbers)
         )
 
 

@@ -192,18 +192,14 @@ class Overlaps(Generic[T]):
             self._by_pattern[entry].append(len(self._added))
         self._added.append((sets, route))
 
-    def equal_to(
-        self, group: Hashable, conditions: Mapping[str, Sequence[Hashable]], *, everywhere: bool = False
-    ) -> Iterator[T]:
+    def equal_to(self, group: Hashable, conditions: Mapping[str, Sequence[Hashable]]) -> Iterator[T]:
         """Yield the routes that can be equal to a route, in the order in which they were added.
 
         Args:
             group: the group of the route.
             conditions: the conditions of the route.
-            everywhere: whether to yield only routes that have all patterns of `conditions`.
         """
         sets = {key: frozenset(patterns) for key, patterns in conditions.items()}
-        fits = _includes if everywhere else _overlap
         # The key with the fewest routes leaves the fewest routes to compare.
         found = min(
             (
@@ -212,18 +208,11 @@ class Overlaps(Generic[T]):
             ),
             key=lambda lists: sum(map(len, lists)),
         )
-        for at in sorted({at for numbers in found for at in numbers}):
+        # One list is in order already, and the caller often needs only its first route.
+        for at in found[0] if len(found) == 1 else sorted({at for numbers in found for at in numbers}):
             others, route = self._added[at]
-            if all(fits(others[key], patterns) for key, patterns in sets.items()):
+            if all(not patterns.isdisjoint(others[key]) for key, patterns in sets.items()):
                 yield route
-
-
-def _overlap(one: frozenset[Hashable], other: frozenset[Hashable]) -> bool:
-    return not one.isdisjoint(other)
-
-
-def _includes(one: frozenset[Hashable], other: frozenset[Hashable]) -> bool:
-    return one >= other
 
 
 def _entries(group: Hashable, conditions: Mapping[str, frozenset[Hashable]]) -> Mapping[str, list[Hashable]]:

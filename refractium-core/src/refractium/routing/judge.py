@@ -7,9 +7,10 @@ checks the rules for a single route.
 from __future__ import annotations
 
 from collections import defaultdict
+from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
-from refractium.addresses.networks import Networks, parse_network
+from refractium.addresses.networks import parse_network
 from refractium.identify.patterns import PatternProtocol
 from refractium.routing.conditions import Overlaps
 
@@ -86,80 +87,57 @@ def _duplicates(routes: PlacedRoutes) -> Iterator[Finding]:
     route without a condition never duplicates a route with a condition: the route without a condition takes
     only the clients that match no condition.
     """
-    earlier: Overlaps[tuple[str, Route]] = Overlaps()
-    for place, route in routes:
+    # The earlier routes that take all clients, and the earlier routes with the same access rules.
+    unrestricted: Overlaps[tuple[int, str, Route]] = Overlaps()
+    equal: Overlaps[tuple[int, str, Route]] = Overlaps()
+    for at, (place, route) in enumerate(routes):
         who = route.transport, route.competes_as, _patterns(route), _networks(route.clients)
-        for rival, one in earlier.equal_to(who, route.conditions):
-            if one is route or _leaves_clients(one, route):
-                continue
-            if _access(one) == _access(route):
+        access = _access(route)
+        rivals = (
+            next((rival for rival in those.equal_to(group, route.conditions) if rival[2] is not route), None)
+            for those, group in ((unrestricted, who), (equal, (who, access)))
+        )
+        if (first := min(filter(None, rivals), key=itemgetter(0), default=None)) is not None:
+            _, rival, one = first
+            if _access(one) == access:
                 yield place, f"the same protocol and conditions as {rival}: put all backends into one route"
             else:
                 message = (
                     f"no client reaches this route: {rival} has the same conditions and takes all clients"
                 )
                 yield place, f"{message}: move this route above {rival}"
-            break
-        earlier.add(who, route.conditions, (place, route))
-
-
-def covered(routes: PlacedRoutes) -> Iterator[Finding]:
-    """Yield each route of a listener whose clients all go to an earlier route that ranks equal.
-
-    The networks of such a route are in the networks of the earlier route.
-    """
-    earlier: Overlaps[tuple[str, Route]] = Overlaps()
-    for place, route in routes:
-        who = route.transport, route.competes_as, _patterns(route), bool(route.clients)
-        for rival, one in earlier.equal_to(who, route.conditions, everywhere=True):
-            if one is not route and _covers(one, route):
-                message = f"no client reaches this route: all of its clients go to {rival}"
-                yield place, f"{message}: move this route above {rival}"
-                break
-        earlier.add(who, route.conditions, (place, route))
-
-
-def _covers(one: Route, other: Route) -> bool:
-    """Return whether a route with the same names admits all clients that another route admits."""
-    return (
-        all(map(Networks(one.clients).covers, _networks(other.clients)))
-        and (
-            not one.allow
-            or (bool(other.allow) and all(map(Networks(one.allow).covers, _networks(other.allow))))
-        )
-        and all(map(Networks(other.deny).covers, _networks(one.deny)))
-    )
+        if route.access is None:
+            unrestricted.add(who, route.conditions, (at, place, route))
+        equal.add((who, access), route.conditions, (at, place, route))
 
 
 def _rivals_for_silence(routes: PlacedRoutes) -> Iterator[Finding]:
-    asked = [(place, route) for place, route in routes if route.on_timeout]
-    for place, rival, _ in rivals_for_silence(asked):
-        yield f"{place}.on_timeout", f"silent clients already go to {rival}: only one route can have them"
+    """Yield each route with ``on_timeout`` to which an earlier such route leaves no silent client.
 
-
-def rivals_for_silence(routes: PlacedRoutes) -> Iterator[tuple[str, str, Route]]:
-    """Yield the place of each route to which an earlier route, the rival, leaves no silent client.
-
-    Args:
-        routes: routes that take silent clients.
-
-    Yields:
-        The place of the route, the place of the rival, and the rival.
+    Access rules choose only between routes of the same protocol.
     """
-    earlier: dict[Hashable, list[tuple[str, Route]]] = defaultdict(list)
-    for place, route in routes:
-        same = earlier[route.transport, _networks(route.clients)]
-        for rival, one in same:
-            # Access rules choose only between routes of the same protocol.
-            if one is not route and (one.competes_as != route.competes_as or not _leaves_clients(one, route)):
-                yield place, rival, one
-                break
-        same.append((place, route))
-
-
-def _leaves_clients(one: Route, other: Route) -> bool:
-    """Return whether the access rules of a route leave clients to a later route with the same conditions."""
-    return one.access is not None and _access(one) != _access(other)
+    names: dict[Hashable, dict[str, tuple[int, str, Route]]] = defaultdict(dict)
+    unrestricted: dict[Hashable, tuple[int, str, Route]] = {}
+    equal: dict[Hashable, tuple[int, str, Route]] = {}
+    for at, (place, route) in enumerate(routes):
+        if not route.on_timeout:
+            continue
+        clients, name = (route.transport, _networks(route.clients)), route.competes_as
+        access = _access(route)
+        rivals = (
+            next((first for other, first in names[clients].items() if other != name), None),
+            unrestricted.get((clients, name)),
+            equal.get((clients, name, access)),
+        )
+        first = min((one for one in rivals if one and one[2] is not route), default=None, key=itemgetter(0))
+        if first is not None:
+            message = f"silent clients already go to {first[1]}: only one route can have them"
+            yield f"{place}.on_timeout", message
+        entry = at, place, route
+        names[clients].setdefault(name, entry)
+        if route.access is None:
+            unrestricted.setdefault((clients, name), entry)
+        equal.setdefault((clients, name, access), entry)
 
 
 def _access(route: Route) -> tuple[frozenset[Network], frozenset[Network]]:

@@ -44,6 +44,17 @@ UNREACHABLE_ROUTE: Final = Rule(
     "of the route refuses them",
     "move the route above the other route, or change its conditions",
 )
+UNREACHABLE_CONDITION: Final = Rule(
+    "unreachable-condition",
+    "an entry in a list of conditions by which no client reaches the route, because other routes get these "
+    "clients",
+    "remove the entry, or move the route above the other route",
+)
+REFUSING_ROUTE: Final = Rule(
+    "refusing-route",
+    "a route whose `allow` and `deny` refuse every client that matches the route",
+    'change `allow` and `deny`, or write `action = "reject"`',
+)
 UNSERVED_ROUTE: Final = Rule(
     "unserved-route",
     "a route or fallback that no listener serves, over any of its transports",
@@ -57,8 +68,8 @@ WEAK_BEFORE_STRONG: Final = Rule(
 )
 SILENT_CLIENTS: Final = Rule(
     "silent-clients",
-    "a route that gets silent clients by its protocol or `on_timeout`, but all silent clients go to another "
-    "route of the listener",
+    "a route that takes silent clients by its protocol or `on_timeout`, on a listener whose silent clients "
+    "go to another route",
     "write `on_timeout = false` in one of the two routes, or serve them on different listeners",
 )
 NO_BACKEND: Final = Rule(
@@ -111,6 +122,8 @@ UNREADABLE_FILE: Final = Rule(
 
 _ALL: Final[Sequence[Rule]] = (
     UNREACHABLE_ROUTE,
+    UNREACHABLE_CONDITION,
+    REFUSING_ROUTE,
     UNSERVED_ROUTE,
     WEAK_BEFORE_STRONG,
     SILENT_CLIENTS,
