@@ -341,7 +341,7 @@ def test_an_internal_fault_is_one_message_and_exits_1(cli: Cli, monkeypatch: pyt
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("refractium.assembly.assembly.load_plugins", fail)
+    monkeypatch.setattr("refractium.assembly.assembly.load_with_files", fail)
     done = cli("check", "-f", "http=127.0.0.1:80")
     assert done.code == 1
     assert done.err == "error: internal error: ZeroDivisionError: oops; --debug shows the traceback\n"

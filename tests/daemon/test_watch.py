@@ -25,7 +25,7 @@ async def watching(path: Path) -> AsyncIterator[asyncio.Queue[str]]:
     warm = asyncio.Event()
 
     async def collect() -> None:
-        async for _ in changes(path, digest(path)):
+        async for _ in changes({path: digest(path)}):
             text = await asyncio.to_thread(path.read_text)
             if text.startswith("warm up"):
                 warm.set()
@@ -161,7 +161,7 @@ def test_a_file_that_is_still_being_written_is_not_yet_a_change(
         return looked[-1]
 
     async def main() -> None:
-        async for _ in changes(tmp_path / "refractium.toml", b"known"):
+        async for _ in changes({tmp_path / "refractium.toml": b"known"}):
             assert looked == [b"known", b"", b"half", b"whole", b"whole"]
             return
 

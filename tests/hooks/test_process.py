@@ -438,7 +438,7 @@ def test_frames_cut_anywhere_give_the_same_events(cuts: list[int]) -> None:
     def frame(kind: int, body: bytes, *, outbound: bool = False, offset: int = 0) -> bytes:
         return HEADER.pack(kind, outbound, len(body), 5, 1000, offset) + body
 
-    start = Start("module", "Hook", b"settings", ["/path"], {"root": 30}, "plain")
+    start = Start("module", "Hook", b"settings", ["/path"], {"root": 30}, "plain", None)
     stream = b"".join(
         [
             frame(START, encode(start)),

@@ -282,7 +282,7 @@ def test_of_two_distributions_with_the_same_id_neither_is_imported(
         ("a", "proto-two", "failed"),
         ("b", "proto-b", "loaded"),
     ]
-    error = "proto-one 1.0 and proto-two 1.0 claim the id 'a': uninstall all but one"
+    error = "proto-one 1.0 and proto-two 1.0 claim the id 'a': remove all but one"
     assert {one.error for one in plugins.entries} == {error, None}
     assert error in plugins.explain_missing("a")
     assert not {"fake_proto_one", "fake_proto_two"} & set(sys.modules)

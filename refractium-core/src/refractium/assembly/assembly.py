@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refractium.assembly import judge, lint
+from refractium.assembly.plugin_files import read_plugin_files
 from refractium.assembly.resolve import resolve
 from refractium.assembly.sources import Overrides, overlay, read_file
 from refractium.contract import Transport
 from refractium.engine.spec import EngineSpec
 from refractium.errors import ConfigError
-from refractium.plugins.loading import load_plugins
+from refractium.plugins.loading import load_with_files
 from refractium.problems import Problem, in_order
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from refractium.config import Decoded, ListenerConfig, LogConfig, MetricsConfig, ServerConfig, Source
     from refractium.hooks import HookUse
     from refractium.plugins.installed import Plugins
+    from refractium.plugins.local import PluginFile
     from refractium.routing import Route
 
 
@@ -132,24 +134,37 @@ class Assembly:
         )
 
 
-def assembled(overrides: Overrides, decoded: Decoded | None = None) -> Assembly:
+def assembled(
+    overrides: Overrides, decoded: Decoded | None = None, files: Sequence[PluginFile] | None = None
+) -> Assembly:
     """Read the file, load the plugins, and assemble both with the flags.
 
     Args:
         overrides: the flags.
         decoded: the file, if the caller has read it already.
+        files: the files of the local plugins, if the caller has read them already.
 
     Raises:
         ConfigError: file, flags or plugins have problems. The error contains all problems.
     """
     decoded = decoded or read_file(overrides)
-    return assemble(decoded, overrides, installed(overrides, decoded))
+    return assemble(decoded, overrides, installed(overrides, decoded, files))
 
 
-def installed(overrides: Overrides, decoded: Decoded | None) -> Plugins:
-    """Load the plugins that flags, file and environment do not disable."""
+def installed(
+    overrides: Overrides, decoded: Decoded | None, files: Sequence[PluginFile] | None = None
+) -> Plugins:
+    """Load the plugins that flags, file and environment do not disable.
+
+    Args:
+        overrides: the flags.
+        decoded: the file; None if the file cannot be read.
+        files: the files of the local plugins, if the caller has read them already.
+    """
     by_file = decoded.config.plugins.disable if decoded is not None else ()
-    return load_plugins((*by_file, *overrides.disabled))
+    if files is None:
+        files = read_plugin_files(overrides, decoded)
+    return load_with_files((*by_file, *overrides.disabled), files)
 
 
 def assemble(decoded: Decoded, overrides: Overrides, plugins: Plugins) -> Assembly:

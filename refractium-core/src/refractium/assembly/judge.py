@@ -42,6 +42,7 @@ def problems(resolved: Resolved) -> Iterator[Problem]:
         _against_workers(resolved),
     )
     found += [overlaid.problem(*finding) for finding in islice(findings, MAX_FINDINGS)]
+    found += _at_files(overlaid, resolved.plugins)
     if overlaid.overrides.strict_plugins:
         found += [Problem(one.message, one.where) for one in broken(resolved.plugins)]
     if not (found or resolved.routes):
@@ -72,3 +73,11 @@ def _nothing_to_do(overlaid: Overlaid, plugins: Plugins) -> Problem:
     return Problem(
         f"no routes: there is no {DEFAULT_FILE} here; `refractium init` writes one, or give -f NAME=HOST:PORT"
     )
+
+
+def _at_files(overlaid: Overlaid, plugins: Plugins) -> Iterator[Problem]:
+    """Yield a problem for each file that cannot be a local plugin, and that is not blocked."""
+    blocked = {one.id for one in plugins.entries if one.status == "blocked"}
+    for file in plugins.files:
+        if file.problem and file.id not in blocked:
+            yield overlaid.problem(file.where, file.problem)

@@ -34,6 +34,7 @@ class Overrides:
             which replaces the routes of this name in the file. A fallback in the file is a route of ``any``.
         server: values for keys of ``[server]``.
         disabled: ids of plugins to leave out, in addition to the ids in the file.
+        plugins: the files of local plugins, in addition to the files that the file names.
         strict_plugins: whether a plugin that did not load is a problem even if no route needs the plugin.
     """
 
@@ -41,6 +42,7 @@ class Overrides:
     forwards: Sequence[str] = ()
     server: Mapping[str, Any] = field(default_factory=dict)
     disabled: Sequence[str] = ()
+    plugins: Sequence[Path] = ()
     strict_plugins: bool = False
 
     @property
@@ -73,8 +75,10 @@ class Overlaid:
 
     def problem(self, where: str, message: str, code: str | None = None) -> Problem:
         """Return a problem, or a warning with its code, at a key path of the file, a flag or a plugin."""
-        if where.startswith("-"):  # a flag has no keys: its place is the whole flag
+        if where.startswith("-f "):  # an inline route has no keys: its place is the whole flag
             return Problem(message, where.partition(".")[0], code=code)
+        if where.startswith("-"):
+            return Problem(message, where, code=code)
         return self.decoded.problem(where, message, code)
 
 

@@ -42,7 +42,7 @@ def command(context: click.Context, /, *, strict: bool, as_json: bool, **_given:
             raise
         click.echo(_json(ok=False, problems=_plain(error.problems), warnings=[], listeners=[], routes=[]))
         context.exit(error.exit_status)
-    warnings = (*assembly.warnings, *rights.doubts(decoded))
+    warnings = (*assembly.warnings, *rights.doubts(decoded, [file.path for file in assembly.plugins.files]))
     is_refused = strict and bool(warnings)
     if as_json:
         routes = [render.route_as_dict(route, assembly.hooks) for route in (*assembly.tcp, *assembly.udp)]

@@ -11,9 +11,9 @@ import msgspec
 import rich_click as click
 
 from refractium import terminal
-from refractium.assembly import assembly
 from refractium.cli import render
 from refractium.cli.options import Flags
+from refractium.cli.plugins import installed
 from refractium.daemon import logs
 from refractium.daemon.stdout import say
 from refractium.demo import SCENES, SceneResult, Stage
@@ -48,7 +48,7 @@ def command(context: click.Context, /, *, serve: bool, port: int, as_json: bool)
     """
     flags = Flags.of(context)
     logs.configure(flags.given.get("log_format"), debug=bool(flags.given.get("debug")))
-    plugins = assembly.installed(flags.overrides, None)
+    plugins = installed(flags)
     scenes = {**SCENES, **{name: one for name, one in plugins.scenes.items() if name not in SCENES}}
     prepared = Stage(plugins.protocols, scenes, port)
     if not prepared.names:

@@ -154,6 +154,7 @@ def _installed(context: click.Context) -> list[InstalledPlugin]:
     """
     given = Flags.of(context).given
     options = [f"--disable-plugin={id_}" for id_ in given.get("disable_plugin", ())]
+    options += [f"--plugin={path}" for path in given.get("plugins", ())]
     if given.get("config"):
         options.append(f"--config={given['config']}")
     done = subprocess.run(  # noqa: S603 - no shell; -P: no module comes from the current folder

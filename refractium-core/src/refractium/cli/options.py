@@ -6,6 +6,7 @@ This module imports only modules that load fast, because every command imports t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import rich_click as click
@@ -93,6 +94,14 @@ _SERVING: Final = (
         help="Do not import the plugin with this ID; repeat the option for several plugins.",
     ),
     click.option(
+        "--plugin",
+        "plugins",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Load the plugin in this Python file; repeat the option for several files.",
+    ),
+    click.option(
         "--strict-plugins", is_flag=True, default=None, help="Refuse to start if a plugin is broken."
     ),
     click.option(
@@ -162,5 +171,6 @@ class Flags:
             given.get("forward", ()),
             server,
             disabled=given.get("disable_plugin", ()),
+            plugins=given.get("plugins", ()),
             strict_plugins=bool(given.get("strict_plugins")),
         )

@@ -235,12 +235,17 @@ def _decode_metrics(table: dict[str, Any], findings: _Findings) -> MetricsConfig
     return MetricsConfig(bind=None if bind is _INVALID else bind, hosts=hosts)
 
 
+_PLUGINS_KEYS: Final = ("disable", "paths")
+
+
 def _decode_plugins(table: dict[str, Any], findings: _Findings) -> PluginsConfig:
     """Decode ``[plugins]``. A later step checks the tables of plugins, when the plugins are known."""
-    settings = {key: value for key, value in table.items() if isinstance(value, dict) and key != "disable"}
+    settings = {
+        key: value for key, value in table.items() if isinstance(value, dict) and key not in _PLUGINS_KEYS
+    }
     rest = {key: value for key, value in table.items() if key not in settings}
-    _find_unknown(rest, ("disable",), "plugins", findings)
-    known = {key: value for key, value in rest.items() if key == "disable"}
+    _find_unknown(rest, _PLUGINS_KEYS, "plugins", findings)
+    known = {key: value for key, value in rest.items() if key in _PLUGINS_KEYS}
     return PluginsConfig(**_decode_fields(PluginsConfig, known, "plugins", findings), settings=settings)
 
 

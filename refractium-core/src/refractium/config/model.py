@@ -270,10 +270,14 @@ class RouteConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class PluginsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The table ``[plugins]``: the plugins to leave out, and the settings of plugins."""
+    """The table ``[plugins]``: the plugins to leave out, the local plugins, and the settings of plugins."""
 
     disable: Annotated[
         tuple[str, ...], Meta(description="Ids of plugins that Refractium does not import.")
+    ] = ()
+    paths: Annotated[
+        tuple[str, ...],
+        Meta(description="Python files that are plugins, relative to the folder of the configuration file."),
     ] = ()
     settings: dict[str, dict[str, Any]] = {}
     """The table ``[plugins.ID]`` of each plugin, by id."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from refractium.contract import Transport
     from refractium.engine.spec import EngineSpec
     from refractium.observe.status import Status
+    from refractium.plugins.local import PluginFile
     from refractium.proxy.summary import Reporter
     from refractium.settings import Settings
     from refractium.system.users import Identity
@@ -113,23 +114,24 @@ def serving(
     from refractium.workers import Supervisor  # noqa: PLC0415 - one process starts faster without it
 
     def build_of(changed: Assembly) -> _Build:
-        return _Build(overrides, changed.source)
+        return _Build(overrides, changed.source, changed.plugins.files)
 
     return Serving(Supervisor(build_of(assembly), workers, begin), build_of, workers, identity)
 
 
 @dataclass(frozen=True)
 class _Build:
-    """A function that makes a worker's spec from the text that the supervisor has read.
+    """A function that makes a worker's spec from the texts that the supervisor has read.
 
-    It does not read the file again, because somebody may have moved or changed the file since then.
+    It does not read the files again, because somebody may have moved or changed the files since then.
     """
 
     overrides: Overrides
     source: Source
+    files: tuple[PluginFile, ...]
 
     def __call__(self) -> EngineSpec:
-        assembly = assembled(self.overrides, decode(self.source))
+        assembly = assembled(self.overrides, decode(self.source), self.files)
         access_log.use(assembly.log)
         return assembly.spec
 

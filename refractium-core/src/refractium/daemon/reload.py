@@ -7,6 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from refractium.assembly.assembly import assembled
+from refractium.assembly.plugin_files import read_plugin_files
+from refractium.assembly.sources import read_file
 from refractium.daemon import access_log, rights, systemd
 from refractium.daemon.stdout import leave_stdout_to_hooks
 from refractium.errors import ConfigError, ListenError
@@ -45,6 +47,8 @@ class Reloader:
         listening: the listeners of the run.
         observing: the control socket and the metrics of the run.
         assembly: the configuration at the start.
+        watched: the files whose changes cause a reload, each with the digest of the content that was read, as
+            for `refractium.daemon.watch.changes`. Each reload replaces the local plugins among these files.
 
     Attributes:
         assembly: the configuration in force.
@@ -58,6 +62,7 @@ class Reloader:
         listening: Listening,
         observing: Observing,
         assembly: Assembly,
+        watched: dict[Path, bytes | None],
     ) -> None:
         self._serving = serving
         self._overrides = overrides
@@ -65,6 +70,8 @@ class Reloader:
         self._listening = listening
         self._observing = observing
         self.assembly = assembly
+        self._watched = watched
+        self._local = {file.path for file in assembly.plugins.files}
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
@@ -83,7 +90,7 @@ class Reloader:
     async def _reload(self) -> None:
         try:
             # Runs in a thread: checking a large file takes time, and the event loop must serve connections.
-            assembly = await asyncio.to_thread(assembled, self._overrides)
+            assembly = await asyncio.to_thread(self._assembled)
             failures = await self._apply(assembly)
         except _SupersededError:
             log.info("not reloaded: superseded by a newer reload")
@@ -108,6 +115,17 @@ class Reloader:
                 self._serving.instance.reload_failed(list(map(str, failures)))
             for failure in failures:
                 log.error("%s; the next reload tries again", failure)
+
+    def _assembled(self) -> Assembly:
+        """Read the files and assemble them. Watch the files also if they turn out to be unusable."""
+        decoded = read_file(self._overrides)
+        files = read_plugin_files(self._overrides, decoded)
+        present = {file.path: file.digest for file in files}
+        for path in self._local - present.keys():
+            self._watched.pop(path, None)
+        self._watched.update(present)
+        self._local = set(present)
+        return assembled(self._overrides, decoded, files)
 
     def _warn(self, assembly: Assembly) -> None:
         for warning in assembly.warnings:
@@ -158,11 +176,11 @@ class Reloader:
 
 
 async def ask_on_changes(
-    path: Path, known: bytes | None, is_wanted: Callable[[], bool], reloader: Reloader
+    watched: dict[Path, bytes | None], is_wanted: Callable[[], bool], reloader: Reloader
 ) -> None:
     """Request a reload at each change of a file if `is_wanted` is true. Only cancelling ends this loop."""
     from refractium.daemon.watch import changes  # noqa: PLC0415 - not every run has a file; see `run.serve`
 
-    async for _ in changes(path, known):
+    async for _ in changes(watched):
         if is_wanted():
             reloader.ask()

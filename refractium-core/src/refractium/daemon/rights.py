@@ -14,7 +14,7 @@ from refractium.assembly.lint.rules import UNREADABLE_FILE
 from refractium.errors import ConfigError, RefractiumError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from refractium.config import Decoded
     from refractium.errors import ListenError
@@ -71,32 +71,37 @@ def give_up(identity: Identity) -> None:
 
 
 def is_lost(path: Path, identity: Identity) -> bool:
-    """Return whether a reload can no longer read the configuration file; log a warning if so."""
+    """Return whether a reload can no longer read a file; log a warning if so."""
     if os.access(path, os.R_OK):
         return False
     log.warning("server.user: %s", _unreadable(path, identity))
     return True
 
 
-def doubts(decoded: Decoded) -> Iterator[Problem]:
-    """Yield a warning if the configured user cannot read the configuration file. Only root can check this."""
+def doubts(decoded: Decoded, files: Iterable[Path] = ()) -> Iterator[Problem]:
+    """Yield a warning for each file that the configured user cannot read. Only root can check this.
+
+    Args:
+        decoded: the configuration file.
+        files: the files of the local plugins.
+    """
     if UNREADABLE_FILE.code in decoded.config.check.ignore:
         return
     if decoded.problems or (identity := decoded.config.server.identity) is None or os.geteuid() != 0:
         return
-    try:
-        asked = subprocess.run(  # noqa: S603 - no shell reads the name of the file
-            ["test", "-r", decoded.source.name],  # noqa: S607 - a program of POSIX
-            check=False,
-            user=identity.uid,
-            group=identity.gid,
-            extra_groups=identity.groups,
-        )
-    except OSError:  # a container may not allow a change of user, or may have no `test` program
-        return
-    if asked.returncode == 1:
-        message = _unreadable(decoded.source.name, identity)
-        yield decoded.source.problem("server.user", message, UNREADABLE_FILE.code)
+    for path in (decoded.source.name, *map(str, files)):
+        try:
+            asked = subprocess.run(  # noqa: S603 - no shell reads the name of the file
+                ["test", "-r", path],  # noqa: S607 - a program of POSIX
+                check=False,
+                user=identity.uid,
+                group=identity.gid,
+                extra_groups=identity.groups,
+            )
+        except OSError:  # a container may not allow a change of user, or may have no `test` program
+            return
+        if asked.returncode == 1:
+            yield decoded.source.problem("server.user", _unreadable(path, identity), UNREADABLE_FILE.code)
 
 
 def explained(error: ListenError, identity: Identity | None) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from refractium.assembly.assembly import assembled
+from refractium.assembly.plugin_files import read_plugin_files
 from refractium.assembly.sources import file_of, read_file
 from refractium.daemon import rights, systemd
 from refractium.daemon.instance import Instance, Serving, reloads_on_change, serving
@@ -66,16 +67,17 @@ def serve(
         ListenError: the run cannot listen on an address.
     """
     file = file_of(overrides)
-    known = None
-    if file is not None:
-        import_module("refractium.daemon.watch")  # now, because `server.user` may have no access to modules
-        known = digest(file)
+    watched = {} if file is None else {file: digest(file)}
     decoded = read_file(overrides)
+    files = read_plugin_files(overrides, decoded)
+    watched |= {one.path: one.digest for one in files}
+    if watched:
+        import_module("refractium.daemon.watch")  # now, because `server.user` may have no access to modules
     identity = rights.begin(decoded)  # before the log starts its thread
     sockets = systemd.inherited()
     launcher = launch(sockets, identity) if sockets else None  # also before the log starts its thread
     access = begin()
-    assembly = assembled(overrides, decoded)
+    assembly = assembled(overrides, decoded, files)
     if problems := list(assembly.unserved(transports, overrides.inline)):
         raise ConfigError(problems)
     with claimed_stdout():
@@ -87,7 +89,7 @@ def serve(
         _take_all_descriptors()
         run_by = serving(overrides, assembly, begin, access, identity)
         inherited = _Inherited(sockets, launcher)
-        can_end = run(lambda: _serve(run_by, overrides, assembly, transports, (file, known), inherited))
+        can_end = run(lambda: _serve(run_by, overrides, assembly, transports, file, watched, inherited))
     if not can_end:
         log.warning("code of a plugin still runs, for example a health check: ending without it")
         logging.shutdown()  # writes the last lines
@@ -110,17 +112,18 @@ async def _serve(
     overrides: Overrides,
     assembly: Assembly,
     transports: Sequence[Transport],
-    in_force: tuple[Path | None, bytes | None],
+    file: Path | None,
+    watched: dict[Path, bytes | None],
     inherited: _Inherited,
 ) -> None:
     instance, identity = run_by.instance, run_by.identity
     listening = Listening(instance)
     stopping = _Stopping(instance)
     observing = Observing(
-        _status_of(instance, in_force[0], inherited.launcher, lambda: reloader.assembly.plugins),
+        _status_of(instance, file, inherited.launcher, lambda: reloader.assembly.plugins),
         control.folder_for(identity),
     )
-    reloader = Reloader(run_by, overrides, transports, listening, observing, assembly)
+    reloader = Reloader(run_by, overrides, transports, listening, observing, assembly, watched)
 
     def on_signal(number: signal.Signals) -> None:
         if number is signal.SIGHUP:
@@ -138,11 +141,11 @@ async def _serve(
             systemd.ready()
             # Only now, because a reload compares the configured listeners with the open listeners.
             tasks.append(asyncio.create_task(reloader.run()))
-            path, known = in_force
-            if path is not None:
+            for path in watched:
                 if identity is not None and rights.is_lost(path, identity):
-                    known = digest(path)  # so a file that becomes readable counts as changed
-                watching = ask_on_changes(path, known, lambda: reloads_on_change(instance), reloader)
+                    watched[path] = digest(path)  # so a file that becomes readable counts as changed
+            if watched:
+                watching = ask_on_changes(watched, lambda: reloads_on_change(instance), reloader)
                 tasks.append(asyncio.create_task(watching))
         await stopping.begun.wait()
         systemd.stopping()

@@ -1,7 +1,7 @@
-"""The watch on the configuration file. It reports each change of the content, so that Refractium reloads.
+"""The watch on the configuration file and on local plugins. It reports each change of their content.
 
-The watch observes the folder, not the file, because editors and deployment tools replace the file. A tool may
-rename another file over the file, change a link to the folder, or delete the file and write a new file.
+The watch observes folders, not files, because editors and deployment tools replace a file. A tool may rename
+another file over the file, change a link to the folder, or delete the file and write a new file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from watchfiles import awatch
 from refractium.system.files import digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -31,34 +31,39 @@ _RETRY: Final = 1.0
 """Seconds until the next attempt to watch a folder that cannot be watched."""
 
 
-async def changes(path: Path, known: bytes | None) -> AsyncIterator[None]:
+async def changes(known: dict[Path, bytes | None]) -> AsyncIterator[None]:
     """Yield each time that the content of a file has changed.
 
     A missing file does not count as a change, because a new file usually follows. An unreadable object in
-    place of the file, such as a FIFO, counts as a change. Only cancelling ends the iteration.
+    place of a file, such as a FIFO, counts as a change. Only cancelling ends the iteration.
 
     Args:
-        path: the file; the file and its folder may be missing for a while.
-        known: the `digest` of the file in force. The caller must compute the digest before it reads the file,
-            so that no change is missed.
+        known: the files, each with the `digest` of its content in force. The caller must compute a digest
+            before it reads the file, so that no change is missed. This function writes the digest of a
+            changed file into `known`. The caller may add and remove files.
     """
 
     def may_matter(_: object, changed: str) -> bool:
-        """Return whether an event may concern the file. Events of the file, a link or a folder may.
+        """Return whether an event may concern a file. Events of the files, of links and of folders may.
 
-        A link or a folder may be part of the path to the file. Other files, such as the log, do not count.
+        A link or a folder may be part of the path to a file. Other files, such as the log, do not count.
         """
-        return Path(changed).name == path.name or Path(changed).is_dir() or Path(changed).is_symlink()
+        path = Path(changed)
+        return any(path.name == one.name for one in list(known)) or path.is_dir() or path.is_symlink()
 
     while True:
-        folders = await asyncio.to_thread(_folders, path)
+        folders = await asyncio.to_thread(_folders, list(known))
         async for _ in _events(folders, may_matter):
-            now = await _settled(path, known)
-            if now is not None and now != known:
-                known = now
+            has_changed = False
+            for path in list(known):
+                now = await _settled(path, known.get(path))
+                if path in known and now is not None and now != known[path]:
+                    known[path] = now
+                    has_changed = True
+            if has_changed:
                 yield
-            if await asyncio.to_thread(_folders, path) != folders:
-                break  # a link now leads to another folder
+            if await asyncio.to_thread(_folders, list(known)) != folders:
+                break  # a link now leads to another folder, or there are other files
 
 
 async def _settled(path: Path, known: bytes | None) -> bytes | None:
@@ -91,6 +96,6 @@ async def _events(folders: set[Path], may_matter: Callable[[object, str], bool])
     await asyncio.sleep(_RETRY)
 
 
-def _folders(path: Path) -> set[Path]:
-    """Return the folder of the path, and the folder of the real file to which links in the path may lead."""
-    return {path.absolute().parent, path.resolve().parent}
+def _folders(paths: Sequence[Path]) -> set[Path]:
+    """Return the folder of each path, and the folder of the real file to which links in the path may lead."""
+    return {folder for path in paths for folder in (path.absolute().parent, path.resolve().parent)}

@@ -31,6 +31,7 @@ from refractium.hooks.memory import keep_freed_memory
 from refractium.logs import install
 from refractium.logs.prints import log_what_is_printed
 from refractium.system import oom
+from refractium.system.modules import make
 
 if TYPE_CHECKING:
     from refractium.hooks.delivery import Item
@@ -166,7 +167,8 @@ def _load(start: Start, counters: HookCounters) -> Delivery:
     log_what_is_printed(install(start.style, gather=0))
     for name, level in start.levels.items():
         logging.getLogger(name).setLevel(level)
-    hook: Any = operator.attrgetter(start.qualname)(importlib.import_module(start.module))
+    module = make(start.module, start.source) if start.source else importlib.import_module(start.module)
+    hook: Any = operator.attrgetter(start.qualname)(module)
     settings = msgspec.msgpack.decode(start.settings, type=hook.settings_type)
     return Delivery(hook, settings, counters)
 

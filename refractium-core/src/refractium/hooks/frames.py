@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from refractium.contract import Direction, EventKind, HookContext, SessionStats
+from refractium.system.modules import ModuleSource
 
 if TYPE_CHECKING:
     from collections import deque
@@ -53,6 +54,7 @@ class Start(Struct, frozen=True):
         path: folders in which to look for modules: `sys.path` of the proxy.
         levels: levels of the proxy's loggers ``root`` and ``refractium``, by the name of the logger.
         style: style of log lines, which is the proxy's style (`refractium.logs.install`).
+        source: source of the module, if the module comes from a single file (`refractium.system.modules`).
     """
 
     module: str
@@ -61,6 +63,7 @@ class Start(Struct, frozen=True):
     path: list[str]
     levels: dict[str, int]
     style: str
+    source: ModuleSource | None
 
 
 class Receipt(Struct, frozen=True):

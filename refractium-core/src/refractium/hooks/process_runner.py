@@ -35,6 +35,7 @@ from refractium.hooks.runner import (
     RunnerState,
 )
 from refractium.logs import style_in_use
+from refractium.system.modules import source_of
 
 if TYPE_CHECKING:
     from msgspec import Struct
@@ -163,6 +164,7 @@ class ProcessRunner(Runner):
                 path=sys.path,
                 levels={name: logging.getLogger(name).getEffectiveLevel() for name in ("root", "refractium")},
                 style=style_in_use(),
+                source=source_of(self._hook.__module__),
             )
         )
         self._buffers.extend((_pack(START, 0, len(start), 0, 0, 0), start))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Protocol,
         Scene,
     )
+    from refractium.plugins.local import PluginFile
 
 
 Kind: TypeAlias = Literal["protocol", "hook", "health_check", "balancer", "command", "scene", "unknown"]
@@ -39,13 +40,15 @@ class InstalledPlugin:
         kind: the kind of object that the plugin provides, or the first of several kinds; ``unknown`` if
             Refractium could not ask the plugin.
         transports: the transports of the plugin's protocols, sorted.
-        distribution: the name of the distribution that installed the plugin.
+        distribution: the name of the distribution that installed the plugin; for a local plugin, the path of
+            its file.
         version: the version of that distribution. After an upgrade, a program that already runs keeps the
-            old code, and the old version here.
+            old code, and the old version here. For a local plugin, the first digits of a hash of the file.
         status: ``loaded``; ``blocked`` (disabled and not imported); ``incompatible`` (written for another
             `API_VERSION`); ``failed``.
         error: the reason why the plugin is not loaded, in one line; None if the plugin is loaded.
-        summary: the summary in the metadata of the distribution.
+        summary: the summary in the metadata of the distribution; for a local plugin, the first line of the
+            docstring of the file.
     """
 
     id: str
@@ -103,6 +106,7 @@ class Plugins:
         given: the objects that each loaded plugin provides, by the id of the plugin.
         outdated: the installed version of each plugin whose running code has another version, by the id of
             the plugin.
+        files: the files of the local plugins, blocked or not.
     """
 
     entries: tuple[InstalledPlugin, ...]
@@ -110,6 +114,7 @@ class Plugins:
     refused: Mapping[str, InstalledPlugin] = field(default_factory=dict)
     given: Mapping[str, Given] = field(default_factory=dict)
     outdated: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[PluginFile, ...] = ()
 
     @property
     def health_checks(self) -> dict[str, HealthCheck[Any]]:

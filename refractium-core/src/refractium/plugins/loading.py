@@ -1,4 +1,4 @@
-"""Loading of the installed plugins, with the result for each plugin.
+"""Loading of the installed plugins and the local plugins, with the result for each plugin.
 
 Only this module uses pluggy's manager and entry points. A broken plugin gets an entry, and raises no
 exception. The result does not depend on the order of the plugins. If two plugins provide the same object,
@@ -36,11 +36,12 @@ from refractium.guard.faults import is_interrupt, text_of
 from refractium.guard.origins import add_module, set_origin
 from refractium.identify.everything import ANY, FALLBACK
 from refractium.plugins.installed import Given, InstalledPlugin, Kind, Plugins
+from refractium.plugins.local import PluginFile
 from refractium.routing import BALANCERS
 from refractium.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from importlib_metadata import Distribution
 
@@ -65,32 +66,42 @@ def load_plugins(disabled: Collection[str] = ()) -> Plugins:
     Returns:
         An entry for each plugin, and the objects that the loaded plugins provide.
     """
+    return load_with_files(disabled, ())
+
+
+def load_with_files(disabled: Collection[str], files: Sequence[PluginFile]) -> Plugins:
+    """Load every installed plugin and every local plugin that is not disabled; see `load_plugins`."""
     disabled_by = dict.fromkeys(disabled_by_environment(), f"disabled by {DISABLE_VARIABLE}")
     disabled_by |= dict.fromkeys(disabled, "disabled by --disable-plugin or by disable under [plugins]")
-    found = [(_describe(entry_point), entry_point) for entry_point in entry_points(group=ENTRY_POINT_GROUP)]
+    found: list[tuple[InstalledPlugin, EntryPoint | PluginFile]] = [
+        *((_describe(entry_point), entry_point) for entry_point in entry_points(group=ENTRY_POINT_GROUP)),
+        *((file.entry, file) for file in files),
+    ]
     found.sort(key=lambda one: (one[0].id, one[0].distribution, one[0].version))
     claimants: defaultdict[str, list[str]] = defaultdict(list)
     for plugin, _ in found:
         claimants[plugin.id].append(f"{plugin.distribution} {plugin.version}")
 
     loaded: list[tuple[InstalledPlugin, Given]] = []
-    for plugin, entry_point in found:
+    for plugin, source in found:
         if plugin.id in disabled_by:
             loaded.append((replace(plugin, status="blocked", error=disabled_by[plugin.id]), Given()))
         elif len(names := claimants[plugin.id]) > 1:
-            error = f"{' and '.join(names)} claim the id '{plugin.id}': uninstall all but one"
+            error = f"{' and '.join(names)} claim the id '{plugin.id}': remove all but one"
             loaded.append((replace(plugin, status="failed", error=error), Given()))
+        elif isinstance(source, PluginFile) and source.problem:
+            loaded.append((replace(plugin, status="failed", error=source.problem), Given()))
         elif problem := next(problems_of_name(plugin.id), None):
             error = f"the entry point has an invalid {problem}"
             loaded.append((replace(plugin, status="failed", error=error), Given()))
         else:
-            loaded.append(_load(plugin, entry_point))
+            loaded.append(_load(plugin, source))
     outdated = {
         on_disk.id: on_disk.version
         for (on_disk, _), (running, _) in zip(found, loaded, strict=True)
         if on_disk.version != running.version
     }
-    return replace(_without_contested(loaded), outdated=outdated)
+    return replace(_without_contested(loaded), outdated=outdated, files=tuple(files))
 
 
 def disabled_by_environment() -> tuple[str, ...]:
@@ -136,13 +147,13 @@ _ALONE: Final = threading.RLock()
 """The lock that a thread holds while it imports a plugin."""
 
 
-def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPlugin, Given]:
+def _load(plugin: InstalledPlugin, source: EntryPoint | PluginFile) -> tuple[InstalledPlugin, Given]:
     """Import one plugin and collect the objects that the plugin provides.
 
     Each plugin has its own pluggy manager, so that no plugin can disturb another plugin.
     """
     try:
-        module = entry_point.module  # raises an exception if the value of the entry point is malformed
+        module = source.module  # raises an exception if the value of the entry point is malformed
         if module in sys.modules:
             plugin = replace(plugin, version=_versions.get(module, plugin.version))
         # Output of a plugin must not mix with the output of a command. A warning must not become an error.
@@ -152,7 +163,7 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
             contextlib.redirect_stdout(sys.stderr),
         ):
             add_module(module, str(plugin))
-            implementation = entry_point.load()
+            implementation = source.load()
             _versions[module] = plugin.version
             version = getattr(implementation, "refractium_api_version", API_VERSION)
             if version != API_VERSION:
@@ -163,16 +174,23 @@ def _load(plugin: InstalledPlugin, entry_point: EntryPoint) -> tuple[InstalledPl
             manager.register(implementation, plugin.id)
             manager.check_pending()
             plugin = replace(plugin, kind=_kind(manager))
+            if isinstance(source, PluginFile):
+                plugin = replace(plugin, summary=_first_line(implementation.__doc__))
             given = _given_by(manager)
     except BaseException as error:
         if is_interrupt(error):
             raise
         _log.debug("%s failed", plugin, exc_info=error)
-        return replace(plugin, status="failed", error=printable(text_of(error))), Given()
+        text = source.explain(error) if isinstance(source, PluginFile) else text_of(error)
+        return replace(plugin, status="failed", error=printable(text)), Given()
     for one in (*given.protocols, *given.health_checks, *given.balancers):
         set_origin(one, str(plugin))
     transports = {protocol.transport.value for protocol in given.protocols}
     return replace(plugin, transports=tuple(sorted(transports))), given
+
+
+def _first_line(docstring: object) -> str:
+    return docstring.strip().partition("\n")[0].strip() if isinstance(docstring, str) else ""
 
 
 def _problems_of_command(command: object) -> Iterator[str]:

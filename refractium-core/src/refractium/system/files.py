@@ -54,3 +54,40 @@ def digest(path: Path) -> bytes | None:
     except (OSError, NotAFileError) as error:
         return str(error).encode()
     return hashlib.sha256(content).digest()
+
+
+def who_else_can_change(path: Path) -> str | None:
+    """Return how other users could change a file, and a remedy; None if only this user and root can.
+
+    The function also checks all folders above the file, and the real file to which links lead. In a folder
+    with the sticky bit, such as /tmp, nobody can replace the files of other users.
+
+    Raises:
+        OSError: the status of a file or folder cannot be read.
+    """
+    real = path.resolve()
+    for one in dict.fromkeys((path, *path.parents, real, *real.parents)):
+        status = one.stat()
+        if not _is_trusted(status):
+            return f"{one} belongs to another user (uid {status.st_uid}): change its owner"
+        is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_sticky:
+            mode = stat.S_IMODE(status.st_mode)
+            return f"other users may write to {one} (mode {mode:04o}): run chmod go-w"
+    return None
+
+
+def is_anothers(path: Path) -> bool:
+    """Return whether a file, or a link in its place, is in the hands of another user.
+
+    In a folder such as /tmp, another user can create the file.
+
+    Raises:
+        OSError: the status of the file cannot be read.
+    """
+    status = path.stat()
+    return not (_is_trusted(status) and _is_trusted(path.lstat())) or bool(status.st_mode & stat.S_IWOTH)
+
+
+def _is_trusted(status: os.stat_result) -> bool:
+    return status.st_uid in {0, os.geteuid()}

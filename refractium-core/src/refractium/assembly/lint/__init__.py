@@ -31,6 +31,7 @@ def warnings(resolved: Resolved) -> Iterator[Problem]:
         targets.doubtful_targets(resolved),
         order.doubtful_orders(resolved.routes, overlaid.listeners),
         settings.without_backends(resolved),
+        plugins.exposed(resolved.plugins),
     )
     for rule, where, message in in_the_file:
         if rule.code not in by_route.get(where.partition(".")[0], everywhere):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from refractium.assembly.lint.rules import BROKEN_PLUGIN, OUTDATED_PLUGIN, UNKNOWN_PLUGIN, Warned
+from refractium.assembly.lint.rules import (
+    BROKEN_PLUGIN,
+    EXPOSED_PLUGIN,
+    OUTDATED_PLUGIN,
+    UNKNOWN_PLUGIN,
+    Warned,
+)
 from refractium.plugins.loading import DISABLE_VARIABLE, disabled_by_environment
 
 if TYPE_CHECKING:
@@ -14,10 +20,19 @@ if TYPE_CHECKING:
 
 
 def broken(plugins: Plugins) -> Iterator[Warned]:
-    """Yield each installed plugin that did not load."""
+    """Yield each installed plugin that did not load. A file that cannot be a plugin is a problem instead."""
+    of_files = {file.problem for file in plugins.files}
     for one in plugins.entries:
-        if one.status not in {"loaded", "blocked"}:
+        if one.status not in {"loaded", "blocked"} and one.error not in of_files:
             yield Warned(BROKEN_PLUGIN, f"plugin {one.id}", f"{one} is not used: {one.error}")
+
+
+def exposed(plugins: Plugins) -> Iterator[Warned]:
+    """Yield each local plugin that other users can change, and that is not blocked."""
+    blocked = {one.id for one in plugins.entries if one.status == "blocked"}
+    for file in plugins.files:
+        if file.doubt and file.id not in blocked:
+            yield Warned(EXPOSED_PLUGIN, file.where, f"other users could change this plugin: {file.doubt}")
 
 
 def outdated(plugins: Plugins) -> Iterator[Warned]:

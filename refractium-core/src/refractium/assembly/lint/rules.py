@@ -116,8 +116,14 @@ UNKNOWN_PLUGIN: Final = Rule(
 )
 UNREADABLE_FILE: Final = Rule(
     "unreadable-file",
-    "a configuration file that the `user` of the file cannot read, so that every reload fails",
+    "a configuration file or local plugin that the configured `user` cannot read, so that every reload fails",
     "let that user or its group read the file",
+)
+
+EXPOSED_PLUGIN: Final = Rule(
+    "exposed-plugin",
+    "a local plugin that other users can change: they own the file or a folder above it, or may write to it",
+    "let only root or the user of Refractium own the file and its folders, and run `chmod go-w`",
 )
 
 _ALL: Final[Sequence[Rule]] = (
@@ -136,6 +142,7 @@ _ALL: Final[Sequence[Rule]] = (
     OUTDATED_PLUGIN,
     UNKNOWN_PLUGIN,
     UNREADABLE_FILE,
+    EXPOSED_PLUGIN,
 )
 RULES: Final = {rule.code: rule for rule in _ALL}
 """Each rule, by its code, in the order of the reference."""
