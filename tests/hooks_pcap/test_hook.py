@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,11 +27,13 @@ from hooks_pcap.capturing import (
     session_of,
 )
 from refractium.contract import Direction, Event, EventKind, Transport, problems_of_hook
+from refractium.testing import Backend, Recorder, run_hook, serve
 from refractium_hooks_pcap import refractium_hooks
 from refractium_hooks_pcap.hook import PcapHook
 from refractium_hooks_pcap.outputs import Viewers
 from refractium_hooks_pcap.reader import Reader
 from refractium_hooks_pcap.settings import PcapSettings
+from support.cleanliness import uvloop_has_what_it_keeps
 from support.clients import PATIENCE, connect, payload
 from support.process import able_to_import_tests
 from support.programs import require_program
@@ -39,6 +42,8 @@ from support.proxy import open_descriptors
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+__all__ = ["uvloop_has_what_it_keeps"]
 
 CLIENT: Final = ("10.0.0.1", 40_000)
 
@@ -186,15 +191,15 @@ def test_events_of_a_session_without_an_open_event_are_ignored(tmp_path: Path) -
 
 def test_a_batch_of_many_mebibytes_is_written_in_parts(tmp_path: Path) -> None:
     sent = numbered(500, 60_000)
-    with hook_of(path=str(tmp_path / "a.pcapng"), max_bytes=1_000_000) as hook:
-        hook.on_batch(session_of(context_of(), *sent))
+    settings = PcapSettings(path=str(tmp_path / "a.pcapng"), max_bytes=1_000_000)
+    run_hook(PcapHook, inbound=sent, settings=settings, transport=Transport.UDP)
     found = [one for name in files_in(tmp_path) for one in datagrams_of(read_file(tmp_path / name))]
     assert found == sent
 
 
 def test_packets_are_cut_at_the_snaplen(tmp_path: Path) -> None:
-    with hook_of(path=str(tmp_path / "a.pcap"), snaplen=100) as hook:
-        hook.on_batch(session_of(context_of(), b"short", b"x" * 1000))
+    settings = PcapSettings(path=str(tmp_path / "a.pcap"), snaplen=100)
+    run_hook(PcapHook, inbound=[b"short", b"x" * 1000], settings=settings, transport=Transport.UDP)
     assert [(len(one.data), one.length) for one in read_file(tmp_path / "a.pcap")] == [(33, 33), (100, 1028)]
 
 
@@ -211,6 +216,20 @@ def test_file_and_viewer_get_the_same_packets(tmp_path: Path) -> None:
                 found += reader.feed(viewer.recv(1 << 16))
         assert found == read_file(tmp_path / "a.pcapng")
         assert datagrams_of(found) == sent
+
+
+def test_the_file_has_the_packets_that_a_hook_of_a_proxy_sees(
+    tmp_path: Path, refractium_recorder: Recorder
+) -> None:
+    path = tmp_path / "a.pcapng"
+    with serve(
+        fallback_udp=Backend.echo(Transport.UDP),
+        hooks=[(PcapHook, PcapSettings(path=str(path))), refractium_recorder.hook],
+    ) as proxy:
+        proxy.ask(*numbered(20))
+    recorded = [data for _, data in refractium_recorder.session().packets]
+    assert Counter(recorded) == Counter(datagrams_of(read_file(path)))
+    assert set(recorded) == set(numbered(20))
 
 
 def test_an_output_that_fails_does_not_delay_the_others(tmp_path: Path) -> None:
@@ -239,21 +258,17 @@ def test_the_hook_writes_to_a_fifo(tmp_path: Path) -> None:
     path = str(tmp_path / "fifo")
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with hook_of(path=path) as hook:
-        hook.on_batch(session_of(context_of(), b"1"))
+    run_hook(PcapHook, inbound=[b"1"], settings=PcapSettings(path=path), transport=Transport.UDP)
     with os.fdopen(reader, "rb") as file:
         assert datagrams_of(Reader().feed(file.read())) == [b"1"]
 
 
 def test_the_hook_writes_to_stdout() -> None:
     script = """
-from hooks_pcap.capturing import context_of, session_of
+from refractium.testing import run_hook
 from refractium_hooks_pcap.hook import PcapHook
 from refractium_hooks_pcap.settings import PcapSettings
-hook = PcapHook(PcapSettings(path="-"))
-hook.start()
-hook.on_batch(session_of(context_of(), b"1", b"2"))
-hook.stop()
+run_hook(PcapHook, inbound=[b"1", b"2"], settings=PcapSettings(path="-"), transport="udp")
 """
     done = subprocess.run([sys.executable, "-c", script], **in_child(), check=True, capture_output=True)
     assert datagrams_of(Reader().feed(done.stdout)) == [b"1", b"2"]

@@ -167,6 +167,12 @@ def serving(
     return serving
 
 
+def test_the_demo_shows_a_new_protocol(run: Run, bin_: Path) -> None:
+    (result,) = json.loads(run(bin_ / "refractium", "demo", "--json"))
+    assert (result["protocol"], result["ok"]) == (IDS["protocol"][0], True)
+    assert result["answer"] == "hello green.example"
+
+
 def test_a_new_protocol_routes_its_sample_by_the_host(
     serving: Serving, run: Run, bin_: Path, packages: Path
 ) -> None:

@@ -135,8 +135,11 @@ def check_names(job: Job, given: Given, report: Report) -> None:
             report.broken("name-twice", subject, f"the plugin provides {times} of them")
         if name in built_in(what):
             report.broken("name-built-in", subject, f"the {what} '{name}' is built in")
-    if given.claims and job.id not in {name for _, name, _ in given.claims}:
-        names = ", ".join(sorted({f"'{name}'" for _, name, _ in given.claims}))
+    own_names = {
+        name for what, name, _ in given.claims if what != "scene"
+    }  # a scene has the name of a protocol
+    if own_names and job.id not in own_names:
+        names = ", ".join(sorted(f"'{name}'" for name in own_names))
         report.broken("id-name", f"plugin '{job.id}'", f"the objects have the names {names}")
     for subject, summary in _summaries(given):
         if not summary.strip():
