@@ -177,6 +177,29 @@ def test_a_changed_hook_sees_new_sessions(tmp_path: Path, plugin: Path, isolatio
             assert program.terminate() == 0
 
 
+@both
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_an_open_session_keeps_the_hook_with_which_it_began(
+    tmp_path: Path, plugin: Path, workers: int, isolation: str
+) -> None:
+    seen = tmp_path / "seen"
+    plugin.write_text(recording("old", seen, isolation))
+    with Backend(echo) as backend:
+        text = config(backend.address, workers, more='hooks = ["mine"]\n')
+        (tmp_path / "refractium.toml").write_text(text.replace('name = "mine"', 'name = "any"'))
+        with serving("--log-format", "plain", cwd=tmp_path) as program:
+            with connect(program.address) as old:
+                old.sendall(b"a")
+                assert receive(old, 1) == b"a"
+                rewrite(plugin, recording("new", seen, isolation))
+                program.await_err("configuration 2 is in force")
+                assert ask(program.address, b"b").data == b"b"
+                old.sendall(b"c")
+                assert receive(old, 1) == b"c"
+            assert program.terminate() == 0
+    assert sorted(seen.read_text().splitlines()) == ["new b", "new b", "old a", "old a", "old c", "old c"]
+
+
 def test_without_hot_reload_only_sighup_applies_a_changed_file(tmp_path: Path, plugin: Path) -> None:
     plugin.write_text(recognising("A"))
     with Backend(echo) as backend:
