@@ -6,13 +6,19 @@ import json
 import os
 import pty
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import dns.message
 import pytest
 
+from hooks_pcap.mirroring import await_captured, configuration, mirroring
+from hooks_pcap.test_flows import pcap, stream
+from support.backends import Backend, sink
+from support.clients import ask
 from support.hellos import Builder, records, typical_hello
 from support.process import PROGRAM, environment, run
+from support.proxy import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +130,7 @@ def test_only_explain_shows_the_answers_of_all_protocols(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-", "--hex", "00"], "error: identify: give either FILE or --hex"),
+        (["-", "--hex", "00"], "error: identify: give only one of FILE, --hex and --pcap"),
         (["--hex", "xyz"], "error: --hex: hex is pairs of hex digits"),
         (["--hex", "123"], "error: --hex: hex is pairs of hex digits"),
         (["nowhere.bin"], "'nowhere.bin': No such file or directory"),
@@ -374,3 +380,115 @@ def test_identify_opens_nothing_that_hooks_or_backends_need(cli: Cli) -> None:
     )
     assert identified(cli, stdin=SSH)["result"]["forward_to"] == ["backend.invalid:22"]
     assert sorted(path.name for path in cli.folder.iterdir()) == ["refractium.toml"]
+
+
+# Captures
+
+
+def test_a_capture_of_our_own_hook_names_the_route_of_each_flow(cli: Cli) -> None:
+    with (
+        Backend(sink) as backend,
+        mirroring(cli.folder, configuration(backend.address, "out.pcapng")) as proxy,
+    ):
+        for data in (SSH, GET, SHOP):
+            ask(("127.0.0.1", proxy.port), data)
+        await_captured(proxy)
+        captured = cli.folder / "out.pcapng"
+        eventually(lambda: SHOP in captured.read_bytes(), "the capture is written")
+    cli.write(FILE)
+    found = identified(cli, "--pcap", "out.pcapng")
+    assert [one["report"]["protocol"] for one in found["flows"]] == ["ssh", "http", "https"]
+    assert [one["report"]["result"]["route"] for one in found["flows"]] == ["fallback"] * 3
+    assert all(one["report"]["client"] == "127.0.0.1" for one in found["flows"])
+    assert found["flows"][0]["report"]["result"]["why"] == "no route of this listener asks for ssh"
+    lan = identified(cli, "--pcap", "out.pcapng", "--client", "10.0.0.1")["flows"]
+    assert [one["report"]["result"]["route"] for one in lan] == ["fallback", "fallback", "lan"]
+    text = cli("identify", "--pcap", "out.pcapng").out
+    assert len(text.splitlines()) == 4
+    full = cli("identify", "--pcap", "out.pcapng", "--explain").out
+    assert full.count("no route of this listener asks for ssh") == 1
+    assert "match.method POST fails: GET" in full
+
+
+def write_capture(cli: Cli, packets: list[bytes], *, seconds: int = 0) -> None:
+    """Write a capture whose packets follow each other after some seconds."""
+    (cli.folder / "some.pcap").write_bytes(pcap(packets, seconds=seconds))
+
+
+def test_the_port_of_the_server_chooses_the_listener_of_a_flow(cli: Cli) -> None:
+    cli.write(FILE)
+    write_capture(
+        cli,
+        [
+            *stream((0, GET), server=("192.0.2.9", 8443)),
+            *stream((0, GET), client=("10.1.1.1", 5), server=("192.0.2.9", 8080)),
+        ],
+    )
+    flows = identified(cli, "--pcap", "some.pcap")["flows"]
+    assert [one["report"]["listener"] for one in flows] == ["0.0.0.0:8443", "0.0.0.0:8080"]
+    flows = identified(cli, "--pcap", "some.pcap", "--listener", "0.0.0.0:8080")["flows"]
+    assert {one["report"]["listener"] for one in flows} == {"0.0.0.0:8080"}
+
+
+def test_a_capture_tells_what_it_lacks(cli: Cli) -> None:
+    cli.write(FILE)
+    write_capture(
+        cli,
+        [
+            *stream((10, GET))[2:],
+            *stream((0, GET[:9]), (30, GET[30:]), client=("10.1.1.1", 6)),
+            *stream(client=("10.1.1.1", 7)),
+            *stream((0, b"G"), client=("10.1.1.1", 8), ends_at=1),
+        ],
+    )
+    cut, gap, silent, ended = identified(cli, "--pcap", "some.pcap")["flows"]
+    assert (cut["report"], cut["notes"]) == (None, ["the beginning of the flow is not in the capture"])
+    assert gap["notes"] == ["bytes are missing in the capture after these bytes"]
+    assert silent["report"]["result_at_timeout"]["route"] == "ftp"
+    assert (ended["report"]["needs_more"], ended["report"]["result"]["route"]) == (False, "fallback")
+    assert "the beginning of the flow is not in the capture" in cli("identify", "--pcap", "some.pcap").out
+
+
+def test_a_first_byte_after_the_peek_timeout_is_told(cli: Cli) -> None:
+    cli.write(FILE)
+    write_capture(cli, stream((0, b"USER joe\r\n")), seconds=1)
+    (flow,) = identified(cli, "--pcap", "some.pcap")["flows"]
+    assert flow["notes"] == [
+        "the client is silent at the peek timeout: its first byte comes 2000 ms after the SYN"
+    ]
+
+
+def test_a_flow_behind_a_proxy_names_its_client(cli: Cli) -> None:
+    cli.write(FILE)
+    data = b"PROXY TCP4 10.2.2.2 192.0.2.1 4000 443\r\n" + SHOP
+    write_capture(cli, stream((0, data), client=("10.9.9.9", 9), server=("192.0.2.9", 8080)))
+    (flow,) = identified(cli, "--pcap", "some.pcap")["flows"]
+    assert flow["client"] == "10.9.9.9:9"
+    assert flow["report"]["client"] == "10.2.2.2"
+    assert flow["report"]["result"]["route"] == "lan"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pcap", "text.txt"], "error: --pcap text.txt: "),
+        (["--pcap", "nowhere.pcap"], "nowhere.pcap"),
+        (["--pcap", "text.txt", "--hex", "00"], "only one of FILE, --hex and --pcap"),
+        (["--pcap", "text.txt", "--udp"], "--udp is for bytes only"),
+    ],
+)
+def test_a_file_that_is_no_capture_is_refused(cli: Cli, arguments: list[str], message: str) -> None:
+    (cli.folder / "text.txt").write_text("hello, world")
+    done = cli("identify", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+
+
+def test_without_the_package_that_reads_captures_the_error_names_it(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_capture(cli, [])
+    monkeypatch.setitem(sys.modules, "refractium_hooks_pcap.flows", None)
+    done = cli("identify", "--pcap", "some.pcap")
+    assert (done.code, done.out) == (2, "")
+    assert "pip install 'refractium-core[pcap]'" in done.err

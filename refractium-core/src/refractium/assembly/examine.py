@@ -143,6 +143,7 @@ class Report(Struct, frozen=True, kw_only=True):
         timeout: the name of the setting of this time: ``peek_timeout_ms``, which begins at the accept, or
             ``peek_grace_ms``, which begins at the match of a weaker protocol.
         result_at_timeout: where the client goes if no more bytes come; None if `result` is known.
+        peek_timeout_ms: the peek timeout of the listener (ms); None without a listener.
         answers: the answers of all protocols. First, the protocols that the listener asks, in this order.
         routes: all routes of the transport, in the order of the configuration.
     """
@@ -162,6 +163,7 @@ class Report(Struct, frozen=True, kw_only=True):
     timeout_ms: int | None = None
     timeout: str | None = None
     result_at_timeout: Destination | None = None
+    peek_timeout_ms: int | None = None
     answers: Sequence[GivenAnswer] = ()
     routes: Sequence[GivenRoute] = ()
 
@@ -255,6 +257,7 @@ class Examiner:
             result=final if wait is None else None,
             timeout_ms=timeout_ms,
             timeout=timeout,
+            peek_timeout_ms=router.peek_timeout_ms or settings.peek_timeout_ms,
             result_at_timeout=None if wait is None else final,
             answers=[
                 *_answers(answers),

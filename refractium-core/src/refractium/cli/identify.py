@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from ipaddress import ip_address
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ import rich_click as click
 from refractium import terminal
 from refractium.assembly.examine import Examiner
 from refractium.assembly.sources import read_file
+from refractium.cli.captures import as_dict, examined, flows_in, print_table
 from refractium.cli.options import Flags
 from refractium.contract import MAX_BYTES_LIMIT, MetadataValue, Transport
 from refractium.errors import ConfigError
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 @click.command("identify")
 @click.argument("file", type=click.File("rb"), required=False)
 @click.option("--hex", "hex_", metavar="HEX", help="The bytes as hex digits, instead of a file.")
+@click.option(
+    "--pcap",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A capture (pcapng or pcap), instead of bytes: examine the beginning of each flow.",
+)
 @click.option("--udp", is_flag=True, help="The bytes are one UDP datagram.")
 @click.option("--explain", is_flag=True, help="Print the answer of each protocol, and why each route lost.")
 @config_option()
@@ -43,6 +51,7 @@ def command(
     *,
     file: IO[bytes] | None,
     hex_: str | None,
+    pcap: Path | None,
     udp: bool,
     explain: bool,
     listener: str | None,
@@ -58,17 +67,48 @@ def command(
     overrides = Flags.of(context).overrides
     transport = Transport.UDP if udp else Transport.TCP
     address = _address(client)
-    data = _bytes(file, hex_)
+    if sum(one is not None for one in (file, hex_, pcap)) > 1 or (pcap and udp):
+        message = "give only one of FILE, --hex and --pcap; --udp is for bytes only"
+        raise ConfigError([Problem(message, where="identify")])
+    data = b"" if pcap else _bytes(file, hex_)
     examiner = Examiner(read_file(overrides), overrides)
+    if pcap is not None:
+        _examine_capture(pcap, examiner, address, listener, explain=explain, as_json=as_json)
+        return
     if listener is not None:
         examiner.refuse_unknown(listener, transport)
     report = examiner.examine(transport, data, address, listener)
     if as_json:
-        click.echo(
-            msgspec.json.format(msgspec.json.encode(_encodable(msgspec.to_builtins(report))), indent=2)
-        )
+        _print_json(report)
     else:
         _print(report, explain=explain)
+
+
+def _examine_capture(
+    path: Path, examiner: Examiner, client: str | None, listener: str | None, *, explain: bool, as_json: bool
+) -> None:
+    found = flows_in(path)
+    if listener is not None:
+        for transport in {flow.transport for flow in found.flows}:
+            examiner.refuse_unknown(listener, transport)
+    flows = [examined(flow, examiner, client, listener) for flow in found.flows]
+    if as_json:
+        _print_json({"flows": [as_dict(one) for one in flows], "skipped": found.skipped})
+        return
+    if not explain:
+        print_table(flows, found.skipped)
+        return
+    for one in flows:
+        click.echo(f"{one.transport} {one.client} -> {one.server}")
+        for note in one.notes:
+            click.echo(f"{'note':<11}{note}")
+        if one.report is not None:
+            _print(one.report, explain=True)
+        click.echo()
+
+
+def _print_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(_encodable(msgspec.to_builtins(value))), indent=2))
 
 
 def _address(client: str | None) -> str | None:
@@ -91,8 +131,6 @@ def _encodable(value: Any) -> Any:
 
 
 def _bytes(file: IO[bytes] | None, hex_: str | None) -> bytes:
-    if file is not None and hex_ is not None:
-        raise ConfigError([Problem("give either FILE or --hex", where="identify")])
     if hex_ is not None:
         try:
             return hex_bytes(hex_)
