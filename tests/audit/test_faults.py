@@ -404,6 +404,23 @@ def test_several_faults_are_found_at_once(tmp_path: Path) -> None:
     }
 
 
+def test_a_sample_that_another_installed_protocol_takes_is_a_conflict(tmp_path: Path) -> None:
+    folder = write_package(KINDS["protocol"], ID, tmp_path)
+    for name in (CODE, SAMPLE):
+        file = folder / name.replace("PACKAGE", "refractium_proto_planted")
+        file.write_text(file.read_text().replace("planted/1 ", "SSH-2.0-planted/1 "))
+    (found,) = audit(str(folder)).findings
+    assert found.rule.code == "conflict"
+    assert "ssh/tcp, exact, matches the sample hello.bin of protocol planted/tcp" in found.found
+
+
+def test_a_weaker_protocol_takes_no_client_of_a_stronger_protocol(tmp_path: Path) -> None:
+    (conflict,) = (one for one in PROTOCOL if one.code == "conflict")
+    code = plant(conflict, tmp_path) / "src/refractium_proto_planted/__init__.py"
+    code.write_text(code.read_text().replace("Strength.EXACT", "Strength.WEAK"))
+    assert not audit(str(code.parents[2])).findings
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
