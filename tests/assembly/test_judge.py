@@ -493,13 +493,13 @@ routes = ["{1}"]
 def test_routes_for_silent_clients_and_strengths_are_compared_within_one_listener() -> None:
     two = [route("http", id=f'"{name}"', host=f'"{name}"', on_timeout="true") for name in ("one", "two")]
     assert places_of_warnings(LISTENERS.format("one", "two"), *two) == []
-    order = [route("weak", patterns='["x"]'), route("https")]
+    order = [route("weak", patterns="[{ regex = 'x' }]"), route("https")]
     assert places_of_warnings(LISTENERS.format("weak", "https"), *order) == []
     assert places_of_warnings(*order) == ["protocols[1]"]
 
 
 def test_the_order_of_udp_routes_does_not_matter_on_a_listener_for_tcp_only() -> None:
-    order = [route("weak", patterns='["x"]', transport='"udp"'), route("dns", transport='"udp"')]
+    order = [route("weak", patterns="[{ regex = 'x' }]", transport='"udp"'), route("dns", transport='"udp"')]
     udp_apart = LISTENERS.format("weak", "dns") + '[[listeners]]\nport = 3\ntransports = ["{0}"]\n'
     assert places_of_warnings(udp_apart.format("tcp"), *order) == []
     assert places_of_warnings(udp_apart.format("udp"), *order) == ["protocols[1]"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from refractium.contract import MetadataValue
-    from refractium.routing.conditions import ConditionPattern
+    from refractium.routing.conditions import ConditionPattern, Conditions
     from refractium.routing.pool import Pool
     from refractium.routing.rules import ListenerRules
 
@@ -99,6 +99,20 @@ def reaches(routes: Sequence[Route], listeners: Iterable[tuple[Transport, Listen
         if numbers:
             _Listener(found, numbers, rules).judge()
     return found
+
+
+def bare(route: Route, protocol: Protocol | Sequence[Protocol], conditions: Conditions) -> Route:
+    """Return a route that is chosen in the same cases as `route`, but has no other options."""
+    return Route(
+        protocol,
+        "127.0.0.1:1",
+        on_timeout=route.on_timeout,
+        id=route.id,
+        allow=route.allow,
+        deny=route.deny,
+        client=route.client,
+        match=conditions,
+    )
 
 
 class _StandIn(Protocol):
@@ -180,16 +194,7 @@ class _Listener:
             stand_in = _StandIn(route, self._kinds[route.name])
             protocol = self._stand_ins[route.name].setdefault(is_first, stand_in)
         patterns = {key: tuple(map(self._models.pattern, those)) for key, those in route.conditions.items()}
-        return Route(
-            protocol,
-            "127.0.0.1:1",
-            on_timeout=route.on_timeout,
-            id=route.id,
-            allow=route.allow,
-            deny=route.deny,
-            client=route.client,
-            match=patterns,
-        )
+        return bare(route, protocol, patterns)
 
     def judge(self) -> None:
         """Try model clients until every entry of every route is reached, or no model is left."""

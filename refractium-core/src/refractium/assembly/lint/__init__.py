@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from refractium.assembly.lint import order, plugins, settings, targets
+from refractium.assembly.lint import order, patterns, plugins, settings, targets
 from refractium.assembly.lint.rules import RULES
 from refractium.problems import Problem, unknown_name
 
@@ -30,6 +30,8 @@ def warnings(resolved: Resolved) -> Iterator[Problem]:
         settings.wide_limits(overlaid.server),
         targets.doubtful_targets(resolved),
         order.doubtful_orders(resolved.routes, overlaid.listeners),
+        patterns.doubtful_patterns(resolved),
+        settings.beyond_descriptors(resolved),
         settings.without_backends(resolved),
         plugins.exposed(resolved.plugins),
     )

@@ -72,6 +72,36 @@ SILENT_CLIENTS: Final = Rule(
     "go to another route",
     "write `on_timeout = false` in one of the two routes, or serve them on different listeners",
 )
+SHADOWED_PATTERN: Final = Rule(
+    "shadowed-pattern",
+    "a pattern whose bytes at the start of a client's data match a pattern of another route, which is asked "
+    "first and gets these clients",
+    "change one of the two patterns",
+)
+PATTERN_TAKES_PROTOCOL: Final = Rule(
+    "pattern-takes-protocol",
+    "a pattern that matches a first message of another protocol of the listener and is asked before this "
+    "protocol; the samples in the plugins are the first messages",
+    "write bytes with which no client of the other protocol begins",
+)
+SHORT_PATTERN: Final = Rule(
+    "short-pattern",
+    "a text or `hex` of less than three bytes beside other routes of the listener: other clients can contain "
+    "it by chance, and stronger protocols are asked first",
+    "write at least three bytes, at a fixed place",
+)
+DELAYED_MESSAGE: Final = Rule(
+    "delayed-message",
+    "a short first message that waits for `peek_grace_ms`, because a protocol that is asked first, such as "
+    "DNS over TCP, needs more bytes",
+    "serve the two routes on different listeners, or lower `peek_grace_ms`",
+)
+TOO_FEW_DESCRIPTORS: Final = Rule(
+    "too-few-descriptors",
+    "a changed `max_connections` or `max_udp_sessions` that the descriptor limit of the processes "
+    "(`RLIMIT_NOFILE`) does not allow: a connection needs two descriptors, and a UDP session needs one",
+    "raise the limit (`LimitNOFILE` of systemd), start more `workers`, or lower the value",
+)
 NO_BACKEND: Final = Rule(
     "no-backend",
     "a file in which no route has a backend and no fallback is set",
@@ -133,6 +163,11 @@ _ALL: Final[Sequence[Rule]] = (
     UNSERVED_ROUTE,
     WEAK_BEFORE_STRONG,
     SILENT_CLIENTS,
+    SHADOWED_PATTERN,
+    PATTERN_TAKES_PROTOCOL,
+    SHORT_PATTERN,
+    DELAYED_MESSAGE,
+    TOO_FEW_DESCRIPTORS,
     NO_BACKEND,
     OWN_ADDRESS,
     REPEATED_BACKEND,

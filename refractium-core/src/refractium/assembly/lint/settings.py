@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING, Final
 
-from refractium.assembly.lint.rules import LONG_PEEK_TIMEOUT, NO_BACKEND, WIDE_LIMIT, Warned
+from refractium.assembly.lint.rules import (
+    LONG_PEEK_TIMEOUT,
+    NO_BACKEND,
+    TOO_FEW_DESCRIPTORS,
+    WIDE_LIMIT,
+    Warned,
+)
+from refractium.config import ServerConfig
+from refractium.contract import Transport
+from refractium.sockets.descriptors import A_CLIENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from refractium.assembly.resolve import Resolved
     from refractium.assembly.sources import Overlaid
-    from refractium.config import ServerConfig
 
 _LONG_PEEK_MS: Final = 5_000
 """Value of `peek_timeout_ms` (ms) above which `long_peeks` yields a warning."""
@@ -42,6 +51,32 @@ def wide_limits(server: ServerConfig) -> Iterator[Warned]:
         yield Warned(WIDE_LIMIT, where, "one client can take all of max_connections")
     elif server.max_connections_per_ip > _MANY_PER_IP:
         yield Warned(WIDE_LIMIT, where, f"over {_MANY_PER_IP}, it hardly limits a single client")
+
+
+def beyond_descriptors(resolved: Resolved) -> Iterator[Warned]:
+    """Yield each changed limit of clients that exceeds the descriptors which all workers may open together.
+
+    The program raises the soft limit of descriptors to the hard limit. The defaults are no decision of the
+    operator, so they cause no warning.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    server, defaults = resolved.overlaid.server, ServerConfig()
+    transports = {route.transport for _, route in resolved.routes}
+    if hard == resource.RLIM_INFINITY:
+        return
+    for transport, key, each in (
+        (Transport.TCP, "max_connections", A_CLIENT),
+        (Transport.UDP, "max_udp_sessions", 1),
+    ):
+        most = getattr(server, key)
+        if (
+            transport in transports
+            and most != getattr(defaults, key)
+            and most * each > hard * server.worker_count
+        ):
+            needed = f"needs {most * each} descriptors, and RLIMIT_NOFILE allows {hard} in each process"
+            message = f"{needed} ({server.worker_count}): raise the limit, or lower the value"
+            yield Warned(TOO_FEW_DESCRIPTORS, f"server.{key}", message)
 
 
 def without_backends(resolved: Resolved) -> Iterator[Warned]:
