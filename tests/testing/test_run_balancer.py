@@ -67,11 +67,11 @@ def raising(backends: Sequence[Balanced]) -> Iterable[Balanced]:
     ("order", "error"),
     [
         (raising, "LookupError: no rule for 2 backends"),
-        (lambda _: [], "order"),
-        (lambda backends: [*backends, *backends], "order"),
-        (lambda _: ["a"], "order"),
+        (lambda _: [], "the order is empty"),
+        (lambda backends: [*backends, *backends], "the order repeats a backend: a:80, b:80, a:80"),
+        (lambda _: ["a"], 'the order contains an object that is not one of the backends: "a"'),
         (lambda _: None, "TypeError"),
-        (itertools.cycle, "order"),
+        (itertools.cycle, "the order repeats a backend: a:80, b:80, a:80"),
     ],
 )
 def test_a_fault_of_the_balancer_fails_the_test(order: Callable[..., Any], error: str) -> None:

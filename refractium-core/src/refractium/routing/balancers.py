@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from refractium.contract import Balancer
+from refractium.contract.words import shown
 from refractium.guard.faults import is_interrupt
 from refractium.guard.watchdog import WATCHDOG
 
@@ -174,7 +175,7 @@ class _Guarded(Balancer):
             # By identity: another object may be equal to a backend.
             asked = set(map(id, ordered))
             if not ordered or len(ordered) > len(asked) or not asked <= set(map(id, backends)):
-                raise ValueError("the order is empty, repeats a backend or contains another object")  # noqa: TRY301
+                raise ValueError(_problem_of(ordered, backends))  # noqa: TRY301
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
             self._note(error)
             return backends
@@ -186,6 +187,17 @@ class _Guarded(Balancer):
             self._faults.note(f"balancer {self._class.name}", self._class, error, effect)
         elif is_interrupt(error):
             raise error
+
+
+def _problem_of(ordered: Sequence[object], backends: Sequence[BalancedT]) -> str:
+    """Return the mistake in an order that is not valid."""
+    if not ordered:
+        return "the order is empty"
+    addresses = {id(backend): str(backend.address) for backend in backends}
+    others = [shown(one) for one in ordered if id(one) not in addresses]
+    if others:
+        return f"the order contains an object that is not one of the backends: {others[0]}"
+    return f"the order repeats a backend: {', '.join(addresses[id(one)] for one in ordered)}"
 
 
 def made(balancer: type[Balancer], faults: Faults | None) -> Balancer:
