@@ -38,6 +38,7 @@ TWICE = route(to='["10.0.0.1:1", "10.0.0.1:1"]')
             "unreachable-condition",
             "protocols[1].match.sni[1]",
         ),
+        (route(sni='"*.a"') + route(to='"b:1"', alpn='"h2"'), "overlapping-routes", "protocols[1]"),
         (route(client='"10.1.1.1"', deny='["10.0.0.0/8"]'), "refusing-route", "protocols[0]"),
         (
             "[server]\ndeny = ['10.0.0.0/8']\n" + route(client='"10.1.1.1"'),

@@ -66,7 +66,9 @@ def test_every_configuration_of_the_pages_can_be_served(block: str) -> None:
     decoded = decode(Source(block, "example.toml"))
     # Some examples show one table, which is not enough to serve.
     beside = Overrides(forwards=("ssh=127.0.0.1:2222",))
-    assert len(assemble(decoded, beside, load_plugins()).tcp) >= 1 + ('name = "http' in block)
+    found = assemble(decoded, beside, load_plugins())
+    assert len(found.tcp) >= 1 + ('name = "http' in block)
+    assert [str(one) for one in found.warnings if not one.where.startswith("-f")] == []
 
 
 @pytest.fixture

@@ -154,6 +154,48 @@ def test_the_rivals_for_silent_clients_are_those_of_each_listener() -> None:
     assert [list(one.silent_rivals) for one in reaches(routes, both)] == [[1], [], []]
 
 
+@pytest.mark.parametrize(
+    ("keys", "losers"),
+    [
+        (({"sni": "*.a"}, {"alpn": "h2"}), {1: 0}),
+        (({"alpn": "h2"}, {"sni": "*.a"}), {0: 1}),
+        (({"client": "10.0.0.0/8"}, {"sni": "a"}), {0: 1}),
+        (({"match": {"ssl": True}}, {"sni": "a", "alpn": "h2"}), {0: 1}),
+        (({"sni": "*.a", "match": {"user": "x"}}, {"sni": ["b", "c.a"], "alpn": "h2"}), {0: 1}),
+        (({"sni": R, "match": {"user": "x"}}, {"sni": R, "alpn": "h2"}), {0: 1}),
+    ],
+)
+def test_routes_with_conditions_on_different_keys_overlap(
+    keys: Sequence[dict[str, Any]], losers: dict[int, int]
+) -> None:
+    found = reaches(routes_of(Said("said").protocol, *keys), [(Transport.TCP, ListenerRules())])
+    assert {at: one.overlaps for at, one in enumerate(found) if one.overlaps is not None} == losers
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        # One route has the conditions of the other, and more.
+        ({"sni": "*.a"}, {"sni": "*.a", "alpn": "h2"}, {}),
+        ({"sni": "a"}, {"sni": "*.a"}, {"sni": "b"}),
+        # No client can match both.
+        ({"sni": "a", "match": {"user": "x"}}, {"sni": "b", "alpn": "h2"}),
+        ({"match": {"ssl": True, "user": "x"}}, {"match": {"ssl": False}, "sni": "a"}),
+        ({"client": "10.0.0.0/8", "alpn": "h2"}, {"client": "11.0.0.0/8", "sni": "a"}),
+        # A route with the conditions of both gets these clients.
+        ({"sni": "a"}, {"alpn": "h2"}, {"sni": "a", "alpn": "h2"}),
+        # Both routes lead to the same backends.
+        ({"sni": "a", "forward_to": "a:1"}, {"alpn": "h2", "forward_to": "a:1"}),
+        # Regexes: nothing is known about the texts that two of them match.
+        ({"sni": R, "match": {"user": "x"}}, {"sni": NameRegex(".*"), "alpn": "h2"}),
+    ],
+)
+def test_routes_that_only_look_like_overlapping_do_not_overlap(keys: Sequence[dict[str, Any]]) -> None:
+    protocol = Said("said").protocol
+    routes = [Route(protocol, **{"forward_to": f"b:{at + 1}", **one}) for at, one in enumerate(keys)]
+    assert [one.overlaps for one in reaches(routes, [(Transport.TCP, ListenerRules())])] == [None] * len(keys)
+
+
 NETWORKS: Final = [
     "10.0.0.0/8",
     "10.0.0.0/9",

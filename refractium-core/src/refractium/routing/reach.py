@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from itertools import chain, count, product
+from itertools import chain, combinations, count, islice, product
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from refractium.addresses.networks import Networks, models_of, parse_network
 from refractium.contract import NO, Identification, MetadataKind, Protocol, ProtocolMatch, Transport
+from refractium.routing.conditions import ConditionTable
 from refractium.routing.names import NameRegex
 from refractium.routing.pools import Pools
 from refractium.routing.route import Route
@@ -41,6 +42,8 @@ this number, which takes about 0.3 s, no further address is tried, and nothing i
 routes."""
 _MOST_MODELS: Final = 2_000
 """Largest number of model clients for one pattern and address."""
+_MOST_PAIRS: Final = 5_000
+"""Largest number of pairs of routes of a listener to compare, which takes about 0.1 s."""
 _FIRST_MODEL: Final = 0xF0000
 """The first character of a private use area of Unicode, which names and texts do not contain by chance."""
 
@@ -62,6 +65,8 @@ class Reach:
         rivals_for: the number of such a route, by the entry of a condition.
         silent_rivals: the numbers of the routes that get the silent clients of a listener, if the listener
             gives none to this route, although this route takes silent clients.
+        overlaps: the number of a route that gets clients which match both routes, although neither route has
+            the conditions of the other; None if there is no such route.
     """
 
     route: Route
@@ -74,6 +79,7 @@ class Reach:
     rivals: dict[int, None] = field(default_factory=dict)
     rivals_for: dict[Entry, int] = field(default_factory=dict)
     silent_rivals: dict[int, None] = field(default_factory=dict)
+    overlaps: int | None = None
 
     def note(self, entries: Iterable[Entry], *, is_open: bool) -> None:
         """Note that a client reaches the route by these entries of conditions."""
@@ -174,6 +180,7 @@ class _Listener:
             self._asked[route.name].update(route.conditions)
         self._stand_ins: dict[str, dict[bool, _StandIn]] = defaultdict(dict)
         pools = Pools(list(map(self._with_stand_in, routes)))
+        self._pools = pools
         self._number_of = {pool: at for at, pool in zip(numbers, pools, strict=True)}
         # These routes are already the routes of the listener.
         self._router = Router(pools, 1, replace(rules, routes=None))
@@ -181,6 +188,7 @@ class _Listener:
             at: [(("client", text), Networks([text])) for text in route.clients]
             for at, route in zip(numbers, routes, strict=True)
         }
+        self._routers: dict[Router, None] = {}
         self._silent: dict[int, int] = {}
         self._gets_silent: set[int] = set()
         lists = [rules.allow, rules.deny, *(one for route in routes for one in _networks_of(route))]
@@ -208,12 +216,69 @@ class _Listener:
                 break
             if self._router.admits(address):
                 router = self._router.for_client(address)
+                self._routers.setdefault(router)
                 left -= len(router.pools)
                 for pool in router.pools:
                     self._judge_route(self._number_of[pool], pool, router, address)
+        self._find_overlaps()
         for at, rival in self._silent.items():
             if at not in self._gets_silent:
                 self._found[at].silent_rivals[rival] = None
+
+    def _find_overlaps(self) -> None:
+        """Note the routes of one protocol that a model client can match both, if their keys decide."""
+        groups: dict[str, dict[frozenset[str], list[tuple[Route, Pool]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        for route, pool in self._pools.routes:
+            if not route.takes_the_rest:
+                groups[route.name][_keys_of(route)].append((route, pool))
+        left = _MOST_PAIRS
+        for by_keys in groups.values():
+            for (keys, some), (others, rest) in combinations(by_keys.items(), 2):
+                if keys <= others or others <= keys:
+                    continue
+                for pair in product(some, rest):
+                    left -= 1
+                    if left < 0:
+                        return
+                    self._judge_pair(*pair)
+
+    def _judge_pair(self, one: tuple[Route, Pool], other: tuple[Route, Pool]) -> None:
+        numbers = [self._number_of[pool] for _, pool in (one, other)]
+        reaches = [self._found[at] for at in numbers]
+        first, second = (reach.route for reach in reaches)
+        if _target(first) == _target(second) or None not in [reach.overlaps for reach in reaches]:
+            return
+        router = next((router for router in self._routers if {one[1], other[1]} <= set(router.pools)), None)
+        if router is None:
+            return
+        tables = [
+            ConditionTable(first.kinds, [(route.conditions, route)], [route]) for route, _ in (one, other)
+        ]
+        for metadata in islice(self._in_common(first, second), _MOST_MODELS):
+            match = ProtocolMatch(metadata)
+            if any(table.select(match) is NO for table in tables):
+                continue
+            chosen = self._chosen(router, first, metadata)
+            for at, pool, reach in zip(reversed(numbers), (one[1], other[1]), reversed(reaches), strict=True):
+                if chosen is pool and reach.overlaps is None:
+                    reach.overlaps = numbers[1 - numbers.index(at)]
+            return
+
+    def _in_common(self, first: Route, second: Route) -> Iterator[Mapping[str, MetadataValue]]:
+        """Yield the metadata of model clients that may meet the conditions of two routes."""
+        kinds = self._kinds[first.name]
+        values = {
+            key: [
+                self._models.value(kinds[key], one)
+                for route in (first, second)
+                for one in route.conditions.get(key, ())
+            ]
+            for key in {**first.conditions, **second.conditions}
+        }
+        for several in product(*values.values()):
+            yield dict(zip(values, several, strict=True))
 
     def _judge_route(self, at: int, pool: Pool, router: Router, address: str) -> None:
         reach = self._found[at]
@@ -284,6 +349,14 @@ class _Listener:
         for one in stand_ins:
             one.answer = NO
         return decision[0] if isinstance(decision, tuple) else None
+
+
+def _keys_of(route: Route) -> frozenset[str]:
+    return frozenset((*route.conditions, *(["client"] if route.clients else [])))
+
+
+def _target(route: Route) -> tuple[object, ...]:
+    return route.members, route.action, tuple(route.allow), tuple(route.deny)
 
 
 def _networks_of(route: Route) -> tuple[Sequence[str], ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from refractium.addresses.networks import parse_network
 from refractium.assembly.lint.rules import (
+    OVERLAPPING_ROUTES,
     REFUSING_ROUTE,
     SILENT_CLIENTS,
     UNREACHABLE_CONDITION,
@@ -70,6 +71,11 @@ def _unreachable(path: str, over: str, reach: Reach, routes: PlacedRoutes) -> It
     if not reach.is_open:
         message = f"refuses every client that matches{over}: change allow and deny of this route"
         yield Warned(REFUSING_ROUTE, path, message)
+    if reach.overlaps is not None:
+        rival = routes[reach.overlaps]
+        message = f"clients that match both this route and {named(*rival)} go to {rival[0]}"
+        remedy = "if they belong here, add a route with the conditions of both"
+        yield Warned(OVERLAPPING_ROUTES, path, f"{message}: {remedy}")
     for at in reach.silent_rivals:
         rival = routes[at]
         message = f"silent clients go to {named(*rival)}, and not to this route"

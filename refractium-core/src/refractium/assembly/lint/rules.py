@@ -50,6 +50,12 @@ UNREACHABLE_CONDITION: Final = Rule(
     "clients",
     "remove the entry, or move the route above the other route",
 )
+OVERLAPPING_ROUTES: Final = Rule(
+    "overlapping-routes",
+    "two routes of a protocol with conditions on different keys, of which a client can match both; the order "
+    "of the keys decides, not the order of the file",
+    "if these clients belong to the other route, add a route with the conditions of both",
+)
 REFUSING_ROUTE: Final = Rule(
     "refusing-route",
     "a route whose `allow` and `deny` refuse every client that matches the route",
@@ -159,6 +165,7 @@ EXPOSED_PLUGIN: Final = Rule(
 _ALL: Final[Sequence[Rule]] = (
     UNREACHABLE_ROUTE,
     UNREACHABLE_CONDITION,
+    OVERLAPPING_ROUTES,
     REFUSING_ROUTE,
     UNSERVED_ROUTE,
     WEAK_BEFORE_STRONG,
