@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from refractium.contract import Transport
-from refractium.testing import Backend
+from refractium.testing import Backend, serve
 from support import clients, datagrams
 
 if TYPE_CHECKING:
@@ -139,4 +139,15 @@ def test_a_backend_that_nobody_starts_leaves_no_socket() -> None:
     address = address_of(Backend.echo())
     gc.collect()
     with socket.create_server(address):
+        pass
+
+
+def test_a_backend_runs_once() -> None:
+    backend = Backend.named("green")
+    with serve(fallback_tcp=backend) as proxy:
+        assert proxy.ask(b"hello") == b"green"
+    with (
+        pytest.raises(RuntimeError, match=f'<Backend "green" {backend}> has ended'),
+        serve(fallback_tcp=backend),
+    ):
         pass

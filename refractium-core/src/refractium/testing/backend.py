@@ -153,6 +153,8 @@ class Backend(str):
         return bool(self._threads)
 
     def __enter__(self) -> Self:
+        if self._listener.fileno() < 0:
+            raise RuntimeError(f"{self._described} has ended: make a new backend for each block")
         self._start(self._accept if self.transport is Transport.TCP else self._answer)
         return self
 

@@ -311,8 +311,10 @@ class Serving:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._async_proxy.close()
-        await asyncio.to_thread(self.__exit__, kind, error, trace)
+        try:
+            await self._async_proxy.close()
+        finally:
+            await asyncio.to_thread(self.__exit__, kind, error, trace)
 
 
 class Running:
