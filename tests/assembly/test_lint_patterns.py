@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from itertools import permutations
+from typing import Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from refractium.routing import Pools, Router
 from support.configurations import assembled
 
 
@@ -30,6 +35,7 @@ def warned(text: str) -> list[tuple[str | None, str]]:
     return [one for one in found if one[0] != "weak-before-strong"]
 
 
+PATTERNS: Final = st.text("abc", min_size=1, max_size=5)
 INSTALLED = "".join(map(route, ("ssh", "https", "http", "dns")))
 LISTENERS = "[[listeners]]\nport = 1\nroutes = ['mine']\n[[listeners]]\nport = 2\nroutes = ['http', 'dns']\n"
 
@@ -112,29 +118,53 @@ def test_a_pattern_that_is_only_similar_causes_no_warning(text: str) -> None:
     assert warned(text) == []
 
 
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(PATTERNS, min_size=1, max_size=3, unique=True), min_size=2, max_size=4),
+    st.lists(st.text("abcx", max_size=4), max_size=5),
+)
+def test_no_client_that_begins_with_a_shadowed_pattern_reaches_its_route(
+    several: list[list[str]], tails: list[str]
+) -> None:
+    found = assembled(
+        "".join(route(f"p{at}", transport='"tcp"', patterns=f"{one}") for at, one in enumerate(several))
+    )
+    router = Router(Pools(found.tcp), 1024)
+    for warning in found.warnings:
+        if warning.code != "shadowed-pattern":
+            continue
+        at, which = (int(text) for text in re.findall(r"\d+", warning.where))
+        for tail in tails:
+            decision = router.table.decide((several[at][which] + tail).encode())
+            assert isinstance(decision, tuple)
+            assert decision[0].label != f"p{at}"
+
+
 def test_the_installed_protocols_cause_no_warning_in_any_order() -> None:
     for names in permutations(("ssh", "https", "http", "dns", "ftp")):
         assert warned("".join(map(route, names))) == []
 
 
 @pytest.mark.parametrize(
-    ("settings", "protocol", "places"),
+    ("server", "protocol", "places"),
     [
         ("max_connections = 501", "http", ["server.max_connections"]),
         ("max_connections = 500", "http", []),
         ("max_connections = 501\nworkers = 2", "http", []),
         ("max_connections = 1001\nworkers = 2", "http", ["server.max_connections"]),
-        ("max_udp_sessions = 1001\nmax_udp_sessions_per_ip = 9", "dns", ["server.max_udp_sessions"]),
-        ("max_udp_sessions = 1001\nmax_udp_sessions_per_ip = 9", "http", []),
+        ("max_udp_sessions = 334\nmax_udp_sessions_per_ip = 9", "dns", ["server.max_udp_sessions"]),
+        ("max_udp_sessions = 333\nmax_udp_sessions_per_ip = 9", "dns", []),
+        ("max_udp_sessions = 334\nmax_udp_sessions_per_ip = 9", "http", []),
         # The defaults are no decision of the operator.
         ("max_connections = 10000", "http", []),
     ],
 )
 def test_a_limit_beyond_the_descriptors_of_all_processes_causes_a_warning(
-    monkeypatch: pytest.MonkeyPatch, settings: str, protocol: str, places: list[str]
+    monkeypatch: pytest.MonkeyPatch, server: str, protocol: str, places: list[str]
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1000, 1000))
-    found = assembled(f"[server]\n{settings}\n{route(protocol)}").warnings
+    found = assembled(f"[server]\n{server}\n{route(protocol)}").warnings
     assert [(one.code, one.where) for one in found] == [("too-few-descriptors", place) for place in places]
 
 

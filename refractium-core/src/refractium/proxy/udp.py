@@ -28,6 +28,7 @@ from refractium.proxy.udp_session import (
     UdpSession,
 )
 from refractium.sockets.deadlines import Deadlines
+from refractium.sockets.descriptors import SHARE_OF_SESSIONS
 from refractium.throttle import Throttled
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ _LINGER: Final = 0.1
 """Minimum seconds for which a session without awaited answers remains for further datagrams of its client.
 
 A new session takes eight times as long as a datagram, and many clients ask again from the same port."""
-_SHARE_OF_DESCRIPTORS: Final = 3
-"""All sessions together may hold at most the descriptor limit of the process, divided by this number."""
 
 
 class _Choice(NamedTuple):
@@ -359,7 +358,7 @@ class UdpService:
 
     def _holds_too_many_descriptors(self) -> bool:
         """Return whether sessions hold their full share of this process's descriptors: TCP needs the rest."""
-        return len(self.sessions) >= self.descriptors.limit // _SHARE_OF_DESCRIPTORS
+        return len(self.sessions) >= self.descriptors.limit // SHARE_OF_SESSIONS
 
     def answered(self, session: UdpSession) -> None:
         """Remove a session from the unanswered sessions, which make room for new sessions."""

@@ -20,6 +20,8 @@ LOCAL_ERRORS: Final = frozenset(
 
 A_CLIENT: Final = 2
 """Number of descriptors for one client: the client's socket and the backend's socket."""
+SHARE_OF_SESSIONS: Final = 3
+"""All UDP sessions of a process together may hold at most its descriptor limit, divided by this number."""
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of a machine that has run out of descriptors, or of memory for sockets."""
 _OPEN: Final = "/proc/self/fd"

@@ -105,7 +105,8 @@ DELAYED_MESSAGE: Final = Rule(
 TOO_FEW_DESCRIPTORS: Final = Rule(
     "too-few-descriptors",
     "a changed `max_connections` or `max_udp_sessions` that the descriptor limit of the processes "
-    "(`RLIMIT_NOFILE`) does not allow: a connection needs two descriptors, and a UDP session needs one",
+    "(`RLIMIT_NOFILE`) does not allow: a connection needs two descriptors, and UDP "
+    "sessions get a third of the descriptors",
     "raise the limit (`LimitNOFILE` of systemd), start more `workers`, or lower the value",
 )
 NO_BACKEND: Final = Rule(

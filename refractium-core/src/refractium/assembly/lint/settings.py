@@ -14,7 +14,7 @@ from refractium.assembly.lint.rules import (
 )
 from refractium.config import ServerConfig
 from refractium.contract import Transport
-from refractium.sockets.descriptors import A_CLIENT
+from refractium.sockets.descriptors import A_CLIENT, SHARE_OF_SESSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,22 +60,21 @@ def beyond_descriptors(resolved: Resolved) -> Iterator[Warned]:
     operator, so they cause no warning.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    server, defaults = resolved.overlaid.server, ServerConfig()
-    transports = {route.transport for _, route in resolved.routes}
     if hard == resource.RLIM_INFINITY:
         return
-    for transport, key, each in (
-        (Transport.TCP, "max_connections", A_CLIENT),
-        (Transport.UDP, "max_udp_sessions", 1),
+    server, defaults = resolved.overlaid.server, ServerConfig()
+    transports = {route.transport for _, route in resolved.routes}
+    for transport, key, possible in (
+        (Transport.TCP, "max_connections", hard // A_CLIENT),
+        (Transport.UDP, "max_udp_sessions", hard // SHARE_OF_SESSIONS),
     ):
         most = getattr(server, key)
-        if (
-            transport in transports
-            and most != getattr(defaults, key)
-            and most * each > hard * server.worker_count
-        ):
-            needed = f"needs {most * each} descriptors, and RLIMIT_NOFILE allows {hard} in each process"
-            message = f"{needed} ({server.worker_count}): raise the limit, or lower the value"
+        is_changed = most != getattr(defaults, key)
+        if transport in transports and is_changed and most > possible * server.worker_count:
+            reason = (
+                f"RLIMIT_NOFILE is {hard}, which allows {possible} in each process ({server.worker_count})"
+            )
+            message = f"{reason}: raise that limit, or lower this value"
             yield Warned(TOO_FEW_DESCRIPTORS, f"server.{key}", message)
 
 
