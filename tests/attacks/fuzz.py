@@ -211,6 +211,8 @@ peek_timeout_ms = {PEEK_MS}
 connect_timeout_ms = {rng.choice((2_000, 5_000))}
 half_close_timeout_ms = {_LONG_MS}
 {hooks}
+[check]
+ignore = ["too-few-descriptors"]
 [[protocols]]
 name = "exact"
 patterns = [{{ hex = "f0 0d 01", offset = 0 }}]
