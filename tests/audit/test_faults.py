@@ -137,6 +137,7 @@ PROJECT = (
 IMPORT = (
     importing("import-fails", "import nobody_has_this_module", "No module named", "undeclared-import"),
     importing("import-fails", "1 / 0", "ZeroDivisionError"),
+    importing("import-fails", "sys.no_such_name", "AttributeError"),
     importing("import-fails", "sys.exit(0)", "SystemExit"),
     importing("import-fails", "raise KeyboardInterrupt", "KeyboardInterrupt"),
     importing("import-fails", "def f(:", "SyntaxError"),

@@ -98,7 +98,7 @@ def test_the_guide_leads_to_a_plugin_that_routes_a_real_client_by_its_database(
     require_program("redis-server")
     require_program("redis-cli")
     page = list(steps((root / "docs/tutorials/writing-a-protocol.md").read_text()))
-    assert Step("redis-cli -p 7002 -n 2 GET house", "blue\n") in page
+    assert Step("redis-cli -p 7002 -n 2 --raw GET house", "blue\n") in page
     with Shell(tmp_path, variables | {"PIP_FIND_LINKS": str(dist)}) as shell:
         for step in page:
             if step.file:

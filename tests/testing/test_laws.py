@@ -292,6 +292,8 @@ def test_metadata_other_than_expected_is_found() -> None:
     protocol = protocol_of(lambda _: ProtocolMatch({"host": "a"}))
     with pytest.raises(AssertionError, match='host is "a", not "b"'):
         assert_identifies(protocol, MAGIC, metadata={"host": "b"})
+    with pytest.raises(AssertionError, match='there is no user, not "b"'):
+        assert_identifies(protocol, MAGIC, metadata={"user": "b"})
 
 
 @pytest.mark.parametrize("data", [MAGIC, b"KNO"])

@@ -71,7 +71,7 @@ def _imported(job: Job, report: Report, subject: str) -> object:
         implementation: object = entry_point.load()
     except BaseException as error:  # noqa: BLE001 - the code of a plugin may raise any exception
         absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-        if absent or (isinstance(error, AttributeError) and not _has(module, attribute)):
+        if absent or (isinstance(error, AttributeError) and _lacks(module, attribute)):
             report.broken("entry-point", subject, f'"{job.value}": {text_of(error)}')
         else:
             report.raised("import-fails", subject, error, "at the import")
@@ -83,11 +83,14 @@ def _imported(job: Job, report: Report, subject: str) -> object:
     return implementation
 
 
-def _has(module: str, attribute: str) -> bool:
+def _lacks(module: str, attribute: str | None) -> bool:
+    """Return whether a module is imported and lacks an attribute; None asks for no attribute."""
     value: object = sys.modules.get(module)
-    for name in filter(None, attribute.split(".")):
+    if value is None or attribute is None:
+        return False
+    for name in attribute.split("."):
         value = getattr(value, name, None)
-    return value is not None
+    return value is None
 
 
 def _given(job: Job, implementation: object, report: Report, subject: str) -> Given:

@@ -107,7 +107,7 @@ SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
         Rule(
             "undeclared-import",
             "each imported package belongs to the distribution, to its requirements or to Python itself",
-            "add the distribution of the package to the dependencies",
+            "correct the name, or add the distribution of the package to the dependencies",
         ),
         Rule(
             "private-import",
@@ -208,7 +208,8 @@ SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
         Rule(
             "not-monotone",
             "further bytes change neither a match nor a NO, nor a value in the metadata",
-            "answer NEED_MORE until no further byte can change the answer",
+            "answer NEED_MORE until no further byte can change the answer; for metadata that can still come, "
+            "name the key in ProtocolMatch.pending",
         ),
         Rule(
             "not-patient",

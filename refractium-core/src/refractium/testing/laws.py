@@ -67,7 +67,8 @@ def assert_identifies(
         found = answer.metadata.get(key)
         if found != value:
             since = _since(protocol, data, lambda one: _value(one, key) == found)  # noqa: B023 - called at once
-            raise AssertionError(f'{protocol}: {key} is "{found}", not "{value}", for {show(data)}{since}')
+            wrong = f'{key} is "{found}"' if found is not None else f"there is no {key}"
+            raise AssertionError(f'{protocol}: {wrong}, not "{value}", for {show(data)}{since}')
     return answer
 
 
@@ -222,7 +223,10 @@ def _assert_monotone(
 
 
 def _wavering(protocol: Protocol, data: bytes, before: Identification, answer: Identification) -> LawError:
-    return LawError("monotone", f"not monotone: {protocol} answers {before}, then {answer} at {show(data)}")
+    message = f"not monotone: {protocol} answers {before}, then {answer} at {show(data)}"
+    if isinstance(before, ProtocolMatch) and isinstance(answer, ProtocolMatch):
+        message += " (name a key whose value may still arrive in `pending`)"
+    return LawError("monotone", message)
 
 
 def damaged(data: bytes) -> list[bytes]:
