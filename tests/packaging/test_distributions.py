@@ -75,7 +75,7 @@ def test_a_wheel_holds_the_whole_typed_package_and_nothing_else(member: Path, di
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name for name in wheel_of(member, dist) if not name.startswith("info/")} == files
-    packages = [one.name for one in source.glob("*") if one.is_dir()]
+    packages = [one.name for one in source.glob("*") if (one / "__init__.py").exists()]
     assert all(f"{package}/py.typed" in files for package in packages)
     assert bool(packages) is (member.name != "refractium-protocols")
 

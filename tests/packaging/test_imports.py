@@ -41,7 +41,7 @@ def is_plugin(folder: Path) -> bool:
 
 
 def packages_of(folder: Path) -> set[str]:
-    return {package.name for package in folder.glob("src/*") if package.is_dir()}
+    return {init.parent.name for init in folder.glob("src/*/__init__.py")}
 
 
 def imports_of(folder: Path) -> Iterator[tuple[str, str]]:
